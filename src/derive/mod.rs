@@ -1,0 +1,1 @@
+//! What is made from a value: today a password hash.

@@ -1,0 +1,1 @@
+//! Manifest, values and host joined: the files that one target should hold.

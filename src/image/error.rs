@@ -1,0 +1,67 @@
+//! What can go wrong with an image. The kinds are never mixed: a person does something else for each.
+
+use std::io;
+
+/// An image could not be read, understood or changed. In every case the image is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The image contradicts itself, or its format's specification.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The image is fine as far as we know, but uses what we are not able to do. `hint` says what is possible.
+    #[error("{what}")]
+    Unsupported {
+        /// What is not supported, by its name.
+        what: String,
+        /// What a person can do instead.
+        hint: String,
+    },
+    /// Not possible in this image as it stands: no space, no root found, an output that exists, …
+    #[error("{what}")]
+    Refused {
+        /// What was refused and why.
+        what: String,
+        /// What a person can do about it.
+        hint: String,
+    },
+    /// The system failed us. `what` names the act and the object ("reading node1.img at 1024").
+    #[error("{what}")]
+    Io {
+        /// The act and its object.
+        what: String,
+        /// The system's own error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// Shorthand for [`ImageError::Corrupt`].
+    pub fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt(what.into())
+    }
+
+    /// Shorthand for [`ImageError::Unsupported`].
+    pub fn unsupported(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into(), hint: hint.into() }
+    }
+
+    /// Shorthand for [`ImageError::Refused`].
+    pub fn refused(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), hint: hint.into() }
+    }
+
+    /// Shorthand for [`ImageError::Io`].
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+
+    /// What a person can do next, if there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Unsupported { hint, .. } | Self::Refused { hint, .. } => Some(hint),
+            Self::Corrupt(_) | Self::Io { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A file system as a tree that is walked one component at a time, links never followed by themselves.
+//!
+//! The walk that follows links, and judges them, is `target::walk`; it works on anything that is a [`Tree`].
+
+use super::error::ImageError;
+use crate::secret::Secret;
+
+/// What kind of thing a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A block device.
+    BlockDevice,
+    /// A character device.
+    CharacterDevice,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl Kind {
+    /// Its name, as an error says it ("is a directory").
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "a regular file",
+            Self::Directory => "a directory",
+            Self::Symlink => "a symbolic link",
+            Self::BlockDevice => "a block device",
+            Self::CharacterDevice => "a character device",
+            Self::Fifo => "a FIFO",
+            Self::Socket => "a socket",
+        }
+    }
+}
+
+/// What stands at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// File, directory, link, …
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits (`mode & 0o7777`).
+    pub mode: u32,
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of names (hard links).
+    pub links: u32,
+}
+
+/// A tree of files that can be looked at.
+pub trait Tree {
+    /// A file, directory or link in the tree: an inode number, an open descriptor.
+    type Node: Clone;
+
+    /// The tree's top directory.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn root(&self) -> Result<Self::Node, ImageError>;
+
+    /// What `name` in `directory` is; links are not followed. `None` when there is no such name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or is damaged.
+    fn child(&self, directory: &Self::Node, name: &[u8]) -> Result<Option<(Self::Node, Stat)>, ImageError>;
+
+    /// Where a symbolic link leads, as stored.
+    ///
+    /// # Errors
+    /// When `link` is not one, or cannot be read.
+    fn read_link(&self, link: &Self::Node) -> Result<Vec<u8>, ImageError>;
+
+    /// A regular file's content; `None` when it has more than `limit` bytes.
+    ///
+    /// # Errors
+    /// When `file` is not a regular file, or cannot be read.
+    fn read(&self, file: &Self::Node, limit: u64) -> Result<Option<Secret>, ImageError>;
+}
+
+/// One change to a tree. Paths are absolute and physical: no component is a symbolic link. Parents come before
+/// what is in them.
+pub enum TreeChange {
+    /// Make a directory; its parent exists.
+    MakeDirectory {
+        /// Absolute path.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+        /// Owning user.
+        uid: u32,
+        /// Owning group.
+        gid: u32,
+    },
+    /// Create a regular file, or replace the one that stands there: a new inode gets the name, so other hard links
+    /// keep the old content.
+    WriteFile {
+        /// Absolute path.
+        path: String,
+        /// The exact bytes.
+        content: Secret,
+        /// Permission bits.
+        mode: u32,
+        /// Owning user.
+        uid: u32,
+        /// Owning group.
+        gid: u32,
+    },
+    /// Change mode and owner of a regular file, and nothing else.
+    SetMetadata {
+        /// Absolute path.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+        /// Owning user.
+        uid: u32,
+        /// Owning group.
+        gid: u32,
+    },
+}
+
+impl TreeChange {
+    /// The path that is changed.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::MakeDirectory { path, .. } | Self::WriteFile { path, .. } | Self::SetMetadata { path, .. } => path,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The manifest after validation: what the rest of the program works with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A checked manifest.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The file as the person named it, for messages.
+    pub file: PathBuf,
+    /// The directory where relative paths of sources start.
+    pub directory: PathBuf,
+    /// Named sources. `env` and `file` are always there, named or not.
+    pub sources: BTreeMap<String, SourceSpec>,
+    /// Secrets in the file's order.
+    pub secrets: Vec<SecretSpec>,
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, Host>,
+}
+
+/// Where in the manifest something stands: 1-based line and column (columns count characters).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// 1-based line.
+    pub line: usize,
+    /// 1-based column, in characters.
+    pub column: usize,
+}
+
+/// One declared file, with the defaults applied.
+#[derive(Debug, Clone)]
+pub struct SecretSpec {
+    /// Its key under `secrets`.
+    pub name: String,
+    /// Where its key stands in the manifest.
+    pub location: Location,
+    /// Where the file belongs in the target.
+    pub path: TargetPath,
+    /// Where the value comes from.
+    pub from: Reference,
+    /// Make a crypt(3) hash of the value.
+    pub hash: Option<HashScheme>,
+    /// Owning user.
+    pub owner: Owner,
+    /// Owning group.
+    pub group: Owner,
+    /// Permission bits of the file, e.g. `0o400`.
+    pub mode: u32,
+    /// Permission bits of the last parent, when it has to be made; the design's rule decides without it.
+    pub directory_mode: Option<u32>,
+    /// Add one newline to the value.
+    pub newline: bool,
+    /// Only for these hosts; empty means every host.
+    pub hosts: Vec<HostSelector>,
+    /// NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
+    pub used_by: Vec<String>,
+    /// An empty value is meant.
+    pub allow_empty: bool,
+}
+
+impl SecretSpec {
+    /// The users whose `users.users.NAME.hashedPasswordFile` reads this file.
+    pub fn password_users(&self) -> impl Iterator<Item = &str> {
+        self.used_by.iter().filter_map(|option| {
+            let name = option.strip_prefix("users.users.")?.strip_suffix(".hashedPasswordFile")?;
+            Some(name.trim_matches('"'))
+        })
+    }
+
+    /// True when some `….hashedPasswordFile` option reads this file, so that it must be one line of crypt(3) text.
+    #[must_use]
+    pub fn is_hashed_password_file(&self) -> bool {
+        self.used_by.iter().any(|option| option.ends_with(".hashedPasswordFile"))
+    }
+}
+
+/// `from`: SOURCE:ITEM[#FIELD].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    /// A named source, or `env`, or `file`.
+    pub source: String,
+    /// The item inside it: an id, a name, folder/name, a variable, a file.
+    pub item: String,
+    /// The field; the password when there is none.
+    pub field: Option<String>,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.item)?;
+        match &self.field {
+            Some(field) => write!(f, "#{field}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A user or group: numeric, or a name in the target's own passwd or group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// uid or gid.
+    Id(u32),
+    /// Looked up in the target.
+    Name(String),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A crypt(3) scheme that `hash` can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashScheme {
+    /// `$y$`, the default of current distributions.
+    Yescrypt,
+    /// `$6$`.
+    Sha512crypt,
+}
+
+impl HashScheme {
+    /// Its name in the manifest.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Yescrypt => "yescrypt",
+            Self::Sha512crypt => "sha512crypt",
+        }
+    }
+}
+
+/// A named source's kind and settings. Paths are as written: relative ones start at the manifest's directory.
+#[derive(Debug, Clone)]
+pub enum SourceSpec {
+    /// Environment variables whose names start with `prefix`; items are named without it.
+    Env {
+        /// Put before each item's name.
+        prefix: String,
+    },
+    /// Files; items are paths, relative to `path` if given.
+    File {
+        /// A directory; the manifest's when absent.
+        path: Option<PathBuf>,
+    },
+    /// A dotenv file.
+    Dotenv {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A Bitwarden or Vaultwarden export.
+    Bitwarden {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A node.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// `user@address` for SSH, or an alias of the person's ssh configuration.
+    pub ssh: Option<String>,
+    /// Names that select several hosts as `tag:NAME`.
+    pub tags: Vec<String>,
+}
+
+/// One entry of a secret's `hosts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostSelector {
+    /// A host by name.
+    Host(String),
+    /// `tag:NAME`.
+    Tag(String),
+}
+
+/// An absolute, clean path inside a target: starts with `/`, has no `.`, `..`, empty component or NUL, no component
+/// over 255 bytes, no trailing slash, and is not `/` itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetPath(String);
+
+impl TargetPath {
+    /// Checks a path.
+    ///
+    /// # Errors
+    /// One sentence that says what is wrong with it.
+    pub fn parse(path: &str) -> Result<Self, String> {
+        if !path.starts_with('/') {
+            return Err("a path starts with `/`".into());
+        }
+        if path.contains('\0') {
+            return Err("a path cannot hold a NUL byte".into());
+        }
+        if path.len() > 4095 {
+            return Err("a path has at most 4095 bytes".into());
+        }
+        if path.ends_with('/') {
+            return Err("a path names a file, and does not end with `/`".into());
+        }
+        for component in path.split('/').skip(1) {
+            match component {
+                "" => return Err("`//` is not allowed in a path".into()),
+                "." => return Err("`.` is not allowed in a path".into()),
+                ".." => return Err("`..` is not allowed in a path".into()),
+                _ if component.len() > 255 => {
+                    return Err("a name in a path has at most 255 bytes".into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The path as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The directory above, `/` at the top.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        match self.0.rfind('/') {
+            Some(0) | None => "/",
+            Some(slash) => &self.0[..slash],
+        }
+    }
+}
+
+impl fmt::Display for TargetPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_absolute_and_clean() {
+        let long = format!("/etc/{}", "x".repeat(256));
+        for (name, path, want) in [
+            ("parent step", "/etc/../root/x", "`..` is not allowed in a path"),
+            ("relative", "etc/x", "a path starts with `/`"),
+            ("dot", "/etc/./x", "`.` is not allowed in a path"),
+            ("empty component", "/etc//x", "`//` is not allowed in a path"),
+            ("trailing slash", "/etc/x/", "a path names a file, and does not end with `/`"),
+            ("root", "/", "a path names a file, and does not end with `/`"),
+            ("NUL", "/etc/x\0y", "a path cannot hold a NUL byte"),
+            ("long name", long.as_str(), "a name in a path has at most 255 bytes"),
+        ] {
+            assert_eq!(TargetPath::parse(path).unwrap_err(), want, "{name}");
+        }
+        assert_eq!(TargetPath::parse("/etc/secrets/x").unwrap().parent(), "/etc/secrets");
+        assert_eq!(TargetPath::parse("/x").unwrap().parent(), "/");
+    }
+}

@@ -1,0 +1,1 @@
+//! Desired files against a survey: the changes. Pure.

@@ -1,0 +1,1 @@
+//! People's output and JSON.
