@@ -1,1 +1,3 @@
 //! People's output and JSON.
+
+pub mod suggest;
