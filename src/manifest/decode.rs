@@ -28,6 +28,9 @@ use crate::report::suggest;
 /// aliases never needs more.
 const BUDGET: usize = MAX_NODES + (16 << 20) / 64;
 
+/// Said when the budget is spent.
+const SPENT: &str = "aliases repeat over 2,000,000 keys and values, the limit of a manifest";
+
 /// What decoding shares: the tree, the problems, and how much may still be decoded.
 pub(super) struct Context<'t> {
     pub tree: &'t Tree<'t>,
@@ -64,7 +67,7 @@ impl<'t> Context<'t> {
         let text = self.tree.text(id).map_or(0, str::len);
         let left = self.budget.get().checked_sub(text / 64).and_then(|left| left.checked_sub(1));
         self.budget.set(left.unwrap_or(0));
-        left.map(|_| ()).ok_or_else(|| DecodeError::new(id, "aliases repeat more than a manifest may hold", None))
+        left.map(|_| ()).ok_or_else(|| DecodeError::new(id, SPENT, None))
     }
 }
 

@@ -242,8 +242,9 @@ impl Problems {
                 Problem {
                     location: found.mark.map(Mark::location),
                     length,
-                    message: found.message,
-                    hint: found.hint,
+                    // Names from the file may be in them.
+                    message: excerpt::clean(&found.message),
+                    hint: found.hint.as_deref().map(excerpt::clean),
                     line,
                 }
             })

@@ -12,6 +12,16 @@ use super::tree::NodeId;
 use super::values;
 use crate::report::suggest;
 
+/// Lists of more names than this are not worth sorting for a hint: it would show a dozen of them.
+const MAX_SORTED: usize = 100;
+
+/// The names in their order, as a hint shows them.
+fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    suggest::list(names.into_iter())
+}
+
 impl Checker<'_, '_> {
     /// Checks `from`.
     pub(super) fn reference(&self, id: NodeId, raw: RawReference) -> Option<Reference> {
@@ -90,16 +100,14 @@ impl Checker<'_, '_> {
     }
 
     fn unknown_source(&self, name: &str, mark: Mark) {
-        let mut named: Vec<&str> =
-            self.sources.keys().map(String::as_str).filter(|name| !BUILT_IN.contains(name)).collect();
-        named.sort_unstable();
-        let there_are = if named.is_empty() {
-            "sources here: env and file; others are named under `sources`".to_owned()
-        } else {
-            format!("sources here: {} (and always env, file)", suggest::list(named.iter().copied()))
+        let named = || self.sources.keys().map(String::as_str).filter(|name| !BUILT_IN.contains(name));
+        let there_are = match self.sources.len().saturating_sub(BUILT_IN.len()) {
+            0 => "sources here: env and file; others are named under `sources`".to_owned(),
+            count if count <= MAX_SORTED => format!("sources here: {} (and always env, file)", sorted(named())),
+            _ => String::new(),
         };
         let mut problems = self.context.problems.borrow_mut();
-        let hint = problems.hint(name, named.iter().copied().chain(BUILT_IN), &there_are);
+        let hint = problems.hint(name, named().chain(BUILT_IN), &there_are);
         problems.push(mark, format!("unknown source {}", quoted(name)), hint);
     }
 
@@ -160,13 +168,9 @@ impl Checker<'_, '_> {
         if kind == "host" && self.tags.contains_key(name) {
             return Some(format!("{} is a tag: write `tag:{name}`", quoted(name)));
         }
-        let there_are = if all.len() <= 100 {
-            let mut names: Vec<&str> = all.keys().map(String::as_str).collect();
-            names.sort_unstable();
-            format!("{kind}s here: {}", suggest::list(names.into_iter()))
-        } else {
-            String::new()
-        };
+        let names = all.keys().map(String::as_str);
+        let there_are =
+            if all.len() <= MAX_SORTED { format!("{kind}s here: {}", sorted(names)) } else { String::new() };
         self.context.problems.borrow_mut().hint(name, all.keys().map(String::as_str), &there_are)
     }
 }

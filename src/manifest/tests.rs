@@ -498,6 +498,15 @@ hint: YAML is indented with spaces";
 }
 
 #[test]
+fn names_in_hints_cannot_drive_a_terminal() {
+    let text = "version: 1\nhosts: {\"a\\e[2J\": }\nsecrets: {a: {path: /a, from: 'env:A', hosts: [b]}}\n";
+    let errors = parse(text).unwrap_err();
+    let hints: Vec<&str> = errors.problems().iter().filter_map(|problem| problem.hint.as_deref()).collect();
+    assert_eq!(hints, ["hosts here: a\u{fffd}[2J"]);
+    assert!(!errors.to_string().contains('\u{1b}'));
+}
+
+#[test]
 fn what_may_be_a_value_is_never_shown() {
     for lines in [
         "  a: { path: /a, from: ci:A, value: hunter2 }",
@@ -527,6 +536,32 @@ fn what_may_be_a_value_is_never_shown() {
     // And what is no value is.
     let shown = parse(&with_secrets("  a: { path: /a, from: ci:A, colour: red }")).unwrap_err().to_string();
     assert!(shown.contains("colour: red }"), "{shown}");
+}
+
+#[test]
+fn the_manual_s_example_is_a_manifest_and_every_key_is_in_the_manual() {
+    let manual = include_str!("../../docs/manifest.md");
+    let example = manual.lines().skip_while(|line| !line.starts_with("    #"));
+    let example: String =
+        example.take_while(|line| line.starts_with("    ")).flat_map(|line| [&line[4..], "\n"]).collect();
+    assert_eq!(parse(&example).unwrap().secrets.len(), 2);
+
+    let mut rest: Vec<serde_json::Value> = vec![serde_json::from_str(&json_schema()).unwrap()];
+    let mut keys = 0;
+    while let Some(schema) = rest.pop() {
+        if let Some(properties) = schema.get("properties").and_then(|properties| properties.as_object()) {
+            for key in properties.keys() {
+                assert!(manual.contains(&format!("`{key}`")), "{key}");
+                keys += 1;
+            }
+        }
+        match schema {
+            serde_json::Value::Object(members) => rest.extend(members.into_iter().map(|(_, value)| value)),
+            serde_json::Value::Array(items) => rest.extend(items),
+            _ => {}
+        }
+    }
+    assert!(keys > 25, "{keys}");
 }
 
 /// `count` secrets and, each with one tag of its own and one for all, `hosts` hosts.
@@ -581,8 +616,8 @@ fn alias_bombs_are_refused_at_once() {
     (0..10_000).for_each(|at| writeln!(long, "  h{at}: {{ ssh: *s }}").unwrap());
     for (bomb, want) in [
         (bomb, "a host is a mapping (ssh, tags), and this is a list"),
-        (wide, "aliases repeat more than a manifest may hold"),
-        (long, "aliases repeat more than a manifest may hold"),
+        (wide, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
+        (long, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
     ] {
         let start = Instant::now();
         let complaints = complaints(&bomb);
