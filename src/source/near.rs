@@ -24,21 +24,26 @@ pub(super) fn near<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str>) 
     best.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
-/// How far two names are apart; `None` when they have nothing to do with each other.
+/// How far two names are apart; `None` when they have nothing to do with each other. Names that are alike only in what
+/// stands after the last `/` are one step further apart.
 fn distance(wanted: &[char], candidate: &[char]) -> Option<usize> {
-    let last = |name: &[char]| name.rsplit(|c| *c == '/').next().map(<[char]>::to_vec);
+    fn last(name: &[char]) -> &[char] {
+        name.rsplit(|c| *c == '/').next().unwrap_or(name)
+    }
     if wanted.is_empty() || candidate.is_empty() {
         return None;
     }
     let allowed = (wanted.len() / 3).max(1);
-    if wanted.len().abs_diff(candidate.len()) <= allowed {
-        let edits = edits(wanted, candidate);
-        if edits <= allowed {
-            return Some(edits);
-        }
-    }
+    let close = |a: &[char], b: &[char]| {
+        // The lengths alone may say that they are too far apart.
+        let edits = if a.len().abs_diff(b.len()) <= allowed { edits(a, b) } else { usize::MAX };
+        (edits <= allowed).then_some(edits)
+    };
     let contains = wanted.len() >= 3 && candidate.windows(wanted.len()).any(|part| part == wanted);
-    (contains || last(wanted) == last(candidate)).then_some(allowed.saturating_add(1))
+    let same_last = contains || last(wanted) == last(candidate);
+    close(wanted, candidate)
+        .or_else(|| close(wanted, last(candidate)).map(|edits| edits.saturating_add(1)))
+        .or_else(|| same_last.then_some(allowed.saturating_add(1)))
 }
 
 /// The Levenshtein distance: how many letters have to be put in, taken out or changed.
@@ -64,7 +69,7 @@ mod tests {
     fn near_names_come_best_first_and_others_not_at_all() {
         let names = ["Router", "home/Router", "work/Router", "Wifi", "WiFi guest", "K3s token"];
         for (wanted, want) in [
-            ("Ruoter", vec!["Router"]),
+            ("Ruoter", vec!["Router", "home/Router", "work/Router"]),
             ("router", vec!["Router", "home/Router", "work/Router"]),
             ("hom/Router", vec!["home/Router", "work/Router", "Router"]),
             ("wfi", vec!["Wifi"]),

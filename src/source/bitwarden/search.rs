@@ -174,44 +174,52 @@ impl<'w> Search<'w> {
     }
 
     /// One answer for each reference, now that everything has been seen.
-    pub(super) fn finish(self) -> Vec<Result<Secret, LookupError>> {
-        let Self { wanted, folders, found, names, .. } = self;
-        let labels: Vec<String> = if found.iter().all(|found| !found.candidates.is_empty()) {
-            Vec::new()
-        } else {
-            let in_folders = |(name, places): &(String, Vec<String>)| {
-                let folders = places.iter().filter_map(|place| folders.get(place));
-                let mut labels: Vec<String> = folders.map(|folder| format!("{folder}/{name}")).collect();
-                labels.insert(0, name.clone());
-                labels
-            };
-            names.iter().flat_map(in_folders).collect()
-        };
-        let mut missing = 0;
-        let answer = |(reference, Found { mut candidates, more }): (&&Reference, Found)| {
-            candidates.retain(|candidate| {
+    pub(super) fn finish(mut self) -> Vec<Result<Secret, LookupError>> {
+        for (reference, found) in self.wanted.iter().zip(&mut self.found) {
+            found.candidates.retain(|candidate| {
                 let folder = folder_of(&reference.item, &candidate.name).flatten();
-                let in_it = |place: &String| folder.is_some() && folders.get(place).map(String::as_str) == folder;
+                let in_it = |place: &String| folder.is_some() && self.folders.get(place).map(String::as_str) == folder;
                 candidate.certain || candidate.places.iter().any(in_it)
             });
+        }
+        let mut missing = self.wanted.iter().zip(&self.found).filter(|(_, found)| found.candidates.is_empty());
+        let labels = if missing.next().is_some() { self.labels() } else { Vec::new() };
+        let mut with_near = 0..WITH_NEAR;
+        let answer = |(reference, Found { mut candidates, more }): (&&Reference, Found)| {
             let item = shown(&reference.item);
             if candidates.len() > 1 || more > 0 {
                 let more = more.saturating_add(candidates.len().saturating_sub(MAX_MATCHES));
-                let found = candidates.iter().take(MAX_MATCHES).map(|candidate| candidate.describe(&folders)).collect();
+                let listed = candidates.iter().take(MAX_MATCHES);
+                let found = listed.map(|candidate| candidate.describe(&self.folders)).collect();
                 return Err(LookupError::Ambiguous { item, found, more });
             }
             if let Some(candidate) = candidates.pop() {
                 return candidate.value;
             }
-            missing += 1;
-            let near = if missing > WITH_NEAR {
-                Vec::new()
-            } else {
-                near(&reference.item, labels.iter().map(String::as_str)).iter().map(|name| shown(name)).collect()
-            };
+            let labels = labels.iter().filter(|_| with_near.start < WITH_NEAR).map(String::as_str);
+            let near = near(&reference.item, labels).iter().map(|name| shown(name)).collect();
+            with_near.next();
             Err(LookupError::NoItem { item, near, bad_lines: Vec::new() })
         };
-        wanted.iter().zip(found).map(answer).collect()
+        self.wanted.iter().zip(self.found).map(answer).collect()
+    }
+
+    /// What the items could be called in a manifest: folder/name, and the name where it is the only one.
+    fn labels(&self) -> Vec<String> {
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        for (name, _) in &self.names {
+            let times = times.entry(name).or_default();
+            *times = times.saturating_add(1);
+        }
+        let mut labels = Vec::new();
+        for (name, places) in &self.names {
+            if times.get(name.as_str()) == Some(&1) {
+                labels.push(name.clone());
+            }
+            let folders = places.iter().filter_map(|place| self.folders.get(place));
+            labels.extend(folders.map(|folder| format!("{folder}/{name}")));
+        }
+        labels
     }
 }
 

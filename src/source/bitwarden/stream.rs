@@ -108,7 +108,8 @@ fn failure(error: serde_json::Error, limit: Option<Limit>) -> Failure {
     if let Some(limit) = limit {
         return Failure::Limit(limit);
     }
-    let (line, column) = (error.line(), error.column());
+    // serde_json counts the columns of a line that has just begun from 0.
+    let (line, column) = (error.line(), error.column().max(1));
     match error.classify() {
         Category::Io => Failure::Io(error.into()),
         Category::Eof => Failure::Json(line, column, "the file ends in the middle of the export"),
