@@ -3,8 +3,8 @@
 /// The most names that are offered.
 const OFFERED: usize = 3;
 
-/// Names longer than this, in characters, are not compared: the work grows with the square.
-const LONGEST: usize = 200;
+/// How many characters of a name are compared: the work grows with the square.
+const LONGEST: usize = 64;
 
 /// The candidates that look like `wanted`, best first, at most three. Case does not count; a name that contains the
 /// wanted one, or has the same last part after a `/`, is near.

@@ -115,16 +115,17 @@ impl<'w> Search<'w> {
         }
         // Cloning the lists of indexes ends the borrow of the tables; they have one entry nearly always.
         let by_id = item.id.get().and_then(|id| self.by_id.get(id)).cloned().unwrap_or_default();
-        for &index in &by_id {
-            self.candidate(index, &item, true)?;
-        }
         let by_name = self.by_last_part.get(last_part(name)).cloned().unwrap_or_default();
-        self.compared = self.compared.saturating_add(by_name.len());
+        self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
         if self.compared > MAX_COMPARED {
             return Err(Limit::Candidates);
         }
+        for &index in &by_id {
+            self.candidate(index, &item, true)?;
+        }
         for index in by_name {
-            if by_id.contains(&index) {
+            // The lists are in the order of `wanted`. An item that matches in two ways is one item.
+            if by_id.binary_search(&index).is_ok() {
                 continue;
             }
             let wanted = &self.wanted[index].item;
@@ -217,7 +218,11 @@ impl<'w> Search<'w> {
                 labels.push(name.clone());
             }
             let folders = places.iter().filter_map(|place| self.folders.get(place));
+            let folders = folders.filter(|folder| folder.len() <= LONGEST_NAME);
             labels.extend(folders.map(|folder| format!("{folder}/{name}")));
+            if labels.len() > KEPT_NAMES {
+                break;
+            }
         }
         labels
     }

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 use zeroize::Zeroizing;
 
 /// The longest list inside one item (custom fields, URIs, collections).
-const LONGEST_LIST: usize = 10_000;
+const LONGEST_LIST: usize = 1000;
 
 /// Keys of an export's top level.
 #[derive(serde::Deserialize)]
