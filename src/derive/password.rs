@@ -70,7 +70,7 @@ impl HashError {
         match self {
             Self::AlreadyHash(_) => Some("drop `hash:`; the value is written as it is"),
             Self::Empty => {
-                Some("for no password at all, leave hashedPasswordFile away; `allow_empty` does not apply to `hash`")
+                Some("for no password at all, leave hashedPasswordFile out; `allow_empty` does not apply to `hash`")
             }
             Self::EndsInNewline => Some("take the newline out of the source"),
             Self::LineBreak | Self::Nul | Self::TooLong => Some("is this the right item and field?"),

@@ -1,7 +1,7 @@
 //! What can go wrong with a source or an item, and what a person can do about it. Never a value.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::MAX_VALUE;
 use super::read::{MIB, ReadError};
@@ -118,7 +118,7 @@ pub enum OpenError {
     #[error("there is no such source")]
     Unknown,
     /// The file cannot be opened or read.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", escaped_path(path))]
     Read {
         /// The source's file.
         path: PathBuf,
@@ -126,7 +126,7 @@ pub enum OpenError {
         problem: ReadError,
     },
     /// A dotenv file that is not UTF-8.
-    #[error("{}:{line}: this is not UTF-8", path.display())]
+    #[error("{}:{line}: this is not UTF-8", escaped_path(path))]
     NotUtf8 {
         /// The source's file.
         path: PathBuf,
@@ -134,7 +134,7 @@ pub enum OpenError {
         line: usize,
     },
     /// An export that is not JSON, or not all of it.
-    #[error("{}:{line}:{column}: {problem}", path.display())]
+    #[error("{}:{line}:{column}: {problem}", escaped_path(path))]
     Json {
         /// The source's file.
         path: PathBuf,
@@ -146,7 +146,7 @@ pub enum OpenError {
         problem: &'static str,
     },
     /// A file that is something else than a plain JSON export.
-    #[error("{}: {kind}", path.display())]
+    #[error("{}: {kind}", escaped_path(path))]
     WrongExport {
         /// The source's file.
         path: PathBuf,
@@ -154,7 +154,7 @@ pub enum OpenError {
         kind: WrongExport,
     },
     /// An export that goes over one of the reader's limits.
-    #[error("{}: {limit}", path.display())]
+    #[error("{}: {limit}", escaped_path(path))]
     Limit {
         /// The source's file.
         path: PathBuf,
@@ -311,7 +311,7 @@ pub enum LookupError {
         item: String,
     },
     /// A file that cannot be read.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", escaped_path(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -361,7 +361,7 @@ impl LookupError {
             }
             Self::SameField { .. } => Some("rename one of them".to_owned()),
             Self::NoFields { whole, .. } => Some(format!(
-                "leave it away; for a name that holds `#` write `from: {{ source: {name}, item: \"{whole}\" }}`"
+                "leave it out; for a name that holds `#` write `from: {{ source: {name}, item: \"{whole}\" }}`"
             )),
             Self::NotSet { variable } => Some(format!(
                 "set it for this run only, from a file or a prompt: `read -rs {variable}; export {variable}`"
@@ -385,12 +385,21 @@ pub(super) fn item(reference: &Reference) -> String {
 /// A name from an export or a manifest, fit for a terminal: control characters escaped, cut after 120 characters.
 pub(super) fn shown(name: &str) -> String {
     const LONGEST: usize = 120;
+    match name.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", escaped(&name[..end])),
+        None => escaped(name),
+    }
+}
+
+/// A path, whole, fit for a terminal.
+fn escaped_path(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
+}
+
+/// Control characters escaped.
+fn escaped(text: &str) -> String {
     let mut out = String::new();
-    for (index, c) in name.chars().enumerate() {
-        if index == LONGEST {
-            out.push('…');
-            break;
-        }
+    for c in text.chars() {
         // Also the marks that turn the direction of text, which could make one name look like another.
         if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             out.extend(c.escape_unicode());

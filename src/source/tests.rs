@@ -94,12 +94,12 @@ fn a_file_that_cannot_be_read_is_told_with_its_path() {
         ("file:/dev/zero", "file: /dev/zero: this is a device, not a file (for s0)".into(), ""),
         ("file:empty", "file: \"empty\" is empty (for s0)".into(), "if that is meant, say `allow_empty: true`"),
         ("file:long", format!("file: {at}/long: over 16 MiB, the longest that is read (for s0)"), ""),
-        ("file:a\0b", format!("file: {at}/a\0b: file name contained an unexpected NUL byte (for s0)"), ""),
+        ("file:a\0b", format!("file: {at}/a\\u{{0}}b: file name contained an unexpected NUL byte (for s0)"), ""),
         ("file:file/x", format!("file: {at}/file/x: Not a directory (os error 20) (for s0)"), ""),
         (
             "file:file#password",
             "file: `#password`: a file has no fields (for s0)".into(),
-            "leave it away; for a name that holds `#` write `from: { source: file, item: \"file#password\" }`",
+            "leave it out; for a name that holds `#` write `from: { source: file, item: \"file#password\" }`",
         ),
     ] {
         let (got, got_hint) = fails(&manifest, wanted);
@@ -148,7 +148,7 @@ fn environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole() {
             "",
         ),
         ("lab:", "lab: \"LAB_\" cannot be the name of an environment variable: it is empty (for s0)", ""),
-        ("lab:TOKEN#x", "lab: `#x`: the environment has no fields (for s0)", "leave it away"),
+        ("lab:TOKEN#x", "lab: `#x`: the environment has no fields (for s0)", "leave it out"),
     ] {
         let (got, got_hint) = fails(&manifest, wanted);
         assert_eq!(got, want, "{wanted}");
@@ -175,7 +175,7 @@ fn a_dotenv_file_gives_what_python_dotenv_would() {
         ("ci:SOMETHING", "ci: no item \"SOMETHING\" (for s0)".into(), "lines 5, 6 of the file could not be understood"),
         ("ci:EMPTY", "ci: \"EMPTY\" is empty (for s0)".into(), "if that is meant, say `allow_empty: true`"),
         ("ci:BARE", "ci: \"BARE\" has no value: its last line has no `=` (for s0)".into(), ""),
-        ("ci:WIFI#x", "ci: `#x`: a dotenv file has no fields (for s0)".into(), "leave it away"),
+        ("ci:WIFI#x", "ci: `#x`: a dotenv file has no fields (for s0)".into(), "leave it out"),
         ("bad:A", format!("bad: {at}/bad:2: this is not UTF-8 (for s0)"), ""),
         ("none:A", format!("none: {at}/none: there is no such file (for s0)"), "a relative path starts"),
         ("dir:A", format!("dir: {at}/.: this is a directory, not a file (for s0)"), ""),
