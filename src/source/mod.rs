@@ -4,7 +4,7 @@
 //! it and then once, asks it for those items only, and collects every error of every source before it gives up.
 //! Knows nothing of targets. No error, `Display` or `Debug`, holds a value or a part of one.
 //!
-//! A new kind of source is one file here with a [`Source`] in it, one line in `open`, and one
+//! A new kind of source is one file here with a `Source` in it, one line in `open`, and one
 //! [`SourceSpec`] in the manifest.
 
 mod bitwarden;
