@@ -166,10 +166,12 @@ fn partition(number: u32, entry: &gpt::partition::Partition, bytes: u64) -> Part
 
     let sectors = entry.last_lba.checked_sub(entry.first_lba).and_then(|span| span.checked_add(1));
     let place = entry.first_lba.checked_mul(bytes).zip(sectors.and_then(|sectors| sectors.checked_mul(bytes)));
-    let problem = match (sectors, place) {
-        (None, _) => Some("it ends before it starts"),
-        (_, None) => Some("it lies outside of any disk"),
-        _ => None,
+    let problem = if entry.last_lba < entry.first_lba {
+        Some("it ends before it starts")
+    } else if place.is_none() {
+        Some("it lies outside of any disk")
+    } else {
+        None
     };
     let (start, size) = place.unwrap_or((u64::MAX, 0));
     let type_id = entry.part_type_guid.guid.to_string();
