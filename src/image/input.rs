@@ -31,10 +31,10 @@ impl Input {
     /// `Refused` for what is neither a regular file nor a block device (by its kind), and for an empty file; `Io`.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let name = path.display();
-        let real = fs::canonicalize(path).map_err(|e| not_there(path, e))?;
         // Looked at before it is opened (opening a FIFO waits, opening a device may act), and again afterwards.
-        let seen = fs::metadata(&real).map_err(|e| ImageError::io(format!("opening {name}"), e))?;
+        let seen = fs::metadata(path).map_err(|e| not_there(path, e))?;
         refuse_by_kind(path, seen.file_type())?;
+        let real = fs::canonicalize(path).map_err(|e| not_there(path, e))?;
         let file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())

@@ -98,7 +98,8 @@ impl Output {
     }
 
     /// Writes `image` with `patch` over it. With an empty patch an image in place is not touched at all, and another
-    /// output is a faithful copy. `watch` is told how far copying or compressing has come.
+    /// output is a faithful copy. `watch` is told how far copying or compressing has come. Who still holds the image's
+    /// [`DiskImage::disk`] must not read it any more: it may be the file that the patch is written to.
     ///
     /// # Errors
     /// `Refused` when somebody else changed the image meanwhile, or made the output; `Io`, also when there is no space.

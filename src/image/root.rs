@@ -21,7 +21,7 @@ const LABELS: [&str; 2] = ["nixos", "NIXOS_SD"];
 pub enum Reason {
     /// `--root-partition` named it.
     Asked,
-    /// It has a label of [`LABELS`].
+    /// Its label is `nixos` or `NIXOS_SD`.
     Label,
     /// No other holds `/nix/store`.
     Store,

@@ -56,7 +56,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     output: Allowance { free: 16 << 30, ratio: 8_000 },
-    stored: Allowance { free: 4 << 30, ratio: 300 },
+    stored: Allowance { free: 3 << 30, ratio: 300 },
     most: 2 << 40,
 };
 

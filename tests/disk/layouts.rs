@@ -184,3 +184,30 @@ fn sizes_and_labels_are_what_the_tools_wrote() {
         .unwrap();
     assert!(String::from_utf8_lossy(&dump.stdout).contains(&uuid), "{uuid}");
 }
+
+#[test]
+fn what_other_tools_make_is_known_by_name_and_refused_as_a_root() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.img");
+    let name = path.to_str().unwrap();
+    for (program, arguments, size, want) in [
+        (
+            "mkfs.btrfs",
+            vec!["-q", "-L", "nixos", name],
+            160,
+            "the whole disk (btrfs, nixos), and btrfs cannot be written",
+        ),
+        ("mkfs.xfs", vec!["-q", "-L", "nixos", name], 320, "the whole disk (xfs, nixos), and xfs cannot be written"),
+        ("mkswap", vec!["-L", "nixos", name], 16, "no root found: no Linux file system"),
+    ] {
+        blank(&path, size * MIB);
+        run(program, &arguments, "");
+        let image = DiskImage::open(&path, &quiet).unwrap();
+        let fs = image.table().partitions[0].file_system.clone().unwrap();
+        assert_eq!(fs.label.as_deref(), Some("nixos"), "{program}");
+        assert!(fs.uuid.is_some_and(|uuid| uuid.len() == 36), "{program}");
+        let error = image.root(None, &|_| false).unwrap_err();
+        assert!(error.to_string().contains(want), "{program}: {error}");
+        std::fs::remove_file(&path).unwrap();
+    }
+}
