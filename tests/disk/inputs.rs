@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use deaddrop::image::container::Container;
 use deaddrop::image::disk::DiskImage;
 use deaddrop::image::error::ImageError;
+use deaddrop::image::output::Destination;
 use deaddrop::image::progress::quiet;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -131,4 +133,43 @@ fn zstd_of_several_frames_is_one_image_and_damaged_zstd_is_none() {
     fs::write(&path, &frames).unwrap();
     let error = words(&refused(&path), directory.path());
     assert!(error.starts_with("frames.zst: the zstd data is damaged: "), "{error}");
+}
+
+/// A loop device over a file; detached when it goes.
+struct Loop(String);
+
+impl Loop {
+    fn over(path: &Path) -> Option<Self> {
+        let output = Command::new("/usr/sbin/losetup").args(["--find", "--show"]).arg(path).output().ok()?;
+        let device = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !device.is_empty()).then_some(Self(device))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", &self.0], "");
+    }
+}
+
+#[test]
+fn a_block_device_is_an_image_that_is_not_changed_in_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let raw = directory.path().join("raw.img");
+    small_disk(&raw);
+    let Some(device) = Loop::over(&raw) else {
+        eprintln!("skipped: no loop device to be had");
+        return;
+    };
+    let path = Path::new(&device.0);
+    let image = DiskImage::open(path, &quiet).unwrap();
+    assert_eq!((image.size(), image.is_device(), image.table().partitions.len()), (24 * MIB, true, 2));
+    let error = commit(path, &in_place()).unwrap_err();
+    assert!(error.to_string().ends_with("is a block device, and cannot be changed in place yet"), "{error}");
+    let out = directory.path().join("out.img");
+    commit(path, &new_file(&out)).unwrap();
+    assert!(fs::read(&out).unwrap() == changed(&fs::read(&raw).unwrap()));
+    assert_eq!(mode(&out), 0o600);
+    let onto = commit(&raw, &Destination::File { path: path.to_owned(), force: true }).unwrap_err();
+    assert!(onto.to_string().ends_with("is a block device"), "{onto}");
 }
