@@ -9,4 +9,6 @@
 
 pub mod device;
 pub mod error;
+pub mod ext4;
+pub mod overlay;
 pub mod tree;
