@@ -70,7 +70,9 @@ impl Overlay {
                     self.full.store(true, Ordering::SeqCst);
                     return Err(io::Error::other(OverlayFull(self.limit)));
                 }
-                blocks.insert(piece.block, self.read_base_block(piece.block)?);
+                let block = self.read_base_block(piece.block)?;
+                sys::lock_memory(&block);
+                blocks.insert(piece.block, block);
             }
             if let Some(block) = blocks.get_mut(&piece.block)
                 && let Some(to) = block.get_mut(piece.inside..piece.inside + piece.length)
@@ -126,7 +128,6 @@ impl Overlay {
     /// A whole block as the base has it; zeros where it reaches over the end of the device.
     fn read_base_block(&self, number: u64) -> io::Result<Block> {
         let mut block = Zeroizing::new(vec![0; self.block_size].into_boxed_slice());
-        sys::lock_memory(&block);
         let offset = self.block_offset(number)?;
         let inside = usize::try_from(self.base.size().saturating_sub(offset)).unwrap_or(usize::MAX);
         let length = inside.min(self.block_size);

@@ -144,6 +144,11 @@ pub fn tree(large: usize) -> TempDir {
     fs::write(at("etc/secrets/old-linked"), b"shared content").unwrap();
     fs::hard_link(at("etc/secrets/old-linked"), at("var/lib/other-name")).unwrap();
     fs::write(at("etc/secrets/mode"), b"keeps its content").unwrap();
+    for number in 0..20 {
+        // Enough names that no directory on a way fits into its inode (`inline_data`).
+        fs::write(at(&format!("var/filler-{number}")), b"").unwrap();
+        fs::write(at(&format!("var/lib/filler-{number}")), b"").unwrap();
+    }
     symlink("static/x", at("etc/short")).unwrap();
     symlink(format!("/nix/store/{}", "l".repeat(150)), at("etc/long")).unwrap();
     for number in 0..large {
@@ -215,8 +220,11 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
         assert_eq!((stat.mode, stat.uid, stat.gid), (mode, uid, gid), "{what}: {path}");
         let shown = stats.next().unwrap();
         assert!(shown.contains(&format!("Mode:  {mode:04o}")), "{what}: {path}: {shown}");
-        let owner: Vec<&str> = shown.lines().find(|line| line.starts_with("User:")).unwrap().split_whitespace().collect();
-        assert_eq!((owner[1], owner[3]), (uid.to_string().as_str(), gid.to_string().as_str()), "{what}: {path}");
+        let owner: Vec<&str> =
+            shown.lines().find(|line| line.starts_with("User:")).unwrap().split_whitespace().collect();
+        // debugfs shows them as signed numbers.
+        let signed = |id: u32| (id as i32).to_string();
+        assert_eq!((owner[1], owner[3]), (signed(uid).as_str(), signed(gid).as_str()), "{what}: {path}");
         match change {
             TreeChange::WriteFile { content, .. } => {
                 assert_eq!(stat.kind, Kind::File, "{what}: {path}");

@@ -209,10 +209,11 @@ fn generation_seed(before: &Reader, plan: &Plan) -> u32 {
 fn put_content(after: &Reader, overlay: &Overlay, file: &Inode, content: &[u8]) -> Result<(), ImageError> {
     let map = after.map(file)?;
     for (logical, part) in (0_u64..).zip(content.chunks(usize_of(after.geometry.block_size))) {
-        let block = map
-            .find(logical)
-            .ok_or_else(|| ImageError::Corrupt(format!("ext4: inode {} has a hole", file.number)))?;
-        overlay.write_at(after.block_offset(block)?, part).map_err(|error| ImageError::io("writing in memory", error))?;
+        let block =
+            map.find(logical).ok_or_else(|| ImageError::Corrupt(format!("ext4: inode {} has a hole", file.number)))?;
+        overlay
+            .write_at(after.block_offset(block)?, part)
+            .map_err(|error| ImageError::io("writing in memory", error))?;
     }
     Ok(())
 }

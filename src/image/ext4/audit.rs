@@ -245,13 +245,7 @@ impl Audit<'_> {
     }
 
     /// Every bit that changed stands for a block or inode that may change, and the other way round.
-    fn check_bits(
-        &self,
-        number: u32,
-        pair: &Pair,
-        blocks: (i64, i64),
-        inodes: (i64, i64),
-    ) -> Result<(), ImageError> {
+    fn check_bits(&self, number: u32, pair: &Pair, blocks: (i64, i64), inodes: (i64, i64)) -> Result<(), ImageError> {
         let old = self.before.block_bitmap(&pair.before)?;
         let new = self.after.block_bitmap(&pair.after)?;
         let first = self.before.first_block_of(number);
@@ -352,25 +346,26 @@ impl Audit<'_> {
             // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
             let size = usize::from(self.before.superblock.descriptor_size);
             if place == block {
-                may.extend(DESCRIPTOR_MAY.iter().filter(|range| range.end <= size).map(|range| at + range.start..at + range.end));
+                may.extend(
+                    DESCRIPTOR_MAY
+                        .iter()
+                        .filter(|range| range.end <= size)
+                        .map(|range| at + range.start..at + range.end),
+                );
             }
         }
         if differs_only_in(old, new, &may) { Ok(()) } else { Err(wrong(&format!("descriptor block {block}"))) }
     }
 
-    fn check_inode_block(
-        &self,
-        block: u64,
-        old: &[u8],
-        new: &[u8],
-        inodes: &BTreeSet<u32>,
-    ) -> Result<(), ImageError> {
+    fn check_inode_block(&self, block: u64, old: &[u8], new: &[u8], inodes: &BTreeSet<u32>) -> Result<(), ImageError> {
         let size = usize::from(self.before.superblock.inode_size);
         let mut may = Vec::new();
         for number in inodes {
             let (place, at) = self.before.inode_place(*number)?;
             if place == block {
-                may.extend(self.inode_may(*number, size).into_iter().map(|range| at + range.start..at + range.end.min(size)));
+                may.extend(
+                    self.inode_may(*number, size).into_iter().map(|range| at + range.start..at + range.end.min(size)),
+                );
             }
         }
         if differs_only_in(old, new, &may) { Ok(()) } else { Err(wrong(&format!("inode table block {block}"))) }

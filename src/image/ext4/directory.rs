@@ -143,10 +143,12 @@ impl Reader {
                 let tail = start + limit * 8;
                 count <= limit
                     && tail + 8 <= size
-                    && block.get(..start + count * 8).zip(block.get(tail..tail + 4)).is_some_and(|(covered, reserved)| {
-                        let checksum = crc32c(crc32c(crc32c(seed, covered), reserved), &[0; 4]);
-                        checksum == le32(block, tail + 4)
-                    })
+                    && block.get(..start + count * 8).zip(block.get(tail..tail + 4)).is_some_and(
+                        |(covered, reserved)| {
+                            let checksum = crc32c(crc32c(crc32c(seed, covered), reserved), &[0; 4]);
+                            checksum == le32(block, tail + 4)
+                        },
+                    )
             }
             None => {
                 // At least 1,024 bytes, so that the tail's place cannot underflow.

@@ -186,7 +186,8 @@ impl Expected {
             if changed.after.kind != Kind::Directory || changed.after.size < changed.before.size {
                 return wrong("it shrank or became something else");
             }
-            if (changed.before.flags ^ changed.after.flags) & !INDEX != 0 || changed.after.flags & !changed.before.flags != 0
+            if (changed.before.flags ^ changed.after.flags) & !INDEX != 0
+                || changed.after.flags & !changed.before.flags != 0
             {
                 return wrong("its flags changed");
             }

@@ -161,7 +161,10 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
         return unsupported("ext4 with an external journal".into());
     }
     if superblock.log_block_size > 2 {
-        return unsupported(format!("ext4 blocks of {} KiB", 1_u32.checked_shl(superblock.log_block_size).unwrap_or(0)));
+        return unsupported(format!(
+            "ext4 blocks of {} KiB",
+            1_u32.checked_shl(superblock.log_block_size).unwrap_or(0)
+        ));
     }
     if superblock.has_checksums() && superblock.inode_size == 128 {
         return unsupported("ext4 feature `metadata_csum` with 128-byte inodes".into());
@@ -178,11 +181,8 @@ mod tests {
 
     #[test]
     fn features_have_the_names_of_tune2fs() {
-        let features = Features {
-            compat: Compat(0x103C),
-            incompat: Incompat(0x2C2 | (1 << 20)),
-            ro_compat: RoCompat(0x1_046B),
-        };
+        let features =
+            Features { compat: Compat(0x103C), incompat: Incompat(0x2C2 | (1 << 20)), ro_compat: RoCompat(0x1_046B) };
         assert_eq!(
             features.names().join(" "),
             "has_journal ext_attr resize_inode dir_index orphan_file filetype extent 64bit flex_bg FEATURE_I20 \

@@ -153,7 +153,9 @@ impl Reader {
         if let Some(checksum) = self.descriptor_checksum(&group)
             && checksum != le16(&group.raw, CHECKSUM)
         {
-            return Err(ImageError::Corrupt(format!("ext4: the checksum of group {number}'s descriptor does not match")));
+            return Err(ImageError::Corrupt(format!(
+                "ext4: the checksum of group {number}'s descriptor does not match"
+            )));
         }
         let table_end = group.inode_table.checked_add(u64::from(self.geometry.inode_table_blocks));
         let first = u64::from(self.superblock.first_data_block);
@@ -163,7 +165,9 @@ impl Reader {
             || !blocks.contains(&group.inode_table)
             || table_end.is_none_or(|end| end > self.superblock.blocks)
         {
-            return Err(ImageError::Corrupt(format!("ext4: group {number}'s descriptor points outside the file system")));
+            return Err(ImageError::Corrupt(format!(
+                "ext4: group {number}'s descriptor points outside the file system"
+            )));
         }
         Ok(group)
     }

@@ -118,7 +118,10 @@ impl Walk<'_> {
         }
         let (entries, most, levels) = (le16(node, 2), le16(node, 4), le16(node, 6));
         let room = (node.len() / 12).saturating_sub(1);
-        if entries > most || usize::from(most) > room || levels > MOST_LEVELS || depth.is_some_and(|want| want != levels)
+        if entries > most
+            || usize::from(most) > room
+            || levels > MOST_LEVELS
+            || depth.is_some_and(|want| want != levels)
         {
             return Err(self.wrong("an extent node whose counts contradict each other"));
         }

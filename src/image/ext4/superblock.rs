@@ -108,11 +108,8 @@ impl Superblock {
         let seconds = |low: usize, high: usize| halves(le32(raw, low), u32::from(raw[high]));
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&raw[0x68..0x78]);
-        let checksum_seed = if features.incompat.has(Incompat::METADATA_CSUM_SEED) {
-            le32(raw, 0x270)
-        } else {
-            crc32c(!0, &uuid)
-        };
+        let checksum_seed =
+            if features.incompat.has(Incompat::METADATA_CSUM_SEED) { le32(raw, 0x270) } else { crc32c(!0, &uuid) };
         Some(Self {
             raw: *raw,
             inodes: le32(raw, 0x0),
@@ -253,10 +250,7 @@ impl Superblock {
             return wrong(format!("{} blocks", self.blocks));
         };
         if u64::from(groups) * u64::from(self.inodes_per_group) != u64::from(self.inodes) {
-            return wrong(format!(
-                "{} inodes, but {groups} groups of {} each",
-                self.inodes, self.inodes_per_group
-            ));
+            return wrong(format!("{} inodes, but {groups} groups of {} each", self.inodes, self.inodes_per_group));
         }
         if self.first_inode < 11 || self.first_inode >= self.inodes {
             return wrong(format!("first inode {}", self.first_inode));
