@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 use super::device::ReadAt;
 use crate::sys;
 
+/// A block to be written: its offset in bytes, and its bytes.
+pub type DirtyBlock = (u64, Zeroizing<Vec<u8>>);
+
 /// One block's bytes: zeroized on drop.
 type Block = Zeroizing<Box<[u8]>>;
 
@@ -89,7 +92,7 @@ impl Overlay {
     ///
     /// # Errors
     /// When the base cannot be read.
-    pub fn dirty(&self) -> io::Result<Vec<(u64, Zeroizing<Vec<u8>>)>> {
+    pub fn dirty(&self) -> io::Result<Vec<DirtyBlock>> {
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
         let mut dirty = Vec::new();
         for (&number, block) in blocks.iter() {

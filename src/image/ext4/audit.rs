@@ -23,9 +23,12 @@ use crate::image::tree::Kind;
 /// write (high), checksum.
 const SUPERBLOCK_MAY: &[Range<usize>] =
     &[0xC..0x14, 0x30..0x34, 0x158..0x15C, 0x178..0x180, 0x274..0x275, 0x3FC..0x400];
-/// Descriptor: free blocks, free inodes, directories, flags; checksums of the bitmaps, unused inodes, its checksum; and
-/// the high halves of these.
-const DESCRIPTOR_MAY: &[Range<usize>] = &[0xC..0x14, 0x18..0x20, 0x2C..0x34, 0x38..0x3C];
+/// Descriptor: free blocks, free inodes, directories, and their high halves.
+const DESCRIPTOR_COUNTS: &[Range<usize>] = &[0xC..0x12, 0x2C..0x32];
+/// Descriptor, with checksums of either kind: flags, unused inodes, its checksum, unused inodes (high).
+const DESCRIPTOR_CHECKED: &[Range<usize>] = &[0x12..0x14, 0x1C..0x20, 0x32..0x34];
+/// Descriptor, with `metadata_csum`: checksums of the bitmaps, and their high halves.
+const DESCRIPTOR_BITMAPS: &[Range<usize>] = &[0x18..0x1C, 0x38..0x3C];
 /// Inode: both halves of its checksum.
 const CHECKSUM: [Range<usize>; 2] = [0x7C..0x7E, 0x82..0x84];
 /// Inode: time of the last change.
@@ -33,11 +36,11 @@ const CTIME: [Range<usize>; 2] = [0xC..0x10, 0x84..0x88];
 /// Inode: time of the last modification.
 const MTIME: [Range<usize>; 2] = [0x10..0x14, 0x88..0x8C];
 
-/// Compares `overlay` with the file system before, block by block.
+/// Compares `overlay` with the file system before, block by block. Returns what the plan was allowed to change.
 ///
 /// # Errors
 /// [`ImageError::Corrupt`] with the first difference that the plan does not explain.
-pub(super) fn audit(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+pub(super) fn audit(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<Expected, ImageError> {
     let after = &Reader::open(overlay.clone())?;
     if before.geometry != after.geometry {
         return Err(wrong("the file system's sizes changed"));
@@ -49,7 +52,8 @@ pub(super) fn audit(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Res
     let groups = audit.check_groups()?;
     let dirty = overlay.dirty_numbers().map_err(|error| ImageError::io("reading the image", error))?;
     let places = audit.places(&groups)?;
-    dirty.into_iter().try_for_each(|block| audit.check_block(block, &places, &groups))
+    dirty.into_iter().try_for_each(|block| audit.check_block(block, &places, &groups))?;
+    Ok(expected)
 }
 
 struct Audit<'a> {
@@ -274,6 +278,11 @@ impl Audit<'_> {
         if changed_bits(&old, &new) != inodes {
             return Err(wrong(&format!("group {number}: its inode bitmap")));
         }
+        let all = self.after.superblock.inodes_per_group;
+        let never_used = all.saturating_sub(pair.after.unused_inodes)..all;
+        if never_used.into_iter().any(|bit| new.get(bit)) {
+            return Err(wrong(&format!("group {number}: its number of unused inodes")));
+        }
         Ok(())
     }
 
@@ -340,18 +349,20 @@ impl Audit<'_> {
         new: &[u8],
         groups: &BTreeMap<u32, Pair>,
     ) -> Result<(), ImageError> {
+        let mut fields = Vec::from(DESCRIPTOR_COUNTS);
+        if self.before.has_group_checksums() {
+            fields.extend_from_slice(DESCRIPTOR_CHECKED);
+        }
+        if self.before.superblock.has_checksums() {
+            fields.extend_from_slice(DESCRIPTOR_BITMAPS);
+        }
+        // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
+        fields.retain(|field| field.end <= usize::from(self.before.superblock.descriptor_size));
         let mut may = Vec::new();
         for number in groups.keys() {
             let (place, at) = self.before.descriptor_place(*number)?;
-            // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
-            let size = usize::from(self.before.superblock.descriptor_size);
             if place == block {
-                may.extend(
-                    DESCRIPTOR_MAY
-                        .iter()
-                        .filter(|range| range.end <= size)
-                        .map(|range| at + range.start..at + range.end),
-                );
+                may.extend(fields.iter().map(|field| at + field.start..at + field.end));
             }
         }
         if differs_only_in(old, new, &may) { Ok(()) } else { Err(wrong(&format!("descriptor block {block}"))) }
@@ -375,7 +386,7 @@ impl Audit<'_> {
     fn inode_may(&self, number: u32, size: usize) -> Vec<Range<usize>> {
         let expected = self.expected;
         if expected.made.contains_key(&number) || expected.dropped.contains_key(&number) {
-            return vec![0..size];
+            return std::iter::once(0..size).collect();
         }
         let mut may = Vec::from(CHECKSUM);
         may.extend(CTIME);
@@ -384,7 +395,7 @@ impl Audit<'_> {
             may.extend([0x0..0x4, 0x18..0x1A, 0x78..0x7C]);
         }
         if expected.unlinked.contains_key(&number) {
-            may.extend([0x1A..0x1C]);
+            may.push(0x1A..0x1C);
         }
         if expected.directories.contains_key(&number) {
             may.extend(MTIME);

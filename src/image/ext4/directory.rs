@@ -76,7 +76,7 @@ impl Reader {
             return Ok(());
         }
         let block_size = u64::from(self.geometry.block_size);
-        if directory.size > MOST_BYTES || directory.size % block_size != 0 || directory.size == 0 {
+        if directory.size > MOST_BYTES || !directory.size.is_multiple_of(block_size) || directory.size == 0 {
             return Err(wrong(directory, &format!("a directory of {} bytes", directory.size)));
         }
         let map = self.map(directory)?;

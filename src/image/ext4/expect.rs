@@ -1,6 +1,7 @@
 //! What a plan may change, in inodes and blocks: worked out by our reader from the file system before and after, and
 //! from the plan. The audit holds every changed block against it.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::lookup;
@@ -157,20 +158,18 @@ impl Expected {
             let names = match change.parent {
                 Parent::Made(place) => inodes.get(place).and_then(|made| self.made_names.get_mut(made)),
                 Parent::Standing(number) => {
-                    if !self.directories.contains_key(&number) {
-                        let changed = Changed {
+                    let changed = match self.directories.entry(number) {
+                        MapEntry::Occupied(known) => known.into_mut(),
+                        MapEntry::Vacant(new) => new.insert(Changed {
                             before: before.inode(number)?,
                             after: after.inode(number)?,
                             names: Names::new(),
                             directories: 0,
                             gained: 0,
-                        };
-                        self.directories.insert(number, changed);
-                    }
-                    self.directories.get_mut(&number).map(|changed| {
-                        changed.directories += u16::from(is_directory);
-                        &mut changed.names
-                    })
+                        }),
+                    };
+                    changed.directories += u16::from(is_directory);
+                    Some(&mut changed.names)
                 }
             };
             names.ok_or_else(|| unexpected(change, "its directory is not there"))?.insert(change.name.to_vec(), entry);

@@ -37,6 +37,8 @@ pub(super) struct Group {
     pub directories: u32,
     /// [`INODE_UNINIT`], [`BLOCK_UNINIT`], 4: the inode table is zeroed. `bg_flags`, 0x12, u16.
     pub flags: u16,
+    /// Inodes at the end of the table that were never used. `bg_itable_unused_lo`, 0x1C, u16, and `_hi`, 0x32.
+    pub unused_inodes: u32,
     /// crc32c of the block bitmap, or its low half. `bg_block_bitmap_csum_lo`, 0x18, u16, and `_hi`, 0x38.
     block_bitmap_checksum: u32,
     /// crc32c of the inode bitmap, or its low half. `bg_inode_bitmap_csum_lo`, 0x1A, u16, and `_hi`, 0x3A.
@@ -146,6 +148,7 @@ impl Reader {
             free_inodes: count(0xE, 0x2E),
             directories: count(0x10, 0x30),
             flags: if self.has_group_checksums() { le16(&raw, 0x12) } else { 0 },
+            unused_inodes: if self.has_group_checksums() { count(0x1C, 0x32) } else { 0 },
             block_bitmap_checksum: count(0x18, 0x38),
             inode_bitmap_checksum: count(0x1A, 0x3A),
             raw,
@@ -173,7 +176,7 @@ impl Reader {
     }
 
     /// True when descriptors carry checksums, and with them the flags of groups that were never used.
-    fn has_group_checksums(&self) -> bool {
+    pub fn has_group_checksums(&self) -> bool {
         self.superblock.has_checksums() || self.superblock.features.ro_compat.has(RoCompat::UNINIT_BG)
     }
 

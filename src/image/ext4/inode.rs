@@ -112,7 +112,10 @@ impl Reader {
     }
 
     /// Reads the fields of an inode's bytes and checks them.
-    fn parse_inode(&self, number: u32, raw: Zeroizing<Vec<u8>>) -> Result<Inode, ImageError> {
+    ///
+    /// # Errors
+    /// When it is damaged or not in use.
+    pub fn parse_inode(&self, number: u32, raw: Zeroizing<Vec<u8>>) -> Result<Inode, ImageError> {
         let wrong = |what: &str| Err(ImageError::Corrupt(format!("ext4: inode {number}: {what}")));
         let mode = le16(&raw, 0x0);
         let extra_size = if raw.len() > GOOD_OLD_SIZE { le16(&raw, 0x80) } else { 0 };

@@ -1,6 +1,8 @@
 //! The journal's own superblock. Kernel documentation, ext4, "Journal (jbd2)", "Super Block". Big-endian.
 
 use super::bytes::be32;
+use super::checksum::crc32c;
+use super::features::Compat;
 use super::reader::Reader;
 use crate::image::error::ImageError;
 
@@ -8,6 +10,8 @@ use crate::image::error::ImageError;
 const MAGIC: u32 = 0xC03B_3998;
 /// `s_feature_incompat`: commit blocks are not waited for.
 const ASYNC_COMMIT: u32 = 0x4;
+/// `s_feature_incompat`: checksums of version 2 or 3.
+const CHECKSUMS: u32 = 0x8 | 0x10;
 /// `s_feature_incompat`: small changes are in an area behind the log.
 const FAST_COMMIT: u32 = 0x20;
 
@@ -45,9 +49,7 @@ impl Reader {
     /// # Errors
     /// When the journal is damaged, or cannot be read.
     pub fn journal(&self) -> Result<Option<Journal>, ImageError> {
-        if !self.superblock.features.compat.has(super::features::Compat::HAS_JOURNAL)
-            || self.superblock.journal_inode == 0
-        {
+        if !self.superblock.features.compat.has(Compat::HAS_JOURNAL) || self.superblock.journal_inode == 0 {
             return Ok(None);
         }
         let wrong = || ImageError::corrupt("ext4: the journal has no superblock");
@@ -58,11 +60,18 @@ impl Reader {
         if be32(&block, 0x0) != MAGIC || !matches!(version, 3 | 4) {
             return Err(wrong());
         }
-        Ok(Some(Journal {
-            size: inode.size,
-            start: be32(&block, 0x1C),
-            error: be32(&block, 0x20),
-            incompat: if version == 4 { be32(&block, 0x28) } else { 0 },
-        }))
+        let incompat = if version == 4 { be32(&block, 0x28) } else { 0 };
+        if incompat & CHECKSUMS != 0 && !is_intact(&block) {
+            return Err(ImageError::corrupt("ext4: the checksum of the journal's superblock does not match"));
+        }
+        Ok(Some(Journal { size: inode.size, start: be32(&block, 0x1C), error: be32(&block, 0x20), incompat }))
+    }
+}
+
+/// Compares `s_checksum`, 0xFC, u32, with the crc32c of the superblock's 1,024 bytes with that field as zero.
+fn is_intact(block: &[u8]) -> bool {
+    match (block.get(..0xFC), block.get(0x100..1024)) {
+        (Some(before), Some(after)) => crc32c(crc32c(crc32c(!0, before), &[0; 4]), after) == be32(block, 0xFC),
+        _ => false,
     }
 }

@@ -21,6 +21,7 @@ mod guard;
 mod inode;
 mod journal;
 mod mapping;
+mod neighbours;
 mod plan;
 mod reader;
 mod recover;
@@ -42,7 +43,7 @@ use self::reader::Reader;
 use self::recover::Obstacle;
 use super::device::ReadAt;
 use super::error::ImageError;
-use super::overlay::Overlay;
+use super::overlay::{DirtyBlock, Overlay};
 use super::tree::{Stat, Tree, TreeChange};
 use crate::secret::Secret;
 use crate::sys;
@@ -125,6 +126,9 @@ impl Ext4 {
                 recover::HINT,
             ));
         }
+        if let Err(error) = self.reader.journal() {
+            return Err(ImageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+        }
         if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
             return Err(ImageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
         }
@@ -156,7 +160,7 @@ impl Ext4 {
     ///
     /// # Errors
     /// When the device cannot be read.
-    pub fn dirty(&self) -> Result<Vec<(u64, Zeroizing<Vec<u8>>)>, ImageError> {
+    pub fn dirty(&self) -> Result<Vec<DirtyBlock>, ImageError> {
         let failed = |error| ImageError::io("reading the image", error);
         let mut numbers = BTreeSet::new();
         for layer in &self.layers {
@@ -205,7 +209,8 @@ fn check(before: &Reader, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(
         }
         other => other,
     };
-    audit::audit(before, overlay, plan).map_err(failed)?;
+    let expected = audit::audit(before, overlay, plan).map_err(failed)?;
+    neighbours::check(before, &expected)?;
     view::read_back(overlay, plan).map_err(failed)
 }
 

@@ -56,6 +56,7 @@ pub(super) fn recover(reader: &Reader) -> Result<Arc<Overlay>, Obstacle> {
             return Err(Obstacle(what.into()));
         }
         replay(&overlay).map_err(dirty)?;
+        count_again(&overlay).map_err(dirty)?;
     }
     let replayed = Reader::open(overlay.clone()).map_err(dirty)?;
     if replayed.superblock.features.incompat.has(Incompat::NEEDS_RECOVERY)
@@ -104,11 +105,41 @@ fn is_orphan_file_empty(reader: &Reader) -> Result<bool, ImageError> {
     Ok(true)
 }
 
+/// Adds up what is free, as the kernel does when it mounts: while it runs, the superblock's own counts lag behind those
+/// of the groups, and the journal does not bring them up to date.
+fn count_again(overlay: &Arc<Overlay>) -> Result<(), ImageError> {
+    let reader = Reader::open(overlay.clone())?;
+    let (mut blocks, mut inodes) = (0_u64, 0_u32);
+    for number in 0..reader.geometry.groups {
+        let group = reader.group(number)?;
+        blocks = blocks.saturating_add(u64::from(group.free_blocks));
+        inodes = inodes.saturating_add(group.free_inodes);
+    }
+    mend(overlay, &reader.superblock, |raw| {
+        let bytes = blocks.to_le_bytes();
+        raw[0xC..0x10].copy_from_slice(&bytes[..4]);
+        if reader.superblock.features.incompat.has(Incompat::BITS_64) {
+            raw[0x158..0x15C].copy_from_slice(&bytes[4..]);
+        }
+        raw[0x10..0x14].copy_from_slice(&inodes.to_le_bytes());
+    })
+    .map_err(|error| ImageError::io("writing in memory", error))
+}
+
 /// Clears `orphan_present` in the superblock.
 fn clear_orphan_mark(overlay: &Overlay, superblock: &Superblock) -> std::io::Result<()> {
-    let mut raw = superblock.raw;
     let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
-    raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
+    mend(overlay, superblock, |raw| raw[0x64..0x68].copy_from_slice(&word.to_le_bytes()))
+}
+
+/// Changes the superblock, and its checksum with it.
+fn mend(
+    overlay: &Overlay,
+    superblock: &Superblock,
+    change: impl FnOnce(&mut [u8; superblock::SIZE]),
+) -> std::io::Result<()> {
+    let mut raw = superblock.raw;
+    change(&mut raw);
     if superblock.has_checksums() {
         let checksum = Superblock::checksum_of(&raw);
         raw[0x3FC..].copy_from_slice(&checksum.to_le_bytes());
