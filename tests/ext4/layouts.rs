@@ -239,3 +239,70 @@ fn the_kernel_sees_the_files() {
     }
     image.assert_clean("after the kernel");
 }
+
+#[test]
+fn attributes_of_a_replaced_file_go_with_it() {
+    let tree = tree(0);
+    for (arguments, length) in [("-t ext4", 20), ("-t ext4", 900), ("-t ext3", 900), ("-t ext4 -O ^metadata_csum", 900)]
+    {
+        let image = Image::make(arguments, "32M", Some(tree.path()));
+        image.debugfs_write(&format!("ea_set /etc/secrets/old-small user.note {}", "v".repeat(length)));
+        image.assert_clean(arguments);
+        let changes = changes(image.open().unwrap().facts().block_size as usize);
+        image.apply(&changes).unwrap();
+        image.assert_clean(&format!("{arguments}, an attribute of {length} bytes"));
+        assert_applied(&image, &changes, arguments);
+    }
+}
+
+#[test]
+fn values_up_to_the_limit_are_written() {
+    for arguments in ["-t ext4 -b 4096", "-t ext4 -b 1024", "-t ext2 -b 4096"] {
+        let image = Image::make(arguments, "96M", None);
+        let changes = [write("/large", &pattern(16 << 20, 1), 0o400, 0, 0), write("/small", b"x", 0o400, 0, 0)];
+        image.apply(&changes).unwrap_or_else(|error| panic!("{arguments}: {error}"));
+        image.assert_clean(arguments);
+        assert!(image.dump("/large") == pattern(16 << 20, 1), "{arguments}");
+    }
+}
+
+#[test]
+fn without_extents_a_value_must_fit_into_one_free_piece() {
+    // A group of 1 KiB blocks has 8 MiB, and no piece is larger.
+    let image = Image::make("-t ext3 -b 1024", "96M", None);
+    let error = image.apply(&[write("/large", &pattern(16 << 20, 1), 0o400, 0, 0)]).unwrap_err();
+    assert!(error.to_string().ends_with("blocks in one piece, and the file system has no such piece"), "{error}");
+    image.apply(&[write("/fits", &pattern(6 << 20, 1), 0o400, 0, 0)]).unwrap();
+    image.assert_clean("6 MiB in ext3");
+}
+
+#[test]
+#[ignore = "prints times; run with --release -- --ignored --nocapture"]
+fn times() {
+    let tree = tree(8000);
+    for size in ["4G", "64G"] {
+        let image = Image::make("-t ext4 -b 4096", size, Some(tree.path()));
+        for round in 0..3 {
+            let start = std::time::Instant::now();
+            let mut ext4 = image.open().unwrap();
+            let opened = start.elapsed();
+            let changes: Vec<TreeChange> = (0..20)
+                .map(|number| {
+                    write(&format!("/etc/secrets/secret-{number}"), &pattern(80, number + round), 0o400, 0, 0)
+                })
+                .collect();
+            for change in &changes {
+                let _ = find(&ext4, change.path());
+            }
+            let surveyed = start.elapsed();
+            ext4.apply(&changes, time()).unwrap();
+            let applied = start.elapsed();
+            let dirty = ext4.dirty().unwrap().len();
+            println!(
+                "{size}, round {round}: open {opened:?}, survey {surveyed:?}, apply and check {applied:?}, {dirty} blocks"
+            );
+            image.commit(&ext4);
+        }
+        image.assert_clean(size);
+    }
+}

@@ -161,3 +161,15 @@ fn no_inodes_is_refused() {
     image.apply(&changes[..free as usize]).unwrap();
     image.assert_clean("all inodes in use");
 }
+
+#[test]
+fn an_attribute_in_an_inode_of_its_own_is_refused_by_its_feature() {
+    let tree = tree(0);
+    let image = Image::make("-t ext4 -O ea_inode", "32M", Some(tree.path()));
+    let value = image.directory.path().join("value");
+    fs::write(&value, vec![b'v'; 8000]).unwrap();
+    image.debugfs_write(&format!("ea_set -f {} /etc/secrets/old-small user.note", value.display()));
+    // debugfs 1.47.0 leaves a wrong i_blocks in such files, so e2fsck is not asked here.
+    let error = image.apply(&[write("/etc/secrets/old-small", b"x", 0o400, 0, 0)]).unwrap_err();
+    assert!(error.to_string().contains("`ea_inode`"), "{error}");
+}

@@ -134,7 +134,8 @@ const STATE_INCOMPAT: u32 = Incompat::NEEDS_RECOVERY;
 const STATE_RO_COMPAT: u32 = RoCompat::ORPHAN_PRESENT;
 
 /// What to do about a file system that we only read.
-const HINT: &str = "deaddrop's own writer does not support it, and leaves the image as it is";
+const HINT: &str = "make the file system without it (mke2fs -O ^FEATURE; some can be turned off by tune2fs -O ^FEATURE); \
+                    docs/ext4.md lists what is supported";
 
 /// Why we do not write to this file system, as far as its features tell. A dirty journal and orphans are another
 /// matter: see `recover`.

@@ -1,7 +1,12 @@
 //! The read-back: `ext4-view`, which shares no code with the writer or with our reader, opens the result and must see
 //! every file and directory as it was asked for.
+//!
+//! It keeps what it reads in memory that nobody zeroizes. So it is never shown a value: blocks of values reach it under a
+//! random mask, and what it returns is compared under the same mask.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +14,11 @@ use ext4_view::{Ext4Error, Ext4Read};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::apply::lookup;
 use super::features::Incompat;
 use super::guard::{self, Steps};
 use super::plan::{Action, Plan};
+use super::reader::Reader;
 use super::superblock::{self, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
@@ -46,6 +53,28 @@ enum Content {
 struct View {
     overlay: Arc<Overlay>,
     steps: Arc<Steps>,
+    /// Blocks that hold values.
+    values: BTreeSet<u64>,
+    mask: Mask,
+}
+
+/// One block of random bytes.
+#[derive(Clone)]
+struct Mask(Zeroizing<Vec<u8>>);
+
+impl Mask {
+    fn new(block_size: usize) -> io::Result<Self> {
+        let mut mask = Zeroizing::new(vec![0; block_size]);
+        File::open("/dev/urandom")?.read_exact(&mut mask)?;
+        Ok(Self(mask))
+    }
+
+    /// Puts the mask on `bytes`, which start at a block's border, or takes it off.
+    fn apply(&self, bytes: &mut [u8]) {
+        for block in bytes.chunks_mut(self.0.len()) {
+            block.iter_mut().zip(self.0.iter()).for_each(|(byte, mask)| *byte ^= mask);
+        }
+    }
 }
 
 impl Ext4Read for View {
@@ -55,9 +84,18 @@ impl Ext4Read for View {
         }
         self.overlay.read_exact_at(start_byte, dst)?;
         if start_byte == superblock::OFFSET
-            && let Ok(raw) = <&mut [u8; superblock::SIZE]>::try_from(dst)
+            && let Ok(raw) = <&mut [u8; superblock::SIZE]>::try_from(&mut *dst)
         {
             hide_features(raw);
+        }
+        // Content is read in whole blocks.
+        let size = u64::try_from(self.overlay.block_size())?;
+        if start_byte.is_multiple_of(size) {
+            for (number, block) in (start_byte / size..).zip(dst.chunks_mut(self.overlay.block_size())) {
+                if self.values.contains(&number) {
+                    self.mask.apply(block);
+                }
+            }
         }
         Ok(())
     }
@@ -114,16 +152,24 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), Image
             .saturating_add(u64::try_from(bytes / 64).unwrap_or(u64::MAX)),
     );
     let longest = Duration::from_secs(4) + Duration::from_millis(10) * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps) };
+    let reader = Reader::open(overlay.clone())?;
+    let mut values = BTreeSet::new();
+    for change in plan.changes.iter().filter(|change| change.content().is_some()) {
+        values.extend(reader.map(&lookup(&reader, change.path)?)?.content());
+    }
+    let mask = Mask::new(overlay.block_size()).map_err(|error| ImageError::io("reading /dev/urandom", error))?;
+    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, mask: mask.clone() };
     guard::run("the read-back", &steps, longest, move || {
         let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
-        wanted.iter().try_for_each(|wanted| compare(&fs, wanted).map_err(|what| format!("{}: {what}", wanted.path)))
+        wanted
+            .iter()
+            .try_for_each(|wanted| compare(&fs, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path)))
     })?
     .map_err(ImageError::Corrupt)
 }
 
 /// Compares one path; the error says what differs, and never shows content.
-fn compare(fs: &ext4_view::Ext4, wanted: &Wanted) -> Result<(), String> {
+fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
     let failed = |error: Ext4Error| format!("the read-back cannot read it: {error}");
     let metadata = fs.symlink_metadata(wanted.path.as_str()).map_err(failed)?;
     let kind_fits = match wanted.content {
@@ -149,7 +195,8 @@ fn compare(fs: &ext4_view::Ext4, wanted: &Wanted) -> Result<(), String> {
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
         // Before reading: its reader makes room for as many bytes as the inode declares.
         let same = metadata.len() == length && {
-            let read = Zeroizing::new(fs.read(wanted.path.as_str()).map_err(failed)?);
+            let mut read = Zeroizing::new(fs.read(wanted.path.as_str()).map_err(failed)?);
+            mask.apply(&mut read);
             bool::from(read.ct_eq(content.expose()))
         };
         if !same {
