@@ -194,3 +194,29 @@ fn a_large_image_costs_no_more_than_a_small_one() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(find(&image.open().unwrap(), "/x").is_some());
 }
+
+#[test]
+fn random_damage_ends_soon_and_without_a_panic() {
+    let tree = tree(300);
+    for arguments in
+        ["-t ext4 -b 1024 -O ^metadata_csum", "-t ext4 -b 1024 -O ^metadata_csum,inline_data", "-t ext3 -b 1024"]
+    {
+        let image = Image::make(arguments, "16M", Some(tree.path()));
+        let bytes = Arc::new(image.bytes());
+        // Damage hits what is not zero: metadata and names, mostly.
+        let places: Vec<usize> = (1024..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        for seed in 0..300_u64 {
+            // Splitmix64: the same damage every time.
+            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut random = || {
+                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                (mixed ^ (mixed >> 27)) as usize
+            };
+            let patches =
+                (0..1 + random() % 12).map(|_| (places[random() % places.len()], vec![random() as u8])).collect();
+            let device = Patched { bytes: Arc::clone(&bytes), patches, size: bytes.len() };
+            exercise(device, &format!("{arguments}, seed {seed}"));
+        }
+    }
+}

@@ -20,9 +20,9 @@ fn image() -> Arc<dyn ReadAt> {
         .args(["-q", "-F", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^uninit_bg,^64bit", "-N", "512", "-d"])
         .args([&tree, &path])
         .arg("20M")
-        .status()
+        .output()
         .expect("mke2fs");
-    assert!(made.success());
+    assert!(made.status.success());
     Arc::new(std::fs::read(path).unwrap())
 }
 
