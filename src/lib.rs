@@ -9,7 +9,7 @@
 //! target ───────> survey ──────┘
 //! ```
 //!
-//! - [`manifest`] says what should be where, [`source`] what the value is, [`derive`] what is made from it.
+//! - [`manifest`] says what should be where, [`source`] what the value is, [`mod@derive`] what is made from it.
 //! - [`desired`] joins the three into the files that one target should hold.
 //! - [`target`] surveys what stands there, and applies changes: all of them or none.
 //! - [`plan`] compares the two; it is a pure function.

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Wipes memory as it is freed: also what libraries hold for a moment, such as a JSON parser's buffer of the string that
+/// it reads, which `secret::Secret` cannot reach.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 fn main() -> ExitCode {
     deaddrop::sys::harden();
     deaddrop::cli::main()

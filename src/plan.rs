@@ -1,1 +1,449 @@
-//! Desired files against a survey: the changes. Pure.
+//! Desired files against a survey: the changes. Pure: it reads and writes nothing.
+
+mod parents;
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::derive::password::{self, Verdict};
+use crate::desired::{Content, DesiredFile};
+use crate::image::tree::{Stat, TreeChange};
+use crate::image::walk;
+use crate::manifest::Owner;
+use crate::target::users::Users;
+use crate::target::{Refusal, Standing, Survey};
+
+/// What has to happen to one declared file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing stands there.
+    Create,
+    /// Its content differs.
+    Replace,
+    /// Only its mode or owner differ.
+    Metadata,
+    /// It is as declared.
+    Unchanged,
+}
+
+impl Action {
+    /// Its name in `--json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Replace => "replace",
+            Self::Metadata => "metadata",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// A directory that has to be made, root:root.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewDirectory {
+    /// Physical path.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// One declared file and what has to happen to it.
+#[derive(Debug)]
+pub struct Change {
+    /// The secret's name.
+    pub secret: String,
+    /// The declared path.
+    pub path: String,
+    /// Where it is without symbolic links.
+    pub physical: String,
+    /// Where its value comes from.
+    pub from: String,
+    /// What has to happen.
+    pub action: Action,
+    /// What should be there.
+    pub content: Content,
+    /// Permission bits that it should have.
+    pub mode: u32,
+    /// Owner that it should have, in words: `root:root`.
+    pub owner: String,
+    /// Owning user that it should have.
+    pub uid: u32,
+    /// Owning group that it should have.
+    pub gid: u32,
+    /// The file that stands there.
+    pub standing: Option<Stat>,
+}
+
+/// Something that a person should know, and that does not stop the run.
+#[derive(Debug, Clone)]
+pub struct Warning {
+    /// `NX…`, or `DD…` for our own.
+    pub code: &'static str,
+    /// The secret's name.
+    pub secret: String,
+    /// What it is about.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// Everything that has to happen to a target.
+#[derive(Debug)]
+pub struct Plan {
+    /// Directories to make, each after the one above it.
+    pub directories: Vec<NewDirectory>,
+    /// One entry a declared file, in the manifest's order.
+    pub changes: Vec<Change>,
+    /// In the manifest's order.
+    pub warnings: Vec<Warning>,
+}
+
+/// A declared file that may not be put where it is declared.
+#[derive(Debug)]
+pub struct Refused {
+    /// The secret's name.
+    pub secret: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Compares. `files` and the survey's places are in the same order.
+///
+/// # Errors
+/// All files that may not be put where they are declared, or whose owner the target does not know.
+pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refused>> {
+    let mut changes = Vec::with_capacity(files.len());
+    let mut warnings = Vec::new();
+    let mut refused = Vec::new();
+    let mut parents = Parents::default();
+    for (file, place) in files.into_iter().zip(&survey.places) {
+        let secret = file.secret.clone();
+        let ids = owner_ids(&file, &survey.users);
+        match (place, ids) {
+            (Ok(standing), Ok((uid, gid))) => {
+                warnings.extend(shadow_warnings(&file, &survey.users));
+                parents.add(standing, &file, uid);
+                let change = change(file, standing, uid, gid);
+                warnings.extend(link_warning(&change));
+                changes.push(change);
+            }
+            (Err(refusal), _) => refused.push(Refused { secret, refusal: refusal.clone() }),
+            (_, Err(refusal)) => refused.push(Refused { secret, refusal }),
+        }
+    }
+    refused.extend(collisions(&changes, &parents));
+    if !refused.is_empty() {
+        return Err(refused);
+    }
+    Ok(Plan { directories: parents.into_directories(), changes, warnings })
+}
+
+impl Plan {
+    /// True when the target is as declared.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.iter().all(|change| change.action == Action::Unchanged)
+    }
+
+    /// How many files have this action.
+    #[must_use]
+    pub fn count(&self, action: Action) -> usize {
+        self.changes.iter().filter(|change| change.action == action).count()
+    }
+
+    /// The changes as a target applies them; new password hashes are made here.
+    ///
+    /// # Errors
+    /// When the system has no randomness for a salt.
+    pub fn tree_changes(&self) -> Result<Vec<TreeChange>, password::HashError> {
+        let directories = self.directories.iter().map(|directory| TreeChange::MakeDirectory {
+            path: directory.path.clone(),
+            mode: directory.mode,
+            uid: 0,
+            gid: 0,
+        });
+        let mut all: Vec<TreeChange> = directories.collect();
+        for change in &self.changes {
+            let (path, mode, uid, gid) = (change.physical.clone(), change.mode, change.uid, change.gid);
+            match change.action {
+                Action::Create | Action::Replace => {
+                    let content = match &change.content {
+                        Content::Exact(bytes) => bytes.clone(),
+                        Content::Hash { scheme, password, .. } => password::hash(*scheme, password)?,
+                    };
+                    all.push(TreeChange::WriteFile { path, content, mode, uid, gid });
+                }
+                Action::Metadata => all.push(TreeChange::SetMetadata { path, mode, uid, gid }),
+                Action::Unchanged => {}
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change {
+    let action = match &standing.file {
+        None => Action::Create,
+        Some(there) => {
+            let same_content = match (&file.content, &there.content) {
+                (Content::Exact(want), Some(have)) => want == have,
+                (Content::Hash { standing, .. }, _) => standing.is_some(),
+                (Content::Exact(_), None) => false,
+            };
+            let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
+            match (same_content, same_metadata) {
+                (false, _) => Action::Replace,
+                (true, false) => Action::Metadata,
+                (true, true) => Action::Unchanged,
+            }
+        }
+    };
+    Change {
+        secret: file.secret,
+        path: file.path.as_str().to_owned(),
+        physical: standing.physical.clone(),
+        from: file.from,
+        action,
+        content: file.content,
+        mode: file.mode,
+        owner: format!("{}:{}", file.owner, file.group),
+        uid,
+        gid,
+        standing: standing.file.as_ref().map(|file| file.stat),
+    }
+}
+
+fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
+    let unknown = |kind, name: &str, table, option| Refusal {
+        code: None,
+        reason: format!("{}: the target has no {kind} `{name}` yet (no line in its {table})", file.path),
+        hint: format!("write the number instead of the name, the one that {option} will have"),
+    };
+    let uid = match &file.owner {
+        Owner::Id(id) => *id,
+        Owner::Name(name) => {
+            users.uid(name).ok_or_else(|| unknown("user", name, "/etc/passwd", format!("users.users.{name}.uid")))?
+        }
+    };
+    let gid = match &file.group {
+        Owner::Id(id) => *id,
+        Owner::Name(name) => {
+            users.gid(name).ok_or_else(|| unknown("group", name, "/etc/group", format!("users.groups.{name}.gid")))?
+        }
+    };
+    Ok((uid, gid))
+}
+
+/// NX101: NixOS keeps a shadow line that stands when users are mutable, so the file may never be applied.
+fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator<Item = Warning> + 'a {
+    file.password_users.iter().filter_map(move |user| {
+        let shadow = users.shadow_hash(user)?;
+        let in_force = match &file.content {
+            Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
+            Content::Hash { standing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
+            Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
+        };
+        (!in_force).then(|| Warning {
+            code: "NX101",
+            secret: file.secret.clone(),
+            message: format!(
+                "/etc/shadow already has a line for {user} with another hash: with users.mutableUsers = true (the \
+                 default) NixOS keeps that line, and {} is never applied",
+                file.path
+            ),
+            hint: "set users.mutableUsers = false, or services.userborn.enable = true".into(),
+        })
+    })
+}
+
+fn trim_newline(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+fn link_warning(change: &Change) -> Option<Warning> {
+    let others = change.standing?.links.saturating_sub(1);
+    let effect = match change.action {
+        Action::Replace => "keeps the old content",
+        Action::Metadata => "gets the new mode and owner too",
+        Action::Create | Action::Unchanged => return None,
+    };
+    (others > 0).then(|| Warning {
+        code: "DD101",
+        secret: change.secret.clone(),
+        message: format!("{} has {others} more hard link{}, which {effect}", change.path, plural(others)),
+        hint: "find and remove the other names: find / -xdev -samefile FILE".into(),
+    })
+}
+
+fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// The directories to make, gathered from all files.
+#[derive(Default)]
+struct Parents {
+    /// By physical path, so that a parent comes before what is in it.
+    directories: BTreeMap<String, Parent>,
+}
+
+#[derive(Default)]
+struct Parent {
+    holds_a_file: bool,
+    asked: Option<u32>,
+    shared: bool,
+}
+
+impl Parents {
+    fn add(&mut self, standing: &Standing, file: &DesiredFile, uid: u32) {
+        let last = standing.missing_parents.len().checked_sub(1);
+        for (index, path) in standing.missing_parents.iter().enumerate() {
+            let parent = self.directories.entry(path.clone()).or_default();
+            parent.shared |= uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0;
+            if Some(index) == last {
+                parent.holds_a_file = true;
+                parent.asked = parent.asked.or(file.directory_mode);
+            }
+        }
+    }
+
+    fn into_directories(self) -> Vec<NewDirectory> {
+        self.directories
+            .into_iter()
+            .map(|(path, parent)| {
+                let mode = parents::mode(&path, parent.holds_a_file, parent.asked, parent.shared);
+                NewDirectory { path, mode }
+            })
+            .collect()
+    }
+}
+
+/// Two declared paths that links lead to one place, or a file where another needs a directory.
+fn collisions(changes: &[Change], parents: &Parents) -> Vec<Refused> {
+    let mut first: HashMap<&str, &Change> = HashMap::new();
+    let mut refused = Vec::new();
+    for change in changes {
+        let reason = if let Some(other) = first.get(change.physical.as_str()) {
+            let physical = walk::shown(&change.physical);
+            format!("{} and {} (of {}) are the same file, {physical}", change.path, other.path, other.secret)
+        } else if parents.directories.contains_key(&change.physical) {
+            format!("{} is a file here, and a directory above another secret", change.path)
+        } else {
+            first.insert(&change.physical, change);
+            continue;
+        };
+        let refusal = Refusal { code: None, reason, hint: "give each secret a path of its own".into() };
+        refused.push(Refused { secret: change.secret.clone(), refusal });
+    }
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::tree::Kind;
+    use crate::manifest::TargetPath;
+    use crate::secret::Secret;
+    use crate::target::StandingFile;
+
+    fn desired(secret: &str, path: &str, content: &str) -> DesiredFile {
+        DesiredFile {
+            secret: secret.into(),
+            path: TargetPath::parse(path).unwrap(),
+            from: "env:X".into(),
+            content: Content::Exact(Secret::new(content.as_bytes().to_vec())),
+            mode: 0o400,
+            directory_mode: None,
+            owner: Owner::Name("root".into()),
+            group: Owner::Name("root".into()),
+            password_users: Vec::new(),
+        }
+    }
+
+    fn standing(path: &str, content: &str, mode: u32, links: u32) -> Result<Standing, Refusal> {
+        let size = u64::try_from(content.len()).unwrap();
+        Ok(Standing {
+            physical: path.into(),
+            missing_parents: Vec::new(),
+            file: Some(StandingFile {
+                stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links },
+                content: Some(Secret::new(content.as_bytes().to_vec())),
+            }),
+        })
+    }
+
+    fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
+        let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
+        Ok(Standing { physical: path.into(), missing_parents, file: None })
+    }
+
+    fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {
+        Survey { places, users: Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n") }
+    }
+
+    #[test]
+    fn each_difference_has_its_action() {
+        for (place, want) in [
+            (missing("/etc/x", &[]), Action::Create),
+            (standing("/etc/x", "old", 0o400, 1), Action::Replace),
+            (standing("/etc/x", "old", 0o644, 1), Action::Replace),
+            (standing("/etc/x", "new", 0o644, 1), Action::Metadata),
+            (standing("/etc/x", "new", 0o400, 1), Action::Unchanged),
+        ] {
+            let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(vec![place])).unwrap();
+            assert_eq!(plan.changes[0].action, want);
+            assert_eq!(plan.is_empty(), want == Action::Unchanged);
+        }
+    }
+
+    #[test]
+    fn missing_parents_are_made_once_and_open_for_their_users() {
+        let mut theirs = desired("b", "/etc/secrets/b", "v");
+        theirs.owner = Owner::Name("admin".into());
+        let files = vec![desired("a", "/srv/a/b/x", "v"), theirs, desired("c", "/etc/secrets/c", "v")];
+        let places = vec![
+            missing("/srv/a/b/x", &["/srv", "/srv/a", "/srv/a/b"]),
+            missing("/etc/secrets/b", &["/etc", "/etc/secrets"]),
+            missing("/etc/secrets/c", &["/etc", "/etc/secrets"]),
+        ];
+        let plan = plan(files, &survey(places)).unwrap();
+        let made: Vec<(&str, u32)> = plan.directories.iter().map(|d| (d.path.as_str(), d.mode)).collect();
+        let want = [("/etc", 0o755), ("/etc/secrets", 0o711), ("/srv", 0o755), ("/srv/a", 0o755), ("/srv/a/b", 0o700)];
+        assert_eq!(made, want);
+        assert_eq!(plan.changes[1].uid, 1000);
+    }
+
+    #[test]
+    fn an_owner_that_the_target_does_not_have_is_refused_with_the_numeric_form() {
+        let mut file = desired("x", "/etc/x", "v");
+        file.owner = Owner::Name("k3s".into());
+        let refused = plan(vec![file], &survey(vec![missing("/etc/x", &[])])).unwrap_err();
+        assert!(refused[0].refusal.reason.contains("no user `k3s` yet"), "{refused:?}");
+        assert!(refused[0].refusal.hint.contains("users.users.k3s.uid"), "{refused:?}");
+    }
+
+    #[test]
+    fn two_paths_that_lead_to_one_file_are_refused() {
+        let files = vec![desired("x", "/etc/x", "1"), desired("y", "/etc/y", "2")];
+        let places = vec![missing("/srv/x", &[]), missing("/srv/x", &[])];
+        let refused = plan(files, &survey(places)).unwrap_err();
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].refusal.reason.contains("are the same file"), "{refused:?}");
+    }
+
+    #[test]
+    fn other_hard_links_are_warned_about() {
+        let places = vec![standing("/etc/x", "old", 0o400, 3)];
+        let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(places)).unwrap();
+        assert_eq!(plan.warnings[0].code, "DD101");
+        assert!(plan.warnings[0].message.contains("2 more hard links"), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn a_shadow_line_with_another_hash_is_warned_about() {
+        let mut file = desired("pw", "/etc/x", "$y$j9T$abc$def\n");
+        file.password_users = vec!["admin".into(), "nobody".into()];
+        let plan = plan(vec![file], &survey(vec![missing("/etc/x", &[])])).unwrap();
+        let codes: Vec<&str> = plan.warnings.iter().map(|warning| warning.code).collect();
+        assert_eq!(codes, ["NX101"], "one for admin, none for a user without a line");
+    }
+}

@@ -4,6 +4,7 @@
 //! which is easy to search for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -12,9 +13,11 @@ use crate::sys;
 
 /// A value from a source, or a file's content read from a target.
 ///
-/// Its bytes are locked against swap where the system allows, and zeroized on drop. It has no `Display`, and its
-/// `Debug` shows neither content nor length.
-pub struct Secret(Zeroizing<Box<[u8]>>);
+/// Its bytes are locked against swap where the system allows, and zeroized when the last clone is dropped: a clone shares
+/// them, so a value that many files want is in memory once. It has no `Display`, and its `Debug` shows neither content
+/// nor length.
+#[derive(Clone)]
+pub struct Secret(Arc<Zeroizing<Box<[u8]>>>);
 
 impl Secret {
     /// Takes the bytes over. No copy of them stays in `bytes`' old allocation.
@@ -28,7 +31,7 @@ impl Secret {
             Box::from(bytes.as_slice())
         };
         sys::lock_memory(&bytes);
-        Self(Zeroizing::new(bytes))
+        Self(Arc::new(Zeroizing::new(bytes)))
     }
 
     /// The plaintext. Whoever calls this must not copy it into anything that is not zeroized.
@@ -47,12 +50,6 @@ impl Secret {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-impl Clone for Secret {
-    fn clone(&self) -> Self {
-        Self::new(self.0.to_vec())
     }
 }
 

@@ -1,9 +1,105 @@
-//! One file a command: its arguments and its run().
+//! One file a command: its arguments and its run(). This file: the command line as a whole.
+
+mod check;
+mod completions;
+mod flow;
+mod inject;
+mod inspect;
+mod man;
+mod plan;
+mod verify;
 
 use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::report::{Exit, Failure, Ui, print_error_stream};
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Print one JSON object on standard output
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Tell more: -v which partition and why, the read-back, the commit; -vv each file
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Puts secrets into disk images offline: root-only files at declared paths, values from your password manager.
+#[derive(Debug, Parser)]
+#[command(name = "deaddrop", version, arg_required_else_help = true, max_term_width = 100, after_help = THREE_USES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const THREE_USES: &str = "\
+Three uses:
+  an image, after its build and before dd
+      deaddrop inject node1.img -m secrets.yaml --host node1
+  a node whose root file system you are on, or have mounted
+      deaddrop inject / -m secrets.yaml --host node1
+  CI, in an unprivileged container: the build result stays as it is
+      deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
+
+Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
+3 differences found (verify, plan --exit-code); 5 stopped in the middle, and the next run finishes it.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Inspect(inspect::Args),
+    Plan(plan::Args),
+    Inject(inject::Args),
+    Verify(verify::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+/// The command line's definitions, for completions and man pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Parses the arguments, runs the command, prints errors, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Best effort: help on a closed pipe is no failure. clap says 2 for wrong usage and 0 for --help.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let ui = Ui { json: cli.global.json, quiet: cli.global.quiet, verbose: cli.global.verbose };
+    let result = match cli.command {
+        Command::Check(args) => args.run(&ui),
+        Command::Inspect(args) => args.run(&ui),
+        Command::Plan(args) => args.run(&ui),
+        Command::Inject(args) => args.run(&ui),
+        Command::Verify(args) => args.run(&ui),
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
+    };
+    let exit = result.unwrap_or_else(|failure| show(&failure));
+    ExitCode::from(exit.code())
+}
+
+fn show(failure: &Failure) -> Exit {
+    for message in &failure.messages {
+        print_error_stream(&message.render());
+    }
+    failure.exit
 }

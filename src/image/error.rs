@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// An image could not be read, understood or changed. In every case the image is as it was.
+/// An image could not be read, understood or changed. The image is as it was, unless the kind says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The image contradicts itself, or its format's specification.
@@ -22,6 +22,14 @@ pub enum ImageError {
         /// What was refused and why.
         what: String,
         /// What a person can do about it.
+        hint: String,
+    },
+    /// A change stopped in the middle, and could not be taken back. The only kind after which the target is not as it was.
+    #[error("{what}")]
+    HalfDone {
+        /// What failed, and what stands half-way.
+        what: String,
+        /// How a person gets out of it.
         hint: String,
     },
     /// The system failed us. `what` names the act and the object ("reading node1.img at 1024").
@@ -60,7 +68,7 @@ impl ImageError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Unsupported { hint, .. } | Self::Refused { hint, .. } => Some(hint),
+            Self::Unsupported { hint, .. } | Self::Refused { hint, .. } | Self::HalfDone { hint, .. } => Some(hint),
             Self::Corrupt(_) | Self::Io { .. } => None,
         }
     }

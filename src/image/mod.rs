@@ -7,6 +7,27 @@
 //! Knows nothing of manifests, sources or hosts. Everything read from an image is hostile input: checked arithmetic,
 //! bounded memory and time, no panic.
 
+mod bytes;
+pub mod commit;
+pub mod container;
+mod copy;
+mod destination;
 pub mod device;
+pub mod disk;
 pub mod error;
+pub mod ext4;
+pub mod held;
+mod input;
+pub mod journal;
+pub mod output;
+pub mod overlay;
+pub mod patch;
+pub mod probe;
+pub mod progress;
+pub mod root;
+mod spool;
+pub mod table;
+pub mod text;
 pub mod tree;
+mod unfinished;
+pub mod walk;

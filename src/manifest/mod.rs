@@ -2,9 +2,84 @@
 //!
 //! [`Manifest::load`] reads and validates it, with every error of the file at once, each at its line and column.
 //! What comes out is checked: paths are absolute and clean, sources, hosts and tags exist, modes are safe.
+//!
+//! The way through: `read` (bytes to text) -> `tree` (YAML to nodes that know their place) -> `decode` (nodes to the
+//! types of `schema`) -> `check` (names, values, references, collisions) -> `model`. `problem` and `excerpt` collect and show what
+//! is wrong; `veil` keeps what may be a value out of it. Knows nothing of sources' contents and of targets.
 
+mod access;
+mod check;
+mod collide;
+mod decode;
+mod excerpt;
+mod field;
 mod model;
+mod overlap;
+mod problem;
+mod read;
+mod refer;
+mod scalar;
+mod schema;
+mod select;
+mod syntax;
+mod tree;
+mod values;
+mod veil;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use excerpt::Excerpt;
 pub use model::{
-    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath,
+    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath, Warning,
 };
+pub use problem::{ManifestErrors, Problem};
+pub use schema::json_schema;
+pub use select::SelectError;
+
+use decode::Context;
+use field::Field;
+use problem::Problems;
+use schema::RawManifest;
+use tree::Tree;
+
+impl Manifest {
+    /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Reads no other file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it. A wrong manifest is wrong use: exit code 2.
+    pub fn load(path: &Path) -> Result<Self, ManifestErrors> {
+        let mut problems = Problems::default();
+        match read::text(path, &mut problems) {
+            Some(text) => Self::parse_with(&text, path, problems),
+            None => Err(problems.finish(path, "")),
+        }
+    }
+
+    /// Checks the text of a manifest; `file` is its name in messages, and its directory where relative paths start.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ManifestErrors> {
+        Self::parse_with(text, file, Problems::default())
+    }
+
+    fn parse_with(text: &str, file: &Path, mut problems: Problems) -> Result<Self, ManifestErrors> {
+        let Some(tree) = Tree::parse(text, &mut problems) else { return Err(problems.finish(file, text)) };
+        let context = Context::new(&tree, problems);
+        let manifest = match context.decode::<RawManifest>() {
+            Field::Good(_, raw) => Some(check::check(&context, raw, file)),
+            Field::Bad | Field::Missing => None,
+        };
+        let mut problems = context.problems.into_inner();
+        match manifest.filter(|_| problems.is_empty()) {
+            Some(manifest) => Ok(manifest),
+            None => {
+                veil::sweep(&tree, &mut problems);
+                Err(problems.finish(file, text))
+            }
+        }
+    }
+}

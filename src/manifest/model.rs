@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 /// A checked manifest.
 #[derive(Debug)]
 pub struct Manifest {
@@ -17,6 +20,23 @@ pub struct Manifest {
     pub secrets: Vec<SecretSpec>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, Host>,
+    /// What is allowed but probably not meant, in the file's order.
+    pub warnings: Vec<Warning>,
+}
+
+/// A finding about a secret that does not stop the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// `NX003`, …
+    pub code: &'static str,
+    /// The secret's name.
+    pub secret: String,
+    /// What will happen, and why.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// Where the secret's key stands in the manifest.
+    pub location: Location,
 }
 
 /// Where in the manifest something stands: 1-based line and column (columns count characters).
@@ -105,6 +125,17 @@ pub enum Owner {
     Name(String),
 }
 
+impl Owner {
+    /// The id, if it is the same in every target: a number, or that of `root`, which is 0 even where no passwd is yet.
+    #[must_use]
+    pub fn fixed_id(&self) -> Option<u32> {
+        match self {
+            Self::Id(id) => Some(*id),
+            Self::Name(name) => (name == "root").then_some(0),
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -115,11 +146,13 @@ impl fmt::Display for Owner {
 }
 
 /// A crypt(3) scheme that `hash` can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "hash")]
 pub enum HashScheme {
     /// `$y$`, the default of current distributions.
     Yescrypt,
-    /// `$6$`.
+    /// `$6$`, for systems whose libcrypt is old.
     Sha512crypt,
 }
 

@@ -1,5 +1,6 @@
 //! What NixOS expects of a path and of an image. Codes `NX…` never change their meaning; docs/nixos.md lists them.
 
+pub mod etc;
 pub mod paths;
 
 /// What NixOS would do with a file, as a coded finding.

@@ -1,4 +1,153 @@
 //! Where values come from: one file a password manager or kind of store, behind one trait.
 //!
-//! A source is opened at most once a run, only if a secret needs it, and keeps only the items asked for.
-//! Knows nothing of targets.
+//! [`fetch`] is the only way in. It groups what is wanted by source, opens a source only if something is wanted from
+//! it and then once, asks it for those items only, and collects every error of every source before it gives up.
+//! Knows nothing of targets. No error, `Display` or `Debug`, holds a value or a part of one.
+//!
+//! A new kind of source is one file here with a `Source` in it, one line in `open`, and one
+//! [`SourceSpec`] in the manifest.
+
+mod bitwarden;
+mod dotenv;
+mod env;
+mod error;
+mod file;
+mod near;
+mod read;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+pub use error::{Cause, LookupError, Match, OpenError, SourceError, SourceErrors};
+pub(crate) use read::MIB;
+pub use read::ReadError;
+
+use crate::manifest::{Manifest, Reference, SecretSpec, SourceSpec};
+use crate::secret::Secret;
+
+/// The longest value, in bytes: 16 MiB. Longer ones are refused, whatever source they come from.
+pub const MAX_VALUE: usize = 16 << 20;
+
+/// All values of a run together, and all files made of them, in bytes: 64 MiB. They are in memory several times over: as
+/// values, as what stands in the target, and as blocks to write.
+pub const MAX_TOTAL: usize = 64 << 20;
+
+/// One reference, and who wants it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What is wanted.
+    pub reference: &'a Reference,
+    /// The secret that wants it, for messages.
+    pub secret: &'a str,
+    /// Whether that secret takes an empty value.
+    pub allow_empty: bool,
+}
+
+impl<'a> From<&'a SecretSpec> for Wanted<'a> {
+    fn from(secret: &'a SecretSpec) -> Self {
+        Self { reference: &secret.from, secret: &secret.name, allow_empty: secret.allow_empty }
+    }
+}
+
+/// A kind of place that holds values. One `impl` a file.
+trait Source {
+    /// Gets values: one answer for each of `wanted`, in that order, byte for byte as the source holds it. No reference
+    /// comes twice. Called once.
+    ///
+    /// # Errors
+    /// The outer error is about the source as a whole; an inner one about that one item.
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError>;
+}
+
+/// Gets every wanted value. A reference that several secrets want is read once.
+///
+/// # Errors
+/// All that is wrong with any source or item, in the order in which `wanted` names them first. An empty value is an
+/// error for each secret that does not take one.
+pub fn fetch(manifest: &Manifest, wanted: &[Wanted<'_>]) -> Result<HashMap<Reference, Secret>, SourceErrors> {
+    let mut users: HashMap<&Reference, Vec<usize>> = HashMap::new();
+    let mut groups: Vec<(&str, Vec<&Reference>)> = Vec::new();
+    let mut group_of: HashMap<&str, usize> = HashMap::new();
+    for (index, want) in wanted.iter().enumerate() {
+        let users = users.entry(want.reference).or_default();
+        if users.is_empty() {
+            let name = want.reference.source.as_str();
+            let group = *group_of.entry(name).or_insert_with(|| {
+                groups.push((name, Vec::new()));
+                groups.len() - 1
+            });
+            groups[group].1.push(want.reference);
+        }
+        users.push(index);
+    }
+
+    let mut values = HashMap::new();
+    let mut total: usize = 0;
+    let mut errors: Vec<(usize, SourceError)> = Vec::new();
+    let mut fail = |name: &str, users: Vec<usize>, cause: Cause| {
+        let first = users.first().copied().unwrap_or(0);
+        let secrets = users.iter().map(|&user| wanted[user].secret.to_owned()).collect();
+        errors.push((first, SourceError { name: name.to_owned(), secrets, cause }));
+    };
+    for (name, references) in &groups {
+        let answers = open(manifest, name).and_then(|mut source| source.fetch(references));
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => {
+                let mut all: Vec<usize> = references.iter().flat_map(|reference| &users[reference]).copied().collect();
+                all.sort_unstable();
+                fail(name, all, error.into());
+                continue;
+            }
+        };
+        for (&reference, answer) in references.iter().zip(answers) {
+            let users = &users[reference];
+            match answer {
+                Err(error) => fail(name, users.clone(), error.into()),
+                Ok(value) if value.len() > MAX_VALUE => {
+                    fail(name, users.clone(), LookupError::TooLong { item: error::item(reference) }.into());
+                }
+                Ok(value) if total.saturating_add(value.len()) > MAX_TOTAL => {
+                    fail(name, users.clone(), LookupError::TooMuch { item: error::item(reference) }.into());
+                }
+                Ok(value) => {
+                    total = total.saturating_add(value.len());
+                    if value.is_empty() {
+                        let strict: Vec<usize> =
+                            users.iter().copied().filter(|&user| !wanted[user].allow_empty).collect();
+                        if !strict.is_empty() {
+                            fail(name, strict, LookupError::Empty { item: error::item(reference) }.into());
+                        }
+                    }
+                    values.insert(reference.clone(), value);
+                }
+            }
+        }
+    }
+    if errors.is_empty() {
+        return Ok(values);
+    }
+    errors.sort_by_key(|(first, _)| *first);
+    Err(SourceErrors(errors.into_iter().map(|(_, error)| error).collect()))
+}
+
+/// The source of a name. `env` and `file` are there without being declared.
+fn open(manifest: &Manifest, name: &str) -> Result<Box<dyn Source>, OpenError> {
+    let directory = manifest.directory.as_path();
+    // `join` keeps an absolute path as it is.
+    let at = |path: &Path| directory.join(path);
+    Ok(match manifest.sources.get(name) {
+        Some(SourceSpec::Env { prefix }) => Box::new(env::Env::new(prefix.clone())),
+        Some(SourceSpec::File { path }) => {
+            Box::new(file::File::new(path.as_deref().map_or_else(|| directory.to_owned(), at)))
+        }
+        Some(SourceSpec::Dotenv { path }) => Box::new(dotenv::Dotenv::new(at(path))),
+        Some(SourceSpec::Bitwarden { path }) => Box::new(bitwarden::Bitwarden::new(at(path))),
+        None if name == "env" => Box::new(env::Env::new(String::new())),
+        None if name == "file" => Box::new(file::File::new(directory.to_owned())),
+        None => return Err(OpenError::Unknown),
+    })
+}
+
+#[cfg(test)]
+mod tests;

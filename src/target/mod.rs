@@ -1,3 +1,42 @@
-//! A place that holds files: an image or a directory. Two batch calls: survey and apply.
+//! A place that holds files: an image or a directory. It answers two batch calls: survey and apply.
 //!
+//! Batch, because an image commits one change and a node gets one session; never one round trip a file.
 //! Knows nothing of sources.
+
+pub mod directory;
+pub mod image;
+pub mod survey;
+pub mod users;
+
+use std::time::SystemTime;
+
+use crate::image::error::ImageError;
+use crate::image::tree::TreeChange;
+pub use survey::{Refusal, Standing, StandingFile, Survey, Wanted};
+
+/// A place that holds files.
+pub trait Target {
+    /// What stands at each wanted path, in the same order, with the target's own users and groups.
+    ///
+    /// # Errors
+    /// When the target as a whole cannot be read. What is wrong with one path is in its own entry.
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError>;
+
+    /// Makes all changes, or none. `time` becomes the times of new files.
+    ///
+    /// # Errors
+    /// When it returns an error, the target is as it was.
+    fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError>;
+
+    /// The line that heads a plan: "node1.img, partition 2 (ext4, nixos)".
+    fn describe(&self) -> String;
+}
+
+/// What [`Target::apply`] did besides the changes, in words for a person.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What a person should know: "node1.img holds secrets: its mode is now 0600".
+    pub notes: Vec<String>,
+    /// What `-v` tells: the read-back, the commit.
+    pub details: Vec<String>,
+}

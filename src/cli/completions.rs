@@ -1,0 +1,25 @@
+//! `deaddrop completions`: from the same definitions as the arguments.
+
+use clap_complete::Shell;
+
+use crate::report::{Exit, Failure};
+
+/// Prints the completions of a shell.
+///
+/// Example: source <(deaddrop completions bash)
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// bash, zsh, fish, elvish or powershell
+    shell: Shell,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self) -> Result<Exit, Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::command(), "deaddrop", &mut script);
+        // Best effort: a reader that closed the pipe has had enough.
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), &script);
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,188 @@
+//! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::desired;
+use crate::image::error::ImageError;
+use crate::image::output::Destination;
+use crate::image::progress::Watch;
+use crate::manifest::{Manifest, SecretSpec};
+use crate::plan::{self, Plan, Warning};
+use crate::report::{Exit, Failure, Message, Ui};
+use crate::source;
+use crate::target::Target;
+use crate::target::directory::DirectoryTarget;
+use crate::target::image::ImageTarget;
+
+/// Which manifest, and as which host.
+#[derive(Debug, clap::Args)]
+pub struct ManifestArgs {
+    /// The manifest
+    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    pub manifest: PathBuf,
+
+    /// The host that the target is, or will be
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+/// Which target.
+#[derive(Debug, clap::Args)]
+pub struct TargetArgs {
+    /// An image, or a directory that holds a root
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+
+    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    #[arg(long, value_name = "N|LABEL")]
+    pub root_partition: Option<String>,
+}
+
+/// A target, surveyed, and what has to happen to it.
+pub struct Prepared<'w> {
+    /// Surveyed; [`Target::apply`] works on it.
+    pub target: Box<dyn Target + 'w>,
+    /// What has to happen.
+    pub plan: Plan,
+}
+
+/// Loads and checks the manifest.
+///
+/// # Errors
+/// Exit 2 with every error of the file.
+pub fn load(args: &ManifestArgs) -> Result<Manifest, Failure> {
+    Manifest::load(&args.manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
+}
+
+/// The secrets of the host that was named.
+///
+/// # Errors
+/// Exit 2 when the host is unknown, or one has to be named.
+pub fn select<'a>(manifest: &'a Manifest, host: Option<&str>) -> Result<Vec<&'a SecretSpec>, Failure> {
+    manifest.select(host).map_err(|error| Failure::usage(Message::new(error.to_string()).hint(error.hint())))
+}
+
+/// The manifest's own warnings, for the secrets of this run.
+pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Warning> {
+    let ours = |name: &str| secrets.iter().any(|secret| secret.name == name);
+    let warnings = manifest.warnings.iter().filter(|warning| ours(&warning.secret));
+    warnings
+        .map(|warning| Warning {
+            code: warning.code,
+            secret: warning.secret.clone(),
+            message: warning.message.clone(),
+            hint: warning.hint.clone(),
+        })
+        .collect()
+}
+
+/// Reads the values and joins them with what is declared.
+///
+/// # Errors
+/// Exit 1 with every value that is missing or does not fit.
+pub fn desired_files(manifest: &Manifest, secrets: &[&SecretSpec]) -> Result<Vec<desired::DesiredFile>, Failure> {
+    let wanted: Vec<source::Wanted<'_>> = secrets.iter().map(|secret| (*secret).into()).collect();
+    let values = source::fetch(manifest, &wanted).map_err(|errors| {
+        let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
+        Failure::refused(errors.iter().map(message).collect())
+    })?;
+    desired::build(secrets, &values).map_err(|unfit| {
+        let message = |error: &desired::Unfit| Message::from_error(error).hint(error.hint.as_str());
+        Failure::refused(unfit.iter().map(message).collect())
+    })
+}
+
+/// Runs the flow up to the plan.
+///
+/// # Errors
+/// Exit 2 for the manifest and the host, exit 1 for the rest; nothing was written.
+pub fn prepare<'w>(
+    ui: &Ui,
+    target: &TargetArgs,
+    manifest: &ManifestArgs,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Prepared<'w>, Failure> {
+    let name = target.target.display().to_string();
+    let loaded = load(manifest)?;
+    let secrets = select(&loaded, manifest.host.as_deref())?;
+    let mut files = desired_files(&loaded, &secrets)?;
+
+    let refused = |error: ImageError| failed(&name, &error);
+    let mut opened = open(ui, target, destination, watch).map_err(refused)?;
+    let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
+    desired::keep_standing_hashes(&mut files, &survey);
+    let mut plan = plan::plan(files, &survey).map_err(|refused| {
+        let message = |refused: &plan::Refused| {
+            let code = refused.refusal.code.map_or(String::new(), |code| format!("{code}: "));
+            Message::new(format!("{name}: {}: {code}{}", refused.secret, refused.refusal.reason))
+                .hint(refused.refusal.hint.as_str())
+        };
+        Failure::refused(refused.iter().map(message).collect())
+    })?;
+    let mut warnings = manifest_warnings(&loaded, &secrets);
+    warnings.append(&mut plan.warnings);
+    plan.warnings = warnings;
+    Ok(Prepared { target: opened, plan })
+}
+
+fn open<'w>(
+    ui: &Ui,
+    args: &TargetArgs,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Box<dyn Target + 'w>, ImageError> {
+    let path = args.target.as_path();
+    if args.target.to_string_lossy().starts_with('@') {
+        return Err(ImageError::unsupported(
+            "targets over SSH are not there yet",
+            "give an image, or a directory that holds a root",
+        ));
+    }
+    if !path.is_dir() {
+        let image = ImageTarget::open(path, args.root_partition.as_deref(), destination, watch)?;
+        ui.tell(1, &image.details());
+        return Ok(Box::new(image));
+    }
+    let only_for_images = |option: &str| {
+        Err(ImageError::refused(
+            format!("{option} is for images, and this is a directory"),
+            "leave it out: a directory is changed in place, all files or none",
+        ))
+    };
+    match destination {
+        _ if args.root_partition.is_some() => only_for_images("--root-partition"),
+        Some(Destination::File { .. }) => only_for_images("-o"),
+        Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
+        Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),
+        _ => Ok(Box::new(DirectoryTarget::open(path)?)),
+    }
+}
+
+/// A failure of a target that was to be changed.
+#[must_use]
+pub fn failed(target: &str, error: &ImageError) -> Failure {
+    let (exit, what) = match error {
+        ImageError::HalfDone { .. } => (Exit::HalfDone, "stopped in the middle"),
+        _ => (Exit::Refused, "nothing was changed"),
+    };
+    let message = Message::new(format!("{target}: {what}")).caused_by(error).hint(error.hint().unwrap_or_default());
+    Failure { exit, messages: vec![message] }
+}
+
+/// An error of an image that nothing was to be changed in.
+#[must_use]
+pub fn error_message(error: &ImageError) -> Message {
+    Message::from_error(error).hint(error.hint().unwrap_or_default())
+}
+
+/// "38 ms", "3.1 s", "2 min 5 s".
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        seconds @ 1..60 => format!("{seconds}.{} s", time.subsec_millis() / 100),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}

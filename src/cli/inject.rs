@@ -1,0 +1,102 @@
+//! `deaddrop inject`: the main job.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::flow::{self, ManifestArgs, TargetArgs};
+use crate::image::output::Destination;
+use crate::plan::Action;
+use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
+
+/// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
+///
+/// Example: deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
+///
+/// All of them or none: nothing reaches the image before the whole change is made and read back.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    #[command(flatten)]
+    manifest: ManifestArgs,
+
+    /// Write a new image, and leave TARGET untouched; its suffix says how it is compressed (.zst, else not at all)
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+
+    /// Replace OUT if it exists; without OUT, write to an image although it is mounted or in use
+    #[arg(long)]
+    force: bool,
+
+    /// Leave the mode of an image that is changed in place (else it becomes 0600)
+    #[arg(long, conflicts_with = "output")]
+    keep_mode: bool,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let started = Instant::now();
+        let time = time_of_run()?;
+        let destination = match &self.output {
+            Some(path) => Destination::File { path: path.clone(), force: self.force },
+            None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force },
+        };
+        let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
+        let progress = Progress::new(ui);
+        let watch = |step| progress.show(step);
+        let mut prepared = flow::prepare(ui, &self.target, &self.manifest, Some(&destination), &watch)?;
+        let plan = &prepared.plan;
+
+        let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
+        let changes = plan.tree_changes().map_err(|error| {
+            Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
+        })?;
+        // Also without changes: a new output is made all the same, and what an interrupted run left is finished.
+        let applied = prepared.target.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
+        applied.details.iter().for_each(|line| ui.tell(1, line));
+
+        if ui.json {
+            ui.print_json(&json::plan("inject", &self.target.target.display().to_string(), plan));
+        }
+        if !changed_lines.is_empty() {
+            ui.say(&changed_lines);
+        }
+        for note in applied.notes {
+            ui.say(&note);
+        }
+        ui.say(&self.closing_line(&name, plan, started.elapsed()));
+        Ok(Exit::Done)
+    }
+
+    fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {
+        let time = flow::duration(elapsed);
+        let unchanged = plan.count(Action::Unchanged);
+        if !plan.is_empty() {
+            let written = report::secrets(plan.changes.len() - unchanged);
+            return format!("{name}: {written} written, {unchanged} unchanged ({time})");
+        }
+        let declared = report::secrets(plan.changes.len());
+        match self.output {
+            Some(_) => format!("{name}: a copy, {declared} already as declared ({time})"),
+            None => format!("{name}: nothing to do, {declared} as declared"),
+        }
+    }
+}
+
+/// One time for the whole run: SOURCE_DATE_EPOCH if it is set, else now. The specification
+/// (reproducible-builds.org/specs/source-date-epoch) wants a malformed one refused.
+fn time_of_run() -> Result<SystemTime, Failure> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
+    let seconds = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let seconds = seconds.and_then(|text| text.parse().ok()).filter(|seconds| *seconds <= LATEST);
+    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    time.ok_or_else(|| {
+        let hint = format!("set it to seconds since 1970, at most {LATEST}, or unset it");
+        Failure::usage(Message::new("SOURCE_DATE_EPOCH is not a time that a file can have").hint(hint))
+    })
+}
+
+/// The last second that an ext4 inode of 256 bytes can hold (34 bits, from 1901 on): in the year 2446.
+const LATEST: u64 = (1 << 34) - (1 << 31) - 1;

@@ -1,0 +1,25 @@
+//! `deaddrop man` (hidden; scripts/man calls it): man pages from the same definitions as the arguments.
+
+use std::path::PathBuf;
+
+use crate::report::{Exit, Failure, Message};
+
+/// Writes the man pages into a directory.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the pages go; made if it is missing
+    directory: PathBuf,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self) -> Result<Exit, Failure> {
+        std::fs::create_dir_all(&self.directory)
+            .and_then(|()| clap_mangen::generate_to(super::command(), &self.directory))
+            .map_err(|error| {
+                let what = format!("writing man pages into {}", self.directory.display());
+                Failure::refused(vec![Message::new(what).caused_by(&error)])
+            })?;
+        Ok(Exit::Done)
+    }
+}

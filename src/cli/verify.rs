@@ -1,0 +1,41 @@
+//! `deaddrop verify`: a plan that must come out empty.
+
+use super::flow::{self, ManifestArgs, TargetArgs};
+use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
+
+/// Checks that an image or a directory holds every secret as declared: content, mode and owner.
+///
+/// Example: deaddrop verify node1.img -m secrets.yaml --host node1
+///
+/// Writes nothing. Exits with 3 on any difference.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let progress = Progress::new(ui);
+        let watch = |step| progress.show(step);
+        let prepared = flow::prepare(ui, &self.target, &self.manifest, None, &watch)?;
+        let (name, plan) = (self.target.target.display().to_string(), &prepared.plan);
+        if ui.json {
+            ui.print_json(&json::plan("verify", &name, plan));
+        }
+        let differences = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
+        if !differences.is_empty() {
+            ui.say(&differences);
+        }
+        if plan.is_empty() {
+            ui.say(&format!("{name}: {} as declared", report::secrets(plan.changes.len())));
+            return Ok(Exit::Done);
+        }
+        ui.say(&format!("{name}: differs from what is declared: {}", report::sum(plan)));
+        Ok(Exit::Differences)
+    }
+}

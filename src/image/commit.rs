@@ -1,0 +1,238 @@
+//! The in-place commit: the overlay's blocks go to the image as one journal transaction.
+//!
+//! The order of the writes, and why (each step closes the window that the one before leaves):
+//!
+//! 1. New values go to blocks that were free. Nobody refers to them yet.
+//! 2. The log: descriptors, images of the blocks that were in use, commit block. Nothing points at it yet.
+//! 3. The file system's superblock says `needs_recovery`. Flush 1.
+//! 4. The journal's superblock points at the log. Flush 2: **the commit point**. From here on a reader that replays
+//!    the journal finds wholly new, before it wholly old.
+//! 5. The logged blocks go home. Flush 3.
+//! 6. The journal's superblock says "empty", with a higher sequence number. Flush 4.
+//! 7. The file system's superblock says that no recovery is needed. Not before 6: with the flag clear the kernel wipes
+//!    a log without reading it, and e2fsck complains about one that is still pointed at.
+//! 8. The log blocks are zeroed. Flush 5.
+//!
+//! Writing a value in step 1 and never in step 2 keeps values out of the journal. docs/safety.md has the whole argument.
+
+use std::io;
+
+use zeroize::Zeroizing;
+
+use super::journal::Map;
+use super::journal::superblock::JournalSuperblock;
+use super::journal::transaction::{self, Logged};
+
+/// What an image is written through. The order of calls is what makes the commit safe; tests record it.
+pub trait Medium {
+    /// Writes all of `bytes` at `offset` (bytes from the medium's start).
+    ///
+    /// # Errors
+    /// What the system says. Part of the bytes may be written.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns when everything written so far is on the medium.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// One block to write: its number in the file system, and its content.
+pub struct Block {
+    /// File-system block.
+    pub number: u64,
+    /// One block of bytes; may hold a value.
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
+/// One change to a file system, ready to be committed in place.
+pub struct Transaction {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// The journal's superblock: an empty log, and the sequence number that comes next.
+    pub journal: JournalSuperblock,
+    /// Where the journal lies.
+    pub map: Map,
+    /// The file system's superblock, its 1,024 bytes, before the change and with `needs_recovery` set.
+    pub superblock_old: Vec<u8>,
+    /// The same after the change, `needs_recovery` clear.
+    pub superblock_new: Vec<u8>,
+    /// What a dirty journal held; `None` when it was clean.
+    pub dirty: Option<Dirty>,
+    /// The change.
+    pub changes: Changes,
+}
+
+/// What a journal holds that is replayed first.
+pub struct Dirty {
+    /// Blocks that its transactions take in the log.
+    pub log_blocks: u32,
+    /// Replayed blocks that are not home yet. The superblock's own block, if it is among them, has `needs_recovery` set.
+    pub home: Vec<Block>,
+}
+
+/// What is to be written.
+#[derive(Default)]
+pub struct Changes {
+    /// Blocks that were free: new values, new directory blocks.
+    pub new: Vec<Block>,
+    /// Blocks that were in use, and freed blocks that are zeroed. The superblock's own block, if it is among them,
+    /// has `needs_recovery` set.
+    pub logged: Vec<Block>,
+    /// Zero the whole log at the end, not only what was used.
+    pub wipe_whole_log: bool,
+}
+
+/// A commit that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Before the commit point: what the image says is old.
+    #[error("writing the image")]
+    Before(#[source] io::Error),
+    /// At or after the commit point: `recover` or the next run finishes it.
+    #[error("writing the image, after the commit point")]
+    After(#[source] io::Error),
+}
+
+impl Transaction {
+    /// True when there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.dirty.is_none() && self.changes.new.is_empty() && self.changes.logged.is_empty()
+    }
+
+    /// True when the change fits into the journal as one transaction.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
+        let needed = transaction::log_blocks(&self.journal, block_size, self.changes.logged.len());
+        u32::try_from(needed).is_ok_and(|needed| needed <= self.journal.log_blocks())
+    }
+
+    /// Bytes of all blocks to be written home.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let blocks = self.changes.new.len().saturating_add(self.changes.logged.len());
+        u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(u64::from(self.block_size))
+    }
+
+    /// Writes it to `medium`, where the file system starts at `start` (bytes). `seconds` since 1970 go into the commit
+    /// block.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit(mut self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
+        let dirty = self.dirty.take();
+        let mut writer = Writer { medium, start, block_size: u64::from(self.block_size), map: &self.map };
+        let mut journal = self.journal.clone();
+        let first_sequence = journal.sequence;
+        let mut used = 0;
+        if let Some(dirty) = &dirty {
+            used = dirty.log_blocks;
+            for block in &dirty.home {
+                writer.block(block.number, &block.bytes).map_err(CommitError::Before)?;
+            }
+            // Before the log is given up: until then it is the only whole copy.
+            writer.flush().map_err(CommitError::Before)?;
+            writer.journal_superblock(&journal).map_err(CommitError::Before)?;
+            // Before our own log blocks overwrite those that were in force.
+            writer.flush().map_err(CommitError::Before)?;
+        }
+        if self.changes.new.is_empty() && self.changes.logged.is_empty() {
+            return writer.close(&self, &journal, used).map_err(CommitError::Before);
+        }
+
+        // 1 to 3
+        for block in &self.changes.new {
+            writer.block(block.number, &block.bytes).map_err(CommitError::Before)?;
+        }
+        let log = self.log(seconds);
+        for (index, bytes) in (0_u32..).zip(&log) {
+            writer.journal_block(journal.first.saturating_add(index), bytes).map_err(CommitError::Before)?;
+        }
+        writer.superblock(&self.superblock_old).map_err(CommitError::Before)?;
+        // Before the log is pointed at: replaying one that is not all there would write garbage home.
+        writer.flush().map_err(CommitError::Before)?;
+
+        // 4
+        journal.set_log(journal.first, first_sequence);
+        writer.journal_superblock(&journal).map_err(CommitError::After)?;
+        // Before anything goes home: a torn home block is only mended by a log that is in force.
+        writer.flush().map_err(CommitError::After)?;
+
+        // 5
+        for block in &self.changes.logged {
+            writer.block(block.number, &block.bytes).map_err(CommitError::After)?;
+        }
+        // Before the log is given up: until then it is the only whole copy.
+        writer.flush().map_err(CommitError::After)?;
+
+        // 6
+        journal.set_log(0, first_sequence.wrapping_add(1));
+        writer.journal_superblock(&journal).map_err(CommitError::After)?;
+        // Before the flag is cleared: a clear flag with a log in force is damage to e2fsck.
+        writer.flush().map_err(CommitError::After)?;
+        used = used.max(u32::try_from(log.len()).unwrap_or(u32::MAX));
+        writer.close(&self, &journal, used).map_err(CommitError::After)
+    }
+
+    fn log(&self, seconds: u64) -> Vec<Vec<u8>> {
+        let logged = &self.changes.logged;
+        let images: Vec<Logged<'_>> =
+            logged.iter().map(|block| Logged { block: block.number, bytes: &block.bytes }).collect();
+        let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
+        transaction::encode(&self.journal, block_size, self.journal.sequence, &images, seconds)
+    }
+}
+
+struct Writer<'a> {
+    medium: &'a mut dyn Medium,
+    start: u64,
+    block_size: u64,
+    map: &'a Map,
+}
+
+impl Writer<'_> {
+    /// Steps 7 and 8: no recovery is needed any more, and the log blocks that were used are zeroed.
+    fn close(&mut self, transaction: &Transaction, journal: &JournalSuperblock, used: u32) -> io::Result<()> {
+        self.superblock(&transaction.superblock_new)?;
+        let zeros = vec![0; usize::try_from(self.block_size).unwrap_or(0)];
+        let used =
+            if transaction.changes.wipe_whole_log { journal.log_blocks() } else { used.min(journal.log_blocks()) };
+        for index in 0..used {
+            self.journal_block(journal.first.saturating_add(index), &zeros)?;
+        }
+        self.flush()
+    }
+
+    fn at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = self.start.checked_add(offset).ok_or(io::ErrorKind::InvalidInput)?;
+        self.medium.write_at(offset, bytes)
+    }
+
+    fn block(&mut self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = number.checked_mul(self.block_size).ok_or(io::ErrorKind::InvalidInput)?;
+        self.at(offset, bytes)
+    }
+
+    fn journal_block(&mut self, block: u32, bytes: &[u8]) -> io::Result<()> {
+        let number = self.map.physical(block).ok_or(io::ErrorKind::InvalidInput)?;
+        self.block(number, bytes)
+    }
+
+    fn journal_superblock(&mut self, journal: &JournalSuperblock) -> io::Result<()> {
+        self.journal_block(0, journal.bytes())
+    }
+
+    fn superblock(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.at(SUPERBLOCK_OFFSET, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.medium.flush()
+    }
+}
+
+/// Where the file system's superblock is, in bytes (kernel documentation, ext4, "Super Block").
+const SUPERBLOCK_OFFSET: u64 = 1024;

@@ -1,0 +1,209 @@
+//! An image that is open: its container, the raw disk inside, and the disk's partitions.
+//!
+//! The way in for every command: [`DiskImage::open`] to look, [`DiskImage::open_for`] to change. Nothing is ever written
+//! to the image through this; changes go through [`super::output::Output::commit`].
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::container::{self, Container};
+use super::destination::judge_replacement;
+use super::device::{FileDevice, ReadAt, Section};
+use super::error::ImageError;
+use super::input::Input;
+use super::output::{Destination, Output};
+use super::progress::Watch;
+use super::root::{self, Root};
+use super::spool;
+use super::table::{Partition, Table};
+use super::unfinished::Unfinished;
+
+/// An open disk image.
+pub struct DiskImage {
+    pub(super) input: Input,
+    container: Container,
+    pub(super) decoded: Option<Decoded>,
+    disk: Arc<dyn ReadAt>,
+    table: Table,
+}
+
+/// Where the raw disk of a compressed image is.
+pub(super) enum Decoded {
+    /// In a file that goes away with us.
+    Scratch(File),
+    /// In the output's own unfinished file, since the output is raw.
+    Output(Unfinished),
+}
+
+impl Decoded {
+    fn file(&self) -> &File {
+        match self {
+            Self::Scratch(file) => file,
+            Self::Output(unfinished) => unfinished.file(),
+        }
+    }
+}
+
+impl DiskImage {
+    /// Opens the image at `path` for reading: follows a symbolic link, tells the container by its magic, decodes it if
+    /// it is compressed (into a file without a name beside it, or in `$TMPDIR` or `/var/tmp`), and reads the partition
+    /// table. `watch` is told how far decoding has come.
+    ///
+    /// # Errors
+    /// `Refused` for what is no file, or empty; `Unsupported` for containers of other kinds; `Corrupt` for damaged data
+    /// or a damaged table; `Io`.
+    pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, ImageError> {
+        let mut input = Input::open(path)?;
+        input.lock(false)?;
+        let directory = parent(&input.real).to_owned();
+        Self::read(input, watch, |input| {
+            let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
+            let (file, place) = scratch
+                .or_else(|_| elsewhere())
+                .map_err(|e| ImageError::io(format!("making room for the decompressed {}", input.name()), e))?;
+            Ok((Decoded::Scratch(file), place))
+        })
+    }
+
+    /// Opens the image at `path` to be changed, with the changes going to `destination`. Whether that is possible is
+    /// judged first, before anything is decoded: the [`Output`] is what the changes are committed to.
+    ///
+    /// # Errors
+    /// As for [`DiskImage::open`]; `Refused` when the destination is not possible.
+    pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), ImageError> {
+        let mut input = Input::open(path)?;
+        let output = Output::prepare(destination, &input)?;
+        input.lock(output.is_in_place())?;
+        let directory = output.directory();
+        let image = Self::read(input, watch, |input| {
+            if output.is_in_place() {
+                // What is compressed cannot be changed within: it is replaced.
+                judge_replacement(input)?;
+            }
+            let failed = |e| ImageError::io(format!("making room for the decompressed {}", input.name()), e);
+            let decoded = if output.is_new_raw() {
+                Decoded::Output(Unfinished::create(directory).map_err(failed)?)
+            } else {
+                Decoded::Scratch(Unfinished::scratch(directory).map_err(failed)?)
+            };
+            Ok((decoded, directory.to_owned()))
+        })?;
+        Ok((image, output))
+    }
+
+    /// Reads container and table; `spool` makes the file that a compressed image is decoded into.
+    fn read(
+        input: Input,
+        watch: Watch<'_>,
+        spool: impl FnOnce(&Input) -> Result<(Decoded, PathBuf), ImageError>,
+    ) -> Result<Self, ImageError> {
+        let name = input.name();
+        let clone = |file: &File| file.try_clone().map_err(|e| ImageError::io(format!("opening {name}"), e));
+        let file = FileDevice::new(clone(&input.file)?, input.size);
+        let container = container::sniff(&file, &name)?;
+        let (disk, decoded): (Arc<dyn ReadAt>, _) = match container {
+            Container::Raw => (Arc::new(file), None),
+            Container::Zstd => {
+                let (decoded, place) = spool(&input)?;
+                let place = place.display().to_string();
+                let size = spool::decode(&input.file, input.size, decoded.file(), &name, &place, watch)?;
+                (Arc::new(FileDevice::new(clone(decoded.file())?, size)), Some(decoded))
+            }
+        };
+        let table = Table::read(&disk, &name)?;
+        Ok(Self { input, container, decoded, disk, table })
+    }
+
+    /// The image's name in messages: its path as it was given.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.input.name()
+    }
+
+    /// The path with every symbolic link followed.
+    #[must_use]
+    pub fn real_path(&self) -> &Path {
+        &self.input.real
+    }
+
+    /// How the disk is packed.
+    #[must_use]
+    pub fn container(&self) -> Container {
+        self.container
+    }
+
+    /// Size of the disk in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    /// Size of the image's file (or device) in bytes.
+    #[must_use]
+    pub fn file_size(&self) -> u64 {
+        self.input.size
+    }
+
+    /// True when the image is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.input.is_device()
+    }
+
+    /// The partition table, and the partitions in it.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The raw disk.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn ReadAt> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The raw bytes of one partition.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be used, for the reason that its `problem` gives.
+    pub fn partition(&self, partition: &Partition) -> Result<Section, ImageError> {
+        let outside = "it is not wholly in the image";
+        match &partition.problem {
+            None => Section::new(self.disk(), partition.start, partition.size).ok_or(outside),
+            Some(problem) => Err(problem.as_str()),
+        }
+        .map_err(|why| ImageError::corrupt(format!("{}: {} cannot be used: {why}", self.name(), partition.title())))
+    }
+
+    /// Chooses the root partition; see [`root::choose`].
+    ///
+    /// # Errors
+    /// When there is none, more than one, or it cannot be used.
+    pub fn root(&self, asked: Option<&str>, holds_store: &dyn Fn(&Partition) -> bool) -> Result<Root, ImageError> {
+        root::choose(&self.table, asked, holds_store, &self.name())
+    }
+
+    /// The file that holds the raw disk.
+    pub(super) fn raw_file(&self) -> &File {
+        self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
+    }
+}
+
+/// The directory that a path is in.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file without a name for an image in a read-only directory. `/tmp` is not tried: it is often in memory.
+fn elsewhere() -> io::Result<(File, PathBuf)> {
+    let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
+    let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));
+    let context = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", place.display()));
+    Ok((Unfinished::scratch(&place).map_err(context)?, place))
+}

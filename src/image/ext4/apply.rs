@@ -1,0 +1,245 @@
+//! Carries out a plan on an overlay: the writer makes everything, with zeros for content; then the values go into their
+//! blocks, and what an old file leaves is zeroed. Judges nothing: that is what `audit` and `view` are for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::ROOT;
+use super::bytes::le32;
+use super::checksum::crc32c;
+use super::group::Bitmap;
+use super::guard::{self, Steps};
+use super::inode::Inode;
+use super::plan::{Action, Parent, Plan, no_inodes, no_space};
+use super::reader::{Reader, usize_of};
+use super::writer::{Failure, Writer};
+use crate::image::error::ImageError;
+use crate::image::overlay::Overlay;
+
+/// Old files above this size are no secrets of ours, and are not zeroed. In bytes.
+const MOST_ZEROED: u64 = 64 << 20;
+
+/// One call of the writer. Holds no value.
+enum Step {
+    MakeDirectory { parent: Parent, name: Vec<u8>, mode: u16, uid: u32, gid: u32 },
+    Create { parent: Parent, name: Vec<u8>, path: String, mode: u16, uid: u32, gid: u32, size: usize },
+    SetMetadata { inode: u32, mode: u16, uid: u32, gid: u32 },
+    Replace { parent: Parent, temporary: Vec<u8>, name: Vec<u8> },
+}
+
+/// Carries out `plan` on `overlay`, which lies over the device of `before`.
+///
+/// # Errors
+/// [`ImageError::Refused`] when space or inodes run out, [`ImageError::Corrupt`] when the writer gives up. The overlay is
+/// of no use then.
+pub(super) fn write(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+    run_writer(before, overlay, plan)?;
+    let after = Reader::open(overlay.clone())?;
+    for change in &plan.changes {
+        if let Some(content) = change.content() {
+            let file = lookup(&after, change.path)?;
+            put_content(&after, overlay, &file, content.expose())?;
+        }
+    }
+    for change in &plan.changes {
+        if let Action::Replace { old, .. } = &change.action {
+            zero_old_content(before, &after, overlay, old)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inode at an absolute path; no links are followed.
+///
+/// # Errors
+/// When it is not there, or the way to it is damaged.
+pub(super) fn lookup(reader: &Reader, path: &str) -> Result<Inode, ImageError> {
+    let mut inode = reader.inode(ROOT)?;
+    for component in path.split('/').filter(|component| !component.is_empty()) {
+        let entry = reader
+            .find(&inode, component.as_bytes())?
+            .ok_or_else(|| ImageError::Corrupt(format!("{path} is not there")))?;
+        inode = reader.inode(entry.inode)?;
+    }
+    Ok(inode)
+}
+
+/// Runs the writer on its guarded thread.
+fn run_writer(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+    let steps = steps_of(plan);
+    let budget = Steps::new(device_calls(before, plan));
+    let (disk, inside) = (Arc::clone(overlay), Arc::clone(&budget));
+    let seconds = plan.seconds;
+    let seed = generation_seed(before, plan);
+    let changes = plan.changes.len();
+    let longest = Duration::from_secs(5) + Duration::from_millis(20) * u32::try_from(changes).unwrap_or(u32::MAX);
+    let outcome = guard::run("the ext4 writer", &budget, longest, move || {
+        let writer = Writer::open(disk, inside, seconds, seed).map_err(|failure| (None, failure))?;
+        carry_out(&writer, &steps, changes)
+    })?;
+    let Err((place, failure)) = outcome else { return Ok(()) };
+    let path = place.and_then(|place| plan.changes.get(place)).map_or("the file system", |change| change.path);
+    if overlay.is_full() {
+        return Err(ImageError::refused(
+            "the changes need more memory than deaddrop takes for them",
+            "write fewer or smaller files in one run",
+        ));
+    }
+    let free = Reader::open(overlay.clone()).map_or(0, |after| after.superblock.free_blocks);
+    Err(match failure {
+        Failure::NoSpace => {
+            let need = place
+                .and_then(|place| plan.changes.get(place))
+                .and_then(|change| change.content())
+                .map_or(1, |content| Plan::blocks_for(before, content.len()));
+            if need > 1 && need <= free {
+                ImageError::refused(
+                    format!("{path} needs {need} blocks in one piece, and the file system has no such piece"),
+                    "make the image larger (nixpkgs: additionalSpace = \"512M\") or remove files from it",
+                )
+            } else {
+                no_space(path, need.max(1), free)
+            }
+        }
+        Failure::NoInodes => no_inodes(path),
+        Failure::Other(what) => ImageError::Corrupt(format!("{path}: the ext4 writer gave up: {what}")),
+    })
+}
+
+/// The writer's calls in their order: every new thing first, then the replacements, which free what is old. Each with
+/// its change's place in the plan.
+fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
+    let mut steps = Vec::new();
+    for (place, change) in plan.changes.iter().enumerate() {
+        let (parent, mode, uid, gid) = (change.parent, change.mode, change.uid, change.gid);
+        let name = change.name.to_vec();
+        steps.push((
+            place,
+            match &change.action {
+                Action::MakeDirectory => Step::MakeDirectory { parent, name, mode, uid, gid },
+                Action::Create { content } => {
+                    Step::Create { parent, name, path: change.path.to_owned(), mode, uid, gid, size: content.len() }
+                }
+                Action::Replace { content, temporary, .. } => {
+                    // Cannot fail: the path is absolute, and the temporary name is ASCII.
+                    let above = change.path.rsplit_once('/').map_or("", |(above, _)| above);
+                    let path = format!("{above}/{}", String::from_utf8_lossy(temporary));
+                    Step::Create { parent, name: temporary.clone(), path, mode, uid, gid, size: content.len() }
+                }
+                Action::SetMetadata { file } => Step::SetMetadata { inode: file.number, mode, uid, gid },
+            },
+        ));
+    }
+    for (place, change) in plan.changes.iter().enumerate() {
+        if let Action::Replace { temporary, .. } = &change.action {
+            let (parent, temporary, name) = (change.parent, temporary.clone(), change.name.to_vec());
+            steps.push((place, Step::Replace { parent, temporary, name }));
+        }
+    }
+    steps
+}
+
+/// Makes the calls. The error names the change that failed, by its place in the plan.
+fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result<(), (Option<usize>, Failure)> {
+    // Inodes of directories that were made, by their change's place in the plan.
+    let mut made = vec![None; changes];
+    let mut touched = std::collections::BTreeSet::new();
+    for (place, step) in steps {
+        let place = *place;
+        let failed = |failure| (Some(place), failure);
+        let find = |parent: &Parent| match parent {
+            Parent::Standing(inode) => Ok(*inode),
+            Parent::Made(place) => made
+                .get(*place)
+                .copied()
+                .flatten()
+                .ok_or_else(|| failed(Failure::Other("a directory was not made before what is in it".into()))),
+        };
+        match step {
+            Step::MakeDirectory { parent, name, mode, uid, gid } => {
+                let parent = find(parent)?;
+                let inode = writer.make_directory(parent, name, *mode).map_err(failed)?;
+                writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                touched.insert(parent);
+                if let Some(made) = made.get_mut(place) {
+                    *made = Some(inode);
+                }
+            }
+            Step::Create { parent, name, path, mode, uid, gid, size } => {
+                let parent = find(parent)?;
+                let inode = writer.create(parent, name, path, *mode, *size).map_err(failed)?;
+                writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                touched.insert(parent);
+            }
+            Step::SetMetadata { inode, mode, uid, gid } => {
+                writer.set_metadata(*inode, *mode, *uid, *gid).map_err(failed)?;
+            }
+            Step::Replace { parent, temporary, name } => {
+                writer.replace(find(parent)?, temporary, name).map_err(failed)?;
+            }
+        }
+    }
+    touched.into_iter().try_for_each(|inode| writer.touch(inode).map_err(|failure| (None, failure)))
+}
+
+/// How many device calls the writer may make: what honest work needs, several times over.
+fn device_calls(before: &Reader, plan: &Plan) -> u64 {
+    let blocks: u64 = plan
+        .changes
+        .iter()
+        .map(|change| change.content().map_or(1, |content| Plan::blocks_for(before, content.len())))
+        .sum();
+    let changes = u64::try_from(plan.changes.len()).unwrap_or(u64::MAX);
+    // Each call into the crate reads its directory and looks for room, in the worst case in every group.
+    let each = 2_000_u64.saturating_add(u64::from(before.geometry.groups).saturating_mul(8));
+    50_000_u64.saturating_add(changes.saturating_mul(each)).saturating_add(blocks.saturating_mul(50))
+}
+
+/// The seed for generations of new inodes: differs from image to image and from run to run, and from nothing else.
+fn generation_seed(before: &Reader, plan: &Plan) -> u32 {
+    let seed = crc32c(!0, &before.superblock.uuid);
+    let seed = crc32c(seed, &plan.seconds.to_le_bytes());
+    // Free inodes (0x10): another run in the same second starts from another count.
+    crc32c(seed, &le32(&before.superblock.raw, 0x10).to_le_bytes())
+}
+
+/// Puts `content` into the blocks of `file`, which holds as many zeros.
+fn put_content(after: &Reader, overlay: &Overlay, file: &Inode, content: &[u8]) -> Result<(), ImageError> {
+    let map = after.map(file)?;
+    for (logical, part) in (0_u64..).zip(content.chunks(usize_of(after.geometry.block_size))) {
+        let block =
+            map.find(logical).ok_or_else(|| ImageError::Corrupt(format!("ext4: inode {} has a hole", file.number)))?;
+        overlay
+            .write_at(after.block_offset(block)?, part)
+            .map_err(|error| ImageError::io("writing in memory", error))?;
+    }
+    Ok(())
+}
+
+/// Zeroes the blocks that held the content of `old`, if they are free now.
+fn zero_old_content(before: &Reader, after: &Reader, overlay: &Overlay, old: &Inode) -> Result<(), ImageError> {
+    let map = before.map(old)?;
+    if map.content_blocks().saturating_mul(u64::from(before.geometry.block_size)) > MOST_ZEROED {
+        return Ok(());
+    }
+    let zeros = Zeroizing::new(vec![0; usize_of(before.geometry.block_size)]);
+    let mut known: Option<(u32, Bitmap)> = None;
+    for block in map.content() {
+        let number = after.group_of_block(block)?;
+        let bitmap = match known.take() {
+            Some((group, bitmap)) if group == number => bitmap,
+            _ => after.block_bitmap(&after.group(number)?)?,
+        };
+        let bit = u32::try_from(block - after.first_block_of(number)).unwrap_or(u32::MAX);
+        let used = bitmap.get(bit);
+        known = Some((number, bitmap));
+        if !used {
+            overlay
+                .write_at(after.block_offset(block)?, &zeros)
+                .map_err(|error| ImageError::io("writing in memory", error))?;
+        }
+    }
+    Ok(())
+}

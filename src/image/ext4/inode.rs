@@ -1,0 +1,260 @@
+//! Inodes. Kernel documentation, ext4, "Index Nodes" and, for content inside the inode, "Inline Data" and "Extended
+//! Attributes".
+
+use zeroize::Zeroizing;
+
+use super::bytes::{halves, le16, le32};
+use super::checksum::crc32c;
+use super::reader::{Reader, usize_of};
+use crate::image::error::ImageError;
+use crate::image::tree::{Kind, Stat};
+
+/// `i_flags`: nobody may change it.
+pub(super) const IMMUTABLE: u32 = 0x10;
+/// `i_flags`: only appending is allowed.
+pub(super) const APPEND: u32 = 0x20;
+/// `i_flags`: a directory with a hash tree.
+pub(super) const INDEX: u32 = 0x1000;
+/// `i_flags`: its data goes through the journal.
+pub(super) const JOURNAL_DATA: u32 = 0x4000;
+/// `i_flags`: `i_blocks` counts file-system blocks.
+const HUGE_FILE: u32 = 0x4_0000;
+/// `i_flags`: mapped by extents.
+pub(super) const EXTENTS: u32 = 0x8_0000;
+/// `i_flags`: content inside the inode.
+pub(super) const INLINE_DATA: u32 = 0x1000_0000;
+
+/// Where `i_block` starts: block map, extent tree, short link or inline data. 0x28, 60 bytes.
+pub(super) const BLOCK: usize = 0x28;
+/// Bytes of `i_block`.
+pub(super) const BLOCK_SIZE: usize = 60;
+/// Bytes of the part of an inode that every revision has.
+pub(super) const GOOD_OLD_SIZE: usize = 128;
+/// `h_magic` of extended attributes.
+pub(super) const XATTR_MAGIC: u32 = 0xEA02_0000;
+
+/// An inode that is in use.
+#[derive(Clone)]
+pub(super) struct Inode {
+    /// Its number, from 1.
+    pub number: u32,
+    /// All of its bytes, as long as `s_inode_size` says. May hold content (`inline_data`).
+    pub raw: Zeroizing<Vec<u8>>,
+    /// Kind and permission bits. `i_mode`, 0x0, u16.
+    pub mode: u16,
+    /// `i_uid`, 0x2, u16, and `l_i_uid_high`, 0x78.
+    pub uid: u32,
+    /// `i_gid`, 0x18, u16, and `l_i_gid_high`, 0x7A.
+    pub gid: u32,
+    /// Bytes. `i_size_lo`, 0x4, u32, and `i_size_high`, 0x6C.
+    pub size: u64,
+    /// Names. `i_links_count`, 0x1A, u16.
+    pub links: u16,
+    /// Space in use, in units of 512 bytes. `i_blocks_lo`, 0x1C, u32, and `l_i_blocks_high`, 0x74, u16.
+    pub sectors: u64,
+    /// `i_flags`, 0x20, u32.
+    pub flags: u32,
+    /// `i_generation`, 0x64, u32.
+    pub generation: u32,
+    /// Block of extended attributes; 0 when there is none. `i_file_acl_lo`, 0x68, u32, and `l_i_file_acl_high`, 0x76.
+    pub xattr_block: u64,
+    /// Bytes of fields after the first 128. `i_extra_isize`, 0x80, u16; 0 in inodes of 128 bytes.
+    pub extra_size: u16,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Inode {
+    /// True when all of `flags` are set.
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// The 60 bytes of `i_block`.
+    pub fn block_area(&self) -> &[u8] {
+        self.raw.get(BLOCK..BLOCK + BLOCK_SIZE).unwrap_or_default()
+    }
+
+    /// What a person sees of it.
+    pub fn stat(&self) -> Stat {
+        Stat {
+            kind: self.kind,
+            mode: u32::from(self.mode) & 0o7777,
+            uid: self.uid,
+            gid: self.gid,
+            size: self.size,
+            links: u32::from(self.links),
+        }
+    }
+}
+
+impl Reader {
+    /// Block and offset in it (bytes) of inode `number`.
+    ///
+    /// # Errors
+    /// When there is no such inode, or its group's descriptor is damaged.
+    pub fn inode_place(&self, number: u32) -> Result<(u64, usize), ImageError> {
+        let (group, index) = self.group_of_inode(number)?;
+        let table = self.group(group)?.inode_table;
+        let offset = usize_of(index % self.geometry.inodes_per_block) * usize::from(self.superblock.inode_size);
+        // Cannot overflow: the whole table lies in the file system (checked by `group`).
+        Ok((table + u64::from(index / self.geometry.inodes_per_block), offset))
+    }
+
+    /// Reads inode `number`, which a directory or the superblock leads to: it must be in use.
+    ///
+    /// # Errors
+    /// When there is no such inode, it is damaged or not in use, or cannot be read.
+    pub fn inode(&self, number: u32) -> Result<Inode, ImageError> {
+        let (block, offset) = self.inode_place(number)?;
+        let block = self.block(block)?;
+        let size = usize::from(self.superblock.inode_size);
+        let raw = Zeroizing::new(block.get(offset..offset + size).unwrap_or_default().to_vec());
+        self.parse_inode(number, raw)
+    }
+
+    /// Reads the fields of an inode's bytes and checks them.
+    ///
+    /// # Errors
+    /// When it is damaged or not in use.
+    pub fn parse_inode(&self, number: u32, raw: Zeroizing<Vec<u8>>) -> Result<Inode, ImageError> {
+        let wrong = |what: &str| Err(ImageError::Corrupt(format!("ext4: inode {number}: {what}")));
+        let mode = le16(&raw, 0x0);
+        let extra_size = if raw.len() > GOOD_OLD_SIZE { le16(&raw, 0x80) } else { 0 };
+        if GOOD_OLD_SIZE + usize::from(extra_size) > raw.len() || !extra_size.is_multiple_of(4) {
+            return wrong("its extra size does not fit");
+        }
+        if let Some((stored, computed)) = self.inode_checksum(number, &raw, extra_size)
+            && stored != computed
+        {
+            return wrong("its checksum does not match");
+        }
+        let kind = match mode >> 12 {
+            0x1 => Kind::Fifo,
+            0x2 => Kind::CharacterDevice,
+            0x4 => Kind::Directory,
+            0x6 => Kind::BlockDevice,
+            0x8 => Kind::File,
+            0xA => Kind::Symlink,
+            0xC => Kind::Socket,
+            _ => return wrong("a directory leads to it, but it is not in use"),
+        };
+        let flags = le32(&raw, 0x20);
+        let links = le16(&raw, 0x1A);
+        if links == 0 {
+            return wrong("a directory leads to it, but it has no links");
+        }
+        let sectors = halves(le32(&raw, 0x1C), u32::from(le16(&raw, 0x74)));
+        let unit = if flags & HUGE_FILE != 0 { u64::from(self.geometry.block_size / 512) } else { 1 };
+        Ok(Inode {
+            number,
+            mode,
+            uid: u32::from(le16(&raw, 0x2)) | (u32::from(le16(&raw, 0x78)) << 16),
+            gid: u32::from(le16(&raw, 0x18)) | (u32::from(le16(&raw, 0x7A)) << 16),
+            size: halves(le32(&raw, 0x4), le32(&raw, 0x6C)),
+            links,
+            sectors: sectors.saturating_mul(unit),
+            flags,
+            generation: le32(&raw, 0x64),
+            xattr_block: halves(le32(&raw, 0x68), u32::from(le16(&raw, 0x76))),
+            extra_size,
+            kind,
+            raw,
+        })
+    }
+
+    /// An inode's checksum as stored (`l_i_checksum_lo`, 0x7C, and `i_checksum_hi`, 0x82) and as it should be; `None`
+    /// without `metadata_csum`. Covers the inode's number, its generation, and its bytes with both fields as zero.
+    fn inode_checksum(&self, number: u32, raw: &[u8], extra_size: u16) -> Option<(u32, u32)> {
+        if !self.superblock.has_checksums() {
+            return None;
+        }
+        let seed = self.inode_seed(number, le32(raw, 0x64));
+        let mut bytes = Zeroizing::new(raw.to_vec());
+        bytes.get_mut(0x7C..0x7E)?.fill(0);
+        let low = u32::from(le16(raw, 0x7C));
+        if extra_size >= 4 {
+            bytes.get_mut(0x82..0x84)?.fill(0);
+            Some(((u32::from(le16(raw, 0x82)) << 16) | low, crc32c(seed, &bytes)))
+        } else {
+            Some((low, crc32c(seed, &bytes) & 0xFFFF))
+        }
+    }
+
+    /// The seed of all checksums that belong to one inode.
+    pub fn inode_seed(&self, number: u32, generation: u32) -> u32 {
+        crc32c(crc32c(self.superblock.checksum_seed, &number.to_le_bytes()), &generation.to_le_bytes())
+    }
+
+    /// Content that lies inside the inode: `i_block`, and what did not fit there, in the attribute `system.data`.
+    ///
+    /// # Errors
+    /// When the attributes are damaged.
+    pub fn inline_content(&self, inode: &Inode) -> Result<InlineContent, ImageError> {
+        let mut rest = Zeroizing::new(Vec::new());
+        for attribute in inline_attributes(inode)? {
+            // `e_name_index` 7 is "system.".
+            if attribute.index == 7 && attribute.name == b"data" {
+                rest = Zeroizing::new(attribute.value.to_vec());
+            }
+        }
+        Ok(InlineContent { area: Zeroizing::new(inode.block_area().to_vec()), rest })
+    }
+}
+
+/// Content inside an inode, in its two places.
+pub(super) struct InlineContent {
+    /// `i_block`, 60 bytes.
+    pub area: Zeroizing<Vec<u8>>,
+    /// The value of `system.data`; empty when there is none.
+    pub rest: Zeroizing<Vec<u8>>,
+}
+
+/// One extended attribute in an inode.
+pub(super) struct Attribute<'a> {
+    /// `e_name_index`, 0x1, u8: the prefix, as a number.
+    pub index: u8,
+    /// The name without its prefix.
+    pub name: &'a [u8],
+    /// The value, when it lies beside its name; empty when it has an inode of its own.
+    pub value: &'a [u8],
+    /// `e_value_inum`, 0x4, u32: the inode that holds the value; 0 when it lies beside its name.
+    pub value_inode: u32,
+}
+
+/// The attributes behind an inode's fields.
+///
+/// # Errors
+/// When they are damaged.
+pub(super) fn inline_attributes(inode: &Inode) -> Result<Vec<Attribute<'_>>, ImageError> {
+    let start = GOOD_OLD_SIZE + usize::from(inode.extra_size);
+    let area = inode.raw.get(start..).unwrap_or_default();
+    if inode.extra_size == 0 || area.len() < 8 || le32(area, 0) != XATTR_MAGIC {
+        return Ok(Vec::new());
+    }
+    // Values are placed from the first entry on, which is after the magic.
+    attributes(area.get(4..).unwrap_or_default(), 0)
+        .ok_or_else(|| ImageError::Corrupt(format!("ext4: inode {}: damaged attributes", inode.number)))
+}
+
+/// Reads attribute entries from `area`, whose first entry is at `first`; values are placed from the start of `area`.
+/// `None` when something lies outside. Kernel documentation, ext4, "Extended Attributes".
+pub(super) fn attributes(area: &[u8], first: usize) -> Option<Vec<Attribute<'_>>> {
+    let mut found = Vec::new();
+    let mut at = first;
+    // The list ends with four zero bytes.
+    while at + 4 <= area.len() && le32(area, at) != 0 {
+        let name_length = usize::from(*area.get(at)?);
+        let name = area.get(at + 16..at + 16 + name_length)?;
+        let value_inode = le32(area, at + 4);
+        let value = if value_inode == 0 {
+            let offset = usize::from(le16(area, at + 2));
+            area.get(offset..offset.checked_add(usize_of(le32(area, at + 8)))?)?
+        } else {
+            &[]
+        };
+        found.push(Attribute { index: *area.get(at + 1)?, name, value, value_inode });
+        at += 16 + name_length.next_multiple_of(4);
+    }
+    Some(found)
+}

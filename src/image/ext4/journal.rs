@@ -1,0 +1,45 @@
+//! The internal journal: where it lies, and its superblock.
+
+use super::features::Compat;
+use super::reader::Reader;
+use crate::image::error::ImageError;
+use crate::image::journal::superblock::JournalSuperblock;
+use crate::image::journal::{Map, Run};
+
+/// A journal whose superblock was read and judged.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    /// Bytes in the journal's file.
+    pub size: u64,
+    /// Its superblock.
+    pub superblock: JournalSuperblock,
+    /// Where its blocks lie.
+    pub map: Map,
+}
+
+impl Reader {
+    /// Reads the internal journal. `None` when the file system has none.
+    ///
+    /// # Errors
+    /// When the journal is damaged, records an error, has unknown features, or cannot be read.
+    pub fn journal(&self) -> Result<Option<Journal>, ImageError> {
+        if !self.superblock.features.compat.has(Compat::HAS_JOURNAL) || self.superblock.journal_inode == 0 {
+            return Ok(None);
+        }
+        let inode = self.inode(self.superblock.journal_inode)?;
+        let blocks = self.map(&inode)?;
+        let runs = blocks.extents.iter().map(|extent| {
+            let run = Run {
+                logical: u32::try_from(extent.logical).ok()?,
+                physical: extent.physical,
+                count: u32::try_from(extent.length).ok()?,
+            };
+            (!extent.unwritten).then_some(run)
+        });
+        let runs: Option<Vec<Run>> = runs.collect();
+        let map = Map::new(runs.ok_or_else(|| ImageError::corrupt("ext4: the journal's blocks are not a journal's"))?);
+        let first = map.physical(0).ok_or_else(|| ImageError::corrupt("ext4: the journal has no superblock"))?;
+        let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, map.len())?;
+        Ok(Some(Journal { size: inode.size, superblock, map }))
+    }
+}

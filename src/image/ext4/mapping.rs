@@ -1,0 +1,228 @@
+//! Which blocks an inode's content lies in. Kernel documentation, ext4, "Extent Tree" and "Direct/Indirect Block
+//! Addressing".
+
+use super::bytes::{halves, le16, le32};
+use super::checksum::crc32c;
+use super::inode::{BLOCK_SIZE, EXTENTS, INLINE_DATA, Inode};
+use super::reader::Reader;
+use crate::image::error::ImageError;
+use crate::image::tree::Kind;
+
+/// `eh_magic` of every extent node.
+const EXTENT_MAGIC: u16 = 0xF30A;
+/// The deepest extent tree that the format knows. `eh_depth`.
+const MOST_LEVELS: u16 = 5;
+/// Nodes (extent or indirect blocks) that one inode may have before we give up: enough for 16 GiB of single blocks.
+const MOST_NODES: usize = 20_000;
+/// Extents that one inode may have before we give up.
+const MOST_EXTENTS: usize = 1_000_000;
+
+/// A run of an inode's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// First block of the content, from 0.
+    pub logical: u64,
+    /// First block on the device.
+    pub physical: u64,
+    /// Blocks, at least 1.
+    pub length: u64,
+    /// Allocated but not written: reads as zeros.
+    pub unwritten: bool,
+}
+
+/// All blocks of one inode's content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct BlockMap {
+    /// Content, in order, without overlap.
+    pub extents: Vec<Extent>,
+    /// Blocks that hold the map itself.
+    pub nodes: Vec<u64>,
+}
+
+impl BlockMap {
+    /// The device's block for block `logical` of the content; `None` for a hole and for what was not written.
+    pub fn find(&self, logical: u64) -> Option<u64> {
+        let after = self.extents.partition_point(|extent| extent.logical <= logical);
+        let extent = self.extents.get(after.checked_sub(1)?)?;
+        let inside = logical - extent.logical;
+        (inside < extent.length && !extent.unwritten).then(|| extent.physical + inside)
+    }
+
+    /// Blocks of content.
+    pub fn content_blocks(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.length).sum()
+    }
+
+    /// Every block: content, then map.
+    pub fn blocks(&self) -> impl Iterator<Item = u64> {
+        self.content().chain(self.nodes.iter().copied())
+    }
+
+    /// Every block of content.
+    pub fn content(&self) -> impl Iterator<Item = u64> {
+        self.extents.iter().flat_map(|extent| extent.physical..extent.physical + extent.length)
+    }
+}
+
+impl Reader {
+    /// Reads the map of an inode. Empty for what has no blocks: inline content, short links, devices.
+    ///
+    /// # Errors
+    /// When the map is damaged, too large, or cannot be read.
+    pub fn map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
+        let mut map = BlockMap::default();
+        let mapped = match inode.kind {
+            Kind::File | Kind::Directory => true,
+            Kind::Symlink => !self.is_short_link(inode),
+            Kind::BlockDevice | Kind::CharacterDevice | Kind::Fifo | Kind::Socket => false,
+        };
+        if !mapped || inode.has(INLINE_DATA) {
+            return Ok(map);
+        }
+        if inode.has(EXTENTS) {
+            let mut walk = Walk { reader: self, inode, map: &mut map, next: 0 };
+            walk.extent_node(inode.block_area(), None)?;
+        } else {
+            let mut walk = Walk { reader: self, inode, map: &mut map, next: 0 };
+            walk.block_pointers(inode.block_area())?;
+        }
+        Ok(map)
+    }
+
+    /// True when a link's target lies in `i_block`: it has no block but, perhaps, that of its attributes.
+    pub fn is_short_link(&self, inode: &Inode) -> bool {
+        let attributes = if inode.xattr_block == 0 { 0 } else { u64::from(self.geometry.block_size / 512) };
+        let short = u64::try_from(BLOCK_SIZE).unwrap_or(u64::MAX);
+        !inode.has(EXTENTS) && inode.size < short && inode.sectors <= attributes
+    }
+}
+
+/// A map as it is being read.
+struct Walk<'a> {
+    reader: &'a Reader,
+    inode: &'a Inode,
+    map: &'a mut BlockMap,
+    /// First block of the content that no extent has claimed yet.
+    next: u64,
+}
+
+impl Walk<'_> {
+    fn wrong(&self, what: &str) -> ImageError {
+        ImageError::Corrupt(format!("ext4: inode {}: {what}", self.inode.number))
+    }
+
+    /// Reads one node of an extent tree, and what is below it. `depth` is what the node above promised.
+    fn extent_node(&mut self, node: &[u8], depth: Option<u16>) -> Result<(), ImageError> {
+        if le16(node, 0) != EXTENT_MAGIC {
+            return Err(self.wrong("an extent node without its magic number"));
+        }
+        let (entries, most, levels) = (le16(node, 2), le16(node, 4), le16(node, 6));
+        let room = (node.len() / 12).saturating_sub(1);
+        if entries > most
+            || usize::from(most) > room
+            || levels > MOST_LEVELS
+            || depth.is_some_and(|want| want != levels)
+        {
+            return Err(self.wrong("an extent node whose counts contradict each other"));
+        }
+        for entry in node.chunks_exact(12).skip(1).take(usize::from(entries)) {
+            let logical = u64::from(le32(entry, 0));
+            if logical < self.next {
+                return Err(self.wrong("extents that overlap or are out of order"));
+            }
+            if levels == 0 {
+                let length = le16(entry, 4);
+                // Lengths over 32768 mark an extent that was not written.
+                let unwritten = length > 32768;
+                let length = u64::from(if unwritten { length - 32768 } else { length });
+                let physical = halves(le32(entry, 8), u32::from(le16(entry, 6)));
+                self.claim(Extent { logical, physical, length, unwritten })?;
+            } else {
+                let child = halves(le32(entry, 4), u32::from(le16(entry, 8)));
+                let block = self.node(child)?;
+                self.check_node(&block)?;
+                // Cannot underflow: levels is not 0.
+                self.extent_node(&block, Some(levels - 1))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An extent block ends with a crc32c, right after room for its entries. `et_checksum`.
+    fn check_node(&self, block: &[u8]) -> Result<(), ImageError> {
+        if !self.reader.superblock.has_checksums() {
+            return Ok(());
+        }
+        let tail = 12 + 12 * usize::from(le16(block, 4));
+        let seed = self.reader.inode_seed(self.inode.number, self.inode.generation);
+        match block.get(..tail) {
+            Some(covered) if tail + 4 <= block.len() && crc32c(seed, covered) == le32(block, tail) => Ok(()),
+            _ => Err(self.wrong("the checksum of an extent block does not match")),
+        }
+    }
+
+    /// Reads a block of the map, and counts it.
+    fn node(&mut self, block: u64) -> Result<zeroize::Zeroizing<Vec<u8>>, ImageError> {
+        if self.map.nodes.len() >= MOST_NODES {
+            return Err(self.wrong("its block map is too large"));
+        }
+        if block <= u64::from(self.reader.superblock.first_data_block) {
+            return Err(self.wrong("its block map leads to the superblock"));
+        }
+        self.map.nodes.push(block);
+        self.reader.block(block)
+    }
+
+    /// Takes an extent into the map.
+    fn claim(&mut self, extent: Extent) -> Result<(), ImageError> {
+        let end = extent.physical.checked_add(extent.length);
+        if extent.length == 0
+            || extent.physical <= u64::from(self.reader.superblock.first_data_block)
+            || end.is_none_or(|end| end > self.reader.superblock.blocks)
+        {
+            return Err(self.wrong("its content lies outside the file system"));
+        }
+        // Cannot overflow: logical is a u32, length a u16.
+        self.next = extent.logical + extent.length;
+        if let Some(last) = self.map.extents.last_mut()
+            && last.logical + last.length == extent.logical
+            && last.physical + last.length == extent.physical
+            && last.unwritten == extent.unwritten
+        {
+            last.length += extent.length;
+            return Ok(());
+        }
+        if self.map.extents.len() >= MOST_EXTENTS {
+            return Err(self.wrong("its content lies in too many pieces"));
+        }
+        self.map.extents.push(extent);
+        Ok(())
+    }
+
+    /// Twelve direct pointers, then one each to a block of pointers, of blocks of pointers, and one more level.
+    fn block_pointers(&mut self, area: &[u8]) -> Result<(), ImageError> {
+        for (index, pointer) in area.chunks_exact(4).enumerate() {
+            let levels = u32::try_from(index.saturating_sub(11)).unwrap_or(0);
+            self.pointer(le32(pointer, 0), levels)?;
+        }
+        Ok(())
+    }
+
+    /// One pointer to content (`levels` 0) or to a block of pointers. A zero pointer is a hole.
+    fn pointer(&mut self, block: u32, levels: u32) -> Result<(), ImageError> {
+        let per_block = u64::from(self.reader.geometry.block_size / 4);
+        if block == 0 {
+            self.next = self.next.saturating_add(per_block.saturating_pow(levels));
+            return Ok(());
+        }
+        if levels == 0 {
+            let logical = self.next;
+            return self.claim(Extent { logical, physical: u64::from(block), length: 1, unwritten: false });
+        }
+        let node = self.node(u64::from(block))?;
+        for pointer in node.chunks_exact(4) {
+            self.pointer(le32(pointer, 0), levels - 1)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! ext2, ext3 and ext4: read by our own reader, written on an overlay, checked before anybody commits the result.
+//!
+//! ```text
+//! Ext4::open ─> replay (in memory) ─> Tree: survey ─> apply: plan, writer, values, audit, read-back ─> dirty()
+//! ```
+//!
+//! Nothing here writes to the device: [`Ext4::dirty`] hands out the blocks that differ, and a commit writes them.
+//! docs/ext4.md lists what is accepted and what is refused. Knows inodes and blocks; no manifests, no partitions.
+
+mod apply;
+mod audit;
+mod bytes;
+mod checksum;
+mod content;
+mod directory;
+mod expect;
+mod facts;
+pub mod features;
+mod group;
+mod guard;
+mod in_place;
+mod inode;
+mod journal;
+mod mapping;
+mod mend;
+mod neighbours;
+mod plan;
+mod reader;
+mod recover;
+pub mod superblock;
+mod view;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use self::in_place::may_be_in_log;
+use self::inode::Inode;
+use self::journal::Journal;
+use self::reader::Reader;
+use self::recover::{Obstacle, Recovered};
+use super::device::ReadAt;
+use super::error::ImageError;
+use super::overlay::{DirtyBlock, Overlay};
+use super::tree::{Stat, Tree, TreeChange};
+use crate::secret::Secret;
+use crate::sys;
+
+pub use self::facts::{Facts, JournalState, probe};
+
+/// Memory for changed blocks, in bytes.
+const OVERLAY_LIMIT: usize = 256 << 20;
+/// The root directory's inode. Kernel documentation, ext4, "Special inodes".
+const ROOT: u32 = 2;
+
+/// An open file system, with the changes that were made to it in memory.
+pub struct Ext4 {
+    /// What the changes will be committed to.
+    base: Arc<dyn ReadAt>,
+    /// A mended superblock, if it was torn, then the replayed journal, if it was dirty, then one layer for each successful `apply`; each lies on the one before.
+    layers: Vec<Arc<Overlay>>,
+    /// Reads through all layers.
+    reader: Reader,
+    /// Reads the file system as it was before any change of ours: its journal replayed, its superblock mended.
+    old: Reader,
+    /// The journal as it is after its replay, and the log blocks that the replayed transactions take; `None` when it
+    /// was clean.
+    recovered: Option<(Journal, u32)>,
+    /// Set when a change drops an old value that may stand in the journal's log.
+    leaves_traces_in_log: bool,
+    /// What a mount left behind and we could not deal with.
+    obstacle: Option<Obstacle>,
+}
+
+/// A file, directory or link: its inode.
+#[derive(Clone)]
+pub struct Node(Inode);
+
+impl Ext4 {
+    /// Opens the file system that fills `device`. A dirty journal is replayed in memory: the tree is as the kernel would
+    /// show it. Where that is not possible the file system still opens, for [`Ext4::facts`]; see
+    /// [`Ext4::check_writable`].
+    ///
+    /// # Errors
+    /// When there is no such file system, when its superblock contradicts itself or the device's size, or when it cannot
+    /// be read.
+    pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, ImageError> {
+        let mended = mend::mend(&device)?;
+        let reader = match &mended {
+            Some(overlay) => Reader::open(overlay.clone())?,
+            None => Reader::open(Arc::clone(&device))?,
+        };
+        let mut ext4 = Self {
+            base: device,
+            layers: mended.into_iter().collect(),
+            old: reader.clone(),
+            reader,
+            recovered: None,
+            leaves_traces_in_log: false,
+            obstacle: None,
+        };
+        if !recover::is_needed(&ext4.reader.superblock) {
+            return Ok(ext4);
+        }
+        if features::check_written(&ext4.reader.superblock).is_err() {
+            ext4.obstacle = Some(Obstacle("a mount left its journal or its orphans behind".into()));
+            return Ok(ext4);
+        }
+        match recover::recover(&ext4.reader) {
+            Ok(Recovered { overlay, journal }) => {
+                ext4.push(overlay)?;
+                ext4.old = ext4.reader.clone();
+                ext4.recovered = journal;
+            }
+            Err(obstacle) => ext4.obstacle = Some(obstacle),
+        }
+        Ok(ext4)
+    }
+
+    /// What the file system says about itself, for `inspect`.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten())
+    }
+
+    /// Says whether changes can be made: every feature is one that we write to, no error is recorded, and nothing is left
+    /// of a mount.
+    ///
+    /// # Errors
+    /// [`ImageError::Unsupported`] with the features' names as in `tune2fs -O`, [`ImageError::Refused`] with what to do
+    /// first, or [`ImageError::Corrupt`].
+    pub fn check_writable(&self) -> Result<(), ImageError> {
+        let superblock = &self.reader.superblock;
+        features::check_written(superblock)?;
+        if superblock.has_errors() {
+            return Err(ImageError::refused("the ext4 file system has errors recorded", recover::HINT));
+        }
+        if let Some(obstacle) = &self.obstacle {
+            return Err(obstacle.clone().into());
+        }
+        if !superblock.is_clean() {
+            return Err(ImageError::refused("the ext4 file system was not unmounted cleanly", recover::HINT));
+        }
+        if superblock.last_orphan != 0 {
+            return Err(ImageError::refused(
+                "files that were deleted while open still take space (orphans)",
+                recover::HINT,
+            ));
+        }
+        if let Err(error) = self.reader.journal() {
+            return Err(ImageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+        }
+        if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
+            return Err(ImageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
+        }
+        Ok(())
+    }
+
+    /// Makes all `changes`, or none: they are written in memory, audited and read back by other code. New files and
+    /// directories get `time` as all their times (whole seconds), changed directories as their time of modification.
+    ///
+    /// Every new file is written before an old one is dropped, so that no value lands in a block that was in use. The
+    /// blocks of a replaced file that no other name leads to are zeroed.
+    ///
+    /// # Errors
+    /// As [`Ext4::check_writable`]; [`ImageError::Refused`] when there is no space, no inode, or a parent is immutable;
+    /// [`ImageError::Corrupt`] when the file system is damaged or the check fails. Nothing was changed then.
+    pub fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), ImageError> {
+        self.check_writable()?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
+        let plan = plan::Plan::new(&self.reader, changes, time)?;
+        apply::write(&self.reader, &overlay, &plan)?;
+        check(&self.reader, &overlay, &plan)?;
+        let superblock = &self.reader.superblock;
+        self.leaves_traces_in_log |= plan.replaced().any(|old| may_be_in_log(superblock, old.flags));
+        self.push(overlay)
+    }
+
+    /// The blocks that differ from the device that was opened, as (byte offset, bytes), in order: what a commit writes.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn dirty(&self) -> Result<Vec<DirtyBlock>, ImageError> {
+        let failed = |error| ImageError::io("reading the image", error);
+        let mut numbers = BTreeSet::new();
+        for layer in &self.layers {
+            numbers.extend(layer.dirty_numbers().map_err(failed)?);
+        }
+        let mut dirty = Vec::new();
+        for number in numbers {
+            let offset = self.reader.block_offset(number)?;
+            let now = self.reader.block(number)?;
+            let mut before = Zeroizing::new(vec![0; now.len()]);
+            self.base.read_exact_at(offset, &mut before).map_err(failed)?;
+            if before != now {
+                sys::lock_memory(&now);
+                dirty.push((offset, now));
+            }
+        }
+        Ok(dirty)
+    }
+
+    /// The file system as it is with all changes, block for block.
+    #[must_use]
+    pub fn device(&self) -> Arc<dyn ReadAt> {
+        self.top()
+    }
+
+    fn top(&self) -> Arc<dyn ReadAt> {
+        match self.layers.last() {
+            Some(layer) => layer.clone(),
+            None => Arc::clone(&self.base),
+        }
+    }
+
+    fn push(&mut self, overlay: Arc<Overlay>) -> Result<(), ImageError> {
+        self.reader = Reader::open(overlay.clone())?;
+        self.layers.push(overlay);
+        Ok(())
+    }
+}
+
+/// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
+/// and everything asked for is there (the independent reader).
+fn check(before: &Reader, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
+    let failed = |error: ImageError| match error {
+        ImageError::Corrupt(detail) => {
+            ImageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))
+        }
+        other => other,
+    };
+    let expected = audit::audit(before, overlay, plan).map_err(failed)?;
+    neighbours::check(before, &expected)?;
+    view::read_back(overlay, plan).map_err(failed)
+}
+
+impl Tree for Ext4 {
+    type Node = Node;
+
+    fn root(&self) -> Result<Node, ImageError> {
+        // What lies under a journal that was not replayed is not what the kernel would show.
+        if let Some(obstacle) = &self.obstacle {
+            return Err(obstacle.clone().into());
+        }
+        let root = self.reader.inode(ROOT)?;
+        if root.stat().kind == super::tree::Kind::Directory {
+            Ok(Node(root))
+        } else {
+            Err(ImageError::corrupt("ext4: the root is not a directory"))
+        }
+    }
+
+    fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, ImageError> {
+        let Some(entry) = self.reader.find(&directory.0, name)? else { return Ok(None) };
+        let inode = self.reader.inode(entry.inode)?;
+        let stat = inode.stat();
+        Ok(Some((Node(inode), stat)))
+    }
+
+    fn read_link(&self, link: &Node) -> Result<Vec<u8>, ImageError> {
+        self.reader.read_target(&link.0)
+    }
+
+    fn read(&self, file: &Node, limit: u64) -> Result<Option<Secret>, ImageError> {
+        self.reader.read_file(&file.0, limit)
+    }
+}

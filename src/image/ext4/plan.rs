@@ -1,0 +1,362 @@
+//! Changes, resolved against the tree that stands: what each path's parent is, what is replaced, and whether there is
+//! room. The audit and the read-back judge the result by this plan, and by nothing that the writer says.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::ROOT;
+use super::directory::Entry;
+use super::features::Incompat;
+use super::inode::{APPEND, IMMUTABLE, INLINE_DATA, Inode, attributes, inline_attributes};
+use super::reader::{Reader, usize_of};
+use crate::image::error::ImageError;
+use crate::image::tree::{Kind, TreeChange};
+use crate::secret::Secret;
+
+/// What to do about a full file system.
+const LARGER: &str = "make the image larger (nixpkgs: additionalSpace = \"512M\") or remove files from it";
+
+/// The directory that a change is made in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parent {
+    /// One that stands, by its inode.
+    Standing(u32),
+    /// One that an earlier change makes, by its place in the plan.
+    Made(usize),
+}
+
+/// One change.
+pub(super) struct Planned<'a> {
+    /// Its absolute path.
+    pub path: &'a str,
+    /// The path's last component.
+    pub name: &'a [u8],
+    /// The directory that holds the name.
+    pub parent: Parent,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// What is to be done.
+    pub action: Action<'a>,
+}
+
+/// What a change does.
+pub(super) enum Action<'a> {
+    /// Makes a directory.
+    MakeDirectory,
+    /// Makes a file.
+    Create {
+        /// Its bytes.
+        content: &'a Secret,
+    },
+    /// Makes a file under a temporary name, then takes the name from the file that stands.
+    Replace {
+        /// Its bytes.
+        content: &'a Secret,
+        /// The temporary name, in the same directory.
+        temporary: Vec<u8>,
+        /// The file that loses its name.
+        old: Inode,
+    },
+    /// Changes permissions and owner of a file that stands.
+    SetMetadata {
+        /// The file.
+        file: Inode,
+    },
+}
+
+impl Planned<'_> {
+    /// The bytes of a file that is written.
+    pub fn content(&self) -> Option<&Secret> {
+        match &self.action {
+            Action::Create { content } | Action::Replace { content, .. } => Some(content),
+            Action::MakeDirectory | Action::SetMetadata { .. } => None,
+        }
+    }
+}
+
+/// All changes of one run, in their order.
+pub(super) struct Plan<'a> {
+    /// The changes.
+    pub changes: Vec<Planned<'a>>,
+    /// Seconds since 1970 for every time that is written.
+    pub seconds: i64,
+}
+
+impl<'a> Plan<'a> {
+    /// The files that lose their names.
+    pub fn replaced(&self) -> impl Iterator<Item = &Inode> {
+        self.changes.iter().filter_map(|change| match &change.action {
+            Action::Replace { old, .. } => Some(old),
+            _ => None,
+        })
+    }
+
+    /// Resolves `changes`.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when there is no room or a directory is immutable, [`ImageError::Unsupported`] for what we
+    /// could not read back, [`ImageError::Corrupt`] when the tree is damaged or not what `changes` were made for.
+    pub fn new(reader: &Reader, changes: &'a [TreeChange], time: SystemTime) -> Result<Self, ImageError> {
+        let mut planner =
+            Planner { reader, directories: HashMap::new(), made: BTreeMap::new(), seen: HashSet::new(), temporary: 0 };
+        let mut planned = Vec::with_capacity(changes.len());
+        for change in changes {
+            let next = planner.plan(change, planned.len())?;
+            planned.push(next);
+        }
+        let plan = Self { changes: planned, seconds: seconds_for(reader, time) };
+        plan.check_room(reader)?;
+        Ok(plan)
+    }
+
+    /// Blocks that a file of `size` bytes needs: its content, and, without extents, the blocks that map it.
+    pub fn blocks_for(reader: &Reader, size: usize) -> u64 {
+        let block_size = usize_of(reader.geometry.block_size);
+        let content = u64::try_from(size.div_ceil(block_size)).unwrap_or(u64::MAX);
+        if reader.superblock.features.incompat.has(Incompat::EXTENT) {
+            return content;
+        }
+        let per_block = u64::from(reader.geometry.block_size / 4);
+        let single = content.saturating_sub(12);
+        let double = single.saturating_sub(per_block);
+        let triple = double.saturating_sub(per_block.saturating_mul(per_block));
+        let doubles = double.min(per_block * per_block).div_ceil(per_block);
+        content + u64::from(single > 0) + doubles + u64::from(double > 0) + triple.div_ceil(per_block)
+    }
+
+    /// Compares what the changes need with what is free.
+    fn check_room(&self, reader: &Reader) -> Result<(), ImageError> {
+        let mut blocks = reader.superblock.free_blocks;
+        let mut inodes = reader.superblock.free_inodes;
+        for change in &self.changes {
+            let need = match (&change.action, change.content()) {
+                (Action::SetMetadata { .. }, _) => continue,
+                (_, Some(content)) => Self::blocks_for(reader, content.len()),
+                (_, None) => 1,
+            };
+            if need > blocks {
+                return Err(no_space(change.path, need, blocks));
+            }
+            if inodes == 0 {
+                return Err(no_inodes(change.path));
+            }
+            // Cannot underflow: compared above.
+            blocks -= need;
+            inodes -= 1;
+        }
+        Ok(())
+    }
+}
+
+/// The refusal of a change that needs more blocks than there are.
+pub(super) fn no_space(path: &str, need: u64, free: u64) -> ImageError {
+    let blocks = if need == 1 { "block" } else { "blocks" };
+    ImageError::refused(format!("{path} needs {need} {blocks}, and the file system has {free} free"), LARGER)
+}
+
+/// The refusal of a change that needs an inode when there is none.
+pub(super) fn no_inodes(path: &str) -> ImageError {
+    ImageError::refused(
+        format!("{path} needs 1 inode, and the file system has 0 free"),
+        "make the file system with more inodes (mke2fs -N) or remove files from it",
+    )
+}
+
+/// A directory as the planner sees it.
+struct Directory {
+    inode: Inode,
+    names: BTreeMap<Vec<u8>, Entry>,
+}
+
+struct Planner<'r, 'a> {
+    reader: &'r Reader,
+    /// Directories that were read, by inode.
+    directories: HashMap<u32, Directory>,
+    /// Directories that the plan makes: path to place in the plan.
+    made: BTreeMap<&'a str, usize>,
+    /// Paths that have a change.
+    seen: HashSet<&'a str>,
+    /// Number of the next temporary name.
+    temporary: u32,
+}
+
+impl<'a> Planner<'_, 'a> {
+    fn plan(&mut self, change: &'a TreeChange, place: usize) -> Result<Planned<'a>, ImageError> {
+        let path = change.path();
+        if !self.seen.insert(path) {
+            return Err(ImageError::Corrupt(format!("{path}: two changes at once")));
+        }
+        let (above, name) = split(path)?;
+        let parent = self.resolve(above)?;
+        let standing = match parent {
+            Parent::Standing(directory) => self.standing(directory, name)?,
+            Parent::Made(_) => None,
+        };
+        let wrong = |what: &str| Err(ImageError::Corrupt(format!("{path}: {what}")));
+        let (mode, uid, gid, action) = match change {
+            TreeChange::MakeDirectory { mode, uid, gid, .. } => {
+                if standing.is_some() {
+                    return wrong("it exists already");
+                }
+                self.check_changeable(parent, path)?;
+                self.made.insert(path, place);
+                (mode, uid, gid, Action::MakeDirectory)
+            }
+            TreeChange::WriteFile { content, mode, uid, gid, .. } => {
+                self.check_changeable(parent, path)?;
+                let action = match (standing, parent) {
+                    (Some(old), Parent::Standing(directory)) => {
+                        self.check_droppable(&old, path)?;
+                        Action::Replace { content, temporary: self.temporary_name(directory), old }
+                    }
+                    _ => Action::Create { content },
+                };
+                (mode, uid, gid, action)
+            }
+            TreeChange::SetMetadata { mode, uid, gid, .. } => {
+                let Some(file) = standing else { return wrong("it does not exist") };
+                if file.kind != Kind::File {
+                    return wrong(&format!("it is {}", file.kind.name()));
+                }
+                check_flags(&file, path)?;
+                (mode, uid, gid, Action::SetMetadata { file })
+            }
+        };
+        let mode = u16::try_from(*mode).ok().filter(|mode| *mode <= 0o7777);
+        let Some(mode) = mode else { return wrong("its mode has bits that are no permissions") };
+        // The value that stands for "leave it" in chown(2).
+        if *uid == u32::MAX || *gid == u32::MAX {
+            return wrong("4294967295 is nobody's number");
+        }
+        Ok(Planned { path, name, parent, mode, uid: *uid, gid: *gid, action })
+    }
+
+    /// The directory at `path`, one component at a time; no links are followed.
+    fn resolve(&mut self, path: &str) -> Result<Parent, ImageError> {
+        if let Some(place) = self.made.get(path) {
+            return Ok(Parent::Made(*place));
+        }
+        let mut number = ROOT;
+        self.directory(number, "/")?;
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            let entry = self.directory(number, path)?.names.get(component.as_bytes()).copied();
+            number = entry
+                .ok_or_else(|| ImageError::Corrupt(format!("{path}: no directory `{component}` on the way")))?
+                .inode;
+        }
+        self.directory(number, path)?;
+        Ok(Parent::Standing(number))
+    }
+
+    /// Reads directory `number`, once.
+    fn directory(&mut self, number: u32, path: &str) -> Result<&Directory, ImageError> {
+        if !self.directories.contains_key(&number) {
+            let inode = self.reader.inode(number)?;
+            if inode.kind != Kind::Directory {
+                return Err(ImageError::Corrupt(format!("{path}: {} is on the way", inode.kind.name())));
+            }
+            if inode.has(INLINE_DATA) {
+                return Err(ImageError::unsupported(
+                    format!("ext4 feature `inline_data`: a directory on the way to {path} lies inside its inode"),
+                    "deaddrop's read-back cannot see such directories; more files in the directory move it to a block",
+                ));
+            }
+            let names = self.reader.entries(&inode)?;
+            self.directories.insert(number, Directory { inode, names });
+        }
+        // OK to index: inserted above.
+        Ok(&self.directories[&number])
+    }
+
+    fn standing(&mut self, directory: u32, name: &[u8]) -> Result<Option<Inode>, ImageError> {
+        match self.directories.get(&directory).and_then(|directory| directory.names.get(name)) {
+            Some(entry) => self.reader.inode(entry.inode).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Refuses a directory whose names must not change.
+    fn check_changeable(&self, parent: Parent, path: &str) -> Result<(), ImageError> {
+        match parent {
+            Parent::Standing(number) => match self.directories.get(&number) {
+                Some(directory) => check_flags(&directory.inode, split(path)?.0),
+                None => Ok(()),
+            },
+            Parent::Made(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a file that cannot be replaced, or not without leaving something behind.
+    fn check_droppable(&self, old: &Inode, path: &str) -> Result<(), ImageError> {
+        if old.kind != Kind::File {
+            return Err(ImageError::Corrupt(format!("{path}: it is {}", old.kind.name())));
+        }
+        check_flags(old, path)?;
+        if !self.reader.superblock.features.incompat.has(Incompat::EA_INODE) {
+            return Ok(());
+        }
+        let mut outside = inline_attributes(old)?.iter().any(|attribute| attribute.value_inode != 0);
+        if old.xattr_block != 0 {
+            let block = self.reader.block(old.xattr_block)?;
+            // Entries start behind a header of 32 bytes; values are placed from the block's start.
+            let found = attributes(&block, 32)
+                .ok_or_else(|| ImageError::Corrupt(format!("{path}: its attributes are damaged")))?;
+            outside |= found.iter().any(|attribute| attribute.value_inode != 0);
+        }
+        if outside {
+            return Err(ImageError::unsupported(
+                format!("ext4 feature `ea_inode`: an attribute of {path} lies in an inode of its own"),
+                "remove the attribute (setfattr -x) or the file first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A name that is free in `directory`. Depends on nothing but the tree and the changes.
+    fn temporary_name(&mut self, directory: u32) -> Vec<u8> {
+        loop {
+            let name = format!(".deaddrop-{}", self.temporary).into_bytes();
+            self.temporary = self.temporary.wrapping_add(1);
+            let taken = self.directories.get(&directory).is_some_and(|found| found.names.contains_key(&name));
+            // Ends: a directory has fewer names than there are numbers.
+            if !taken {
+                return name;
+            }
+        }
+    }
+}
+
+/// Refuses what `chattr +i` or `+a` protects.
+fn check_flags(inode: &Inode, path: &str) -> Result<(), ImageError> {
+    let (flag, letter) = if inode.has(IMMUTABLE) {
+        ("immutable", 'i')
+    } else if inode.has(APPEND) {
+        ("append-only", 'a')
+    } else {
+        return Ok(());
+    };
+    Err(ImageError::refused(format!("{path} is {flag}"), format!("remove the flag first: chattr -{letter} {path}")))
+}
+
+/// Parent and last component of an absolute path.
+fn split(path: &str) -> Result<(&str, &[u8]), ImageError> {
+    let wrong = || ImageError::Corrupt(format!("{path}: not an absolute, clean path"));
+    let (above, name) = path.rsplit_once('/').ok_or_else(wrong)?;
+    let clean = path.starts_with('/')
+        && path.split('/').skip(1).all(|component| !matches!(component, "" | "." | "..") && component.len() <= 255);
+    if !clean || path.contains('\0') {
+        return Err(wrong());
+    }
+    Ok((if above.is_empty() { "/" } else { above }, name.as_bytes()))
+}
+
+/// `time` as ext4 can store it: to 2446, or to 2038 in inodes of 128 bytes.
+fn seconds_for(reader: &Reader, time: SystemTime) -> i64 {
+    let most = if reader.superblock.inode_size > 128 { 0x3_7FFF_FFFF } else { i64::from(i32::MAX) };
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(seconds).unwrap_or(i64::MAX).min(most)
+}

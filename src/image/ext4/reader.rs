@@ -1,0 +1,97 @@
+//! Our own reader: strict, bounded, and independent of the writer.
+//!
+//! Reads one structure at a time where it is asked for, never a whole table, so that a large file system costs no more
+//! than a small one. Every number is checked before it is used as a place or as a size.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::superblock::{self, Geometry, Superblock};
+use crate::image::device::ReadAt;
+use crate::image::error::ImageError;
+
+/// A file system whose superblock and geometry were checked.
+#[derive(Clone)]
+pub(super) struct Reader {
+    /// What holds the file system.
+    pub device: Arc<dyn ReadAt>,
+    /// Its superblock.
+    pub superblock: Superblock,
+    /// Its sizes.
+    pub geometry: Geometry,
+}
+
+/// Reads the superblock. `None` when there is no ext2, ext3 or ext4 on the device.
+///
+/// # Errors
+/// When the device cannot be read.
+pub(super) fn read_superblock(device: &dyn ReadAt) -> Result<Option<Superblock>, ImageError> {
+    let mut raw = [0; superblock::SIZE];
+    match device.read_exact_at(superblock::OFFSET, &mut raw) {
+        Ok(()) => Ok(Superblock::parse(&raw)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(ImageError::io("reading the ext4 superblock", error)),
+    }
+}
+
+impl Reader {
+    /// Opens the file system on `device`.
+    ///
+    /// # Errors
+    /// When there is none, when its counts contradict each other or the device, or when it cannot be read.
+    pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, ImageError> {
+        let superblock = read_superblock(device.as_ref())?
+            .ok_or_else(|| ImageError::corrupt("no ext4 superblock (its magic number is missing)"))?;
+        let geometry = superblock.geometry(device.size())?;
+        Ok(Self { device, superblock, geometry })
+    }
+
+    /// Opens the file system of a superblock that was read before and whose checksum does not match: to look for a whole
+    /// one.
+    ///
+    /// # Errors
+    /// When its counts contradict each other or the device.
+    pub fn open_torn(device: Arc<dyn ReadAt>, superblock: Superblock) -> Result<Self, ImageError> {
+        let geometry = superblock.unsealed_geometry(device.size())?;
+        Ok(Self { device, superblock, geometry })
+    }
+
+    /// Reads block `number` of the file system.
+    ///
+    /// # Errors
+    /// When there is no such block, or it cannot be read.
+    pub fn block(&self, number: u64) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+        let mut block = Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]);
+        self.read_block(number, &mut block)?;
+        Ok(block)
+    }
+
+    /// Reads block `number` into `block`, which is one block long.
+    ///
+    /// # Errors
+    /// When there is no such block, or it cannot be read.
+    pub fn read_block(&self, number: u64, block: &mut [u8]) -> Result<(), ImageError> {
+        let offset = self.block_offset(number)?;
+        self.device
+            .read_exact_at(offset, block)
+            .map_err(|error| ImageError::io(format!("reading ext4 block {number}"), error))
+    }
+
+    /// Where block `number` starts, in bytes.
+    ///
+    /// # Errors
+    /// When there is no such block.
+    pub fn block_offset(&self, number: u64) -> Result<u64, ImageError> {
+        if number >= self.superblock.blocks {
+            return Err(ImageError::Corrupt(format!("ext4: block {number} lies beyond the file system")));
+        }
+        // Cannot overflow: all blocks lie on the device, whose size is a u64.
+        Ok(number * u64::from(self.geometry.block_size))
+    }
+}
+
+/// A u32 as a size in memory: never lossy on the systems that this program runs on.
+pub(super) fn usize_of(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

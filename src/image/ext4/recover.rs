@@ -1,0 +1,146 @@
+//! What a mount left behind: a dirty journal is replayed in memory, a mark of orphans without orphans is cleared.
+//!
+//! Whoever copies the disk of a running machine gets both. Kernel documentation, ext4, "Journal (jbd2)" and "Orphan
+//! file".
+
+use std::sync::Arc;
+
+use super::bytes::le32;
+use super::features::{Compat, Incompat, RoCompat};
+use super::journal::Journal;
+use super::reader::{Reader, usize_of};
+use super::superblock::{self, Superblock};
+use crate::image::error::ImageError;
+use crate::image::journal::replay;
+use crate::image::overlay::Overlay;
+
+/// Memory for replayed blocks, in bytes.
+const REPLAY_LIMIT: usize = 128 << 20;
+/// `ob_magic` at the end of each block of the orphan file.
+const ORPHAN_MAGIC: u32 = 0x0B10_CA04;
+/// What a person can do about a state that we do not mend.
+pub(super) const HINT: &str = "run `e2fsck -p` on it first";
+
+/// A state that keeps us from reading and writing: what it is. The remedy is [`HINT`].
+#[derive(Debug, Clone)]
+pub(super) struct Obstacle(pub String);
+
+impl From<Obstacle> for ImageError {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::refused(obstacle.0, HINT)
+    }
+}
+
+/// True when a mount left something to be dealt with.
+pub(super) fn is_needed(superblock: &Superblock) -> bool {
+    superblock.features.incompat.has(Incompat::NEEDS_RECOVERY)
+        || superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT)
+}
+
+/// What a mount left, dealt with in memory.
+pub(super) struct Recovered {
+    /// The file system as it is then, over the device.
+    pub overlay: Arc<Overlay>,
+    /// The journal with an empty log and the sequence number that comes next, and how many of its log blocks are to be
+    /// zeroed; `None` when it was clean.
+    pub journal: Option<(Journal, u32)>,
+}
+
+/// Deals with what a mount left, on an overlay over `reader`'s device. The file system's features are known to be ones
+/// that we write to.
+pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
+    let dirty = |error: ImageError| Obstacle(format!("its journal is dirty and cannot be replayed: {error}"));
+    let overlay = Arc::new(Overlay::new(Arc::clone(&reader.device), reader.geometry.block_size, REPLAY_LIMIT));
+    let mut emptied = None;
+    if reader.superblock.features.incompat.has(Incompat::NEEDS_RECOVERY) {
+        let Some(journal) = reader.journal().map_err(dirty)? else {
+            return Err(Obstacle("it needs recovery, but has no journal".into()));
+        };
+        emptied = Some(replay(reader, &overlay, journal).map_err(dirty)?);
+    }
+    let replayed = Reader::open(overlay.clone()).map_err(dirty)?;
+    if replayed.geometry != reader.geometry || replayed.superblock.uuid != reader.superblock.uuid {
+        return Err(Obstacle("its journal would change the file system's size or identity".into()));
+    }
+    if replayed.superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT) {
+        let orphans = |error: ImageError| Obstacle(format!("its orphan file cannot be read: {error}"));
+        if !is_orphan_file_empty(&replayed).map_err(orphans)? {
+            return Err(Obstacle("files that were deleted while open still take space (orphans)".into()));
+        }
+    }
+    let counts = if emptied.is_some() { Some(count_again(&replayed).map_err(dirty)?) } else { None };
+    mark_recovered(&overlay, &replayed.superblock, counts)
+        .map_err(|error| Obstacle(format!("its superblock cannot be written: {error}")))?;
+    Ok(Recovered { overlay, journal: emptied })
+}
+
+/// Brings home what the journal holds, and empties it.
+fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<(Journal, u32), ImageError> {
+    let block_size = usize_of(reader.geometry.block_size);
+    let replayed = replay::replay(
+        &journal.superblock,
+        &journal.map,
+        block_size,
+        reader.superblock.blocks,
+        &|block, bytes| reader.read_block(block, bytes),
+        &mut |block, bytes| {
+            let failed = |error| ImageError::io("replaying the journal in memory", error);
+            overlay.write_at(reader.block_offset(block)?, bytes).map_err(failed)
+        },
+    )?;
+    journal.superblock.set_log(0, replayed.next_sequence);
+    let place = journal.map.physical(0).ok_or_else(|| ImageError::corrupt("ext4: the journal has no superblock"))?;
+    overlay
+        .write_at(reader.block_offset(place)?, journal.superblock.bytes())
+        .map_err(|error| ImageError::io("replaying the journal in memory", error))?;
+    Ok((journal, replayed.log_blocks))
+}
+
+/// True when no block of the orphan file names an inode.
+fn is_orphan_file_empty(reader: &Reader) -> Result<bool, ImageError> {
+    if !reader.superblock.features.compat.has(Compat::ORPHAN_FILE) {
+        return Ok(true);
+    }
+    let inode = reader.inode(reader.superblock.orphan_file_inode)?;
+    for number in reader.map(&inode)?.content() {
+        let block = reader.block(number)?;
+        // A block holds inode numbers, then its magic and a checksum, four bytes each.
+        let names = block.len() - 8;
+        if le32(&block, names) != ORPHAN_MAGIC {
+            return Err(ImageError::corrupt("ext4: an orphan file's block without its magic number"));
+        }
+        if block.get(..names).is_none_or(|names| names.iter().any(|byte| *byte != 0)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Adds up the free blocks and inodes, as the kernel does when it mounts: while it runs, the superblock's own counts lag
+/// behind those of the groups, and the journal does not bring them up to date.
+fn count_again(reader: &Reader) -> Result<(u64, u32), ImageError> {
+    let (mut blocks, mut inodes) = (0_u64, 0_u32);
+    for number in 0..reader.geometry.groups {
+        let group = reader.group(number)?;
+        blocks = blocks.saturating_add(u64::from(group.free_blocks));
+        inodes = inodes.saturating_add(group.free_inodes);
+    }
+    Ok((blocks, inodes))
+}
+
+/// Clears `needs_recovery` and `orphan_present` in the superblock, and puts right its counts of free blocks and inodes.
+fn mark_recovered(overlay: &Overlay, superblock: &Superblock, counts: Option<(u64, u32)>) -> std::io::Result<()> {
+    let mut raw = superblock::with_recovery(&superblock.raw, false);
+    let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
+    raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
+    if let Some((blocks, inodes)) = counts {
+        let [low, high] = [0, 4].map(|at| blocks.to_le_bytes()[at..at + 4].to_owned());
+        raw[0xC..0x10].copy_from_slice(&low);
+        if superblock.features.incompat.has(Incompat::BITS_64) {
+            raw[0x158..0x15C].copy_from_slice(&high);
+        }
+        raw[0x10..0x14].copy_from_slice(&inodes.to_le_bytes());
+    }
+    superblock::seal(&mut raw);
+    overlay.write_at(superblock::OFFSET, &raw)
+}

@@ -1,0 +1,177 @@
+//! Counter-proofs: the check must refuse each result that differs from what was asked for, in whatever way.
+#![allow(clippy::as_conversions)]
+
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use super::*;
+use crate::image::ext4::apply::lookup;
+
+/// A file system without checksums, so that only the audit can find a flipped byte; 1 KiB blocks, several groups.
+fn image() -> Arc<dyn ReadAt> {
+    let directory = tempfile::TempDir::new().unwrap();
+    let tree = directory.path().join("tree");
+    std::fs::create_dir_all(tree.join("etc/secrets")).unwrap();
+    for name in ["etc/secrets/old", "etc/secrets/other", "etc/secrets/mode", "standing"] {
+        std::fs::write(tree.join(name), vec![b'o'; 3000]).unwrap();
+    }
+    let path = directory.path().join("image");
+    let made = Command::new("mke2fs")
+        .args(["-q", "-F", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^uninit_bg,^64bit", "-N", "512", "-d"])
+        .args([&tree, &path])
+        .arg("20M")
+        .output()
+        .expect("mke2fs");
+    assert!(made.status.success());
+    Arc::new(std::fs::read(path).unwrap())
+}
+
+fn changes() -> Vec<TreeChange> {
+    let write = |path: &str, size: usize| TreeChange::WriteFile {
+        path: path.into(),
+        content: Secret::new(vec![b'n'; size]),
+        mode: 0o400,
+        uid: 0,
+        gid: 0,
+    };
+    vec![
+        TreeChange::MakeDirectory { path: "/etc/made".into(), mode: 0o700, uid: 0, gid: 0 },
+        write("/etc/made/new", 5000),
+        write("/etc/secrets/old", 10),
+        TreeChange::SetMetadata { path: "/etc/secrets/mode".into(), mode: 0o400, uid: 5, gid: 6 },
+    ]
+}
+
+/// What a test breaks after the writer is done.
+struct Scene {
+    before: Reader,
+    after: Reader,
+    overlay: Arc<Overlay>,
+}
+
+impl Scene {
+    fn flip(&self, block: u64, at: usize, bits: u8) {
+        let mut bytes = self.after.block(block).unwrap();
+        bytes[at] ^= bits;
+        self.overlay.write_at(self.after.block_offset(block).unwrap(), &bytes).unwrap();
+    }
+
+    fn flip_inode(&self, path: &str, at: usize, bits: u8) {
+        let (block, offset) = self.after.inode_place(lookup(&self.after, path).unwrap().number).unwrap();
+        self.flip(block, offset + at, bits);
+    }
+
+    fn first_block(&self, path: &str) -> u64 {
+        self.after.map(&lookup(&self.after, path).unwrap()).unwrap().find(0).unwrap()
+    }
+
+    fn group(&self, number: u32) -> group::Group {
+        self.after.group(number).unwrap()
+    }
+}
+
+/// Runs everything up to the check, breaks the result, and returns the check's verdict.
+fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<(), String> {
+    let before = Reader::open(Arc::clone(device)).unwrap();
+    let overlay = Arc::new(Overlay::new(Arc::clone(device), before.geometry.block_size, OVERLAY_LIMIT));
+    let changes = changes();
+    let time = UNIX_EPOCH + std::time::Duration::from_secs(1_900_000_000);
+    let plan = plan::Plan::new(&before, &changes, time).unwrap();
+    apply::write(&before, &overlay, &plan).unwrap();
+    let after = Reader::open(overlay.clone()).unwrap();
+    let scene = Scene { before, after, overlay };
+    breaking(&scene);
+    check(&scene.before, &scene.overlay, &plan).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_check_refuses_every_result_that_was_not_asked_for() {
+    let device = image();
+    assert_eq!(verdict(&device, |_| {}), Ok(()));
+    type Break = fn(&Scene);
+    let breaks: &[(&str, Break)] = &[
+        ("a byte of an inode that nothing was asked of", |scene| scene.flip_inode("/standing", 0x10, 1)),
+        ("a neighbour's inode in the same table block", |scene| scene.flip_inode("/etc/secrets/other", 0x0, 1)),
+        ("a changed file's size", |scene| scene.flip_inode("/etc/secrets/mode", 0x4, 1)),
+        ("a changed file's owner", |scene| scene.flip_inode("/etc/secrets/mode", 0x2, 1)),
+        ("a directory's owner", |scene| scene.flip_inode("/etc/secrets", 0x2, 1)),
+        ("a directory's number of links", |scene| scene.flip_inode("/etc", 0x1A, 1)),
+        ("a directory's time", |scene| scene.flip_inode("/etc", 0x10, 1)),
+        ("a new file's mode", |scene| scene.flip_inode("/etc/made/new", 0x0, 0o4)),
+        ("a new file's size", |scene| scene.flip_inode("/etc/made/new", 0x4, 1)),
+        ("a new file's number of blocks", |scene| scene.flip_inode("/etc/made/new", 0x1C, 2)),
+        ("a new file's flags", |scene| scene.flip_inode("/etc/made/new", 0x20, 0x10)),
+        ("a new file's content", |scene| scene.flip(scene.first_block("/etc/made/new"), 7, 1)),
+        ("a byte after the content of a new file's neighbour", |scene| {
+            scene.flip(scene.first_block("/standing"), 5, 1)
+        }),
+        ("a new directory's back link", |scene| scene.flip(scene.first_block("/etc/made"), 12, 1)),
+        ("another name in a changed directory", |scene| {
+            let block = scene.first_block("/etc/secrets");
+            let bytes = scene.after.block(block).unwrap();
+            let at = bytes.windows(5).position(|name| name == b"other").unwrap();
+            scene.flip(block, at, 1);
+        }),
+        ("a block that is free and stays free", |scene| {
+            let last = scene.after.superblock.blocks - 2;
+            scene.flip(last, 0, 1);
+        }),
+        ("a bit of the block bitmap", |scene| scene.flip(scene.group(0).block_bitmap, 1000, 1)),
+        ("the block bitmap of another group", |scene| scene.flip(scene.group(2).block_bitmap, 1000, 1)),
+        ("a bit of the inode bitmap", |scene| scene.flip(scene.group(0).inode_bitmap, 15, 0x40)),
+        ("a group's count of free blocks", |scene| {
+            let (block, at) = scene.after.descriptor_place(0).unwrap();
+            scene.flip(block, at + 0xC, 1);
+        }),
+        ("the descriptor of another group", |scene| {
+            let (block, at) = scene.after.descriptor_place(2).unwrap();
+            scene.flip(block, at + 0xC, 1);
+        }),
+        ("a descriptor's field that has no meaning here", |scene| {
+            let (block, at) = scene.after.descriptor_place(0).unwrap();
+            scene.flip(block, at + 0x18, 1);
+        }),
+        ("the superblock's count of free blocks", |scene| scene.flip(1, 0xC, 1)),
+        ("the superblock's count of free inodes", |scene| scene.flip(1, 0x10, 1)),
+        ("the superblock's state", |scene| scene.flip(1, 0x3A, 2)),
+        ("the label", |scene| scene.flip(1, 0x78, 1)),
+        ("a backup of the superblock", |scene| scene.flip(8193, 0x78, 1)),
+        ("the boot block", |scene| scene.flip(0, 0, 1)),
+        ("the journal", |scene| {
+            let journal = scene.after.inode(scene.after.superblock.journal_inode).unwrap();
+            scene.flip(scene.after.map(&journal).unwrap().find(3).unwrap(), 0, 1);
+        }),
+        ("what an old value left", |scene| {
+            let old = lookup(&scene.before, "/etc/secrets/old").unwrap();
+            scene.flip(scene.before.map(&old).unwrap().find(0).unwrap(), 0, 1);
+        }),
+    ];
+    for (name, breaking) in breaks {
+        let verdict = verdict(&device, breaking);
+        assert!(
+            verdict.as_ref().is_err_and(|error| error.starts_with("internal check failed, nothing was written")),
+            "{name}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn a_block_that_a_file_uses_though_the_bitmap_calls_it_free_is_not_taken() {
+    let base = image();
+    let before = Reader::open(Arc::clone(&base)).unwrap();
+    // Calls the blocks of a standing file free, with counts that agree: what a damaged bitmap looks like.
+    let damaged = Arc::new(Overlay::new(base, 1024, OVERLAY_LIMIT));
+    let standing = lookup(&before, "/standing").unwrap();
+    for block in before.map(&standing).unwrap().content() {
+        let group = before.group(0).unwrap();
+        let bit = (block - before.first_block_of(0)) as usize;
+        let reader = Reader::open(damaged.clone()).unwrap();
+        let mut bitmap = reader.block(group.block_bitmap).unwrap();
+        bitmap[bit / 8] &= !(1 << (bit % 8));
+        damaged.write_at(reader.block_offset(group.block_bitmap).unwrap(), &bitmap).unwrap();
+    }
+    let mut ext4 = Ext4::open(damaged).unwrap();
+    let error = ext4.apply(&changes(), UNIX_EPOCH).unwrap_err();
+    assert!(error.to_string().contains("which is marked as free"), "{error}");
+    assert!(ext4.dirty().unwrap().is_empty());
+}

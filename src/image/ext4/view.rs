@@ -1,0 +1,211 @@
+//! The read-back: `ext4-view`, which shares no code with the writer or with our reader, opens the result and must see
+//! every file and directory as it was asked for.
+//!
+//! It keeps what it reads in memory that nobody zeroizes. So it is never shown a value: blocks of values reach it under a
+//! random mask, and what it returns is compared under the same mask.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ext4_view::{Ext4Error, Ext4Read};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::apply::lookup;
+use super::features::Incompat;
+use super::guard::{self, Steps};
+use super::plan::{Action, Plan};
+use super::reader::Reader;
+use super::superblock::{self, Superblock};
+use crate::image::device::ReadAt;
+use crate::image::error::ImageError;
+use crate::image::overlay::Overlay;
+use crate::secret::Secret;
+
+/// Features that `ext4-view` refuses by their bits, but that change nothing about what it is shown: attributes in inodes
+/// of their own, large directories (bounded by our reader), and inline content (which no file of ours has, and no
+/// directory on its way, see `plan`).
+const HIDDEN: u32 = Incompat::EA_INODE | Incompat::LARGE_DIR | Incompat::INLINE_DATA;
+
+/// What must stand at a path.
+struct Wanted {
+    path: String,
+    /// `None` for a directory.
+    content: Option<Content>,
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    /// A path where nothing may stand.
+    gone: Option<String>,
+}
+
+/// What must be in a file.
+enum Content {
+    Exactly(Secret),
+    /// Not written by us.
+    Any,
+}
+
+/// The result, for `ext4-view`.
+struct View {
+    overlay: Arc<Overlay>,
+    steps: Arc<Steps>,
+    /// Blocks that hold values.
+    values: BTreeSet<u64>,
+    mask: Mask,
+}
+
+/// One block of random bytes.
+#[derive(Clone)]
+struct Mask(Zeroizing<Vec<u8>>);
+
+impl Mask {
+    fn new(block_size: usize) -> io::Result<Self> {
+        let mut mask = Zeroizing::new(vec![0; block_size]);
+        File::open("/dev/urandom")?.read_exact(&mut mask)?;
+        Ok(Self(mask))
+    }
+
+    /// Puts the mask on `bytes`, which start at a block's border, or takes it off.
+    fn apply(&self, bytes: &mut [u8]) {
+        for block in bytes.chunks_mut(self.0.len()) {
+            block.iter_mut().zip(self.0.iter()).for_each(|(byte, mask)| *byte ^= mask);
+        }
+    }
+}
+
+impl Ext4Read for View {
+    fn read(&mut self, start_byte: u64, dst: &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if !self.steps.take() {
+            return Err(io::Error::other("too many steps").into());
+        }
+        self.overlay.read_exact_at(start_byte, dst)?;
+        if start_byte == superblock::OFFSET
+            && let Ok(raw) = <&mut [u8; superblock::SIZE]>::try_from(&mut *dst)
+        {
+            hide_features(raw);
+        }
+        // Content is read in whole blocks.
+        let size = u64::try_from(self.overlay.block_size())?;
+        if start_byte.is_multiple_of(size) {
+            for (number, block) in (start_byte / size..).zip(dst.chunks_mut(self.overlay.block_size())) {
+                if self.values.contains(&number) {
+                    self.mask.apply(block);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the hidden features out of a superblock, and makes its checksum fit again.
+fn hide_features(raw: &mut [u8; superblock::SIZE]) {
+    let Some(read) = Superblock::parse(raw) else { return };
+    if read.features.incompat.0 & HIDDEN == 0 {
+        return;
+    }
+    raw[0x60..0x64].copy_from_slice(&(read.features.incompat.0 & !HIDDEN).to_le_bytes());
+    let checksum = Superblock::checksum_of(raw);
+    if read.has_checksums() {
+        raw[0x3FC..].copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
+/// Reads every change of `plan` back from `overlay`.
+///
+/// # Errors
+/// [`ImageError::Corrupt`] with the first path that is not as it was asked for.
+pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+    let wanted: Vec<Wanted> = plan
+        .changes
+        .iter()
+        .map(|change| Wanted {
+            path: change.path.to_owned(),
+            content: match (&change.action, change.content()) {
+                (Action::MakeDirectory, _) => None,
+                (_, Some(content)) => Some(Content::Exactly(content.clone())),
+                (_, None) => Some(Content::Any),
+            },
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            gone: match &change.action {
+                Action::Replace { temporary, .. } => change
+                    .path
+                    .rsplit_once('/')
+                    .map(|(above, _)| format!("{above}/{}", String::from_utf8_lossy(temporary))),
+                _ => None,
+            },
+        })
+        .collect();
+    let bytes: usize = plan.changes.iter().filter_map(|change| change.content()).map(Secret::len).sum();
+    let changes = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
+    // A descriptor a group, then a few blocks a component and one a kilobyte.
+    let groups = overlay.size() / (256 * 1024);
+    let steps = Steps::new(
+        100_000_u64
+            .saturating_add(groups)
+            .saturating_add(changes.saturating_mul(5_000))
+            .saturating_add(u64::try_from(bytes / 64).unwrap_or(u64::MAX)),
+    );
+    let longest = Duration::from_secs(4) + Duration::from_millis(10) * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    let reader = Reader::open(overlay.clone())?;
+    let mut values = BTreeSet::new();
+    for change in plan.changes.iter().filter(|change| change.content().is_some()) {
+        values.extend(reader.map(&lookup(&reader, change.path)?)?.content());
+    }
+    let mask = Mask::new(overlay.block_size()).map_err(|error| ImageError::io("reading /dev/urandom", error))?;
+    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, mask: mask.clone() };
+    guard::run("the read-back", &steps, longest, move || {
+        let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
+        wanted
+            .iter()
+            .try_for_each(|wanted| compare(&fs, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path)))
+    })?
+    .map_err(ImageError::Corrupt)
+}
+
+/// Compares one path; the error says what differs, and never shows content.
+fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
+    let failed = |error: Ext4Error| format!("the read-back cannot read it: {error}");
+    let metadata = fs.symlink_metadata(wanted.path.as_str()).map_err(failed)?;
+    let kind_fits = match wanted.content {
+        None => metadata.file_type().is_dir(),
+        Some(_) => metadata.file_type().is_regular_file(),
+    };
+    if !kind_fits {
+        return Err("the read-back sees something of another kind".into());
+    }
+    if metadata.mode() != wanted.mode {
+        return Err(format!("the read-back sees mode {:04o}, not {:04o}", metadata.mode(), wanted.mode));
+    }
+    if (metadata.uid(), metadata.gid()) != (wanted.uid, wanted.gid) {
+        return Err(format!(
+            "the read-back sees owner {}:{}, not {}:{}",
+            metadata.uid(),
+            metadata.gid(),
+            wanted.uid,
+            wanted.gid
+        ));
+    }
+    if let Some(Content::Exactly(content)) = &wanted.content {
+        let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        // Before reading: its reader makes room for as many bytes as the inode declares.
+        let same = metadata.len() == length && {
+            let mut read = Zeroizing::new(fs.read(wanted.path.as_str()).map_err(failed)?);
+            mask.apply(&mut read);
+            bool::from(read.ct_eq(content.expose()))
+        };
+        if !same {
+            return Err("the read-back sees other content".into());
+        }
+    }
+    match wanted.gone.as_deref().map(|gone| fs.symlink_metadata(gone)) {
+        None | Some(Err(Ext4Error::NotFound)) => Ok(()),
+        Some(Ok(_)) => Err("its temporary name is still there".into()),
+        Some(Err(error)) => Err(failed(error)),
+    }
+}

@@ -1,0 +1,298 @@
+//! The journal's superblock: journal block 0.
+
+use super::{MAGIC, be32, crc32c, put_be32};
+use crate::image::error::ImageError;
+
+/// Bytes of the superblock, at the start of its block.
+pub const SIZE: usize = 1024;
+
+/// Offsets of the fields. Kernel documentation, ext4, "Journal (jbd2)", "Super Block".
+mod at {
+    pub const BLOCKTYPE: usize = 0x04;
+    pub const BLOCKSIZE: usize = 0x0C;
+    pub const MAXLEN: usize = 0x10;
+    pub const FIRST: usize = 0x14;
+    pub const SEQUENCE: usize = 0x18;
+    pub const START: usize = 0x1C;
+    pub const ERRNO: usize = 0x20;
+    pub const FEATURE_COMPAT: usize = 0x24;
+    pub const FEATURE_INCOMPAT: usize = 0x28;
+    pub const FEATURE_RO_COMPAT: usize = 0x2C;
+    pub const UUID: usize = 0x30;
+    pub const CHECKSUM_TYPE: usize = 0x50;
+    pub const FC_BLOCKS: usize = 0x54;
+    pub const CHECKSUM: usize = 0xFC;
+}
+
+/// `s_feature_incompat`: the log may hold revoke blocks.
+pub const INCOMPAT_REVOKE: u32 = 0x1;
+/// `s_feature_incompat`: block numbers in tags have 64 bits.
+pub const INCOMPAT_64BIT: u32 = 0x2;
+/// `s_feature_incompat`: the commit block may be written before the log blocks it commits.
+pub const INCOMPAT_ASYNC_COMMIT: u32 = 0x4;
+/// `s_feature_incompat`: checksums, version 2.
+pub const INCOMPAT_CSUM_V2: u32 = 0x8;
+/// `s_feature_incompat`: checksums, version 3.
+pub const INCOMPAT_CSUM_V3: u32 = 0x10;
+/// `s_feature_incompat`: part of the journal is a fast-commit area.
+pub const INCOMPAT_FAST_COMMIT: u32 = 0x20;
+
+/// crc32c, the only `s_checksum_type` of checksums version 2 and 3.
+const CHECKSUM_CRC32C: u8 = 4;
+
+/// The journal's superblock, read and judged.
+#[derive(Debug, Clone)]
+pub struct JournalSuperblock {
+    raw: Box<[u8]>,
+    /// Blocks in the journal, `s_maxlen`; the fast-commit area is at its end.
+    pub blocks: u32,
+    /// First block of the log, `s_first`.
+    pub first: u32,
+    /// First transaction expected in the log, `s_sequence`.
+    pub sequence: u32,
+    /// Journal block where the log starts, `s_start`; 0: the log is empty.
+    pub start: u32,
+    /// `s_feature_incompat`; 0 in a version 1 superblock.
+    pub incompat: u32,
+    /// Blocks of the fast-commit area.
+    fast_commit_blocks: u32,
+    uuid: [u8; 16],
+}
+
+impl JournalSuperblock {
+    /// Reads the first [`SIZE`] bytes of journal block 0.
+    ///
+    /// `block_size` is the file system's, in bytes; `mapped` the number of blocks that the journal's inode has.
+    ///
+    /// # Errors
+    /// When it is damaged, records an error, or uses what we do not know.
+    pub fn parse(block: &[u8], block_size: u32, mapped: u64) -> Result<Self, ImageError> {
+        let short = || ImageError::corrupt("the journal's superblock is cut off");
+        let raw: Box<[u8]> = block.get(..SIZE).ok_or_else(short)?.into();
+        let field = |at| be32(&raw, at).ok_or_else(short);
+        let version = field(at::BLOCKTYPE)?;
+        if field(0)? != MAGIC || !matches!(version, 3 | 4) {
+            return Err(ImageError::corrupt("the journal has no superblock"));
+        }
+        // Version 1 has no feature words: what stands there is not ours to read.
+        let (compat, incompat, ro_compat) = match version {
+            3 => (0, 0, 0),
+            _ => (field(at::FEATURE_COMPAT)?, field(at::FEATURE_INCOMPAT)?, field(at::FEATURE_RO_COMPAT)?),
+        };
+        let known = INCOMPAT_REVOKE
+            | INCOMPAT_64BIT
+            | INCOMPAT_ASYNC_COMMIT
+            | INCOMPAT_CSUM_V2
+            | INCOMPAT_CSUM_V3
+            | INCOMPAT_FAST_COMMIT;
+        if incompat & !known != 0 || ro_compat != 0 || compat & !1 != 0 {
+            return Err(ImageError::unsupported(
+                format!("the journal has unknown features ({compat:#x}, {incompat:#x}, {ro_compat:#x})"),
+                "this image is newer than this deaddrop",
+            ));
+        }
+        let fast_commit_blocks = match incompat & INCOMPAT_FAST_COMMIT {
+            0 => 0,
+            // 0 stands for the default of 256 blocks (kernel, jbd2_journal_get_num_fc_blks).
+            _ => match field(at::FC_BLOCKS)? {
+                0 => 256,
+                blocks => blocks,
+            },
+        };
+        let uuid = raw[at::UUID..at::UUID + 16].try_into().map_err(|_| short())?;
+        let parsed = Self {
+            blocks: field(at::MAXLEN)?,
+            first: field(at::FIRST)?,
+            sequence: field(at::SEQUENCE)?,
+            start: field(at::START)?,
+            incompat,
+            fast_commit_blocks,
+            uuid,
+            raw,
+        };
+        if parsed.has_checksums() {
+            if incompat & INCOMPAT_CSUM_V2 != 0 && incompat & INCOMPAT_CSUM_V3 != 0 {
+                return Err(ImageError::corrupt("the journal claims checksums of version 2 and of version 3"));
+            }
+            if parsed.raw[at::CHECKSUM_TYPE] != CHECKSUM_CRC32C {
+                return Err(ImageError::corrupt("the journal's checksum type is not crc32c"));
+            }
+            if field_of(&parsed.raw, at::CHECKSUM) != parsed.checksum() {
+                return Err(ImageError::corrupt("the journal superblock's checksum is wrong"));
+            }
+        }
+        let sane = field_of(&parsed.raw, at::BLOCKSIZE) == block_size
+            && u64::from(parsed.blocks) <= mapped
+            && parsed.first >= 1
+            && parsed.first < parsed.end()
+            && (parsed.start == 0 || (parsed.first..parsed.end()).contains(&parsed.start));
+        if !sane {
+            return Err(ImageError::corrupt("the journal's superblock contradicts itself or the journal's inode"));
+        }
+        if field_of(&parsed.raw, at::ERRNO) != 0 {
+            return Err(ImageError::refused("the journal records an error of an earlier mount", "run e2fsck -p first"));
+        }
+        Ok(parsed)
+    }
+
+    /// The first block after the log: `s_maxlen` without the fast-commit area.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.blocks.saturating_sub(self.fast_commit_blocks)
+    }
+
+    /// Blocks that the log can hold.
+    #[must_use]
+    pub fn log_blocks(&self) -> u32 {
+        self.end().saturating_sub(self.first)
+    }
+
+    /// Where the fast-commit area is, if there is one.
+    #[must_use]
+    pub fn fast_commit_area(&self) -> std::ops::Range<u32> {
+        self.end()..self.blocks
+    }
+
+    /// True when blocks of the log carry checksums (version 2 or 3).
+    #[must_use]
+    pub fn has_checksums(&self) -> bool {
+        self.incompat & (INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3) != 0
+    }
+
+    /// The seed of all checksums in the log.
+    #[must_use]
+    pub fn seed(&self) -> u32 {
+        crc32c(!0, &self.uuid)
+    }
+
+    /// Identifies the journal in the first tag of each descriptor.
+    #[must_use]
+    pub fn uuid(&self) -> &[u8; 16] {
+        &self.uuid
+    }
+
+    /// Bytes of one tag in a descriptor block, a UUID not counted (kernel, `journal_tag_bytes`).
+    #[must_use]
+    pub fn tag_size(&self) -> usize {
+        if self.incompat & INCOMPAT_CSUM_V3 != 0 {
+            return 16;
+        }
+        let checksum = if self.incompat & INCOMPAT_CSUM_V2 != 0 { 2 } else { 0 };
+        let high = if self.incompat & INCOMPAT_64BIT != 0 { 4 } else { 0 };
+        8 + checksum + high
+    }
+
+    /// Sets where the log starts (0: empty) and the sequence number of its first transaction, checksum included.
+    pub fn set_log(&mut self, start: u32, sequence: u32) {
+        self.start = start;
+        self.sequence = sequence;
+        put_be32(&mut self.raw, at::START, start);
+        put_be32(&mut self.raw, at::SEQUENCE, sequence);
+        if self.has_checksums() {
+            let checksum = self.checksum();
+            put_be32(&mut self.raw, at::CHECKSUM, checksum);
+        }
+    }
+
+    /// The [`SIZE`] bytes as they go to the disk.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.raw
+    }
+
+    fn checksum(&self) -> u32 {
+        let mut copy = self.raw.clone();
+        put_be32(&mut copy, at::CHECKSUM, 0);
+        crc32c(!0, &copy)
+    }
+}
+
+/// A field of a whole superblock.
+fn field_of(raw: &[u8], at: usize) -> u32 {
+    // OK to default: `raw` has SIZE bytes, and every offset of `at` ends before.
+    be32(raw, at).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sound version 2 superblock: 1024 blocks of 4096 bytes, checksums version 3.
+    fn good() -> Vec<u8> {
+        let mut raw = vec![0; SIZE];
+        for (at, value) in [
+            (0, MAGIC),
+            (at::BLOCKTYPE, 4),
+            (at::BLOCKSIZE, 4096),
+            (at::MAXLEN, 1024),
+            (at::FIRST, 1),
+            (at::SEQUENCE, 7),
+            (at::FEATURE_INCOMPAT, INCOMPAT_CSUM_V3 | INCOMPAT_64BIT),
+        ] {
+            put_be32(&mut raw, at, value);
+        }
+        raw[at::CHECKSUM_TYPE] = CHECKSUM_CRC32C;
+        sealed(raw)
+    }
+
+    fn sealed(mut raw: Vec<u8>) -> Vec<u8> {
+        put_be32(&mut raw, at::CHECKSUM, 0);
+        let checksum = crc32c(!0, &raw);
+        put_be32(&mut raw, at::CHECKSUM, checksum);
+        raw
+    }
+
+    #[test]
+    fn each_broken_field_is_refused() {
+        assert!(JournalSuperblock::parse(&good(), 4096, 1024).is_ok());
+        for (name, at, value) in [
+            ("magic", 0, 1),
+            ("type", at::BLOCKTYPE, 1),
+            ("block size", at::BLOCKSIZE, 1024),
+            ("longer than its inode", at::MAXLEN, 1025),
+            ("no blocks", at::MAXLEN, 0),
+            ("first", at::FIRST, 0),
+            ("first beyond", at::FIRST, 1024),
+            ("start beyond", at::START, 1024),
+            ("errno", at::ERRNO, 5),
+            ("unknown incompat", at::FEATURE_INCOMPAT, 0x40),
+            ("unknown ro_compat", at::FEATURE_RO_COMPAT, 1),
+            ("two checksum versions", at::FEATURE_INCOMPAT, INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3),
+            ("fast-commit area larger than all", at::FC_BLOCKS, u32::MAX),
+        ] {
+            let mut raw = good();
+            if name.starts_with("fast") {
+                put_be32(&mut raw, at::FEATURE_INCOMPAT, INCOMPAT_CSUM_V3 | INCOMPAT_FAST_COMMIT);
+            }
+            put_be32(&mut raw, at, value);
+            assert!(JournalSuperblock::parse(&sealed(raw), 4096, 1024).is_err(), "{name}");
+        }
+        let mut torn = good();
+        torn[at::SEQUENCE] ^= 1;
+        assert!(JournalSuperblock::parse(&torn, 4096, 1024).is_err(), "checksum");
+    }
+
+    #[test]
+    fn a_changed_log_keeps_the_checksum_right() {
+        let mut superblock = JournalSuperblock::parse(&good(), 4096, 1024).unwrap();
+        superblock.set_log(1, 9);
+        let again = JournalSuperblock::parse(superblock.bytes(), 4096, 1024).unwrap();
+        assert_eq!((again.start, again.sequence), (1, 9));
+    }
+
+    #[test]
+    fn tags_have_the_kernels_sizes() {
+        for (incompat, want) in [
+            (0, 8),
+            (INCOMPAT_64BIT, 12),
+            (INCOMPAT_CSUM_V2, 10),
+            (INCOMPAT_CSUM_V2 | INCOMPAT_64BIT, 14),
+            (INCOMPAT_CSUM_V3, 16),
+            (INCOMPAT_CSUM_V3 | INCOMPAT_64BIT, 16),
+        ] {
+            let mut superblock = JournalSuperblock::parse(&good(), 4096, 1024).unwrap();
+            superblock.incompat = incompat;
+            assert_eq!(superblock.tag_size(), want, "{incompat:#x}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The commit of a changed disk to a file: all of it, under its name at once, or nothing.
+//!
+//! In place, the image is replaced by a changed copy. The order of steps, and the window that each closes: the copy is
+//! made without a name and with mode 0600 (nobody else can open it, and it is gone if we are), it is synced (a power cut
+//! after the rename finds its content), then it takes over the name by one rename (there is always either the old image
+//! or the new one), then the directory is synced. A new output is made the same way, but never takes over a name that
+//! appeared meanwhile unless asked to. The medium is assumed to keep what fsync reported as done.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use xattr::FileExt;
+
+use super::commit::{CommitError, Medium, Transaction};
+use super::container::Container;
+pub use super::destination::Destination;
+use super::destination::{self, Place, judge_replacement};
+use super::disk::{Decoded, DiskImage, parent};
+use super::error::ImageError;
+use super::input::Input;
+use super::patch::Patch;
+use super::progress::Watch;
+use super::unfinished::Unfinished;
+use super::{copy::Job, text};
+use crate::sys::HeldSignals;
+
+/// Where changes are committed to. Found to be possible when the image was opened.
+pub struct Output {
+    place: Place,
+    /// The directory that the file is made in.
+    directory: PathBuf,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// False when there was nothing to do, and the image was not touched.
+    pub written: bool,
+    /// How the disk got there.
+    pub copied: Copied,
+    /// The mode that the image had, when it has become 0600.
+    pub mode_was: Option<u32>,
+    /// The owner (user, group) that the image had, when it could not be kept.
+    pub owner_was: Option<(u32, u32)>,
+    /// Other names (hard links) of the image, which keep the old content.
+    pub other_links: u64,
+    /// Extended attributes that could not be kept.
+    pub lost_attributes: Vec<String>,
+}
+
+/// How the bytes got into the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// Not at all.
+    Nothing,
+    /// Its blocks are shared with the image's.
+    Shared,
+    /// So many bytes were copied; the rest is holes.
+    Bytes(u64),
+    /// Decompressed straight into it.
+    Decompressed,
+    /// Compressed into it.
+    Compressed,
+}
+
+impl Committed {
+    fn nothing() -> Self {
+        Self {
+            written: false,
+            copied: Copied::Nothing,
+            mode_was: None,
+            owner_was: None,
+            other_links: 0,
+            lost_attributes: Vec::new(),
+        }
+    }
+}
+
+impl Output {
+    /// Judges whether changes to `input` can go to `destination`.
+    pub(super) fn prepare(destination: &Destination, input: &Input) -> Result<Self, ImageError> {
+        let place = destination::judge(destination, input)?;
+        let directory = match &place {
+            Place::InPlace { .. } => parent(&input.real).to_owned(),
+            Place::New { directory, .. } => directory.clone(),
+        };
+        Ok(Self { place, directory })
+    }
+
+    /// True when the image itself is changed.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        matches!(self.place, Place::InPlace { .. })
+    }
+
+    /// True when `image` can be changed by a transaction within its own file, with no copy of it.
+    #[must_use]
+    pub fn takes_transaction(&self, image: &DiskImage) -> bool {
+        self.is_in_place() && image.container() == Container::Raw
+    }
+
+    /// Writes `transaction` into `image`'s own file, where the file system starts at `start` (bytes). `seconds` since
+    /// 1970 are the time of the commit.
+    ///
+    /// # Errors
+    /// `Io` or `Refused` when nothing was changed; `HalfDone` when the commit point was passed, and `recover` or the
+    /// next run finishes it.
+    pub fn commit_transaction(
+        self,
+        image: &DiskImage,
+        transaction: Transaction,
+        start: u64,
+        seconds: u64,
+    ) -> Result<Committed, ImageError> {
+        let Place::InPlace { keep_mode } = self.place else {
+            return Err(ImageError::corrupt("a transaction is for an image in place"));
+        };
+        let mut done = Committed::nothing();
+        if transaction.is_empty() {
+            return Ok(done);
+        }
+        image.input.check_unchanged()?;
+        let name = image.name();
+        let input = &image.input;
+        let mode = input.metadata.mode() & 0o777;
+        if !keep_mode && !input.is_device() && mode != 0o600 {
+            // Before the first byte of a value is in it.
+            let own = Permissions::from_mode(0o600);
+            let narrowed = input.file.set_permissions(own);
+            narrowed.map_err(|e| ImageError::io(format!("making {name} readable by its owner only"), e))?;
+            done.mode_was = Some(mode);
+        }
+        let held = HeldSignals::hold();
+        let mut medium = FileMedium { file: &input.file };
+        match transaction.commit(&mut medium, start, seconds) {
+            Ok(()) => {
+                held.forget();
+                done.written = true;
+                Ok(done)
+            }
+            Err(CommitError::Before(e)) => {
+                if done.mode_was.is_some() {
+                    // Best effort: it holds nothing new that anybody could find.
+                    let _ = input.file.set_permissions(Permissions::from_mode(mode));
+                }
+                Err(ImageError::io(format!("writing {name}"), e))
+            }
+            Err(CommitError::After(e)) => Err(ImageError::HalfDone {
+                what: format!("writing {name}, after the commit point: {e}"),
+                hint: "`deaddrop recover IMAGE`, or the next run, finishes it".into(),
+            }),
+        }
+    }
+
+    /// The directory that files are made in.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// True when a raw file is made, so that a compressed image can be decoded straight into it.
+    pub(super) fn is_new_raw(&self) -> bool {
+        matches!(self.place, Place::New { compress: false, .. })
+    }
+
+    /// Writes `image` with `patch` over it. With an empty patch an image in place is not touched at all, and another
+    /// output is a faithful copy. `watch` is told how far copying or compressing has come. Who still holds the image's
+    /// [`DiskImage::disk`] must not read it any more: it may be the file that the patch is written to.
+    ///
+    /// # Errors
+    /// `Refused` when somebody else changed the image meanwhile, or made the output; `Io`, also when there is no space.
+    /// The image is as it was then, and the output is not there (or as it was).
+    pub fn commit(self, mut image: DiskImage, patch: &Patch<'_>, watch: Watch<'_>) -> Result<Committed, ImageError> {
+        if self.is_in_place() {
+            if patch.is_empty() {
+                return Ok(Committed::nothing());
+            }
+            judge_replacement(&image.input)?;
+        }
+        image.input.check_unchanged()?;
+        let to_name = match &self.place {
+            Place::InPlace { .. } => image.name(),
+            Place::New { name, .. } => name.clone(),
+        };
+        let compress = match &self.place {
+            Place::InPlace { .. } => image.container() == Container::Zstd,
+            Place::New { compress, .. } => *compress,
+        };
+        let writing = |e: io::Error| ImageError::io(format!("writing {to_name}"), e);
+        let (file, copied) = match image.decoded.take() {
+            Some(Decoded::Output(file)) if !compress => (file, Copied::Decompressed),
+            decoded => {
+                image.decoded = decoded;
+                let file = Unfinished::create(&self.directory).map_err(writing)?;
+                let job = Job {
+                    from: image.raw_file(),
+                    size: image.size(),
+                    from_name: &image.name(),
+                    to_name: &to_name,
+                    watch,
+                };
+                let copied = if compress {
+                    job.compress(patch, file.file())?;
+                    Copied::Compressed
+                } else {
+                    job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)
+                };
+                (file, copied)
+            }
+        };
+        if !compress {
+            patch.write_to(file.file()).map_err(writing)?;
+        }
+        // What was read may be half of one version and half of another, if somebody wrote to the image meanwhile.
+        image.input.check_unchanged()?;
+        let mut done = Committed { written: true, copied, ..Committed::nothing() };
+        match self.place {
+            Place::InPlace { keep_mode } => {
+                take_over(&image.input, &file, keep_mode, &mut done).map_err(writing)?;
+                file.replace(&image.input.real).map_err(writing)?;
+            }
+            Place::New { path, force: true, .. } => file.replace(&path).map_err(writing)?,
+            Place::New { path, .. } => file.publish(&path).map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    ImageError::refused(format!("{to_name} was made by somebody else meanwhile"), "choose another name")
+                }
+                _ => writing(e),
+            })?,
+        }
+        Ok(done)
+    }
+}
+
+/// The image's own file.
+struct FileMedium<'a> {
+    file: &'a File,
+}
+
+impl Medium for FileMedium<'_> {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// Gives the file that replaces an image what the image had: owner, extended attributes, and the mode if asked.
+fn take_over(image: &Input, file: &Unfinished, keep_mode: bool, done: &mut Committed) -> io::Result<()> {
+    let was = &image.metadata;
+    let now = file.file().metadata()?;
+    let owner = (was.uid(), was.gid());
+    if owner != (now.uid(), now.gid()) && fchown(file.file(), Some(owner.0), Some(owner.1)).is_err() {
+        // Only root gives files away, but everybody may choose among the groups they are in.
+        let group_kept = fchown(file.file(), None, Some(owner.1)).is_ok();
+        if !group_kept || owner.0 != now.uid() {
+            done.owner_was = Some(owner);
+        }
+    }
+    done.lost_attributes = copy_attributes(&image.file, file.file(), keep_mode);
+    let mode = was.mode() & 0o777;
+    if keep_mode {
+        // Last, and only now that all else is done: until here nobody but us could open it.
+        file.set_mode(mode)?;
+    } else if mode != 0o600 {
+        done.mode_was = Some(mode);
+    }
+    done.other_links = was.nlink().saturating_sub(1);
+    Ok(())
+}
+
+/// Copies extended attributes; returns the names of those that could not be. Access lists are a part of the mode, and
+/// go with it: on a file that is to be 0600, one could let others in.
+fn copy_attributes(from: &File, to: &File, access_lists: bool) -> Vec<String> {
+    // A file system without attributes has none to keep.
+    let Ok(names) = from.list_xattr() else { return Vec::new() };
+    let mut lost = Vec::new();
+    for name in names {
+        let shown = text::shown_text(&name.to_string_lossy()).unwrap_or_default();
+        if shown.starts_with("system.posix_acl") && !access_lists {
+            continue;
+        }
+        let copied = match from.get_xattr(&name) {
+            Ok(Some(value)) => to.set_xattr(&name, &value).is_ok(),
+            // Gone meanwhile.
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        if !copied {
+            lost.push(shown);
+        }
+    }
+    lost
+}

@@ -1,0 +1,29 @@
+//! How far long work has come, for whoever shows it.
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A compressed image is decoded.
+    Decompress,
+    /// An image is copied.
+    Copy,
+    /// An output is encoded.
+    Compress,
+}
+
+/// One report. They come a few times a second at least, and once at the end.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// What is being done.
+    pub work: Work,
+    /// Bytes of the input that are done.
+    pub done: u64,
+    /// Bytes of the input.
+    pub total: u64,
+}
+
+/// Somebody who is told.
+pub type Watch<'a> = &'a dyn Fn(Step);
+
+/// Nobody is told.
+pub fn quiet(_: Step) {}

@@ -1,0 +1,72 @@
+//! Names for partition types: those that images of Linux systems have.
+
+/// GPT types, by their GUID in small letters. UEFI 2.10 section 5.3.3; the UAPI group's "Discoverable Partitions
+/// Specification"; the rest as util-linux and gdisk name them.
+const GPT: &[(&str, &str)] = &[
+    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "EFI system"),
+    ("21686148-6449-6e6f-744e-656564454649", "BIOS boot"),
+    ("bc13c2ff-59e6-4262-a352-b275fd6f7172", "Linux extended boot"),
+    ("0fc63daf-8483-4772-8e79-3d69d8477de4", "Linux"),
+    ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "Linux root (x86-64)"),
+    ("44479540-f297-41b2-9af7-d131d5f0458a", "Linux root (x86)"),
+    ("b921b045-1df0-41c3-af44-4c6f280d3fae", "Linux root (ARM64)"),
+    ("69dad710-2ce4-4e3c-b16c-21a1d49abed3", "Linux root (ARM)"),
+    ("72ec70a6-cf74-40e6-bd49-4bda08e8f224", "Linux root (RISC-V 64)"),
+    ("77055800-792c-4f94-b39a-98c91b762bb6", "Linux root (LoongArch 64)"),
+    ("8484680c-9521-48c6-9c11-b0720656f69e", "Linux /usr (x86-64)"),
+    ("b0e01050-ee5f-4390-949a-9101b17104e9", "Linux /usr (ARM64)"),
+    ("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "Linux root verity (x86-64)"),
+    ("df3300ce-d69f-4c92-978c-9bfb0f38d820", "Linux root verity (ARM64)"),
+    ("77ff5f63-e7b6-4633-acf4-1565b864c0e6", "Linux /usr verity (x86-64)"),
+    ("933ac7e1-2eb4-4f13-b844-0e14e2aef915", "Linux home"),
+    ("3b8f8425-20e0-4f3b-907f-1a25a76f98e8", "Linux server data"),
+    ("4d21b016-b534-45c2-a9fb-5c16e091fd2d", "Linux var"),
+    ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "Linux swap"),
+    ("e6d6d379-f507-44c2-a23c-238f2a3df928", "Linux LVM"),
+    ("a19d880f-05fc-4d3b-a006-743f0f84911e", "Linux RAID"),
+    ("ca7d7ccb-63ed-4c53-861c-1742536059cc", "Linux LUKS"),
+    ("6a898cc3-1dd2-11b2-99a6-080020736631", "ZFS"),
+    ("6a945a3b-1dd2-11b2-99a6-080020736631", "Solaris reserved"),
+    ("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "Microsoft basic data"),
+    ("e3c9e316-0b5c-4db8-817d-f92df00215ae", "Microsoft reserved"),
+    ("9e1a2d38-c612-4316-aa26-8b49521e5a8b", "PowerPC PReP boot"),
+    ("fe3a2a5d-4f32-41a7-b725-accc3285a309", "ChromeOS kernel"),
+    ("3cb8e202-3b7e-47dd-8a3c-7ff2a13cfcec", "ChromeOS root"),
+    ("516e7cb5-6ecf-11d6-8ff8-00022d09712b", "FreeBSD swap"),
+    ("516e7cb6-6ecf-11d6-8ff8-00022d09712b", "FreeBSD UFS"),
+    ("516e7cba-6ecf-11d6-8ff8-00022d09712b", "FreeBSD ZFS"),
+    ("48465300-0000-11aa-aa11-00306543ecac", "Apple HFS+"),
+];
+
+/// MBR types, as util-linux names them.
+const MBR: &[(u8, &str)] = &[
+    (0x01, "FAT12"),
+    (0x04, "FAT16 (small)"),
+    (0x05, "extended"),
+    (0x06, "FAT16"),
+    (0x07, "NTFS or exFAT"),
+    (0x0b, "FAT32"),
+    (0x0c, "FAT32 (LBA)"),
+    (0x0e, "FAT16 (LBA)"),
+    (0x0f, "extended (LBA)"),
+    (0x41, "PReP boot"),
+    (0x82, "Linux swap"),
+    (0x83, "Linux"),
+    (0x85, "Linux extended"),
+    (0x8e, "Linux LVM"),
+    (0xa5, "FreeBSD"),
+    (0xea, "Linux extended boot"),
+    (0xee, "GPT protective"),
+    (0xef, "EFI system"),
+    (0xfd, "Linux RAID"),
+];
+
+/// The name of a GPT type; `guid` as the `uuid` crate prints it.
+pub(super) fn gpt(guid: &str) -> Option<&'static str> {
+    GPT.iter().find(|(known, _)| *known == guid).map(|(_, name)| *name)
+}
+
+/// The name of an MBR type.
+pub(super) fn mbr(id: u8) -> Option<&'static str> {
+    MBR.iter().find(|(known, _)| *known == id).map(|(_, name)| *name)
+}

@@ -1,0 +1,112 @@
+//! Words from an image, and sizes, made fit to be shown to a person. Used by all of `image`, and by its reports.
+
+/// A text from an image (a label, a partition's name) made harmless for a terminal: what is not UTF-8, controls,
+/// and characters that reorder or hide text become U+FFFD. It ends at the first NUL; spaces at its end are dropped
+/// (FAT pads with them). `None` when nothing is left.
+#[must_use]
+pub fn shown(bytes: &[u8]) -> Option<String> {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    // OK to index: `end` is at most the length.
+    shown_text(&String::from_utf8_lossy(&bytes[..end]))
+}
+
+/// The same for what is decoded already.
+#[must_use]
+pub fn shown_text(text: &str) -> Option<String> {
+    let text: String = text.chars().map(|c| if is_deceptive(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let text = text.trim_end();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The same for little-endian UTF-16, as f2fs keeps its label.
+#[must_use]
+pub fn shown_utf16(bytes: &[u8]) -> Option<String> {
+    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let text: String = char::decode_utf16(units.take_while(|&unit| unit != 0))
+        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect();
+    shown_text(&text)
+}
+
+/// Controls, and the format characters of Unicode that change the order of text or cannot be seen.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+}
+
+/// A number of bytes as a person reads it: `512 B`, `16 MiB`, `3.7 GiB` (binary units, one decimal, cut not rounded).
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = "B";
+    let (mut whole, mut rest) = (bytes, 0);
+    for larger in UNITS {
+        if whole < 1024 {
+            break;
+        }
+        (whole, rest, unit) = (whole / 1024, whole % 1024, larger);
+    }
+    // Cannot overflow: `rest` is below 1024.
+    match rest * 10 / 1024 {
+        0 => format!("{whole} {unit}"),
+        tenths => format!("{whole}.{tenths} {unit}"),
+    }
+}
+
+/// 16 bytes as a UUID in the order they are stored (file systems; a GPT's GUIDs are mixed, and not for this).
+#[must_use]
+pub fn uuid(bytes: &[u8; 16]) -> Option<String> {
+    use std::fmt::Write;
+
+    if bytes.iter().all(|&byte| byte == 0) {
+        return None;
+    }
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_labels_cannot_reach_a_terminal() {
+        for (name, bytes, want) in [
+            ("plain", &b"nixos"[..], Some("nixos")),
+            ("ends at NUL", b"nixos\0junk", Some("nixos")),
+            ("FAT padding", b"ESP        ", Some("ESP")),
+            ("escape sequence", b"\x1b[2Jx", Some("\u{FFFD}[2Jx")),
+            ("not UTF-8", b"a\xffb", Some("a\u{FFFD}b")),
+            ("right-to-left override", "a\u{202E}b".as_bytes(), Some("a\u{FFFD}b")),
+            ("C1 control", "a\u{9b}b".as_bytes(), Some("a\u{FFFD}b")),
+            ("other scripts stay", "päckchen 箱".as_bytes(), Some("päckchen 箱")),
+            ("empty", b"", None),
+            ("blank", b"   ", None),
+        ] {
+            assert_eq!(shown(bytes).as_deref(), want, "{name}");
+        }
+        assert_eq!(shown_utf16(&[0x66, 0, 0x32, 0, 0, 0, 0x41, 0]).as_deref(), Some("f2"));
+        assert_eq!(shown_utf16(&[0x00, 0xd8, 0x41, 0]).as_deref(), Some("\u{FFFD}A"), "a lone surrogate");
+    }
+
+    #[test]
+    fn sizes_have_one_decimal_at_most() {
+        for (bytes, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (8 << 20, "8 MiB"),
+            (3_972_844_748, "3.6 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), want);
+        }
+    }
+}

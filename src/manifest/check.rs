@@ -1,0 +1,396 @@
+//! From the decoded keys to the checked manifest: names exist, values are sane, secrets do not collide.
+//! Everything that is wrong is reported with its place, and the check goes on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::collide::{self, Placed};
+use super::decode::Context;
+use super::field::{Entries, Entry, Field};
+use super::model::{Host, Location, Manifest, Owner, SecretSpec, SourceSpec, TargetPath, Warning};
+use super::overlap::{Population, TooEntangled};
+use super::problem::{Mark, quoted};
+use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, RawSource, VERSION};
+use super::tree::NodeId;
+use super::values::{self, Refusal};
+use crate::nixos;
+
+/// Sources that are there without being named.
+pub(super) const BUILT_IN: [&str; 2] = ["env", "file"];
+
+/// Checks what was decoded. The result is whole only if no problem was reported.
+pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Manifest {
+    let mut checker = Checker::new(context, &raw);
+    checker.version(&raw.version);
+    let sources = checker.sources(raw.sources);
+    let hosts = checker.hosts(raw.hosts);
+    let defaults = checker.defaults(raw.defaults);
+    let secrets = raw.secrets.good().map(|(_, entries)| entries.0).unwrap_or_default();
+    let secrets: Vec<SecretSpec> = secrets.into_iter().filter_map(|entry| checker.secret(entry, &defaults)).collect();
+    let mut problems = context.problems.borrow_mut();
+    if collide::report(&checker.placed, &checker.population, &mut problems) == Err(TooEntangled) {
+        let mark = context.tree.mark(context.tree.root());
+        problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
+    }
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, warnings: checker.warnings }
+}
+
+/// What every secret has unless it says otherwise.
+struct Defaults {
+    owner: Owner,
+    group: Owner,
+    mode: u32,
+}
+
+/// The check's state: what is known so far.
+pub(super) struct Checker<'c, 't> {
+    pub context: &'c Context<'t>,
+    /// Names of sources and whether their items have fields (`None`: it is wrong, and that is reported).
+    pub sources: HashMap<String, Option<bool>>,
+    /// Numbers of hosts and tags by name.
+    pub hosts: HashMap<String, usize>,
+    pub tags: HashMap<String, usize>,
+    pub population: Population,
+    /// Something under `sources` or `hosts` is wrong, so that a name that is not known may be there all the same.
+    pub sources_are_whole: bool,
+    pub hosts_are_whole: bool,
+    pub tags_are_whole: bool,
+    pub placed: Vec<Placed>,
+    pub warnings: Vec<Warning>,
+}
+
+impl<'c, 't> Checker<'c, 't> {
+    /// Notes the names that secrets can refer to.
+    fn new(context: &'c Context<'t>, raw: &RawManifest) -> Self {
+        let mut checker = Self {
+            context,
+            sources: BUILT_IN.iter().map(|name| ((*name).to_owned(), Some(false))).collect(),
+            hosts: HashMap::new(),
+            tags: HashMap::new(),
+            population: Population::default(),
+            sources_are_whole: !raw.sources.is_bad(),
+            hosts_are_whole: !raw.hosts.is_bad(),
+            tags_are_whole: !raw.hosts.is_bad(),
+            placed: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if let Field::Good(_, entries) = &raw.sources {
+            for entry in &entries.0 {
+                let has_fields = match &entry.value {
+                    Field::Good(_, source) => Some(matches!(source, RawSource::Bitwarden(_))),
+                    _ => None,
+                };
+                checker.sources.insert(entry.name.clone(), has_fields);
+            }
+        }
+        if let Field::Good(_, entries) = &raw.hosts {
+            entries.0.iter().for_each(|entry| checker.note_host(entry));
+        }
+        checker
+    }
+
+    fn note_host(&mut self, entry: &Entry<RawHost>) {
+        let host = self.population.hosts;
+        self.population.hosts = host.saturating_add(1);
+        self.hosts.insert(entry.name.clone(), host);
+        let Field::Good(_, raw) = &entry.value else {
+            self.tags_are_whole = false;
+            return;
+        };
+        let tags = match &raw.tags {
+            Field::Good(_, tags) => tags.as_slice(),
+            Field::Bad => {
+                self.tags_are_whole = false;
+                &[]
+            }
+            Field::Missing => &[],
+        };
+        for tag in tags {
+            let Field::Good(_, tag) = tag else {
+                self.tags_are_whole = false;
+                continue;
+            };
+            let number = match self.tags.get(tag) {
+                Some(number) => *number,
+                None => {
+                    let number = self.population.tags.len();
+                    self.tags.insert(tag.clone(), number);
+                    self.population.tags.push(Vec::new());
+                    number
+                }
+            };
+            if let Some(hosts) = self.population.tags.get_mut(number)
+                && hosts.last() != Some(&host)
+            {
+                hosts.push(host);
+            }
+        }
+    }
+
+    pub(super) fn mark(&self, id: NodeId) -> Mark {
+        self.context.tree.mark(id)
+    }
+
+    pub(super) fn push(&self, mark: Mark, message: impl Into<String>, hint: Option<String>) {
+        self.context.problems.borrow_mut().push(mark, message, hint);
+    }
+
+    /// Reports what `values` refuses, at its place in the scalar `id`.
+    pub(super) fn refuse(&self, id: NodeId, refusal: Refusal) {
+        let mark = refusal.part.map_or_else(|| self.mark(id), |part| self.context.tree.part(id, part));
+        self.push(mark, refusal.message, refusal.hint);
+    }
+
+    /// A value that `judge` accepts; what it refuses is reported.
+    fn accept<T>(&self, id: NodeId, judged: Result<T, Refusal>) -> Option<T> {
+        judged.map_err(|refusal| self.refuse(id, refusal)).ok()
+    }
+
+    fn version(&self, version: &Field<u64>) {
+        match version {
+            Field::Missing => {
+                let hint = format!("write `version: {VERSION}` at the top");
+                self.push(Mark::at(0, 1, 1), "`version` is missing", Some(hint));
+            }
+            Field::Good(id, version) if *version != VERSION => {
+                let message = format!("version {version} of the manifest is not known");
+                self.push(self.mark(*id), message, Some(format!("this deaddrop reads version {VERSION}")));
+            }
+            _ => {}
+        }
+    }
+
+    fn sources(&self, raw: Field<Entries<RawSource>>) -> BTreeMap<String, SourceSpec> {
+        let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
+        entries.into_iter().filter_map(|entry| self.source(entry)).collect()
+    }
+
+    fn source(&self, entry: Entry<RawSource>) -> Option<(String, SourceSpec)> {
+        self.accept(entry.key, values::name(&entry.name, "a source"));
+        let (id, raw) = entry.value.good()?;
+        let built_in = match entry.name.as_str() {
+            "env" => Some(matches!(raw, RawSource::Env(_))),
+            "file" => Some(matches!(raw, RawSource::File(_))),
+            _ => None,
+        };
+        if built_in == Some(false) {
+            let message = format!("{} always is a source of type `{}`", quoted(&entry.name), entry.name);
+            self.push(self.mark(entry.key), message, Some("give this source another name".to_owned()));
+            return None;
+        }
+        let spec = match raw {
+            RawSource::Env(raw) => {
+                SourceSpec::Env { prefix: self.optional(raw.prefix, values::prefix)?.unwrap_or_default() }
+            }
+            RawSource::File(raw) => {
+                SourceSpec::File { path: self.optional(raw.path, values::local_path)?.map(PathBuf::from) }
+            }
+            RawSource::Dotenv(raw) => SourceSpec::Dotenv { path: self.source_path(entry.key, id, raw.path)? },
+            RawSource::Bitwarden(raw) => SourceSpec::Bitwarden { path: self.source_path(entry.key, id, raw.path)? },
+        };
+        Some((entry.name, spec))
+    }
+
+    /// The file of a source that needs one.
+    fn source_path(&self, key: NodeId, id: NodeId, path: Field<String>) -> Option<PathBuf> {
+        if path.is_missing() {
+            let kind = self.context.tree.child(id, "type").and_then(|kind| self.context.tree.text(kind));
+            let message = format!("a {} source needs a `path`", kind.unwrap_or("named"));
+            self.push(self.mark(key), message, None);
+        }
+        self.optional(path, values::local_path)?.map(PathBuf::from)
+    }
+
+    /// A text that may be missing: `Some(None)` then, `None` when it is wrong.
+    fn optional(&self, field: Field<String>, judge: impl Fn(&str) -> Result<(), Refusal>) -> Option<Option<String>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(id, text) => self.accept(id, judge(&text)).map(|()| Some(text)),
+        }
+    }
+
+    fn hosts(&self, raw: Field<Entries<RawHost>>) -> BTreeMap<String, Host> {
+        let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
+        entries.into_iter().filter_map(|entry| self.host(entry)).collect()
+    }
+
+    fn host(&self, entry: Entry<RawHost>) -> Option<(String, Host)> {
+        self.accept(entry.key, values::name(&entry.name, "a host"));
+        let (_, raw) = entry.value.good()?;
+        let ssh = self.optional(raw.ssh, values::ssh);
+        let mut tags = Vec::new();
+        for tag in raw.tags.good().map(|(_, tags)| tags).unwrap_or_default() {
+            let Some((id, tag)) = tag.good() else { continue };
+            self.accept(id, values::name(&tag, "a tag"));
+            tags.push(tag);
+        }
+        Some((entry.name, Host { ssh: ssh?, tags }))
+    }
+
+    fn defaults(&self, raw: Field<RawDefaults>) -> Defaults {
+        let raw = raw.good().map(|(_, raw)| raw).unwrap_or_default();
+        let root = || Owner::Name("root".to_owned());
+        Defaults {
+            owner: self.owner(raw.owner).flatten().unwrap_or_else(root),
+            group: self.owner(raw.group).flatten().unwrap_or_else(root),
+            mode: self.mode(raw.mode, values::file_mode).flatten().map_or(0o400, |(mode, _)| mode),
+        }
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong.
+    fn owner(&self, field: Field<NameOrNumber>) -> Option<Option<Owner>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(id, value) => self.accept(id, values::owner(value)).map(Some),
+        }
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong.
+    fn mode(
+        &self,
+        field: Field<String>,
+        judge: impl Fn(&str) -> Result<u32, Refusal>,
+    ) -> Option<Option<(u32, NodeId)>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(id, text) => self.accept(id, judge(&text)).map(|mode| Some((mode, id))),
+        }
+    }
+
+    fn secret(&mut self, entry: Entry<RawSecret>, defaults: &Defaults) -> Option<SecretSpec> {
+        self.accept(entry.key, values::label(&entry.name, "a secret"));
+        let (_, raw) = entry.value.good()?;
+        let key = self.mark(entry.key);
+        let name = entry.name;
+        for (missing, what) in [(raw.path.is_missing(), "path"), (raw.from.is_missing(), "from")] {
+            if missing {
+                let hint = match what {
+                    "path" => "say where the file belongs, such as `path: /etc/secrets/NAME`",
+                    _ => "say where the value comes from, such as `from: SOURCE:ITEM`",
+                };
+                self.push(key, format!("secret {} has no `{what}`", quoted(&name)), Some(hint.to_owned()));
+            }
+        }
+        let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name, key.location()));
+        let from = raw.from.good().and_then(|(id, from)| self.reference(id, from));
+        let hosts = self.selectors(raw.hosts);
+        let directory_mode = self.mode(raw.directory_mode, values::directory_mode);
+        if let (Some((path, path_id)), Some(hosts), Some(directory_mode)) = (&path, &hosts, &directory_mode) {
+            self.placed.push(Placed {
+                name: name.clone(),
+                path: path.clone(),
+                path_mark: self.mark(*path_id),
+                selectors: (!hosts.0.is_empty()).then(|| hosts.1.clone()),
+                directory_mode: directory_mode.map(|(mode, id)| (mode, self.mark(id))),
+            });
+        }
+        let mode = self.secret_mode(raw.mode, raw.allow_world_readable, defaults, key);
+        let owner = self.owner(raw.owner);
+        let group = self.owner(raw.group);
+        let used_by = self.used_by(raw.used_by);
+        let newline = match raw.newline {
+            Field::Good(id, true) if matches!(raw.hash, Field::Good(..)) => {
+                let hint = "remove `newline`: a hash is written as one line already";
+                self.push(self.mark(id), "`newline` and `hash` do not go together", Some(hint.to_owned()));
+                None
+            }
+            field => flag(field),
+        };
+        Some(SecretSpec {
+            name,
+            location: key.location(),
+            path: path?.0,
+            from: from?,
+            hash: match raw.hash {
+                Field::Missing => None,
+                Field::Bad => return None,
+                Field::Good(_, scheme) => Some(scheme),
+            },
+            owner: owner?.unwrap_or_else(|| defaults.owner.clone()),
+            group: group?.unwrap_or_else(|| defaults.group.clone()),
+            mode: mode?,
+            directory_mode: directory_mode?.map(|(mode, _)| mode),
+            newline: newline?,
+            hosts: hosts?.0,
+            used_by: used_by?,
+            allow_empty: flag(raw.allow_empty)?,
+        })
+    }
+
+    /// The path, clean and in a place that lasts. Its node comes back with it.
+    fn path(&mut self, id: NodeId, path: &str, secret: &str, location: Location) -> Option<(TargetPath, NodeId)> {
+        if path.chars().any(|character| character.is_control() && character != '\0') {
+            self.push(self.mark(id), "a path cannot hold a control character", None);
+            return None;
+        }
+        let path = match TargetPath::parse(path) {
+            Ok(path) => path,
+            Err(message) => {
+                self.push(self.mark(id), message, None);
+                return None;
+            }
+        };
+        match nixos::paths::judge(path.as_str()) {
+            Some(finding) if finding.refuse => {
+                self.push(self.mark(id), format!("{}: {}", finding.code, finding.reason), Some(finding.instead));
+                return None;
+            }
+            Some(finding) => self.warnings.push(Warning {
+                code: finding.code,
+                secret: secret.to_owned(),
+                message: finding.reason,
+                hint: finding.instead,
+                location,
+            }),
+            None => {}
+        }
+        Some((path, id))
+    }
+
+    fn secret_mode(&self, mode: Field<String>, allow: Field<bool>, defaults: &Defaults, key: Mark) -> Option<u32> {
+        const HINT: &str = "if that is meant, add `allow_world_readable: true` to the secret";
+        let own = self.mode(mode, values::file_mode)?;
+        let allowed = flag(allow)?;
+        let (mode, mark, whose) = match own {
+            Some((mode, id)) => (mode, self.mark(id), ""),
+            None => (defaults.mode, key, ", from `defaults`,"),
+        };
+        if mode & 0o004 != 0 && !allowed {
+            self.push(
+                mark,
+                format!("mode {mode:04o}{whose} lets everybody on the host read the file"),
+                Some(HINT.to_owned()),
+            );
+            return None;
+        }
+        Some(mode)
+    }
+
+    fn used_by(&self, field: Field<OneOrMany>) -> Option<Vec<String>> {
+        let judge = |id, text: String| self.accept(id, values::text(&text, "the name of an option")).map(|()| text);
+        match field {
+            Field::Missing => Some(Vec::new()),
+            Field::Bad => None,
+            Field::Good(id, OneOrMany::One(option)) => Some(vec![judge(id, option)?]),
+            Field::Good(_, OneOrMany::Many(options)) => {
+                options.into_iter().map(|option| option.good().and_then(|(id, option)| judge(id, option))).collect()
+            }
+        }
+    }
+}
+
+/// False when it is missing, `None` when it is wrong.
+fn flag(field: Field<bool>) -> Option<bool> {
+    match field {
+        Field::Missing => Some(false),
+        Field::Bad => None,
+        Field::Good(_, value) => Some(value),
+    }
+}

@@ -1,0 +1,106 @@
+//! Secrets that cannot all be in one target: two of one path, one below another's file, two that want different modes
+//! for a directory. Only where some host gets both.
+
+use super::model::TargetPath;
+use super::overlap::{Claim, Overlaps, Population, Selector, TooEntangled, grouped, nested};
+use super::problem::{Mark, Problems, quoted};
+
+/// Where a secret belongs: what collisions are looked for in.
+pub(super) struct Placed {
+    pub name: String,
+    pub path: TargetPath,
+    pub path_mark: Mark,
+    /// `None` for every host.
+    pub selectors: Option<Vec<Selector>>,
+    pub directory_mode: Option<(u32, Mark)>,
+}
+
+impl Placed {
+    /// "`k3s-token` (line 12)"
+    fn at(&self) -> String {
+        format!("{} ({})", quoted(&self.name), self.path_mark)
+    }
+}
+
+/// Reports every collision among `placed`.
+///
+/// # Errors
+/// Their hosts are too many to be compared.
+pub(super) fn report(placed: &[Placed], population: &Population, problems: &mut Problems) -> Result<(), TooEntangled> {
+    let mut overlaps = Overlaps::new(population);
+    let groups = grouped(placed.iter().enumerate().map(|(at, placed)| (at, placed.path.as_str())));
+    same_paths(placed, &groups, &mut overlaps, problems)?;
+    nested_paths(placed, &groups, &mut overlaps, problems)?;
+    directory_modes(placed, &mut overlaps, problems)
+}
+
+/// Paths, each with the secrets that have it.
+type Groups<'p> = [(&'p str, Vec<usize>)];
+
+fn claim(placed: &[Placed], secret: usize, kind: usize) -> Claim<'_> {
+    Claim { secret, kind, selectors: placed[secret].selectors.as_deref() }
+}
+
+fn same_paths(
+    placed: &[Placed],
+    groups: &Groups<'_>,
+    overlaps: &mut Overlaps<'_>,
+    problems: &mut Problems,
+) -> Result<(), TooEntangled> {
+    for (path, members) in groups.iter().filter(|(_, members)| members.len() > 1) {
+        let claims: Vec<Claim<'_>> = members.iter().map(|at| claim(placed, *at, *at)).collect();
+        for (later, earlier) in overlaps.find(&claims)? {
+            let (later, earlier) = (&placed[later], &placed[earlier]);
+            let message = format!("{} is declared twice: {} has it as well", quoted(path), earlier.at());
+            let hint = "two secrets can have one path only if no host gets both: see `hosts`";
+            problems.push(later.path_mark, message, Some(hint.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn nested_paths(
+    placed: &[Placed],
+    groups: &Groups<'_>,
+    overlaps: &mut Overlaps<'_>,
+    problems: &mut Problems,
+) -> Result<(), TooEntangled> {
+    let paths: Vec<&str> = groups.iter().map(|(path, _)| *path).collect();
+    nested(&paths, |below, above| {
+        for top in above.iter().rev() {
+            let (top_path, top_members) = &groups[*top];
+            let mut claims: Vec<Claim<'_>> = top_members.iter().map(|at| claim(placed, *at, 0)).collect();
+            claims.extend(groups[below].1.iter().map(|at| claim(placed, *at, 1)));
+            for (lower, upper) in overlaps.find(&claims)? {
+                let (lower, upper) = (&placed[lower], &placed[upper]);
+                let lower_path = quoted(lower.path.as_str());
+                let message = format!("{lower_path} is below {}, a file of {}", quoted(top_path), upper.at());
+                problems.push(lower.path_mark, message, Some("nothing can be below a file".to_owned()));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn directory_modes(
+    placed: &[Placed],
+    overlaps: &mut Overlaps<'_>,
+    problems: &mut Problems,
+) -> Result<(), TooEntangled> {
+    let with_mode = placed.iter().enumerate().filter(|(_, placed)| placed.directory_mode.is_some());
+    for (directory, members) in grouped(with_mode.map(|(at, placed)| (at, placed.path.parent()))) {
+        let claims: Vec<Claim<'_>> = members
+            .into_iter()
+            .filter_map(|at| Some(claim(placed, at, usize::try_from(placed[at].directory_mode?.0).ok()?)))
+            .collect();
+        for (later, earlier) in overlaps.find(&claims)? {
+            let (later, earlier) = (&placed[later], &placed[earlier]);
+            if let (Some((mode, mark)), Some((other, _))) = (later.directory_mode, earlier.directory_mode) {
+                let directory = quoted(directory);
+                let message = format!("{directory} cannot be {mode:04o} here and {other:04o} for {}", earlier.at());
+                problems.push(mark, message, Some("give both the same `directory_mode`".to_owned()));
+            }
+        }
+    }
+    Ok(())
+}

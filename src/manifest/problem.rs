@@ -1,0 +1,328 @@
+//! What is wrong with a manifest: collected while it is read, shown at once, in the file's order.
+
+use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::excerpt::{self, Excerpt};
+use super::model::Location;
+use crate::report::suggest;
+
+/// How many problems are kept; a hostile file can hold millions.
+const MAX_KEPT: usize = 10_000;
+/// How many problems `Display` shows.
+const MAX_SHOWN: usize = 100;
+/// How many names may be compared for "did you mean" in one run, so that many wrong names times many hosts stay quick.
+const MAX_COMPARISONS: usize = 2_000_000;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where; `None` when it is about the file as a whole.
+    pub location: Option<Location>,
+    /// How many characters from there are meant, all on one line; at least 1.
+    pub length: usize,
+    /// What is wrong: one sentence without a full stop.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The line, made fit for a terminal; `None` when it is about the file as a whole.
+    pub line: Option<Excerpt>,
+}
+
+/// Everything that is wrong with a manifest. Never empty. `Display` is what a person sees, several lines, plain text.
+#[derive(Debug)]
+pub struct ManifestErrors {
+    file: PathBuf,
+    problems: Vec<Problem>,
+    /// Found, but too many to keep.
+    unlisted: usize,
+}
+
+impl ManifestErrors {
+    /// The file as the person named it.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The problems in the file's order; at least one, at most 10,000.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// How many problems there are, with those that are not in [`Self::problems`].
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.problems.len().saturating_add(self.unlisted)
+    }
+}
+
+impl std::error::Error for ManifestErrors {}
+
+impl fmt::Display for ManifestErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = excerpt::clean(&self.file.display().to_string());
+        for (at, problem) in self.problems.iter().take(MAX_SHOWN).enumerate() {
+            if at > 0 {
+                f.write_str("\n\n")?;
+            }
+            write!(f, "error: {file}:")?;
+            if let Some(location) = problem.location {
+                write!(f, "{}:{}:", location.line, location.column)?;
+            }
+            write!(f, " {}", problem.message)?;
+            if let (Some(location), Some(line)) = (problem.location, &problem.line) {
+                let number = location.line;
+                write!(f, "\n{number:>5} | {}", line.text)?;
+                let (before, marks) = (" ".repeat(line.start), "^".repeat(line.width));
+                write!(f, "\n{:>width$} | {before}{marks}", "", width = number.to_string().len().max(5))?;
+            }
+            if let Some(hint) = &problem.hint {
+                write!(f, "\nhint: {hint}")?;
+            }
+        }
+        let hidden = self.count().saturating_sub(MAX_SHOWN);
+        if hidden > 0 {
+            write!(f, "\n\nand {hidden} more")?;
+        }
+        if self.count() > 1 {
+            write!(f, "\n\n{} errors in {file}", self.count())?;
+        }
+        Ok(())
+    }
+}
+
+/// A piece of the manifest's text, on the line where it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// First byte.
+    pub start: u32,
+    /// Byte after the last.
+    pub end: u32,
+    /// 1-based line of `start`.
+    pub line: u32,
+    /// 1-based column of `start`, in characters.
+    pub column: u32,
+}
+
+impl Mark {
+    /// A place of no length. Offsets fit: a manifest has at most 16 MiB.
+    pub(super) fn at(byte: usize, line: usize, column: usize) -> Self {
+        let start = clamp(byte);
+        Self { start, end: start, line: clamp(line), column: clamp(column) }
+    }
+
+    /// The same place as the rest of the program writes it.
+    pub(super) fn location(self) -> Location {
+        Location { line: wide(self.line), column: wide(self.column) }
+    }
+
+    /// First byte and byte after the last.
+    pub(super) fn bytes(self) -> (usize, usize) {
+        (wide(self.start), wide(self.end))
+    }
+}
+
+impl fmt::Display for Mark {
+    /// `line 14`, for a second place inside a message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.line)
+    }
+}
+
+/// Offsets inside a manifest fit 32 bits by its size limit.
+pub(super) fn clamp(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Lossless wherever deaddrop builds: `usize` has 32 bits or more.
+pub(super) fn wide(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// A problem before its line is cut out of the text.
+struct Found {
+    mark: Option<Mark>,
+    message: String,
+    hint: Option<String>,
+    /// The text is not valid UTF-8 there: no line can be shown.
+    bare: bool,
+}
+
+/// Collects problems, and what must not be shown of the lines they are on.
+pub(super) struct Problems {
+    found: Vec<Found>,
+    unlisted: usize,
+    /// Byte ranges that may hold a value.
+    veiled: Vec<(usize, usize)>,
+    comparisons_left: usize,
+}
+
+impl Default for Problems {
+    fn default() -> Self {
+        Self { found: Vec::new(), unlisted: 0, veiled: Vec::new(), comparisons_left: MAX_COMPARISONS }
+    }
+}
+
+impl Problems {
+    /// Adds a problem at a place.
+    pub(super) fn push(&mut self, mark: Mark, message: impl Into<String>, hint: Option<String>) {
+        self.add(Found { mark: Some(mark), message: message.into(), hint, bare: false });
+    }
+
+    /// Adds a problem at a place whose line cannot be shown.
+    pub(super) fn push_bare(&mut self, mark: Mark, message: String, hint: Option<String>) {
+        self.add(Found { mark: Some(mark), message, hint, bare: true });
+    }
+
+    /// Adds a problem of the whole file.
+    pub(super) fn push_file(&mut self, message: String, hint: Option<String>) {
+        self.add(Found { mark: None, message, hint, bare: true });
+    }
+
+    fn add(&mut self, found: Found) {
+        if self.found.len() < MAX_KEPT {
+            self.found.push(found);
+        } else {
+            self.unlisted = self.unlisted.saturating_add(1);
+        }
+    }
+
+    /// Lines that are shown have `…` in place of this text.
+    pub(super) fn veil(&mut self, mark: Mark) {
+        self.veiled.push(mark.bytes());
+    }
+
+    /// True while nothing is wrong.
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// True when what is added now is only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.len() >= MAX_KEPT
+    }
+
+    /// A hint for a wrong name: the near ones, if any, then `rest`.
+    pub(super) fn hint<'a>(
+        &mut self,
+        wanted: &str,
+        names: impl Iterator<Item = &'a str> + Clone,
+        rest: &str,
+    ) -> Option<String> {
+        let allowed = self.comparisons_left;
+        let mut used: usize = 0;
+        let near = suggest::near(wanted, names.take(allowed).inspect(|_| used = used.saturating_add(1)));
+        self.comparisons_left = allowed.saturating_sub(used);
+        match suggest::did_you_mean(&near) {
+            Some(question) if rest.is_empty() => Some(question),
+            Some(question) => Some(format!("{question} {rest}")),
+            None if rest.is_empty() => None,
+            None => Some(rest.to_owned()),
+        }
+    }
+
+    /// Sorts, and cuts the lines out of `text`. Call only when not empty.
+    pub(super) fn finish(mut self, file: &Path, text: &str) -> ManifestErrors {
+        self.found.sort_by_key(|found| found.mark.map(|mark| mark.start));
+        // A node that is used several times through an alias is wrong once.
+        self.found.dedup_by(|a, b| a.mark == b.mark && a.message == b.message);
+        let veiled = merged(self.veiled);
+        let problems = self
+            .found
+            .into_iter()
+            .map(|found| {
+                let line = found.mark.filter(|_| !found.bare).map(|mark| excerpt::cut(text, mark, &veiled));
+                let length = found.mark.map_or(1, |mark| {
+                    let (start, end) = mark.bytes();
+                    let marked = text.get(start..end).unwrap_or_default();
+                    marked.lines().next().unwrap_or_default().chars().count().max(1)
+                });
+                Problem {
+                    location: found.mark.map(Mark::location),
+                    length,
+                    // Names from the file may be in them.
+                    message: excerpt::clean(&found.message),
+                    hint: found.hint.as_deref().map(excerpt::clean),
+                    line,
+                }
+            })
+            .collect();
+        ManifestErrors { file: file.to_owned(), problems, unlisted: self.unlisted }
+    }
+}
+
+/// Sorted ranges with no overlap.
+fn merged(mut ranges: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    ranges.sort_unstable();
+    let mut out: Vec<(usize, usize)> = Vec::new();
+    for (start, end) in ranges {
+        match out.last_mut() {
+            Some(last) if start < last.1 => last.1 = last.1.max(end),
+            _ if start < end => out.push((start, end)),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// A name or text in backquotes, fit for a terminal, cut after 60 characters.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::from("`");
+    for (at, character) in text.chars().enumerate() {
+        if at >= 60 {
+            out.push('…');
+            break;
+        }
+        // Writing to a String cannot fail.
+        let _ = out.write_char(excerpt::visible(character));
+    }
+    out.push('`');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Problems at the given byte offsets of line 1.
+    fn errors(offsets: impl Iterator<Item = usize>) -> ManifestErrors {
+        let mut problems = Problems::default();
+        for offset in offsets {
+            problems.push(Mark::at(offset, 1, offset + 1), format!("wrong at {offset}"), Some("do it".into()));
+        }
+        problems.finish(Path::new("dir/m.yaml"), "abc: def\n")
+    }
+
+    #[test]
+    fn one_problem_is_shown_whole_and_without_a_count() {
+        let want = "error: dir/m.yaml:1:6: wrong at 5\n    1 | abc: def\n      |      ^\nhint: do it";
+        assert_eq!(errors([5].into_iter()).to_string(), want);
+    }
+
+    #[test]
+    fn problems_are_sorted_and_counted() {
+        let text = errors([5, 2].into_iter()).to_string();
+        assert!(text.find("wrong at 2").unwrap() < text.find("wrong at 5").unwrap(), "{text}");
+        assert!(text.ends_with("\n\n2 errors in dir/m.yaml"), "{text}");
+    }
+
+    #[test]
+    fn a_hundred_are_shown_and_the_rest_counted() {
+        let text = errors(0..10_007).to_string();
+        assert_eq!(text.matches("hint: ").count(), 100);
+        assert!(text.ends_with("\n\nand 9907 more\n\n10007 errors in dir/m.yaml"), "{text}");
+    }
+
+    #[test]
+    fn quoted_text_cannot_drive_a_terminal_and_is_cut() {
+        assert_eq!(quoted("a\u{1b}[2Jb"), "`a\u{fffd}[2Jb`");
+        assert_eq!(quoted(&"x".repeat(70)), format!("`{}…`", "x".repeat(60)));
+    }
+
+    #[test]
+    fn overlapping_ranges_become_one() {
+        assert_eq!(merged(vec![(5, 9), (0, 2), (1, 4), (7, 8), (3, 3)]), [(0, 4), (5, 9)]);
+    }
+}

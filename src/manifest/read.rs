@@ -1,0 +1,136 @@
+//! Reading the file: a regular file, at most 16 MiB, UTF-8.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::problem::{Mark, Problems};
+
+/// The largest manifest, in bytes.
+pub(super) const MAX_BYTES: u64 = 16 << 20;
+
+/// Reads the manifest at `path`. What is wrong goes to `problems`, and then the text is `None`.
+pub(super) fn text(path: &Path, problems: &mut Problems) -> Option<String> {
+    match bytes(path) {
+        Ok(bytes) => utf8(bytes, problems),
+        Err((message, hint)) => {
+            problems.push_file(message, hint);
+            None
+        }
+    }
+}
+
+/// Message and hint of a file that cannot be read.
+type Refusal = (String, Option<String>);
+
+/// The file's bytes.
+fn bytes(path: &Path) -> Result<Vec<u8>, Refusal> {
+    let file = open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => (
+            "there is no such file".to_owned(),
+            Some("name the manifest with `-m FILE`; see docs/manifest.md".to_owned()),
+        ),
+        _ => (format!("cannot be opened: {error}"), None),
+    })?;
+    let cannot_read = |error: io::Error| (format!("cannot be read: {error}"), None);
+    let metadata = file.metadata().map_err(cannot_read)?;
+    let kind = metadata.file_type();
+    if !kind.is_file() {
+        let kind = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_socket() {
+            "a socket"
+        } else {
+            "a device"
+        };
+        return Err((format!("is {kind}, and a manifest is a regular file"), None));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that a file that grows while it is read is noticed as well.
+    file.take(MAX_BYTES.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_BYTES) {
+        return Err(("is over 16 MiB, the limit of a manifest".to_owned(), None));
+    }
+    Ok(bytes)
+}
+
+/// Opens without waiting: a FIFO with no writer would block for ever.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
+}
+
+/// The bytes as text, or a problem at the first byte that is not UTF-8.
+pub(super) fn utf8(bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let bytes = error.as_bytes();
+            // OK: `valid_up_to` is at most the length.
+            let (before, rest) = bytes.split_at(good);
+            let before = String::from_utf8_lossy(before);
+            let line_start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
+            let line = before.matches('\n').count().saturating_add(1);
+            let column = before[line_start..].chars().count().saturating_add(1);
+            let byte = rest.first().copied().unwrap_or_default();
+            problems.push_bare(
+                Mark::at(good, line, column),
+                format!("byte 0x{byte:02x} is not UTF-8"),
+                Some("save the file as UTF-8".to_owned()),
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `text` says about a file, with the location in front.
+    fn complaint(path: &Path) -> String {
+        let mut problems = Problems::default();
+        assert!(text(path, &mut problems).is_none());
+        let errors = problems.finish(Path::new("m"), "");
+        let problem = &errors.problems()[0];
+        match problem.location {
+            Some(at) => format!("{}:{}: {}", at.line, at.column, problem.message),
+            None => problem.message.clone(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_readable_file_is_told_by_its_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let latin = directory.path().join("latin");
+        std::fs::write(&latin, b"version: 1\n# caf\xe9\n").unwrap();
+        for (path, want) in [
+            (directory.path().join("missing"), "there is no such file"),
+            (directory.path().to_owned(), "is a directory, and a manifest is a regular file"),
+            (fifo, "is a FIFO, and a manifest is a regular file"),
+            ("/dev/null".into(), "is a device, and a manifest is a regular file"),
+            (latin, "2:6: byte 0xe9 is not UTF-8"),
+        ] {
+            assert_eq!(complaint(&path), want, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn sixteen_mebibytes_are_read_and_one_byte_more_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m");
+        for (extra, fits) in [(-1, true), (0, true), (1, false)] {
+            File::create(&path).unwrap().set_len(MAX_BYTES.checked_add_signed(extra).unwrap()).unwrap();
+            if fits {
+                assert!(text(&path, &mut Problems::default()).is_some(), "{extra}");
+            } else {
+                assert_eq!(complaint(&path), "is over 16 MiB, the limit of a manifest");
+            }
+        }
+    }
+}

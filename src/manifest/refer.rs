@@ -1,0 +1,176 @@
+//! What a secret refers to: its source in `from`, its hosts and tags in `hosts`.
+
+use std::collections::HashMap;
+
+use super::check::{BUILT_IN, Checker};
+use super::field::Field;
+use super::model::{HostSelector, Reference};
+use super::overlap::Selector;
+use super::problem::{Mark, quoted};
+use super::schema::RawReference;
+use super::tree::NodeId;
+use super::values;
+use crate::report::suggest;
+
+/// Lists of more names than this are not worth sorting for a hint: it would show a dozen of them.
+const MAX_SORTED: usize = 100;
+
+/// The names in their order, as a hint shows them.
+fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    suggest::list(names.into_iter())
+}
+
+impl Checker<'_, '_> {
+    /// Checks `from`.
+    pub(super) fn reference(&self, id: NodeId, raw: RawReference) -> Option<Reference> {
+        match raw {
+            RawReference::Short(text) => {
+                let parts = match values::reference(&text) {
+                    Ok(parts) => parts,
+                    Err(refusal) => {
+                        // No colon: this may be the value itself, put into the wrong place.
+                        if !text.contains(':') && !self.sources.contains_key(&text) {
+                            self.context.problems.borrow_mut().veil(self.context.tree.resolve(id).mark);
+                        }
+                        self.refuse(id, refusal);
+                        return None;
+                    }
+                };
+                let tree = self.context.tree;
+                let reference = Reference {
+                    source: text[parts.source.clone()].to_owned(),
+                    item: text[parts.item.clone()].to_owned(),
+                    field: parts.field.clone().map(|field| text[field].to_owned()),
+                };
+                let field = parts.field.map(|field| tree.part(id, field));
+                self.referred(reference, tree.part(id, parts.source), tree.part(id, parts.item), field)
+            }
+            RawReference::Long(long) => {
+                for (missing, key) in [(long.source.is_missing(), "source"), (long.item.is_missing(), "item")] {
+                    if missing {
+                        self.push(self.mark(id), format!("the long form of a reference needs `{key}`"), None);
+                    }
+                }
+                let field = match long.field {
+                    Field::Missing => None,
+                    Field::Bad => return None,
+                    Field::Good(id, field) => Some((id, field)),
+                };
+                let source = long.source.good();
+                let item = long.item.good();
+                let (source_id, source) = source?;
+                let (item_id, item) = item?;
+                let field_mark = field.as_ref().map(|(id, _)| self.mark(*id));
+                let reference = Reference { source, item, field: field.map(|(_, field)| field) };
+                self.referred(reference, self.mark(source_id), self.mark(item_id), field_mark)
+            }
+        }
+    }
+
+    /// Checks that a reference's source is there and can have the item and field.
+    fn referred(&self, reference: Reference, source: Mark, item: Mark, field: Option<Mark>) -> Option<Reference> {
+        let judged = [
+            (item, values::text(&reference.item, "the item")),
+            (field.unwrap_or(item), reference.field.as_deref().map_or(Ok(()), |text| values::text(text, "the field"))),
+        ];
+        let mut good = true;
+        for (mark, judged) in judged {
+            if let Err(refusal) = judged {
+                self.push(mark, refusal.message, refusal.hint);
+                good = false;
+            }
+        }
+        match self.sources.get(&reference.source) {
+            None if self.sources_are_whole => {
+                self.unknown_source(&reference.source, source);
+                return None;
+            }
+            Some(Some(false)) if field.is_some() => {
+                let hint = "only items of a password manager have fields; write the long form if `#` is part of the \
+                            name: {source: …, item: …}";
+                let message = format!("what {} holds has no fields", quoted(&reference.source));
+                self.push(field.unwrap_or(item), message, Some(hint.to_owned()));
+                return None;
+            }
+            _ => {}
+        }
+        good.then_some(reference)
+    }
+
+    fn unknown_source(&self, name: &str, mark: Mark) {
+        let named = || self.sources.keys().map(String::as_str).filter(|name| !BUILT_IN.contains(name));
+        let there_are = match self.sources.len().saturating_sub(BUILT_IN.len()) {
+            0 => "sources here: env and file; others are named under `sources`".to_owned(),
+            count if count <= MAX_SORTED => format!("sources here: {} (and always env, file)", sorted(named())),
+            _ => String::new(),
+        };
+        let mut problems = self.context.problems.borrow_mut();
+        let hint = problems.hint(name, named().chain(BUILT_IN), &there_are);
+        problems.push(mark, format!("unknown source {}", quoted(name)), hint);
+    }
+
+    /// The secret's hosts, as names and as numbers; both empty for every host. `None` when one is wrong.
+    pub(super) fn selectors(&self, field: Field<Vec<Field<String>>>) -> Option<(Vec<HostSelector>, Vec<Selector>)> {
+        let (id, raw) = match field {
+            Field::Missing => return Some((Vec::new(), Vec::new())),
+            Field::Bad => return None,
+            Field::Good(id, raw) => (id, raw),
+        };
+        if raw.is_empty() {
+            let hint = "name hosts or tags, or leave `hosts` out to mean every host";
+            self.push(self.mark(id), "`hosts` is an empty list", Some(hint.to_owned()));
+            return None;
+        }
+        let mut good = true;
+        let mut names = Vec::new();
+        let mut numbers = Vec::new();
+        for item in raw {
+            match item.good().and_then(|(id, text)| self.selector(id, &text)) {
+                Some((name, number)) => {
+                    names.push(name);
+                    numbers.push(number);
+                }
+                None => good = false,
+            }
+        }
+        good.then_some((names, numbers))
+    }
+
+    fn selector(&self, id: NodeId, text: &str) -> Option<(HostSelector, Selector)> {
+        let (found, kind, name, all, whole) = match text.strip_prefix("tag:") {
+            Some(tag) => {
+                let found =
+                    self.tags.get(tag).map(|number| (HostSelector::Tag(tag.to_owned()), Selector::Tag(*number)));
+                (found, "tag", tag, &self.tags, self.tags_are_whole)
+            }
+            None => {
+                let found =
+                    self.hosts.get(text).map(|number| (HostSelector::Host(text.to_owned()), Selector::Host(*number)));
+                (found, "host", text, &self.hosts, self.hosts_are_whole)
+            }
+        };
+        if found.is_none() && whole {
+            let hint = self.unknown_selector_hint(kind, name, all);
+            self.push(self.mark(id), format!("unknown {kind} {}", quoted(name)), hint);
+        }
+        found
+    }
+
+    fn unknown_selector_hint(&self, kind: &str, name: &str, all: &HashMap<String, usize>) -> Option<String> {
+        if all.is_empty() {
+            return Some(match kind {
+                "tag" => "no host here has tags; they are given as `tags` of a host under `hosts`".to_owned(),
+                _ => "there are no hosts here; they are named under `hosts`".to_owned(),
+            });
+        }
+        if kind == "host" && self.tags.contains_key(name) {
+            return Some(format!("{} is a tag: write `tag:{name}`", quoted(name)));
+        }
+        let names = all.keys().map(String::as_str);
+        let there_are =
+            if all.len() <= MAX_SORTED { format!("{kind}s here: {}", sorted(names)) } else { String::new() };
+        self.context.problems.borrow_mut().hint(name, all.keys().map(String::as_str), &there_are)
+    }
+}

@@ -1,0 +1,284 @@
+//! The keys of a manifest: the types that it is decoded into, and from which its JSON schema is made. What the types
+//! cannot say (names that must exist, paths that must not collide) is checked afterwards.
+//!
+//! Doc comments here are the descriptions that an editor shows.
+
+use std::fmt;
+
+use schemars::{JsonSchema, json_schema};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+use super::field::{Entries, Field};
+use super::model::HashScheme;
+
+/// The version of the manifest's format that this program reads.
+pub(super) const VERSION: u64 = 1;
+
+/// A deaddrop manifest: which secret belongs into which file of which host. It never holds a value.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a manifest", default, deny_unknown_fields)]
+#[schemars(rename = "deaddrop manifest", extend("required" = ["version"]))]
+pub(super) struct RawManifest {
+    /// The version of the format: 1.
+    #[schemars(extend("const" = VERSION))]
+    pub version: Field<u64>,
+    /// Where values come from, by a name of your choice. `env` and `file` are always there.
+    #[schemars(extend("propertyNames" = name_schema()))]
+    pub sources: Field<Entries<RawSource>>,
+    /// What holds for every secret that does not say otherwise.
+    pub defaults: Field<RawDefaults>,
+    /// The files to put into place, by a name of your choice. At most 10,000.
+    #[schemars(extend("maxProperties" = super::tree::MAX_SECRETS, "propertyNames" = label_schema()))]
+    pub secrets: Field<Entries<RawSecret>>,
+    /// The nodes, by name. At most 100,000.
+    #[schemars(extend("maxProperties" = super::tree::MAX_HOSTS, "propertyNames" = name_schema()))]
+    pub hosts: Field<Entries<RawHost>>,
+}
+
+/// A place where values are kept.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "a source", rename_all = "lowercase")]
+#[schemars(rename = "source", tag = "type")]
+pub(super) enum RawSource {
+    /// Environment variables.
+    Env(RawEnv),
+    /// Files, each a value.
+    File(RawFile),
+    /// A file of NAME=VALUE lines.
+    Dotenv(RawDotenv),
+    /// A JSON export of Bitwarden or Vaultwarden, not encrypted.
+    Bitwarden(RawBitwarden),
+}
+
+/// Environment variables.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "an env source", default, deny_unknown_fields)]
+#[schemars(rename = "env-source")]
+pub(super) struct RawEnv {
+    /// Put before each item's name: with `HOMELAB_`, the item `TOKEN` is the variable HOMELAB_TOKEN.
+    #[schemars(extend("default" = ""))]
+    pub prefix: Field<String>,
+}
+
+/// Files, each a value.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a file source", default, deny_unknown_fields)]
+#[schemars(rename = "file-source")]
+pub(super) struct RawFile {
+    /// The directory where items' paths start; it starts at the manifest's own, which is the default.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+}
+
+/// A file of NAME=VALUE lines.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a dotenv source", default, deny_unknown_fields)]
+#[schemars(rename = "dotenv-source", extend("required" = ["path"]))]
+pub(super) struct RawDotenv {
+    /// The file; a relative path starts at the manifest's directory.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+}
+
+/// A JSON export of Bitwarden or Vaultwarden, not encrypted.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a bitwarden source", default, deny_unknown_fields)]
+#[schemars(rename = "bitwarden-source", extend("required" = ["path"]))]
+pub(super) struct RawBitwarden {
+    /// The export; a relative path starts at the manifest's directory.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+}
+
+/// What holds for every secret that does not say otherwise.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "`defaults`", default, deny_unknown_fields)]
+#[schemars(rename = "defaults", extend("type" = ["object", "null"]))]
+pub(super) struct RawDefaults {
+    /// Owning user: a number, or a name that the target's own /etc/passwd has.
+    #[schemars(extend("default" = "root"))]
+    pub owner: Field<NameOrNumber>,
+    /// Owning group: a number, or a name that the target's own /etc/group has.
+    #[schemars(extend("default" = "root"))]
+    pub group: Field<NameOrNumber>,
+    /// Permission bits, octal, in quotes.
+    #[schemars(extend("pattern" = MODE_PATTERN, "default" = "0400"))]
+    pub mode: Field<String>,
+}
+
+/// One file to put into place, and the value that goes into it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a secret", default, deny_unknown_fields)]
+#[schemars(rename = "secret", extend("required" = ["path", "from"]))]
+pub(super) struct RawSecret {
+    /// Where the file belongs in the target: an absolute path with no `.`, `..` or `//`.
+    #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
+    pub path: Field<String>,
+    /// Where the value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
+    pub from: Field<RawReference>,
+    /// Write a crypt(3) hash of the value, one line, as `hashedPasswordFile` wants it.
+    pub hash: Field<HashScheme>,
+    /// Owning user: a number, or a name that the target's own /etc/passwd has. Default: that of `defaults`, or root.
+    pub owner: Field<NameOrNumber>,
+    /// Owning group: a number, or a name that the target's own /etc/group has. Default: that of `defaults`, or root.
+    pub group: Field<NameOrNumber>,
+    /// Permission bits, octal, in quotes. Default: that of `defaults`, or "0400".
+    #[schemars(extend("pattern" = MODE_PATTERN))]
+    pub mode: Field<String>,
+    /// Permission bits of the file's directory, octal, in quotes, if it has to be made.
+    #[schemars(extend("pattern" = DIRECTORY_MODE_PATTERN))]
+    pub directory_mode: Field<String>,
+    /// Write a newline after the value. Not together with `hash`, which ends in one.
+    #[schemars(extend("default" = false))]
+    pub newline: Field<bool>,
+    /// Only for these hosts: names, or `tag:NAME`. Default: every host.
+    #[schemars(length(min = 1))]
+    pub hosts: Field<Vec<Field<String>>>,
+    /// The NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
+    pub used_by: Field<OneOrMany>,
+    /// An empty value is meant.
+    #[schemars(extend("default" = false))]
+    pub allow_empty: Field<bool>,
+    /// A mode that lets everybody on the node read the file is meant.
+    #[schemars(extend("default" = false))]
+    pub allow_world_readable: Field<bool>,
+}
+
+/// Where a value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`, or its long form.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "a reference")]
+#[schemars(rename = "reference", untagged)]
+pub(super) enum RawReference {
+    /// `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
+    #[serde(rename = "scalar")]
+    Short(#[schemars(extend("pattern" = "^[^:]+:[^#]+(#[^#]+)?$"))] String),
+    /// The long form, for names that hold `:` or `#`.
+    #[serde(rename = "mapping")]
+    Long(RawLongReference),
+}
+
+/// A reference in parts, for names that hold `:` or `#`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a reference", default, deny_unknown_fields)]
+#[schemars(rename = "long-reference", extend("required" = ["source", "item"]))]
+pub(super) struct RawLongReference {
+    /// A name under `sources`, or `env`, or `file`.
+    #[schemars(length(min = 1))]
+    pub source: Field<String>,
+    /// An id, a name or folder/name in a password manager; a variable; a file.
+    #[schemars(length(min = 1))]
+    pub item: Field<String>,
+    /// Which part of the item. Default: its password.
+    #[schemars(length(min = 1))]
+    pub field: Field<String>,
+}
+
+/// One text or a list of them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "one-or-more", untagged)]
+pub(super) enum OneOrMany {
+    /// One.
+    #[serde(rename = "scalar")]
+    One(String),
+    /// Any number.
+    #[serde(rename = "sequence")]
+    Many(Vec<Field<String>>),
+}
+
+/// A node.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a host", default, deny_unknown_fields)]
+#[schemars(rename = "host", extend("type" = ["object", "null"]))]
+pub(super) struct RawHost {
+    /// How SSH reaches it: `user@address`, or a name from your ssh configuration.
+    #[schemars(extend("pattern" = "^[^\\s-]\\S*$"))]
+    pub ssh: Field<String>,
+    /// Names that select several hosts as `tag:NAME`.
+    pub tags: Field<Vec<Field<String>>>,
+}
+
+/// The owner of a file as it is written: a number, or a name.
+#[derive(Debug)]
+pub(super) enum NameOrNumber {
+    Number(u64),
+    Name(String),
+}
+
+impl<'de> Deserialize<'de> for NameOrNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrNumberVisitor;
+
+        impl Visitor<'_> for NameOrNumberVisitor {
+            type Value = NameOrNumber;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a number")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<NameOrNumber, E> {
+                Ok(NameOrNumber::Name(text.to_owned()))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<NameOrNumber, E> {
+                Ok(NameOrNumber::Number(number))
+            }
+        }
+
+        deserializer.deserialize_any(NameOrNumberVisitor)
+    }
+}
+
+impl JsonSchema for NameOrNumber {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "owner".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        json_schema!({ "anyOf": [
+            { "type": "integer", "minimum": 0, "maximum": super::values::MAX_ID },
+            { "type": "string", "pattern": super::values::USER_PATTERN, "maxLength": 255 },
+        ] })
+    }
+}
+
+/// What `values::file_mode` accepts, world-readable ones included.
+const MODE_PATTERN: &str = "^0?[0246][04][04]$";
+/// What `values::directory_mode` accepts.
+const DIRECTORY_MODE_PATTERN: &str = "^0?[0-7][0145][0145]$";
+
+/// What a source's, host's or tag's name may be; `values::name` says why.
+fn name_schema() -> serde_json::Value {
+    serde_json::json!({ "pattern": "^[^:#\\x00-\\x1f\\x7f]+$", "maxLength": 255 })
+}
+
+/// What a secret's name may be.
+fn label_schema() -> serde_json::Value {
+    serde_json::json!({ "pattern": "^[^\\x00-\\x1f\\x7f]+$", "maxLength": 255 })
+}
+
+/// The JSON schema (draft 2020-12) of a manifest: pretty, with a final newline. docs/manifest.schema.json is this text.
+#[must_use]
+pub fn json_schema() -> String {
+    let schema = schemars::schema_for!(RawManifest);
+    format!("{:#}\n", schema.as_value())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_json_schema_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/manifest.schema.json");
+        if std::env::var_os("DEADDROP_BLESS").is_some() {
+            std::fs::write(path, json_schema()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == json_schema(), "out of date: run DEADDROP_BLESS=1 cargo test json_schema");
+    }
+}

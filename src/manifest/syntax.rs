@@ -1,0 +1,48 @@
+//! Text that is not YAML: the parser's errors in our words.
+
+use granit_parser::{ErrorKind, ScanError};
+
+use super::problem::{Mark, Problems};
+use super::veil;
+
+/// Tells what the parser could not read.
+pub(super) fn report(text: &str, error: &ScanError, problems: &mut Problems) {
+    let marker = error.marker();
+    let byte = marker.byte_offset().unwrap_or(0);
+    let mark = Mark::at(byte, marker.line(), marker.col().saturating_add(1));
+    let (message, hint) = explained(error.kind());
+    if let Some(mark) = veil::guess(text, byte) {
+        problems.veil(mark);
+    }
+    problems.push(mark, message, hint.map(str::to_owned));
+}
+
+/// A syntax error in words, with a hint for what people do most.
+fn explained(kind: &ErrorKind) -> (String, Option<&'static str>) {
+    match kind {
+        ErrorKind::MappingValueNotAllowed => (
+            "a second `: ` in one value".into(),
+            Some("put the value in quotes if it holds `: `; a key stands on its own line"),
+        ),
+        ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation | ErrorKind::TabNotAllowed => {
+            ("a tab indents this line".into(), Some("YAML is indented with spaces"))
+        }
+        ErrorKind::UnexpectedCharacter { character } => {
+            (format!("a value cannot begin with `{}`", character.escape_default()), Some("put the value in quotes"))
+        }
+        ErrorKind::UnclosedQuotedScalar => ("this quote is never closed".into(), None),
+        ErrorKind::UnclosedFlowCollection { open } => (format!("this `{open}` is never closed"), None),
+        ErrorKind::UnknownAnchor => ("no `&` above defines this alias".into(), None),
+        ErrorKind::RecursionLimitExceeded => ("nested over 32 deep, the limit of a manifest".into(), None),
+        ErrorKind::ExpectedBlockMappingKey | ErrorKind::InvalidIndentation => {
+            ("a key was expected here".into(), Some("keys of one mapping begin in the same column"))
+        }
+        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => {
+            ("this is neither a key with `:` nor part of the value above".into(), None)
+        }
+        ErrorKind::BlockSequenceEntryNotAllowed => {
+            ("a list cannot begin here".into(), Some("begin it on a line of its own, or write [a, b]"))
+        }
+        _ => (format!("not YAML: {kind}"), None),
+    }
+}

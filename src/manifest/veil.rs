@@ -1,0 +1,209 @@
+//! Keeps values off the screen. A manifest never holds one, but people try; an error must not repeat it.
+
+use super::problem::{Mark, Problems};
+use super::tree::{Kind, NodeId, Tree};
+use crate::report::suggest;
+
+/// Words in a key that say that its value is a secret.
+const WORDS: &[&str] = &[
+    "value",
+    "values",
+    "password",
+    "passwords",
+    "passwd",
+    "pass",
+    "passphrase",
+    "pw",
+    "pwd",
+    "pin",
+    "secret",
+    "secrets",
+    "token",
+    "tokens",
+    "content",
+    "contents",
+    "text",
+    "data",
+    "psk",
+    "key",
+    "keys",
+    "apikey",
+    "privatekey",
+    "private",
+    "credential",
+    "credentials",
+    "inline",
+    "literal",
+    "plaintext",
+    "cert",
+    "auth",
+];
+
+/// True when a key of this name is likely to hold a value: one of its words is, or nearly is, such a word.
+pub(super) fn is_value_like(key: &str) -> bool {
+    // Split at everything but letters, and between `apiKey`'s small and large letter.
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for character in key.chars().take(200) {
+        if !character.is_alphabetic() || (was_lower && character.is_uppercase()) {
+            words.push(String::new());
+        }
+        if character.is_alphabetic()
+            && let Some(word) = words.last_mut()
+        {
+            word.extend(character.to_lowercase());
+        }
+        was_lower = character.is_lowercase();
+    }
+    words.iter().any(|word| {
+        WORDS.contains(&word.as_str())
+            // `pasword`, but not `test` for `text`.
+            || (word.len() >= 5 && !suggest::near(word, WORDS.iter().copied().filter(|known| known.len() >= 5)).is_empty())
+    })
+}
+
+/// Veils what stands below value-like keys, and what stands where a secret's keys should.
+pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
+    for node in tree.nodes() {
+        let Kind::Mapping(entries) = &node.kind else { continue };
+        for (key, value) in entries {
+            if tree.text(*key).is_some_and(is_value_like) {
+                scalars(tree, *value, problems);
+            }
+        }
+    }
+    // `secrets: {db: hunter2}`
+    if let Kind::Mapping(sections) = &tree.resolve(tree.root()).kind {
+        for (key, section) in sections {
+            if tree.text(*key) != Some("secrets") {
+                continue;
+            }
+            scalars(tree, *section, problems);
+            if let Kind::Mapping(secrets) = &tree.resolve(*section).kind {
+                for (_, secret) in secrets {
+                    scalars(tree, *secret, problems);
+                }
+            }
+        }
+    }
+}
+
+/// Veils a scalar, or the scalars of a list. A list is not followed through an alias: many could name one long list.
+fn scalars(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
+    let mut veil = |id| {
+        let node = tree.resolve(id);
+        if matches!(node.kind, Kind::Scalar { .. }) {
+            problems.veil(node.mark);
+        }
+    };
+    match &tree.get(id).kind {
+        Kind::Sequence(items) => items.iter().copied().for_each(veil),
+        _ => veil(id),
+    }
+}
+
+/// Veils all scalars below a node: the value of an unknown, value-like key. Each at most once, aliases not followed.
+pub(super) fn below(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
+    let mut rest = vec![id];
+    while let Some(id) = rest.pop() {
+        let node = tree.get(id);
+        match &node.kind {
+            Kind::Scalar { .. } => problems.veil(node.mark),
+            Kind::Sequence(items) => rest.extend(items),
+            Kind::Mapping(entries) => rest.extend(entries.iter().map(|(_, value)| value)),
+            Kind::Alias(_) => {}
+        }
+    }
+}
+
+/// Where there is a syntax error there is no tree: guesses by the lines around byte `at` what to veil of its line.
+pub(super) fn guess(text: &str, at: usize) -> Option<Mark> {
+    let before = text.get(..at)?;
+    let line_start = before.rfind(['\n', '\r']).map_or(0, |at| at.saturating_add(1));
+    let line_end = text[line_start..].find(['\n', '\r']).map_or(text.len(), |length| line_start.saturating_add(length));
+    let broken = &text[line_start..line_end];
+    if let Some(colon) = value_like_colon(broken) {
+        return Some(range(line_start.saturating_add(colon).saturating_add(1), line_end));
+    }
+    // The line may be the middle of a value that began further up, at a key that is indented less.
+    let mut indent = indentation(broken);
+    for line in before[..line_start].lines().rev().take(1000).filter(|line| !line.trim().is_empty()) {
+        let own = indentation(line);
+        if own < indent || (own == 0 && value_like_colon(line).is_some()) {
+            if value_like_colon(line).is_some_and(|colon| !is_key_line(broken) || opens_a_value(&line[colon..])) {
+                return Some(range(line_start, line_end));
+            }
+            indent = own;
+        }
+        if own == 0 {
+            break;
+        }
+    }
+    None
+}
+
+/// After a value-like key and its colon: a block scalar, or a text that goes on below. Not a mapping's opening.
+fn opens_a_value(rest: &str) -> bool {
+    !rest.trim_start_matches(':').trim().is_empty()
+}
+
+/// A line that begins with one word and a colon, as a key of a mapping does.
+fn is_key_line(line: &str) -> bool {
+    line.split_once(':').is_some_and(|(key, _)| !key.trim().is_empty() && !key.trim().contains(' '))
+}
+
+/// Where the colon of the line's first value-like key stands.
+fn value_like_colon(line: &str) -> Option<usize> {
+    line.match_indices(':').map(|(at, _)| at).take(100).find(|at| {
+        // OK to slice: a match begins at a character boundary.
+        let key = line[..*at].trim_end_matches([' ', '"', '\'']);
+        let word = key.rfind(|character: char| !character.is_alphanumeric() && !"-_.".contains(character));
+        is_value_like(word.map_or(key, |before| &key[before..]))
+    })
+}
+
+fn indentation(line: &str) -> usize {
+    line.bytes().take_while(|byte| *byte == b' ').count()
+}
+
+fn range(start: usize, end: usize) -> Mark {
+    let mut mark = Mark::at(start, 1, 1);
+    mark.end = super::problem::clamp(end);
+    mark
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_hold_values_are_known_by_their_words() {
+        for key in
+            ["value", "password", "adminPassword", "wifi_psk", "api-key", "TOKEN", "pasword", "secret1", "private_key"]
+        {
+            assert!(is_value_like(key), "{key}");
+        }
+        for key in [
+            "mode", "owner", "path", "from", "hash", "ssh", "monkey", "test", "version", "sources", "defaults",
+            "used_by", "template", "restart", "generate", "absent",
+        ] {
+            assert!(!is_value_like(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_near_a_value_does_not_show_it() {
+        for (text, broken, want) in [
+            ("a:\n  password: \"hunter2\n", "\"hunter2", Some(" \"hunter2")),
+            ("a: {path: /x, value: hunter2, mode: }]\n", "]", Some(" hunter2, mode: }]")),
+            ("value: |\n  hunter2\n \thunter3\n", "hunter3", Some(" \thunter3")),
+            ("a:\n  path: [x\n", "[", None),
+            ("k3s-token:\n  path: [x\n", "[", None),
+            ("password:\n  - x\n  - a: b: c\n", ": c", Some("  - a: b: c")),
+            ("password:\n  hunter2 [a: b\n", "[", Some("  hunter2 [a: b")),
+        ] {
+            let veiled = guess(text, text.find(broken).unwrap()).map(|mark| &text[mark.bytes().0..mark.bytes().1]);
+            assert_eq!(veiled, want, "{text:?}");
+        }
+    }
+}

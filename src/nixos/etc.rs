@@ -1,0 +1,65 @@
+//! /etc: which names NixOS activation owns.
+//!
+//! `/etc/static` leads to the system's own etc tree; activation makes each name of it again at every boot, by rename
+//! over what stands there (setup-etc.pl; docs/nixos.md, NX004).
+
+use super::Finding;
+use super::paths::is_at_or_below;
+use crate::image::error::ImageError;
+use crate::image::tree::{Kind, Tree};
+use crate::image::walk::{self, WalkError};
+
+/// The etc tree that `/etc/static` leads to, if the target has one.
+pub struct ManagedEtc<N> {
+    tree: Option<N>,
+}
+
+impl<N: Clone> ManagedEtc<N> {
+    /// Follows `/etc/static`. A target that has none, or where it leads nowhere, manages nothing yet.
+    ///
+    /// # Errors
+    /// When the target cannot be read.
+    pub fn find<T: Tree<Node = N>>(tree: &T) -> Result<Self, ImageError> {
+        match walk::resolve(tree, "/etc/static") {
+            Ok(walked) => {
+                let directory = walked.found.filter(|(_, stat)| stat.kind == Kind::Directory);
+                Ok(Self { tree: directory.map(|(node, _)| node) })
+            }
+            Err(WalkError::Image(error)) => Err(error),
+            Err(_) => Ok(Self { tree: None }),
+        }
+    }
+
+    /// NX004 when `path` is a name that activation makes, or is below one.
+    ///
+    /// # Errors
+    /// When the target cannot be read.
+    pub fn judge<T: Tree<Node = N>>(&self, tree: &T, path: &str) -> Result<Option<Finding>, ImageError> {
+        let (Some(etc), Some(below)) = (&self.tree, path.strip_prefix("/etc/")) else {
+            return Ok(None);
+        };
+        let mut directory = etc.clone();
+        let mut managed = String::from("/etc");
+        for name in below.split('/') {
+            managed.push('/');
+            managed.push_str(name);
+            match tree.child(&directory, name.as_bytes())? {
+                None => return Ok(None),
+                // A directory of the tree is a real directory in /etc, where other names are free.
+                Some((node, stat)) if stat.kind == Kind::Directory => directory = node,
+                Some(_) => {
+                    let what = if is_at_or_below(&managed, path) { "is" } else { "is below" };
+                    return Ok(Some(Finding {
+                        code: "NX004",
+                        refuse: true,
+                        reason: format!(
+                            "{path} {what} a name of /etc/static, which NixOS activation makes again at every boot"
+                        ),
+                        instead: format!("choose another name, or drop environment.etc for {managed}"),
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,192 @@
+//! What an image is: container, table, partitions, file systems, and which one is the root.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::style::{self, paint};
+use crate::image::error::ImageError;
+use crate::image::ext4::{Facts, JournalState};
+use crate::image::table::Partition;
+use crate::image::text::size;
+
+/// Everything that `inspect` found.
+pub struct Inspection<'a> {
+    /// The image as it was named.
+    pub name: &'a str,
+    /// "raw", "zstd".
+    pub container: &'static str,
+    /// Bytes of the file.
+    pub file_size: u64,
+    /// Bytes of the disk.
+    pub disk_size: u64,
+    /// The table.
+    pub table: &'a crate::image::table::Table,
+    /// The root and why it was chosen, or why there is none: the reason first, then what to do.
+    pub root: Result<(Partition, String), (String, String)>,
+    /// The root's ext2, ext3 or ext4, and whether it can be written.
+    pub ext4: Option<(Facts, Result<(), ImageError>)>,
+}
+
+impl Inspection<'_> {
+    /// The object of `--json`.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let partitions: Vec<Value> = self
+            .table
+            .partitions
+            .iter()
+            .map(|partition| {
+                let mut entry = json!(partition);
+                entry["root"] = json!(self.is_root(partition));
+                entry
+            })
+            .collect();
+        let root = self
+            .root
+            .as_ref()
+            .ok()
+            .map(|(partition, reason)| json!({ "partition": partition.number, "reason": reason }));
+        json!({
+            "version": 1,
+            "command": "inspect",
+            "target": self.name,
+            "container": { "kind": self.container, "file_size": self.file_size, "size": self.disk_size },
+            "table": {
+                "kind": self.table.kind,
+                "sector_size": self.table.sector_size,
+                "id": self.table.id,
+                "notes": self.table.notes,
+            },
+            "partitions": partitions,
+            "root": root,
+            "root_problem": self.root.as_ref().err().map(|(reason, _)| reason),
+            "ext4": self.ext4.as_ref().map(|(facts, writable)| ext4_json(facts, writable)),
+        })
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let packed = match self.container {
+            "raw" => "raw disk image".to_owned(),
+            other => format!("{other} → raw disk image"),
+        };
+        let mut text = format!(
+            "{}    {packed}, {} ({} in the file), {}, {}-byte sectors\n\n",
+            self.name,
+            size(self.disk_size),
+            size(self.file_size),
+            self.table.kind.name(),
+            self.table.sector_size,
+        );
+        let mut rows = vec![["PART", "START", "SIZE", "TYPE", "FILE SYSTEM", "LABEL", "USED"].map(str::to_owned)];
+        rows.extend(self.table.partitions.iter().map(row));
+        let widths: Vec<usize> = (0..rows[0].len())
+            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .collect();
+        let notes = std::iter::once(None).chain(self.table.partitions.iter().map(Some));
+        for (cells, partition) in rows.iter().zip(notes) {
+            let is_root = partition.is_some_and(|partition| self.is_root(partition));
+            let mut line = String::from(if is_root { "→" } else { " " });
+            for (cell, width) in cells.iter().zip(&widths) {
+                let _ = write!(line, " {cell:<width$} ");
+            }
+            if let (true, Ok((_, reason))) = (is_root, &self.root) {
+                let _ = write!(line, "  root: {reason}");
+            }
+            if let Some(problem) = partition.and_then(|partition| partition.problem.as_ref()) {
+                let _ = write!(line, "  {problem}");
+            }
+            let line = line.trim_end();
+            let _ = writeln!(text, "{}", if is_root { paint(style::CREATE, line) } else { line.to_owned() });
+        }
+        for note in &self.table.notes {
+            let _ = write!(text, "\n{}", paint(style::WARNING, note));
+        }
+        match (&self.root, &self.ext4) {
+            (Err((reason, hint)), _) => {
+                let _ = write!(text, "\nno root: {reason}");
+                if !hint.is_empty() {
+                    let _ = write!(text, "\n{} {hint}", paint(style::HINT, "hint:"));
+                }
+            }
+            (Ok(_), Some((facts, writable))) => text.push_str(&ext4_text(facts, writable)),
+            (Ok(_), None) => {}
+        }
+        text.trim_end_matches('\n').to_owned()
+    }
+
+    fn is_root(&self, partition: &Partition) -> bool {
+        self.root.as_ref().is_ok_and(|(root, _)| root.start == partition.start && root.number == partition.number)
+    }
+}
+
+fn row(partition: &Partition) -> [String; 7] {
+    let file_system = partition.file_system.as_ref();
+    let used = file_system.and_then(|probe| {
+        let percent = u128::from(probe.used?).checked_mul(100)?.checked_div(u128::from(probe.size?))?;
+        Some(format!("{percent} %"))
+    });
+    [
+        partition.number.map_or("-".into(), |number| number.to_string()),
+        size(partition.start),
+        size(partition.size),
+        partition.type_name.map(str::to_owned).or_else(|| partition.type_id.clone()).unwrap_or_default(),
+        file_system.map_or("-".into(), |probe| probe.kind.name().to_owned()),
+        file_system.and_then(|probe| probe.label.clone()).or_else(|| partition.name.clone()).unwrap_or_default(),
+        used.unwrap_or_default(),
+    ]
+}
+
+/// The root's file system on two lines: what it is, and whether it can be written.
+fn ext4_text(facts: &Facts, writable: &Result<(), ImageError>) -> String {
+    let telling =
+        ["metadata_csum", "64bit", "orphan_file", "inline_data", "meta_bg", "bigalloc", "encrypt", "casefold"];
+    let features: Vec<&str> = telling.into_iter().filter(|name| facts.features.iter().any(|has| has == name)).collect();
+    let features = if features.is_empty() { String::new() } else { format!(", {}", features.join(", ")) };
+    let mut text =
+        format!("\n{}: {} blocks{features}; {}", facts.kind, size(facts.block_size), journal_text(facts.journal));
+    match writable {
+        Ok(()) => text.push_str("; written natively"),
+        Err(error) => {
+            let _ = write!(text, "\n{} {error}", paint(style::WARNING, "not written to:"));
+            if let Some(hint) = error.hint() {
+                let _ = write!(text, "\n{} {hint}", paint(style::HINT, "hint:"));
+            }
+        }
+    }
+    text
+}
+
+fn journal_text(journal: JournalState) -> String {
+    let sized = |bytes: Option<u64>| bytes.map_or("journal".to_owned(), |bytes| format!("journal {}", size(bytes)));
+    match journal {
+        JournalState::None => "no journal".to_owned(),
+        JournalState::External => "journal on another device".to_owned(),
+        JournalState::Clean { size } => format!("{}, clean", sized(size)),
+        JournalState::NeedsRecovery { size } => format!("{}, to be replayed", sized(size)),
+    }
+}
+
+fn ext4_json(facts: &Facts, writable: &Result<(), ImageError>) -> Value {
+    let (journal, journal_size) = match facts.journal {
+        JournalState::None => ("none", None),
+        JournalState::External => ("external", None),
+        JournalState::Clean { size } => ("clean", size),
+        JournalState::NeedsRecovery { size } => ("needs-recovery", size),
+    };
+    json!({
+        "kind": facts.kind,
+        "block_size": facts.block_size,
+        "blocks": facts.blocks,
+        "free_blocks": facts.free_blocks,
+        "inodes": facts.inodes,
+        "free_inodes": facts.free_inodes,
+        "features": facts.features,
+        "journal": { "state": journal, "size": journal_size },
+        "clean": facts.clean,
+        "writable": writable.is_ok(),
+        "problem": writable.as_ref().err().map(ToString::to_string),
+    })
+}

@@ -1,0 +1,55 @@
+//! The object of `--json`: a contract with programs (docs/json.md).
+
+use serde_json::{Value, json};
+
+use crate::plan::{Action, Plan, Warning};
+
+/// The object of `check`, `plan`, `inject` and `verify`.
+#[must_use]
+pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
+    let changes: Vec<Value> = plan
+        .changes
+        .iter()
+        .map(|change| json!({ "secret": change.secret, "path": change.path, "action": change.action.name() }))
+        .collect();
+    json!({
+        "version": 1,
+        "command": command,
+        "target": target,
+        "changes": changes,
+        "warnings": warnings(&plan.warnings),
+        "summary": {
+            "create": plan.count(Action::Create),
+            "replace": plan.count(Action::Replace),
+            "metadata": plan.count(Action::Metadata),
+            "unchanged": plan.count(Action::Unchanged),
+            "remove": 0,
+        },
+    })
+}
+
+/// The list of warnings: `[{code, secret, message}]`.
+#[must_use]
+pub fn warnings(warnings: &[Warning]) -> Value {
+    warnings
+        .iter()
+        .map(|warning| {
+            let message = format!("{}: {}", warning.message, warning.hint);
+            json!({ "code": warning.code, "secret": warning.secret, "message": message })
+        })
+        .collect()
+}
+
+/// The object of `check`: there is no target, and so there are no changes.
+#[must_use]
+pub fn check(manifest: &str, secrets: usize, found: &[Warning]) -> Value {
+    json!({
+        "version": 1,
+        "command": "check",
+        "target": Value::Null,
+        "manifest": manifest,
+        "changes": [],
+        "warnings": warnings(found),
+        "summary": { "secrets": secrets },
+    })
+}

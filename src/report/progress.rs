@@ -1,0 +1,84 @@
+//! How far long work has come: a bar with rate and time left on a terminal; elsewhere one line when it starts to take
+//! long, and one at the end.
+
+use std::cell::RefCell;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Ui;
+use crate::image::progress::{Step, Work};
+
+/// Work that takes less than this is not shown.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Shows the steps of one run.
+pub struct Progress<'a> {
+    ui: &'a Ui,
+    now: RefCell<Option<Running>>,
+}
+
+/// The work that is going on.
+struct Running {
+    work: Work,
+    since: Instant,
+    /// On a terminal, once it takes long.
+    bar: Option<ProgressBar>,
+    /// Elsewhere: the first line is out.
+    said: bool,
+}
+
+impl<'a> Progress<'a> {
+    /// For a run that speaks as `ui`.
+    #[must_use]
+    pub fn new(ui: &'a Ui) -> Self {
+        Self { ui, now: RefCell::new(None) }
+    }
+
+    /// Takes a report of how far work has come.
+    pub fn show(&self, step: Step) {
+        if self.ui.quiet {
+            return;
+        }
+        let mut now = self.now.borrow_mut();
+        let running = match now.as_mut() {
+            Some(running) if running.work == step.work => running,
+            _ => now.insert(Running { work: step.work, since: Instant::now(), bar: None, said: false }),
+        };
+        let is_done = step.done >= step.total;
+        if running.since.elapsed() < PATIENCE {
+            return;
+        }
+        if std::io::stderr().is_terminal() {
+            let bar = running.bar.get_or_insert_with(|| bar(step));
+            bar.set_position(step.done);
+            if is_done {
+                bar.finish_and_clear();
+            }
+            return;
+        }
+        if !running.said && !is_done {
+            running.said = true;
+            self.ui.say(&format!("{} …", name(step.work)));
+        } else if running.said && is_done {
+            running.said = false;
+            self.ui.say(&format!("{}: {:.1} s", name(step.work), running.since.elapsed().as_secs_f64()));
+        }
+    }
+}
+
+fn bar(step: Step) -> ProgressBar {
+    let bar = ProgressBar::new(step.total).with_message(name(step.work));
+    // OK to fall back: the template is a constant, and only a wrong one is an error.
+    let template = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn name(work: Work) -> &'static str {
+    match work {
+        Work::Decompress => "decompressing",
+        Work::Copy => "copying",
+        Work::Compress => "compressing",
+    }
+}

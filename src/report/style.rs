@@ -1,0 +1,22 @@
+//! Colours. Never the only carrier of meaning; taken out again where there is no terminal, or NO_COLOR is set.
+
+use anstyle::{AnsiColor, Style};
+
+/// `error:` and what is refused.
+pub const ERROR: Style = AnsiColor::Red.on_default().bold();
+/// `!` and warnings.
+pub const WARNING: Style = AnsiColor::Yellow.on_default();
+/// `+`: made new.
+pub const CREATE: Style = AnsiColor::Green.on_default();
+/// `~`: changed.
+pub const CHANGE: Style = AnsiColor::Yellow.on_default();
+/// `hint:`.
+pub const HINT: Style = AnsiColor::Cyan.on_default();
+/// What stands as it is.
+pub const QUIET: Style = Style::new().dimmed();
+
+/// `text` in `style`.
+#[must_use]
+pub fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}

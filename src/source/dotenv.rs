@@ -1,0 +1,361 @@
+//! `dotenv`: a file of `KEY=value` lines, with the syntax of python-dotenv 1.2.4 and never an expansion.
+//!
+//! The facts: a statement is `[export ]KEY[=value][ # comment]`. A key may stand in single quotes. A value in single or
+//! double quotes may go over several lines; a backslash then keeps the character after it from ending the value.
+//! Escapes that mean something are `\\` and `\'` in single quotes, and also `\" \a \b \f \n \r \t \v` in double quotes;
+//! any other backslash is itself. An unquoted value ends before white space and `#`, or at the end of the line, without
+//! white space around it; `\` and quotes in it are themselves. The last of several lines for one key counts. What cannot
+//! be understood is skipped up to the end of the line. Line ends are read as `\n`, also inside values.
+//! `tests/dotenv/table.json` holds what the real one makes of many files.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::error::{item, shown};
+use super::near::near;
+use super::{LookupError, MAX_VALUE, OpenError, Source, read};
+use crate::manifest::Reference;
+use crate::secret::Secret;
+
+/// How many lines that were not understood an error names.
+const NAMED_LINES: usize = 5;
+
+/// How many keys are kept to find near names in.
+const KEPT_KEYS: usize = 1000;
+
+/// How many missing items get near names: comparing costs time.
+const WITH_NEAR: usize = 20;
+
+/// A dotenv file.
+pub(super) struct Dotenv {
+    path: PathBuf,
+}
+
+impl Dotenv {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl Source for Dotenv {
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
+        let path = &self.path;
+        let bytes = read::read(path, MAX_VALUE).map_err(|problem| OpenError::Read { path: path.clone(), problem })?;
+        let text = text(&bytes).map_err(|line| OpenError::NotUtf8 { path: path.clone(), line })?;
+
+        let keys: HashMap<&str, ()> = wanted.iter().map(|reference| (reference.item.as_str(), ())).collect();
+        let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
+        let mut others: Vec<&str> = Vec::new();
+        let mut bad_lines = Vec::new();
+        let mut parser = Parser::new(&text);
+        while let Some(statement) = parser.next() {
+            match statement {
+                Statement::Binding(key, value) if keys.contains_key(key) => {
+                    values.insert(key, value);
+                }
+                Statement::Binding(key, _) if others.len() < KEPT_KEYS => others.push(key),
+                Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
+                Statement::Binding(..) | Statement::Bad(_) | Statement::Nothing => {}
+            }
+        }
+        others.extend(values.keys());
+        others.sort_unstable();
+
+        let mut missing = 0;
+        Ok(wanted
+            .iter()
+            .map(|reference| {
+                if let Some(field) = &reference.field {
+                    let (field, whole) = (shown(field), item(reference));
+                    return Err(LookupError::NoFields { field, kind: "a dotenv file", whole });
+                }
+                match values.get(reference.item.as_str()) {
+                    Some(Some(raw)) => Ok(raw.decode()),
+                    Some(None) => Err(LookupError::NoValue { item: item(reference) }),
+                    None => {
+                        missing += 1;
+                        let near = if missing > WITH_NEAR {
+                            Vec::new()
+                        } else {
+                            near(&reference.item, others.iter().copied()).iter().map(|key| shown(key)).collect()
+                        };
+                        Err(LookupError::NoItem { item: item(reference), near, bad_lines: bad_lines.clone() })
+                    }
+                }
+            })
+            .collect())
+    }
+}
+
+/// The file's text without a byte order mark and with `\n` as the only line end, or the 1-based line that is not UTF-8.
+fn text(bytes: &[u8]) -> Result<Zeroizing<String>, usize> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        good.iter().filter(|&&byte| byte == b'\n').count().saturating_add(1)
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut out = Zeroizing::new(String::with_capacity(text.len()));
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        if c == '\r' {
+            characters.next_if_eq(&'\n');
+            out.push('\n');
+        } else {
+            out.push(c);
+        }
+    }
+    Ok(out)
+}
+
+/// One step through the file.
+enum Statement<'t> {
+    /// A key, and its value if there is a `=`.
+    Binding(&'t str, Option<Raw<'t>>),
+    /// A comment.
+    Nothing,
+    /// Something else, on this 1-based line.
+    Bad(usize),
+}
+
+/// A value as it stands in the file.
+#[derive(Clone, Copy)]
+enum Raw<'t> {
+    /// Taken as it is.
+    Plain(&'t str),
+    /// What stands between single quotes.
+    Single(&'t str),
+    /// What stands between double quotes.
+    Double(&'t str),
+}
+
+impl Raw<'_> {
+    fn decode(self) -> Secret {
+        let (text, double) = match self {
+            Self::Plain(text) => return Secret::new(text.as_bytes().to_vec()),
+            Self::Single(text) => (text, false),
+            Self::Double(text) => (text, true),
+        };
+        // Decoding never makes it longer, so the buffer never moves.
+        let mut out = Zeroizing::new(String::with_capacity(text.len()));
+        let mut characters = text.chars().peekable();
+        while let Some(c) = characters.next() {
+            let escaped = match characters.peek() {
+                Some(next) if c == '\\' => unescape(*next, double),
+                _ => None,
+            };
+            match escaped {
+                Some(meant) => {
+                    characters.next();
+                    out.push(meant);
+                }
+                None => out.push(c),
+            }
+        }
+        Secret::new(out.as_bytes().to_vec())
+    }
+}
+
+/// What a backslash and `c` mean together; `None` when the backslash is itself.
+fn unescape(c: char, double: bool) -> Option<char> {
+    match c {
+        '\\' | '\'' => Some(c),
+        _ if !double => None,
+        '"' => Some('"'),
+        'a' => Some('\u{07}'),
+        'b' => Some('\u{08}'),
+        'f' => Some('\u{0c}'),
+        'n' => Some('\n'),
+        'r' => Some('\r'),
+        't' => Some('\t'),
+        'v' => Some('\u{0b}'),
+        _ => None,
+    }
+}
+
+/// White space as Python's `\s` has it: Unicode's, and the four separators U+001C to U+001F.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
+}
+
+/// The same without line ends.
+fn is_blank(c: char) -> bool {
+    is_space(c) && c != '\n'
+}
+
+/// Walks over a file's statements. `rest` is always what has not been read yet.
+struct Parser<'t> {
+    rest: &'t str,
+    /// 1-based line of `rest`'s start.
+    line: usize,
+}
+
+/// The statement does not follow the grammar.
+struct Bad;
+
+impl<'t> Parser<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { rest: text, line: 1 }
+    }
+
+    /// The next statement, `None` at the end.
+    fn next(&mut self) -> Option<Statement<'t>> {
+        self.take_while(is_space);
+        if self.rest.is_empty() {
+            return None;
+        }
+        let line = self.line;
+        Some(self.statement().unwrap_or_else(|Bad| {
+            self.take_while(|c| c != '\n');
+            self.take("\n");
+            Statement::Bad(line)
+        }))
+    }
+
+    fn statement(&mut self) -> Result<Statement<'t>, Bad> {
+        if let Some(after) = self.rest.strip_prefix("export")
+            && after.starts_with(is_blank)
+        {
+            self.take("export");
+            self.take_while(is_blank);
+        }
+        let key = match self.rest.chars().next() {
+            Some('#') => None,
+            Some('\'') => {
+                let end = self.rest[1..].find('\'').filter(|&end| end > 0).ok_or(Bad)?;
+                let key = &self.rest[1..=end];
+                self.skip(end + 2);
+                Some(key)
+            }
+            _ => {
+                let key = self.take_while(|c| c != '=' && c != '#' && !is_space(c));
+                Some(key).filter(|key| !key.is_empty()).map(Some).ok_or(Bad)?
+            }
+        };
+        self.take_while(is_blank);
+        let value = if self.take("=") {
+            let blanks = self.take_while(is_blank);
+            // `KEY= # comment` has an empty value, `KEY=#x` has the value `#x`.
+            let comment = !blanks.is_empty() && self.rest.starts_with('#');
+            Some(if comment { Raw::Plain("") } else { self.value()? })
+        } else {
+            None
+        };
+        self.take_while(is_blank);
+        if self.rest.starts_with('#') {
+            self.take_while(|c| c != '\n');
+        }
+        if !self.take("\n") && !self.rest.is_empty() {
+            return Err(Bad);
+        }
+        Ok(key.map_or(Statement::Nothing, |key| Statement::Binding(key, value)))
+    }
+
+    fn value(&mut self) -> Result<Raw<'t>, Bad> {
+        match self.rest.chars().next() {
+            Some(quote @ ('\'' | '"')) => {
+                let mut escaped = false;
+                let end = self.rest[1..].find(|c| {
+                    let ends = !escaped && c == quote;
+                    escaped = !escaped && c == '\\';
+                    ends
+                });
+                let end = end.ok_or(Bad)?;
+                // OK to slice: the quote is one byte, and `end` is where `find` saw a character.
+                let inside = &self.rest[1..=end];
+                self.skip(end + 2);
+                Ok(if quote == '"' { Raw::Double(inside) } else { Raw::Single(inside) })
+            }
+            _ => {
+                let line = self.take_while(|c| c != '\n');
+                let mut after_space = false;
+                let end = line.find(|c| {
+                    let comment = after_space && c == '#';
+                    after_space = is_space(c);
+                    comment
+                });
+                Ok(Raw::Plain(line[..end.unwrap_or(line.len())].trim_end_matches(is_space)))
+            }
+        }
+    }
+
+    /// Takes characters as long as they are `wanted`.
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'t str {
+        let end = self.rest.find(|c| !wanted(c)).unwrap_or(self.rest.len());
+        let taken = &self.rest[..end];
+        self.skip(end);
+        taken
+    }
+
+    /// Takes `text` if it is next.
+    fn take(&mut self, text: &str) -> bool {
+        let found = self.rest.starts_with(text);
+        if found {
+            self.skip(text.len());
+        }
+        found
+    }
+
+    /// Goes on by `bytes`, which end at a character's end.
+    fn skip(&mut self, bytes: usize) {
+        let (over, rest) = self.rest.split_at(bytes);
+        self.line = self.line.saturating_add(over.bytes().filter(|&byte| byte == b'\n').count());
+        self.rest = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the real python-dotenv made of each text: see tests/dotenv/make-table.py.
+    const TABLE: &str = include_str!("../../tests/dotenv/table.json");
+
+    fn parse(text_of_file: &str) -> HashMap<String, Option<Vec<u8>>> {
+        let text = text(text_of_file.as_bytes()).unwrap();
+        let mut parser = Parser::new(&text);
+        let mut values = HashMap::new();
+        while let Some(statement) = parser.next() {
+            if let Statement::Binding(key, value) = statement {
+                values.insert(key.to_owned(), value.map(|raw| raw.decode().expose().to_vec()));
+            }
+        }
+        values
+    }
+
+    #[test]
+    fn every_file_means_what_it_means_to_python_dotenv() {
+        let table: serde_json::Value = serde_json::from_str(TABLE).unwrap();
+        let cases = table["cases"].as_array().unwrap();
+        assert!(cases.len() > 100, "{} cases", cases.len());
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            let want: HashMap<String, Option<Vec<u8>>> = case["values"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(key, value)| (key.clone(), value.as_str().map(|value| value.as_bytes().to_vec())))
+                .collect();
+            assert_eq!(parse(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_is_refused_with_its_line() {
+        assert_eq!(text(b"A=1\nB=2\nC=\xff").unwrap_err(), 3);
+        assert_eq!(text("\u{feff}A=1\r\nB=2\rC=3".as_bytes()).unwrap().as_str(), "A=1\nB=2\nC=3");
+    }
+
+    #[test]
+    fn a_statement_that_makes_no_sense_is_told_with_its_line() {
+        let mut parser = Parser::new("A=1\n\n  =oops\nB=\"open\nC=3\n");
+        let mut bad = Vec::new();
+        while let Some(statement) = parser.next() {
+            if let Statement::Bad(line) = statement {
+                bad.push(line);
+            }
+        }
+        assert_eq!(bad, [3, 4]);
+    }
+}

@@ -1,0 +1,218 @@
+//! A directory that holds a root, such as `/mnt` with an image mounted by hand, or a root file system in the making.
+//!
+//! Every path is opened one component at a time, links never followed by the kernel, so nothing outside the directory
+//! is ever read or written. Files are staged without a name, then put in place one rename each; a failure in between
+//! takes back what was done.
+
+mod transaction;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::fcntl::{self, OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::{self, Mode, SFlag};
+use zeroize::Zeroizing;
+
+use super::survey::survey;
+use super::{Applied, Survey, Target, Wanted};
+use crate::image::error::ImageError;
+use crate::image::text;
+use crate::image::tree::{Kind, Stat, Tree, TreeChange};
+use crate::image::walk;
+use crate::secret::Secret;
+use crate::sys;
+use transaction::Transaction;
+
+/// A directory as a target.
+pub struct DirectoryTarget {
+    path: PathBuf,
+    tree: DirectoryTree,
+}
+
+impl DirectoryTarget {
+    /// Opens a directory that holds a root.
+    ///
+    /// # Errors
+    /// When it is not a directory, or cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = fcntl::open(path, flags, Mode::empty())
+            .map_err(|errno| failure("opening", &path.display().to_string(), errno))?;
+        // Every new file is open without a name until all of them are whole.
+        sys::raise_open_files_limit();
+        let root = Node(Rc::new(Opened { fd, parent: None }));
+        Ok(Self { path: path.to_owned(), tree: DirectoryTree { root } })
+    }
+}
+
+impl Target for DirectoryTarget {
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+        survey(&self.tree, wanted)
+    }
+
+    fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
+        // A Ctrl-C in the middle would leave some files new and some old: it waits until all are one or the other.
+        let signals = sys::HeldSignals::hold();
+        let mut transaction = Transaction::new(&self.tree);
+        match transaction.run(changes, time) {
+            Ok(()) => {
+                let notes = transaction.finish();
+                signals.forget();
+                Ok(Applied { notes, details: Vec::new() })
+            }
+            Err(error) => Err(transaction.take_back(error)),
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, a directory", self.path.display())
+    }
+}
+
+/// An open place in the tree, and how it was reached: reading it needs a second, real open.
+#[derive(Clone)]
+pub struct Node(Rc<Opened>);
+
+struct Opened {
+    /// Opened with O_PATH: never blocks, never acts on a device.
+    fd: OwnedFd,
+    parent: Option<(Node, Vec<u8>)>,
+}
+
+impl Node {
+    /// The absolute path, inside the target, of `name` in this directory; fit for a terminal.
+    fn path_of(&self, name: &[u8]) -> String {
+        let mut names = vec![name];
+        let mut node = self;
+        while let Some((parent, name)) = &node.0.parent {
+            names.push(name);
+            node = parent;
+        }
+        let path = names.iter().rev().flat_map(|name| [b"/", *name]).collect::<Vec<&[u8]>>().concat();
+        text::shown(&path).unwrap_or_default()
+    }
+}
+
+struct DirectoryTree {
+    root: Node,
+}
+
+impl Tree for DirectoryTree {
+    type Node = Node;
+
+    fn root(&self) -> Result<Node, ImageError> {
+        Ok(self.root.clone())
+    }
+
+    fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, ImageError> {
+        let fd = match open_component(directory, name, OFlag::O_PATH) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failure("opening", &directory.path_of(name), errno)),
+        };
+        let stat = fd_stat(&fd).map_err(|errno| failure("looking at", &directory.path_of(name), errno))?;
+        Ok(Some((Node(Rc::new(Opened { fd, parent: Some((directory.clone(), name.to_vec())) })), stat)))
+    }
+
+    fn read_link(&self, link: &Node) -> Result<Vec<u8>, ImageError> {
+        let text = fcntl::readlinkat(&link.0.fd, "")
+            .map_err(|errno| ImageError::io("reading a symbolic link", errno.into()))?;
+        Ok(text.as_bytes().to_vec())
+    }
+
+    fn read(&self, file: &Node, limit: u64) -> Result<Option<Secret>, ImageError> {
+        let Some((parent, name)) = &file.0.parent else {
+            return Err(ImageError::corrupt("the root is not a regular file"));
+        };
+        let path = parent.path_of(name);
+        let seen = fd_stat(&file.0.fd).map_err(|errno| failure("looking at", &path, errno))?;
+        if seen.kind != Kind::File {
+            return Err(ImageError::corrupt(format!("{path} is {}", seen.kind.name())));
+        }
+        if seen.size > limit {
+            return Ok(None);
+        }
+        let opened = open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+            .map_err(|errno| failure("opening", &path, errno))?;
+        if !same_file(&opened, &file.0.fd) {
+            return Err(ImageError::corrupt(format!("{path} was replaced while it was read")));
+        }
+        read_at_most(File::from(opened), limit).map_err(|error| ImageError::io(format!("reading {path}"), error))
+    }
+}
+
+/// Opens `name` in `directory` without following it. `name` is one component.
+///
+/// openat2 says it in the kernel's own terms; where a container's filter forbids it, O_NOFOLLOW on one component
+/// means the same.
+fn open_component(directory: &Node, name: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let name = Path::new(std::ffi::OsStr::from_bytes(name));
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match fcntl::openat2(&directory.0.fd, name, how) {
+        Err(Errno::ENOSYS | Errno::EPERM) => fcntl::openat(&directory.0.fd, name, flags, Mode::empty()),
+        other => other,
+    }
+}
+
+fn fd_stat(fd: &OwnedFd) -> nix::Result<Stat> {
+    let stat = stat::fstat(fd)?;
+    let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFDIR => Kind::Directory,
+        SFlag::S_IFLNK => Kind::Symlink,
+        SFlag::S_IFBLK => Kind::BlockDevice,
+        SFlag::S_IFCHR => Kind::CharacterDevice,
+        SFlag::S_IFIFO => Kind::Fifo,
+        SFlag::S_IFSOCK => Kind::Socket,
+        _ => Kind::File,
+    };
+    Ok(Stat {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+    })
+}
+
+fn same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
+    match (stat::fstat(one), stat::fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+fn read_at_most(file: File, limit: u64) -> io::Result<Option<Secret>> {
+    let size = file.metadata()?.len();
+    if size > limit {
+        return Ok(None);
+    }
+    // One byte of room more than the size, so that the buffer never moves while it is filled.
+    let room = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?.saturating_add(1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(size.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > limit) {
+        return Ok(None);
+    }
+    Ok(Some(Secret::new(std::mem::take(&mut *bytes))))
+}
+
+/// What the system refused, with what a person can do about it where that is known.
+fn failure(act: &str, path: &str, errno: Errno) -> ImageError {
+    let path = walk::shown(path);
+    let hint = match errno {
+        Errno::ENOSPC | Errno::EDQUOT => "make room there",
+        Errno::EROFS => "mount it writable, or inject into the image before it is mounted",
+        Errno::EACCES | Errno::EPERM => "run deaddrop as root for a directory target; `lsattr` shows immutable files",
+        Errno::EMFILE | Errno::ENFILE => "raise the number of open files: `ulimit -n`",
+        _ => return ImageError::io(format!("{act} {path}"), errno.into()),
+    };
+    ImageError::refused(format!("{act} {path}: {}", errno.desc()), hint)
+}

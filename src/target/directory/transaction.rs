@@ -1,0 +1,346 @@
+//! The changes of one run in a directory: staged without names, put in place one by one, taken back if one fails.
+
+use std::collections::BTreeMap;
+use std::fs::{File, FileTimes};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::fcntl::{self, AtFlags, OFlag, RenameFlags};
+use nix::sys::stat::{self, Mode};
+use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
+
+use super::{DirectoryTree, Node, failure, fd_stat, open_component};
+use crate::image::error::ImageError;
+use crate::image::tree::{Kind, Stat, Tree, TreeChange};
+use crate::image::walk;
+use crate::secret::Secret;
+
+/// One step that was taken, and how to take it back.
+enum Undo {
+    RemoveDirectory {
+        parent: Node,
+        name: String,
+    },
+    RemoveFile {
+        parent: Node,
+        name: String,
+    },
+    /// The old file stands under `aside`; both are in `parent`.
+    SwapBack {
+        parent: Node,
+        name: String,
+        aside: String,
+    },
+    Metadata {
+        path: String,
+        file: OwnedFd,
+        stat: Stat,
+    },
+}
+
+/// All changes of one run. After [`Transaction::run`] it is either finished or taken back.
+pub(super) struct Transaction<'a> {
+    tree: &'a DirectoryTree,
+    undo: Vec<Undo>,
+    /// The directories that are worked in, by path: each is opened once, and synced once at the end.
+    directories: BTreeMap<String, Node>,
+}
+
+/// A file that has its content, mode and owner, and no name yet.
+struct Staged<'c> {
+    path: &'c str,
+    parent: Node,
+    name: String,
+    file: File,
+}
+
+impl<'a> Transaction<'a> {
+    /// One in which nothing has happened yet.
+    pub(super) fn new(tree: &'a DirectoryTree) -> Self {
+        Self { tree, undo: Vec::new(), directories: BTreeMap::new() }
+    }
+
+    /// Makes all changes, and reads them back. `time` becomes the time of new files.
+    ///
+    /// # Errors
+    /// Whatever fails first; what was done until then waits for [`Transaction::take_back`].
+    pub(super) fn run(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), ImageError> {
+        let mut staged = Vec::new();
+        // Everything that can fail for want of space or rights happens before the first name changes.
+        for change in changes {
+            match change {
+                TreeChange::MakeDirectory { path, mode, uid, gid } => self.make_directory(path, *mode, *uid, *gid)?,
+                TreeChange::WriteFile { path, content, mode, uid, gid } => {
+                    let (parent, name) = self.parent(path)?;
+                    let mut file = unnamed(&parent, path)?;
+                    fill(&mut file, path, content, time)?;
+                    own(&file, path, *uid, *gid)?;
+                    stat::fchmod(&file, permissions(*mode))
+                        .map_err(|errno| failure("setting the mode of", path, errno))?;
+                    unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))?;
+                    staged.push(Staged { path, parent, name, file });
+                }
+                TreeChange::SetMetadata { .. } => {}
+            }
+        }
+        for change in changes {
+            if let TreeChange::SetMetadata { path, mode, uid, gid } = change {
+                self.set_metadata(path, *mode, *uid, *gid)?;
+            }
+        }
+        for file in &staged {
+            self.put_in_place(file)?;
+        }
+        self.read_back(changes)
+    }
+
+    /// The directory of a physical path, and the last name.
+    fn parent(&mut self, path: &str) -> Result<(Node, String), ImageError> {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let node = match self.directories.get(above) {
+            Some(node) => node.clone(),
+            None => {
+                let node = self.open_directory(above)?;
+                self.directories.insert(above.to_owned(), node.clone());
+                node
+            }
+        };
+        Ok((node, name.to_owned()))
+    }
+
+    /// Opens a directory by its physical path, component by component.
+    fn open_directory(&self, path: &str) -> Result<Node, ImageError> {
+        let mut node = self.tree.root.clone();
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            node = match self.tree.child(&node, component.as_bytes())? {
+                Some((child, stat)) if stat.kind == Kind::Directory => child,
+                _ => return Err(changed_meanwhile(path)),
+            };
+        }
+        Ok(node)
+    }
+
+    fn make_directory(&mut self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), ImageError> {
+        let (parent, name) = self.parent(path)?;
+        let failed = |act: &str, errno: Errno| failure(act, path, errno);
+        stat::mkdirat(&parent.0.fd, name.as_str(), Mode::S_IRWXU).map_err(|errno| failed("making", errno))?;
+        self.undo.push(Undo::RemoveDirectory { parent: parent.clone(), name: name.clone() });
+        let made = open_component(&parent, name.as_bytes(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+            .map_err(|errno| failed("opening", errno))?;
+        own(&made, path, uid, gid)?;
+        stat::fchmod(&made, permissions(mode)).map_err(|errno| failed("setting the mode of", errno))
+    }
+
+    fn set_metadata(&mut self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), ImageError> {
+        let (parent, name) = self.parent(path)?;
+        let file = open_component(&parent, name.as_bytes(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+            .map_err(|errno| failure("opening", path, errno))?;
+        let stat = fd_stat(&file).map_err(|errno| failure("looking at", path, errno))?;
+        if stat.kind != Kind::File {
+            return Err(changed_meanwhile(path));
+        }
+        let handle = file.try_clone().map_err(|error| ImageError::io(format!("opening {path}"), error))?;
+        self.undo.push(Undo::Metadata { path: path.to_owned(), file: handle, stat });
+        // Fewer rights first: the file never is readable by its new owner under the old, wider mode.
+        let narrow = permissions(mode & stat.mode);
+        stat::fchmod(&file, narrow).map_err(|errno| failure("setting the mode of", path, errno))?;
+        own(&file, path, uid, gid)?;
+        stat::fchmod(&file, permissions(mode)).map_err(|errno| failure("setting the mode of", path, errno))?;
+        unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))
+    }
+
+    fn put_in_place(&mut self, staged: &Staged<'_>) -> Result<(), ImageError> {
+        let Staged { path, parent, name, file } = staged;
+        match link(file, parent, name) {
+            Ok(()) => {
+                self.undo.push(Undo::RemoveFile { parent: parent.clone(), name: name.clone() });
+                return Ok(());
+            }
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(failure("naming", path, errno)),
+        }
+        // A new file cannot take over a name at once: it gets another one for as long as the exchange takes.
+        let aside = random_name()?;
+        link(file, parent, &aside).map_err(|errno| failure("naming", path, errno))?;
+        self.undo.push(Undo::RemoveFile { parent: parent.clone(), name: aside.clone() });
+        exchange(parent, &aside, name).map_err(|errno| failure("replacing", path, errno))?;
+        self.undo.pop();
+        self.undo.push(Undo::SwapBack { parent: parent.clone(), name: name.clone(), aside: aside.clone() });
+        // What now stands aside must be what was judged: a regular file, not something put there since the survey.
+        match self.tree.child(parent, aside.as_bytes())? {
+            Some((_, stat)) if stat.kind == Kind::File => Ok(()),
+            _ => Err(changed_meanwhile(path)),
+        }
+    }
+
+    /// Opens every changed file again by its path and compares.
+    fn read_back(&self, changes: &[TreeChange]) -> Result<(), ImageError> {
+        for change in changes {
+            let path = change.path();
+            let differs = || ImageError::corrupt(format!("{} does not read back as it was written", walk::shown(path)));
+            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let (node, stat) = self.tree.child(&self.open_directory(above)?, name.as_bytes())?.ok_or_else(differs)?;
+            let (kind, mode, uid, gid) = match change {
+                TreeChange::MakeDirectory { mode, uid, gid, .. } => (Kind::Directory, mode, uid, gid),
+                TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
+                    (Kind::File, mode, uid, gid)
+                }
+            };
+            if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
+                return Err(differs());
+            }
+            if let TreeChange::WriteFile { content, .. } = change
+                && self.tree.read(&node, stat.size)?.as_ref() != Some(content)
+            {
+                return Err(differs());
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the old files and syncs. Nothing that fails here makes the result less than wholly new; what a person should
+    /// know of it is returned.
+    pub(super) fn finish(self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for undo in &self.undo {
+            if let Undo::SwapBack { parent, name, aside } = undo
+                && let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir)
+            {
+                let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
+                let path = parent.path_of(name.as_bytes());
+                notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
+            }
+        }
+        for (path, directory) in &self.directories {
+            let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+                .and_then(|directory| unistd::fsync(&directory));
+            if let Err(errno) = synced {
+                notes.push(format!(
+                    "{path}/ could not be synced ({}): run `sync` before you cut the power",
+                    errno.desc()
+                ));
+            }
+        }
+        notes
+    }
+
+    /// Takes back every step, the last first, and returns the error with what could not be taken back.
+    pub(super) fn take_back(self, error: ImageError) -> ImageError {
+        let mut stuck = Vec::new();
+        for undo in self.undo.into_iter().rev() {
+            let (path, result) = undo.take_back();
+            if let Err(errno) = result {
+                stuck.push(format!("{path} ({})", errno.desc()));
+            }
+        }
+        if stuck.is_empty() {
+            return error;
+        }
+        // One line for the cause of all: the causes below it are not told apart from these any more.
+        let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+        ImageError::HalfDone {
+            what: format!("{error}{cause}; and this could not be taken back: {}", stuck.join(", ")),
+            hint: "run the command again: it goes on from what stands there; old files may be left as `.deaddrop-…`"
+                .into(),
+        }
+    }
+}
+
+impl Undo {
+    /// Takes the step back; the path that it was about comes with the result.
+    fn take_back(self) -> (String, nix::Result<()>) {
+        match self {
+            Self::RemoveDirectory { parent, name } => {
+                let result = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::RemoveDir);
+                (parent.path_of(name.as_bytes()), result)
+            }
+            Self::RemoveFile { parent, name } => {
+                let result = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                (parent.path_of(name.as_bytes()), result)
+            }
+            Self::SwapBack { parent, name, aside } => {
+                let result = exchange(&parent, &aside, &name)
+                    .and_then(|()| unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir));
+                (parent.path_of(name.as_bytes()), result)
+            }
+            Self::Metadata { path, file, stat } => {
+                let result = unistd::fchown(&file, Some(Uid::from_raw(stat.uid)), Some(Gid::from_raw(stat.gid)))
+                    .and_then(|()| stat::fchmod(&file, permissions(stat.mode)));
+                (path, result)
+            }
+        }
+    }
+}
+
+/// Makes a file without a name, in the directory where it will get one.
+fn unnamed(parent: &Node, path: &str) -> Result<File, ImageError> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    match fcntl::openat(&parent.0.fd, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(fd) => Ok(File::from(fd)),
+        // EISDIR comes from kernels and file systems that do not know the flag (open(2), O_TMPFILE).
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR) => Err(ImageError::unsupported(
+            format!("the file system of {} cannot make a file without a name", walk::shown(path)),
+            "inject into the image instead, before it is mounted",
+        )),
+        Err(errno) => Err(failure("making a file for", path, errno)),
+    }
+}
+
+/// Writes the content. The time is set first thing after it, while the file is still ours.
+fn fill(file: &mut File, path: &str, content: &Secret, time: SystemTime) -> Result<(), ImageError> {
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(number) => failure("writing", path, Errno::from_raw(number)),
+        None => ImageError::io(format!("writing {path}"), error),
+    };
+    file.write_all(content.expose()).map_err(failed)?;
+    file.set_times(FileTimes::new().set_accessed(time).set_modified(time)).map_err(failed)
+}
+
+/// Gives an unnamed file a name; fails where the name is taken. open(2), O_TMPFILE, shows this use of /proc; without
+/// /proc (a bare chroot) only root can name a file by its descriptor alone.
+fn link(file: &File, parent: &Node, name: &str) -> nix::Result<()> {
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match unistd::linkat(fcntl::AT_FDCWD, unnamed.as_str(), &parent.0.fd, name, AtFlags::AT_SYMLINK_FOLLOW) {
+        Err(Errno::ENOENT) => unistd::linkat(file, "", &parent.0.fd, name, AtFlags::AT_EMPTY_PATH),
+        other => other,
+    }
+}
+
+/// Swaps two names of one directory.
+fn exchange(directory: &Node, one: &str, other: &str) -> nix::Result<()> {
+    let fd = &directory.0.fd;
+    fcntl::renameat2(fd, one, fd, other, RenameFlags::RENAME_EXCHANGE)
+}
+
+/// A name that nothing has, also where an earlier run was killed.
+fn random_name() -> Result<String, ImageError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|error| ImageError::io("choosing a name", io::Error::other(error.to_string())))?;
+    Ok(format!(".deaddrop-{:016x}", u64::from_ne_bytes(random)))
+}
+
+fn changed_meanwhile(path: &str) -> ImageError {
+    ImageError::corrupt(format!("{} changed while deaddrop was at work", walk::shown(path)))
+}
+
+/// Gives a file its owner, if it has another.
+fn own(file: &impl AsFd, path: &str, uid: u32, gid: u32) -> Result<(), ImageError> {
+    let now = stat::fstat(file).map_err(|errno| failure("looking at", path, errno))?;
+    if (now.st_uid, now.st_gid) == (uid, gid) {
+        return Ok(());
+    }
+    match unistd::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+        Err(Errno::EPERM) => Err(ImageError::refused(
+            format!("{} is to belong to {uid}:{gid}, and only root may give a file away", walk::shown(path)),
+            "run deaddrop as root for a directory target",
+        )),
+        other => other.map_err(|errno| failure("setting the owner of", path, errno)),
+    }
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode)
+}

@@ -1,0 +1,135 @@
+//! A disk image as a target: the root partition's file system, on an overlay that is committed at the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::survey::survey;
+use super::{Applied, Survey, Target, Wanted};
+use crate::image::commit::Transaction;
+use crate::image::device::Section;
+use crate::image::disk::DiskImage;
+use crate::image::error::ImageError;
+use crate::image::ext4::Ext4;
+use crate::image::output::{Committed, Destination, Output};
+use crate::image::patch::Patch;
+use crate::image::progress::Watch;
+use crate::image::root::Root;
+use crate::image::tree::{Kind, TreeChange};
+use crate::image::walk;
+
+/// An open image, its root chosen.
+pub struct ImageTarget<'w> {
+    /// Taken by the commit; `None` after it.
+    open: Option<(DiskImage, Option<Output>)>,
+    name: String,
+    root: Root,
+    file_system: Ext4,
+    watch: Watch<'w>,
+}
+
+impl<'w> ImageTarget<'w> {
+    /// Opens an image. Without a destination it can only be looked at.
+    ///
+    /// # Errors
+    /// When the image, its table or its root cannot be read, or the destination is not possible.
+    pub fn open(
+        path: &Path,
+        root_partition: Option<&str>,
+        destination: Option<&Destination>,
+        watch: Watch<'w>,
+    ) -> Result<Self, ImageError> {
+        let (image, output) = match destination {
+            None => (DiskImage::open(path, watch)?, None),
+            Some(destination) => {
+                let (image, output) = DiskImage::open_for(path, destination, watch)?;
+                (image, Some(output))
+            }
+        };
+        let root = choose_root(&image, root_partition)?;
+        let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
+        Ok(Self { name: image.name(), open: Some((image, output)), root, file_system, watch })
+    }
+
+    /// What `-v` tells: which partition is the root, and why.
+    #[must_use]
+    pub fn details(&self) -> String {
+        format!("{}: {}, {}", self.name, self.root.partition.title(), self.root.reason)
+    }
+}
+
+/// Chooses the root partition, looking into ext4 file systems for /nix/store where that decides.
+///
+/// # Errors
+/// When there is none, more than one, or it cannot be used.
+pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, ImageError> {
+    image.root(asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+}
+
+fn holds_store(section: Section) -> bool {
+    let Ok(file_system) = Ext4::open(Arc::new(section)) else { return false };
+    let found = walk::resolve(&file_system, "/nix/store").ok().and_then(|walked| walked.found);
+    found.is_some_and(|(_, stat)| stat.kind == Kind::Directory)
+}
+
+impl Target for ImageTarget<'_> {
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+        survey(&self.file_system, wanted)
+    }
+
+    fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
+        let Some((image, Some(output))) = self.open.take() else {
+            return Err(ImageError::corrupt("the image was opened to be looked at"));
+        };
+        if !changes.is_empty() {
+            self.file_system.apply(changes, time)?;
+        }
+        if output.takes_transaction(&image)
+            && let Some(transaction) = self.file_system.transaction()?.filter(Transaction::fits)
+        {
+            let size = transaction.size();
+            let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let committed = output.commit_transaction(&image, transaction, self.root.partition.start, seconds)?;
+            let details = format!("read back by another reader; committed as one journal transaction, {size} bytes");
+            return Ok(match committed.written {
+                true => Applied { notes: notes(&self.name, &committed), details: vec![details] },
+                false => Applied::default(),
+            });
+        }
+        if changes.is_empty() && output.is_in_place() {
+            // A replay alone is not worth another file in the image's place.
+            return Ok(Applied::default());
+        }
+        let dirty = self.file_system.dirty()?;
+        let patch = Patch::new(&self.root.partition, dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
+        let size = patch.size();
+        let committed = output.commit(image, &patch, self.watch)?;
+        Ok(Applied { notes: notes(&self.name, &committed), details: vec![details(&committed, size)] })
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}", self.name, self.root.partition.title())
+    }
+}
+
+/// What a person should know about the file that was written.
+fn notes(name: &str, committed: &Committed) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(mode) = committed.mode_was {
+        notes.push(format!("{name} holds secrets: its mode is now 0600, it was {mode:04o} (--keep-mode leaves it)"));
+    }
+    if let Some((user, group)) = committed.owner_was {
+        notes.push(format!("{name} belonged to {user}:{group}, and now to you: only root can give it back"));
+    }
+    if committed.other_links > 0 {
+        notes.push(format!("{name} had {} more hard links, which keep the old image", committed.other_links));
+    }
+    if !committed.lost_attributes.is_empty() {
+        notes.push(format!("{name} lost these attributes: {}", committed.lost_attributes.join(", ")));
+    }
+    notes
+}
+
+fn details(committed: &Committed, size: u64) -> String {
+    format!("read back by another reader; {size} bytes changed; {:?}", committed.copied)
+}

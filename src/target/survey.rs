@@ -1,0 +1,190 @@
+//! The survey: what stands at each declared path of a tree, and whether a file may be put there.
+
+use crate::image::error::ImageError;
+use crate::image::tree::{Kind, Stat, Tree};
+use crate::image::walk::{self, Walk, WalkError};
+use crate::manifest::TargetPath;
+use crate::nixos;
+use crate::secret::Secret;
+
+use super::users::Users;
+
+/// The largest passwd, group or shadow file that is read, in bytes.
+const USERS_FILE_LIMIT: u64 = 16 << 20;
+
+/// One path to look at.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Where the file is declared.
+    pub path: TargetPath,
+    /// Read the content of what stands there if it has at most this many bytes.
+    pub read_limit: u64,
+    /// It is some user's password: what the target's shadow file says about that user matters.
+    pub is_password: bool,
+}
+
+/// What a target holds, as far as a run asks.
+#[derive(Debug)]
+pub struct Survey {
+    /// One entry a wanted path, in the same order.
+    pub places: Vec<Result<Standing, Refusal>>,
+    /// The target's own users and groups.
+    pub users: Users,
+}
+
+/// A place where a file may be put, and what is there now.
+#[derive(Debug)]
+pub struct Standing {
+    /// The path without symbolic links: where the file is, or will be.
+    pub physical: String,
+    /// Directories to make first, topmost first.
+    pub missing_parents: Vec<String>,
+    /// The regular file that stands there.
+    pub file: Option<StandingFile>,
+}
+
+/// A regular file of the target.
+#[derive(Debug)]
+pub struct StandingFile {
+    /// Mode, owner, size, number of names.
+    pub stat: Stat,
+    /// Its content; `None` when it is larger than was asked for.
+    pub content: Option<Secret>,
+}
+
+/// Why no file may be put at a path. The run ends, and nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `NX…` where a rule of NixOS is the reason.
+    pub code: Option<&'static str>,
+    /// What is wrong, the path in it.
+    pub reason: String,
+    /// What to do instead.
+    pub hint: String,
+}
+
+impl Refusal {
+    fn plain(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: None, reason: reason.into(), hint: hint.into() }
+    }
+}
+
+/// Surveys any tree.
+///
+/// # Errors
+/// When the tree cannot be read, or is damaged where a path leads.
+pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+    let managed = nixos::etc::ManagedEtc::find(tree)?;
+    let mut places = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        places.push(place(tree, &managed, want)?);
+    }
+    // Only root may read it, and mostly nobody asks.
+    let with_shadow = wanted.iter().any(|want| want.is_password);
+    Ok(Survey { places, users: users(tree, with_shadow)? })
+}
+
+fn place<T: Tree>(
+    tree: &T,
+    managed: &nixos::etc::ManagedEtc<T::Node>,
+    want: &Wanted,
+) -> Result<Result<Standing, Refusal>, ImageError> {
+    let path = want.path.as_str();
+    // Before the walk: a managed name is refused as such, also where the walk would stumble over its links.
+    if let Some(finding) = managed.judge(tree, path)? {
+        return Ok(Err(refusal(finding)));
+    }
+    let walked = match walk::walk(tree, path) {
+        Ok(walked) => walked,
+        Err(WalkError::Image(error)) => return Err(error),
+        Err(error) => return Ok(Err(walk_refusal(path, &error))),
+    };
+    if !walked.links.is_empty() {
+        // Judges where the links led: a place that is refused by its own name is refused through a link too.
+        let by_name = nixos::paths::judge(&walked.physical).filter(|finding| finding.refuse);
+        let finding = match by_name {
+            Some(finding) => Some(finding),
+            None => managed.judge(tree, &walked.physical)?,
+        };
+        if let Some(finding) = finding {
+            return Ok(Err(landing_refusal(path, &walked, finding)));
+        }
+    }
+    let file = match &walked.found {
+        None => None,
+        Some((node, stat)) if stat.kind == Kind::File => {
+            Some(StandingFile { stat: *stat, content: tree.read(node, want.read_limit)? })
+        }
+        Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
+    };
+    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, file }))
+}
+
+/// Refuses the place that the links led to, with the way there.
+fn landing_refusal<N>(path: &str, walked: &Walk<N>, finding: nixos::Finding) -> Refusal {
+    let in_store = nixos::paths::is_at_or_below(&walked.physical, "/nix/store");
+    Refusal {
+        code: Some(if in_store { "NX010" } else { finding.code }),
+        reason: format!(
+            "{path} would be written to {}, through {}: that {}",
+            walk::shown(&walked.physical),
+            walk::chain(&walked.links),
+            finding.reason.strip_prefix(&walked.physical).unwrap_or(&finding.reason).trim_start(),
+        ),
+        hint: finding.instead,
+    }
+}
+
+fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: Kind) -> Refusal {
+    const HINT: &str = "only a regular file is replaced: choose another path, or remove what stands there";
+    if kind != Kind::Symlink {
+        return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
+    }
+    // The chain says what the link would have led to; where it cannot be followed, the error says so itself.
+    match walk::resolve(tree, path) {
+        Ok(end) => {
+            let in_store = nixos::paths::is_at_or_below(&end.physical, "/nix/store");
+            Refusal {
+                code: in_store.then_some("NX010"),
+                reason: format!("{path} is a symbolic link: {}", walk::chain(&end.links)),
+                hint: HINT.into(),
+            }
+        }
+        Err(error) => {
+            Refusal::plain(format!("{} is a symbolic link, and {error}", walk::shown(&walked.physical)), HINT)
+        }
+    }
+}
+
+fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
+    let hint = match error {
+        WalkError::NotADirectory { .. } => "choose a path whose parents are directories",
+        _ => "choose a path without this link on the way",
+    };
+    // A link on the way that cannot be followed inside the image "leaves the root" in the words of NX010.
+    let code = matches!(error, WalkError::Dangling { .. } | WalkError::Loop { .. } | WalkError::BadLink { .. })
+        .then_some("NX010");
+    Refusal { code, reason: format!("{path}: {error}"), hint: hint.into() }
+}
+
+fn refusal(finding: nixos::Finding) -> Refusal {
+    Refusal { code: Some(finding.code), reason: finding.reason, hint: finding.instead }
+}
+
+fn users<T: Tree>(tree: &T, with_shadow: bool) -> Result<Users, ImageError> {
+    let read = |path| -> Result<Option<Secret>, ImageError> {
+        match walk::resolve(tree, path) {
+            Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == Kind::File => tree.read(&node, USERS_FILE_LIMIT),
+            Err(WalkError::Image(error)) => Err(error),
+            // No such file, or a link that leads nowhere before the first boot: no users yet.
+            _ => Ok(None),
+        }
+    };
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let shadow = if with_shadow { read("/etc/shadow")? } else { None };
+    Ok(Users::parse(bytes(&passwd), bytes(&group), bytes(&shadow)))
+}
+
+fn bytes(file: &Option<Secret>) -> &[u8] {
+    file.as_ref().map_or(&[], Secret::expose)
+}

@@ -1,0 +1,130 @@
+//! Judges other than us: a kernel mount that always ends, `e2fsck`, raw inodes by `debugfs`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::images::Image;
+use super::{is_root, tool};
+
+/// A kernel mount of an image's root file system. Unmounted, and its loop device freed, when dropped, also by a panic.
+/// Needs root and loop devices.
+pub struct Mount {
+    dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// Mounts it read-only without replaying its journal, on a read-only loop device: not one byte of the image changes.
+    pub fn read_only(image: &Image) -> Self {
+        Self::try_read_only(image).unwrap_or_else(|why| panic!("mounting {}: {why}", image.path.display()))
+    }
+
+    /// The same; `Err` says why this machine cannot.
+    pub fn try_read_only(image: &Image) -> Result<Self, String> {
+        Self::with_options(image, "ro,noload,nodev,nosuid,noexec")
+    }
+
+    /// Mounts it as a running system does: the journal is replayed, the superblock written.
+    pub fn read_write(image: &Image) -> Self {
+        Self::with_options(image, "rw,nodev,nosuid,noexec")
+            .unwrap_or_else(|why| panic!("mounting {}: {why}", image.path.display()))
+    }
+
+    fn with_options(image: &Image, options: &str) -> Result<Self, String> {
+        if !is_root() {
+            return Err("only root may mount".to_owned());
+        }
+        let dir = tempfile::Builder::new().prefix("deaddrop-mount.").tempdir().map_err(|error| error.to_string())?;
+        // mount(8) takes a free loop device and lets the kernel free it at the last unmount.
+        let output = Command::new("mount")
+            .args(["-t", "ext4", "-o", &format!("{options},loop,offset={}", image.root_offset)])
+            .arg(&image.path)
+            .arg(dir.path())
+            .output()
+            .map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(Self { dir })
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+
+    /// Where the image's root is.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The place in this mount of an absolute path of the image. Links on the way are not confined to it: for paths that
+    /// a test knows.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.root().join(path.strip_prefix('/').expect("an absolute path"))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let unmount = |how: &[&str]| Command::new("umount").args(how).arg(self.root()).status();
+        // Busy: detach it, so that at least nothing stays where others look. Never remove what may still be mounted.
+        let done = unmount(&[]).is_ok_and(|status| status.success());
+        if !done && !unmount(&["--lazy"]).is_ok_and(|status| status.success()) {
+            self.dir.disable_cleanup(true);
+            eprintln!("{} stays mounted", self.root().display());
+        }
+    }
+}
+
+/// Panics unless `e2fsck -fn` finds nothing at all to say about the root's file system.
+pub fn assert_fsck_clean(image: &Image) {
+    if let Err(said) = fsck(image) {
+        panic!("e2fsck is not content with {}:\n{said}", image.path.display());
+    }
+}
+
+/// What `e2fsck -fn` said, if it was anything but the names of its passes and the summary.
+pub fn fsck(image: &Image) -> Result<(), String> {
+    let output = Command::new("e2fsck")
+        .args(["-fn", &image.for_e2fsprogs()])
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
+        .env("LC_ALL", "C")
+        .output()
+        .expect("running e2fsck (Debian package e2fsprogs)");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let summary = |line: &str| line.contains(" files (") && line.ends_with(" blocks");
+    let content = |line: &str| line.is_empty() || line.starts_with("Pass ") || summary(line);
+    if output.status.success() && said.lines().all(content) {
+        Ok(())
+    } else {
+        Err(format!("{}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// The inodes of these numbers as they lie on the disk, as `debugfs` dumps them: equal only when every byte is, flags,
+/// extents, generation, checksum and all times included.
+pub fn raw_inodes(image: &Image, numbers: impl IntoIterator<Item = u64>) -> BTreeMap<u64, String> {
+    let numbers: Vec<u64> = numbers.into_iter().collect();
+    let commands: Vec<String> = numbers.iter().map(|number| format!("inode_dump <{number}>")).collect();
+    numbers.into_iter().zip(debugfs(image, &commands)).collect()
+}
+
+/// Runs `debugfs` commands on the root's file system, read-only; gives what each printed. Panics when one is refused.
+pub fn debugfs(image: &Image, commands: &[String]) -> Vec<String> {
+    let mut script = tempfile::NamedTempFile::new().expect("making a temporary file");
+    std::io::Write::write_all(&mut script, (commands.join("\n") + "\n").as_bytes()).expect("writing a script");
+    let output = tool(Command::new("debugfs").arg("-f").arg(script.path()).arg(image.for_e2fsprogs()));
+    // It ends with 0 whatever happens: all that it says of failures is on standard error, below its version.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = errors.lines().filter(|line| !line.starts_with("debugfs ")).collect();
+    assert!(errors.is_empty(), "debugfs {}: {}", image.path.display(), errors.join("\n"));
+    // Each command is repeated on a line of its own before what it prints.
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut rest: &str = &said;
+    let mut answers = Vec::with_capacity(commands.len());
+    for (index, command) in commands.iter().enumerate() {
+        rest = rest.strip_prefix(&format!("debugfs: {command}\n")).expect("debugfs repeats each command");
+        let next = commands.get(index + 1).map(|next| format!("debugfs: {next}\n"));
+        let end = next.and_then(|next| rest.find(&next)).unwrap_or(rest.len());
+        answers.push(rest[..end].to_owned());
+        rest = &rest[end..];
+    }
+    answers
+}

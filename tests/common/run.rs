@@ -1,0 +1,285 @@
+//! Runs `deaddrop` and judges what came out of it, canaries first: nothing is printed before it was searched.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::canary::{Canary, search_files};
+use super::{Scratch, is_root};
+
+/// The numeric user and group that nobody is, for runs without rights.
+pub const NOBODY: u32 = 65534;
+
+/// One run to be. It starts in the scratch directory with an environment of PATH, HOME, TMPDIR (a directory of its own in
+/// the scratch one) and LC_ALL only.
+pub struct Deaddrop<'a> {
+    scratch: &'a Scratch,
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Vec<u8>,
+    canaries: Vec<Canary>,
+    unprivileged: bool,
+    traced: Option<&'static str>,
+    limited: bool,
+    tampered: Vec<String>,
+}
+
+impl<'a> Deaddrop<'a> {
+    /// A run without arguments.
+    pub fn new(scratch: &'a Scratch) -> Self {
+        Self {
+            scratch,
+            program: PathBuf::from(env!("CARGO_BIN_EXE_deaddrop")),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: Vec::new(),
+            canaries: Vec::new(),
+            unprivileged: false,
+            traced: None,
+            limited: false,
+            tampered: Vec::new(),
+        }
+    }
+
+    /// Runs another program in its place: to prove that a leak would be found.
+    pub fn instead(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// What it reads from standard input; nothing otherwise.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// A value that must turn up in no output, temporary file, child's argument or child's environment.
+    pub fn plant(mut self, canary: &Canary) -> Self {
+        self.canaries.push(canary.clone());
+        self
+    }
+
+    /// As user and group 65534 without any other group: the program is copied to where that user can run it. The test
+    /// gives the user what it must reach ([`Scratch::give_to`]). Where the test itself is not root, it runs as it is.
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
+    /// Under `strace -f`, which notes these system calls (in strace's own syntax, such as `%file,mount,ioctl`) and every
+    /// execve with all of its arguments and environment.
+    pub fn traced(mut self, calls: &'static str) -> Self {
+        self.traced = Some(calls);
+        self
+    }
+
+    /// Within what hostile input may cost: 600 MB of address space and 10 seconds, after which it is killed.
+    pub fn limited(mut self) -> Self {
+        self.limited = true;
+        self
+    }
+
+    /// Under a `strace` that tampers with one system call, in its own syntax: `renameat2:error=EIO:when=2`,
+    /// `linkat:signal=KILL`. Several may be given.
+    pub fn tampered(mut self, injection: &str) -> Self {
+        self.tampered.push(injection.to_owned());
+        self
+    }
+
+    /// Runs it to its end, and searches everything for the planted values. Panics on a find, naming the place.
+    pub fn run(self) -> Finished {
+        let tmp = self.scratch.join("tmp");
+        fs::create_dir_all(&tmp).expect("making a directory of ours");
+        let mut program = self.program;
+        let mut words: Vec<OsString> = Vec::new();
+        let trace = self.scratch.join("strace.log");
+        if let Some(calls) = self.traced {
+            words.extend(["strace", "-f", "-y", "-v", "-s", "65536", "-o"].map(OsString::from));
+            words.extend([trace.clone().into(), "-e".into(), format!("trace=execve,{calls}").into()]);
+        }
+        if !self.tampered.is_empty() {
+            let log = self.scratch.join("tampering.log");
+            words.extend(["strace", "-f", "-qq", "-o"].map(OsString::from));
+            words.push(log.into());
+            for injection in &self.tampered {
+                words.extend(["-e".into(), format!("inject={injection}").into()]);
+            }
+        }
+        if self.unprivileged && is_root() {
+            let copy = self.scratch.join("deaddrop");
+            fs::copy(&program, &copy).expect("copying the program");
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("opening the program to others");
+            std::os::unix::fs::chown(&tmp, Some(NOBODY), Some(NOBODY)).expect("giving a directory of ours away");
+            program = copy;
+            let id = NOBODY.to_string();
+            words.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(OsString::from));
+        }
+        if self.limited {
+            words.extend(["timeout", "--signal=KILL", "10", "prlimit", "--as=600000000"].map(OsString::from));
+        }
+        words.push(program.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.args).current_dir(self.scratch.path()).env_clear();
+        command.env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.scratch.path()).env("TMPDIR", &tmp);
+        command.env("LC_ALL", "C.UTF-8").envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {:?}: {error}", words[0]));
+        let mut input = child.stdin.take().expect("standard input is a pipe");
+        // The program need not read it: a broken pipe is no failure.
+        let _ = input.write_all(&self.stdin);
+        drop(input);
+        let output = child.wait_with_output().expect("waiting for the program");
+        let trace =
+            self.traced.map(|_| Trace { program, log: fs::read_to_string(&trace).expect("reading strace's log") });
+        let finished = Finished { code: output.status.code(), stdout: output.stdout, stderr: output.stderr, trace };
+        finished.refuse_leaks(&self.canaries, &tmp);
+        finished
+    }
+}
+
+/// A run that has ended, and leaked none of the planted values.
+pub struct Finished {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    trace: Option<Trace>,
+}
+
+impl Finished {
+    fn refuse_leaks(&self, canaries: &[Canary], tmp: &Path) {
+        let mut leaks = search_files(tmp, canaries);
+        let mut look = |place: &str, bytes: &[u8]| {
+            leaks.extend(canaries.iter().filter_map(|canary| Some(format!("{place}: {}", canary.found_in(bytes)?))));
+        };
+        look("standard output", &self.stdout);
+        look("standard error", &self.stderr);
+        if let Some(trace) = &self.trace {
+            look("an argument or the environment of a child", trace.children().join("\n").as_bytes());
+        }
+        assert!(
+            leaks.is_empty(),
+            "LEAK, exit code {:?}, {} bytes of output, {} bytes of errors:\n{}",
+            self.code,
+            self.stdout.len(),
+            self.stderr.len(),
+            leaks.join("\n")
+        );
+    }
+
+    /// Panics, showing all that was said, unless the exit code is this one.
+    #[track_caller]
+    pub fn expect_code(self, want: i32) -> Self {
+        assert!(self.code == Some(want), "exit code {:?}, not {want}{}", self.code, self.said());
+        self
+    }
+
+    /// Panics unless a signal ended it.
+    #[track_caller]
+    pub fn expect_signal(self) -> Self {
+        assert!(self.code.is_none(), "exit code {:?}, not a signal{}", self.code, self.said());
+        self
+    }
+
+    /// Panics unless it failed as a person wants it: with this code, nothing on standard output, an error that holds each
+    /// of these texts, and no panic.
+    #[track_caller]
+    pub fn expect_refusal(self, name: &str, code: i32, texts: &[&str]) -> Self {
+        let (stdout, stderr) = (self.stdout(), self.stderr());
+        let missing: Vec<&&str> = texts.iter().filter(|text| !stderr.contains(**text)).collect();
+        let well = self.code == Some(code) && stdout.is_empty() && stderr.starts_with("error: ") && missing.is_empty();
+        assert!(
+            well && !stderr.contains("panicked") && !stderr.contains('\u{1b}'),
+            "{name}: exit code {:?}, not {code}, or not said: {missing:?}{}",
+            self.code,
+            self.said()
+        );
+        self
+    }
+
+    /// Panics unless standard error holds this text.
+    #[track_caller]
+    pub fn expect_error(self, want: &str) -> Self {
+        assert!(self.stderr().contains(want), "`{want}` was not said{}", self.said());
+        self
+    }
+
+    /// Standard output as text.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Standard output as JSON; panics when it is anything else.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}{}", self.said()))
+    }
+
+    /// What `strace` noted; panics without [`Deaddrop::traced`].
+    pub fn trace(&self) -> &Trace {
+        self.trace.as_ref().expect("the run was traced")
+    }
+
+    fn said(&self) -> String {
+        format!("\n--- standard output\n{}\n--- standard error\n{}", self.stdout(), self.stderr())
+    }
+}
+
+/// The log of `strace -f`: one line a call, the process's number before it.
+pub struct Trace {
+    program: PathBuf,
+    log: String,
+}
+
+impl Trace {
+    /// The lines that hold a call of this name.
+    pub fn calls(&self, name: &str) -> Vec<&str> {
+        let starts = |line: &&str| {
+            let call = line.trim_start_matches(|character: char| character.is_ascii_digit()).trim_start();
+            call.strip_prefix(name).is_some_and(|rest| rest.starts_with('('))
+        };
+        self.log.lines().filter(starts).collect()
+    }
+
+    /// Every line.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.log.lines()
+    }
+
+    /// The execve calls of children, with arguments and environment: those after the program itself was started.
+    pub fn children(&self) -> Vec<&str> {
+        let program = format!("execve(\"{}\", [", self.program.display());
+        let execs = self.calls("execve");
+        let own = execs.iter().position(|line| line.contains(&program)).expect("strace saw the program start");
+        execs[own + 1..].to_vec()
+    }
+
+    /// Panics if one of these system calls was made, or a loop device opened.
+    #[track_caller]
+    pub fn assert_none(&self, names: &[&str]) {
+        for name in names {
+            assert!(self.calls(name).is_empty(), "{name} was called {} times", self.calls(name).len());
+        }
+        assert!(!self.log.contains("/dev/loop"), "a loop device was named");
+    }
+}

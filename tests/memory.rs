@@ -1,0 +1,90 @@
+//! A value is nowhere in the process's memory once it is dropped, with the allocator that `main` uses.
+//! One test only: others in this process would share the heap.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+
+use deaddrop::derive::password;
+use deaddrop::manifest::{HashScheme, Manifest, Reference, SourceSpec};
+use deaddrop::source::{Wanted, fetch};
+use zeroize::Zeroizing;
+
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+/// The value is this word so many times: whatever overwrites a part of a leftover leaves others of them whole.
+const TIMES: usize = 9;
+
+/// The word to look for, with every bit turned, so that this one is not what is found.
+fn hidden() -> Vec<u8> {
+    [0x66_u8, 0x30, 0x72, 0x67, 0x33, 0x74, 0x2d, 0x37, 0x21, 0x51].map(|byte| !byte).to_vec()
+}
+
+/// How often the hidden bytes stand, unhidden, in this process's writable memory.
+fn count(hidden: &[u8]) -> usize {
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let mut found = 0;
+    for line in std::fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let mut words = line.split(' ');
+        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+        if !rights.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut at = start;
+        while at < end {
+            let mut piece = Zeroizing::new(vec![0; 1 << 16]);
+            let Ok(read) = memory.read_at(&mut piece, at) else { break };
+            // Turned around at once, so that the piece is not found when its own turn comes.
+            piece.iter_mut().for_each(|byte| *byte = !*byte);
+            let hits = piece[..read].windows(hidden.len()).filter(|window| *window == hidden);
+            found += hits.count();
+            at += u64::try_from(read).unwrap();
+        }
+    }
+    found
+}
+
+#[test]
+fn a_value_that_was_dropped_is_nowhere_in_memory() {
+    let hidden = hidden();
+    let directory = tempfile::tempdir().unwrap();
+    for (file, before, after) in [
+        ("export.json", "{\"items\":[{\"login\":{\"password\":\"", "\\n\"},\"name\":\"x\"}]}"),
+        ("env", "x=\"", "\\n\""),
+        ("plain", "", ""),
+    ] {
+        let value = Zeroizing::new(hidden.repeat(TIMES).iter().map(|byte| !byte).collect::<Vec<u8>>());
+        let content = Zeroizing::new([before.as_bytes(), &value, after.as_bytes()].concat());
+        std::fs::write(directory.path().join(file), &content).unwrap();
+    }
+    assert_eq!(count(&hidden), 0, "before");
+
+    let manifest = Manifest {
+        file: "secrets.yaml".into(),
+        directory: directory.path().to_owned(),
+        sources: BTreeMap::from([
+            ("vault".to_owned(), SourceSpec::Bitwarden { path: "export.json".into() }),
+            ("dotenv".to_owned(), SourceSpec::Dotenv { path: "env".into() }),
+        ]),
+        secrets: Vec::new(),
+        hosts: BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    for (source, item) in [("vault", "x"), ("dotenv", "x"), ("file", "plain")] {
+        let reference = Reference { source: source.into(), item: item.into(), field: None };
+        let wanted = [Wanted { reference: &reference, secret: "s", allow_empty: false }];
+        let values = fetch(&manifest, &wanted).unwrap();
+        // The counter-proof: as long as it is there, it is found, and in one place.
+        assert_eq!(count(&hidden), TIMES, "{source}, held");
+        if source == "file" {
+            for scheme in [HashScheme::Yescrypt, HashScheme::Sha512crypt] {
+                password::hash(scheme, &values[&reference]).unwrap();
+                assert_eq!(count(&hidden), TIMES, "{scheme:?}");
+            }
+        }
+        drop(values);
+        assert_eq!(count(&hidden), 0, "{source}, dropped");
+    }
+}
