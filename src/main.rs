@@ -9,5 +9,6 @@ static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_all
 
 fn main() -> ExitCode {
     deaddrop::sys::harden();
+    deaddrop::sys::end_cleanly_on_signals();
     deaddrop::cli::main()
 }

@@ -247,8 +247,8 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
             code: "NX101",
             secret: file.secret.clone(),
             message: format!(
-                "/etc/shadow already has a line for {user} with another hash: with users.mutableUsers = true (the \
-                 default) NixOS keeps that line, and {} is never applied",
+                "/etc/shadow already has a line for {user}, with another password or none: with users.mutableUsers = \
+                 true (the default) NixOS keeps that line, and {} is never applied",
                 file.path
             ),
             hint: "set users.mutableUsers = false, or services.userborn.enable = true".into(),

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -35,17 +35,76 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The file that the signal handler removes; null when there is none.
-static DOOMED: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
-
 /// The signals that end us in the usual course of things.
 const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
-/// While this lives, SIGHUP, SIGINT and SIGTERM remove one file and then do what they always do. For file systems
-/// where an unfinished file needs a name, and for the moment between naming a file and renaming it.
-pub struct RemoveOnSignal {
-    before: Vec<(Signal, SigAction)>,
+/// How far the run is, for the handler: one of the three below.
+static STAGE: AtomicU8 = AtomicU8::new(BEFORE);
+/// Nothing was changed: a signal ends us.
+const BEFORE: u8 = 0;
+/// Something is being changed: a signal waits.
+const DURING: u8 = 1;
+/// The change is made: what a signal would stop is done already.
+const AFTER: u8 = 2;
+
+/// The signal that waits for the end of [`DURING`]; 0 when there is none.
+static WAITING: AtomicI32 = AtomicI32::new(0);
+
+/// The file that the signal handler removes; null when there is none.
+static DOOMED: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+
+/// From here on SIGHUP, SIGINT and SIGTERM end us cleanly, until a change is made ([`SignalsWait`]): an unfinished file is
+/// removed ([`RemoveOnSignal`]), a line says that nothing was changed, and then they do what they always do. So a shell
+/// shows 130 or 143 and stops its loop, and a parent sees which signal it was. One that is ignored (nohup) stays ignored.
+pub fn end_cleanly_on_signals() {
+    // SA_RESTART: where a signal only waits, no call of ours shall fail because of it.
+    let action = SigAction::new(SigHandler::Handler(on_ending_signal), SaFlags::SA_RESTART, SigSet::all());
+    for ending in ENDING {
+        // SAFETY: the handler makes async-signal-safe calls only: see there.
+        if let Ok(old) = unsafe { signal::sigaction(ending, &action) }
+            && matches!(old.handler(), SigHandler::SigIgn)
+        {
+            // SAFETY: puts back what stood there.
+            let _ = unsafe { signal::sigaction(ending, &old) };
+        }
+    }
 }
+
+/// While this lives, the signals of [`end_cleanly_on_signals`] wait: for the moment in which a change is made, so that
+/// whoever sees us ended by a signal knows that nothing was changed. One at a time.
+#[must_use]
+pub struct SignalsWait(());
+
+impl SignalsWait {
+    /// From here on they wait.
+    #[expect(clippy::new_without_default, reason = "it changes the whole process, which a default does not")]
+    pub fn new() -> Self {
+        STAGE.store(DURING, Ordering::SeqCst);
+        Self(())
+    }
+
+    /// The change is made. A signal that waited, or comes now, would stop what is done: it is passed over, and the run
+    /// reports what it did. The next one ends it.
+    pub fn committed(self) {
+        STAGE.store(AFTER, Ordering::SeqCst);
+    }
+}
+
+impl Drop for SignalsWait {
+    /// Nothing was changed after all: a signal that waited ends us now.
+    fn drop(&mut self) {
+        // The stage first: a signal from here on ends us by itself.
+        let unchanged = STAGE.compare_exchange(DURING, BEFORE, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let waiting = WAITING.swap(0, Ordering::SeqCst);
+        if unchanged && waiting != 0 {
+            end_by(waiting);
+        }
+    }
+}
+
+/// While this lives, a signal that ends us removes one file first. For file systems where an unfinished file needs a name.
+/// Without [`end_cleanly_on_signals`] it does nothing.
+pub struct RemoveOnSignal(());
 
 impl RemoveOnSignal {
     /// Watches over `path`. `None` when another file is watched over already, or the path holds a NUL: then a signal
@@ -58,30 +117,12 @@ impl RemoveOnSignal {
             drop(unsafe { CString::from_raw(path) });
             return None;
         }
-        let action = SigAction::new(SigHandler::Handler(remove_and_end), SaFlags::empty(), SigSet::all());
-        let mut before = Vec::with_capacity(ENDING.len());
-        for ending in ENDING {
-            // SAFETY: the handler calls unlink, signal and raise only, which are async-signal-safe.
-            if let Ok(old) = unsafe { signal::sigaction(ending, &action) } {
-                if matches!(old.handler(), SigHandler::SigIgn) {
-                    // Under nohup, say, it shall go on being ignored.
-                    // SAFETY: puts back what stood there.
-                    let _ = unsafe { signal::sigaction(ending, &old) };
-                } else {
-                    before.push((ending, old));
-                }
-            }
-        }
-        Some(Self { before })
+        Some(Self(()))
     }
 }
 
 impl Drop for RemoveOnSignal {
     fn drop(&mut self) {
-        for (ending, old) in &self.before {
-            // SAFETY: puts back what stood there.
-            let _ = unsafe { signal::sigaction(*ending, old) };
-        }
         let path = DOOMED.swap(ptr::null_mut(), Ordering::SeqCst);
         if !path.is_null() {
             // SAFETY: from `into_raw` in `new`; the swap made us its only owner. Had the handler taken it, it were null.
@@ -90,51 +131,36 @@ impl Drop for RemoveOnSignal {
     }
 }
 
-extern "C" fn remove_and_end(number: c_int) {
+extern "C" fn on_ending_signal(number: c_int) {
+    match STAGE.load(Ordering::SeqCst) {
+        DURING => WAITING.store(number, Ordering::SeqCst),
+        // SAFETY: async-signal-safe.
+        AFTER => drop(unsafe { libc::signal(number, libc::SIG_DFL) }),
+        _ => end_by(number),
+    }
+}
+
+/// Removes the unfinished file, says that nothing was changed, and ends us by the signal. Also called by the handler:
+/// async-signal-safe calls only (signal-safety(7)), and no allocation.
+fn end_by(number: c_int) -> ! {
+    const LAST_WORDS: &[u8] = b"\nerror: stopped by a signal: nothing was changed\n";
     let path = DOOMED.swap(ptr::null_mut(), Ordering::SeqCst);
-    if !path.is_null() {
-        // SAFETY: a NUL-terminated string from `into_raw`, which nobody frees once it was swapped out.
-        unsafe { libc::unlink(path) };
-    }
-    // SAFETY: both are async-signal-safe. The signal is blocked now, and ends us when this returns.
+    // SAFETY: `path` is null or a NUL-terminated string from `into_raw`, which nobody frees once it was swapped out; the set
+    // is initialised before it is used; the words are valid memory of that length. All calls are async-signal-safe.
     unsafe {
-        libc::signal(number, libc::SIG_DFL);
-        libc::raise(number);
-    }
-}
-
-/// While this lives, SIGHUP, SIGINT and SIGTERM wait: for a change that must not stop half-way.
-pub struct HeldSignals {
-    before: SigSet,
-}
-
-impl HeldSignals {
-    /// Holds them back in this thread, which is the only one.
-    #[must_use]
-    pub fn hold() -> Self {
-        let ending: SigSet = ENDING.into_iter().collect();
-        // OK to go on without: the mask is then empty, and signals end us at once, as always.
-        Self { before: ending.thread_swap_mask(signal::SigmaskHow::SIG_BLOCK).unwrap_or_else(|_| SigSet::empty()) }
-    }
-
-    /// Drops what came meanwhile: the work is done, and there is nothing left to stop.
-    pub fn forget(self) {
-        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        for ending in ENDING {
-            // A signal that waits is dropped when it becomes ignored (sigaction(2), POSIX).
-            // SAFETY: ignoring a signal installs no handler, and then what stood there is put back.
-            if let Ok(old) = unsafe { signal::sigaction(ending, &ignore) } {
-                // SAFETY: as above.
-                let _ = unsafe { signal::sigaction(ending, &old) };
-            }
+        if !path.is_null() {
+            libc::unlink(path);
         }
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        // Best effort: nothing is wrong with a signal that waits until the end.
-        let _ = self.before.thread_set_mask();
+        // The default first, and the signal let through: a terminal that takes no words is left by a second signal.
+        libc::signal(number, libc::SIG_DFL);
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, number);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+        libc::write(libc::STDERR_FILENO, LAST_WORDS.as_ptr().cast(), LAST_WORDS.len());
+        libc::raise(number);
+        // Only the first process of a container comes here: signals without a handler do not end it.
+        libc::_exit(number.saturating_add(128))
     }
 }
 

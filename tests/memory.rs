@@ -23,8 +23,13 @@ fn hidden() -> Vec<u8> {
 /// How often the hidden bytes stand, unhidden, in this process's writable memory.
 fn count(hidden: &[u8]) -> usize {
     let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut piece = Zeroizing::new(vec![0; 1 << 16]);
+    // Never read into itself: what was just read would be found again in it.
+    let own = u64::try_from(piece.as_ptr().addr()).unwrap();
+    let own = own..own + u64::try_from(piece.len()).unwrap();
     let mut found = 0;
-    for line in std::fs::read_to_string("/proc/self/maps").unwrap().lines() {
+    for line in maps.lines() {
         let mut words = line.split(' ');
         let (range, rights) = (words.next().unwrap(), words.next().unwrap());
         if !rights.starts_with("rw") {
@@ -32,15 +37,18 @@ fn count(hidden: &[u8]) -> usize {
         }
         let (start, end) = range.split_once('-').unwrap();
         let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
-        let mut at = start;
-        while at < end {
-            let mut piece = Zeroizing::new(vec![0; 1 << 16]);
-            let Ok(read) = memory.read_at(&mut piece, at) else { break };
-            // Turned around at once, so that the piece is not found when its own turn comes.
-            piece.iter_mut().for_each(|byte| *byte = !*byte);
-            let hits = piece[..read].windows(hidden.len()).filter(|window| *window == hidden);
-            found += hits.count();
-            at += u64::try_from(read).unwrap();
+        for (mut at, end) in [(start, end.min(own.start)), (start.max(own.end), end)] {
+            while at < end {
+                let room = usize::try_from(end - at).unwrap().min(piece.len());
+                let Ok(read @ 1..) = memory.read_at(&mut piece[..room], at) else { break };
+                // Turned around at once, so that the piece is not found when its own turn comes.
+                piece.iter_mut().for_each(|byte| *byte = !*byte);
+                let hits = piece[..read].windows(hidden.len()).filter(|window| *window == hidden);
+                found += hits.count();
+                // The next piece begins so that a word across the border is seen, once.
+                let is_last = at + u64::try_from(read).unwrap() >= end;
+                at += u64::try_from(if is_last { read } else { read - (hidden.len() - 1) }).unwrap();
+            }
         }
     }
     found

@@ -35,9 +35,7 @@ impl Args {
             ui.say(&crate::report::plan::warning_lines(warning));
         }
         let name = self.manifest.manifest.display().to_string();
-        if ui.json {
-            ui.print_json(&json::check(&name, secrets.len(), &warnings));
-        }
+        ui.print_json(|| json::check(&name, secrets.len(), &warnings))?;
         let values = if self.values { "; every value was read and fits" } else { "" };
         let secrets = crate::report::plan::secrets(secrets.len());
         let hosts = manifest.hosts.len();

@@ -2,7 +2,7 @@
 
 use clap_complete::Shell;
 
-use crate::report::{Exit, Failure};
+use crate::report::{Exit, Failure, print_output};
 
 /// Prints the completions of a shell.
 ///
@@ -18,8 +18,7 @@ impl Args {
     pub fn run(&self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "deaddrop", &mut script);
-        // Best effort: a reader that closed the pipe has had enough.
-        let _ = std::io::Write::write_all(&mut std::io::stdout(), &script);
+        print_output(&script)?;
         Ok(Exit::Done)
     }
 }

@@ -1,7 +1,6 @@
 //! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::desired;
 use crate::image::error::ImageError;
@@ -156,7 +155,12 @@ fn open<'w>(
         Some(Destination::File { .. }) => only_for_images("-o"),
         Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
         Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),
-        _ => Ok(Box::new(DirectoryTarget::open(path)?)),
+        _ => {
+            if !["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
+                ui.say(&format!("{} has neither /etc nor /nix/store: is it a root?", path.display()));
+            }
+            Ok(Box::new(DirectoryTarget::open(path)?))
+        }
     }
 }
 
@@ -175,14 +179,4 @@ pub fn failed(target: &str, error: &ImageError) -> Failure {
 #[must_use]
 pub fn error_message(error: &ImageError) -> Message {
     Message::from_error(error).hint(error.hint().unwrap_or_default())
-}
-
-/// "38 ms", "3.1 s", "2 min 5 s".
-#[must_use]
-pub fn duration(time: Duration) -> String {
-    match time.as_secs() {
-        0 => format!("{} ms", time.as_millis()),
-        seconds @ 1..60 => format!("{seconds}.{} s", time.subsec_millis() / 100),
-        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
-    }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::flow::{self, ManifestArgs, TargetArgs};
 use crate::image::output::Destination;
+use crate::image::text;
 use crate::plan::Action;
 use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 
@@ -57,9 +58,8 @@ impl Args {
         let applied = prepared.target.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
         applied.details.iter().for_each(|line| ui.tell(1, line));
 
-        if ui.json {
-            ui.print_json(&json::plan("inject", &self.target.target.display().to_string(), plan));
-        }
+        let target = self.target.target.display().to_string();
+        ui.print_json_when_done(|| json::plan("inject", &target, plan));
         if !changed_lines.is_empty() {
             ui.say(&changed_lines);
         }
@@ -71,7 +71,7 @@ impl Args {
     }
 
     fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {
-        let time = flow::duration(elapsed);
+        let time = text::duration(elapsed);
         let unchanged = plan.count(Action::Unchanged);
         if !plan.is_empty() {
             let written = report::secrets(plan.changes.len() - unchanged);

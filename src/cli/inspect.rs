@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::flow;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
-use crate::image::ext4;
+use crate::image::ext4::{self, JournalState};
 use crate::report::inspect::Inspection;
 use crate::report::{Exit, Failure, Progress, Ui};
 use crate::target::image::choose_root;
@@ -28,20 +28,18 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let failed = |error: ImageError| Failure::refused(vec![flow::error_message(&error)]);
         let name = self.image.display().to_string();
-        self.inspect(ui, &name).map_err(|error| Failure::refused(vec![flow::error_message(&error)]))
-    }
-
-    fn inspect(&self, ui: &Ui, name: &str) -> Result<Exit, ImageError> {
         let progress = Progress::new(ui);
-        let image = DiskImage::open(&self.image, &|step| progress.show(step))?;
+        let image = DiskImage::open(&self.image, &|step| progress.show(step)).map_err(failed)?;
         let root = choose_root(&image, self.root_partition.as_deref());
-        let ext4 = match &root {
-            Ok(root) => Some(ext4::Ext4::open(Arc::new(image.partition(&root.partition)?))?),
-            Err(_) => None,
+        let opened = root.as_ref().ok().map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
+        let (ext4, damage) = match opened.transpose() {
+            Ok(ext4) => (ext4, None),
+            Err(error) => (None, Some(error)),
         };
         let inspection = Inspection {
-            name,
+            name: &name,
             container: image.container().name(),
             file_size: image.file_size(),
             disk_size: image.size(),
@@ -50,12 +48,23 @@ impl Args {
                 Ok(root) => Ok((root.partition, root.reason.to_string())),
                 Err(error) => Err((error.to_string(), error.hint().unwrap_or_default().to_owned())),
             },
-            ext4: ext4.map(|ext4| (ext4.facts(), ext4.check_writable())),
+            ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable())),
         };
-        if ui.json {
-            ui.print_json(&inspection.json());
+        ui.say(&inspection.text(ui.verbose > 0));
+        // The table is there all the same, to see what kind of image this is.
+        if let Some(error) = damage {
+            return Err(failed(error));
         }
-        ui.say(&inspection.text());
+        ui.print_json(|| inspection.json())?;
         Ok(Exit::Done)
     }
+}
+
+/// What the file system says about itself, with its journal as it is on the image, not as it was replayed in memory.
+fn on_the_image(ext4: &ext4::Ext4) -> ext4::Facts {
+    let mut facts = ext4.facts();
+    if let (JournalState::Clean { size }, true) = (facts.journal, ext4.was_replayed()) {
+        facts.journal = JournalState::NeedsRecovery { size };
+    }
+    facts
 }

@@ -7,6 +7,8 @@ mod inject;
 mod inspect;
 mod man;
 mod plan;
+mod recover;
+mod scrub;
 mod verify;
 
 use std::process::ExitCode;
@@ -52,7 +54,8 @@ Three uses:
       deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences found (verify, plan --exit-code); 5 stopped in the middle, and the next run finishes it.";
+3 differences found (verify, plan --exit-code); 5 stopped in the middle, and the next run finishes it;
+130 and 143 (what a shell shows of SIGINT and SIGTERM) stopped before anything was changed.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -61,6 +64,8 @@ enum Command {
     Plan(plan::Args),
     Inject(inject::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
+    Scrub(scrub::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -90,6 +95,8 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => args.run(&ui),
         Command::Inject(args) => args.run(&ui),
         Command::Verify(args) => args.run(&ui),
+        Command::Recover(args) => args.run(&ui),
+        Command::Scrub(args) => args.run(&ui),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -26,9 +26,7 @@ impl Args {
         let watch = |step| progress.show(step);
         let prepared = flow::prepare(ui, &self.target, &self.manifest, None, &watch)?;
         let (name, plan) = (self.target.target.display().to_string(), &prepared.plan);
-        if ui.json {
-            ui.print_json(&json::plan("plan", &name, plan));
-        }
+        ui.print_json(|| json::plan("plan", &name, plan))?;
         let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
         ui.say(&format!("{}{host}\n", prepared.target.describe()));
         ui.say(&report::table(plan));

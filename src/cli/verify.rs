@@ -1,6 +1,7 @@
 //! `deaddrop verify`: a plan that must come out empty.
 
 use super::flow::{self, ManifestArgs, TargetArgs};
+use crate::plan::Action;
 use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
 
 /// Checks that an image or a directory holds every secret as declared: content, mode and owner.
@@ -24,10 +25,8 @@ impl Args {
         let watch = |step| progress.show(step);
         let prepared = flow::prepare(ui, &self.target, &self.manifest, None, &watch)?;
         let (name, plan) = (self.target.target.display().to_string(), &prepared.plan);
-        if ui.json {
-            ui.print_json(&json::plan("verify", &name, plan));
-        }
-        let differences = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
+        ui.print_json(|| json::plan("verify", &name, plan))?;
+        let differences = if ui.verbose < 2 { report::differences(plan) } else { report::table(plan) };
         if !differences.is_empty() {
             ui.say(&differences);
         }
@@ -35,7 +34,10 @@ impl Args {
             ui.say(&format!("{name}: {} as declared", report::secrets(plan.changes.len())));
             return Ok(Exit::Done);
         }
-        ui.say(&format!("{name}: differs from what is declared: {}", report::sum(plan)));
+        let (all, unchanged) = (plan.changes.len(), plan.count(Action::Unchanged));
+        let differing = all.saturating_sub(unchanged);
+        let are = if differing == 1 { "is" } else { "are" };
+        ui.say(&format!("{name}: {differing} of {} {are} not as declared", report::secrets(all)));
         Ok(Exit::Differences)
     }
 }

@@ -36,6 +36,9 @@ pub trait Medium {
     /// # Errors
     /// What the system says.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Told before the write that commits: from here on nothing that was written may be taken back.
+    fn pass_commit_point(&mut self) {}
 }
 
 /// One block to write: its number in the file system, and its content.
@@ -156,6 +159,7 @@ impl Transaction {
         writer.flush().map_err(CommitError::Before)?;
 
         // 4
+        writer.medium.pass_commit_point();
         journal.set_log(journal.first, first_sequence);
         writer.journal_superblock(&journal).map_err(CommitError::After)?;
         // Before anything goes home: a torn home block is only mended by a log that is in force.

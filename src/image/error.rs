@@ -69,7 +69,10 @@ impl ImageError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Unsupported { hint, .. } | Self::Refused { hint, .. } | Self::HalfDone { hint, .. } => Some(hint),
-            Self::Corrupt(_) | Self::Io { .. } => None,
+            Self::Corrupt(_) => {
+                Some("is the image whole? build, copy or download it again, or run `e2fsck -f` on its file system")
+            }
+            Self::Io { .. } => None,
         }
     }
 }

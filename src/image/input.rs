@@ -118,9 +118,16 @@ impl Input {
 /// The error for a path that cannot be followed, which tells a dangling link from a missing file.
 fn not_there(path: &Path, error: io::Error) -> ImageError {
     let name = path.display();
-    match fs::read_link(path) {
-        Ok(target) => ImageError::io(format!("opening {name}, a symbolic link to {}", target.display()), error),
-        Err(_) => ImageError::io(format!("opening {name}"), error),
+    match (fs::read_link(path), error.kind()) {
+        (Ok(target), io::ErrorKind::NotFound) => ImageError::refused(
+            format!("{name} is a symbolic link to {}, which is not there", target.display()),
+            "build or copy the image again, or name another",
+        ),
+        (Ok(target), _) => ImageError::io(format!("opening {name}, a symbolic link to {}", target.display()), error),
+        (Err(_), io::ErrorKind::NotFound) => {
+            ImageError::refused(format!("{name}: there is no such file"), "name an image file, or a block device")
+        }
+        (Err(_), _) => ImageError::io(format!("opening {name}"), error),
     }
 }
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use xattr::FileExt;
+use zeroize::Zeroizing;
 
 use super::commit::{CommitError, Medium, Transaction};
 use super::container::Container;
@@ -19,12 +20,13 @@ pub use super::destination::Destination;
 use super::destination::{self, Place, judge_replacement};
 use super::disk::{Decoded, DiskImage, parent};
 use super::error::ImageError;
+use super::ext4::Ext4;
 use super::input::Input;
 use super::patch::Patch;
 use super::progress::Watch;
 use super::unfinished::Unfinished;
 use super::{copy::Job, text};
-use crate::sys::HeldSignals;
+use crate::sys::SignalsWait;
 
 /// Where changes are committed to. Found to be possible when the image was opened.
 pub struct Output {
@@ -125,6 +127,8 @@ impl Output {
         let name = image.name();
         let input = &image.input;
         let mode = input.metadata.mode() & 0o777;
+        // From here on: whoever sees us ended by a signal shall find the mode as it was, too.
+        let signals = SignalsWait::new();
         if !keep_mode && !input.is_device() && mode != 0o600 {
             // Before the first byte of a value is in it.
             let own = Permissions::from_mode(0o600);
@@ -132,26 +136,42 @@ impl Output {
             narrowed.map_err(|e| ImageError::io(format!("making {name} readable by its owner only"), e))?;
             done.mode_was = Some(mode);
         }
-        let held = HeldSignals::hold();
-        let mut medium = FileMedium { file: &input.file };
+        // A replay that is under way stays: what the journal held is in force, and is only brought home.
+        let mut medium = match transaction.dirty {
+            None => FileMedium::that_takes_back(&input.file),
+            Some(_) => FileMedium::new(&input.file),
+        };
         match transaction.commit(&mut medium, start, seconds) {
             Ok(()) => {
-                held.forget();
+                signals.committed();
                 done.written = true;
                 Ok(done)
             }
             Err(CommitError::Before(e)) => {
-                if done.mode_was.is_some() {
-                    // Best effort: it holds nothing new that anybody could find.
+                // With a value in a free block it is nobody else's to read: then the narrow mode stays.
+                if medium.take_back().is_ok() && done.mode_was.is_some() {
                     let _ = input.file.set_permissions(Permissions::from_mode(mode));
                 }
                 Err(ImageError::io(format!("writing {name}"), e))
             }
-            Err(CommitError::After(e)) => Err(ImageError::HalfDone {
-                what: format!("writing {name}, after the commit point: {e}"),
-                hint: "`deaddrop recover IMAGE`, or the next run, finishes it".into(),
-            }),
+            Err(CommitError::After(e)) => {
+                // It has to be said: no signal ends us before that.
+                signals.committed();
+                Err(ImageError::HalfDone {
+                    what: format!("writing {name}, after the commit point: {e}"),
+                    hint: "`deaddrop recover IMAGE`, or the next run, finishes it".into(),
+                })
+            }
         }
+    }
+
+    /// Zeroes what no file owns in `image`'s own file; see [`Ext4::scrub`].
+    ///
+    /// # Errors
+    /// When the image was changed by somebody else, or cannot be written.
+    pub fn scrub(self, image: &DiskImage, ext4: &Ext4, start: u64, watch: Watch<'_>) -> Result<u64, ImageError> {
+        image.input.check_unchanged()?;
+        ext4.scrub(&mut FileMedium::new(&image.input.file), start, watch)
     }
 
     /// The directory that files are made in.
@@ -235,15 +255,47 @@ impl Output {
 /// The image's own file.
 struct FileMedium<'a> {
     file: &'a File,
+    /// What stood where it was written, the last at the end; none when nothing is to be taken back.
+    before: Option<Vec<(u64, Zeroizing<Vec<u8>>)>>,
+}
+
+impl<'a> FileMedium<'a> {
+    fn new(file: &'a File) -> Self {
+        Self { file, before: None }
+    }
+
+    /// Remembers what it writes over, up to the commit point.
+    fn that_takes_back(file: &'a File) -> Self {
+        Self { file, before: Some(Vec::new()) }
+    }
+
+    /// Makes the file what it was. After the commit point it does nothing.
+    fn take_back(&mut self) -> io::Result<()> {
+        for (offset, bytes) in self.before.take().into_iter().flatten().rev() {
+            self.file.write_all_at(&bytes, offset)?;
+        }
+        // Best effort: it mostly is because syncing failed that we are here.
+        let _ = self.file.sync_data();
+        Ok(())
+    }
 }
 
 impl Medium for FileMedium<'_> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(before) = &mut self.before {
+            let mut old = Zeroizing::new(vec![0; bytes.len()]);
+            self.file.read_exact_at(&mut old, offset)?;
+            before.push((offset, old));
+        }
         self.file.write_all_at(bytes, offset)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn pass_commit_point(&mut self) {
+        self.before = None;
     }
 }
 

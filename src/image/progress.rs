@@ -9,6 +9,8 @@ pub enum Work {
     Copy,
     /// An output is encoded.
     Compress,
+    /// Free blocks are zeroed.
+    Scrub,
 }
 
 /// One report. They come a few times a second at least, and once at the end.

@@ -1,4 +1,4 @@
-//! Words from an image, and sizes, made fit to be shown to a person. Used by all of `image`, and by its reports.
+//! Words from an image, sizes and times, made fit to be shown to a person. Used by all of `image`, and by its reports.
 
 /// A text from an image (a label, a partition's name) made harmless for a terminal: what is not UTF-8, controls,
 /// and characters that reorder or hide text become U+FFFD. It ends at the first NUL; spaces at its end are dropped
@@ -70,6 +70,16 @@ pub fn uuid(bytes: &[u8; 16]) -> Option<String> {
         let _ = write!(text, "{byte:02x}");
     }
     Some(text)
+}
+
+/// A time as a person reads it: `38 ms`, `3.1 s`, `2 min 5 s` (one decimal, cut not rounded).
+#[must_use]
+pub fn duration(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        seconds @ 1..60 => format!("{seconds}.{} s", time.subsec_millis() / 100),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
 }
 
 #[cfg(test)]

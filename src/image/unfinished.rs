@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::linkat;
 
-use crate::sys::RemoveOnSignal;
+use crate::sys::{RemoveOnSignal, SignalsWait};
 
 /// A file without a name, or with a temporary one.
 pub(super) struct Unfinished {
@@ -85,6 +85,7 @@ impl Unfinished {
     /// `AlreadyExists` when something has that name by now; else what the system says. Nothing is left behind then.
     pub(super) fn publish(self, to: &Path) -> io::Result<()> {
         self.file.sync_all()?;
+        let signals = SignalsWait::new();
         match &self.name {
             None => link_unnamed(&self.file, to)?,
             Some(name) => match fs::hard_link(&name.path, to) {
@@ -99,6 +100,9 @@ impl Unfinished {
             },
         }
         sync_directory(&self.directory);
+        // Before the signals: one that ends us now must find no second name.
+        drop(self);
+        signals.committed();
         Ok(())
     }
 
@@ -110,19 +114,18 @@ impl Unfinished {
     pub(super) fn replace(mut self, to: &Path) -> io::Result<()> {
         // Before the rename: a name that is durable over content that is not would be neither old nor new.
         self.file.sync_all()?;
+        let signals = SignalsWait::new();
         let name = match self.name.take() {
             Some(name) => name,
             None => {
                 // An unnamed file cannot take over a name: it gets one of its own first.
-                let (guard, path) = with_new_name(&self.directory, |path| {
-                    let guard = RemoveOnSignal::new(path);
-                    link_unnamed(&self.file, path).map(|()| guard)
-                })?;
-                TemporaryName { path, _guard: guard }
+                let ((), path) = with_new_name(&self.directory, |path| link_unnamed(&self.file, path))?;
+                TemporaryName { path, _guard: None }
             }
         };
         fs::rename(&name.path, to)?;
         sync_directory(&self.directory);
+        signals.committed();
         Ok(())
     }
 

@@ -51,7 +51,7 @@ pub enum WalkError {
         /// The links, the dangling one last.
         links: Vec<Link>,
     },
-    /// More than [`MAX_LINKS`] links.
+    /// More links than the kernel follows.
     #[error("more than {MAX_LINKS} symbolic links on the way, the last: {}", last_links(links))]
     Loop {
         /// The links.

@@ -65,9 +65,9 @@ impl Inspection<'_> {
         })
     }
 
-    /// The table for people.
+    /// The table for people; `with_ids` adds the long fields (types, UUIDs).
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, with_ids: bool) -> String {
         let packed = match self.container {
             "raw" => "raw disk image".to_owned(),
             other => format!("{other} → raw disk image"),
@@ -80,7 +80,7 @@ impl Inspection<'_> {
             self.table.kind.name(),
             self.table.sector_size,
         );
-        let mut rows = vec![["PART", "START", "SIZE", "TYPE", "FILE SYSTEM", "LABEL", "USED"].map(str::to_owned)];
+        let mut rows = vec![COLUMNS.map(str::to_owned)];
         rows.extend(self.table.partitions.iter().map(row));
         let widths: Vec<usize> = (0..rows[0].len())
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
@@ -89,8 +89,11 @@ impl Inspection<'_> {
         for (cells, partition) in rows.iter().zip(notes) {
             let is_root = partition.is_some_and(|partition| self.is_root(partition));
             let mut line = String::from(if is_root { "→" } else { " " });
-            for (cell, width) in cells.iter().zip(&widths) {
-                let _ = write!(line, " {cell:<width$} ");
+            for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+                // A column that says nothing of any partition is left out.
+                if rows.iter().skip(1).any(|row| !row[column].is_empty()) {
+                    let _ = write!(line, " {cell:<width$} ");
+                }
             }
             if let (true, Ok((_, reason))) = (is_root, &self.root) {
                 let _ = write!(line, "  root: {reason}");
@@ -100,6 +103,9 @@ impl Inspection<'_> {
             }
             let line = line.trim_end();
             let _ = writeln!(text, "{}", if is_root { paint(style::CREATE, line) } else { line.to_owned() });
+        }
+        if with_ids {
+            text.push_str(&self.ids());
         }
         for note in &self.table.notes {
             let _ = write!(text, "\n{}", paint(style::WARNING, note));
@@ -117,24 +123,47 @@ impl Inspection<'_> {
         text.trim_end_matches('\n').to_owned()
     }
 
+    /// The long fields, which would make the table too wide: one line a partition.
+    fn ids(&self) -> String {
+        let mut text = format!("\ndisk {}\n", self.table.id.as_deref().unwrap_or("without an id"));
+        for partition in &self.table.partitions {
+            let mut fields = Vec::new();
+            fields.extend(partition.type_id.as_ref().map(|id| format!("type {id}")));
+            fields.extend(partition.uuid.as_ref().map(|id| format!("PARTUUID {id}")));
+            let uuid = partition.file_system.as_ref().and_then(|probe| probe.uuid.as_ref());
+            fields.extend(uuid.map(|id| format!("UUID {id}")));
+            let number = partition.number.map_or("-".into(), |number| number.to_string());
+            let _ = writeln!(text, "  {number}  {}", fields.join(", "));
+        }
+        text
+    }
+
     fn is_root(&self, partition: &Partition) -> bool {
         self.root.as_ref().is_ok_and(|(root, _)| root.start == partition.start && root.number == partition.number)
     }
 }
 
-fn row(partition: &Partition) -> [String; 7] {
+/// The table's columns. `*` stands behind the number of a partition that is marked for booting.
+const COLUMNS: [&str; 8] = ["PART", "START", "SIZE", "TYPE", "FILE SYSTEM", "LABEL", "NAME", "USED"];
+
+fn row(partition: &Partition) -> [String; 8] {
     let file_system = partition.file_system.as_ref();
     let used = file_system.and_then(|probe| {
         let percent = u128::from(probe.used?).checked_mul(100)?.checked_div(u128::from(probe.size?))?;
         Some(format!("{percent} %"))
     });
     [
-        partition.number.map_or("-".into(), |number| number.to_string()),
+        format!(
+            "{}{}",
+            partition.number.map_or("-".into(), |number| number.to_string()),
+            if partition.bootable { "*" } else { "" }
+        ),
         size(partition.start),
         size(partition.size),
         partition.type_name.map(str::to_owned).or_else(|| partition.type_id.clone()).unwrap_or_default(),
         file_system.map_or("-".into(), |probe| probe.kind.name().to_owned()),
-        file_system.and_then(|probe| probe.label.clone()).or_else(|| partition.name.clone()).unwrap_or_default(),
+        file_system.and_then(|probe| probe.label.clone()).unwrap_or_default(),
+        partition.name.clone().unwrap_or_default(),
         used.unwrap_or_default(),
     ]
 }

@@ -53,3 +53,16 @@ pub fn check(manifest: &str, secrets: usize, found: &[Warning]) -> Value {
         "summary": { "secrets": secrets },
     })
 }
+
+/// The object of `recover` and `scrub`: no secret is looked at; `changed` says whether anything was written.
+#[must_use]
+pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
+    json!({
+        "version": 1,
+        "command": command,
+        "target": target,
+        "changes": [],
+        "warnings": [],
+        "summary": { "changed": changed },
+    })
+}

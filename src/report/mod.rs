@@ -9,6 +9,7 @@ pub mod plan;
 mod progress;
 pub mod style;
 pub mod suggest;
+mod wrap;
 
 pub use message::{Exit, Failure, Message};
 pub use progress::Progress;
@@ -41,10 +42,33 @@ impl Ui {
         }
     }
 
-    /// The one object of `--json`.
-    pub fn print_json(&self, object: &serde_json::Value) {
-        // Best effort: a reader that closed the pipe has had enough, and what was done stays done.
-        let _ = writeln!(std::io::stdout(), "{object:#}");
+    /// The one object of `--json`; nothing without it.
+    ///
+    /// # Errors
+    /// See [`print_output`].
+    pub fn print_json(&self, object: impl FnOnce() -> serde_json::Value) -> Result<(), Failure> {
+        if self.json { print_output(format!("{:#}\n", object()).as_bytes()) } else { Ok(()) }
+    }
+
+    /// The same after something was written: that stays done, so a failure to print is told, and is no failure of the run.
+    pub fn print_json_when_done(&self, object: impl FnOnce() -> serde_json::Value) {
+        if let Err(failure) = self.print_json(object) {
+            failure.messages.iter().for_each(|message| print_error_stream(&message.render()));
+        }
+    }
+}
+
+/// Prints to standard output. A reader that closed the pipe has had enough: that is no failure.
+///
+/// # Errors
+/// Exit 1 when it cannot be written: a program that asked for it must not take a part for the whole.
+pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(bytes).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::refused(vec![Message::new(format!("standard output: {error}"))]))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,47 +2,82 @@
 
 use std::fmt::Write;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::style::{self, paint};
+use super::wrap;
 use crate::desired::Content;
 use crate::image::walk;
-use crate::plan::{Action, Change, Plan, Warning};
+use crate::plan::{Action, Change, NewDirectory, Plan, Warning};
 
 /// The whole plan, as `deaddrop plan` shows it, without the closing sum.
 #[must_use]
 pub fn table(plan: &Plan) -> String {
-    let rows: Vec<[String; 3]> = plan.changes.iter().map(row).collect();
-    let directories = plan.directories.iter().map(|directory| {
-        let what = format!("directory {:04o} root:root", directory.mode);
-        [format!("{}/", walk::shown(&directory.path)), what, String::new()]
-    });
-    let mut lines: Vec<(char, &str, [String; 3])> = directories.map(|row| ('+', "", row)).collect();
-    lines.extend(plan.changes.iter().zip(rows).map(|(change, row)| (sign(change.action), change.secret.as_str(), row)));
-    let width = |column: usize| lines.iter().map(|(_, _, row)| row[column].chars().count()).max().unwrap_or(0);
-    let (paths, whats) = (width(0), width(1));
+    let mut lines: Vec<Line<'_>> = plan.directories.iter().map(Line::directory).collect();
+    lines.extend(plan.changes.iter().map(|change| Line::new(change, [what(change), note(change)])));
+    render(&lines, plan)
+}
 
-    let mut text = String::new();
-    for (sign, secret, [path, what, note]) in &lines {
-        let line = format!("  {sign} {path:<paths$}   {what:<whats$}   {note}");
-        let _ = writeln!(text, "{}", paint(sign_style(*sign), line.trim_end()));
-        if !secret.is_empty() {
-            for warning in plan.warnings.iter().filter(|warning| warning.secret == *secret) {
-                let _ = writeln!(text, "{}", warning_lines(warning));
-            }
-        }
+/// What is not as declared, as `deaddrop verify` shows it.
+#[must_use]
+pub fn differences(plan: &Plan) -> String {
+    fn line(change: &Change) -> Line<'_> {
+        let what = if change.action == Action::Create { "missing".to_owned() } else { what(change) };
+        Line::new(change, [what, note(change)])
     }
-    text.trim_end_matches('\n').to_owned()
+    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
 }
 
 /// One line a changed file, as `deaddrop inject` shows it.
 #[must_use]
 pub fn changed_lines(plan: &Plan) -> String {
+    fn line(change: &Change) -> Line<'_> {
+        let what = if change.action == Action::Unchanged { "unchanged" } else { "" };
+        Line::new(change, [what.to_owned(), String::new()])
+    }
+    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
+}
+
+/// What changes, and what there is a warning about: that stands under its line.
+fn worth_a_line(plan: &Plan) -> impl Iterator<Item = &Change> {
+    let warned = |change: &Change| plan.warnings.iter().any(|warning| warning.secret == change.secret);
+    plan.changes.iter().filter(move |change| change.action != Action::Unchanged || warned(change))
+}
+
+/// One line for people: a sign, a path, and two columns more.
+struct Line<'a> {
+    sign: char,
+    /// Whose warnings stand below it.
+    secret: Option<&'a str>,
+    cells: [String; 3],
+}
+
+impl<'a> Line<'a> {
+    fn new(change: &'a Change, [what, note]: [String; 2]) -> Self {
+        Self { sign: sign(change.action), secret: Some(&change.secret), cells: [change.path.clone(), what, note] }
+    }
+
+    fn directory(directory: &NewDirectory) -> Self {
+        let what = format!("directory {:04o} root:root", directory.mode);
+        Self { sign: '+', secret: None, cells: [format!("{}/", walk::shown(&directory.path)), what, String::new()] }
+    }
+}
+
+/// The lines in columns, each with its warnings.
+fn render(lines: &[Line<'_>], plan: &Plan) -> String {
+    let width = |column: usize| lines.iter().map(|line| line.cells[column].width()).max().unwrap_or(0);
+    let widths = [width(0), width(1)];
     let mut text = String::new();
-    for change in &plan.changes {
-        if change.action != Action::Unchanged {
-            let line = format!("  {} {}", sign(change.action), change.path);
-            let _ = writeln!(text, "{}", paint(sign_style(sign(change.action)), &line));
+    for Line { sign, secret, cells } in lines {
+        let mut line = format!("  {sign} ");
+        for (column, cell) in cells.iter().enumerate() {
+            line.push_str(cell);
+            // The last column needs no filling.
+            let rest = widths.get(column).map_or(0, |width| width.saturating_sub(cell.width()).saturating_add(3));
+            line.extend(std::iter::repeat_n(' ', rest));
         }
-        for warning in plan.warnings.iter().filter(|warning| warning.secret == change.secret) {
+        let _ = writeln!(text, "{}", paint(sign_style(*sign), line.trim_end()));
+        for warning in plan.warnings.iter().filter(|warning| Some(warning.secret.as_str()) == *secret) {
             let _ = writeln!(text, "{}", warning_lines(warning));
         }
     }
@@ -70,11 +105,19 @@ pub fn secrets(count: usize) -> String {
     format!("{count} secret{}", if count == 1 { "" } else { "s" })
 }
 
-/// One warning: its code and what it is about, and below it what to do.
+/// One warning: its code and what it is about, and below it what to do; in as many lines as the terminal needs.
 #[must_use]
 pub fn warning_lines(warning: &Warning) -> String {
+    const INDENT: usize = 11;
     let head = format!("! {}", warning.code);
-    format!("  {}  {}\n           {}", paint(style::WARNING, &head), warning.message, paint(style::HINT, &warning.hint))
+    let paragraph = |text: &str, paint: &dyn Fn(&str) -> String| {
+        let lines = wrap::wrap(text, wrap::width().saturating_sub(INDENT));
+        let lines: Vec<String> = lines.iter().map(|line| paint(line)).collect();
+        lines.join(&format!("\n{:INDENT$}", ""))
+    };
+    let message = paragraph(&warning.message, &str::to_owned);
+    let hint = paragraph(&warning.hint, &|line| paint(style::HINT, line));
+    format!("  {}  {message}\n{:INDENT$}{hint}", paint(style::WARNING, &head), "")
 }
 
 fn sign(action: Action) -> char {
@@ -93,29 +136,35 @@ fn sign_style(sign: char) -> anstyle::Style {
     }
 }
 
-/// Path, what happens, which secret.
-fn row(change: &Change) -> [String; 3] {
-    let what = match (change.action, &change.standing) {
-        (Action::Create, _) | (_, None) => format!("{:04o} {}", change.mode, change.owner),
-        (Action::Unchanged, Some(_)) => "unchanged".into(),
-        (action, Some(standing)) => {
-            let mut parts = Vec::new();
-            if action == Action::Replace {
-                parts.push("content differs".into());
-            }
-            if standing.mode != change.mode {
-                parts.push(format!("mode {:04o} → {:04o}", standing.mode, change.mode));
-            }
-            if (standing.uid, standing.gid) != (change.uid, change.gid) {
-                parts.push(format!("owner {}:{} → {}", standing.uid, standing.gid, change.owner));
-            }
-            parts.join(", ")
-        }
+/// What happens to a file.
+fn what(change: &Change) -> String {
+    let (action, standing) = match (change.action, &change.standing) {
+        (Action::Create, _) | (_, None) => return format!("{:04o} {}", change.mode, change.owner),
+        (Action::Unchanged, Some(_)) => return "unchanged".into(),
+        (action, Some(standing)) => (action, standing),
     };
-    let note = match (change.action, &change.content) {
+    let mut parts = Vec::new();
+    if action == Action::Replace {
+        parts.push("content differs".into());
+    }
+    if standing.mode != change.mode {
+        parts.push(format!("mode {:04o} → {:04o}", standing.mode, change.mode));
+    }
+    if (standing.uid, standing.gid) != (change.uid, change.gid) {
+        parts.push(format!("owner {}:{} → {}", standing.uid, standing.gid, change.owner));
+    }
+    parts.join(", ")
+}
+
+/// Which secret it is, where its value comes from, and where links lead it.
+fn note(change: &Change) -> String {
+    let mut note = match (change.action, &change.content) {
         (Action::Unchanged, _) => change.secret.clone(),
         (_, Content::Hash { scheme, .. }) => format!("{}, from {}, {}", change.secret, change.from, scheme.name()),
         (_, Content::Exact(_)) => format!("{}, from {}", change.secret, change.from),
     };
-    [change.path.clone(), what, note]
+    if change.physical != change.path {
+        let _ = write!(note, ", at {}", walk::shown(&change.physical));
+    }
+    note
 }

@@ -80,5 +80,6 @@ fn name(work: Work) -> &'static str {
         Work::Decompress => "decompressing",
         Work::Copy => "copying",
         Work::Compress => "compressing",
+        Work::Scrub => "zeroing free blocks",
     }
 }

@@ -26,7 +26,7 @@ use crate::image::text;
 use crate::image::tree::{Kind, Stat, Tree, TreeChange};
 use crate::image::walk;
 use crate::secret::Secret;
-use crate::sys;
+use crate::sys::{self, SignalsWait};
 use transaction::Transaction;
 
 /// A directory as a target.
@@ -58,15 +58,22 @@ impl Target for DirectoryTarget {
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
         // A Ctrl-C in the middle would leave some files new and some old: it waits until all are one or the other.
-        let signals = sys::HeldSignals::hold();
+        let signals = SignalsWait::new();
         let mut transaction = Transaction::new(&self.tree);
         match transaction.run(changes, time) {
             Ok(()) => {
                 let notes = transaction.finish();
-                signals.forget();
+                signals.committed();
                 Ok(Applied { notes, details: Vec::new() })
             }
-            Err(error) => Err(transaction.take_back(error)),
+            Err(error) => {
+                let error = transaction.take_back(error);
+                if let ImageError::HalfDone { .. } = &error {
+                    // It has to be said: no signal ends us before that.
+                    signals.committed();
+                }
+                Err(error)
+            }
         }
     }
 
@@ -141,7 +148,8 @@ impl Tree for DirectoryTree {
         let opened = open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
             .map_err(|errno| failure("opening", &path, errno))?;
         if !same_file(&opened, &file.0.fd) {
-            return Err(ImageError::corrupt(format!("{path} was replaced while it was read")));
+            let hint = "does somebody else work in this directory? try again when they are done";
+            return Err(ImageError::refused(format!("{path} was replaced while it was read"), hint));
         }
         read_at_most(File::from(opened), limit).map_err(|error| ImageError::io(format!("reading {path}"), error))
     }

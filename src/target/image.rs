@@ -2,19 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::commit::Transaction;
+use crate::image::container::Container;
 use crate::image::device::Section;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
-use crate::image::ext4::Ext4;
-use crate::image::output::{Committed, Destination, Output};
+use crate::image::ext4::{Ext4, FSCK_HINT};
+use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
 use crate::image::root::Root;
+use crate::image::text;
 use crate::image::tree::{Kind, TreeChange};
 use crate::image::walk;
 
@@ -24,6 +26,8 @@ pub struct ImageTarget<'w> {
     open: Option<(DiskImage, Option<Output>)>,
     name: String,
     root: Root,
+    /// It is compressed.
+    packed: bool,
     file_system: Ext4,
     watch: Watch<'w>,
 }
@@ -48,7 +52,31 @@ impl<'w> ImageTarget<'w> {
         };
         let root = choose_root(&image, root_partition)?;
         let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
-        Ok(Self { name: image.name(), open: Some((image, output)), root, file_system, watch })
+        let packed = image.container() != Container::Raw;
+        Ok(Self { name: image.name(), open: Some((image, output)), root, packed, file_system, watch })
+    }
+
+    /// Where the hint is to run e2fsck: the commands for this image and the partition in it. (`e2fsck IMAGE?offset=N`
+    /// would need no root, but e2fsck 1.47 loses the offset once it has replayed a journal; without -f it leaves names in
+    /// the orphan file.)
+    fn with_commands(&self, error: ImageError) -> ImageError {
+        let what = match error {
+            ImageError::Refused { what, hint } if hint == FSCK_HINT => what,
+            other => return other,
+        };
+        let (first, image) = match self.name.strip_suffix(".zst") {
+            Some(raw) if self.packed => ("decompress it (zstd -d), then", raw),
+            _ => ("first", self.name.as_str()),
+        };
+        let (start, size) = (self.root.partition.start, self.root.partition.size);
+        let hint = match start {
+            0 => format!("{first} run `e2fsck -p -f '{image}'`"),
+            _ => format!(
+                "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `e2fsck -p -f` on the \
+                 device that it names, and `losetup -d` on that"
+            ),
+        };
+        ImageError::refused(what, hint)
     }
 
     /// What `-v` tells: which partition is the root, and why.
@@ -74,27 +102,33 @@ fn holds_store(section: Section) -> bool {
 
 impl Target for ImageTarget<'_> {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
-        survey(&self.file_system, wanted)
+        survey(&self.file_system, wanted).map_err(|error| self.with_commands(error))
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
         let Some((image, Some(output))) = self.open.take() else {
             return Err(ImageError::corrupt("the image was opened to be looked at"));
         };
+        let mut details = Vec::new();
+        let started = Instant::now();
         if !changes.is_empty() {
-            self.file_system.apply(changes, time)?;
+            self.file_system.apply(changes, time).map_err(|error| self.with_commands(error))?;
+            let time = text::duration(started.elapsed());
+            details.push(format!("written in memory, checked, and read back by another reader ({time})"));
         }
         if output.takes_transaction(&image)
             && let Some(transaction) = self.file_system.transaction()?.filter(Transaction::fits)
         {
             let size = transaction.size();
             let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let started = Instant::now();
             let committed = output.commit_transaction(&image, transaction, self.root.partition.start, seconds)?;
-            let details = format!("read back by another reader; committed as one journal transaction, {size} bytes");
-            return Ok(match committed.written {
-                true => Applied { notes: notes(&self.name, &committed), details: vec![details] },
-                false => Applied::default(),
-            });
+            if !committed.written {
+                return Ok(Applied::default());
+            }
+            let (size, time) = (text::size(size), text::duration(started.elapsed()));
+            details.push(format!("{size} changed, committed as one journal transaction ({time})"));
+            return Ok(Applied { notes: notes(&self.name, &committed), details });
         }
         if changes.is_empty() && output.is_in_place() {
             // A replay alone is not worth another file in the image's place.
@@ -103,8 +137,11 @@ impl Target for ImageTarget<'_> {
         let dirty = self.file_system.dirty()?;
         let patch = Patch::new(&self.root.partition, dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
         let size = patch.size();
+        let started = Instant::now();
         let committed = output.commit(image, &patch, self.watch)?;
-        Ok(Applied { notes: notes(&self.name, &committed), details: vec![details(&committed, size)] })
+        let time = text::duration(started.elapsed());
+        details.push(format!("{} changed, {} ({time})", text::size(size), copied(committed.copied)));
+        Ok(Applied { notes: notes(&self.name, &committed), details })
     }
 
     fn describe(&self) -> String {
@@ -122,7 +159,9 @@ fn notes(name: &str, committed: &Committed) -> Vec<String> {
         notes.push(format!("{name} belonged to {user}:{group}, and now to you: only root can give it back"));
     }
     if committed.other_links > 0 {
-        notes.push(format!("{name} had {} more hard links, which keep the old image", committed.other_links));
+        let (count, verb) =
+            (committed.other_links, if committed.other_links == 1 { "link, which keeps" } else { "links, which keep" });
+        notes.push(format!("{name} had {count} more hard {verb} the old image"));
     }
     if !committed.lost_attributes.is_empty() {
         notes.push(format!("{name} lost these attributes: {}", committed.lost_attributes.join(", ")));
@@ -130,6 +169,13 @@ fn notes(name: &str, committed: &Committed) -> Vec<String> {
     notes
 }
 
-fn details(committed: &Committed, size: u64) -> String {
-    format!("read back by another reader; {size} bytes changed; {:?}", committed.copied)
+/// How a new file came about, for `-v`.
+fn copied(copied: Copied) -> String {
+    match copied {
+        Copied::Nothing => "nothing written".to_owned(),
+        Copied::Shared => "the rest shared with the image".to_owned(),
+        Copied::Bytes(bytes) => format!("{} copied, the rest are holes", text::size(bytes)),
+        Copied::Decompressed => "the rest decompressed".to_owned(),
+        Copied::Compressed => "all of it compressed".to_owned(),
+    }
 }

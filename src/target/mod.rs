@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod image;
+pub mod maintenance;
 pub mod survey;
 pub mod users;
 

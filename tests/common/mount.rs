@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::images::Image;
 use super::{is_root, tool};
@@ -63,10 +64,19 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmount = |how: &[&str]| Command::new("umount").args(how).arg(self.root()).status();
+        let unmount = |how: &[&str]| Command::new("umount").args(how).arg(self.root()).stderr(Stdio::null()).status();
+        // Another thread that starts a program holds our open files for a moment, in the child that is to become it.
+        let patiently = || {
+            (0..100).any(|_| {
+                let done = unmount(&[]).is_ok_and(|status| status.success());
+                if !done {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                done
+            })
+        };
         // Busy: detach it, so that at least nothing stays where others look. Never remove what may still be mounted.
-        let done = unmount(&[]).is_ok_and(|status| status.success());
-        if !done && !unmount(&["--lazy"]).is_ok_and(|status| status.success()) {
+        if !patiently() && !unmount(&["--lazy"]).is_ok_and(|status| status.success()) {
             self.dir.disable_cleanup(true);
             eprintln!("{} stays mounted", self.root().display());
         }

@@ -4,11 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use super::canary::{Canary, search_files};
-use super::{Scratch, is_root};
+use super::{Scratch, is_root, tool};
 
 /// The numeric user and group that nobody is, for runs without rights.
 pub const NOBODY: u32 = 65534;
@@ -24,6 +28,7 @@ pub struct Deaddrop<'a> {
     canaries: Vec<Canary>,
     unprivileged: bool,
     traced: Option<&'static str>,
+    signal_after: Option<(Duration, Signal)>,
     limited: bool,
     tampered: Vec<String>,
 }
@@ -40,6 +45,7 @@ impl<'a> Deaddrop<'a> {
             canaries: Vec::new(),
             unprivileged: false,
             traced: None,
+            signal_after: None,
             limited: false,
             tampered: Vec::new(),
         }
@@ -89,6 +95,12 @@ impl<'a> Deaddrop<'a> {
         self
     }
 
+    /// Sends it a signal after a while, if it still runs then.
+    pub fn signal_after(mut self, while_: Duration, signal: Signal) -> Self {
+        self.signal_after = Some((while_, signal));
+        self
+    }
+
     /// Within what hostile input may cost: 600 MB of address space and 10 seconds, after which it is killed.
     pub fn limited(mut self) -> Self {
         self.limited = true;
@@ -123,7 +135,9 @@ impl<'a> Deaddrop<'a> {
         }
         if self.unprivileged && is_root() {
             let copy = self.scratch.join("deaddrop");
-            fs::copy(&program, &copy).expect("copying the program");
+            // By another process: a child that another thread starts meanwhile would hold the copy open for writing, and
+            // what is open for writing cannot be run.
+            tool(Command::new("cp").arg("--").arg(&program).arg(&copy));
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("opening the program to others");
             std::os::unix::fs::chown(&tmp, Some(NOBODY), Some(NOBODY)).expect("giving a directory of ours away");
             program = copy;
@@ -144,10 +158,16 @@ impl<'a> Deaddrop<'a> {
         // The program need not read it: a broken pipe is no failure.
         let _ = input.write_all(&self.stdin);
         drop(input);
+        if let Some((while_, signal)) = self.signal_after {
+            std::thread::sleep(while_);
+            // It may have ended meanwhile; it is not waited for yet, so its number is still its own.
+            let number = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process's number"));
+            nix::sys::signal::kill(number, signal).expect("sending a signal");
+        }
         let output = child.wait_with_output().expect("waiting for the program");
         let trace =
             self.traced.map(|_| Trace { program, log: fs::read_to_string(&trace).expect("reading strace's log") });
-        let finished = Finished { code: output.status.code(), stdout: output.stdout, stderr: output.stderr, trace };
+        let finished = Finished { status: output.status, stdout: output.stdout, stderr: output.stderr, trace };
         finished.refuse_leaks(&self.canaries, &tmp);
         finished
     }
@@ -155,7 +175,7 @@ impl<'a> Deaddrop<'a> {
 
 /// A run that has ended, and leaked none of the planted values.
 pub struct Finished {
-    code: Option<i32>,
+    status: ExitStatus,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     trace: Option<Trace>,
@@ -174,8 +194,8 @@ impl Finished {
         }
         assert!(
             leaks.is_empty(),
-            "LEAK, exit code {:?}, {} bytes of output, {} bytes of errors:\n{}",
-            self.code,
+            "LEAK, {}, {} bytes of output, {} bytes of errors:\n{}",
+            self.status,
             self.stdout.len(),
             self.stderr.len(),
             leaks.join("\n")
@@ -185,14 +205,25 @@ impl Finished {
     /// Panics, showing all that was said, unless the exit code is this one.
     #[track_caller]
     pub fn expect_code(self, want: i32) -> Self {
-        assert!(self.code == Some(want), "exit code {:?}, not {want}{}", self.code, self.said());
+        assert!(self.status.code() == Some(want), "{}, not {want}{}", self.status, self.said());
         self
+    }
+
+    /// How a shell shows its end in `$?`: the exit code, or 128 and the number of the signal that ended it.
+    pub fn shell_code(&self) -> i32 {
+        let by_signal = || self.status.signal().map(|signal| 128 + signal);
+        self.status.code().or_else(by_signal).expect("it has ended")
+    }
+
+    /// How it ended, for a parent.
+    pub fn status(&self) -> ExitStatus {
+        self.status
     }
 
     /// Panics unless a signal ended it.
     #[track_caller]
     pub fn expect_signal(self) -> Self {
-        assert!(self.code.is_none(), "exit code {:?}, not a signal{}", self.code, self.said());
+        assert!(self.status.code().is_none(), "{}, not a signal{}", self.status, self.said());
         self
     }
 
@@ -202,11 +233,14 @@ impl Finished {
     pub fn expect_refusal(self, name: &str, code: i32, texts: &[&str]) -> Self {
         let (stdout, stderr) = (self.stdout(), self.stderr());
         let missing: Vec<&&str> = texts.iter().filter(|text| !stderr.contains(**text)).collect();
-        let well = self.code == Some(code) && stdout.is_empty() && stderr.starts_with("error: ") && missing.is_empty();
+        let well = self.status.code() == Some(code)
+            && stdout.is_empty()
+            && stderr.starts_with("error: ")
+            && missing.is_empty();
         assert!(
             well && !stderr.contains("panicked") && !stderr.contains('\u{1b}'),
-            "{name}: exit code {:?}, not {code}, or not said: {missing:?}{}",
-            self.code,
+            "{name}: {}, not {code}, or not said: {missing:?}{}",
+            self.status,
             self.said()
         );
         self
@@ -217,6 +251,11 @@ impl Finished {
     pub fn expect_error(self, want: &str) -> Self {
         assert!(self.stderr().contains(want), "`{want}` was not said{}", self.said());
         self
+    }
+
+    /// The exit code; none when a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
     }
 
     /// Standard output as text.
@@ -252,13 +291,16 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The lines that hold a call of this name.
+    /// The lines that hold a call of this name, made by the program or a child of it; not what started it.
     pub fn calls(&self, name: &str) -> Vec<&str> {
         let starts = |line: &&str| {
             let call = line.trim_start_matches(|character: char| character.is_ascii_digit()).trim_start();
             call.strip_prefix(name).is_some_and(|rest| rest.starts_with('('))
         };
-        self.log.lines().filter(starts).collect()
+        let program = format!(" execve(\"{}\", [", self.program.display());
+        let mut lines = self.log.lines();
+        lines.find(|line| line.contains(&program)).expect("strace saw the program start");
+        lines.filter(starts).collect()
     }
 
     /// Every line.
@@ -268,10 +310,7 @@ impl Trace {
 
     /// The execve calls of children, with arguments and environment: those after the program itself was started.
     pub fn children(&self) -> Vec<&str> {
-        let program = format!("execve(\"{}\", [", self.program.display());
-        let execs = self.calls("execve");
-        let own = execs.iter().position(|line| line.contains(&program)).expect("strace saw the program start");
-        execs[own + 1..].to_vec()
+        self.calls("execve")
     }
 
     /// Panics if one of these system calls was made, or a loop device opened.

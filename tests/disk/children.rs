@@ -157,6 +157,7 @@ fn a_signal_removes_the_name_of_an_unfinished_file() {
 #[ignore = "ends itself; run by a_signal_removes_the_name_of_an_unfinished_file"]
 fn ended_by_sigterm() {
     let Some(directory) = directory() else { return };
+    sys::end_cleanly_on_signals();
     let other = sys::RemoveOnSignal::new(Path::new("/nonexistent/other"));
     assert!(sys::RemoveOnSignal::new(Path::new("/nonexistent/second")).is_none(), "one at a time");
     drop(other);

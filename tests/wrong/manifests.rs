@@ -5,10 +5,11 @@ use std::os::unix::fs::symlink;
 
 use nix::sys::stat::Mode;
 
+use super::common::Scratch;
 use super::common::canary::Canary;
 use super::common::run::Deaddrop;
 use super::common::tree::Tree;
-use super::common::{Scratch, tool};
+use super::skipped_without_root;
 
 /// A manifest with one secret, whose keys are these.
 fn one(keys: &str) -> String {
@@ -225,6 +226,9 @@ fn a_refused_manifest_leaves_the_target_alone() {
 
 #[test]
 fn check_opens_no_source_and_check_values_opens_each_once() {
+    if skipped_without_root("looking into a process that lets nobody look") {
+        return;
+    }
     let scratch = Scratch::new();
     let value = Canary::new("from the export");
     let export = format!("{{\"items\":[{{\"name\":\"x\",\"login\":{{\"password\":\"{}\"}}}}]}}", value.text());
@@ -255,10 +259,12 @@ fn ten_thousand_secrets_are_checked_planned_and_written() {
     Deaddrop::new(&scratch).args(["check"]).limited().run().expect_code(0).expect_error("10000 secrets");
     let plan = Deaddrop::new(&scratch).args(["plan", "root", "--json"]).env("A", "some value").limited().run();
     assert_eq!(plan.expect_code(0).json()["summary"]["create"], 10_000);
-    // The files are synced one by one: the disk decides how long that takes. 300 of 10,000 show that open files are enough.
-    let lines: String = (0..300).map(|at| format!("  s{at}: {{ path: /etc/x/{at}, from: env:A }}\n")).collect();
+    if skipped_without_root("giving files to root") {
+        return;
+    }
+    // Each file is synced, so 10,000 take their time: these show that the usual limit of 1024 open files is none.
+    let lines: String = (0..1100).map(|at| format!("  s{at}: {{ path: /etc/x/{at}, from: env:A }}\n")).collect();
     scratch.write("secrets.yaml", format!("version: 1\nsecrets:\n{lines}"));
-    tool(std::process::Command::new("prlimit").args(["--version"]));
     let run = Deaddrop::new(&scratch).args(["inject", "root"]).env("A", "some value").run();
-    run.expect_code(0).expect_error("300 secrets written");
+    run.expect_code(0).expect_error("1100 secrets written");
 }

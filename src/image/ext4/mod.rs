@@ -27,6 +27,7 @@ mod neighbours;
 mod plan;
 mod reader;
 mod recover;
+mod scrub;
 pub mod superblock;
 mod view;
 mod writer;
@@ -53,6 +54,7 @@ use crate::secret::Secret;
 use crate::sys;
 
 pub use self::facts::{Facts, JournalState, probe};
+pub use self::recover::HINT as FSCK_HINT;
 
 /// Memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
@@ -127,6 +129,12 @@ impl Ext4 {
     #[must_use]
     pub fn facts(&self) -> Facts {
         Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten())
+    }
+
+    /// True when the journal was dirty, and was replayed in memory: on the device it still is.
+    #[must_use]
+    pub fn was_replayed(&self) -> bool {
+        self.recovered.is_some()
     }
 
     /// Says whether changes can be made: every feature is one that we write to, no error is recorded, and nothing is left

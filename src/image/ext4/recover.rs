@@ -19,7 +19,7 @@ const REPLAY_LIMIT: usize = 128 << 20;
 /// `ob_magic` at the end of each block of the orphan file.
 const ORPHAN_MAGIC: u32 = 0x0B10_CA04;
 /// What a person can do about a state that we do not mend.
-pub(super) const HINT: &str = "run `e2fsck -p` on it first";
+pub const HINT: &str = "run `e2fsck -p` on it first";
 
 /// A state that keeps us from reading and writing: what it is. The remedy is [`HINT`].
 #[derive(Debug, Clone)]

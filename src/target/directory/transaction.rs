@@ -179,7 +179,10 @@ impl<'a> Transaction<'a> {
     fn read_back(&self, changes: &[TreeChange]) -> Result<(), ImageError> {
         for change in changes {
             let path = change.path();
-            let differs = || ImageError::corrupt(format!("{} does not read back as it was written", walk::shown(path)));
+            let differs = || {
+                let what = format!("{} does not read back as it was written", walk::shown(path));
+                ImageError::refused(what, "is the disk in order, and does nobody else work in this directory?")
+            };
             let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
             let (node, stat) = self.tree.child(&self.open_directory(above)?, name.as_bytes())?.ok_or_else(differs)?;
             let (kind, mode, uid, gid) = match change {
@@ -323,7 +326,8 @@ fn random_name() -> Result<String, ImageError> {
 }
 
 fn changed_meanwhile(path: &str) -> ImageError {
-    ImageError::corrupt(format!("{} changed while deaddrop was at work", walk::shown(path)))
+    let what = format!("{} changed while deaddrop was at work", walk::shown(path));
+    ImageError::refused(what, "does somebody else work in this directory? try again when they are done")
 }
 
 /// Gives a file its owner, if it has another.

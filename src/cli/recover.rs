@@ -1,0 +1,43 @@
+//! `deaddrop recover`: finish or undo what an interrupted run left.
+
+use std::path::PathBuf;
+
+use super::flow;
+use crate::report::{Exit, Failure, Ui, json};
+use crate::target::maintenance::{ImageArgs, recover};
+
+/// Finishes what an interrupted run left in an image, or takes it back: afterwards every file is wholly old or wholly new.
+///
+/// Example: deaddrop recover node1.img
+///
+/// Brings a dirty journal home, and mends a superblock that was torn by a power cut. The next inject does the same by
+/// itself.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The image, or a block device
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+
+    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    #[arg(long, value_name = "N|LABEL")]
+    root_partition: Option<String>,
+
+    /// Write although the image is mounted or in use
+    #[arg(long)]
+    force: bool,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let name = self.image.display().to_string();
+        let args = ImageArgs { path: &self.image, root_partition: self.root_partition.as_deref(), force: self.force };
+        let changed = recover(&args).map_err(|error| flow::failed(&name, &error))?;
+        ui.print_json_when_done(|| json::maintenance("recover", &name, changed));
+        ui.say(&match changed {
+            true => format!("{name}: the journal was brought home, and every file is whole"),
+            false => format!("{name}: nothing to recover"),
+        });
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,43 @@
+//! `deaddrop scrub`: zero what no file owns.
+
+use std::path::PathBuf;
+
+use super::flow;
+use crate::image::text;
+use crate::report::{Exit, Failure, Progress, Ui, json};
+use crate::target::maintenance::{ImageArgs, scrub};
+
+/// Zeroes all free blocks of an image's root file system and the whole idle journal, so that nothing is left there of
+/// files that were removed, whoever removed them.
+///
+/// Example: deaddrop scrub node1.img
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The image, or a block device
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+
+    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    #[arg(long, value_name = "N|LABEL")]
+    root_partition: Option<String>,
+
+    /// Write although the image is mounted or in use
+    #[arg(long)]
+    force: bool,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let name = self.image.display().to_string();
+        let progress = Progress::new(ui);
+        let args = ImageArgs { path: &self.image, root_partition: self.root_partition.as_deref(), force: self.force };
+        let zeroed = scrub(&args, &|step| progress.show(step)).map_err(|error| flow::failed(&name, &error))?;
+        ui.print_json_when_done(|| json::maintenance("scrub", &name, zeroed > 0));
+        ui.say(&match zeroed {
+            0 => format!("{name}: nothing to do, all that is free is zero"),
+            bytes => format!("{name}: {} zeroed", text::size(bytes)),
+        });
+        Ok(Exit::Done)
+    }
+}

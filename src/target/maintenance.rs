@@ -1,0 +1,69 @@
+//! What is done to an image without any secret: recovering it, and zeroing what no file owns.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::image::choose_root;
+use crate::image::disk::DiskImage;
+use crate::image::error::ImageError;
+use crate::image::ext4::Ext4;
+use crate::image::output::{Destination, Output};
+use crate::image::progress::{Watch, quiet};
+use crate::image::root::Root;
+
+/// Which image, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageArgs<'a> {
+    /// The image, or a block device.
+    pub path: &'a Path,
+    /// The root's partition, by number or label.
+    pub root_partition: Option<&'a str>,
+    /// Write although it is mounted or in use.
+    pub force: bool,
+}
+
+/// An image that is open to be written.
+struct Opened {
+    image: DiskImage,
+    output: Output,
+    root: Root,
+    file_system: Ext4,
+}
+
+fn open(args: &ImageArgs<'_>) -> Result<Opened, ImageError> {
+    let destination = Destination::InPlace { keep_mode: true, force: args.force };
+    let (image, output) = DiskImage::open_for(args.path, &destination, &quiet)?;
+    if !output.takes_transaction(&image) {
+        return Err(ImageError::unsupported(
+            format!("{} is compressed, and is never changed in place", image.name()),
+            "nothing is left half done in it; decompress it to work on what it holds: zstd -d IMAGE",
+        ));
+    }
+    let root = choose_root(&image, args.root_partition)?;
+    let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
+    Ok(Opened { image, output, root, file_system })
+}
+
+/// Brings a dirty journal home and mends a torn superblock. False when there was nothing to do.
+///
+/// # Errors
+/// When the image cannot be opened, read or written, or needs `e2fsck`.
+pub fn recover(args: &ImageArgs<'_>) -> Result<bool, ImageError> {
+    let Opened { image, output, root, file_system } = open(args)?;
+    file_system.check_writable()?;
+    let Some(transaction) = file_system.transaction()? else { return Ok(false) };
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(output.commit_transaction(&image, transaction, root.partition.start, seconds)?.written)
+}
+
+/// Zeroes all free blocks and the idle journal, after recovering what is left of an earlier run. Returns the bytes that
+/// were zeroed.
+///
+/// # Errors
+/// As [`recover`].
+pub fn scrub(args: &ImageArgs<'_>, watch: Watch<'_>) -> Result<u64, ImageError> {
+    recover(args)?;
+    let Opened { image, output, root, file_system } = open(args)?;
+    output.scrub(&image, &file_system, root.partition.start, watch)
+}

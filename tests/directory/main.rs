@@ -1,0 +1,89 @@
+//! A directory that holds a root as the target: what is written where, what is refused, and that a run is all or nothing.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod all_or_nothing;
+mod files;
+mod refused;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use common::Scratch;
+use common::canary::Canary;
+use common::run::{Deaddrop, Finished};
+use common::tree::Tree;
+
+/// A root with users and a directory of the system's own etc, in a scratch directory.
+struct Root {
+    scratch: Scratch,
+    value: Canary,
+}
+
+impl Root {
+    fn new() -> Self {
+        let root = Self { scratch: Scratch::new(), value: Canary::new("the secret") };
+        for directory in ["etc", "nix/store/e/etc/systemd", "var", "root", "home"] {
+            fs::create_dir_all(root.at(directory)).unwrap();
+        }
+        root.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nadmin:x:1000:100::/home/admin:/bin/sh\n");
+        root.write("etc/group", "root:x:0:\nusers:x:100:admin\nkeys:x:96:\n");
+        root.write("etc/shadow", "root:!:1::::::\nadmin:!:1::::::\n");
+        fs::set_permissions(root.at("etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
+        root.write("nix/store/e/etc/hosts", "127.0.0.1 localhost\n");
+        symlink("/nix/store/e/etc", root.at("etc/static")).unwrap();
+        symlink("/etc/static/hosts", root.at("etc/hosts")).unwrap();
+        root
+    }
+
+    /// The place in this system of a path in the root, without its first `/`.
+    fn at(&self, path: &str) -> PathBuf {
+        self.scratch.join("root").join(path)
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        fs::write(self.at(path), content).unwrap();
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::of_directory(&self.scratch.join("root"))
+    }
+
+    /// Writes the manifest: a line of keys for each secret, called `a`, `b`, …
+    fn declare(&self, secrets: &[&str]) {
+        let lines: String =
+            ('a'..='z').zip(secrets).map(|(name, keys)| format!("  {name}: {{ from: env:A, {keys} }}\n")).collect();
+        self.scratch.write("secrets.yaml", format!("version: 1\nsecrets:\n{lines}"));
+    }
+
+    /// A run with the value in $A, and a search for it in all that is said.
+    fn deaddrop(&self, args: &[&str]) -> Deaddrop<'_> {
+        Deaddrop::new(&self.scratch).args(args).env("A", self.value.text()).plant(&self.value)
+    }
+
+    fn inject(&self) -> Finished {
+        self.deaddrop(&["inject", "root", "-vv"]).run()
+    }
+
+    /// Mode, owner and group of a path, `0400 0:0`.
+    fn stat(&self, path: &str) -> String {
+        let tree = self.tree();
+        let node = tree.at(&format!("/{path}"));
+        format!("{:04o} {}:{}", node.mode, node.uid, node.gid)
+    }
+
+    /// Names that deaddrop left behind for a moment, and did not take away.
+    fn leftovers(&self) -> Vec<String> {
+        self.tree().0.keys().filter(|path| path.contains(".deaddrop")).cloned().collect()
+    }
+}
+
+/// True, and said in one loud line, when this test cannot run for want of root.
+fn skipped_without_root() -> bool {
+    if !common::is_root() {
+        eprintln!("SKIPPED: files of other users need root");
+    }
+    !common::is_root()
+}

@@ -1,0 +1,14 @@
+//! The main job on images, as a whole: what `deaddrop inject` leaves in the image, beside it and on the screen, judged by
+//! the kernel, e2fsck, debugfs, libcrypt and strace.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod confined;
+mod files;
+mod job;
+mod journal;
+mod manifest;
+mod outputs;
+mod roots;
+mod signals;
