@@ -13,14 +13,14 @@ use crate::target::{Survey, Wanted};
 /// A standing password hash is read up to this size, in bytes; the longest crypt(3) line is under 400.
 const HASH_READ_LIMIT: u64 = 1024;
 
-/// One file that a target should hold.
+/// One file that a target should hold, or must not hold.
 #[derive(Debug)]
 pub struct DesiredFile {
     /// The secret's name in the manifest.
     pub secret: String,
     /// Where the file is declared.
     pub path: TargetPath,
-    /// Where its value comes from, for people: `vault:Wifi`.
+    /// Where its value comes from, for people: `vault:Wifi`; empty for [`Content::Absent`].
     pub from: String,
     /// What it holds.
     pub content: Content,
@@ -32,7 +32,7 @@ pub struct DesiredFile {
     pub owner: Owner,
     /// Owning group.
     pub group: Owner,
-    /// Users whose hashedPasswordFile this is.
+    /// Users whose hashedPasswordFile this is; nobody's for [`Content::Absent`].
     pub password_users: Vec<String>,
 }
 
@@ -50,14 +50,16 @@ pub enum Content {
         /// The target's file, when it is a hash that verifies ([`keep_standing_hashes`]).
         standing: Option<Secret>,
     },
+    /// Nothing: the file must not be there, and what else is said about it has no meaning.
+    Absent,
 }
 
 impl Content {
-    /// How many bytes the file will have; none for a hash, which is short.
+    /// How many bytes the file will have; none for a hash, which is short, and for no file.
     fn bytes(&self) -> usize {
         match self {
             Self::Exact(bytes) => bytes.len(),
-            Self::Hash { .. } => 0,
+            Self::Hash { .. } | Self::Absent => 0,
         }
     }
 }
@@ -83,12 +85,7 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
     let mut unfit = Vec::new();
     let mut total: usize = 0;
     for spec in specs {
-        let Some(value) = values.get(&spec.from) else {
-            let reason = format!("no value was read for {}", spec.from);
-            unfit.push(Unfit { secret: spec.name.clone(), reason, hint: String::new() });
-            continue;
-        };
-        let content = match content(spec, value) {
+        let content = match content(spec, values) {
             Ok(content) => content,
             Err(error) => {
                 unfit.push(error);
@@ -108,19 +105,27 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
         files.push(DesiredFile {
             secret: spec.name.clone(),
             path: spec.path.clone(),
-            from: spec.from.to_string(),
+            from: spec.from.as_ref().map_or(String::new(), ToString::to_string),
             content,
             mode: spec.mode,
             directory_mode: spec.directory_mode,
             owner: spec.owner.clone(),
             group: spec.group.clone(),
-            password_users: spec.password_users().map(str::to_owned).collect(),
+            password_users: match spec.from {
+                Some(_) => spec.password_users().map(str::to_owned).collect(),
+                None => Vec::new(),
+            },
         });
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
 
-fn content(spec: &SecretSpec, value: &Secret) -> Result<Content, Unfit> {
+fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Content, Unfit> {
+    let Some(from) = &spec.from else { return Ok(Content::Absent) };
+    let Some(value) = values.get(from) else {
+        let reason = format!("no value was read for {from}");
+        return Err(Unfit { secret: spec.name.clone(), reason, hint: String::new() });
+    };
     if let Some(scheme) = spec.hash {
         return match password::check(value.expose()) {
             Ok(()) => Ok(Content::Hash { scheme, password: value.clone(), standing: None }),
@@ -162,6 +167,8 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
             read_limit: match &file.content {
                 Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
                 Content::Hash { .. } => HASH_READ_LIMIT,
+                // That it stands is enough to know.
+                Content::Absent => 0,
             },
             is_password: !file.password_users.is_empty(),
         })

@@ -15,12 +15,14 @@
 //! - [`plan`] compares the two; it is a pure function.
 //! - [`image`] is the stack below an image target: container, partition table, overlay, file system, commit.
 //! - [`nixos`] knows what NixOS does with a file that somebody else put there.
+//! - [`contain`] keeps the panics of other people's decoders inside.
 //! - [`report`] prints for people and as JSON; [`cli`] has one file a command.
 //!
 //! Who may use whom: `cli` uses everything. `image` knows nothing of manifests, sources or hosts. `source` and
 //! `target` do not know each other. Only [`secret`] holds plaintext types; all that carries a value carries those.
 
 pub mod cli;
+pub mod contain;
 pub mod derive;
 pub mod desired;
 pub mod image;

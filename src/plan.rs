@@ -23,6 +23,8 @@ pub enum Action {
     Metadata,
     /// It is as declared.
     Unchanged,
+    /// It stands, and must not be there.
+    Remove,
 }
 
 impl Action {
@@ -34,6 +36,7 @@ impl Action {
             Self::Replace => "replace",
             Self::Metadata => "metadata",
             Self::Unchanged => "unchanged",
+            Self::Remove => "remove",
         }
     }
 }
@@ -56,7 +59,7 @@ pub struct Change {
     pub path: String,
     /// Where it is without symbolic links.
     pub physical: String,
-    /// Where its value comes from.
+    /// Where its value comes from; empty when the file must not be there.
     pub from: String,
     /// What has to happen.
     pub action: Action,
@@ -170,10 +173,13 @@ impl Plan {
                     let content = match &change.content {
                         Content::Exact(bytes) => bytes.clone(),
                         Content::Hash { scheme, password, .. } => password::hash(*scheme, password)?,
+                        // Never created or replaced, see `change`.
+                        Content::Absent => continue,
                     };
                     all.push(TreeChange::WriteFile { path, content, mode, uid, gid });
                 }
                 Action::Metadata => all.push(TreeChange::SetMetadata { path, mode, uid, gid }),
+                Action::Remove => all.push(TreeChange::RemoveFile { path }),
                 Action::Unchanged => {}
             }
         }
@@ -183,12 +189,14 @@ impl Plan {
 
 fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change {
     let action = match &standing.file {
+        None if matches!(file.content, Content::Absent) => Action::Unchanged,
         None => Action::Create,
+        Some(_) if matches!(file.content, Content::Absent) => Action::Remove,
         Some(there) => {
             let same_content = match (&file.content, &there.content) {
                 (Content::Exact(want), Some(have)) => want == have,
                 (Content::Hash { standing, .. }, _) => standing.is_some(),
-                (Content::Exact(_), None) => false,
+                (Content::Exact(_), None) | (Content::Absent, _) => false,
             };
             let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
             match (same_content, same_metadata) {
@@ -214,6 +222,9 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
 }
 
 fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
+    if matches!(file.content, Content::Absent) {
+        return Ok((0, 0));
+    }
     let unknown = |kind, name: &str, table, option| Refusal {
         code: None,
         reason: format!("{}: the target has no {kind} `{name}` yet (no line in its {table})", file.path),
@@ -242,6 +253,7 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
             Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
             Content::Hash { standing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
             Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
+            Content::Absent => return None,
         };
         (!in_force).then(|| Warning {
             code: "NX101",
@@ -263,7 +275,7 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 fn link_warning(change: &Change) -> Option<Warning> {
     let others = change.standing?.links.saturating_sub(1);
     let effect = match change.action {
-        Action::Replace => "keeps the old content",
+        Action::Replace | Action::Remove => "keeps the old content",
         Action::Metadata => "gets the new mode and owner too",
         Action::Create | Action::Unchanged => return None,
     };
@@ -295,6 +307,9 @@ struct Parent {
 
 impl Parents {
     fn add(&mut self, standing: &Standing, file: &DesiredFile, uid: u32) {
+        if matches!(file.content, Content::Absent) {
+            return;
+        }
         let last = standing.missing_parents.len().checked_sub(1);
         for (index, path) in standing.missing_parents.iter().enumerate() {
             let parent = self.directories.entry(path.clone()).or_default();
@@ -393,6 +408,38 @@ mod tests {
             assert_eq!(plan.changes[0].action, want);
             assert_eq!(plan.is_empty(), want == Action::Unchanged);
         }
+    }
+
+    fn absent(path: &str) -> DesiredFile {
+        // What defaults say of owners does not matter, even when the target does not have them.
+        let owner = Owner::Name("nobody-here".into());
+        DesiredFile { content: Content::Absent, from: String::new(), owner, ..desired("x", path, "") }
+    }
+
+    #[test]
+    fn a_file_that_must_not_be_there_is_removed_and_where_nothing_stands_nothing_is_made() {
+        for (place, want) in [
+            (missing("/etc/a/b/x", &["/etc/a", "/etc/a/b"]), Action::Unchanged),
+            (standing("/etc/a/b/x", "", 0o644, 1), Action::Remove),
+        ] {
+            let plan = plan(vec![absent("/etc/a/b/x")], &survey(vec![place])).unwrap();
+            assert_eq!((plan.changes[0].action, plan.is_empty()), (want, want == Action::Unchanged));
+            assert_eq!(plan.directories, []);
+            let changes = plan.tree_changes().unwrap();
+            match want {
+                Action::Remove => {
+                    assert!(matches!(&changes[..], [TreeChange::RemoveFile { path }] if path == "/etc/a/b/x"))
+                }
+                _ => assert!(changes.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn the_other_names_of_a_removed_file_are_warned_about() {
+        let plan = plan(vec![absent("/etc/x")], &survey(vec![standing("/etc/x", "v", 0o400, 2)])).unwrap();
+        assert_eq!(plan.warnings[0].code, "DD101");
+        assert!(plan.warnings[0].message.ends_with("1 more hard link, which keeps the old content"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -54,8 +55,8 @@ static WAITING: AtomicI32 = AtomicI32::new(0);
 static DOOMED: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// From here on SIGHUP, SIGINT and SIGTERM end us cleanly, until a change is made ([`SignalsWait`]): an unfinished file is
-/// removed ([`RemoveOnSignal`]), a line says that nothing was changed, and then they do what they always do. So a shell
-/// shows 130 or 143 and stops its loop, and a parent sees which signal it was. One that is ignored (nohup) stays ignored.
+/// removed ([`RemoveOnSignal`]), a line says that nothing was changed, and the exit code is 129, 130 or 143. A signal that
+/// is ignored (nohup) stays ignored.
 pub fn end_cleanly_on_signals() {
     // SA_RESTART: where a signal only waits, no call of ours shall fail because of it.
     let action = SigAction::new(SigHandler::Handler(on_ending_signal), SaFlags::SA_RESTART, SigSet::all());
@@ -140,8 +141,8 @@ extern "C" fn on_ending_signal(number: c_int) {
     }
 }
 
-/// Removes the unfinished file, says that nothing was changed, and ends us by the signal. Also called by the handler:
-/// async-signal-safe calls only (signal-safety(7)), and no allocation.
+/// Removes the unfinished file, says that nothing was changed, and ends us with 128 and the signal's number, as a shell
+/// would show it (130, 143). Also called by the handler: async-signal-safe calls only (signal-safety(7)), and no allocation.
 fn end_by(number: c_int) -> ! {
     const LAST_WORDS: &[u8] = b"\nerror: stopped by a signal: nothing was changed\n";
     let path = DOOMED.swap(ptr::null_mut(), Ordering::SeqCst);
@@ -158,8 +159,6 @@ fn end_by(number: c_int) -> ! {
         libc::sigaddset(&mut set, number);
         libc::sigprocmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
         libc::write(libc::STDERR_FILENO, LAST_WORDS.as_ptr().cast(), LAST_WORDS.len());
-        libc::raise(number);
-        // Only the first process of a container comes here: signals without a handler do not end it.
         libc::_exit(number.saturating_add(128))
     }
 }
@@ -180,4 +179,30 @@ pub fn lock_memory(bytes: &[u8]) {
     let address = NonNull::from(bytes).cast();
     // SAFETY: mlock only changes residency of pages that hold `bytes`, which is a valid, mapped slice.
     let _ = unsafe { mman::mlock(address, bytes.len()) };
+}
+
+/// A clock that runs while one thread has the processor.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    /// The clock of the thread that calls.
+    #[must_use]
+    pub fn of_this_thread() -> Self {
+        let mut clock = libc::CLOCK_MONOTONIC;
+        // SAFETY: a live thread (our own), and a place for the answer. If it fails, time passes as for everybody.
+        unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
+        Self(clock)
+    }
+
+    /// How long the thread had the processor; none when it has ended.
+    #[must_use]
+    pub fn time(&self) -> Option<Duration> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a place for the answer. The clock of a thread that has ended is an error, not a wrong answer.
+        if unsafe { libc::clock_gettime(self.0, &mut time) } != 0 {
+            return None;
+        }
+        Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+    }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 use super::flow::{self, ManifestArgs, TargetArgs};
 use crate::image::output::Destination;
 use crate::image::text;
-use crate::plan::Action;
 use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 
 /// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
@@ -72,10 +71,8 @@ impl Args {
 
     fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {
         let time = text::duration(elapsed);
-        let unchanged = plan.count(Action::Unchanged);
         if !plan.is_empty() {
-            let written = report::secrets(plan.changes.len() - unchanged);
-            return format!("{name}: {written} written, {unchanged} unchanged ({time})");
+            return format!("{name}: {} ({time})", report::done(plan));
         }
         let declared = report::secrets(plan.changes.len());
         match self.output {

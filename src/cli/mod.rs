@@ -55,7 +55,7 @@ Three uses:
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
 3 differences found (verify, plan --exit-code); 5 stopped in the middle, and the next run finishes it;
-130 and 143 (what a shell shows of SIGINT and SIGTERM) stopped before anything was changed.";
+130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

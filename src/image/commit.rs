@@ -3,7 +3,9 @@
 //! The order of the writes, and why (each step closes the window that the one before leaves):
 //!
 //! 1. New values go to blocks that were free. Nobody refers to them yet.
-//! 2. The log: descriptors, images of the blocks that were in use, commit block. Nothing points at it yet.
+//! 2. The log: descriptors, images of the blocks that were in use, commit block. Nothing points at it yet. What else
+//!    the log holds of earlier transactions is zeroed, if an old value may be among it: before the commit point, so that
+//!    no state in which the new values are in force has the old ones in the log.
 //! 3. The file system's superblock says `needs_recovery`. Flush 1.
 //! 4. The journal's superblock points at the log. Flush 2: **the commit point**. From here on a reader that replays
 //!    the journal finds wholly new, before it wholly old.
@@ -37,7 +39,11 @@ pub trait Medium {
     /// What the system says.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Told before the write that commits: from here on nothing that was written may be taken back.
+    /// Told before the first write of the change itself, what a dirty journal held being home: what is written from here
+    /// on may be taken back.
+    fn begin_change(&mut self) {}
+
+    /// Told when the commit point is passed: from here on nothing that was written may be taken back.
     fn pass_commit_point(&mut self) {}
 }
 
@@ -65,12 +71,12 @@ pub struct Transaction {
     pub dirty: Option<Dirty>,
     /// The change.
     pub changes: Changes,
+    /// Journal blocks that hold something of earlier transactions, and are to be zeroed.
+    pub stale: Vec<u32>,
 }
 
 /// What a journal holds that is replayed first.
 pub struct Dirty {
-    /// Blocks that its transactions take in the log.
-    pub log_blocks: u32,
     /// Replayed blocks that are not home yet. The superblock's own block, if it is among them, has `needs_recovery` set.
     pub home: Vec<Block>,
 }
@@ -83,8 +89,6 @@ pub struct Changes {
     /// Blocks that were in use, and freed blocks that are zeroed. The superblock's own block, if it is among them,
     /// has `needs_recovery` set.
     pub logged: Vec<Block>,
-    /// Zero the whole log at the end, not only what was used.
-    pub wipe_whole_log: bool,
 }
 
 /// A commit that failed.
@@ -105,12 +109,14 @@ impl Transaction {
         self.dirty.is_none() && self.changes.new.is_empty() && self.changes.logged.is_empty()
     }
 
-    /// True when the change fits into the journal as one transaction.
+    /// True when the change fits into the journal as one transaction, and the journal's tags can name its blocks.
     #[must_use]
     pub fn fits(&self) -> bool {
         let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
         let needed = transaction::log_blocks(&self.journal, block_size, self.changes.logged.len());
+        let can_name = |block: &Block| self.journal.has_wide_tags() || u32::try_from(block.number).is_ok();
         u32::try_from(needed).is_ok_and(|needed| needed <= self.journal.log_blocks())
+            && self.changes.logged.iter().all(can_name)
     }
 
     /// Bytes of all blocks to be written home.
@@ -125,14 +131,11 @@ impl Transaction {
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub fn commit(mut self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
-        let dirty = self.dirty.take();
+    pub fn commit(self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
         let mut writer = Writer { medium, start, block_size: u64::from(self.block_size), map: &self.map };
         let mut journal = self.journal.clone();
         let first_sequence = journal.sequence;
-        let mut used = 0;
-        if let Some(dirty) = &dirty {
-            used = dirty.log_blocks;
+        if let Some(dirty) = &self.dirty {
             for block in &dirty.home {
                 writer.block(block.number, &block.bytes).map_err(CommitError::Before)?;
             }
@@ -142,8 +145,9 @@ impl Transaction {
             // Before our own log blocks overwrite those that were in force.
             writer.flush().map_err(CommitError::Before)?;
         }
+        writer.medium.begin_change();
         if self.changes.new.is_empty() && self.changes.logged.is_empty() {
-            return writer.close(&self, &journal, used).map_err(CommitError::Before);
+            return writer.close(&self, self.stale.iter().copied()).map_err(CommitError::Before);
         }
 
         // 1 to 3
@@ -154,16 +158,23 @@ impl Transaction {
         for (index, bytes) in (0_u32..).zip(&log) {
             writer.journal_block(journal.first.saturating_add(index), bytes).map_err(CommitError::Before)?;
         }
+        let used = journal.first..journal.first.saturating_add(u32::try_from(log.len()).unwrap_or(u32::MAX));
+        writer.zero(self.stale.iter().copied().filter(|block| !used.contains(block))).map_err(CommitError::Before)?;
         writer.superblock(&self.superblock_old).map_err(CommitError::Before)?;
         // Before the log is pointed at: replaying one that is not all there would write garbage home.
         writer.flush().map_err(CommitError::Before)?;
 
-        // 4
-        writer.medium.pass_commit_point();
+        // 4. The flush comes before anything goes home: a torn home block is only mended by a log that is in force.
         journal.set_log(journal.first, first_sequence);
-        writer.journal_superblock(&journal).map_err(CommitError::After)?;
-        // Before anything goes home: a torn home block is only mended by a log that is in force.
-        writer.flush().map_err(CommitError::After)?;
+        if let Err(error) = writer.journal_superblock_now(&journal) {
+            // Nothing is home yet. If the journal's superblock is known to be what it was, the image is old.
+            if writer.journal_superblock_now(&self.journal).is_ok() {
+                return Err(CommitError::Before(error));
+            }
+            writer.medium.pass_commit_point();
+            return Err(CommitError::After(error));
+        }
+        writer.medium.pass_commit_point();
 
         // 5
         for block in &self.changes.logged {
@@ -177,8 +188,7 @@ impl Transaction {
         writer.journal_superblock(&journal).map_err(CommitError::After)?;
         // Before the flag is cleared: a clear flag with a log in force is damage to e2fsck.
         writer.flush().map_err(CommitError::After)?;
-        used = used.max(u32::try_from(log.len()).unwrap_or(u32::MAX));
-        writer.close(&self, &journal, used).map_err(CommitError::After)
+        writer.close(&self, used).map_err(CommitError::After)
     }
 
     fn log(&self, seconds: u64) -> Vec<Vec<u8>> {
@@ -198,16 +208,17 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Steps 7 and 8: no recovery is needed any more, and the log blocks that were used are zeroed.
-    fn close(&mut self, transaction: &Transaction, journal: &JournalSuperblock, used: u32) -> io::Result<()> {
+    /// Steps 7 and 8: no recovery is needed any more, and these blocks of the log are zeroed.
+    fn close(&mut self, transaction: &Transaction, log: impl Iterator<Item = u32>) -> io::Result<()> {
         self.superblock(&transaction.superblock_new)?;
-        let zeros = vec![0; usize::try_from(self.block_size).unwrap_or(0)];
-        let used =
-            if transaction.changes.wipe_whole_log { journal.log_blocks() } else { used.min(journal.log_blocks()) };
-        for index in 0..used {
-            self.journal_block(journal.first.saturating_add(index), &zeros)?;
-        }
+        self.zero(log)?;
         self.flush()
+    }
+
+    /// Zeroes blocks of the journal.
+    fn zero(&mut self, mut blocks: impl Iterator<Item = u32>) -> io::Result<()> {
+        let zeros = vec![0; usize::try_from(self.block_size).unwrap_or(0)];
+        blocks.try_for_each(|block| self.journal_block(block, &zeros))
     }
 
     fn at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -227,6 +238,11 @@ impl Writer<'_> {
 
     fn journal_superblock(&mut self, journal: &JournalSuperblock) -> io::Result<()> {
         self.journal_block(0, journal.bytes())
+    }
+
+    fn journal_superblock_now(&mut self, journal: &JournalSuperblock) -> io::Result<()> {
+        self.journal_superblock(journal)?;
+        self.flush()
     }
 
     fn superblock(&mut self, bytes: &[u8]) -> io::Result<()> {

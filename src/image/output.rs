@@ -136,24 +136,25 @@ impl Output {
             narrowed.map_err(|e| ImageError::io(format!("making {name} readable by its owner only"), e))?;
             done.mode_was = Some(mode);
         }
-        // A replay that is under way stays: what the journal held is in force, and is only brought home.
-        let mut medium = match transaction.dirty {
-            None => FileMedium::that_takes_back(&input.file),
-            Some(_) => FileMedium::new(&input.file),
-        };
+        let mut medium = FileMedium::new(&input.file);
         match transaction.commit(&mut medium, start, seconds) {
             Ok(()) => {
                 signals.committed();
                 done.written = true;
                 Ok(done)
             }
-            Err(CommitError::Before(e)) => {
-                // With a value in a free block it is nobody else's to read: then the narrow mode stays.
-                if medium.take_back().is_ok() && done.mode_was.is_some() {
+            Err(CommitError::Before(e)) if medium.take_back().is_ok() => {
+                if done.mode_was.is_some() {
+                    // Best effort: not one byte of it is new.
                     let _ = input.file.set_permissions(Permissions::from_mode(mode));
                 }
                 Err(ImageError::io(format!("writing {name}"), e))
             }
+            // With a value in a free block it is nobody else's to read.
+            Err(CommitError::Before(e)) => Err(ImageError::refused(
+                format!("writing {name}: {e}; new values may be left in its free space, so its mode stays 0600"),
+                "the next run writes over them, and `deaddrop scrub IMAGE` zeroes them",
+            )),
             Err(CommitError::After(e)) => {
                 // It has to be said: no signal ends us before that.
                 signals.committed();
@@ -255,43 +256,56 @@ impl Output {
 /// The image's own file.
 struct FileMedium<'a> {
     file: &'a File,
-    /// What stood where it was written, the last at the end; none when nothing is to be taken back.
+    /// What stood where it was written, the last at the end; `None` when nothing is to be taken back.
     before: Option<Vec<(u64, Zeroizing<Vec<u8>>)>>,
+    /// Bytes in `before`.
+    remembered: usize,
 }
+
+/// Memory for what is taken back, in bytes: more than a run can write of values and of the blocks that name them. Beyond it
+/// are only stale blocks of the log, which come last: zeroed or not, they mean nothing.
+const REMEMBERED: usize = 128 << 20;
 
 impl<'a> FileMedium<'a> {
     fn new(file: &'a File) -> Self {
-        Self { file, before: None }
+        Self { file, before: None, remembered: 0 }
     }
 
-    /// Remembers what it writes over, up to the commit point.
-    fn that_takes_back(file: &'a File) -> Self {
-        Self { file, before: Some(Vec::new()) }
-    }
-
-    /// Makes the file what it was. After the commit point it does nothing.
+    /// Makes the file what it was when the change began.
+    ///
+    /// # Errors
+    /// When it cannot be written, or not all of it was remembered.
     fn take_back(&mut self) -> io::Result<()> {
         for (offset, bytes) in self.before.take().into_iter().flatten().rev() {
             self.file.write_all_at(&bytes, offset)?;
         }
         // Best effort: it mostly is because syncing failed that we are here.
         let _ = self.file.sync_data();
-        Ok(())
+        if self.remembered > REMEMBERED { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
     }
 }
 
 impl Medium for FileMedium<'_> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if let Some(before) = &mut self.before {
-            let mut old = Zeroizing::new(vec![0; bytes.len()]);
-            self.file.read_exact_at(&mut old, offset)?;
-            before.push((offset, old));
+            // Once over the limit it stays over it: what is not remembered cannot be taken back.
+            self.remembered = self.remembered.saturating_add(bytes.len());
+            if self.remembered <= REMEMBERED {
+                let mut old = Zeroizing::new(vec![0; bytes.len()]);
+                self.file.read_exact_at(&mut old, offset)?;
+                before.push((offset, old));
+            }
         }
         self.file.write_all_at(bytes, offset)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn begin_change(&mut self) {
+        // What a dirty journal held is in force, and stays where it was brought.
+        self.before = Some(Vec::new());
     }
 
     fn pass_commit_point(&mut self) {

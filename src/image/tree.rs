@@ -126,6 +126,12 @@ pub enum TreeChange {
         /// Owning group.
         gid: u32,
     },
+    /// Take away the name of a regular file that stands there; other hard links keep the content. Where no other name is
+    /// left, an image's old content is zeroed.
+    RemoveFile {
+        /// Absolute path.
+        path: String,
+    },
 }
 
 impl TreeChange {
@@ -133,7 +139,10 @@ impl TreeChange {
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
-            Self::MakeDirectory { path, .. } | Self::WriteFile { path, .. } | Self::SetMetadata { path, .. } => path,
+            Self::MakeDirectory { path, .. }
+            | Self::WriteFile { path, .. }
+            | Self::SetMetadata { path, .. }
+            | Self::RemoveFile { path } => path,
         }
     }
 }

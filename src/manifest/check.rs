@@ -269,11 +269,20 @@ impl<'c, 't> Checker<'c, 't> {
         let (_, raw) = entry.value.good()?;
         let key = self.mark(entry.key);
         let name = entry.name;
-        for (missing, what) in [(raw.path.is_missing(), "path"), (raw.from.is_missing(), "from")] {
+        let is_absent = matches!(raw.absent, Field::Good(_, true));
+        if is_absent {
+            self.not_of_absent(&raw);
+        }
+        // A wrong `absent` is reported, and may have been meant to be true.
+        let no_from = raw.from.is_missing() && !is_absent && !raw.absent.is_bad();
+        for (missing, what) in [(raw.path.is_missing(), "path"), (no_from, "from")] {
             if missing {
                 let hint = match what {
                     "path" => "say where the file belongs, such as `path: /etc/secrets/NAME`",
-                    _ => "say where the value comes from, such as `from: SOURCE:ITEM`",
+                    _ => {
+                        "say where the value comes from, such as `from: SOURCE:ITEM`; or `absent: true` to have the file \
+                         removed"
+                    }
                 };
                 self.push(key, format!("secret {} has no `{what}`", quoted(&name)), Some(hint.to_owned()));
             }
@@ -291,7 +300,10 @@ impl<'c, 't> Checker<'c, 't> {
                 directory_mode: directory_mode.map(|(mode, id)| (mode, self.mark(id))),
             });
         }
-        let mode = self.secret_mode(raw.mode, raw.allow_world_readable, defaults, key);
+        let mode = match is_absent {
+            true => Some(defaults.mode),
+            false => self.secret_mode(raw.mode, raw.allow_world_readable, defaults, key),
+        };
         let owner = self.owner(raw.owner);
         let group = self.owner(raw.group);
         let used_by = self.used_by(raw.used_by);
@@ -307,7 +319,7 @@ impl<'c, 't> Checker<'c, 't> {
             name,
             location: key.location(),
             path: path?.0,
-            from: from?,
+            from: if flag(raw.absent)? { None } else { Some(from?) },
             hash: match raw.hash {
                 Field::Missing => None,
                 Field::Bad => return None,
@@ -322,6 +334,16 @@ impl<'c, 't> Checker<'c, 't> {
             used_by: used_by?,
             allow_empty: flag(raw.allow_empty)?,
         })
+    }
+
+    /// Reports the keys that say what a file is like when the secret says that there must be none.
+    fn not_of_absent(&self, raw: &RawSecret) {
+        for (key, id) in raw.of_the_file() {
+            if let Some(id) = id {
+                let hint = format!("remove `{key}`, or `absent` if the file is to be there");
+                self.push(self.mark(id), format!("`{key}` and `absent: true` do not go together"), Some(hint));
+            }
+        }
     }
 
     /// The path, clean and in a place that lasts. Its node comes back with it.

@@ -36,6 +36,14 @@ impl<T> Field<T> {
         }
     }
 
+    /// Where the value stands, if it is there and right.
+    pub(super) fn place(&self) -> Option<NodeId> {
+        match self {
+            Self::Good(id, _) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// True when the key is not there.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing)

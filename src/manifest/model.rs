@@ -57,8 +57,9 @@ pub struct SecretSpec {
     pub location: Location,
     /// Where the file belongs in the target.
     pub path: TargetPath,
-    /// Where the value comes from.
-    pub from: Reference,
+    /// Where the value comes from; `None` for `absent: true`: the file must not be there, and what follows about it has no
+    /// meaning.
+    pub from: Option<Reference>,
     /// Make a crypt(3) hash of the value.
     pub hash: Option<HashScheme>,
     /// Owning user.

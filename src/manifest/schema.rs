@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error, Visitor};
 
 use super::field::{Entries, Field};
 use super::model::HashScheme;
+use super::tree::NodeId;
 
 /// The version of the manifest's format that this program reads.
 pub(super) const VERSION: u64 = 1;
@@ -107,16 +108,24 @@ pub(super) struct RawDefaults {
     pub mode: Field<String>,
 }
 
-/// One file to put into place, and the value that goes into it.
+/// One file to put into place, and the value that goes into it; or, with `absent`, one that must not be there.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a secret", default, deny_unknown_fields)]
-#[schemars(rename = "secret", extend("required" = ["path", "from"]))]
+#[schemars(rename = "secret", extend(
+    "required" = ["path"],
+    "if" = { "properties": { "absent": { "const": true } }, "required": ["absent"] },
+    "then" = without_a_file(),
+    "else" = { "required": ["from"] },
+))]
 pub(super) struct RawSecret {
     /// Where the file belongs in the target: an absolute path with no `.`, `..` or `//`.
     #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
     pub path: Field<String>,
     /// Where the value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     pub from: Field<RawReference>,
+    /// The file must not be there: it is removed. Instead of `from` and of all that says what the file is like.
+    #[schemars(extend("default" = false))]
+    pub absent: Field<bool>,
     /// Write a crypt(3) hash of the value, one line, as `hashedPasswordFile` wants it.
     pub hash: Field<HashScheme>,
     /// Owning user: a number, or a name that the target's own /etc/passwd has. Default: that of `defaults`, or root.
@@ -143,6 +152,23 @@ pub(super) struct RawSecret {
     /// A mode that lets everybody on the node read the file is meant.
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
+}
+
+impl RawSecret {
+    /// The keys that say what the file is like, and where their values stand.
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 9] {
+        [
+            ("from", self.from.place()),
+            ("hash", self.hash.place()),
+            ("owner", self.owner.place()),
+            ("group", self.group.place()),
+            ("mode", self.mode.place()),
+            ("directory_mode", self.directory_mode.place()),
+            ("newline", self.newline.place()),
+            ("allow_empty", self.allow_empty.place()),
+            ("allow_world_readable", self.allow_world_readable.place()),
+        ]
+    }
 }
 
 /// Where a value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`, or its long form.
@@ -244,6 +270,12 @@ impl JsonSchema for NameOrNumber {
             { "type": "string", "pattern": super::values::USER_PATTERN, "maxLength": 255 },
         ] })
     }
+}
+
+/// The keys of a secret that say what its file is like, and so have no meaning with `absent: true`.
+fn without_a_file() -> serde_json::Value {
+    let keys = RawSecret::default().of_the_file().map(|(key, _)| (key.to_owned(), false.into()));
+    serde_json::json!({ "properties": serde_json::Map::from_iter(keys) })
 }
 
 /// What `values::file_mode` accepts, world-readable ones included.

@@ -84,7 +84,7 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
     let admin = &manifest.secrets[0];
     assert_eq!(admin.location, Location { line: 12, column: 3 });
     assert_eq!(admin.path.as_str(), "/etc/secrets/admin-password");
-    assert_eq!(admin.from.to_string(), "vault:Homelab admin");
+    assert_eq!(admin.from.as_ref().unwrap().to_string(), "vault:Homelab admin");
     assert_eq!(admin.hash, Some(HashScheme::Yescrypt));
     assert_eq!((admin.owner.to_string(), admin.group.to_string()), ("root".into(), "root".into()));
     assert_eq!((admin.mode, admin.directory_mode), (0o400, Some(0o711)));
@@ -92,14 +92,14 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
 
     let token = &manifest.secrets[1];
     let from = Reference { source: "ci".into(), item: "K3S:TOKEN#1".into(), field: None };
-    assert_eq!(token.from, from);
+    assert_eq!(token.from, Some(from));
     assert_eq!((&token.owner, &token.group, token.mode), (&Owner::Id(0), &Owner::Name("keys".into()), 0o440));
     assert_eq!(token.hosts, [HostSelector::Host("node1".into()), HostSelector::Tag("server".into())]);
     assert_eq!(token.used_by, ["services.k3s.tokenFile", "services.k3s.agentTokenFile"]);
     assert!(token.newline && token.allow_empty && token.hash.is_none() && token.directory_mode.is_none());
 
     let public = &manifest.secrets[2];
-    assert_eq!(public.from.field.as_deref(), Some("notes"));
+    assert_eq!(public.from.as_ref().unwrap().field.as_deref(), Some("notes"));
     assert_eq!((public.mode, &public.hosts), (0o444, &token.hosts));
     assert_eq!(manifest.secrets[3].hash, Some(HashScheme::Sha512crypt));
 
@@ -119,6 +119,18 @@ fn the_least_manifest_has_a_version_and_defaults_are_root_and_0400() {
     let manifest = parse("{version: 1, secrets: {a: {path: /a, from: 'env:A'}}}").unwrap();
     let secret = &manifest.secrets[0];
     assert_eq!((secret.mode, secret.owner.fixed_id(), secret.group.fixed_id()), (0o400, Some(0), Some(0)));
+}
+
+#[test]
+fn a_file_that_must_not_be_there_needs_a_path_and_no_more() {
+    // Defaults do not matter, not even one that no file may have without a word of its own.
+    let text = "{version: 1, defaults: {mode: '0444', owner: nobody}, hosts: {n: }, secrets: {\
+                a: {path: /a, absent: true, hosts: [n], used_by: services.x.file}, \
+                b: {path: /b, absent: false, from: 'env:A', mode: '0400'}}}";
+    let manifest = parse(text).unwrap();
+    let from: Vec<bool> = manifest.secrets.iter().map(|secret| secret.from.is_some()).collect();
+    assert_eq!(from, [false, true]);
+    assert_eq!(manifest.secrets[0].hosts, [HostSelector::Host("n".into())]);
 }
 
 /// A manifest with the sources `vault` and `ci`, the hosts node1 and node2 (tag server), and these lines under
@@ -145,7 +157,6 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         ("  a: { path: /a, from: ci:A, restart: [x] }", vec!["9:30+7 unknown key `restart`"]),
         ("  a: { path: /a, from: ci:A, template: x }", vec!["9:30+8 unknown key `template`"]),
         ("  a: { path: /a, from: ci:A, generate: x }", vec!["9:30+8 unknown key `generate`"]),
-        ("  a: { path: /a, from: ci:A, absent: true }", vec!["9:30+6 unknown key `absent`"]),
         ("  a: { path: /a, from: ci:A, value: x }", vec!["9:30+5 unknown key `value`"]),
         ("  a: { path: /a, path: /b, from: ci:A }", vec!["9:18+4 duplicate key `path`, first on line 9"]),
         (
@@ -159,19 +170,51 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         ("  a: { path: /a, from: ci:A, [x]: 1 }", vec!["9:30+1 a key is text, and this is a list or a mapping"]),
         ("  a: { path: /a, from: ci:A, <<: {} }", vec!["9:30+2 YAML merge keys (`<<`) have no meaning in a manifest"]),
         ("  <<: { path: /a, from: ci:A }", vec!["9:3+2 YAML merge keys (`<<`) have no meaning in a manifest"]),
+        // A file that must not be there
+        ("  a: { path: /a, absent: true, from: ci:A }", vec!["9:38+4 `from` and `absent: true` do not go together"]),
+        (
+            "  a: { path: /a, from: { source: no, item: A }, absent: true }",
+            vec!["9:24+1 `from` and `absent: true` do not go together", "9:34+2 unknown source `no`"],
+        ),
+        (
+            "  a: { path: /a, absent: true, hash: yescrypt, newline: false, owner: 1, group: root, mode: \"0400\" }",
+            vec![
+                "9:38+8 `hash` and `absent: true` do not go together",
+                "9:57+5 `newline` and `absent: true` do not go together",
+                "9:71+1 `owner` and `absent: true` do not go together",
+                "9:81+4 `group` and `absent: true` do not go together",
+                "9:93+6 `mode` and `absent: true` do not go together",
+            ],
+        ),
+        (
+            "  a: { path: /a, absent: true, directory_mode: \"0700\", allow_empty: true, allow_world_readable: true }",
+            vec![
+                "9:48+6 `directory_mode` and `absent: true` do not go together",
+                "9:69+4 `allow_empty` and `absent: true` do not go together",
+                "9:97+4 `allow_world_readable` and `absent: true` do not go together",
+            ],
+        ),
+        ("  a: { path: /a, absent: false }", vec!["9:3+1 secret `a` has no `from`"]),
+        ("  a: { path: /a, absent: 1 }", vec!["9:26+1 `absent` is `true` or `false`, and this is `1`"]),
+        ("  a: { absent: true }", vec!["9:3+1 secret `a` has no `path`"]),
+        ("  a: { path: /tmp/a, absent: true }", vec!["9:14+6 NX003: /tmp/a is emptied at boot"]),
+        (
+            "  a: { path: /a, absent: true, hosts: [node1] }\n  b: { path: /a, from: ci:A, hosts: [\"tag:server\"] }",
+            vec!["10:14+2 `/a` is declared twice: `a` (line 9) has it as well"],
+        ),
         // Shapes
         (
             "  a: text",
             vec![
-                "9:6+4 a secret is a mapping (path, from, hash, owner, group, mode, directory_mode, newline, hosts, used_by, \
-             allow_empty, allow_world_readable), and this is text",
+                "9:6+4 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+             used_by, allow_empty, allow_world_readable), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
-                "9:6+1 a secret is a mapping (path, from, hash, owner, group, mode, directory_mode, newline, hosts, used_by, \
-             allow_empty, allow_world_readable), and this is a list",
+                "9:6+1 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+             used_by, allow_empty, allow_world_readable), and this is a list",
             ],
         ),
         ("  a:", vec!["9:3+1 secret `a` has no `path`", "9:3+1 secret `a` has no `from`"]),
@@ -406,7 +449,7 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
+use crate::contain::contain;
+
 use super::problem::{Mark, Problems, clamp, wide};
 use super::scalar::{Meaning, meaning};
 use super::syntax;
@@ -80,7 +82,13 @@ impl<'t> Tree<'t> {
     pub(super) fn parse(text: &'t str, problems: &mut Problems) -> Option<Self> {
         let mut builder = Builder { nodes: Vec::new(), open: Vec::new(), anchors: HashMap::new(), root: None };
         let options = granit_parser::options! { block_nesting_limit: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH };
-        for event in Parser::new_from_str_with_options(text, options) {
+        let mut parser = Parser::new_from_str_with_options(text, options);
+        loop {
+            let Some(event) = contain(|| parser.next()) else {
+                problems.push_file("makes the YAML parser fail: it is no manifest".to_owned(), None);
+                return None;
+            };
+            let Some(event) = event else { break };
             let taken = match event {
                 Ok((event, span)) => builder.take(event, &span, problems),
                 Err(error) => {

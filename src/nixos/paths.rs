@@ -10,7 +10,7 @@ const REFUSED_BELOW: &[(&str, &str, &str)] = &[
     ("/nix/store", "NX001", "is in the Nix store: world-readable, read-only and checked by hash"),
     ("/nix/var", "NX001", "is Nix's own state"),
     ("/run", "NX002", "is on a file system that is empty at every boot"),
-    ("/var/run", "NX002", "is /run, which is empty at every boot"),
+    ("/var/run", "NX002", "is in /run, which is empty at every boot"),
     ("/var/lock", "NX002", "is in /run, which is empty at every boot"),
     ("/dev", "NX002", "is on a file system that the kernel makes at every boot"),
     ("/proc", "NX002", "is on a file system that the kernel makes at every boot"),

@@ -23,7 +23,7 @@ pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
             "replace": plan.count(Action::Replace),
             "metadata": plan.count(Action::Metadata),
             "unchanged": plan.count(Action::Unchanged),
-            "remove": 0,
+            "remove": plan.count(Action::Remove),
         },
     })
 }

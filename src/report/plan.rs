@@ -22,7 +22,11 @@ pub fn table(plan: &Plan) -> String {
 #[must_use]
 pub fn differences(plan: &Plan) -> String {
     fn line(change: &Change) -> Line<'_> {
-        let what = if change.action == Action::Create { "missing".to_owned() } else { what(change) };
+        let what = match change.action {
+            Action::Create => "missing".to_owned(),
+            Action::Remove => "still there".to_owned(),
+            _ => what(change),
+        };
         Line::new(change, [what, note(change)])
     }
     render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
@@ -91,12 +95,26 @@ pub fn sum(plan: &Plan) -> String {
         (plan.count(Action::Create), "to create"),
         (plan.count(Action::Replace), "to replace"),
         (plan.count(Action::Metadata), "of mode or owner"),
+        (plan.count(Action::Remove), "to remove"),
     ];
     let changes: usize = counts.iter().map(|(count, _)| count).sum();
     let parts: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     let unchanged = plan.count(Action::Unchanged);
     format!("{changes} change{}: {}; {unchanged} unchanged", if changes == 1 { "" } else { "s" }, parts.join(", "))
+}
+
+/// What was done, once it is: "2 secrets written, 1 removed, 3 unchanged".
+#[must_use]
+pub fn done(plan: &Plan) -> String {
+    let (removed, unchanged) = (plan.count(Action::Remove), plan.count(Action::Unchanged));
+    // Cannot underflow: both are counted among the changes.
+    let written = plan.changes.len() - removed - unchanged;
+    match (written, removed) {
+        (_, 0) => format!("{} written, {unchanged} unchanged", secrets(written)),
+        (0, _) => format!("{} removed, {unchanged} unchanged", secrets(removed)),
+        _ => format!("{} written, {removed} removed, {unchanged} unchanged", secrets(written)),
+    }
 }
 
 /// A count of secrets: "1 secret", "5 secrets".
@@ -124,6 +142,7 @@ fn sign(action: Action) -> char {
     match action {
         Action::Create => '+',
         Action::Replace | Action::Metadata => '~',
+        Action::Remove => '-',
         Action::Unchanged => ' ',
     }
 }
@@ -132,6 +151,7 @@ fn sign_style(sign: char) -> anstyle::Style {
     match sign {
         '+' => style::CREATE,
         '~' => style::CHANGE,
+        '-' => style::REMOVE,
         _ => style::QUIET,
     }
 }
@@ -139,8 +159,10 @@ fn sign_style(sign: char) -> anstyle::Style {
 /// What happens to a file.
 fn what(change: &Change) -> String {
     let (action, standing) = match (change.action, &change.standing) {
+        (Action::Unchanged, None) => return "absent".into(),
         (Action::Create, _) | (_, None) => return format!("{:04o} {}", change.mode, change.owner),
         (Action::Unchanged, Some(_)) => return "unchanged".into(),
+        (Action::Remove, Some(_)) => return "removed".into(),
         (action, Some(standing)) => (action, standing),
     };
     let mut parts = Vec::new();
@@ -159,7 +181,7 @@ fn what(change: &Change) -> String {
 /// Which secret it is, where its value comes from, and where links lead it.
 fn note(change: &Change) -> String {
     let mut note = match (change.action, &change.content) {
-        (Action::Unchanged, _) => change.secret.clone(),
+        (Action::Unchanged, _) | (_, Content::Absent) => change.secret.clone(),
         (_, Content::Hash { scheme, .. }) => format!("{}, from {}, {}", change.secret, change.from, scheme.name()),
         (_, Content::Exact(_)) => format!("{}, from {}", change.secret, change.from),
     };

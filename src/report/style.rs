@@ -10,6 +10,8 @@ pub const WARNING: Style = AnsiColor::Yellow.on_default();
 pub const CREATE: Style = AnsiColor::Green.on_default();
 /// `~`: changed.
 pub const CHANGE: Style = AnsiColor::Yellow.on_default();
+/// `-`: removed.
+pub const REMOVE: Style = AnsiColor::Red.on_default();
 /// `hint:`.
 pub const HINT: Style = AnsiColor::Cyan.on_default();
 /// What stands as it is.

@@ -5,7 +5,7 @@ const MAX_CHARS: usize = 64;
 /// How many near names are worth showing.
 const MAX_NEAR: usize = 3;
 /// How many names a list shows before it says how many more there are.
-const MAX_LISTED: usize = 12;
+const MAX_LISTED: usize = 16;
 
 /// The names most like `wanted`, nearest first, at most three.
 ///
@@ -95,6 +95,6 @@ mod tests {
         assert_eq!(did_you_mean(&["a"]).unwrap(), "did you mean `a`?");
         assert_eq!(did_you_mean(&["a", "b"]).unwrap(), "did you mean `a` or `b`?");
         assert_eq!(list(["a", "b"].into_iter()), "a, b");
-        assert_eq!(list(["n"; 20].into_iter()), "n, n, n, n, n, n, n, n, n, n, n, n and 8 more");
+        assert_eq!(list(["n"; 20].into_iter()), "n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n and 4 more");
     }
 }

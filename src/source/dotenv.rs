@@ -25,6 +25,9 @@ const NAMED_LINES: usize = 5;
 /// How many keys are kept to find near names in.
 const KEPT_KEYS: usize = 1000;
 
+/// The longest key that is offered as a near name, in bytes.
+const LONGEST_NAME: usize = 64;
+
 /// How many missing items get near names: comparing costs time.
 const WITH_NEAR: usize = 20;
 
@@ -55,11 +58,14 @@ impl Source for Dotenv {
                 Statement::Binding(key, value) if keys.contains_key(key) => {
                     values.insert(key, value);
                 }
-                Statement::Binding(key, _) if others.len() < KEPT_KEYS => others.push(key),
+                Statement::Binding(key, Some(_)) if others.len() < KEPT_KEYS && looks_like_a_name(key) => {
+                    others.push(key)
+                }
                 Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
                 Statement::Binding(..) | Statement::Bad(_) | Statement::Nothing => {}
             }
         }
+        // Wanted by name: what a person wrote into the manifest is no secret.
         others.extend(values.keys());
         others.sort_unstable();
 
@@ -87,6 +93,12 @@ impl Source for Dotenv {
             })
             .collect())
     }
+}
+
+/// True for what may be offered as a near name. After a quote that is never closed, or of a value on several lines without
+/// quotes, what looks like a key is a piece of a value.
+fn looks_like_a_name(key: &str) -> bool {
+    key.len() <= LONGEST_NAME && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 /// The file's text without a byte order mark and with `\n` as the only line end, or the 1-based line that is not UTF-8.
@@ -345,6 +357,24 @@ mod tests {
     fn a_file_that_is_not_utf8_is_refused_with_its_line() {
         assert_eq!(text(b"A=1\nB=2\nC=\xff").unwrap_err(), 3);
         assert_eq!(text("\u{feff}A=1\r\nB=2\rC=3".as_bytes()).unwrap().as_str(), "A=1\nB=2\nC=3");
+    }
+
+    #[test]
+    fn a_piece_of_a_value_that_looks_like_a_key_is_not_offered_as_a_near_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("env");
+        let wanted = Reference { source: "d".into(), item: "TOKN".into(), field: None };
+        let offered = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            match Dotenv::new(path.clone()).fetch(&[&wanted]).unwrap().remove(0) {
+                Err(LookupError::NoItem { near, .. }) => near,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(offered("TOKEN=x\n"), ["TOKEN"]);
+        // A quote that is never closed makes one key of everything up to the next.
+        assert!(offered("' #\nTOKN=\"the value\"\nB='x'\n").is_empty());
+        assert!(offered("A=first line\nTOKEN\n").is_empty());
     }
 
     #[test]

@@ -43,9 +43,12 @@ pub struct Wanted<'a> {
     pub allow_empty: bool,
 }
 
-impl<'a> From<&'a SecretSpec> for Wanted<'a> {
-    fn from(secret: &'a SecretSpec) -> Self {
-        Self { reference: &secret.from, secret: &secret.name, allow_empty: secret.allow_empty }
+impl<'a> Wanted<'a> {
+    /// What `secret` wants; nothing when its file must be absent.
+    #[must_use]
+    pub fn by(secret: &'a SecretSpec) -> Option<Self> {
+        let reference = secret.from.as_ref()?;
+        Some(Self { reference, secret: &secret.name, allow_empty: secret.allow_empty })
     }
 }
 

@@ -1,8 +1,8 @@
 //! A directory that holds a root, such as `/mnt` with an image mounted by hand, or a root file system in the making.
 //!
 //! Every path is opened one component at a time, links never followed by the kernel, so nothing outside the directory
-//! is ever read or written. Files are staged without a name, then put in place one rename each; a failure in between
-//! takes back what was done.
+//! is ever read or written. Files are staged without a name, then put in place one rename each; what is removed gets another
+//! name until all is done. A failure in between takes back what was done.
 
 mod transaction;
 

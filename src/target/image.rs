@@ -135,7 +135,11 @@ impl Target for ImageTarget<'_> {
             return Ok(Applied::default());
         }
         let dirty = self.file_system.dirty()?;
-        let patch = Patch::new(&self.root.partition, dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice())))?;
+        let zeros = vec![0; usize::try_from(self.file_system.block_size()).unwrap_or(0)];
+        let stale = self.file_system.stale_log()?;
+        let runs = dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
+        let runs = runs.chain(stale.into_iter().map(|offset| (offset, zeros.as_slice())));
+        let patch = Patch::new(&self.root.partition, runs)?;
         let size = patch.size();
         let started = Instant::now();
         let committed = output.commit(image, &patch, self.watch)?;

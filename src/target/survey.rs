@@ -136,7 +136,7 @@ fn landing_refusal<N>(path: &str, walked: &Walk<N>, finding: nixos::Finding) -> 
 }
 
 fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: Kind) -> Refusal {
-    const HINT: &str = "only a regular file is replaced: choose another path, or remove what stands there";
+    const HINT: &str = "only a regular file is replaced or removed: choose another path, or remove what stands there";
     if kind != Kind::Symlink {
         return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
     }
@@ -151,7 +151,15 @@ fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: Kin
             }
         }
         Err(error) => {
-            Refusal::plain(format!("{} is a symbolic link, and {error}", walk::shown(&walked.physical)), HINT)
+            let at = walk::shown(&walked.physical);
+            let reason = match error {
+                WalkError::Dangling { links } => {
+                    format!("{at} is a symbolic link that leads to nothing: {}", walk::chain(&links))
+                }
+                WalkError::Loop { .. } => format!("{at} is a symbolic link without an end: {error}"),
+                _ => format!("{at} is a symbolic link: {error}"),
+            };
+            Refusal::plain(reason, HINT)
         }
     }
 }

@@ -14,8 +14,16 @@ fn each_difference_is_planned_written_and_then_gone() {
         return;
     }
     let root = Root::new();
-    root.declare(&["path: /etc/new", "path: /etc/old", "path: /etc/open", "path: /etc/same"]);
+    root.declare(&[
+        "path: /etc/new",
+        "path: /etc/old",
+        "path: /etc/open",
+        "path: /etc/same",
+        "path: /etc/gone, absent: true",
+        "path: /no/such/place, absent: true",
+    ]);
     root.write("etc/old", "another value");
+    root.write("etc/gone", root.value.text());
     root.write("etc/open", root.value.text());
     root.write("etc/same", root.value.text());
     fs::set_permissions(root.at("etc/same"), fs::Permissions::from_mode(0o400)).unwrap();
@@ -27,11 +35,13 @@ fn each_difference_is_planned_written_and_then_gone() {
         { "secret": "b", "path": "/etc/old", "action": "replace" },
         { "secret": "c", "path": "/etc/open", "action": "metadata" },
         { "secret": "d", "path": "/etc/same", "action": "unchanged" },
+        { "secret": "e", "path": "/etc/gone", "action": "remove" },
+        { "secret": "f", "path": "/no/such/place", "action": "unchanged" },
     ]);
     let object = |command: &str, changes: &serde_json::Value| {
         json!({
             "version": 1, "command": command, "target": "root", "changes": changes, "warnings": [],
-            "summary": { "create": 1, "replace": 1, "metadata": 1, "unchanged": 1, "remove": 0 },
+            "summary": { "create": 1, "replace": 1, "metadata": 1, "unchanged": 2, "remove": 1 },
         })
     };
     assert_eq!(plan.json(), object("plan", &changes));
@@ -42,7 +52,9 @@ fn each_difference_is_planned_written_and_then_gone() {
         "~ /etc/old    content differs, mode 0644 → 0400   b, from env:A",
         "~ /etc/open   mode 0644 → 0400",
         "/etc/same   unchanged",
-        "3 changes: 1 to create, 1 to replace, 1 of mode or owner; 1 unchanged. Nothing was written.",
+        "- /etc/gone   removed   e\n",
+        "  /no/such/place   absent   f\n",
+        "4 changes: 1 to create, 1 to replace, 1 of mode or owner, 1 to remove; 2 unchanged. Nothing was written.",
     ] {
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed(&plan.stderr()).contains(&squeezed(line)), "{line}\n{}", plan.stderr());
@@ -58,12 +70,13 @@ fn each_difference_is_planned_written_and_then_gone() {
         assert_eq!(root.stat(path), "0400 0:0", "{path}");
     }
     let after = root.tree();
-    before.assert_only(&after, &["/etc/new", "/etc/old", "/etc/open", "/etc/same"], &["/etc", "/"]);
+    assert!(!root.at("etc/gone").exists());
+    before.assert_only(&after, &["/etc/new", "/etc/old", "/etc/open", "/etc/same", "/etc/gone"], &["/etc", "/"]);
     assert_eq!(before.at("/etc/open").inode, after.at("/etc/open").inode, "only its mode was to change");
 
-    root.deaddrop(&["verify", "root"]).run().expect_code(0).expect_error("4 secrets as declared");
+    root.deaddrop(&["verify", "root"]).run().expect_code(0).expect_error("6 secrets as declared");
     root.deaddrop(&["plan", "root", "--exit-code"]).run().expect_code(0).expect_error("Nothing to do");
-    root.inject().expect_code(0).expect_error("nothing to do, 4 secrets as declared");
+    root.inject().expect_code(0).expect_error("nothing to do, 6 secrets as declared");
     after.assert_same(&root.tree(), false);
 }
 

@@ -54,7 +54,7 @@ impl Root {
     /// Writes the manifest: a line of keys for each secret, called `a`, `b`, …
     fn declare(&self, secrets: &[&str]) {
         let lines: String =
-            ('a'..='z').zip(secrets).map(|(name, keys)| format!("  {name}: {{ from: env:A, {keys} }}\n")).collect();
+            ('a'..='z').zip(secrets).map(|(name, keys)| format!("  {name}: {{ {}{keys} }}\n", from(keys))).collect();
         self.scratch.write("secrets.yaml", format!("version: 1\nsecrets:\n{lines}"));
     }
 
@@ -78,6 +78,11 @@ impl Root {
     fn leftovers(&self) -> Vec<String> {
         self.tree().0.keys().filter(|path| path.contains(".deaddrop")).cloned().collect()
     }
+}
+
+/// What `keys` do not say: where the value comes from, if there is to be one.
+fn from(keys: &str) -> &'static str {
+    if keys.contains("absent: true") { "" } else { "from: env:A, " }
 }
 
 /// True, and said in one loud line, when this test cannot run for want of root.

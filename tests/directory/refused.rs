@@ -65,6 +65,9 @@ fn a_place_that_cannot_hold_a_secret_is_refused_and_told_why() {
             let run = root.deaddrop(&[command, "root", "--json"]).limited().run();
             run.expect_refusal(path, 1, texts).expect_error("error: root: b: ");
         }
+        // Nor is anything removed there.
+        root.declare(&["path: /etc/good", &format!("path: {path}, absent: true")]);
+        root.inject().expect_refusal(path, 1, texts).expect_error("error: root: b: ");
         before.assert_same(&root.tree(), false);
     }
     if is_root() {

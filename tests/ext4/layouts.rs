@@ -4,7 +4,9 @@ use std::process::Command;
 
 use deaddrop::image::tree::{Tree, TreeChange};
 
-use crate::support::{Image, all_inodes, assert_applied, changes, directory, find, pattern, shout, time, tree, write};
+use crate::support::{
+    Image, all_inodes, assert_applied, changes, directory, find, pattern, remove, shout, time, tree, write,
+};
 
 /// Name, mke2fs arguments, size.
 const LAYOUTS: &[(&str, &str, &str)] = &[
@@ -74,12 +76,19 @@ fn check(&(name, arguments, size): &(&str, &str, &str), tree: &std::path::Path) 
     let (other, stat) = find(&ext4, "/var/lib/other-name").unwrap();
     assert_eq!(stat.links, 1, "{name}");
     assert_eq!(ext4.read(&other, 100).unwrap().unwrap().expose(), b"shared content", "{name}");
+    // So does the other name of a removed one.
+    let (other, stat) = find(&ext4, "/var/lib/stays").unwrap();
+    assert_eq!(stat.links, 1, "{name}");
+    assert_eq!(ext4.read(&other, 100).unwrap().unwrap().expose(), b"still wanted elsewhere", "{name}");
 
-    // Once more: other values in what we wrote, and into the large directory.
+    // Once more: other values in what we wrote, into the large directory, and out of it.
     let again = [
         write("/etc/secrets/new-1", &pattern(30_000, 5), 0o400, 0, 0),
         write("/etc/new/deep/size-0", b"now something", 0o400, 0, 0),
         write("/big/another", b"", 0o400, 0, 0),
+        remove("/etc/new/deep/size-1000"),
+        remove("/big/a-rather-long-name-for-a-file-00000"),
+        remove("/big/a-rather-long-name-for-a-file-01234"),
     ];
     image.apply(&again).unwrap_or_else(|error| panic!("{name}, again: {error}"));
     image.assert_clean(name);
@@ -102,8 +111,8 @@ fn assert_others_unchanged(before: &[String], after: &[String], name: &str) {
             || (old.contains("Links: 2 ") && new.contains("Links: 1 "));
         assert!(may, "{name}: before {old}\nafter {new}");
     }
-    // Root, /etc, /etc/secrets, /var/lib, /big; old-small, old-large, old-linked; two of mode.
-    assert_eq!(differ, 10, "{name}: inodes that differ");
+    // Root, /etc, /etc/secrets, /var/lib, /big; old-small, old-large, old-linked; two of mode; the four that are gone.
+    assert_eq!(differ, 14, "{name}: inodes that differ");
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {
@@ -144,6 +153,17 @@ fn a_large_directory_grows_and_stays_whole() {
         }
         for number in [0, 1999, 3999] {
             assert!(find(&ext4, &format!("/big/a-rather-long-name-for-a-file-{number:05}")).is_some(), "{name}");
+        }
+
+        // And loses names again, whole blocks of them.
+        let changes: Vec<TreeChange> =
+            (1000..1300).map(|number| remove(&format!("/big/a-rather-long-name-for-a-file-{number:05}"))).collect();
+        image.apply(&changes).unwrap_or_else(|error| panic!("{name}, removing: {error}"));
+        image.assert_clean(&format!("{name}, removed"));
+        let ext4 = image.open().unwrap();
+        for (number, stands) in [(0, true), (999, true), (1000, false), (1299, false), (1300, true), (3999, true)] {
+            let path = format!("/big/a-rather-long-name-for-a-file-{number:05}");
+            assert_eq!(find(&ext4, &path).is_some(), stands, "{name}: {path}");
         }
     }
 }
@@ -228,6 +248,7 @@ fn the_kernel_sees_the_files() {
             TreeChange::WriteFile { path, content, .. } => {
                 Some((path.clone(), std::fs::read(mount.join(&path[1..])).ok().as_deref() == Some(content.expose())))
             }
+            TreeChange::RemoveFile { path } => Some((path.clone(), !mount.join(&path[1..]).exists())),
             _ => None,
         })
         .collect();

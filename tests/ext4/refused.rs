@@ -4,7 +4,7 @@ use std::fs;
 
 use deaddrop::image::error::ImageError;
 
-use crate::support::{Image, time, tree, write};
+use crate::support::{Image, remove, time, tree, write};
 
 /// Opens, tries to write, and returns the error's words and hint. Asserts that nothing would be written.
 fn refusal(image: &Image) -> (String, String) {
@@ -103,6 +103,22 @@ fn protected_directories_and_files_are_refused() {
     image.debugfs_write("set_inode_field /etc/secrets/old-small flags 0x80010");
     let error = image.apply(&[write("/etc/secrets/old-small", b"x", 0o400, 0, 0)]).unwrap_err();
     assert_eq!(error.to_string(), "/etc/secrets/old-small is immutable");
+    let error = image.apply(&[remove("/etc/secrets/old-small")]).unwrap_err();
+    assert_eq!(error.to_string(), "/etc/secrets/old-small is immutable");
+}
+
+#[test]
+fn a_file_that_is_too_large_to_be_zeroed_is_not_removed() {
+    let tree = tree(0);
+    for (size, want) in [(64 << 20, Ok(())), ((64 << 20) + 1, Err("/etc/large is over 64 MiB"))] {
+        fs::write(tree.path().join("etc/large"), vec![1; size]).unwrap();
+        let image = Image::make("-t ext4 -O ^has_journal", "80M", Some(tree.path()));
+        match (image.apply(&[remove("/etc/large")]).map_err(|error| error.to_string()), want) {
+            (Ok(()), Ok(())) => image.assert_clean("a large file removed"),
+            (Err(error), Err(want)) => assert!(error.starts_with(want), "{error}"),
+            (result, _) => panic!("{size} bytes: {result:?}"),
+        }
+    }
 }
 
 #[test]

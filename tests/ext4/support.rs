@@ -144,6 +144,12 @@ pub fn tree(large: usize) -> TempDir {
     fs::write(at("etc/secrets/old-linked"), b"shared content").unwrap();
     fs::hard_link(at("etc/secrets/old-linked"), at("var/lib/other-name")).unwrap();
     fs::write(at("etc/secrets/mode"), b"keeps its content").unwrap();
+    fs::write(at("etc/secrets/gone-small"), b"OLD-VALUE-GONE").unwrap();
+    fs::write(at("etc/secrets/gone-large"), b"OLD-VALUE-GONE-LARGE ".repeat(30_000)).unwrap();
+    fs::write(at("etc/secrets/gone-linked"), b"still wanted elsewhere").unwrap();
+    fs::hard_link(at("etc/secrets/gone-linked"), at("var/lib/stays")).unwrap();
+    fs::write(at("etc/secrets/gone-twice"), b"OLD-VALUE-OF-TWO-NAMES").unwrap();
+    fs::hard_link(at("etc/secrets/gone-twice"), at("var/lib/gone-too")).unwrap();
     for number in 0..20 {
         // Enough names that no directory on a way fits into its inode (`inline_data`).
         fs::write(at(&format!("var/filler-{number}")), b"").unwrap();
@@ -165,7 +171,12 @@ pub fn directory(path: &str) -> TreeChange {
     TreeChange::MakeDirectory { path: path.into(), mode: 0o711, uid: 0, gid: 70_000 }
 }
 
-/// Twenty new files (of all sizes that matter) in old and new directories, three replacements, two changes of mode.
+pub fn remove(path: &str) -> TreeChange {
+    TreeChange::RemoveFile { path: path.into() }
+}
+
+/// Twenty new files (of all sizes that matter) in old and new directories, three replacements, two changes of mode, and five
+/// names that go, with three files.
 pub fn changes(block_size: usize) -> Vec<TreeChange> {
     let mut changes = vec![directory("/etc/new"), directory("/etc/new/deep")];
     let sizes = [0, 1, 59, 60, 61, 200, 1000, block_size - 1, block_size, block_size + 1, 20 * block_size + 7];
@@ -184,6 +195,10 @@ pub fn changes(block_size: usize) -> Vec<TreeChange> {
     for path in ["/etc/secrets/mode", "/etc/file-3"] {
         changes.push(TreeChange::SetMetadata { path: path.into(), mode: 0o640, uid: 65_536 + 1, gid: 2 });
     }
+    // In the midst of the others: the order is the file system's business.
+    let gone = ["gone-small", "gone-large", "gone-linked", "gone-twice"].map(|name| format!("/etc/secrets/{name}"));
+    changes.splice(3..3, gone.iter().map(|path| remove(path)));
+    changes.push(remove("/var/lib/gone-too"));
     changes
 }
 
@@ -211,11 +226,18 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
     let mut stats = stats.split("debugfs: stat ").skip(1);
     for change in changes {
         let path = change.path();
+        if matches!(change, TreeChange::RemoveFile { .. }) {
+            assert!(find(&ext4, path).is_none(), "{what}: {path} is still there");
+            let shown = stats.next().unwrap();
+            assert!(!shown.contains("Inode:"), "{what}: debugfs sees {path}: {shown}");
+            continue;
+        }
         let (node, stat) = find(&ext4, path).unwrap_or_else(|| panic!("{what}: {path} is not there"));
         let (mode, uid, gid) = match change {
             TreeChange::MakeDirectory { mode, uid, gid, .. }
             | TreeChange::WriteFile { mode, uid, gid, .. }
             | TreeChange::SetMetadata { mode, uid, gid, .. } => (*mode, *uid, *gid),
+            TreeChange::RemoveFile { .. } => unreachable!(),
         };
         assert_eq!((stat.mode, stat.uid, stat.gid), (mode, uid, gid), "{what}: {path}");
         let shown = stats.next().unwrap();
@@ -238,7 +260,7 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
                 }
             }
             TreeChange::MakeDirectory { .. } => assert_eq!(stat.kind, Kind::Directory, "{what}: {path}"),
-            TreeChange::SetMetadata { .. } => {}
+            TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } => {}
         }
     }
 }

@@ -255,7 +255,8 @@ fn a_write_that_fails_is_taken_back_or_finished_by_the_next_run() {
         ("pwrite64:error=ENOSPC:when=9", 1),
         ("fdatasync:error=EIO:when=1", 1),
         ("pwrite64:error=EIO:when=5+", 1),
-        ("fdatasync:error=EIO:when=2", 5),
+        ("fdatasync:error=EIO:when=2", 1),
+        ("fdatasync:error=EIO:when=2+", 5),
         ("pwrite64:error=EIO:when=16", 5),
         ("pwrite64:error=EIO:when=20+", 5),
     ] {

@@ -12,14 +12,11 @@ use super::checksum::crc32c;
 use super::group::Bitmap;
 use super::guard::{self, Steps};
 use super::inode::Inode;
-use super::plan::{Action, Parent, Plan, no_inodes, no_space};
+use super::plan::{Action, MOST_ZEROED, Parent, Plan, no_inodes, no_space};
 use super::reader::{Reader, usize_of};
 use super::writer::{Failure, Writer};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
-
-/// Old files above this size are no secrets of ours, and are not zeroed. In bytes.
-const MOST_ZEROED: u64 = 64 << 20;
 
 /// One call of the writer. Holds no value.
 enum Step {
@@ -27,6 +24,7 @@ enum Step {
     Create { parent: Parent, name: Vec<u8>, path: String, mode: u16, uid: u32, gid: u32, size: usize },
     SetMetadata { inode: u32, mode: u16, uid: u32, gid: u32 },
     Replace { parent: Parent, temporary: Vec<u8>, name: Vec<u8> },
+    Remove { parent: Parent, name: Vec<u8> },
 }
 
 /// Carries out `plan` on `overlay`, which lies over the device of `before`.
@@ -43,12 +41,7 @@ pub(super) fn write(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Res
             put_content(&after, overlay, &file, content.expose())?;
         }
     }
-    for change in &plan.changes {
-        if let Action::Replace { old, .. } = &change.action {
-            zero_old_content(before, &after, overlay, old)?;
-        }
-    }
-    Ok(())
+    plan.losers().try_for_each(|old| zero_old_content(before, &after, overlay, old))
 }
 
 /// The inode at an absolute path; no links are followed.
@@ -108,8 +101,8 @@ fn run_writer(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<()
     })
 }
 
-/// The writer's calls in their order: every new thing first, then the replacements, which free what is old. Each with
-/// its change's place in the plan.
+/// The writer's calls in their order: every new thing first, then the replacements and removals, which free what is old.
+/// Each with its change's place in the plan.
 fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
     let mut steps = Vec::new();
     for (place, change) in plan.changes.iter().enumerate() {
@@ -129,13 +122,18 @@ fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
                     Step::Create { parent, name: temporary.clone(), path, mode, uid, gid, size: content.len() }
                 }
                 Action::SetMetadata { file } => Step::SetMetadata { inode: file.number, mode, uid, gid },
+                Action::Remove { .. } => continue,
             },
         ));
     }
     for (place, change) in plan.changes.iter().enumerate() {
-        if let Action::Replace { temporary, .. } = &change.action {
-            let (parent, temporary, name) = (change.parent, temporary.clone(), change.name.to_vec());
-            steps.push((place, Step::Replace { parent, temporary, name }));
+        let (parent, name) = (change.parent, change.name.to_vec());
+        match &change.action {
+            Action::Replace { temporary, .. } => {
+                steps.push((place, Step::Replace { parent, temporary: temporary.clone(), name }));
+            }
+            Action::Remove { .. } => steps.push((place, Step::Remove { parent, name })),
+            Action::MakeDirectory | Action::Create { .. } | Action::SetMetadata { .. } => {}
         }
     }
     steps
@@ -178,6 +176,11 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
             }
             Step::Replace { parent, temporary, name } => {
                 writer.replace(find(parent)?, temporary, name).map_err(failed)?;
+            }
+            Step::Remove { parent, name } => {
+                let parent = find(parent)?;
+                writer.remove(parent, name).map_err(failed)?;
+                touched.insert(parent);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bytes::{le16, le32};
+use super::bytes::le32;
 use super::directory::Entry;
 use super::expect::{Changed, Expected};
 use super::group::{BLOCK_UNINIT, Bitmap, Group, INODE_UNINIT};
@@ -31,6 +31,8 @@ const DESCRIPTOR_CHECKED: &[Range<usize>] = &[0x12..0x14, 0x1C..0x20, 0x32..0x34
 const DESCRIPTOR_BITMAPS: &[Range<usize>] = &[0x18..0x1C, 0x38..0x3C];
 /// Inode: both halves of its checksum.
 const CHECKSUM: [Range<usize>; 2] = [0x7C..0x7E, 0x82..0x84];
+/// Dropped inode: time of its end, generation, both halves of its checksum.
+const DROPPED_MAY: &[Range<usize>] = &[0x14..0x18, 0x64..0x68, 0x7C..0x7E, 0x82..0x84];
 /// Inode: time of the last change.
 const CTIME: [Range<usize>; 2] = [0xC..0x10, 0x84..0x88];
 /// Inode: time of the last modification.
@@ -99,9 +101,9 @@ impl Audit<'_> {
         }
         for number in self.expected.dropped.keys() {
             let raw = self.raw_inode(self.after, *number)?;
-            let area = raw.get(BLOCK..BLOCK + BLOCK_SIZE).unwrap_or_default();
-            if le16(&raw, 0x0) != 0 || le16(&raw, 0x1A) != 0 || area.iter().any(|byte| *byte != 0) {
-                return Err(wrong(&format!("inode {number} is still in use")));
+            // Nothing stays of it, neither content nor attributes that lay inside.
+            if !differs_only_in(&vec![0; raw.len()], &raw, DROPPED_MAY) {
+                return Err(wrong(&format!("inode {number} is still in use, or not zeroed")));
             }
         }
         self.expected.directories.values().try_for_each(|changed| self.check_changed_directory(changed))
@@ -172,6 +174,7 @@ impl Audit<'_> {
         for (number, changed) in &self.expected.directories {
             let mut want = self.before.entries(&changed.before)?;
             want.extend(changed.names.clone());
+            want.retain(|name, _| !changed.gone.contains(name));
             if self.after.entries(&changed.after)? != want {
                 return Err(wrong(&format!("directory inode {number}: its names")));
             }

@@ -25,6 +25,8 @@ pub(super) struct Changed {
     pub after: Inode,
     /// Names that are new or lead elsewhere.
     pub names: Names,
+    /// Names that are gone.
+    pub gone: BTreeSet<Vec<u8>>,
     /// Directories among the new names.
     pub directories: u16,
     /// Blocks that it gained.
@@ -69,6 +71,13 @@ impl Expected {
         let mut lost: BTreeMap<u32, u16> = BTreeMap::new();
         let mut old: BTreeMap<u32, Inode> = BTreeMap::new();
         for (place, change) in plan.changes.iter().enumerate() {
+            if let Action::Remove { old: removed } = &change.action {
+                // Its name is looked for with the names of its directory.
+                inodes.push(removed.number);
+                *lost.entry(removed.number).or_default() += 1;
+                old.insert(removed.number, removed.clone());
+                continue;
+            }
             let inode = lookup(after, change.path)?;
             inodes.push(inode.number);
             match &change.action {
@@ -83,7 +92,7 @@ impl Expected {
                     *lost.entry(replaced.number).or_default() += 1;
                     old.insert(replaced.number, replaced.clone());
                 }
-                Action::MakeDirectory | Action::Create { .. } => {}
+                Action::MakeDirectory | Action::Create { .. } | Action::Remove { .. } => {}
             }
             if matches!(change.action, Action::MakeDirectory) {
                 expected.made_names.insert(inode.number, Names::new());
@@ -140,7 +149,7 @@ impl Expected {
         Ok(())
     }
 
-    /// Sorts the new names into the directories that hold them.
+    /// Sorts the names that are new, and those that are gone, into the directories that hold or held them.
     fn collect_names(
         &mut self,
         before: &Reader,
@@ -164,10 +173,15 @@ impl Expected {
                             before: before.inode(number)?,
                             after: after.inode(number)?,
                             names: Names::new(),
+                            gone: BTreeSet::new(),
                             directories: 0,
                             gained: 0,
                         }),
                     };
+                    if matches!(change.action, Action::Remove { .. }) {
+                        changed.gone.insert(change.name.to_vec());
+                        continue;
+                    }
                     changed.directories += u16::from(is_directory);
                     Some(&mut changed.names)
                 }

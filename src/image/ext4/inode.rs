@@ -15,8 +15,6 @@ pub(super) const IMMUTABLE: u32 = 0x10;
 pub(super) const APPEND: u32 = 0x20;
 /// `i_flags`: a directory with a hash tree.
 pub(super) const INDEX: u32 = 0x1000;
-/// `i_flags`: its data goes through the journal.
-pub(super) const JOURNAL_DATA: u32 = 0x4000;
 /// `i_flags`: `i_blocks` counts file-system blocks.
 const HUGE_FILE: u32 = 0x4_0000;
 /// `i_flags`: mapped by extents.

@@ -16,6 +16,7 @@ mod directory;
 mod expect;
 mod facts;
 pub mod features;
+mod fixed;
 mod group;
 mod guard;
 mod in_place;
@@ -41,7 +42,6 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use self::in_place::may_be_in_log;
 use self::inode::Inode;
 use self::journal::Journal;
 use self::reader::Reader;
@@ -65,17 +65,17 @@ const ROOT: u32 = 2;
 pub struct Ext4 {
     /// What the changes will be committed to.
     base: Arc<dyn ReadAt>,
-    /// A mended superblock, if it was torn, then the replayed journal, if it was dirty, then one layer for each successful `apply`; each lies on the one before.
+    /// A mended superblock, if it was torn; then, if a mount left something, the replayed journal and the marks that are
+    /// cleared; then one layer for each successful `apply`. Each lies on the one before.
     layers: Vec<Arc<Overlay>>,
     /// Reads through all layers.
     reader: Reader,
-    /// Reads the file system as it was before any change of ours: its journal replayed, its superblock mended.
+    /// Reads the file system as it was before any change of ours: its superblock mended, its journal replayed.
     old: Reader,
-    /// The journal as it is after its replay, and the log blocks that the replayed transactions take; `None` when it
-    /// was clean.
-    recovered: Option<(Journal, u32)>,
-    /// Set when a change drops an old value that may stand in the journal's log.
-    leaves_traces_in_log: bool,
+    /// The journal as it is after its replay; `None` when it was clean.
+    recovered: Option<Journal>,
+    /// Set when a change drops an old value, which may stand in the journal's log.
+    drops_values: bool,
     /// What a mount left behind and we could not deal with.
     obstacle: Option<Obstacle>,
 }
@@ -104,7 +104,7 @@ impl Ext4 {
             old: reader.clone(),
             reader,
             recovered: None,
-            leaves_traces_in_log: false,
+            drops_values: false,
             obstacle: None,
         };
         if !recover::is_needed(&ext4.reader.superblock) {
@@ -115,9 +115,10 @@ impl Ext4 {
             return Ok(ext4);
         }
         match recover::recover(&ext4.reader) {
-            Ok(Recovered { overlay, journal }) => {
-                ext4.push(overlay)?;
+            Ok(Recovered { replayed, marked, journal }) => {
+                ext4.push(replayed)?;
                 ext4.old = ext4.reader.clone();
+                ext4.push(marked)?;
                 ext4.recovered = journal;
             }
             Err(obstacle) => ext4.obstacle = Some(obstacle),
@@ -129,6 +130,12 @@ impl Ext4 {
     #[must_use]
     pub fn facts(&self) -> Facts {
         Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten())
+    }
+
+    /// Bytes a block.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        self.reader.geometry.block_size
     }
 
     /// True when the journal was dirty, and was replayed in memory: on the device it still is.
@@ -174,7 +181,7 @@ impl Ext4 {
     /// directories get `time` as all their times (whole seconds), changed directories as their time of modification.
     ///
     /// Every new file is written before an old one is dropped, so that no value lands in a block that was in use. The
-    /// blocks of a replaced file that no other name leads to are zeroed.
+    /// blocks of a replaced or removed file that no other name leads to are zeroed.
     ///
     /// # Errors
     /// As [`Ext4::check_writable`]; [`ImageError::Refused`] when there is no space, no inode, or a parent is immutable;
@@ -185,11 +192,11 @@ impl Ext4 {
             return Ok(());
         }
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
+        let fixed = fixed::Fixed::of(&self.reader)?;
         let plan = plan::Plan::new(&self.reader, changes, time)?;
         apply::write(&self.reader, &overlay, &plan)?;
-        check(&self.reader, &overlay, &plan)?;
-        let superblock = &self.reader.superblock;
-        self.leaves_traces_in_log |= plan.replaced().any(|old| may_be_in_log(superblock, old.flags));
+        check(&self.reader, &fixed, &overlay, &plan)?;
+        self.drops_values |= plan.losers().next().is_some();
         self.push(overlay)
     }
 
@@ -239,7 +246,7 @@ impl Ext4 {
 
 /// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
 /// and everything asked for is there (the independent reader).
-fn check(before: &Reader, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
+fn check(before: &Reader, fixed: &fixed::Fixed, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
     let failed = |error: ImageError| match error {
         ImageError::Corrupt(detail) => {
             ImageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))
@@ -247,7 +254,7 @@ fn check(before: &Reader, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(
         other => other,
     };
     let expected = audit::audit(before, overlay, plan).map_err(failed)?;
-    neighbours::check(before, &expected)?;
+    neighbours::check(before, fixed, &expected)?;
     view::read_back(overlay, plan).map_err(failed)
 }
 

@@ -13,6 +13,8 @@ use crate::image::error::ImageError;
 use crate::image::tree::{Kind, TreeChange};
 use crate::secret::Secret;
 
+/// The largest file whose blocks are zeroed when it goes, in bytes. Larger ones are no secrets of ours.
+pub(super) const MOST_ZEROED: u64 = 64 << 20;
 /// What to do about a full file system.
 const LARGER: &str = "make the image larger (nixpkgs: additionalSpace = \"512M\") or remove files from it";
 
@@ -33,7 +35,7 @@ pub(super) struct Planned<'a> {
     pub name: &'a [u8],
     /// The directory that holds the name.
     pub parent: Parent,
-    /// Permission bits.
+    /// Permission bits; 0 for a removal, like the two below.
     pub mode: u16,
     /// Owning user.
     pub uid: u32,
@@ -66,6 +68,11 @@ pub(super) enum Action<'a> {
         /// The file.
         file: Inode,
     },
+    /// Takes the name from the file that stands.
+    Remove {
+        /// The file that loses its name.
+        old: Inode,
+    },
 }
 
 impl Planned<'_> {
@@ -73,7 +80,7 @@ impl Planned<'_> {
     pub fn content(&self) -> Option<&Secret> {
         match &self.action {
             Action::Create { content } | Action::Replace { content, .. } => Some(content),
-            Action::MakeDirectory | Action::SetMetadata { .. } => None,
+            Action::MakeDirectory | Action::SetMetadata { .. } | Action::Remove { .. } => None,
         }
     }
 }
@@ -87,11 +94,11 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The files that lose their names.
-    pub fn replaced(&self) -> impl Iterator<Item = &Inode> {
+    /// The files that lose a name each: replaced or removed.
+    pub fn losers(&self) -> impl Iterator<Item = &Inode> {
         self.changes.iter().filter_map(|change| match &change.action {
-            Action::Replace { old, .. } => Some(old),
-            _ => None,
+            Action::Replace { old, .. } | Action::Remove { old } => Some(old),
+            Action::MakeDirectory | Action::Create { .. } | Action::SetMetadata { .. } => None,
         })
     }
 
@@ -134,7 +141,7 @@ impl<'a> Plan<'a> {
         let mut inodes = reader.superblock.free_inodes;
         for change in &self.changes {
             let need = match (&change.action, change.content()) {
-                (Action::SetMetadata { .. }, _) => continue,
+                (Action::SetMetadata { .. } | Action::Remove { .. }, _) => continue,
                 (_, Some(content)) => Self::blocks_for(reader, content.len()),
                 (_, None) => 1,
             };
@@ -225,6 +232,13 @@ impl<'a> Planner<'_, 'a> {
                 check_flags(&file, path)?;
                 (mode, uid, gid, Action::SetMetadata { file })
             }
+            TreeChange::RemoveFile { .. } => {
+                let Some(old) = standing else { return wrong("it does not exist") };
+                self.check_changeable(parent, path)?;
+                self.check_droppable(&old, path)?;
+                self.check_zeroable(&old, path)?;
+                (&0, &0, &0, Action::Remove { old })
+            }
         };
         let mode = u16::try_from(*mode).ok().filter(|mode| *mode <= 0o7777);
         let Some(mode) = mode else { return wrong("its mode has bits that are no permissions") };
@@ -314,6 +328,18 @@ impl<'a> Planner<'_, 'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses to remove a file whose content would stay behind: it is larger than what is zeroed.
+    fn check_zeroable(&self, old: &Inode, path: &str) -> Result<(), ImageError> {
+        let blocks = self.reader.map(old)?.content_blocks();
+        if blocks.saturating_mul(u64::from(self.reader.geometry.block_size)) <= MOST_ZEROED {
+            return Ok(());
+        }
+        Err(ImageError::refused(
+            format!("{path} is over {} MiB, the most that is zeroed when a file is removed", MOST_ZEROED >> 20),
+            "it is no secret of deaddrop's: remove it by other means, or leave it out of the manifest",
+        ))
     }
 
     /// A name that is free in `directory`. Depends on nothing but the tree and the changes.

@@ -39,11 +39,13 @@ pub(super) fn is_needed(superblock: &Superblock) -> bool {
 
 /// What a mount left, dealt with in memory.
 pub(super) struct Recovered {
-    /// The file system as it is then, over the device.
-    pub overlay: Arc<Overlay>,
-    /// The journal with an empty log and the sequence number that comes next, and how many of its log blocks are to be
-    /// zeroed; `None` when it was clean.
-    pub journal: Option<(Journal, u32)>,
+    /// The journal's transactions, brought home as they are, over the device.
+    pub replayed: Arc<Overlay>,
+    /// Over that: what we change ourselves, the marks in the superblock and its counts. In place they are a part of the
+    /// transaction: a superblock that is torn by a cut is found whole in the log.
+    pub marked: Arc<Overlay>,
+    /// The journal with an empty log and the sequence number that comes next; `None` when it was clean.
+    pub journal: Option<Journal>,
 }
 
 /// Deals with what a mount left, on an overlay over `reader`'s device. The file system's features are known to be ones
@@ -69,13 +71,14 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
         }
     }
     let counts = if emptied.is_some() { Some(count_again(&replayed).map_err(dirty)?) } else { None };
-    mark_recovered(&overlay, &replayed.superblock, counts)
+    let marked = Arc::new(Overlay::new(overlay.clone(), reader.geometry.block_size, REPLAY_LIMIT));
+    mark_recovered(&marked, &replayed.superblock, counts)
         .map_err(|error| Obstacle(format!("its superblock cannot be written: {error}")))?;
-    Ok(Recovered { overlay, journal: emptied })
+    Ok(Recovered { replayed: overlay, marked, journal: emptied })
 }
 
 /// Brings home what the journal holds, and empties it.
-fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<(Journal, u32), ImageError> {
+fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Journal, ImageError> {
     let block_size = usize_of(reader.geometry.block_size);
     let replayed = replay::replay(
         &journal.superblock,
@@ -93,7 +96,7 @@ fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<(J
     overlay
         .write_at(reader.block_offset(place)?, journal.superblock.bytes())
         .map_err(|error| ImageError::io("replaying the journal in memory", error))?;
-    Ok((journal, replayed.log_blocks))
+    Ok(journal)
 }
 
 /// True when no block of the orphan file names an inode.

@@ -164,13 +164,6 @@ impl Superblock {
         self.state & STATE_ERRORS != 0
     }
 
-    /// File data goes through the journal by default. `s_default_mount_opts`, 0x100, u32: the bits 0x60 are the data mode,
-    /// 0x20 alone is data=journal.
-    #[must_use]
-    pub fn journals_data(&self) -> bool {
-        le32(&self.raw, 0x100) & 0x60 == 0x20
-    }
-
     /// The crc32c that belongs into the last four bytes of `raw`.
     #[must_use]
     pub fn checksum_of(raw: &[u8; SIZE]) -> u32 {

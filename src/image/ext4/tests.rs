@@ -12,7 +12,7 @@ fn image() -> Arc<dyn ReadAt> {
     let directory = tempfile::TempDir::new().unwrap();
     let tree = directory.path().join("tree");
     std::fs::create_dir_all(tree.join("etc/secrets")).unwrap();
-    for name in ["etc/secrets/old", "etc/secrets/other", "etc/secrets/mode", "standing"] {
+    for name in ["etc/secrets/old", "etc/secrets/other", "etc/secrets/mode", "etc/secrets/gone", "standing"] {
         std::fs::write(tree.join(name), vec![b'o'; 3000]).unwrap();
     }
     let path = directory.path().join("image");
@@ -39,6 +39,7 @@ fn changes() -> Vec<TreeChange> {
         write("/etc/made/new", 5000),
         write("/etc/secrets/old", 10),
         TreeChange::SetMetadata { path: "/etc/secrets/mode".into(), mode: 0o400, uid: 5, gid: 6 },
+        TreeChange::RemoveFile { path: "/etc/secrets/gone".into() },
     ]
 }
 
@@ -81,7 +82,8 @@ fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<()
     let after = Reader::open(overlay.clone()).unwrap();
     let scene = Scene { before, after, overlay };
     breaking(&scene);
-    check(&scene.before, &scene.overlay, &plan).map_err(|error| error.to_string())
+    let fixed = fixed::Fixed::of(&scene.before).map_err(|error| error.to_string())?;
+    check(&scene.before, &fixed, &scene.overlay, &plan).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -145,6 +147,21 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
             let old = lookup(&scene.before, "/etc/secrets/old").unwrap();
             scene.flip(scene.before.map(&old).unwrap().find(0).unwrap(), 0, 1);
         }),
+        ("what a removed file left", |scene| {
+            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            scene.flip(scene.before.map(&gone).unwrap().find(2).unwrap(), 900, 1);
+        }),
+        ("what a removed file's inode left", |scene| {
+            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            let (block, offset) = scene.after.inode_place(gone.number).unwrap();
+            scene.flip(block, offset + 0xA0, 1);
+        }),
+        ("another name in place of the removed one", |scene| {
+            let block = scene.first_block("/etc/secrets");
+            let bytes = scene.after.block(block).unwrap();
+            let at = bytes.windows(4).position(|name| name == b"mode").unwrap();
+            (0..4).for_each(|byte| scene.flip(block, at + byte, b"mode"[byte] ^ b"gone"[byte]));
+        }),
     ];
     for (name, breaking) in breaks {
         let verdict = verdict(&device, breaking);
@@ -174,4 +191,32 @@ fn a_block_that_a_file_uses_though_the_bitmap_calls_it_free_is_not_taken() {
     let error = ext4.apply(&changes(), UNIX_EPOCH).unwrap_err();
     assert!(error.to_string().contains("which is marked as free"), "{error}");
     assert!(ext4.dirty().unwrap().is_empty());
+}
+
+#[test]
+fn a_removed_name_that_still_stands_is_seen_by_both_readers() {
+    let device = image();
+    let before = Reader::open(Arc::clone(&device)).unwrap();
+    let overlay = Arc::new(Overlay::new(Arc::clone(&device), before.geometry.block_size, OVERLAY_LIMIT));
+    let changes = [TreeChange::RemoveFile { path: "/etc/secrets/gone".into() }];
+    let plan = plan::Plan::new(&before, &changes, UNIX_EPOCH).unwrap();
+    // The writer did not run: the name and the inode are there as before.
+    let audit = audit::audit(&before, &overlay, &plan).err().unwrap();
+    assert!(audit.to_string().contains("is still in use"), "{audit}");
+    let read_back = view::read_back(&overlay, &plan).unwrap_err();
+    assert_eq!(read_back.to_string(), "/etc/secrets/gone: the read-back still sees it");
+}
+
+#[test]
+fn only_a_regular_file_that_stands_is_removed() {
+    let device = image();
+    for (path, want) in [
+        ("/etc/secrets/nothing", "/etc/secrets/nothing: it does not exist"),
+        ("/etc/secrets", "/etc/secrets: it is a directory"),
+    ] {
+        let mut ext4 = Ext4::open(Arc::clone(&device)).unwrap();
+        let error = ext4.apply(&[TreeChange::RemoveFile { path: path.into() }], UNIX_EPOCH).unwrap_err();
+        assert_eq!(error.to_string(), want);
+        assert!(ext4.dirty().unwrap().is_empty());
+    }
 }

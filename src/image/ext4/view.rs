@@ -33,8 +33,7 @@ const HIDDEN: u32 = Incompat::EA_INODE | Incompat::LARGE_DIR | Incompat::INLINE_
 /// What must stand at a path.
 struct Wanted {
     path: String,
-    /// `None` for a directory.
-    content: Option<Content>,
+    what: What,
     mode: u16,
     uid: u32,
     gid: u32,
@@ -42,11 +41,15 @@ struct Wanted {
     gone: Option<String>,
 }
 
-/// What must be in a file.
-enum Content {
-    Exactly(Secret),
-    /// Not written by us.
-    Any,
+/// What must be there.
+enum What {
+    Directory,
+    /// With this content.
+    File(Secret),
+    /// With content that was not written by us.
+    AnyFile,
+    /// The name was taken away.
+    Nothing,
 }
 
 /// The result, for `ext4-view`.
@@ -124,10 +127,11 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), Image
         .iter()
         .map(|change| Wanted {
             path: change.path.to_owned(),
-            content: match (&change.action, change.content()) {
-                (Action::MakeDirectory, _) => None,
-                (_, Some(content)) => Some(Content::Exactly(content.clone())),
-                (_, None) => Some(Content::Any),
+            what: match &change.action {
+                Action::MakeDirectory => What::Directory,
+                Action::Create { content } | Action::Replace { content, .. } => What::File((*content).clone()),
+                Action::SetMetadata { .. } => What::AnyFile,
+                Action::Remove { .. } => What::Nothing,
             },
             mode: change.mode,
             uid: change.uid,
@@ -171,10 +175,19 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), Image
 /// Compares one path; the error says what differs, and never shows content.
 fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
     let failed = |error: Ext4Error| format!("the read-back cannot read it: {error}");
+    let is_gone = |path: &str| match fs.symlink_metadata(path) {
+        Err(Ext4Error::NotFound) => Ok(true),
+        Ok(_) => Ok(false),
+        Err(error) => Err(failed(error)),
+    };
+    if matches!(wanted.what, What::Nothing) {
+        return if is_gone(&wanted.path)? { Ok(()) } else { Err("the read-back still sees it".into()) };
+    }
     let metadata = fs.symlink_metadata(wanted.path.as_str()).map_err(failed)?;
-    let kind_fits = match wanted.content {
-        None => metadata.file_type().is_dir(),
-        Some(_) => metadata.file_type().is_regular_file(),
+    let kind_fits = match wanted.what {
+        What::Directory => metadata.file_type().is_dir(),
+        What::File(_) | What::AnyFile => metadata.file_type().is_regular_file(),
+        What::Nothing => false,
     };
     if !kind_fits {
         return Err("the read-back sees something of another kind".into());
@@ -191,7 +204,7 @@ fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), Str
             wanted.gid
         ));
     }
-    if let Some(Content::Exactly(content)) = &wanted.content {
+    if let What::File(content) = &wanted.what {
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
         // Before reading: its reader makes room for as many bytes as the inode declares.
         let same = metadata.len() == length && {
@@ -203,9 +216,8 @@ fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), Str
             return Err("the read-back sees other content".into());
         }
     }
-    match wanted.gone.as_deref().map(|gone| fs.symlink_metadata(gone)) {
-        None | Some(Err(Ext4Error::NotFound)) => Ok(()),
-        Some(Ok(_)) => Err("its temporary name is still there".into()),
-        Some(Err(error)) => Err(failed(error)),
+    match &wanted.gone {
+        Some(temporary) if !is_gone(temporary)? => Err("its temporary name is still there".into()),
+        _ => Ok(()),
     }
 }

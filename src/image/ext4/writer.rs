@@ -162,6 +162,11 @@ impl Writer {
         Ok(self.fs.apply_rename_at(parent, temporary, parent, name, true)?)
     }
 
+    /// Takes the name `name` from a file; with its last one the file goes.
+    pub fn remove(&self, parent: u32, name: &[u8]) -> Result<(), Failure> {
+        Ok(self.fs.apply_unlink_at(parent, name)?)
+    }
+
     /// Sets the times of the last modification and change of a directory whose entries changed.
     pub fn touch(&self, inode: u32) -> Result<(), Failure> {
         Ok(self.fs.apply_utimens_ino(inode, 0, UTIME_OMIT, self.seconds, 0)?)

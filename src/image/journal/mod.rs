@@ -66,6 +66,12 @@ impl Map {
         self.runs.iter().any(|run| block.checked_sub(run.physical).is_some_and(|into| into < u64::from(run.count)))
     }
 
+    /// The runs, in the order of their journal blocks.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
     /// Blocks that are mapped.
     #[must_use]
     pub fn len(&self) -> u64 {

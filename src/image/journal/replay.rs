@@ -19,8 +19,6 @@ pub struct Replayed {
     pub transactions: u32,
     /// The sequence number that the next transaction must have: past a half-written one too.
     pub next_sequence: u32,
-    /// Blocks that the whole transactions take in the log, from its start.
-    pub log_blocks: u32,
 }
 
 /// Reads one file-system block into the buffer.
@@ -46,12 +44,12 @@ pub fn replay(
 ) -> Result<Replayed, ImageError> {
     let log = Log { superblock, map, block_size, fs_blocks, read };
     if superblock.start == 0 {
-        return Ok(Replayed { transactions: 0, next_sequence: superblock.sequence, log_blocks: 0 });
+        return Ok(Replayed { transactions: 0, next_sequence: superblock.sequence });
     }
     if superblock.incompat & INCOMPAT_ASYNC_COMMIT != 0 {
         return Err(ImageError::unsupported("the journal is dirty and uses async commit", "run e2fsck -p first"));
     }
-    let (transactions, log_blocks) = log.scan()?;
+    let transactions = log.scan()?;
     let end = superblock.sequence.wrapping_add(transactions);
     log.refuse_fast_commits(end)?;
     let mut revoked: HashMap<u64, u32> = HashMap::new();
@@ -80,7 +78,7 @@ pub fn replay(
         Ok(())
     })?;
     // One more than the last: a half-written transaction of that number may lie in the log (kernel, jbd2_journal_recover).
-    Ok(Replayed { transactions, next_sequence: end.wrapping_add(1), log_blocks })
+    Ok(Replayed { transactions, next_sequence: end.wrapping_add(1) })
 }
 
 /// Sequence numbers wrap.
@@ -124,10 +122,9 @@ impl Log<'_> {
         self.superblock.first.saturating_add(u32::try_from(wrapped).unwrap_or(0))
     }
 
-    /// Counts the whole transactions from the start of the log on, and the blocks that they take.
-    fn scan(&self) -> Result<(u32, u32), ImageError> {
+    /// Counts the whole transactions from the start of the log on.
+    fn scan(&self) -> Result<u32, ImageError> {
         let mut whole: u32 = 0;
-        let mut whole_blocks: u32 = 0;
         let mut done: u32 = 0;
         // Set when a block of the transaction that is being read is damaged: fatal only if it was committed.
         let mut is_damaged = false;
@@ -145,17 +142,14 @@ impl Log<'_> {
                     REVOKE => is_damaged |= !self.has_good_tail(&block),
                     COMMIT if !self.has_good_commit(&block) => break,
                     COMMIT if is_damaged => return Err(damaged()),
-                    COMMIT => {
-                        whole = whole.checked_add(1).ok_or_else(damaged)?;
-                        whole_blocks = done.saturating_add(1);
-                    }
+                    COMMIT => whole = whole.checked_add(1).ok_or_else(damaged)?,
                     _ => break,
                 },
                 _ => break,
             }
             done = done.saturating_add(steps);
         }
-        Ok((whole, whole_blocks))
+        Ok(whole)
     }
 
     /// Visits each descriptor, revoke and commit block of the first `transactions`: sequence, type, block, place.
@@ -381,7 +375,6 @@ mod tests {
                 superblock.set_log(start, 7);
                 let (replayed, home) = disk.replay(&superblock).unwrap();
                 assert_eq!((replayed.transactions, replayed.next_sequence), (2, 10), "{incompat:#x}");
-                assert_eq!(replayed.log_blocks, next - start + 4, "{incompat:#x}");
                 let mut want: BTreeMap<u64, Vec<u8>> = one.into_iter().collect();
                 want.extend(two);
                 assert_eq!(home, want, "{incompat:#x} from {start}");

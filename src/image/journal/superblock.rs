@@ -19,6 +19,7 @@ mod at {
     pub const FEATURE_INCOMPAT: usize = 0x28;
     pub const FEATURE_RO_COMPAT: usize = 0x2C;
     pub const UUID: usize = 0x30;
+    pub const USERS: usize = 0x40;
     pub const CHECKSUM_TYPE: usize = 0x50;
     pub const FC_BLOCKS: usize = 0x54;
     pub const CHECKSUM: usize = 0xFC;
@@ -91,6 +92,13 @@ impl JournalSuperblock {
                 "this image is newer than this deaddrop",
             ));
         }
+        if version == 4 && field(at::USERS)? > 1 {
+            // What e2fsck takes for an external journal of several file systems, and refuses.
+            return Err(ImageError::unsupported(
+                "the journal has more than one user",
+                "run e2fsck -f on the image first",
+            ));
+        }
         let fast_commit_blocks = match incompat & INCOMPAT_FAST_COMMIT {
             0 => 0,
             // 0 stands for the default of 256 blocks (kernel, jbd2_journal_get_num_fc_blks).
@@ -157,6 +165,12 @@ impl JournalSuperblock {
     #[must_use]
     pub fn has_checksums(&self) -> bool {
         self.incompat & (INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3) != 0
+    }
+
+    /// True when tags name blocks by 64 bits, and not by 32.
+    #[must_use]
+    pub fn has_wide_tags(&self) -> bool {
+        self.incompat & INCOMPAT_64BIT != 0
     }
 
     /// The seed of all checksums in the log.
@@ -255,6 +269,7 @@ mod tests {
             ("first beyond", at::FIRST, 1024),
             ("start beyond", at::START, 1024),
             ("errno", at::ERRNO, 5),
+            ("several users", at::USERS, 2),
             ("unknown incompat", at::FEATURE_INCOMPAT, 0x40),
             ("unknown ro_compat", at::FEATURE_RO_COMPAT, 1),
             ("two checksum versions", at::FEATURE_INCOMPAT, INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3),

@@ -10,6 +10,7 @@ use gpt::header::{Header, HeaderError};
 
 use super::types;
 use super::{Partition, Table, TableKind, read_inside};
+use crate::contain::contain;
 use crate::image::device::ReadAt;
 use crate::image::text;
 
@@ -107,13 +108,14 @@ fn header(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Heade
         let cut = read_inside(disk, offset, &mut start)? && &start == b"EFI PART";
         return Err(if cut { truncated(disk) } else { Flaw::Absent });
     }
-    let header =
-        gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(two), sector).map_err(|e| match e {
+    let header = decoded(|| gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(two), sector))?.map_err(
+        |e| match e {
             HeaderError::Io(e) => Flaw::Io(e),
             HeaderError::InvalidGptSignature => Flaw::Absent,
             HeaderError::InvalidCRC32Checksum => Flaw::Damaged("the GPT header's checksum is wrong".to_owned()),
             other => Flaw::Damaged(format!("the GPT header cannot be read: {other}")),
-        })?;
+        },
+    )?;
     if header.num_parts > MAX_ENTRIES {
         return Err(Flaw::TooLarge(format!(
             "the GPT declares {} entries, and {MAX_ENTRIES} is the most",
@@ -151,8 +153,13 @@ fn entries(
     }
     // The crate seeks to the table itself: it gets the table alone, at sector 0.
     let alone = Header { part_start: 0, ..header.clone() };
-    gpt::partition::file_read_partitions(&mut Cursor::new(bytes), &alone, sector)
+    decoded(|| gpt::partition::file_read_partitions(&mut Cursor::new(bytes), &alone, sector))?
         .map_err(|_| damaged("the checksum of the GPT's entries is wrong"))
+}
+
+/// What a call into the crate returns; a panic in it is damage that it was not made for.
+fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, Flaw> {
+    contain(decode).ok_or_else(|| Flaw::Damaged("the GPT makes its decoder fail".to_owned()))
 }
 
 fn truncated(disk: &dyn ReadAt) -> Flaw {

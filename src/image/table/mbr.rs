@@ -10,6 +10,7 @@ use mbrman::{MBRHeader, MBRPartitionEntry};
 
 use super::types;
 use super::{Partition, Table, TableKind, read_inside};
+use crate::contain::contain;
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
 
@@ -51,8 +52,12 @@ impl Flaw {
 
 impl Mbr {
     /// `None` when `sector` is no MBR: no signature, or a mark in an entry that is neither 0 nor 0x80.
-    pub(super) fn decode(sector: &[u8; 512]) -> Option<Self> {
-        MBRHeader::read_from(&mut Cursor::new(sector)).ok().map(Self)
+    ///
+    /// # Errors
+    /// `Corrupt` when the crate fails on it.
+    pub(super) fn decode(sector: &[u8; 512], name: &str) -> Result<Option<Self>, ImageError> {
+        let header = header(sector).ok_or_else(|| ImageError::corrupt(format!("{name}: {DECODER}")))?;
+        Ok(header.map(Self))
     }
 
     /// True when an entry says that the disk has a GPT.
@@ -102,6 +107,14 @@ impl Mbr {
     }
 }
 
+/// What is wrong when the crate panics.
+const DECODER: &str = "the MBR makes its decoder fail";
+
+/// A sector as a table; `Some(None)` when it is none, `None` when the crate panics.
+fn header(sector: &[u8; 512]) -> Option<Option<MBRHeader>> {
+    contain(|| MBRHeader::read_from(&mut Cursor::new(sector)).ok())
+}
+
 fn used(header: &MBRHeader) -> impl Iterator<Item = (u32, &MBRPartitionEntry)> {
     (1..=4).zip(header.iter()).map(|(number, (_, entry))| (number, entry)).filter(|(_, e)| e.is_used() && e.sectors > 0)
 }
@@ -129,7 +142,8 @@ fn follow(
         if !read_inside(disk, ebr * SECTOR, &mut sector)? {
             return Err(Flaw::Chain(format!("sector {ebr} is outside of the image")));
         }
-        let Ok(record) = MBRHeader::read_from(&mut Cursor::new(&sector)) else {
+        let record = header(&sector).ok_or_else(|| Flaw::Chain(DECODER.to_owned()))?;
+        let Some(record) = record else {
             // An extended partition that is still empty needs no record at its start.
             return if ebr == base { Ok(()) } else { Err(Flaw::Chain(format!("sector {ebr} is no link of it"))) };
         };

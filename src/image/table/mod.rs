@@ -151,7 +151,7 @@ impl Table {
         }
         let mut sector = [0; 512];
         disk.read_exact_at(0, &mut sector).map_err(io)?;
-        let mbr = mbr::Mbr::decode(&sector);
+        let mbr = mbr::Mbr::decode(&sector, name)?;
         let whole = probe::probe(disk);
         if mbr.as_ref().is_none_or(mbr::Mbr::protects_a_gpt) {
             match gpt::read(disk).map_err(io)? {

@@ -33,6 +33,12 @@ enum Undo {
         name: String,
         aside: String,
     },
+    /// The removed file stands under `aside`, and nothing under `name`; both are in `parent`.
+    NameBack {
+        parent: Node,
+        name: String,
+        aside: String,
+    },
     Metadata {
         path: String,
         file: OwnedFd,
@@ -82,7 +88,7 @@ impl<'a> Transaction<'a> {
                     unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))?;
                     staged.push(Staged { path, parent, name, file });
                 }
-                TreeChange::SetMetadata { .. } => {}
+                TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } => {}
             }
         }
         for change in changes {
@@ -92,6 +98,11 @@ impl<'a> Transaction<'a> {
         }
         for file in &staged {
             self.put_in_place(file)?;
+        }
+        for change in changes {
+            if let TreeChange::RemoveFile { path } = change {
+                self.set_aside(path)?;
+            }
         }
         self.read_back(changes)
     }
@@ -168,7 +179,20 @@ impl<'a> Transaction<'a> {
         exchange(parent, &aside, name).map_err(|errno| failure("replacing", path, errno))?;
         self.undo.pop();
         self.undo.push(Undo::SwapBack { parent: parent.clone(), name: name.clone(), aside: aside.clone() });
-        // What now stands aside must be what was judged: a regular file, not something put there since the survey.
+        self.check_aside(parent, &aside, path)
+    }
+
+    /// Takes a file's name away; until the end it has another one.
+    fn set_aside(&mut self, path: &str) -> Result<(), ImageError> {
+        let (parent, name) = self.parent(path)?;
+        let aside = random_name()?;
+        rename(&parent, &name, &aside).map_err(|errno| failure("removing", path, errno))?;
+        self.undo.push(Undo::NameBack { parent: parent.clone(), name, aside: aside.clone() });
+        self.check_aside(&parent, &aside, path)
+    }
+
+    /// What now stands aside must be what was judged: a regular file, not something put there since the survey.
+    fn check_aside(&self, parent: &Node, aside: &str, path: &str) -> Result<(), ImageError> {
         match self.tree.child(parent, aside.as_bytes())? {
             Some((_, stat)) if stat.kind == Kind::File => Ok(()),
             _ => Err(changed_meanwhile(path)),
@@ -184,13 +208,16 @@ impl<'a> Transaction<'a> {
                 ImageError::refused(what, "is the disk in order, and does nobody else work in this directory?")
             };
             let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let (node, stat) = self.tree.child(&self.open_directory(above)?, name.as_bytes())?.ok_or_else(differs)?;
+            let found = self.tree.child(&self.open_directory(above)?, name.as_bytes())?;
             let (kind, mode, uid, gid) = match change {
                 TreeChange::MakeDirectory { mode, uid, gid, .. } => (Kind::Directory, mode, uid, gid),
                 TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
                     (Kind::File, mode, uid, gid)
                 }
+                TreeChange::RemoveFile { .. } if found.is_none() => continue,
+                TreeChange::RemoveFile { .. } => return Err(differs()),
             };
+            let (node, stat) = found.ok_or_else(differs)?;
             if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
                 return Err(differs());
             }
@@ -208,7 +235,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn finish(self) -> Vec<String> {
         let mut notes = Vec::new();
         for undo in &self.undo {
-            if let Undo::SwapBack { parent, name, aside } = undo
+            if let Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside } = undo
                 && let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir)
             {
                 let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
@@ -268,6 +295,10 @@ impl Undo {
                     .and_then(|()| unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir));
                 (parent.path_of(name.as_bytes()), result)
             }
+            Self::NameBack { parent, name, aside } => {
+                let result = rename(&parent, &aside, &name);
+                (parent.path_of(name.as_bytes()), result)
+            }
             Self::Metadata { path, file, stat } => {
                 let result = unistd::fchown(&file, Some(Uid::from_raw(stat.uid)), Some(Gid::from_raw(stat.gid)))
                     .and_then(|()| stat::fchmod(&file, permissions(stat.mode)));
@@ -315,6 +346,12 @@ fn link(file: &File, parent: &Node, name: &str) -> nix::Result<()> {
 fn exchange(directory: &Node, one: &str, other: &str) -> nix::Result<()> {
     let fd = &directory.0.fd;
     fcntl::renameat2(fd, one, fd, other, RenameFlags::RENAME_EXCHANGE)
+}
+
+/// Renames inside one directory; fails where the new name is taken.
+fn rename(directory: &Node, old: &str, new: &str) -> nix::Result<()> {
+    let fd = &directory.0.fd;
+    fcntl::renameat2(fd, old, fd, new, RenameFlags::RENAME_NOREPLACE)
 }
 
 /// A name that nothing has, also where an earlier run was killed.

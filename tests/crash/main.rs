@@ -1,0 +1,21 @@
+//! The in-place commit, cut off at every place: every write and flush is recorded, and what a power cut may leave is
+//! judged by our own reader, e2fsck and the kernel.
+//!
+//! - [`log`]: the recording medium, and the states that a log of writes can leave.
+//! - [`bench`]: images by mke2fs and debugfs, with old values, and the changes to them.
+//! - [`judge`]: what must hold in every state.
+//! - [`states`]: all of that over all layouts.
+//!
+//! Needs mke2fs, e2fsck and debugfs, and a kernel that mounts loop devices for the layouts that are "as mounted".
+//!
+//! `DEADDROP_CRASH_STATES=N` tries N random states in place of the usual number, `DEADDROP_CRASH_SEED=S` starts from
+//! another seed. Each failure prints both.
+#![allow(clippy::as_conversions)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bench;
+mod judge;
+mod log;
+mod states;
