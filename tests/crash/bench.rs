@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -30,6 +31,11 @@ pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     let builder = || tempfile::Builder::new().prefix("deaddrop-crash.").to_owned();
     builder().tempdir_in(memory).or_else(|_| builder().tempdir()).expect("making a scratch directory")
+}
+
+/// One loud line that cannot be missed.
+pub fn shout(line: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** {line} ***\n");
 }
 
 /// Runs one of e2fsprogs; panics when it fails.
@@ -71,7 +77,7 @@ pub enum Change {
     Longer,
     /// Old values replaced by shorter ones.
     Shorter,
-    /// All of it, and a change of mode.
+    /// All of it, files that are removed, and a change of mode.
     Mixed,
 }
 
@@ -94,7 +100,7 @@ pub struct Layout {
 pub struct Value {
     pub path: String,
     pub old: Option<Vec<u8>>,
-    pub new: Vec<u8>,
+    pub new: Option<Vec<u8>>,
 }
 
 /// An image, and everything about one change to it.
@@ -131,15 +137,20 @@ impl Layout {
         let values = (0..self.values).map(|number| {
             let lines = sizes[number % sizes.len()];
             let (old, new) = match (self.change, number % 3) {
-                (Change::First, _) | (Change::Mixed, 0) => (None, lines),
-                (Change::Longer, _) | (Change::Mixed, 1) => (Some(lines), lines * 2 + 20),
-                (Change::Shorter, _) | (Change::Mixed, _) => (Some(lines * 2 + 20), lines),
+                (Change::Mixed, _) if number % 6 == 5 => (Some(lines), None),
+                (Change::First, _) | (Change::Mixed, 0) => (None, Some(lines)),
+                (Change::Longer, _) | (Change::Mixed, 1) => (Some(lines), Some(lines * 2 + 20)),
+                (Change::Shorter, _) | (Change::Mixed, _) => (Some(lines * 2 + 20), Some(lines)),
             };
             let path = match old {
                 None => format!("/etc/new/deep/value-{number}"),
                 Some(_) => format!("/etc/secrets/value-{number}"),
             };
-            Value { path, old: old.map(|lines| value(OLD, number, lines)), new: value(NEW, number, new) }
+            Value {
+                path,
+                old: old.map(|lines| value(OLD, number, lines)),
+                new: new.map(|lines| value(NEW, number, lines)),
+            }
         });
         (values.collect(), (self.change == Change::Mixed).then_some((0o644, 0o640)))
     }
@@ -155,7 +166,8 @@ impl Layout {
         if let Some(spare) = self.spare {
             let facts = open(Arc::new(fs::read(&image).unwrap())).unwrap().facts();
             let block = facts.block_size;
-            let need: u64 = values.iter().map(|value| (value.new.len() as u64).div_ceil(block) + 1).sum();
+            let need: u64 =
+                values.iter().map(|value| (value.new.as_ref().map_or(0, Vec::len) as u64).div_ceil(block) + 1).sum();
             let filler = (facts.free_blocks - need - spare) * block;
             // One that is no run of zeros: those become holes.
             fs::write(tree.join("filler"), vec![b'f'; filler as usize]).unwrap();
@@ -317,8 +329,13 @@ impl Case {
             }
         }
         for value in &self.values {
-            let content = Secret::new(value.new.clone());
-            changes.push(TreeChange::WriteFile { path: value.path.clone(), content, mode: 0o400, uid: 0, gid: 0 });
+            let path = value.path.clone();
+            changes.push(match &value.new {
+                Some(new) => {
+                    TreeChange::WriteFile { path, content: Secret::new(new.clone()), mode: 0o400, uid: 0, gid: 0 }
+                }
+                None => TreeChange::RemoveFile { path },
+            });
         }
         if let Some((_, mode)) = self.modes {
             changes.push(TreeChange::SetMetadata { path: "/etc/file-3".into(), mode, uid: 0, gid: 0 });
@@ -434,8 +451,7 @@ pub fn others(ext4: &Ext4) -> Result<(), String> {
 
 /// A file that tools are run on.
 pub struct Desk {
-    /// Removes the file at the end.
-    _directory: TempDir,
+    directory: TempDir,
     pub image: PathBuf,
     /// What is in it, as far as it is known.
     content: RefCell<Vec<u8>>,
@@ -445,7 +461,7 @@ impl Desk {
     pub fn new() -> Self {
         let directory = scratch();
         let image = directory.path().join("image");
-        Self { _directory: directory, image, content: RefCell::new(Vec::new()) }
+        Self { directory, image, content: RefCell::new(Vec::new()) }
     }
 
     /// Makes the file this. Writes only what differs from what it was before.
@@ -471,5 +487,9 @@ impl Desk {
         let mut content = self.content.borrow_mut();
         File::open(&self.image).and_then(|file| file.read_exact_at(&mut content, 0)).expect("reading an image");
         content.clone()
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }

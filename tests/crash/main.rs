@@ -15,7 +15,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../inject/manifest.rs"]
+#[allow(dead_code)]
+mod manifest;
+
 mod bench;
+mod blocks;
+mod failing;
 mod judge;
+mod kernel;
 mod log;
+mod mutations;
+mod outside;
 mod states;
+mod traces;

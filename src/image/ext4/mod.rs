@@ -168,8 +168,16 @@ impl Ext4 {
                 recover::HINT,
             ));
         }
-        if let Err(error) = self.reader.journal() {
-            return Err(ImageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+        match self.reader.journal() {
+            Err(error) => {
+                return Err(ImageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+            }
+            // The kernel would drop it unread, e2fsck would replay it: it is not ours to choose.
+            Ok(Some(journal)) if journal.superblock.start != 0 => {
+                let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
+                return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
+            }
+            Ok(_) => {}
         }
         if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
             return Err(ImageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
