@@ -119,7 +119,10 @@ fn judge_in_place(input: &Input) -> Result<(), ImageError> {
 /// `Refused` with what to do instead.
 pub(super) fn judge_replacement(input: &Input) -> Result<(), ImageError> {
     if input.is_device() {
-        return refuse_in_place(input, "is a block device, and what is compressed on one cannot be changed in place");
+        return refuse_in_place(
+            input,
+            "is a block device, which no other file can replace (what is compressed is replaced, not changed)",
+        );
     }
     let directory = parent(&input.real);
     let place = directory.display();
