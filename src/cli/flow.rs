@@ -141,6 +141,9 @@ fn open<'w>(
     }
     if !path.is_dir() {
         let image = ImageTarget::open(path, args.root_partition.as_deref(), destination, watch)?;
+        if let Some(line) = image.taken_back() {
+            ui.say(&line);
+        }
         ui.tell(1, &image.details());
         return Ok(Box::new(image));
     }
@@ -155,6 +158,7 @@ fn open<'w>(
         Some(Destination::File { .. }) => only_for_images("-o"),
         Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
         Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),
+        Some(Destination::InPlace { undo: Some(_), .. }) => only_for_images("--undo"),
         _ => {
             if !["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
                 ui.say(&format!("{} has neither /etc nor /nix/store: is it a root?", path.display()));

@@ -32,6 +32,10 @@ pub struct Args {
     /// Leave the mode of an image that is changed in place (else it becomes 0600)
     #[arg(long, conflicts_with = "output")]
     keep_mode: bool,
+
+    /// Where to keep an undo file meanwhile, for a block device whose change does not fit into a journal
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    undo: Option<PathBuf>,
 }
 
 impl Args {
@@ -41,7 +45,7 @@ impl Args {
         let time = time_of_run()?;
         let destination = match &self.output {
             Some(path) => Destination::File { path: path.clone(), force: self.force },
-            None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force },
+            None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
         let progress = Progress::new(ui);

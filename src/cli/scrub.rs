@@ -24,6 +24,10 @@ pub struct Args {
     /// Write although the image is mounted or in use
     #[arg(long)]
     force: bool,
+
+    /// Where to look first for an undo file that an interrupted run on a block device left
+    #[arg(long, value_name = "DIR")]
+    undo: Option<PathBuf>,
 }
 
 impl Args {
@@ -31,7 +35,12 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let name = self.image.display().to_string();
         let progress = Progress::new(ui);
-        let args = ImageArgs { path: &self.image, root_partition: self.root_partition.as_deref(), force: self.force };
+        let args = ImageArgs {
+            path: &self.image,
+            root_partition: self.root_partition.as_deref(),
+            force: self.force,
+            undo: self.undo.as_deref(),
+        };
         let zeroed = scrub(&args, &|step| progress.show(step)).map_err(|error| flow::failed(&name, &error))?;
         ui.print_json_when_done(|| json::maintenance("scrub", &name, zeroed > 0));
         ui.say(&match zeroed {

@@ -23,6 +23,9 @@ pub enum Destination {
         keep_mode: bool,
         /// Write although it is mounted, attached, or open in a virtual machine.
         force: bool,
+        /// Where the undo file goes, if the image is a block device and needs one; and where to look for one that an
+        /// interrupted run left.
+        undo: Option<PathBuf>,
     },
     /// In a new file; the image stays as it is.
     File {
@@ -35,8 +38,15 @@ pub enum Destination {
 
 /// A destination that was found to be possible.
 pub(super) enum Place {
-    /// Replace the image's file.
-    InPlace { keep_mode: bool },
+    /// Change the image itself, within its file or by replacing it.
+    InPlace {
+        /// Leave its permissions.
+        keep_mode: bool,
+        /// Write although somebody else holds it.
+        force: bool,
+        /// The directory of the undo file; none where the image is no block device.
+        undo: Option<PathBuf>,
+    },
     /// Make a file.
     New {
         /// As it was given, for messages.
@@ -74,12 +84,14 @@ const FOREIGN: &[(&[&str], &str)] = &[
 /// `Refused` with what to do instead; `Unsupported` for an output format; `Io`.
 pub(super) fn judge(destination: &Destination, input: &Input) -> Result<Place, ImageError> {
     match destination {
-        Destination::InPlace { keep_mode, force } => {
+        Destination::InPlace { keep_mode, force, undo } => {
             judge_in_place(input)?;
+            let undo = undo.clone().filter(|_| input.is_device());
+            undo.as_deref().map_or(Ok(()), |directory| judge_directory(directory, "the undo file"))?;
             if !force {
                 held::refuse_if_held(&input.file, &input.name())?;
             }
-            Ok(Place::InPlace { keep_mode: *keep_mode })
+            Ok(Place::InPlace { keep_mode: *keep_mode, force: *force, undo })
         }
         Destination::File { path, force } => judge_new(path, *force, input),
     }
@@ -107,7 +119,10 @@ fn judge_in_place(input: &Input) -> Result<(), ImageError> {
 /// `Refused` with what to do instead.
 pub(super) fn judge_replacement(input: &Input) -> Result<(), ImageError> {
     if input.is_device() {
-        return refuse_in_place(input, "is a block device, and what it holds cannot be changed in place");
+        return refuse_in_place(
+            input,
+            "is a block device, which no other file can replace (what is compressed is replaced, not changed)",
+        );
     }
     let directory = parent(&input.real);
     let place = directory.display();

@@ -13,13 +13,15 @@ use super::container::{self, Container};
 use super::destination::judge_replacement;
 use super::device::{FileDevice, ReadAt, Section};
 use super::error::ImageError;
-use super::input::Input;
-use super::output::{Destination, Output};
+use super::input::{Access, Input};
+use super::output::{Destination, FileMedium, Output};
 use super::progress::Watch;
 use super::root::{self, Root};
 use super::spool;
 use super::table::{Partition, Table};
+use super::undo::{self, Disk};
 use super::unfinished::Unfinished;
+use crate::sys::SignalsWait;
 
 /// An open disk image.
 pub struct DiskImage {
@@ -28,6 +30,7 @@ pub struct DiskImage {
     pub(super) decoded: Option<Decoded>,
     disk: Arc<dyn ReadAt>,
     table: Table,
+    taken_back: bool,
 }
 
 /// Where the raw disk of a compressed image is.
@@ -57,7 +60,7 @@ impl DiskImage {
     /// or a damaged table; `Io`.
     pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, ImageError> {
         let mut input = Input::open(path)?;
-        input.lock(false)?;
+        input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
         Self::read(input, watch, |input| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
@@ -76,9 +79,14 @@ impl DiskImage {
     pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), ImageError> {
         let mut input = Input::open(path)?;
         let output = Output::prepare(destination, &input)?;
-        input.lock(output.is_in_place())?;
+        let access = match (output.is_in_place(), output.wants_it_alone()) {
+            (false, _) => Access::Read,
+            (true, false) => Access::Write,
+            (true, true) => Access::WriteAlone,
+        };
+        input.lock(access)?;
         let directory = output.directory();
-        let image = Self::read(input, watch, |input| {
+        let mut image = Self::read(input, watch, |input| {
             if output.is_in_place() {
                 // What is compressed cannot be changed within: it is replaced.
                 judge_replacement(input)?;
@@ -91,6 +99,18 @@ impl DiskImage {
             };
             Ok((decoded, directory.to_owned()))
         })?;
+        if let Some(directory) = output.undo_directory() {
+            // Before anybody looks at what lies on it.
+            let signals = SignalsWait::new();
+            let mut medium = FileMedium::new(&image.input.file);
+            let partitions = &image.table.partitions;
+            let restored = image.with_disk(&mut medium, |disk| undo::restore(disk, partitions, directory));
+            if matches!(restored, Err(ImageError::HalfDone { .. })) {
+                // It has to be said: no signal ends us before that.
+                signals.committed();
+            }
+            image.taken_back = restored?;
+        }
         Ok((image, output))
     }
 
@@ -114,7 +134,7 @@ impl DiskImage {
             }
         };
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, decoded, disk, table })
+        Ok(Self { input, container, decoded, disk, table, taken_back: false })
     }
 
     /// The image's name in messages: its path as it was given.
@@ -151,6 +171,17 @@ impl DiskImage {
     #[must_use]
     pub fn is_device(&self) -> bool {
         self.input.is_device()
+    }
+
+    /// True when an interrupted change was taken back as the image was opened; see [`undo::restore`].
+    #[must_use]
+    pub fn was_taken_back(&self) -> bool {
+        self.taken_back
+    }
+
+    /// Calls `work` with the disk, to be written through `medium`, which must be of the image's own file.
+    pub(super) fn with_disk<T>(&self, medium: &mut FileMedium<'_>, work: impl FnOnce(&mut Disk<'_>) -> T) -> T {
+        work(&mut Disk { name: &self.name(), path: &self.input.real, reader: &*self.disk, medium })
     }
 
     /// The partition table, and the partitions in it.

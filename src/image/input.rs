@@ -11,6 +11,17 @@ use nix::fcntl::OFlag;
 use super::error::ImageError;
 use super::held;
 
+/// What an image is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To be read; others may read it.
+    Read,
+    /// To be written.
+    Write,
+    /// To be written; a block device is refused where another holds it.
+    WriteAlone,
+}
+
 /// An open image file, or block device, and what it was like when it was opened.
 pub struct Input {
     /// The path as it was given.
@@ -59,19 +70,31 @@ impl Input {
     /// those that write in place. For writing the file is opened anew, for reading and writing.
     ///
     /// # Errors
-    /// `Refused` when another process holds a lock, or has put another file in its place; `Io`.
-    pub fn lock(&mut self, for_writing: bool) -> Result<(), ImageError> {
+    /// `Refused` when another process holds a lock, or has put another file in its place, or (alone) holds the device;
+    /// `Io`.
+    pub fn lock(&mut self, access: Access) -> Result<(), ImageError> {
+        let for_writing = access != Access::Read;
         if for_writing {
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-                .open(&self.real)
-                .and_then(|file| Ok((file.metadata()?, file)));
-            let (metadata, file) =
-                opened.map_err(|e| ImageError::io(format!("opening {} to write", self.name()), e))?;
+            let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+            if access == Access::WriteAlone && self.is_device() {
+                // open(2): without O_CREAT, on a block device, it fails where the device, or a part of it, is mounted or
+                // held by another that asked so, in whatever namespace; and keeps others from it as long as it is open.
+                flags |= OFlag::O_EXCL;
+            }
+            let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(&self.real);
+            let file = match opened {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                    // Another deaddrop on the same device has a lock, too, and is the better explanation.
+                    held::lock(&self.file, &self.name(), true)?;
+                    return Err(held::busy(&self.name()));
+                }
+                Err(e) => return Err(ImageError::io(format!("opening {} to write", self.name()), e)),
+            };
+            let metadata =
+                file.metadata().map_err(|e| ImageError::io(format!("opening {} to write", self.name()), e))?;
             if !self.is_same(&metadata) {
-                return self.check_unchanged();
+                return Err(self.was_changed());
             }
             self.file = file;
         }
@@ -108,10 +131,14 @@ impl Input {
         if self.is_same(&now) && same_content {
             return Ok(());
         }
-        Err(ImageError::refused(
+        Err(self.was_changed())
+    }
+
+    fn was_changed(&self) -> ImageError {
+        ImageError::refused(
             format!("{} was changed by somebody else while it was worked on", self.name()),
             "is it in use by a virtual machine, or by another run? try again when it is not",
-        ))
+        )
     }
 }
 

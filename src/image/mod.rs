@@ -29,5 +29,6 @@ mod spool;
 pub mod table;
 pub mod text;
 pub mod tree;
+pub mod undo;
 mod unfinished;
 pub mod walk;

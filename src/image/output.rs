@@ -24,6 +24,7 @@ use super::ext4::Ext4;
 use super::input::Input;
 use super::patch::Patch;
 use super::progress::Watch;
+use super::undo::Rewrite;
 use super::unfinished::Unfinished;
 use super::{copy::Job, text};
 use crate::sys::SignalsWait;
@@ -116,7 +117,7 @@ impl Output {
         start: u64,
         seconds: u64,
     ) -> Result<Committed, ImageError> {
-        let Place::InPlace { keep_mode } = self.place else {
+        let Place::InPlace { keep_mode, .. } = self.place else {
             return Err(ImageError::corrupt("a transaction is for an image in place"));
         };
         let mut done = Committed::nothing();
@@ -166,6 +167,45 @@ impl Output {
         }
     }
 
+    /// Writes `rewrite` over `image`, a block device, with an undo file. As [`Output::commit_transaction`] otherwise.
+    ///
+    /// # Errors
+    /// `Refused` when there is no directory for the undo file; else see [`Rewrite::commit`].
+    pub fn commit_rewrite(
+        self,
+        image: &DiskImage,
+        rewrite: Rewrite,
+        start: u64,
+        seconds: u64,
+    ) -> Result<Committed, ImageError> {
+        let mut done = Committed::nothing();
+        if rewrite.is_empty() {
+            return Ok(done);
+        }
+        let Some(directory) = self.undo_directory() else {
+            return Err(ImageError::refused(
+                format!(
+                    "{} is a block device, and the change cannot be one journal transaction: {}",
+                    image.name(),
+                    rewrite.why
+                ),
+                "name a directory for an undo file, which a run that is cut off can be taken back with: --undo DIR",
+            ));
+        };
+        image.input.check_unchanged()?;
+        let signals = SignalsWait::new();
+        let mut medium = FileMedium::new(&image.input.file);
+        let result = image.with_disk(&mut medium, |disk| rewrite.commit(disk, directory, start, seconds));
+        match result {
+            // A half-done change has to be said: no signal ends us before that.
+            Ok(()) | Err(ImageError::HalfDone { .. }) => signals.committed(),
+            // Best effort: new values in free blocks are nobody's, and the next run writes them again.
+            Err(_) => drop(medium.take_back()),
+        }
+        done.written = result.map(|()| true)?;
+        Ok(done)
+    }
+
     /// Zeroes what no file owns in `image`'s own file; see [`Ext4::scrub`].
     ///
     /// # Errors
@@ -173,6 +213,19 @@ impl Output {
     pub fn scrub(self, image: &DiskImage, ext4: &Ext4, start: u64, watch: Watch<'_>) -> Result<u64, ImageError> {
         image.input.check_unchanged()?;
         ext4.scrub(&mut FileMedium::new(&image.input.file), start, watch)
+    }
+
+    /// The directory of the undo file, if the image is a block device and one was named.
+    pub(super) fn undo_directory(&self) -> Option<&Path> {
+        match &self.place {
+            Place::InPlace { undo, .. } => undo.as_deref(),
+            Place::New { .. } => None,
+        }
+    }
+
+    /// True when nobody else may hold the image.
+    pub(super) fn wants_it_alone(&self) -> bool {
+        matches!(self.place, Place::InPlace { force: false, .. })
     }
 
     /// The directory that files are made in.
@@ -237,7 +290,7 @@ impl Output {
         image.input.check_unchanged()?;
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
         match self.place {
-            Place::InPlace { keep_mode } => {
+            Place::InPlace { keep_mode, .. } => {
                 take_over(&image.input, &file, keep_mode, &mut done).map_err(writing)?;
                 file.replace(&image.input.real).map_err(writing)?;
             }
@@ -254,7 +307,7 @@ impl Output {
 }
 
 /// The image's own file.
-struct FileMedium<'a> {
+pub(super) struct FileMedium<'a> {
     file: &'a File,
     /// What stood where it was written, the last at the end; `None` when nothing is to be taken back.
     before: Option<Vec<(u64, Zeroizing<Vec<u8>>)>>,
@@ -267,7 +320,7 @@ struct FileMedium<'a> {
 const REMEMBERED: usize = 128 << 20;
 
 impl<'a> FileMedium<'a> {
-    fn new(file: &'a File) -> Self {
+    pub(super) fn new(file: &'a File) -> Self {
         Self { file, before: None, remembered: 0 }
     }
 

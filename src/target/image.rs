@@ -11,7 +11,7 @@ use crate::image::container::Container;
 use crate::image::device::Section;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
-use crate::image::ext4::{Ext4, FSCK_HINT};
+use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
@@ -19,6 +19,9 @@ use crate::image::root::Root;
 use crate::image::text;
 use crate::image::tree::{Kind, TreeChange};
 use crate::image::walk;
+
+/// What is said when an undo file was used.
+pub const TAKEN_BACK: &str = "an earlier run was cut off, and what it wrote was taken back";
 
 /// An open image, its root chosen.
 pub struct ImageTarget<'w> {
@@ -28,6 +31,8 @@ pub struct ImageTarget<'w> {
     root: Root,
     /// It is compressed.
     packed: bool,
+    /// It is a block device.
+    device: bool,
     file_system: Ext4,
     watch: Watch<'w>,
 }
@@ -53,7 +58,8 @@ impl<'w> ImageTarget<'w> {
         let root = choose_root(&image, root_partition)?;
         let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
         let packed = image.container() != Container::Raw;
-        Ok(Self { name: image.name(), open: Some((image, output)), root, packed, file_system, watch })
+        let device = image.is_device();
+        Ok(Self { name: image.name(), open: Some((image, output)), root, packed, device, file_system, watch })
     }
 
     /// Where the hint is to run e2fsck: the commands for this image and the partition in it. (`e2fsck IMAGE?offset=N`
@@ -76,13 +82,31 @@ impl<'w> ImageTarget<'w> {
                  device that it names, and `losetup -d` on that"
             ),
         };
-        ImageError::refused(what, hint)
+        with_undo(ImageError::refused(what, hint), &self.name, self.device)
     }
 
     /// What `-v` tells: which partition is the root, and why.
     #[must_use]
     pub fn details(&self) -> String {
         format!("{}: {}, {}", self.name, self.root.partition.title(), self.root.reason)
+    }
+
+    /// What an earlier run left and was dealt with when the image was opened.
+    #[must_use]
+    pub fn taken_back(&self) -> Option<String> {
+        let (image, _) = self.open.as_ref()?;
+        image.was_taken_back().then(|| format!("{}: {TAKEN_BACK}", self.name))
+    }
+}
+
+/// A device that says "not cleanly unmounted" may be one that a run with an undo file left half changed.
+pub(super) fn with_undo(error: ImageError, name: &str, device: bool) -> ImageError {
+    match error {
+        ImageError::Refused { what, hint } if device && what == UNCLEAN => {
+            let undo = format!("was a run with --undo cut off? then `deaddrop recover '{name}' --undo DIR`; else");
+            ImageError::refused(what, format!("{undo} {}", hint.strip_prefix("first ").unwrap_or(&hint)))
+        }
+        other => other,
     }
 }
 
@@ -116,19 +140,32 @@ impl Target for ImageTarget<'_> {
             let time = text::duration(started.elapsed());
             details.push(format!("written in memory, checked, and read back by another reader ({time})"));
         }
+        if changes.is_empty() && image.is_device() && output.is_in_place() {
+            // One that is half changed may look as declared, and is not.
+            self.file_system.check_writable().map_err(|error| self.with_commands(error))?;
+        }
+        let start = self.root.partition.start;
+        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if output.takes_transaction(&image)
             && let Some(transaction) = self.file_system.transaction()?.filter(Transaction::fits)
         {
             let size = transaction.size();
-            let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let started = Instant::now();
-            let committed = output.commit_transaction(&image, transaction, self.root.partition.start, seconds)?;
+            let committed = output.commit_transaction(&image, transaction, start, seconds)?;
             if !committed.written {
                 return Ok(Applied::default());
             }
             let (size, time) = (text::size(size), text::duration(started.elapsed()));
             details.push(format!("{size} changed, committed as one journal transaction ({time})"));
             return Ok(Applied { notes: notes(&self.name, &committed), details });
+        }
+        if output.takes_transaction(&image) && image.is_device() {
+            let rewrite = self.file_system.rewrite()?;
+            let (size, why) = (rewrite.size(), rewrite.why);
+            if output.commit_rewrite(&image, rewrite, start, seconds)?.written {
+                details.push(format!("{} written with an undo file, since {why}", text::size(size)));
+            }
+            return Ok(Applied { notes: Vec::new(), details });
         }
         if changes.is_empty() && output.is_in_place() {
             // A replay alone is not worth another file in the image's place.

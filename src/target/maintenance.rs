@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::image::choose_root;
+use super::image::{choose_root, with_undo};
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::Ext4;
@@ -21,6 +21,8 @@ pub struct ImageArgs<'a> {
     pub root_partition: Option<&'a str>,
     /// Write although it is mounted or in use.
     pub force: bool,
+    /// Where an undo file may be.
+    pub undo: Option<&'a Path>,
 }
 
 /// An image that is open to be written.
@@ -32,7 +34,7 @@ struct Opened {
 }
 
 fn open(args: &ImageArgs<'_>) -> Result<Opened, ImageError> {
-    let destination = Destination::InPlace { keep_mode: true, force: args.force };
+    let destination = Destination::InPlace { keep_mode: true, force: args.force, undo: args.undo.map(Path::to_owned) };
     let (image, output) = DiskImage::open_for(args.path, &destination, &quiet)?;
     if !output.takes_transaction(&image) {
         return Err(ImageError::unsupported(
@@ -45,16 +47,29 @@ fn open(args: &ImageArgs<'_>) -> Result<Opened, ImageError> {
     Ok(Opened { image, output, root, file_system })
 }
 
-/// Brings a dirty journal home and mends a torn superblock. False when there was nothing to do.
+/// What [`recover`] found and dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovered {
+    /// Nothing.
+    Nothing,
+    /// A dirty journal, or a torn superblock.
+    Journal,
+    /// A change that was cut off and is taken back, from its undo file.
+    TakenBack,
+}
+
+/// Takes back what an undo file says was cut off, brings a dirty journal home, and mends a torn superblock.
 ///
 /// # Errors
 /// When the image cannot be opened, read or written, or needs `e2fsck`.
-pub fn recover(args: &ImageArgs<'_>) -> Result<bool, ImageError> {
+pub fn recover(args: &ImageArgs<'_>) -> Result<Recovered, ImageError> {
     let Opened { image, output, root, file_system } = open(args)?;
-    file_system.check_writable()?;
-    let Some(transaction) = file_system.transaction()? else { return Ok(false) };
+    file_system.check_writable().map_err(|error| with_undo(error, &image.name(), image.is_device()))?;
+    let found = if image.was_taken_back() { Recovered::TakenBack } else { Recovered::Nothing };
+    let Some(transaction) = file_system.transaction()? else { return Ok(found) };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(output.commit_transaction(&image, transaction, root.partition.start, seconds)?.written)
+    let written = output.commit_transaction(&image, transaction, root.partition.start, seconds)?.written;
+    Ok(if written && found == Recovered::Nothing { Recovered::Journal } else { found })
 }
 
 /// Zeroes all free blocks and the idle journal, after recovering what is left of an earlier run. Returns the bytes that

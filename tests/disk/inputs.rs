@@ -166,7 +166,7 @@ fn a_block_device_is_an_image_that_no_other_file_can_replace() {
     assert_eq!((image.size(), image.is_device(), image.table().partitions.len()), (24 * MIB, true, 2));
     drop(image);
     let error = commit(path, &in_place()).unwrap_err();
-    let why = "is a block device, and what it holds cannot be changed in place";
+    let why = "is a block device, which no other file can replace (what is compressed is replaced, not changed)";
     assert!(error.to_string().ends_with(why), "{error}");
     let out = directory.path().join("out.img");
     commit(path, &new_file(&out)).unwrap();

@@ -73,7 +73,10 @@ fn in_place_replaces_the_file_behind_a_link_and_says_what_became_of_it() {
     }
     let raw = directory.path().join("raw.img");
     fs::set_permissions(&raw, Permissions::from_mode(0o640)).unwrap();
-    assert_eq!(commit(&raw, &Destination::InPlace { keep_mode: true, force: false }).unwrap().mode_was, None);
+    assert_eq!(
+        commit(&raw, &Destination::InPlace { keep_mode: true, force: false, undo: None }).unwrap().mode_was,
+        None
+    );
     assert_eq!(mode(&raw), 0o640);
 }
 

@@ -71,7 +71,7 @@ pub fn unzstd(path: &Path) -> Vec<u8> {
 }
 
 pub fn in_place() -> Destination {
-    Destination::InPlace { keep_mode: false, force: false }
+    Destination::InPlace { keep_mode: false, force: false, undo: None }
 }
 
 pub fn new_file(path: &Path) -> Destination {

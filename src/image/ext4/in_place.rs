@@ -1,6 +1,8 @@
-//! The overlay's blocks sorted for an in-place commit: what goes to free blocks, and what goes through the journal.
+//! The overlay's blocks sorted for an in-place commit: what goes to free blocks, and what goes through the journal or, where
+//! that cannot be, is written with an undo file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -13,6 +15,14 @@ use crate::image::commit::{Block, Changes, Dirty, Transaction};
 use crate::image::error::ImageError;
 use crate::image::journal::Map;
 use crate::image::journal::superblock::JournalSuperblock;
+use crate::image::undo::Rewrite;
+
+/// What differs from the device, in blocks as they are to be.
+struct Split {
+    /// What a dirty journal held and is not home yet.
+    replayed: Vec<Block>,
+    changes: Changes,
+}
 
 impl Ext4 {
     /// The changes as one journal transaction. `None` when the file system has no journal.
@@ -22,40 +32,10 @@ impl Ext4 {
     /// # Errors
     /// When the image cannot be read, or is damaged.
     pub fn transaction(&self) -> Result<Option<Transaction>, ImageError> {
-        let journal = match &self.recovered {
-            Some(journal) => Some(journal.clone()),
-            None => self.old.journal()?,
-        };
-        let Some(Journal { superblock: journal, map, .. }) = journal else { return Ok(None) };
+        let Some(Journal { superblock: journal, map, .. }) = self.empty_journal()? else { return Ok(None) };
         let old = &self.old;
-        let block_size = u64::from(old.geometry.block_size);
-        let mut changes = Changes::default();
-        let mut dirty = self.recovered.as_ref().map(|_| Dirty { home: Vec::new() });
-        let sb_block = superblock::OFFSET / block_size;
-        let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
-        for (offset, mut bytes) in self.dirty()? {
-            let number = offset / block_size;
-            if map.contains(number) {
-                // Only the replay touches the journal, and the commit writes its superblock itself.
-                continue;
-            }
-            let mut before = old.block(number)?;
-            if number == sb_block {
-                // The flag is no part of the change: the commit sets it first and clears it last.
-                patch_superblock(&mut before, number, true);
-                patch_superblock(&mut bytes, number, true);
-            }
-            if let Some(dirty) = &mut dirty
-                && self.on_device(offset, before.len())? != before
-            {
-                dirty.home.push(Block { number, bytes: before.clone() });
-            }
-            if before == bytes {
-                continue;
-            }
-            let block = Block { number, bytes };
-            if is_free(old, number, &mut bitmaps)? { changes.new.push(block) } else { changes.logged.push(block) }
-        }
+        let Split { replayed, changes } = self.split(Some(&map))?;
+        let dirty = self.recovered.as_ref().map(|_| Dirty { home: replayed });
         let stale = if dirty.is_some() || self.drops_values { stale_blocks(old, &journal, &map)? } else { Vec::new() };
         Ok(Some(Transaction {
             block_size: old.geometry.block_size,
@@ -68,9 +48,75 @@ impl Ext4 {
             stale,
         }))
     }
-}
 
-impl Ext4 {
+    /// The changes for a device where they cannot be one journal transaction.
+    ///
+    /// # Errors
+    /// When the image cannot be read, or is damaged.
+    pub fn rewrite(&self) -> Result<Rewrite, ImageError> {
+        let geometry = &self.old.geometry;
+        let journal = self.empty_journal()?;
+        let Split { changes, .. } = self.split(journal.as_ref().map(|journal| &journal.map))?;
+        let number = superblock::OFFSET / u64::from(geometry.block_size);
+        let home = changes.logged.into_iter().filter(|block| block.number != number).collect();
+        // A dirty journal is brought home by itself, as if nothing else were to be changed.
+        let replay = match self.recovered {
+            Some(_) => Self::open(Arc::clone(&self.base))?.transaction()?,
+            None => None,
+        };
+        Ok(Rewrite {
+            why: if journal.is_some() { "the journal is too small for it" } else { "its file system has no journal" },
+            block_size: geometry.block_size,
+            uuid: self.old.superblock.uuid,
+            replay,
+            new: changes.new,
+            home,
+            superblock: Block { number, bytes: self.reader.block(number)? },
+            stale: self.stale_log()?,
+        })
+    }
+
+    /// The journal with an empty log.
+    fn empty_journal(&self) -> Result<Option<Journal>, ImageError> {
+        match &self.recovered {
+            Some(journal) => Ok(Some(journal.clone())),
+            None => self.old.journal(),
+        }
+    }
+
+    /// Sorts what differs; `map` tells the journal's own blocks, if there are any. The superblock's block has
+    /// `needs_recovery` set.
+    fn split(&self, map: Option<&Map>) -> Result<Split, ImageError> {
+        let old = &self.old;
+        let block_size = u64::from(old.geometry.block_size);
+        let mut split = Split { replayed: Vec::new(), changes: Changes::default() };
+        let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
+        for (offset, mut bytes) in self.dirty()? {
+            let number = offset / block_size;
+            if map.is_some_and(|map| map.contains(number)) {
+                // Only the replay touches the journal, and the commit writes its superblock itself.
+                continue;
+            }
+            let mut before = old.block(number)?;
+            for block in [&mut before, &mut bytes] {
+                if let Some(raw) = superblock::in_block(block, number) {
+                    // The flag is no part of the change: the commit sets it first and clears it last.
+                    *raw = superblock::with_recovery(raw, true);
+                }
+            }
+            if self.recovered.is_some() && self.on_device(offset, before.len())? != before {
+                split.replayed.push(Block { number, bytes: before.clone() });
+            }
+            if before == bytes {
+                continue;
+            }
+            let free = is_free(old, number, &mut bitmaps)?;
+            let to = if free { &mut split.changes.new } else { &mut split.changes.logged };
+            to.push(Block { number, bytes });
+        }
+        Ok(split)
+    }
+
     /// Where blocks lie (bytes) that hold something of earlier transactions and are to be zeroed with a change that drops
     /// a file, for a commit that does not go through the journal. Empty when nothing is dropped.
     ///
@@ -125,13 +171,4 @@ fn is_free(old: &Reader, number: u64, bitmaps: &mut BTreeMap<u32, Bitmap>) -> Re
     let free = !bitmap.get(bit);
     bitmaps.insert(group, bitmap);
     Ok(free)
-}
-
-/// Sets or clears `needs_recovery` in the block that holds the superblock.
-fn patch_superblock(block: &mut [u8], number: u64, needed: bool) {
-    // In blocks of 1 KiB the superblock has block 1 for itself; in larger ones it lies 1,024 bytes into block 0.
-    let at = if number == 0 { usize_of(1024) } else { 0 };
-    if let Some(raw) = block.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<{ superblock::SIZE }>()) {
-        *raw = superblock::with_recovery(raw, needed);
-    }
 }

@@ -58,6 +58,8 @@ pub use self::recover::HINT as FSCK_HINT;
 
 /// Memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
+/// The refusal of a file system that is not clean: after a crash, or with our own mark, see [`super::undo`].
+pub const UNCLEAN: &str = "the ext4 file system was not unmounted cleanly";
 /// The root directory's inode. Kernel documentation, ext4, "Special inodes".
 const ROOT: u32 = 2;
 
@@ -160,7 +162,7 @@ impl Ext4 {
             return Err(obstacle.clone().into());
         }
         if !superblock.is_clean() {
-            return Err(ImageError::refused("the ext4 file system was not unmounted cleanly", recover::HINT));
+            return Err(ImageError::refused(UNCLEAN, recover::HINT));
         }
         if superblock.last_orphan != 0 {
             return Err(ImageError::refused(

@@ -292,6 +292,25 @@ pub fn with_recovery(raw: &[u8; SIZE], needed: bool) -> [u8; SIZE] {
     copy
 }
 
+/// A copy of a superblock that says "not cleanly unmounted" (`s_state`, 0x3A, bit 0 clear), its checksum made right: e2fsck
+/// looks at the whole file system then, and we refuse to write to it.
+#[must_use]
+pub fn marked_unclean(raw: &[u8; SIZE]) -> [u8; SIZE] {
+    let mut copy = *raw;
+    let state = le16(raw, 0x3A) & !STATE_VALID;
+    copy[0x3A..0x3C].copy_from_slice(&state.to_le_bytes());
+    seal(&mut copy);
+    copy
+}
+
+/// The superblock within the file-system block `number`, if that is the block that it lies in: 1,024 bytes into block 0,
+/// or, with blocks of 1 KiB, block 1 for itself.
+pub fn in_block(block: &mut [u8], number: u64) -> Option<&mut [u8; SIZE]> {
+    let size = u64::try_from(block.len()).ok()?;
+    let at = OFFSET.checked_sub(number.checked_mul(size)?)?;
+    block.get_mut(usize::try_from(at).ok()?..)?.first_chunk_mut()
+}
+
 /// Makes the checksum of a superblock right, if its features say that it has one.
 pub fn seal(raw: &mut [u8; SIZE]) {
     if le32(raw, 0x4C) > 0 && RoCompat(le32(raw, 0x64)).has(RoCompat::METADATA_CSUM) {
