@@ -23,9 +23,9 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let manifest = flow::load(&self.manifest)?;
         // Without a host every secret is checked: nothing is written, so none has to be left out.
-        let secrets = match self.manifest.host.as_deref() {
-            Some(host) => flow::select(&manifest, Some(host))?,
-            None => manifest.secrets.iter().collect(),
+        let secrets = match self.manifest.host {
+            Some(_) => flow::select(&manifest, &self.manifest)?,
+            None => manifest.named(&self.manifest.only).map_err(|error| flow::wrong_selection(&error))?,
         };
         if self.values {
             flow::desired_files(&manifest, &secrets)?;

@@ -6,7 +6,7 @@ use crate::desired;
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::progress::Watch;
-use crate::manifest::{Manifest, SecretSpec};
+use crate::manifest::{Manifest, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
 use crate::report::{Exit, Failure, Message, Ui};
 use crate::source;
@@ -24,6 +24,10 @@ pub struct ManifestArgs {
     /// The host that the target is, or will be
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
+
+    /// Only this secret (may be given several times); the others are left as they are, and their values are not read
+    #[arg(long, value_name = "SECRET")]
+    pub only: Vec<String>,
 }
 
 /// Which target.
@@ -54,12 +58,18 @@ pub fn load(args: &ManifestArgs) -> Result<Manifest, Failure> {
     Manifest::load(&args.manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
 }
 
-/// The secrets of the host that was named.
+/// The secrets of the host that was named, or those of them that `--only` names.
 ///
 /// # Errors
-/// Exit 2 when the host is unknown, or one has to be named.
-pub fn select<'a>(manifest: &'a Manifest, host: Option<&str>) -> Result<Vec<&'a SecretSpec>, Failure> {
-    manifest.select(host).map_err(|error| Failure::usage(Message::new(error.to_string()).hint(error.hint())))
+/// Exit 2 when the host or a secret is unknown, a host has to be named, or a secret is not for it.
+pub fn select<'a>(manifest: &'a Manifest, args: &ManifestArgs) -> Result<Vec<&'a SecretSpec>, Failure> {
+    manifest.select(args.host.as_deref(), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// A host or a secret that the command line names, and the manifest does not have.
+#[must_use]
+pub fn wrong_selection(error: &SelectError) -> Failure {
+    Failure::usage(Message::new(error.to_string()).hint(error.hint()))
 }
 
 /// The manifest's own warnings, for the secrets of this run.
@@ -105,7 +115,7 @@ pub fn prepare<'w>(
 ) -> Result<Prepared<'w>, Failure> {
     let name = target.target.display().to_string();
     let loaded = load(manifest)?;
-    let secrets = select(&loaded, manifest.host.as_deref())?;
+    let secrets = select(&loaded, manifest)?;
     let mut files = desired_files(&loaded, &secrets)?;
 
     let refused = |error: ImageError| failed(&name, &error);

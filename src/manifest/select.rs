@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::model::{Host, HostSelector, Manifest, SecretSpec};
 use crate::report::suggest;
 
-/// A host that was not named, or that is not there. A mistake on the command line: exit code 2.
+/// A host or a secret that was not named, or that is not there. A mistake on the command line: exit code 2.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SelectError {
     /// Some secrets are for certain hosts only, and none was named.
@@ -24,6 +24,26 @@ pub enum SelectError {
         /// Every host of the manifest, sorted.
         hosts: Vec<String>,
     },
+    /// The manifest has no secret of this name.
+    #[error("unknown secret `{name}`")]
+    UnknownSecret {
+        /// What was asked for, made fit for a terminal.
+        name: String,
+        /// Secrets whose names are like it, nearest first.
+        near: Vec<String>,
+        /// Every secret that the run could have, in the file's order.
+        secrets: Vec<String>,
+    },
+    /// The secret that was asked for is for other hosts only.
+    #[error("secret `{secret}` is not for host `{host}`")]
+    NotForHost {
+        /// The secret's name.
+        secret: String,
+        /// The host that was named.
+        host: String,
+        /// What the secret's `hosts` says.
+        wanted: Vec<String>,
+    },
 }
 
 impl SelectError {
@@ -34,15 +54,24 @@ impl SelectError {
             Self::HostNeeded { hosts } if hosts.is_empty() => NO_HOSTS.to_owned(),
             Self::HostNeeded { hosts } => format!("add `--host NAME`; {}", there_are(hosts)),
             Self::UnknownHost { hosts, .. } if hosts.is_empty() => NO_HOSTS.to_owned(),
-            Self::UnknownHost { near, hosts, .. } => {
-                let near: Vec<&str> = near.iter().map(String::as_str).collect();
-                match suggest::did_you_mean(&near) {
-                    Some(question) => format!("{question} {}", there_are(hosts)),
-                    None => there_are(hosts),
-                }
+            Self::UnknownHost { near, hosts, .. } => with_near(near, there_are(hosts)),
+            Self::UnknownSecret { secrets, .. } if secrets.is_empty() => {
+                "the manifest has no secrets; they are named under `secrets`".to_owned()
+            }
+            Self::UnknownSecret { near, secrets, .. } => {
+                with_near(near, format!("secrets here: {}", suggest::list(secrets.iter().map(String::as_str))))
+            }
+            Self::NotForHost { wanted, .. } => {
+                let wanted = suggest::list(wanted.iter().map(String::as_str));
+                format!("its `hosts` are {wanted}: name another host, or leave it out of --only")
             }
         }
     }
+}
+
+fn with_near(near: &[String], all: String) -> String {
+    let near: Vec<&str> = near.iter().map(String::as_str).collect();
+    suggest::did_you_mean(&near).map_or(all.clone(), |question| format!("{question} {all}"))
 }
 
 /// The hint for a manifest without hosts.
@@ -53,17 +82,19 @@ fn there_are(hosts: &[String]) -> String {
 }
 
 impl Manifest {
-    /// The secrets of `host`, in the file's order: those without `hosts`, and those that name it or one of its tags.
-    /// Without a host: all secrets, provided that none has `hosts`.
+    /// The secrets of a run, in the file's order: those of `host` (without `hosts`, or naming it or one of its tags), and of
+    /// these only the ones that `only` names, if it names any. Without a host: all of them, provided that none of those has
+    /// `hosts`.
     ///
     /// # Errors
-    /// A host is needed, or is not in the manifest.
-    pub fn select(&self, host: Option<&str>) -> Result<Vec<&SecretSpec>, SelectError> {
+    /// A host is needed, or is not in the manifest; a named secret is not there, or not for that host.
+    pub fn select(&self, host: Option<&str>, only: &[String]) -> Result<Vec<&SecretSpec>, SelectError> {
         let all = || self.hosts.keys().cloned().collect::<Vec<String>>();
+        let mut secrets = self.named(only)?;
         let Some(name) = host else {
-            return match self.secrets.iter().any(|secret| !secret.hosts.is_empty()) {
+            return match secrets.iter().any(|secret| !secret.hosts.is_empty()) {
                 true => Err(SelectError::HostNeeded { hosts: all() }),
-                false => Ok(self.secrets.iter().collect()),
+                false => Ok(secrets),
             };
         };
         let Some(host) = self.hosts.get(name) else {
@@ -74,7 +105,36 @@ impl Manifest {
                 hosts: all(),
             });
         };
-        Ok(self.secrets.iter().filter(|secret| is_for(secret, name, host)).collect())
+        if let Some(other) = secrets.iter().find(|secret| !only.is_empty() && !is_for(secret, name, host)) {
+            let wanted = other.hosts.iter().map(written).collect();
+            return Err(SelectError::NotForHost { secret: other.name.clone(), host: name.to_owned(), wanted });
+        }
+        secrets.retain(|secret| is_for(secret, name, host));
+        Ok(secrets)
+    }
+
+    /// The secrets that `only` names, in the file's order; all of them if it names none.
+    ///
+    /// # Errors
+    /// A named secret is not in the manifest.
+    pub fn named(&self, only: &[String]) -> Result<Vec<&SecretSpec>, SelectError> {
+        let names = || self.secrets.iter().map(|secret| secret.name.as_str());
+        if let Some(unknown) = only.iter().find(|wanted| !names().any(|name| name == *wanted)) {
+            return Err(SelectError::UnknownSecret {
+                name: super::excerpt::clean(unknown),
+                near: suggest::near(unknown, names()).into_iter().map(str::to_owned).collect(),
+                secrets: names().map(str::to_owned).collect(),
+            });
+        }
+        Ok(self.secrets.iter().filter(|secret| only.is_empty() || only.contains(&secret.name)).collect())
+    }
+}
+
+/// As it stands in the manifest.
+fn written(selector: &HostSelector) -> String {
+    match selector {
+        HostSelector::Host(name) => name.clone(),
+        HostSelector::Tag(tag) => format!("tag:{tag}"),
     }
 }
 
@@ -104,7 +164,7 @@ hosts:
 ";
 
     fn names(manifest: &Manifest, host: Option<&str>) -> Vec<String> {
-        manifest.select(host).unwrap().into_iter().map(|secret| secret.name.clone()).collect()
+        manifest.select(host, &[]).unwrap().into_iter().map(|secret| secret.name.clone()).collect()
     }
 
     #[test]
@@ -118,21 +178,62 @@ hosts:
     #[test]
     fn without_a_host_all_secrets_are_meant_unless_one_has_hosts() {
         let manifest = Manifest::parse(MANIFEST, Path::new("m")).unwrap();
-        let error = manifest.select(None).unwrap_err();
+        let error = manifest.select(None, &[]).unwrap_err();
         assert_eq!(error.to_string(), "some secrets are for certain hosts only, and no host was named");
         assert_eq!(error.hint(), "add `--host NAME`; hosts here: node1, node2, node3");
         let manifest = Manifest::parse("version: 1\nsecrets: {a: {path: /a, from: env:A}}\n", Path::new("m")).unwrap();
         assert_eq!(names(&manifest, None), ["a"]);
-        assert_eq!(manifest.select(Some("x")).unwrap_err().hint(), NO_HOSTS);
+        assert_eq!(manifest.select(Some("x"), &[]).unwrap_err().hint(), NO_HOSTS);
     }
 
     #[test]
     fn an_unknown_host_is_told_with_near_names_and_the_list() {
         let manifest = Manifest::parse(MANIFEST, Path::new("m")).unwrap();
-        let error = manifest.select(Some("nod1")).unwrap_err();
+        let error = manifest.select(Some("nod1"), &[]).unwrap_err();
         assert_eq!(error.to_string(), "unknown host `nod1`");
         assert_eq!(error.hint(), "did you mean `node1`? hosts here: node1, node2, node3");
-        let error = manifest.select(Some("\u{1b}[2J")).unwrap_err();
+        let error = manifest.select(Some("\u{1b}[2J"), &[]).unwrap_err();
         assert_eq!(error.to_string(), "unknown host `\u{fffd}[2J`");
+    }
+
+    #[test]
+    fn named_secrets_alone_are_meant_and_only_they_can_need_a_host() {
+        let manifest = Manifest::parse(MANIFEST, Path::new("m")).unwrap();
+        let names = |host, only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+            let selected = manifest.select(host, &only)?;
+            Ok::<_, SelectError>(selected.into_iter().map(|secret| secret.name.clone()).collect::<Vec<_>>())
+        };
+        // In the file's order, each once.
+        assert_eq!(names(Some("node1"), &["servers", "every", "servers"]).unwrap(), ["every", "servers"]);
+        assert_eq!(names(None, &["every"]).unwrap(), ["every"]);
+        for (name, host, only, error, hint) in [
+            (
+                "one of them needs a host",
+                None,
+                &["every", "one"][..],
+                "some secrets are for certain hosts only, and no host was named",
+                "add `--host NAME`; hosts here: node1, node2, node3",
+            ),
+            (
+                "unknown",
+                Some("node1"),
+                &["every", "server"],
+                "unknown secret `server`",
+                "did you mean `servers`? secrets here: every, one, servers",
+            ),
+            ("an escape", None, &["\u{1b}[2J"], "unknown secret `\u{fffd}[2J`", "secrets here: every, one, servers"),
+            (
+                "another host's",
+                Some("node3"),
+                &["servers"],
+                "secret `servers` is not for host `node3`",
+                "its `hosts` are tag:server: name another host, or leave it out of --only",
+            ),
+            ("an unknown host", Some("x"), &["every"], "unknown host `x`", "hosts here: node1, node2, node3"),
+        ] {
+            let found = names(host, only).unwrap_err();
+            assert_eq!((found.to_string().as_str(), found.hint().as_str()), (error, hint), "{name}");
+        }
     }
 }

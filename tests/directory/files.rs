@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use serde_json::json;
 
 use super::common::canary::Canary;
+use super::common::run::Finished;
 use super::{Root, skipped_without_root};
 
 #[test]
@@ -225,6 +226,40 @@ fn a_password_is_hashed_once_and_kept_while_it_verifies() {
         let run = root.deaddrop(&["verify", "root"]).env("A", other.text()).plant(&other).run();
         run.expect_code(3).expect_error(&format!("~ /etc/{scheme}"));
     }
+}
+
+#[test]
+fn with_only_the_others_are_neither_read_nor_written_nor_warned_about() {
+    if skipped_without_root() {
+        return;
+    }
+    let root = Root::new();
+    // The value of `unset` is nowhere, and `file` would be replaced.
+    let manifest = "version: 1\nsecrets:\n  unset: { path: /var/tmp/unset, from: env:UNSET, hosts: [node1] }\n  \
+                    file: { path: /etc/file, from: env:A }\n  one: { path: /etc/one, from: env:A }\n  two: { path: \
+                    /var/tmp/two, from: env:A }\nhosts: { node1: }\n";
+    root.scratch.write("secrets.yaml", manifest);
+    root.write("etc/file", "as it was");
+    root.deaddrop(&["plan", "root", "--host", "node1"]).run().expect_refusal("all", 1, &["$UNSET is not set"]);
+    let only = ["--only", "two", "--only=one", "--json"];
+    let names = |run: &Finished| {
+        let json = run.json();
+        let list = |key: &str| {
+            let entries = json[key].as_array().unwrap().iter();
+            entries.map(|entry| entry["secret"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        (list("changes"), list("warnings"), json["summary"]["create"].as_u64().unwrap())
+    };
+    let both = ("one two".to_owned(), "two".to_owned());
+    for (command, created, code) in [("plan", 2, 0), ("verify", 2, 3), ("inject", 2, 0), ("verify", 0, 0)] {
+        let run = root.deaddrop(&[&[command, "root"], &only[..]].concat()).run().expect_code(code);
+        assert_eq!(names(&run), (both.0.clone(), both.1.clone(), created), "{command}");
+        assert!(!run.stderr().contains("unset") && !run.stderr().contains("etc/file"), "{command}: {}", run.stderr());
+    }
+    assert_eq!(fs::read_to_string(root.at("etc/file")).unwrap(), "as it was");
+    assert!(!root.at("var/tmp/unset").exists());
+    let run = root.deaddrop(&["verify", "root", "--only", "one", "--host", "node1"]).run().expect_code(0);
+    assert!(!run.stderr().contains("NX003"), "{}", run.stderr());
 }
 
 #[test]

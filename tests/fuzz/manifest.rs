@@ -72,9 +72,9 @@ impl Target for Manifests {
                 let count = paths.len();
                 paths.sort_unstable();
                 paths.dedup();
-                let _ = manifest.select(None).map_err(|error| error.hint());
+                let _ = manifest.select(None, &[]).map_err(|error| error.hint());
                 for host in manifest.hosts.keys().take(4) {
-                    manifest.select(Some(host)).unwrap_or_else(|error| panic!("host {host}: {error}"));
+                    manifest.select(Some(host), &[]).unwrap_or_else(|error| panic!("host {host}: {error}"));
                 }
                 assert!(paths.len() == count || !manifest.hosts.is_empty(), "a path comes twice");
                 "taken".into()

@@ -218,6 +218,34 @@ fn a_host_that_is_missing_or_unknown_is_wrong_usage() {
 }
 
 #[test]
+fn an_only_that_names_no_secret_of_the_host_is_wrong_usage() {
+    let scratch = Scratch::new();
+    fs::create_dir_all(scratch.join("root/etc")).unwrap();
+    let text = "version: 1\nsecrets:\n  apple: { path: /etc/a, from: env:A, hosts: [node1] }\n  pear: { path: /etc/p, \
+                from: env:P }\nhosts: { node1: , node2: }\n";
+    scratch.write("secrets.yaml", text);
+    for (name, args, texts) in [
+        ("unknown", &["--only", "appel"][..], &["unknown secret `appel`", "did you mean `apple`?", "apple, pear"][..]),
+        ("one of two", &["--only", "pear", "--only", "x"], &["unknown secret `x`"]),
+        ("another host's", &["--host", "node2", "--only", "apple"], &["`apple` is not for host `node2`", "are node1"]),
+        ("needs a host", &["--only", "apple"], &["no host was named", "--host NAME"]),
+        ("nothing", &["--only"], &["--only <SECRET>"]),
+    ] {
+        for command in ["plan", "inject", "verify"] {
+            let run = Deaddrop::new(&scratch).args([command, "root"]).args(args).env("A", "v").env("P", "v").run();
+            run.expect_refusal(name, 2, texts);
+        }
+    }
+    assert_eq!(fs::read_dir(scratch.join("root/etc")).unwrap().count(), 0);
+    let check = |args: &[&str]| Deaddrop::new(&scratch).args(["check"]).args(args).env("P", "v").run();
+    check(&["--values", "--only", "pear"]).expect_code(0).expect_error("1 secret, 2 hosts, no errors; every value");
+    check(&["--only", "plum"]).expect_refusal("check", 2, &["unknown secret `plum`"]);
+    // The rest of the manifest is looked at all the same.
+    scratch.write("secrets.yaml", text.replace("env:A", "nowhere:A"));
+    check(&["--only", "pear"]).expect_refusal("the rest", 2, &["unknown source `nowhere`"]);
+}
+
+#[test]
 fn a_refused_manifest_leaves_the_target_alone() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("root/etc")).unwrap();
