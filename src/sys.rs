@@ -36,6 +36,19 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// True for a block device that the kernel lets nobody write to: a locked card, `blockdev --setro`.
+///
+/// # Errors
+/// What the system says; that it is no block device.
+pub fn is_read_only(device: &File) -> io::Result<bool> {
+    /// `BLKROGET` of linux/fs.h: `_IO(0x12, 94)`.
+    const BLKROGET: libc::Ioctl = nix::request_code_none!(0x12, 94);
+    let mut read_only: c_int = 0;
+    // SAFETY: BLKROGET writes one int, and there is a place for it.
+    let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BLKROGET, &raw mut read_only) };
+    if result == 0 { Ok(read_only != 0) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The signals that end us in the usual course of things.
 const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 

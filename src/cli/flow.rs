@@ -33,7 +33,7 @@ pub struct ManifestArgs {
 /// Which target.
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
-    /// An image, or a directory that holds a root
+    /// An image, a block device, or a directory that holds a root
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
 

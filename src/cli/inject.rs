@@ -25,7 +25,8 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
-    /// Replace OUT if it exists; without OUT, write to an image although it is mounted or in use
+    /// Replace OUT if it exists; without OUT, write to an image file although it is mounted or in use, or to a block device
+    /// that is not removable (never to one that is in use)
     #[arg(long)]
     force: bool,
 

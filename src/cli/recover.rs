@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
 
-    /// Write although the image is mounted or in use
+    /// Write although the image file is mounted or in use, or the block device is not removable (never to one that is in use)
     #[arg(long)]
     force: bool,
 

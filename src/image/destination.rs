@@ -4,7 +4,7 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess, geteuid};
@@ -13,6 +13,8 @@ use super::disk::parent;
 use super::error::ImageError;
 use super::held;
 use super::input::{Input, kind_name};
+use super::system::{Number, System};
+use crate::sys;
 
 /// Where a person wants the changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,8 @@ pub enum Destination {
     InPlace {
         /// Leave the image's permissions as they are, in place of making it 0600.
         keep_mode: bool,
-        /// Write although it is mounted, attached, or open in a virtual machine.
+        /// Write although it is a file that is mounted, attached, or open in a virtual machine, or a device that is not
+        /// removable.
         force: bool,
         /// Where the undo file goes, if the image is a block device and needs one; and where to look for one that an
         /// interrupted run left.
@@ -42,8 +45,6 @@ pub(super) enum Place {
     InPlace {
         /// Leave its permissions.
         keep_mode: bool,
-        /// Write although somebody else holds it.
-        force: bool,
         /// The directory of the undo file; none where the image is no block device.
         undo: Option<PathBuf>,
     },
@@ -88,10 +89,12 @@ pub(super) fn judge(destination: &Destination, input: &Input) -> Result<Place, I
             judge_in_place(input)?;
             let undo = undo.clone().filter(|_| input.is_device());
             undo.as_deref().map_or(Ok(()), |directory| judge_directory(directory, "the undo file"))?;
-            if !force {
+            if input.is_device() {
+                judge_device(input, *force)?;
+            } else if !force {
                 held::refuse_if_held(&input.file, &input.name())?;
             }
-            Ok(Place::InPlace { keep_mode: *keep_mode, force: *force, undo })
+            Ok(Place::InPlace { keep_mode: *keep_mode, undo })
         }
         Destination::File { path, force } => judge_new(path, *force, input),
     }
@@ -110,6 +113,57 @@ fn judge_in_place(input: &Input) -> Result<(), ImageError> {
         Ok(()) => Ok(()),
         Err(e) => refuse_in_place(input, &format!("cannot be written: {}", e.desc())),
     }
+}
+
+/// Refuses to change the device that the running system is on, before it is opened at all.
+///
+/// # Errors
+/// The refusal, with the mount point that is on it.
+pub(super) fn refuse_running_system(destination: &Destination, path: &Path) -> Result<(), ImageError> {
+    let Destination::InPlace { .. } = destination else { return Ok(()) };
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_block_device() => {
+            refuse_running(&Number::of(found.rdev()), &path.display().to_string(), &System::running())
+        }
+        // No device; or nothing there, which opening it says better.
+        _ => Ok(()),
+    }
+}
+
+fn refuse_running(device: &Number, name: &str, system: &System) -> Result<(), ImageError> {
+    system.runs_from(device).map_or(Ok(()), |place| {
+        Err(ImageError::refused(
+            format!("{name} holds the running system: {place} is on it"),
+            "a running root is a directory: `deaddrop inject /` changes it; is this the device that you mean?",
+        ))
+    })
+}
+
+/// A device must be one that a person may well mean, and that nobody uses: what is on it cannot be had back. Only whether it
+/// is removable is for a person to override.
+///
+/// # Errors
+/// `Refused`; `Io`.
+fn judge_device(input: &Input, force: bool) -> Result<(), ImageError> {
+    let (name, system) = (input.name(), System::running());
+    let number = Number::of(input.metadata.rdev());
+    refuse_running(&number, &name, &system)?;
+    held::refuse_if_held(&input.file, &name)?;
+    if sys::is_read_only(&input.file).map_err(|e| ImageError::io(format!("looking at {name}"), e))? {
+        return Err(ImageError::refused(
+            format!("{name} is a read-only device"),
+            "a card has a lock on its side; `blockdev --setrw` undoes `--setro`; a loop device may be attached with `-r`",
+        ));
+    }
+    if force || system.is_removable(&number) {
+        return Ok(());
+    }
+    let description = system.description(&number);
+    let description = if description.is_empty() { description } else { format!(" ({description})") };
+    Err(ImageError::refused(
+        format!("{name}{description} is not removable: it may be a disk of this very machine"),
+        "make sure that it is the one you mean (`lsblk -o NAME,SIZE,MODEL,MOUNTPOINTS`); --force writes to it all the same",
+    ))
 }
 
 /// The image must be ours to replace by another file, where it cannot be changed within: so that a crash leaves the old

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::container::{self, Container};
-use super::destination::judge_replacement;
+use super::destination::{judge_replacement, refuse_running_system};
 use super::device::{FileDevice, ReadAt, Section};
 use super::error::ImageError;
 use super::input::{Access, Input};
@@ -77,14 +77,10 @@ impl DiskImage {
     /// # Errors
     /// As for [`DiskImage::open`]; `Refused` when the destination is not possible.
     pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), ImageError> {
+        refuse_running_system(destination, path)?;
         let mut input = Input::open(path)?;
         let output = Output::prepare(destination, &input)?;
-        let access = match (output.is_in_place(), output.wants_it_alone()) {
-            (false, _) => Access::Read,
-            (true, false) => Access::Write,
-            (true, true) => Access::WriteAlone,
-        };
-        input.lock(access)?;
+        input.lock(if output.is_in_place() { Access::Write } else { Access::Read })?;
         let directory = output.directory();
         let mut image = Self::read(input, watch, |input| {
             if output.is_in_place() {

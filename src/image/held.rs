@@ -1,6 +1,6 @@
 //! Who else has the image in hands: a mount, a loop device, a running virtual machine, another deaddrop.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::error::ImageError;
+use super::system::{Number, System};
 
 /// qemu locks single bytes of these ranges for the permissions it uses and the ones it shares (qemu,
 /// block/file-posix.c: RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE).
@@ -55,15 +56,21 @@ fn has_no_locks(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS))
 }
 
-/// Refuses an image that is mounted, attached to a loop device, or open in a virtual machine.
+/// Refuses an image that is mounted, attached to a loop device, used as swap or below another device, or open in a virtual
+/// machine.
 ///
 /// # Errors
-/// The refusal, saying who holds it.
+/// The refusal, saying who holds it. For a file its hint offers `--force`; a device in use is written to by nobody else.
 pub fn refuse_if_held(file: &File, name: &str) -> Result<(), ImageError> {
-    let held = holder(file).map_err(|error| ImageError::io(format!("looking who uses {name}"), error))?;
+    let looking = |error| ImageError::io(format!("looking who uses {name}"), error);
+    let is_device = file.metadata().map_err(looking)?.file_type().is_block_device();
+    let held = holder(file, &System::running()).map_err(looking)?;
     match held {
         None => Ok(()),
-        Some(by) => Err(ImageError::refused(format!("{name} {by}: writing to it now would damage it"), LET_GO)),
+        Some(by) => Err(ImageError::refused(
+            format!("{name} {by}: writing to it now would damage it"),
+            if is_device { LET_GO } else { LET_GO_OR_FORCE },
+        )),
     }
 }
 
@@ -79,23 +86,28 @@ pub fn busy(name: &str) -> ImageError {
     )
 }
 
-const LET_GO: &str = "unmount it, detach it or stop the machine; --force writes all the same";
+const LET_GO: &str = "unmount it, or detach what uses it";
+const LET_GO_OR_FORCE: &str = "unmount it, detach it or stop the machine; --force writes all the same";
 
-fn holder(file: &File) -> io::Result<Option<String>> {
+fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
     let image = file.metadata()?;
-    // No /proc: a mounted device is still refused when it is opened to be written.
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if image.file_type().is_block_device() {
-        let numbers = with_partitions(&number_of(image.rdev()));
-        if let Some(place) = mounted_at(&mounts, &numbers) {
+        let number = Number::of(image.rdev());
+        if let Some(place) = system.mounted_at(&number) {
             return Ok(Some(format!("is mounted at {place}")));
         }
-        if let Some(above) = numbers.iter().find_map(|number| device_above(number)) {
+        if system.is_swap(&number) {
+            return Ok(Some("is in use as swap".into()));
+        }
+        if let Some(above) = system.used_by(&number) {
             return Ok(Some(format!("is used by {above}")));
         }
+        if let Some((other, place)) = mounted_twin(&number, system) {
+            return Ok(Some(format!("is over the same file as {other}, which is mounted at {place}")));
+        }
     }
-    if let Some((device, number)) = loop_device_of(&image) {
-        return Ok(Some(match mounted_at(&mounts, &with_partitions(&number)) {
+    if let Some((device, number)) = loop_device_over(&image, system) {
+        return Ok(Some(match system.mounted_at(&number) {
             Some(place) => format!("is attached to {device} and mounted at {place}"),
             None => format!("is attached to {device}"),
         }));
@@ -106,68 +118,26 @@ fn holder(file: &File) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// `major:minor`, as proc and sysfs name a device.
-fn number_of(rdev: u64) -> String {
-    format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
-}
-
-/// A block device's number and those of its partitions.
-fn with_partitions(number: &str) -> Vec<String> {
-    let mut numbers = vec![number.to_owned()];
-    let Ok(children) = fs::read_dir(format!("/sys/dev/block/{number}")) else { return numbers };
-    for child in children.flatten() {
-        if child.path().join("partition").exists()
-            && let Ok(number) = fs::read_to_string(child.path().join("dev"))
-        {
-            numbers.push(number.trim().to_owned());
-        }
-    }
-    numbers
-}
-
-/// A device that lies on this one: a RAID, a logical volume, an encrypted one (sysfs, `holders`).
-fn device_above(number: &str) -> Option<String> {
-    let holder = fs::read_dir(format!("/sys/dev/block/{number}/holders")).ok()?.flatten().next()?;
-    Some(format!("/dev/{}", holder.file_name().to_string_lossy()))
-}
-
-/// The mount point of the first mount of one of the devices `numbers`. proc(5), mountinfo: the third field is
-/// `major:minor`, the fifth the mount point, and the second after the one `-` the device's path. Where a file system has
-/// a number of its own (btrfs), only that path tells.
-fn mounted_at(mounts: &str, numbers: &[String]) -> Option<String> {
-    let is_one = |number: &str| numbers.iter().any(|wanted| wanted == number);
-    mounts.lines().find_map(|line| {
-        let (mount, source) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let number = fields.nth(2)?;
-        let place = fields.nth(1)?;
-        let by_path = || {
-            let path = source.split(' ').nth(1).filter(|path| path.starts_with("/dev/"))?;
-            let device = fs::metadata(unescaped(path)).ok().filter(|found| found.file_type().is_block_device())?;
-            Some(is_one(&number_of(device.rdev())))
-        };
-        (is_one(number) || by_path().unwrap_or(false)).then(|| unescaped(place))
-    })
-}
-
-/// A path of mountinfo, where space, tab, newline and backslash stand as `\040` and so on.
-fn unescaped(path: &str) -> String {
-    let plain = |text: String, (code, character): (&str, &str)| text.replace(code, character);
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].into_iter().fold(path.to_owned(), plain)
-}
-
-/// The loop device that this file (or device) backs: its path, and its number.
-fn loop_device_of(image: &fs::Metadata) -> Option<(String, String)> {
-    // No /sys in a container: then there is no loop device to be found either.
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|device| {
-        let backing = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-        let backing = fs::metadata(Path::new(backing.trim_end_matches('\n'))).ok()?;
-        let number = fs::read_to_string(device.path().join("dev")).ok()?;
+/// The loop device over this file (or device): its path, and its number.
+fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number)> {
+    system.loop_devices().into_iter().find_map(|(device, number, backing)| {
+        let backing = fs::metadata(backing).ok()?;
         let same = match image.file_type().is_block_device() {
             true => backing.file_type().is_block_device() && backing.rdev() == image.rdev(),
             false => (backing.dev(), backing.ino()) == (image.dev(), image.ino()),
         };
-        same.then(|| (format!("/dev/{}", device.file_name().to_string_lossy()), number.trim().to_owned()))
+        same.then_some((device, number))
+    })
+}
+
+/// Another loop device over the file that is behind the loop device `number`, if that one is mounted, and where.
+fn mounted_twin(number: &Number, system: &System) -> Option<(String, String)> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let ours = identity(&system.backing_file(number)?)?;
+    let itself = system.disk_of(number)?;
+    system.loop_devices().into_iter().filter(|(_, other, _)| *other != itself).find_map(|(device, other, backing)| {
+        (identity(&backing)? == ours).then_some(())?;
+        Some((device, system.mounted_at(&other)?))
     })
 }
 

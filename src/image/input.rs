@@ -16,10 +16,8 @@ use super::held;
 pub enum Access {
     /// To be read; others may read it.
     Read,
-    /// To be written.
-    Write,
     /// To be written; a block device is refused where another holds it.
-    WriteAlone,
+    Write,
 }
 
 /// An open image file, or block device, and what it was like when it was opened.
@@ -70,13 +68,12 @@ impl Input {
     /// those that write in place. For writing the file is opened anew, for reading and writing.
     ///
     /// # Errors
-    /// `Refused` when another process holds a lock, or has put another file in its place, or (alone) holds the device;
-    /// `Io`.
+    /// `Refused` when another process holds a lock or the device, or has put another file in its place; `Io`.
     pub fn lock(&mut self, access: Access) -> Result<(), ImageError> {
         let for_writing = access != Access::Read;
         if for_writing {
             let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-            if access == Access::WriteAlone && self.is_device() {
+            if self.is_device() {
                 // open(2): without O_CREAT, on a block device, it fails where the device, or a part of it, is mounted or
                 // held by another that asked so, in whatever namespace; and keeps others from it as long as it is open.
                 flags |= OFlag::O_EXCL;

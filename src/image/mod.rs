@@ -26,6 +26,7 @@ pub mod probe;
 pub mod progress;
 pub mod root;
 mod spool;
+pub mod system;
 pub mod table;
 pub mod text;
 pub mod tree;

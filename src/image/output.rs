@@ -153,7 +153,10 @@ impl Output {
             }
             // With a value in a free block it is nobody else's to read.
             Err(CommitError::Before(e)) => Err(ImageError::refused(
-                format!("writing {name}: {e}; new values may be left in its free space, so its mode stays 0600"),
+                format!(
+                    "writing {name}: {e}; new values may be left in its free space{}",
+                    if done.mode_was.is_some() { ", so its mode stays 0600" } else { "" }
+                ),
                 "the next run writes over them, and `deaddrop scrub IMAGE` zeroes them",
             )),
             Err(CommitError::After(e)) => {
@@ -221,11 +224,6 @@ impl Output {
             Place::InPlace { undo, .. } => undo.as_deref(),
             Place::New { .. } => None,
         }
-    }
-
-    /// True when nobody else may hold the image.
-    pub(super) fn wants_it_alone(&self) -> bool {
-        matches!(self.place, Place::InPlace { force: false, .. })
     }
 
     /// The directory that files are made in.

@@ -19,7 +19,7 @@ pub struct ImageArgs<'a> {
     pub path: &'a Path,
     /// The root's partition, by number or label.
     pub root_partition: Option<&'a str>,
-    /// Write although it is mounted or in use.
+    /// Write although it is a file that is mounted or in use, or a device that is not removable.
     pub force: bool,
     /// Where an undo file may be.
     pub undo: Option<&'a Path>,

@@ -11,13 +11,35 @@ use crate::common::{Scratch, is_root, tool};
 /// Where the root lies on a [`disk`], in bytes.
 pub const ROOT: u64 = 9 << 20;
 
+/// Its size in bytes.
+pub const ROOT_SIZE: u64 = 20 << 20;
+
 /// A disk with a GPT, a boot partition, and a root as partition 2, made by mke2fs with these options.
 pub fn disk(scratch: &Scratch, options: &str) -> PathBuf {
+    disk_with_sectors(scratch, options, 512)
+}
+
+/// The same for a device with sectors of so many bytes.
+pub fn disk_with_sectors(scratch: &Scratch, options: &str, sector: u64) -> PathBuf {
     let path = scratch.join("disk.img");
     fs::File::create_new(&path).unwrap().set_len(32 << 20).unwrap();
-    let table =
-        scratch.write("table", "label: gpt\nstart=2048,size=16384,type=uefi\nstart=18432,size=40960,type=linux\n");
-    tool(Command::new("sfdisk").arg("-q").arg(&path).stdin(fs::File::open(table).unwrap()));
+    let sectors = |bytes: u64| bytes / sector;
+    let table = format!(
+        "label: gpt\nstart={},size={},type=uefi\nstart={},size={},type=linux\n",
+        sectors(1 << 20),
+        sectors(8 << 20),
+        sectors(ROOT),
+        sectors(ROOT_SIZE)
+    );
+    let table = scratch.write("table", table);
+    let mut sfdisk = Command::new("sfdisk");
+    sfdisk.args(["-q", "--no-reread", "--no-tell-kernel"]).stdin(fs::File::open(table).unwrap());
+    if sector == 512 {
+        tool(sfdisk.arg(&path));
+    } else {
+        // It asks the device how large its sectors are.
+        tool(sfdisk.arg(&Loop::with(&path, &["--sector-size", &sector.to_string()]).0));
+    }
     let tree = scratch.join("tree");
     for directory in ["etc/secrets", "nix/store/e"] {
         fs::create_dir_all(tree.join(directory)).unwrap();
@@ -91,6 +113,40 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("partx").args(["-d", &self.0]).output();
         let _ = Command::new("losetup").args(["-d", &self.0]).output();
+        // It goes with the last who has it open: a child that another test just started, for a moment.
+        let backing = format!("/sys/block/{}/loop", self.0.trim_start_matches("/dev/"));
+        for _ in 0..100 {
+            if !Path::new(&backing).exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// A disk in memory that nobody would call removable (zram), of 32 MiB; another one for each test.
+pub struct Zram(String);
+
+impl Zram {
+    /// `None`, and said, where the kernel has none.
+    pub fn new() -> Option<Self> {
+        let Ok(number) = fs::read_to_string("/sys/class/zram-control/hot_add") else {
+            eprintln!("SKIPPED: this test needs root and zram");
+            return None;
+        };
+        let zram = Self(number.trim().to_owned());
+        fs::write(format!("/sys/block/zram{}/disksize", zram.0), "32M").unwrap();
+        Some(zram)
+    }
+
+    pub fn path(&self) -> String {
+        format!("/dev/zram{}", self.0)
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        let _ = fs::write("/sys/class/zram-control/hot_remove", &self.0);
     }
 }
 

@@ -14,7 +14,7 @@ const NO_JOURNAL: &str = "-t ext4 -b 1024 -O ^has_journal,metadata_csum";
 
 /// What the kernel reads of the secrets, after e2fsck found nothing.
 #[track_caller]
-fn assert_holds(disk: &Path, version: &str) {
+pub fn assert_holds(disk: &Path, version: &str) {
     let image = Image::new(disk, ROOT);
     assert_fsck_clean(&image);
     let mount = Mount::read_write(&image);
