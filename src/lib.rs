@@ -15,6 +15,7 @@
 //! - [`plan`] compares the two; it is a pure function.
 //! - [`image`] is the stack below an image target: container, partition table, overlay, file system, commit.
 //! - [`nixos`] knows what NixOS does with a file that somebody else put there.
+//! - [`selinux`] knows which label the policy in a tree gives a file.
 //! - [`contain`] keeps the panics of other people's decoders inside.
 //! - [`report`] prints for people and as JSON; [`cli`] has one file a command.
 //!
@@ -31,6 +32,7 @@ pub mod nixos;
 pub mod plan;
 pub mod report;
 pub mod secret;
+pub mod selinux;
 pub mod source;
 pub mod sys;
 pub mod target;

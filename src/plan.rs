@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::derive::password::{self, Verdict};
 use crate::desired::{Content, DesiredFile};
-use crate::image::tree::{Stat, TreeChange};
+use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
 use crate::manifest::Owner;
 use crate::target::users::Users;
-use crate::target::{Refusal, Standing, Survey};
+use crate::target::{Origin, Refusal, Standing, Survey};
 
 /// What has to happen to one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct NewDirectory {
     pub path: String,
     /// Permission bits.
     pub mode: u32,
+    /// SELinux label; none where nothing is labelled.
+    pub label: Option<Label>,
 }
 
 /// One declared file and what has to happen to it.
@@ -75,6 +77,8 @@ pub struct Change {
     pub gid: u32,
     /// The file that stands there.
     pub standing: Option<Stat>,
+    /// The SELinux label of a file that is written; none where nothing is labelled.
+    pub label: Option<Label>,
 }
 
 /// Something that a person should know, and that does not stop the run.
@@ -128,6 +132,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 parents.add(standing, &file, uid);
                 let change = change(file, standing, uid, gid);
                 warnings.extend(link_warning(&change));
+                warnings.extend(label_warning(&change, standing));
                 changes.push(change);
             }
             (Err(refusal), _) => refused.push(Refused { secret, refusal: refusal.clone() }),
@@ -164,6 +169,7 @@ impl Plan {
             mode: directory.mode,
             uid: 0,
             gid: 0,
+            label: directory.label.clone(),
         });
         let mut all: Vec<TreeChange> = directories.collect();
         for change in &self.changes {
@@ -176,7 +182,7 @@ impl Plan {
                         // Never created or replaced, see `change`.
                         Content::Absent => continue,
                     };
-                    all.push(TreeChange::WriteFile { path, content, mode, uid, gid });
+                    all.push(TreeChange::WriteFile { path, content, mode, uid, gid, label: change.label.clone() });
                 }
                 Action::Metadata => all.push(TreeChange::SetMetadata { path, mode, uid, gid }),
                 Action::Remove => all.push(TreeChange::RemoveFile { path }),
@@ -218,6 +224,7 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
         uid,
         gid,
         standing: standing.file.as_ref().map(|file| file.stat),
+        label: standing.labels.as_ref().map(|labels| labels.file.label.clone()),
     }
 }
 
@@ -287,6 +294,24 @@ fn link_warning(change: &Change) -> Option<Warning> {
     })
 }
 
+/// DD201: nothing tells the label that a new file, or a directory made for it, should have.
+fn label_warning(change: &Change, standing: &Standing) -> Option<Warning> {
+    if !matches!(change.action, Action::Create | Action::Replace) {
+        return None;
+    }
+    let labels = standing.labels.as_ref()?;
+    let guessed = labels.parents.iter().chain([&labels.file]).find(|chosen| chosen.origin == Origin::Directory)?;
+    Some(Warning {
+        code: "DD201",
+        secret: change.secret.clone(),
+        message: format!(
+            "{} gets the SELinux label of its directory, {}: neither a policy in the target nor a neighbour tells a better one",
+            change.path, guessed.label
+        ),
+        hint: "a relabel at boot is needed: make /.autorelabel in the target, or boot it with autorelabel=1".into(),
+    })
+}
+
 fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
@@ -303,6 +328,7 @@ struct Parent {
     holds_a_file: bool,
     asked: Option<u32>,
     shared: bool,
+    label: Option<Label>,
 }
 
 impl Parents {
@@ -313,6 +339,8 @@ impl Parents {
         let last = standing.missing_parents.len().checked_sub(1);
         for (index, path) in standing.missing_parents.iter().enumerate() {
             let parent = self.directories.entry(path.clone()).or_default();
+            let label = standing.labels.as_ref().and_then(|labels| labels.parents.get(index));
+            parent.label = parent.label.take().or_else(|| label.map(|chosen| chosen.label.clone()));
             parent.shared |= uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0;
             if Some(index) == last {
                 parent.holds_a_file = true;
@@ -326,7 +354,7 @@ impl Parents {
             .into_iter()
             .map(|(path, parent)| {
                 let mode = parents::mode(&path, parent.holds_a_file, parent.asked, parent.shared);
-                NewDirectory { path, mode }
+                NewDirectory { path, mode, label: parent.label }
             })
             .collect()
     }
@@ -383,12 +411,13 @@ mod tests {
                 stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
             }),
+            labels: None,
         })
     }
 
     fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Ok(Standing { physical: path.into(), missing_parents, file: None })
+        Ok(Standing { physical: path.into(), missing_parents, file: None, labels: None })
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {

@@ -57,6 +57,37 @@ pub struct Stat {
     pub links: u32,
 }
 
+/// A SELinux label: the value of the extended attribute `security.selinux`, byte for byte. Mostly a context in ASCII and a
+/// NUL.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(Vec<u8>);
+
+impl Label {
+    /// The attribute's name.
+    pub const ATTRIBUTE: &str = "security.selinux";
+    /// The longest one that is written, in bytes: one that fits into a block of 1 KiB beside its name.
+    pub const LONGEST: usize = 900;
+
+    /// A value of the attribute. `None` when it is empty or longer than [`Label::LONGEST`].
+    #[must_use]
+    pub fn new(value: Vec<u8>) -> Option<Self> {
+        (1..=Self::LONGEST).contains(&value.len()).then_some(Self(value))
+    }
+
+    /// The attribute's value.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Label {
+    /// The context, fit for a terminal.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&super::text::shown(&self.0).unwrap_or_default())
+    }
+}
+
 /// A tree of files that can be looked at.
 pub trait Tree {
     /// A file, directory or link in the tree: an inode number, an open descriptor.
@@ -85,6 +116,19 @@ pub trait Tree {
     /// # Errors
     /// When `file` is not a regular file, or cannot be read.
     fn read(&self, file: &Self::Node, limit: u64) -> Result<Option<Secret>, ImageError>;
+
+    /// The SELinux label of a file or directory; `None` when it has none.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or is longer than [`Label::LONGEST`].
+    fn label(&self, node: &Self::Node) -> Result<Option<Label>, ImageError>;
+
+    /// At most `limit` of the files and directories in `directory`, in no order that means anything. What is damaged is left
+    /// out.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or is damaged.
+    fn some_children(&self, directory: &Self::Node, limit: usize) -> Result<Vec<(Self::Node, Stat)>, ImageError>;
 }
 
 /// One change to a tree. Paths are absolute and physical: no component is a symbolic link. Parents come before
@@ -100,6 +144,8 @@ pub enum TreeChange {
         uid: u32,
         /// Owning group.
         gid: u32,
+        /// Its SELinux label; none where nothing is labelled.
+        label: Option<Label>,
     },
     /// Create a regular file, or replace the one that stands there: a new inode gets the name, so other hard links
     /// keep the old content.
@@ -114,6 +160,8 @@ pub enum TreeChange {
         uid: u32,
         /// Owning group.
         gid: u32,
+        /// Its SELinux label; none where nothing is labelled.
+        label: Option<Label>,
     },
     /// Change mode and owner of a regular file, and nothing else.
     SetMetadata {
@@ -143,6 +191,15 @@ impl TreeChange {
             | Self::WriteFile { path, .. }
             | Self::SetMetadata { path, .. }
             | Self::RemoveFile { path } => path,
+        }
+    }
+
+    /// The SELinux label of what is made, if it gets one.
+    #[must_use]
+    pub fn label(&self) -> Option<&Label> {
+        match self {
+            Self::MakeDirectory { label, .. } | Self::WriteFile { label, .. } => label.as_ref(),
+            Self::SetMetadata { .. } | Self::RemoveFile { .. } => None,
         }
     }
 }

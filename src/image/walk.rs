@@ -28,6 +28,8 @@ pub struct Walk<N> {
     pub links: Vec<Link>,
     /// Directories that would have to be made, topmost first; physical paths.
     pub missing_parents: Vec<String>,
+    /// The last directory on the way that stands: it holds what was found, or would hold what is missing.
+    pub directory: N,
     /// What stands at `physical`, not followed; `None` when nothing does.
     pub found: Option<(N, Stat)>,
 }
@@ -142,7 +144,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
             if step.from_link {
                 return Err(WalkError::Dangling { links });
             }
-            return Ok(missing(at, links, todo));
+            return Ok(missing(at, links, todo, directory.clone()));
         };
         match stat.kind {
             Kind::Symlink if !is_last || follow_last => {
@@ -160,7 +162,8 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                 todo.extend(steps_reversed(&to, true));
             }
             _ if is_last => {
-                return Ok(Walk { physical: at, links, missing_parents: Vec::new(), found: Some((node, stat)) });
+                let (directory, missing_parents) = (directory.clone(), Vec::new());
+                return Ok(Walk { physical: at, links, missing_parents, directory, found: Some((node, stat)) });
             }
             Kind::Directory => above.push((node, step.name)),
             kind => return Err(WalkError::NotADirectory { path: at, kind, links }),
@@ -171,13 +174,13 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
         return Err(WalkError::BadLink { at: links.pop().map_or_else(|| "/".into(), |link| link.at) });
     };
     let at = physical(&above, &name);
-    let parent = above.last().map_or(&root, |(node, _)| node);
-    let found = tree.child(parent, name.as_bytes())?.map(|(_, stat)| (node, stat));
-    Ok(Walk { physical: at, links, missing_parents: Vec::new(), found })
+    let directory = above.last().map_or(&root, |(node, _)| node).clone();
+    let found = tree.child(&directory, name.as_bytes())?.map(|(_, stat)| (node, stat));
+    Ok(Walk { physical: at, links, missing_parents: Vec::new(), directory, found })
 }
 
 /// `at` does not exist: it and all of `todo` but the last component are directories to make.
-fn missing<N>(at: String, links: Vec<Link>, mut todo: Vec<Step>) -> Walk<N> {
+fn missing<N>(at: String, links: Vec<Link>, mut todo: Vec<Step>, directory: N) -> Walk<N> {
     let mut missing_parents = Vec::new();
     let mut physical = at;
     while let Some(step) = todo.pop() {
@@ -185,7 +188,7 @@ fn missing<N>(at: String, links: Vec<Link>, mut todo: Vec<Step>) -> Walk<N> {
         physical.push('/');
         physical.push_str(&step.name);
     }
-    Walk { physical, links, missing_parents, found: None }
+    Walk { physical, links, missing_parents, directory, found: None }
 }
 
 #[cfg(test)]
@@ -193,6 +196,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::image::tree::Label;
     use crate::secret::Secret;
 
     /// A tree in memory: a path to a directory (`None`) or a link's text; files are links to "" of kind File.
@@ -219,6 +223,14 @@ mod tests {
 
         fn read(&self, _: &String, _: u64) -> Result<Option<Secret>, ImageError> {
             Ok(None)
+        }
+
+        fn label(&self, _: &String) -> Result<Option<Label>, ImageError> {
+            Ok(None)
+        }
+
+        fn some_children(&self, _: &String, _: usize) -> Result<Vec<(String, Stat)>, ImageError> {
+            Ok(Vec::new())
         }
     }
 

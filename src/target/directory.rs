@@ -14,16 +14,18 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{self, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{self, Mode, SFlag};
+use xattr::FileExt;
 use zeroize::Zeroizing;
 
 use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::error::ImageError;
 use crate::image::text;
-use crate::image::tree::{Kind, Stat, Tree, TreeChange};
+use crate::image::tree::{Kind, Label, Stat, Tree, TreeChange};
 use crate::image::walk;
 use crate::secret::Secret;
 use crate::sys::{self, SignalsWait};
@@ -93,6 +95,11 @@ struct Opened {
 }
 
 impl Node {
+    /// The absolute path, inside the target, of this node; fit for a terminal.
+    fn path(&self) -> String {
+        self.0.parent.as_ref().map_or_else(|| "/".to_owned(), |(parent, name)| parent.path_of(name))
+    }
+
     /// The absolute path, inside the target, of `name` in this directory; fit for a terminal.
     fn path_of(&self, name: &[u8]) -> String {
         let mut names = vec![name];
@@ -153,6 +160,59 @@ impl Tree for DirectoryTree {
         }
         read_at_most(File::from(opened), limit).map_err(|error| ImageError::io(format!("reading {path}"), error))
     }
+
+    fn label(&self, node: &Node) -> Result<Option<Label>, ImageError> {
+        let opened = match &node.0.parent {
+            Some((parent, name)) => open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK),
+            None => open_component(node, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY),
+        };
+        let file = match opened {
+            Ok(fd) if same_file(&fd, &node.0.fd) => File::from(fd),
+            // Not ours to look into, or something else by now: nothing is known of it.
+            Ok(_) | Err(Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::ELOOP) => return Ok(None),
+            Err(errno) => return Err(failure("opening", &node.path(), errno)),
+        };
+        read_label(&file, &node.path())
+    }
+
+    fn some_children(&self, directory: &Node, limit: usize) -> Result<Vec<(Node, Stat)>, ImageError> {
+        let failed = |errno| failure("listing", &directory.path(), errno);
+        let opened = match open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(Errno::EACCES | Errno::EPERM) => return Ok(Vec::new()),
+            other => other.map_err(failed)?,
+        };
+        let mut children = Vec::new();
+        for entry in Dir::from_fd(opened).map_err(failed)?.iter() {
+            if children.len() >= limit {
+                break;
+            }
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            // Of what the system tells the kind, only these two; and no name leads up.
+            let may_be = matches!(entry.file_type(), None | Some(Type::File | Type::Directory));
+            if may_be && name != b"." && name != b".." {
+                children.extend(self.child(directory, name)?);
+            }
+        }
+        Ok(children)
+    }
+}
+
+/// The SELinux label of an open file or directory; `path` is for messages.
+fn read_label(file: &File, path: &str) -> Result<Option<Label>, ImageError> {
+    let value = match file.get_xattr(Label::ATTRIBUTE) {
+        Ok(value) => value.filter(|value| !value.is_empty()),
+        // A file system without labels.
+        Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EOPNOTSUPP) => None,
+        Err(error) => return Err(ImageError::io(format!("reading the label of {path}"), error)),
+    };
+    let Some(value) = value else { return Ok(None) };
+    Label::new(value).map(Some).ok_or_else(|| {
+        ImageError::unsupported(
+            format!("the SELinux label of {path} has over {} bytes", Label::LONGEST),
+            "give it a usual one: `chcon` or `restorecon`",
+        )
+    })
 }
 
 /// Opens `name` in `directory` without following it. `name` is one component.

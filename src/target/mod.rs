@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod image;
+pub mod labels;
 pub mod maintenance;
 pub mod survey;
 pub mod users;
@@ -13,6 +14,7 @@ use std::time::SystemTime;
 
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
+pub use labels::{Chosen, Labels, Origin};
 pub use survey::{Refusal, Standing, StandingFile, Survey, Wanted};
 
 /// A place that holds files.

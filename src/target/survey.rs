@@ -7,6 +7,7 @@ use crate::manifest::TargetPath;
 use crate::nixos;
 use crate::secret::Secret;
 
+use super::labels::{Labeller, Labels};
 use super::users::Users;
 
 /// The largest passwd, group or shadow file that is read, in bytes.
@@ -41,6 +42,8 @@ pub struct Standing {
     pub missing_parents: Vec<String>,
     /// The regular file that stands there.
     pub file: Option<StandingFile>,
+    /// The SELinux labels of what would be made here; none where nothing is labelled.
+    pub labels: Option<Labels>,
 }
 
 /// A regular file of the target.
@@ -75,9 +78,10 @@ impl Refusal {
 /// When the tree cannot be read, or is damaged where a path leads.
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError> {
     let managed = nixos::etc::ManagedEtc::find(tree)?;
+    let mut labeller = Labeller::new(tree);
     let mut places = Vec::with_capacity(wanted.len());
     for want in wanted {
-        places.push(place(tree, &managed, want)?);
+        places.push(place(tree, &managed, &mut labeller, want)?);
     }
     // Only root may read it, and mostly nobody asks.
     let with_shadow = wanted.iter().any(|want| want.is_password);
@@ -87,6 +91,7 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError
 fn place<T: Tree>(
     tree: &T,
     managed: &nixos::etc::ManagedEtc<T::Node>,
+    labeller: &mut Labeller<'_, T>,
     want: &Wanted,
 ) -> Result<Result<Standing, Refusal>, ImageError> {
     let path = want.path.as_str();
@@ -117,7 +122,8 @@ fn place<T: Tree>(
         }
         Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
     };
-    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, file }))
+    let labels = labeller.choose(&walked)?;
+    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, file, labels }))
 }
 
 /// Refuses the place that the links led to, with the way there.

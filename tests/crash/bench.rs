@@ -13,7 +13,7 @@ use deaddrop::image::commit::Transaction;
 use deaddrop::image::error::ImageError;
 use deaddrop::image::ext4::Ext4;
 use deaddrop::image::journal::{crc32c, put_be32};
-use deaddrop::image::tree::{Stat, Tree, TreeChange};
+use deaddrop::image::tree::{Label, Stat, Tree, TreeChange};
 use deaddrop::secret::Secret;
 use tempfile::TempDir;
 
@@ -94,6 +94,8 @@ pub struct Layout {
     pub values: usize,
     /// Blocks that stay free beside what the change needs; `None`: all that there are.
     pub spare: Option<u64>,
+    /// What is written gets SELinux labels, some of them in blocks of their own.
+    pub labelled: bool,
 }
 
 /// A value, before and after.
@@ -115,6 +117,8 @@ pub struct Case {
     pub block_size: usize,
     /// The journal's blocks, its superblock first.
     pub journal: Vec<u64>,
+    /// What is written gets SELinux labels.
+    pub labelled: bool,
 }
 
 /// A value of `lines` lines that are found again: each is in no other value, and twice in none. No lines: a short value.
@@ -174,7 +178,8 @@ impl Layout {
             self.mke2fs(&image, &tree);
         }
         self.prepare_journal(&image, directory.path());
-        Case::new(self.name, fs::read(&image).unwrap(), values, modes)
+        let case = Case::new(self.name, fs::read(&image).unwrap(), values, modes);
+        Case { labelled: self.labelled, ..case }
     }
 
     fn mke2fs(&self, image: &Path, tree: &Path) {
@@ -315,7 +320,16 @@ impl Case {
         fs::write(&image, &base).unwrap();
         let journal = journal_blocks(&image);
         let block_size = 1024 << base[1024 + 0x18];
-        let mut case = Self { name: name.to_owned(), base, values, modes, old_in_journal: false, block_size, journal };
+        let mut case = Self {
+            name: name.to_owned(),
+            base,
+            values,
+            modes,
+            old_in_journal: false,
+            block_size,
+            journal,
+            labelled: false,
+        };
         case.old_in_journal = case.in_journal(&case.base, OLD);
         case
     }
@@ -323,17 +337,30 @@ impl Case {
     /// The changes of one run.
     pub fn changes(&self) -> Vec<TreeChange> {
         let mut changes = Vec::new();
+        // In the inode, and in a block of its own.
+        let label = |length: usize| Label::new(vec![b'l'; length]).filter(|_| self.labelled);
         if self.values.iter().any(|value| value.old.is_none()) {
             for path in ["/etc/new", "/etc/new/deep"] {
-                changes.push(TreeChange::MakeDirectory { path: path.into(), mode: 0o700, uid: 0, gid: 0 });
+                changes.push(TreeChange::MakeDirectory {
+                    path: path.into(),
+                    mode: 0o700,
+                    uid: 0,
+                    gid: 0,
+                    label: label(40),
+                });
             }
         }
-        for value in &self.values {
+        for (value, length) in self.values.iter().zip([30, 120].into_iter().cycle()) {
             let path = value.path.clone();
             changes.push(match &value.new {
-                Some(new) => {
-                    TreeChange::WriteFile { path, content: Secret::new(new.clone()), mode: 0o400, uid: 0, gid: 0 }
-                }
+                Some(new) => TreeChange::WriteFile {
+                    path,
+                    content: Secret::new(new.clone()),
+                    mode: 0o400,
+                    uid: 0,
+                    gid: 0,
+                    label: label(length),
+                },
                 None => TreeChange::RemoveFile { path },
             });
         }

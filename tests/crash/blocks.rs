@@ -26,7 +26,17 @@ const JOURNALS: &[(&str, u32, &str)] = &[
 
 fn case(features: u32, arguments: &'static str) -> Case {
     let journal = Journal::Features(features);
-    Layout { name: "by hand", arguments, size: "6M", journal, change: Change::First, values: 1, spare: None }.make()
+    Layout {
+        name: "by hand",
+        arguments,
+        size: "6M",
+        journal,
+        change: Change::First,
+        values: 1,
+        spare: None,
+        labelled: false,
+    }
+    .make()
 }
 
 /// The blocks of a file, by debugfs.

@@ -73,6 +73,7 @@ fn each_flush_around_a_replay_is_missed() {
         change: Change::Mixed,
         values: 6,
         spare: None,
+        labelled: false,
     }
     .make();
     let log = case.log();

@@ -228,6 +228,7 @@ const SMALL: Layout = Layout {
     change: Change::Mixed,
     values: 2,
     spare: None,
+    labelled: false,
 };
 
 #[test]

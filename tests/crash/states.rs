@@ -22,6 +22,7 @@ const BASE: Layout = Layout {
     change: Change::Mixed,
     values: 6,
     spare: None,
+    labelled: false,
 };
 
 #[rustfmt::skip]
@@ -47,6 +48,8 @@ pub const LAYOUTS: &[Layout] = &[
     Layout { name: "nearly full", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3), change: Change::Longer, spare: Some(8), ..BASE },
     Layout { name: "small groups, the first ones full", arguments: "-t ext4 -b 1024 -g 1024 -O ^flex_bg", change: Change::Mixed, spare: Some(700), ..BASE },
     Layout { name: "inline_data", arguments: "-t ext4 -b 4096 -J size=4 -O inline_data -I 256", size: "12M", journal: Journal::Mounted, change: Change::Longer, ..BASE },
+    Layout { name: "labelled", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3 | WIDE), labelled: true, ..BASE },
+    Layout { name: "labelled, 128-byte inodes", arguments: "-t ext4 -b 1024 -I 128 -O ^metadata_csum", change: Change::First, labelled: true, ..BASE },
     Layout { name: "200 new", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3 | WIDE), values: 200, change: Change::First, size: "16M", ..BASE },
     Layout { name: "200 mixed", arguments: "-t ext4 -b 4096 -J size=4", size: "16M", journal: Journal::Mounted, values: 200, ..BASE },
 ];

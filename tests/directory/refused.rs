@@ -135,3 +135,40 @@ fn what_is_no_root_is_refused_or_told() {
     let run = root.deaddrop(&["plan", "photos"]).run().expect_code(0);
     run.expect_error("photos has neither /etc nor /nix/store: is it a root?");
 }
+
+/// Where a container's filter forbids openat2, each component is opened by itself, and no link is followed all the same.
+#[test]
+fn without_openat2_the_same_is_written_and_nothing_outside_is_reached() {
+    if super::skipped_without_root() {
+        return;
+    }
+    for error in ["EPERM", "ENOSYS"] {
+        let root = Root::new();
+        let filter = format!("openat2:error={error}");
+        root.declare(&["path: /etc/new", "path: /etc/deep/er/new", "path: /etc/old", "path: /var/link/x"]);
+        root.write("etc/old", "another value");
+        // Absolute and up: both lead into the root, not out of it.
+        fs::create_dir(root.at("var/target")).unwrap();
+        symlink("/var/../../../var/target", root.at("var/link")).unwrap();
+        root.deaddrop(&["plan", "root", "--exit-code"]).tampered(&filter).run().expect_code(3);
+        root.deaddrop(&["inject", "root"]).tampered(&filter).run().expect_code(0).expect_error("4 secrets written");
+        let log = fs::read_to_string(root.scratch.join("tampering.log")).unwrap();
+        assert!(log.contains("openat2(") && log.contains("(INJECTED)"), "openat2 was not asked for");
+        root.deaddrop(&["verify", "root"]).run().expect_code(0);
+        assert!(root.at("var/target/x").exists());
+        assert_eq!(root.leftovers(), Vec::<String>::new());
+
+        let outside = root.scratch.join("outside");
+        fs::create_dir(&outside).unwrap();
+        for (name, link, target) in [
+            ("a link to a directory outside", "etc/out", outside.to_str().unwrap()),
+            ("one that climbs", "etc/up", "../../../outside"),
+        ] {
+            symlink(target, root.at(link)).unwrap();
+            root.declare(&[&format!("path: /{link}/x")]);
+            let run = root.deaddrop(&["inject", "root"]).tampered(&filter).run();
+            run.expect_refusal(name, 1, &["leads to nothing"]);
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+}

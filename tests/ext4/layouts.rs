@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Name, mke2fs arguments, size.
-const LAYOUTS: &[(&str, &str, &str)] = &[
+pub const LAYOUTS: &[(&str, &str, &str)] = &[
     ("defaults", "-t ext4", "64M"),
     ("1 KiB blocks", "-t ext4 -b 1024", "24M"),
     ("2 KiB blocks", "-t ext4 -b 2048", "32M"),

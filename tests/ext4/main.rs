@@ -7,6 +7,7 @@
 mod corpus;
 mod dirty;
 mod hostile;
+mod labels;
 mod layouts;
 mod refused;
 mod support;

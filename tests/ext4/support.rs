@@ -164,11 +164,11 @@ pub fn tree(large: usize) -> TempDir {
 }
 
 pub fn write(path: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> TreeChange {
-    TreeChange::WriteFile { path: path.into(), content: Secret::new(content.to_vec()), mode, uid, gid }
+    TreeChange::WriteFile { path: path.into(), content: Secret::new(content.to_vec()), mode, uid, gid, label: None }
 }
 
 pub fn directory(path: &str) -> TreeChange {
-    TreeChange::MakeDirectory { path: path.into(), mode: 0o711, uid: 0, gid: 70_000 }
+    TreeChange::MakeDirectory { path: path.into(), mode: 0o711, uid: 0, gid: 70_000, label: None }
 }
 
 pub fn remove(path: &str) -> TreeChange {

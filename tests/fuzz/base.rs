@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deaddrop::image::commit::Medium;
 use deaddrop::image::ext4::Ext4;
-use deaddrop::image::tree::TreeChange;
+use deaddrop::image::tree::{Label, TreeChange};
 use deaddrop::secret::Secret;
 use tempfile::TempDir;
 
@@ -170,14 +170,27 @@ impl Medium for Cut {
 }
 
 fn write(path: &str, content: &[u8]) -> TreeChange {
-    TreeChange::WriteFile { path: path.into(), content: Secret::new(content.to_vec()), mode: 0o400, uid: 0, gid: 0 }
+    labelled(path, content, 0)
+}
+
+/// With a SELinux label of so many bytes, if any.
+fn labelled(path: &str, content: &[u8], label: usize) -> TreeChange {
+    TreeChange::WriteFile {
+        path: path.into(),
+        content: Secret::new(content.to_vec()),
+        mode: 0o400,
+        uid: 0,
+        gid: 0,
+        label: Label::new(vec![b'l'; label]),
+    }
 }
 
 /// Sets of changes: each kind of change, alone or together.
 pub fn changes(choice: u64) -> Vec<TreeChange> {
-    let directory = |path: &str| TreeChange::MakeDirectory { path: path.into(), mode: 0o700, uid: 0, gid: 0 };
+    let directory =
+        |path: &str| TreeChange::MakeDirectory { path: path.into(), mode: 0o700, uid: 0, gid: 0, label: None };
     let remove = |path: &str| TreeChange::RemoveFile { path: path.into() };
-    match choice % 7 {
+    match choice % 8 {
         0 => vec![write("/etc/secrets/new", b"one new value")],
         1 => vec![
             directory("/etc/new"),
@@ -188,6 +201,7 @@ pub fn changes(choice: u64) -> Vec<TreeChange> {
         2 => vec![TreeChange::SetMetadata { path: "/etc/secrets/standing-3".into(), mode: 0o440, uid: 0, gid: 30_000 }],
         3 => (0..20).map(|number| write(&format!("/big/one-more-name-{number}"), b"big")).collect(),
         4 => vec![write("/etc/secrets/linked", b"no longer shared"), write("/var/lib/filler-3", b"")],
+        6 => vec![labelled("/etc/secrets/new", b"x", 30), labelled("/etc/secrets/old-small", b"y", 120)],
         5 => vec![remove("/etc/secrets/old-small"), write("/etc/secrets/new", b"x"), remove("/etc/secrets/old-large")],
         _ => vec![write("/top", &[1; 1024]), directory("/nix/x"), write("/nix/x/y", &[2; 1025])],
     }

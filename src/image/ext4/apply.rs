@@ -20,11 +20,42 @@ use crate::image::overlay::Overlay;
 
 /// One call of the writer. Holds no value.
 enum Step {
-    MakeDirectory { parent: Parent, name: Vec<u8>, mode: u16, uid: u32, gid: u32 },
-    Create { parent: Parent, name: Vec<u8>, path: String, mode: u16, uid: u32, gid: u32, size: usize },
-    SetMetadata { inode: u32, mode: u16, uid: u32, gid: u32 },
-    Replace { parent: Parent, temporary: Vec<u8>, name: Vec<u8> },
-    Remove { parent: Parent, name: Vec<u8> },
+    MakeDirectory {
+        parent: Parent,
+        name: Vec<u8>,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    },
+    Create {
+        parent: Parent,
+        name: Vec<u8>,
+        path: String,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+        size: usize,
+    },
+    /// The file or directory at `path` gets this SELinux label.
+    Label {
+        path: String,
+        label: Vec<u8>,
+    },
+    SetMetadata {
+        inode: u32,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    },
+    Replace {
+        parent: Parent,
+        temporary: Vec<u8>,
+        name: Vec<u8>,
+    },
+    Remove {
+        parent: Parent,
+        name: Vec<u8>,
+    },
 }
 
 /// Carries out `plan` on `overlay`, which lies over the device of `before`.
@@ -108,23 +139,28 @@ fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
     for (place, change) in plan.changes.iter().enumerate() {
         let (parent, mode, uid, gid) = (change.parent, change.mode, change.uid, change.gid);
         let name = change.name.to_vec();
+        let mut path = change.path.to_owned();
         steps.push((
             place,
             match &change.action {
                 Action::MakeDirectory => Step::MakeDirectory { parent, name, mode, uid, gid },
                 Action::Create { content } => {
-                    Step::Create { parent, name, path: change.path.to_owned(), mode, uid, gid, size: content.len() }
+                    Step::Create { parent, name, path: path.clone(), mode, uid, gid, size: content.len() }
                 }
                 Action::Replace { content, temporary, .. } => {
                     // Cannot fail: the path is absolute, and the temporary name is ASCII.
                     let above = change.path.rsplit_once('/').map_or("", |(above, _)| above);
-                    let path = format!("{above}/{}", String::from_utf8_lossy(temporary));
-                    Step::Create { parent, name: temporary.clone(), path, mode, uid, gid, size: content.len() }
+                    path = format!("{above}/{}", String::from_utf8_lossy(temporary));
+                    let (name, path) = (temporary.clone(), path.clone());
+                    Step::Create { parent, name, path, mode, uid, gid, size: content.len() }
                 }
                 Action::SetMetadata { file } => Step::SetMetadata { inode: file.number, mode, uid, gid },
                 Action::Remove { .. } => continue,
             },
         ));
+        if let Some(label) = change.label {
+            steps.push((place, Step::Label { path, label: label.value().to_vec() }));
+        }
     }
     for (place, change) in plan.changes.iter().enumerate() {
         let (parent, name) = (change.parent, change.name.to_vec());
@@ -171,6 +207,7 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
                 writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
                 touched.insert(parent);
             }
+            Step::Label { path, label } => writer.label(path, label).map_err(failed)?,
             Step::SetMetadata { inode, mode, uid, gid } => {
                 writer.set_metadata(*inode, *mode, *uid, *gid).map_err(failed)?;
             }

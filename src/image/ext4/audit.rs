@@ -11,10 +11,10 @@ use super::bytes::le32;
 use super::directory::Entry;
 use super::expect::{Changed, Expected};
 use super::group::{BLOCK_UNINIT, Bitmap, Group, INODE_UNINIT};
-use super::inode::{BLOCK, BLOCK_SIZE, EXTENTS, Inode, inline_attributes};
+use super::inode::{BLOCK, BLOCK_SIZE, EXTENTS, Inode};
 use super::plan::{Parent, Plan};
 use super::reader::Reader;
-use super::superblock;
+use super::{label, superblock};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
 use crate::image::tree::Kind;
@@ -125,11 +125,15 @@ impl Audit<'_> {
         if (inode.mode & 0o7777, inode.uid, inode.gid) != (change.mode, change.uid, change.gid) {
             return fail("its mode or owner");
         }
-        if inode.flags & !EXTENTS != 0 || inode.xattr_block != 0 || !inline_attributes(inode)?.is_empty() {
-            return fail("its flags or attributes");
+        if inode.flags & !EXTENTS != 0 {
+            return fail("its flags");
+        }
+        if !label::is_all_there_is(self.after, inode, change.label)? {
+            return fail("its attributes");
         }
         let block_size = u64::from(self.after.geometry.block_size);
         let blocks = u64::try_from(map.blocks().count()).unwrap_or(u64::MAX);
+        let blocks = blocks.saturating_add(u64::from(inode.xattr_block != 0));
         if map.content_blocks() != size.div_ceil(block_size)
             || (0..map.content_blocks()).any(|logical| map.find(logical).is_none())
             || inode.sectors != blocks.saturating_mul(block_size / 512)

@@ -57,6 +57,24 @@ impl Reader {
         if twice { Err(wrong(directory, "a name is there twice")) } else { Ok(entries) }
     }
 
+    /// The inodes of at most `limit` names, those of files and directories only.
+    ///
+    /// # Errors
+    /// As [`Reader::find`].
+    pub fn some_inodes(&self, directory: &Inode, limit: usize) -> Result<Vec<u32>, ImageError> {
+        let mut inodes = Vec::new();
+        self.each_entry(directory, &mut |name, entry| {
+            if inodes.len() >= limit {
+                return ControlFlow::Break(());
+            }
+            if matches!(entry.file_type, 1 | 2) && name != b"." && name != b".." {
+                inodes.push(entry.inode);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(inodes)
+    }
+
     fn each_entry(
         &self,
         directory: &Inode,

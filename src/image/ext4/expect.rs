@@ -8,7 +8,6 @@ use super::apply::lookup;
 use super::bytes::le32;
 use super::directory::Entry;
 use super::inode::{INDEX, Inode};
-use super::mapping::BlockMap;
 use super::plan::{Action, Parent, Plan, Planned};
 use super::reader::Reader;
 use crate::image::error::ImageError;
@@ -97,7 +96,9 @@ impl Expected {
             if matches!(change.action, Action::MakeDirectory) {
                 expected.made_names.insert(inode.number, Names::new());
             }
-            expected.take_all(&after.map(&inode)?)?;
+            expected.take_all(after.map(&inode)?.blocks())?;
+            // A block of attributes, for a label that does not fit into the inode.
+            expected.take_all(std::iter::once(inode.xattr_block).filter(|block| *block != 0))?;
             if expected.made.insert(inode.number, (inode, place)).is_some() {
                 return Err(unexpected(change, "it shares its inode with another new file"));
             }
@@ -122,8 +123,8 @@ impl Expected {
         made.chain(self.metadata.keys()).chain(self.directories.keys()).copied().collect()
     }
 
-    fn take_all(&mut self, map: &BlockMap) -> Result<(), ImageError> {
-        for block in map.blocks() {
+    fn take_all(&mut self, blocks: impl Iterator<Item = u64>) -> Result<(), ImageError> {
+        for block in blocks {
             if !self.taken.insert(block) {
                 return Err(ImageError::Corrupt(format!("block {block} has two new owners")));
             }

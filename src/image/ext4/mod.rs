@@ -22,6 +22,7 @@ mod guard;
 mod in_place;
 mod inode;
 mod journal;
+mod label;
 mod mapping;
 mod mend;
 mod neighbours;
@@ -49,7 +50,7 @@ use self::recover::{Obstacle, Recovered};
 use super::device::ReadAt;
 use super::error::ImageError;
 use super::overlay::{DirtyBlock, Overlay};
-use super::tree::{Stat, Tree, TreeChange};
+use super::tree::{Label, Stat, Tree, TreeChange};
 use crate::secret::Secret;
 use crate::sys;
 
@@ -297,5 +298,24 @@ impl Tree for Ext4 {
 
     fn read(&self, file: &Node, limit: u64) -> Result<Option<Secret>, ImageError> {
         self.reader.read_file(&file.0, limit)
+    }
+
+    fn label(&self, node: &Node) -> Result<Option<Label>, ImageError> {
+        self.reader.label(&node.0)
+    }
+
+    fn some_children(&self, directory: &Node, limit: usize) -> Result<Vec<(Node, Stat)>, ImageError> {
+        let mut children = Vec::new();
+        for number in self.reader.some_inodes(&directory.0, limit)? {
+            match self.reader.inode(number) {
+                Ok(inode) => {
+                    let stat = inode.stat();
+                    children.push((Node(inode), stat));
+                }
+                Err(ImageError::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(children)
     }
 }

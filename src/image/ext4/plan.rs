@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::ROOT;
 use super::directory::Entry;
 use super::features::Incompat;
 use super::inode::{APPEND, IMMUTABLE, INLINE_DATA, Inode, attributes, inline_attributes};
 use super::reader::{Reader, usize_of};
+use super::{ROOT, label};
 use crate::image::error::ImageError;
-use crate::image::tree::{Kind, TreeChange};
+use crate::image::tree::{Kind, Label, TreeChange};
 use crate::secret::Secret;
 
 /// The largest file whose blocks are zeroed when it goes, in bytes. Larger ones are no secrets of ours.
@@ -41,6 +41,8 @@ pub(super) struct Planned<'a> {
     pub uid: u32,
     /// Owning group.
     pub gid: u32,
+    /// SELinux label of a file or directory that is made.
+    pub label: Option<&'a Label>,
     /// What is to be done.
     pub action: Action<'a>,
 }
@@ -145,6 +147,8 @@ impl<'a> Plan<'a> {
                 (_, Some(content)) => Self::blocks_for(reader, content.len()),
                 (_, None) => 1,
             };
+            let need =
+                need.saturating_add(u64::from(change.label.is_some_and(|label| !label::fits_inode(reader, label))));
             if need > blocks {
                 return Err(no_space(change.path, need, blocks));
             }
@@ -204,6 +208,8 @@ impl<'a> Planner<'_, 'a> {
             Parent::Made(_) => None,
         };
         let wrong = |what: &str| Err(ImageError::Corrupt(format!("{path}: {what}")));
+        let label = change.label();
+        label.map_or(Ok(()), |label| label::check_room(self.reader, label, path))?;
         let (mode, uid, gid, action) = match change {
             TreeChange::MakeDirectory { mode, uid, gid, .. } => {
                 if standing.is_some() {
@@ -246,7 +252,7 @@ impl<'a> Planner<'_, 'a> {
         if *uid == u32::MAX || *gid == u32::MAX {
             return wrong("4294967295 is nobody's number");
         }
-        Ok(Planned { path, name, parent, mode, uid: *uid, gid: *gid, action })
+        Ok(Planned { path, name, parent, mode, uid: *uid, gid: *gid, label, action })
     }
 
     /// The directory at `path`, one component at a time; no links are followed.

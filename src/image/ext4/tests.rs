@@ -26,18 +26,26 @@ fn image() -> Arc<dyn ReadAt> {
     Arc::new(std::fs::read(path).unwrap())
 }
 
+/// One that lies in its inode, and one that needs a block.
+fn label(length: usize) -> Option<Label> {
+    Label::new(vec![b'l'; length])
+}
+
 fn changes() -> Vec<TreeChange> {
-    let write = |path: &str, size: usize| TreeChange::WriteFile {
+    let write = |path: &str, size: usize, label: Option<Label>| TreeChange::WriteFile {
         path: path.into(),
         content: Secret::new(vec![b'n'; size]),
         mode: 0o400,
         uid: 0,
         gid: 0,
+        label,
     };
     vec![
-        TreeChange::MakeDirectory { path: "/etc/made".into(), mode: 0o700, uid: 0, gid: 0 },
-        write("/etc/made/new", 5000),
-        write("/etc/secrets/old", 10),
+        TreeChange::MakeDirectory { path: "/etc/made".into(), mode: 0o700, uid: 0, gid: 0, label: label(30) },
+        write("/etc/made/new", 5000, None),
+        write("/etc/made/labelled", 1, label(30)),
+        write("/etc/made/long", 1, label(200)),
+        write("/etc/secrets/old", 10, label(30)),
         TreeChange::SetMetadata { path: "/etc/secrets/mode".into(), mode: 0o400, uid: 5, gid: 6 },
         TreeChange::RemoveFile { path: "/etc/secrets/gone".into() },
     ]
@@ -69,6 +77,11 @@ impl Scene {
     fn group(&self, number: u32) -> group::Group {
         self.after.group(number).unwrap()
     }
+}
+
+/// The block of the label that does not fit into its inode.
+fn label_block(scene: &Scene) -> u64 {
+    lookup(&scene.after, "/etc/made/long").unwrap().xattr_block
 }
 
 /// Runs everything up to the check, breaks the result, and returns the check's verdict.
@@ -156,6 +169,23 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
             let (block, offset) = scene.after.inode_place(gone.number).unwrap();
             scene.flip(block, offset + 0xA0, 1);
         }),
+        ("a byte of a label", |scene| scene.flip_inode("/etc/made/labelled", 250, 1)),
+        ("a byte of a directory's label", |scene| scene.flip_inode("/etc/made", 250, 1)),
+        ("the name of a label", |scene| scene.flip_inode("/etc/secrets/old", 0xA0 + 4 + 16, 1)),
+        ("a byte between a label's name and its value", |scene| scene.flip_inode("/etc/made/labelled", 0xD0, 1)),
+        ("a label where none was asked for", |scene| {
+            let labelled = lookup(&scene.after, "/etc/made/labelled").unwrap();
+            (0xA0..256).for_each(|at| scene.flip_inode("/etc/made/new", at, labelled.raw[at]));
+        }),
+        ("a byte of a label in a block", |scene| scene.flip(label_block(scene), 1000, 1)),
+        ("the hash of a label in a block", |scene| scene.flip(label_block(scene), 32 + 12, 1)),
+        ("the number of users of a label's block", |scene| scene.flip(label_block(scene), 4, 3)),
+        ("a byte beside a label in its block", |scene| scene.flip(label_block(scene), 500, 1)),
+        ("another block for a label", |scene| scene.flip_inode("/etc/made/long", 0x68, 1)),
+        ("no block for a label", |scene| {
+            let long = lookup(&scene.after, "/etc/made/long").unwrap();
+            (0x68..0x6C).for_each(|at| scene.flip_inode("/etc/made/long", at, long.raw[at]));
+        }),
         ("another name in place of the removed one", |scene| {
             let block = scene.first_block("/etc/secrets");
             let bytes = scene.after.block(block).unwrap();
@@ -169,6 +199,62 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
             verdict.as_ref().is_err_and(|error| error.starts_with("internal check failed, nothing was written")),
             "{name}: {verdict:?}"
         );
+    }
+}
+
+#[test]
+fn labels_of_all_lengths_are_written_and_read() {
+    let device = image();
+    // 64 bytes are the last that fit into an inode of 256.
+    for (length, in_block) in [(1, false), (27, false), (64, false), (65, true), (100, true), (Label::LONGEST, true)] {
+        let mut ext4 = Ext4::open(Arc::clone(&device)).unwrap();
+        let write = |path: &str| TreeChange::WriteFile {
+            path: path.into(),
+            content: Secret::new(vec![b'x'; 100]),
+            mode: 0o400,
+            uid: 0,
+            gid: 0,
+            label: label(length),
+        };
+        ext4.apply(&[write("/etc/new"), write("/etc/secrets/old")], UNIX_EPOCH).unwrap();
+        for path in ["/etc/new", "/etc/secrets/old"] {
+            let inode = lookup(&ext4.reader, path).unwrap();
+            assert_eq!(ext4.reader.label(&inode).unwrap(), label(length), "{path}, {length}");
+            assert_eq!(inode.xattr_block != 0, in_block, "{path}, {length}");
+        }
+        assert_eq!(ext4.reader.label(&lookup(&ext4.reader, "/standing").unwrap()).unwrap(), None);
+    }
+    assert_eq!((label(0), label(Label::LONGEST + 1)), (None, None));
+}
+
+#[test]
+fn a_damaged_label_is_an_error_and_a_foreign_attribute_is_none() {
+    let device = image();
+    let mut ext4 = Ext4::open(Arc::clone(&device)).unwrap();
+    ext4.apply(&changes(), UNIX_EPOCH).unwrap();
+    let labelled = lookup(&ext4.reader, "/etc/made/labelled").unwrap();
+    let changed = |inode: &Inode, at: usize, byte: u8| {
+        let mut raw = inode.raw.clone();
+        raw[at] = byte;
+        let inode = ext4.reader.parse_inode(inode.number, raw).unwrap();
+        ext4.reader.label(&inode).map_err(|error| error.to_string())
+    };
+    let damaged = Err(format!("ext4: inode {}: damaged attributes", labelled.number));
+    // The entry begins at 0xA4: length and kind of the name, place and size of the value.
+    for (name, at, byte, want) in [
+        ("no attributes", 0xA0, 0xFF, Ok(None)),
+        ("another kind of name", 0xA5, 1, Ok(None)),
+        ("another name", 0xB4, b'S', Ok(None)),
+        ("a name beyond the inode", 0xA4, 0xFF, damaged.clone()),
+        ("a value beyond the inode", 0xA7, 0x7F, damaged.clone()),
+        ("a value larger than the inode", 0xAC, 0xFF, damaged.clone()),
+        ("an empty value", 0xAC, 0, Ok(None)),
+    ] {
+        assert_eq!(changed(&labelled, at, byte), want, "{name}");
+    }
+    let long = lookup(&ext4.reader, "/etc/made/long").unwrap();
+    for (name, at, byte) in [("a block of something else", 0x68, 20), ("a block beyond the end", 0x6B, 0x7F)] {
+        assert!(changed(&long, at, byte).is_err(), "{name}");
     }
 }
 

@@ -16,6 +16,7 @@ use super::checksum::crc32c;
 use super::guard::Steps;
 use crate::image::device::ReadAt;
 use crate::image::overlay::Overlay;
+use crate::image::tree::Label;
 
 /// Zeros are written in pieces of this many bytes.
 const PIECE: usize = 1 << 20;
@@ -165,6 +166,11 @@ impl Writer {
     /// Takes the name `name` from a file; with its last one the file goes.
     pub fn remove(&self, parent: u32, name: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_unlink_at(parent, name)?)
+    }
+
+    /// Gives a new file or directory a SELinux label. The crate sets attributes by path only; it follows no links.
+    pub fn label(&self, path: &str, label: &[u8]) -> Result<(), Failure> {
+        Ok(self.fs.apply_setxattr(path, Label::ATTRIBUTE, label)?)
     }
 
     /// Sets the times of the last modification and change of a directory whose entries changed.

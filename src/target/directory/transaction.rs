@@ -11,9 +11,11 @@ use nix::fcntl::{self, AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::{self, Mode};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 
+use xattr::FileExt;
+
 use super::{DirectoryTree, Node, failure, fd_stat, open_component};
 use crate::image::error::ImageError;
-use crate::image::tree::{Kind, Stat, Tree, TreeChange};
+use crate::image::tree::{Kind, Label, Stat, Tree, TreeChange};
 use crate::image::walk;
 use crate::secret::Secret;
 
@@ -52,6 +54,8 @@ pub(super) struct Transaction<'a> {
     undo: Vec<Undo>,
     /// The directories that are worked in, by path: each is opened once, and synced once at the end.
     directories: BTreeMap<String, Node>,
+    /// What could not be given its SELinux label, by path, and why.
+    unlabelled: BTreeMap<String, String>,
 }
 
 /// A file that has its content, mode and owner, and no name yet.
@@ -65,7 +69,7 @@ struct Staged<'c> {
 impl<'a> Transaction<'a> {
     /// One in which nothing has happened yet.
     pub(super) fn new(tree: &'a DirectoryTree) -> Self {
-        Self { tree, undo: Vec::new(), directories: BTreeMap::new() }
+        Self { tree, undo: Vec::new(), directories: BTreeMap::new(), unlabelled: BTreeMap::new() }
     }
 
     /// Makes all changes, and reads them back. `time` becomes the time of new files.
@@ -77,11 +81,14 @@ impl<'a> Transaction<'a> {
         // Everything that can fail for want of space or rights happens before the first name changes.
         for change in changes {
             match change {
-                TreeChange::MakeDirectory { path, mode, uid, gid } => self.make_directory(path, *mode, *uid, *gid)?,
-                TreeChange::WriteFile { path, content, mode, uid, gid } => {
+                TreeChange::MakeDirectory { path, mode, uid, gid, label } => {
+                    self.make_directory(path, *mode, (*uid, *gid), label.as_ref())?;
+                }
+                TreeChange::WriteFile { path, content, mode, uid, gid, label } => {
                     let (parent, name) = self.parent(path)?;
                     let mut file = unnamed(&parent, path)?;
                     fill(&mut file, path, content, time)?;
+                    self.label(&file, path, label.as_ref());
                     own(&file, path, *uid, *gid)?;
                     stat::fchmod(&file, permissions(*mode))
                         .map_err(|errno| failure("setting the mode of", path, errno))?;
@@ -133,15 +140,34 @@ impl<'a> Transaction<'a> {
         Ok(node)
     }
 
-    fn make_directory(&mut self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), ImageError> {
+    fn make_directory(
+        &mut self,
+        path: &str,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        label: Option<&Label>,
+    ) -> Result<(), ImageError> {
         let (parent, name) = self.parent(path)?;
         let failed = |act: &str, errno: Errno| failure(act, path, errno);
         stat::mkdirat(&parent.0.fd, name.as_str(), Mode::S_IRWXU).map_err(|errno| failed("making", errno))?;
         self.undo.push(Undo::RemoveDirectory { parent: parent.clone(), name: name.clone() });
         let made = open_component(&parent, name.as_bytes(), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
             .map_err(|errno| failed("opening", errno))?;
+        let made = File::from(made);
+        self.label(&made, path, label);
         own(&made, path, uid, gid)?;
         stat::fchmod(&made, permissions(mode)).map_err(|errno| failed("setting the mode of", errno))
+    }
+
+    /// Gives a new file or directory its SELinux label. Where the system lets nobody, that is no reason to leave it out: it is
+    /// told at the end, and a relabel mends it.
+    fn label(&mut self, file: &File, path: &str, label: Option<&Label>) {
+        let Some(label) = label else { return };
+        if let Err(error) = file.set_xattr(Label::ATTRIBUTE, label.value()) {
+            let why =
+                error.raw_os_error().map_or_else(|| error.to_string(), |code| Errno::from_raw(code).desc().to_owned());
+            self.unlabelled.insert(path.to_owned(), why);
+        }
     }
 
     fn set_metadata(&mut self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), ImageError> {
@@ -221,6 +247,12 @@ impl<'a> Transaction<'a> {
             if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
                 return Err(differs());
             }
+            if let Some(label) = change.label()
+                && !self.unlabelled.contains_key(path)
+                && self.tree.label(&node)?.as_ref() != Some(label)
+            {
+                return Err(differs());
+            }
             if let TreeChange::WriteFile { content, .. } = change
                 && self.tree.read(&node, stat.size)?.as_ref() != Some(content)
             {
@@ -234,6 +266,16 @@ impl<'a> Transaction<'a> {
     /// know of it is returned.
     pub(super) fn finish(self) -> Vec<String> {
         let mut notes = Vec::new();
+        if let Some((path, why)) = self.unlabelled.first_key_value() {
+            let others = match self.unlabelled.len() {
+                1 => String::new(),
+                count => format!(" and {} more", count.saturating_sub(1)),
+            };
+            notes.push(format!(
+                "{}{others} could not be given a SELinux label ({why}): a relabel at boot is needed, make /.autorelabel there",
+                walk::shown(path)
+            ));
+        }
         for undo in &self.undo {
             if let Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside } = undo
                 && let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir)
