@@ -27,6 +27,11 @@ impl Effort {
         Self { read: 0, most: MOST_BLOCKS }
     }
 
+    /// An effort that grows with the file system.
+    pub fn unbounded() -> Self {
+        Self { read: 0, most: usize::MAX }
+    }
+
     /// Counts `blocks` that are about to be read, or were.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 //! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. An inode of
 //! another group is not looked at: docs/safety.md says so.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::expect::Expected;
 use super::fixed::{Fixed, damaged};
@@ -17,6 +18,9 @@ use super::inodes::Effort;
 use super::mapping::BlockMap;
 use super::reader::Reader;
 use crate::image::error::ImageError;
+
+/// Bitmaps that are kept at a time: as many as the groups of 64 GiB with blocks of 4 KiB.
+const MOST_BITMAPS: usize = 512;
 
 /// Blocks that change hands or content, and the inodes that may claim them.
 struct Touched<'a> {
@@ -98,4 +102,32 @@ pub(super) fn check_journal(reader: &Reader) -> Result<(), ImageError> {
     }
     // That an inode claims a block of the journal is found when its map is read.
     groups.into_iter().try_for_each(|group| reader.each_inode(group, &mut effort, &mut |_, _| Ok(())))
+}
+
+/// Checks that no block that any inode of the file system claims is marked as free. Costs all inode tables.
+///
+/// # Errors
+/// [`ImageError::Refused`] when one is, or an inode is damaged.
+pub(super) fn check_free_blocks(reader: &Reader) -> Result<(), ImageError> {
+    let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
+    let mut effort = Effort::unbounded();
+    let mut check = |inode: &Inode, map: &BlockMap| {
+        let attributes = Some(inode.xattr_block).filter(|block| *block != 0);
+        for block in map.blocks().chain(attributes) {
+            let number = reader.group_of_block(block)?;
+            if bitmaps.len() >= MOST_BITMAPS && !bitmaps.contains_key(&number) {
+                bitmaps.clear();
+            }
+            let bitmap = match bitmaps.entry(number) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(reader.block_bitmap(&reader.group(number)?)?),
+            };
+            let bit = u32::try_from(block - reader.first_block_of(number)).unwrap_or(u32::MAX);
+            if !bitmap.get(bit) {
+                return Err(damaged(format!("block {block} of inode {} is marked as free", inode.number)));
+            }
+        }
+        Ok(())
+    };
+    (0..reader.geometry.groups).try_for_each(|group| reader.each_inode(group, &mut effort, &mut check))
 }
