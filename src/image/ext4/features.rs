@@ -158,8 +158,8 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
     if !features.incompat.has(Incompat::FILETYPE) {
         return unsupported("ext4 without the feature `filetype`".into());
     }
-    // One that names a journal of either kind is damaged to the kernel, and external to e2fsck.
-    if features.compat.has(Compat::HAS_JOURNAL) && (superblock.journal_inode == 0 || superblock.names_external_journal)
+    // What names one besides its own is damaged to the kernel, and e2fsck opens nothing that names one.
+    if superblock.names_external_journal || (features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode == 0)
     {
         return unsupported("ext4 with an external journal".into());
     }

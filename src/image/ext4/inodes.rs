@@ -11,9 +11,9 @@ use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 
-/// Blocks of inode tables and of maps that are read before we give up: several times what the groups of the largest
-/// journal have. A few seconds' work.
-const MOST_BLOCKS: usize = 400_000;
+/// Blocks of inode tables and of maps that are read before we give up: more than the groups of a journal of 20 GiB have. A
+/// second or two.
+const MOST_BLOCKS: usize = 100_000;
 
 /// What one look at inodes has cost, in blocks that were read.
 pub(super) struct Effort {

@@ -75,7 +75,7 @@ fn check_inode(touched: &Touched, inode: &Inode, map: &BlockMap) -> Result<(), I
 }
 
 /// Checks that the journal is alone in its blocks, as far as the groups tell that it lies in: their bitmaps call these
-/// blocks used, and no other inode of theirs claims one. `reader` is one that guards its journal.
+/// blocks used, and no other inode of theirs claims one, nor one of the first group. `reader` is one that guards its journal.
 ///
 /// # Errors
 /// [`ImageError::Refused`] when somebody claims such a block, or an inode there is damaged.
@@ -99,6 +99,10 @@ pub(super) fn check_journal(reader: &Reader) -> Result<(), ImageError> {
             return Err(damaged(format!("block {block} of the journal is marked as free")));
         }
         known = Some((number, bitmap));
+    }
+    // The file system's own files have their inodes in the first group: the orphan file, the blocks to grow into.
+    if groups.first() != Some(&0) {
+        groups.push(0);
     }
     // That an inode claims a block of the journal is found when its map is read.
     groups.into_iter().try_for_each(|group| reader.each_inode(group, &mut effort, &mut |_, _| Ok(())))
