@@ -174,6 +174,41 @@ fn every_word_of_descriptors_inodes_maps_and_directories_may_lie() {
 }
 
 #[test]
+fn many_files_with_maps_that_lead_in_circles_are_given_up_soon() {
+    let image = Image::make("-t ext2", "64M", Some(tree(0).path()));
+    let block_size = image.open().unwrap().facts().block_size as usize;
+    let mut bytes = image.bytes();
+    let shown = image.debugfs(&["blocks /etc/secrets/gone-large".into()]);
+    let numbers = shown.lines().nth(1).unwrap().split_whitespace().map(|number| number.parse().unwrap());
+    let nodes: Vec<u32> = numbers.take(3).collect();
+    // The first names the second a few times, which names the third as often as it can, which names nothing. One file has
+    // nearly as many nodes as one may.
+    for (node, below, times) in
+        [(nodes[0], nodes[1], 18_000 / (block_size / 4)), (nodes[1], nodes[2], block_size / 4), (nodes[2], 0, 0)]
+    {
+        let at = node as usize * block_size;
+        bytes[at..at + block_size].fill(0);
+        for entry in bytes[at..at + times * 4].chunks_exact_mut(4) {
+            entry.copy_from_slice(&below.to_le_bytes());
+        }
+    }
+    let places: Vec<String> = (0..40).map(|number| format!("imap /etc/secrets/standing-{number}")).collect();
+    for place in image.debugfs(&places).split("located at block ").skip(1) {
+        let mut words = place.lines().next().unwrap().split(", offset 0x");
+        let block: usize = words.next().unwrap().parse().unwrap();
+        let at = block * block_size + usize::from_str_radix(words.next().unwrap().trim(), 16).unwrap() + 0x28;
+        bytes[at..at + 60].fill(0);
+        bytes[at + 14 * 4..at + 15 * 4].copy_from_slice(&nodes[0].to_le_bytes());
+    }
+    let device = Patched { size: bytes.len(), bytes: Arc::new(bytes), patches: vec![] };
+    let device: Arc<dyn ReadAt> = Arc::new(device);
+    let start = Instant::now();
+    let error = Ext4::open(device).unwrap().apply(&[write("/etc/x", b"y", 0o400, 0, 0)], time()).unwrap_err();
+    assert!(error.to_string().ends_with("too large to be compared with each other"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_file_system_that_is_cut_off_is_refused_with_both_sizes() {
     let image = Image::make("-t ext4", "16M", None);
     let bytes = Arc::new(image.bytes());

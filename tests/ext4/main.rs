@@ -4,6 +4,7 @@
 //! Needs mke2fs, e2fsck, debugfs and tune2fs.
 #![allow(clippy::as_conversions)]
 
+mod alone;
 mod corpus;
 mod dirty;
 mod hostile;

@@ -76,6 +76,46 @@ fn other_formats_are_refused_by_what_they_are() {
 }
 
 #[test]
+fn what_e2fsck_does_not_open_is_not_written_to() {
+    for (field, at, bytes, want) in [
+        ("s_r_blocks_count", 0x8, &60_000_u32.to_le_bytes()[..], "60000 of 16384 blocks are reserved"),
+        ("s_clusters_per_group", 0x24, &48_u32.to_le_bytes(), "8192 blocks a group, but 48 clusters"),
+        ("s_desc_size", 0xFE, &4096_u16.to_le_bytes(), "a descriptor size of 4096 bytes"),
+        ("s_log_groups_per_flex", 0x174, &[32], "2^32 groups in a flexible group"),
+    ] {
+        let image = Image::make("-t ext4 -b 1024 -O ^metadata_csum,^64bit", "16M", None);
+        image.patch(1024 + at, bytes);
+        assert_ne!(image.fsck(), (0, vec![]), "{field}: e2fsck opens it, and not a copy");
+        let error = image.open().err().unwrap_or_else(|| panic!("{field}: it was opened"));
+        assert_eq!(error.to_string(), format!("ext4 superblock: {want}"), "{field}");
+    }
+    for (field, at) in [("s_journal_uuid", 0xD3), ("s_journal_dev", 0xE4)] {
+        for arguments in ["-t ext4 -O ^metadata_csum", "-t ext2"] {
+            let image = Image::make(arguments, "16M", None);
+            image.patch(1024 + at, &[7]);
+            assert_eq!(refusal(&image).0, "ext4 with an external journal", "{arguments}: {field}");
+        }
+    }
+}
+
+#[test]
+fn an_inode_that_its_group_says_was_never_used_is_not_read() {
+    let image = Image::make("-t ext4 -b 1024 -O ^metadata_csum,^64bit,uninit_bg", "16M", None);
+    image.apply(&[write("/x", b"y", 0o400, 0, 0)]).unwrap();
+    let unused = |to: u32| {
+        image.debugfs_write(&format!("set_bg 0 itable_unused {to}"));
+        image.debugfs_write("set_bg 0 checksum calc");
+    };
+    let inodes = image.open().unwrap().facts().inodes / 2;
+    // Inodes 1 to 5: the root is among them, and the journal is not.
+    for (to, want) in [(inodes - 5, "inode 8: a directory leads to it, but"), (inodes + 1, "more unused inodes than")] {
+        unused(to);
+        let (what, _) = refusal(&image);
+        assert!(what.contains(want), "{to}: {what}");
+    }
+}
+
+#[test]
 fn states_that_need_e2fsck_say_so() {
     for (command, want) in [
         ("set_super_value state 3", "the ext4 file system has errors recorded"),

@@ -55,7 +55,7 @@ impl Target for Journals {
         // In two runs, so that the second is elsewhere.
         let runs = [(0, AT, 20), (20, AT + 100, JOURNAL - 20)];
         let runs = runs.map(|(logical, physical, count)| Run { logical, physical, count });
-        let map = Map::new(runs.to_vec());
+        let map = Map::new(runs.to_vec(), &[AT + 50]).expect("no block twice");
         let (reads, mut puts) = (Cell::new(0_u64), 0_u64);
         let read = |block: u64, buffer: &mut [u8]| {
             reads.set(reads.get() + 1);

@@ -158,7 +158,9 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
     if !features.incompat.has(Incompat::FILETYPE) {
         return unsupported("ext4 without the feature `filetype`".into());
     }
-    if features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode == 0 {
+    // What names one besides its own is damaged to the kernel, and e2fsck opens nothing that names one.
+    if superblock.names_external_journal || (features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode == 0)
+    {
         return unsupported("ext4 with an external journal".into());
     }
     if superblock.log_block_size > 2 {

@@ -1,8 +1,9 @@
-//! Where the file system keeps its own structures: superblock and descriptors, bitmaps, inode tables, the journal. On a
+//! Where the file system keeps its own structures: superblock and descriptors and their copies, bitmaps, inode tables, the
+//! journal. On a
 //! damaged file system two of them may claim the same block, or a file claims one of theirs; a change in one would then be
 //! damage in the other. As the kernel does when it mounts, this looks at every group's descriptor.
 
-use super::features::Incompat;
+use super::features::{Compat, Incompat};
 use super::reader::Reader;
 use crate::image::error::ImageError;
 
@@ -17,21 +18,29 @@ struct Claim {
 }
 
 impl Fixed {
-    /// Collects them.
+    /// Collects them. `reader` is one that guards its journal.
     ///
     /// # Errors
     /// [`ImageError::Refused`] when two of them share a block; when a descriptor is damaged or cannot be read.
     pub fn of(reader: &Reader) -> Result<Self, ImageError> {
         let mut claims = Vec::new();
-        let mut claim =
-            |first: u64, count: u64, what| claims.push(Claim { first, end: first.saturating_add(count), what });
+        let blocks = reader.superblock.blocks;
+        let mut claim = |first: u64, count: u64, what| {
+            claims.push(Claim { first, end: first.saturating_add(count).min(blocks), what });
+        };
         let meta = reader.superblock.features.incompat.has(Incompat::META_BG);
         let table = match meta {
             true => reader.superblock.first_meta_group.min(reader.geometry.descriptor_blocks),
             false => reader.geometry.descriptor_blocks,
         };
         let first = u64::from(reader.superblock.first_data_block);
-        claim(first, u64::from(table).saturating_add(1), "the superblock and the group descriptors");
+        // Blocks that the table may grow into belong to the resize inode, behind the table and behind each copy of it.
+        let reserved = match reader.superblock.features.compat.has(Compat::RESIZE_INODE) && !meta {
+            true => reader.superblock.reserved_descriptor_blocks,
+            false => 0,
+        };
+        let with_table = u64::from(table).saturating_add(u64::from(reserved)).saturating_add(1);
+        claim(first, with_table, "the superblock and the group descriptors");
         let mut known = None;
         for number in 0..reader.geometry.groups {
             let (place, _) = reader.descriptor_place(number)?;
@@ -39,14 +48,17 @@ impl Fixed {
                 claim(place, 1, "a group descriptor");
                 known = Some(place);
             }
+            if number > 0 && reader.has_backup(number) {
+                claim(reader.first_block_of(number), with_table, "a copy of the superblock and the group descriptors");
+            }
             let group = reader.group(number)?;
             claim(group.block_bitmap, 1, "a block bitmap");
             claim(group.inode_bitmap, 1, "an inode bitmap");
             claim(group.inode_table, u64::from(reader.geometry.inode_table_blocks), "an inode table");
         }
-        if let Some(journal) = reader.journal()? {
-            for run in journal.map.runs() {
-                claim(run.physical, u64::from(run.count), "the journal");
+        if let Some(journal) = &reader.journal_place {
+            for place in journal.places() {
+                claim(place.start, place.end.saturating_sub(place.start), "the journal");
             }
         }
         claims.sort_by_key(|claim| claim.first);

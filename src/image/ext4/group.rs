@@ -160,6 +160,11 @@ impl Reader {
                 "ext4: the checksum of group {number}'s descriptor does not match"
             )));
         }
+        if group.unused_inodes > self.superblock.inodes_per_group {
+            return Err(ImageError::Corrupt(format!(
+                "ext4: group {number}'s descriptor has more unused inodes than inodes"
+            )));
+        }
         let table_end = group.inode_table.checked_add(u64::from(self.geometry.inode_table_blocks));
         let first = u64::from(self.superblock.first_data_block);
         let blocks = first + 1..self.superblock.blocks;

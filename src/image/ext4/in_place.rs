@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::Ext4;
+use super::fixed::damaged;
 use super::group::Bitmap;
 use super::journal::Journal;
 use super::reader::{Reader, usize_of};
@@ -30,11 +31,14 @@ impl Ext4 {
     /// Without changes, and with nothing left of a mount or of an earlier run, it has nothing to write.
     ///
     /// # Errors
-    /// When the image cannot be read, or is damaged.
+    /// When the image cannot be read, or is damaged: the journal shares a block with something else, among others.
     pub fn transaction(&self) -> Result<Option<Transaction>, ImageError> {
         let Some(Journal { superblock: journal, map, .. }) = self.empty_journal()? else { return Ok(None) };
         let old = &self.old;
         let Split { replayed, changes } = self.split(Some(&map))?;
+        if self.recovered.is_some() || !self.layers.is_empty() {
+            self.fixed()?;
+        }
         let dirty = self.recovered.as_ref().map(|_| Dirty { home: replayed });
         let stale = if dirty.is_some() || self.drops_values { stale_blocks(old, &journal, &map)? } else { Vec::new() };
         Ok(Some(Transaction {
@@ -54,6 +58,7 @@ impl Ext4 {
     /// # Errors
     /// When the image cannot be read, or is damaged.
     pub fn rewrite(&self) -> Result<Rewrite, ImageError> {
+        self.fixed()?;
         let geometry = &self.old.geometry;
         let journal = self.empty_journal()?;
         let Split { changes, .. } = self.split(journal.as_ref().map(|journal| &journal.map))?;
@@ -93,8 +98,11 @@ impl Ext4 {
         let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
         for (offset, mut bytes) in self.dirty()? {
             let number = offset / block_size;
-            if map.is_some_and(|map| map.contains(number)) {
-                // Only the replay touches the journal, and the commit writes its superblock itself.
+            if let Some(map) = map.filter(|map| map.contains(number)) {
+                if map.physical(0) != Some(number) {
+                    return Err(damaged(format!("block {number} of the journal would be changed like one of a file")));
+                }
+                // Only the replay touches the journal's superblock, and the commit writes it itself.
                 continue;
             }
             let mut before = old.block(number)?;

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
+use super::group::{Group, INODE_UNINIT};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::{Kind, Stat};
@@ -93,10 +94,13 @@ impl Reader {
     /// When there is no such inode, or its group's descriptor is damaged.
     pub fn inode_place(&self, number: u32) -> Result<(u64, usize), ImageError> {
         let (group, index) = self.group_of_inode(number)?;
-        let table = self.group(group)?.inode_table;
+        Ok(self.place_in(&self.group(group)?, index))
+    }
+
+    fn place_in(&self, group: &Group, index: u32) -> (u64, usize) {
         let offset = usize_of(index % self.geometry.inodes_per_block) * usize::from(self.superblock.inode_size);
         // Cannot overflow: the whole table lies in the file system (checked by `group`).
-        Ok((table + u64::from(index / self.geometry.inodes_per_block), offset))
+        (group.inode_table + u64::from(index / self.geometry.inodes_per_block), offset)
     }
 
     /// Reads inode `number`, which a directory or the superblock leads to: it must be in use.
@@ -104,7 +108,16 @@ impl Reader {
     /// # Errors
     /// When there is no such inode, it is damaged or not in use, or cannot be read.
     pub fn inode(&self, number: u32) -> Result<Inode, ImageError> {
-        let (block, offset) = self.inode_place(number)?;
+        let (group, index) = self.group_of_inode(number)?;
+        let group = self.group(group)?;
+        // Cannot underflow: checked by `group`.
+        let used = self.superblock.inodes_per_group - group.unused_inodes;
+        if group.flags & INODE_UNINIT != 0 || index >= used {
+            return Err(ImageError::Corrupt(format!(
+                "ext4: inode {number}: a directory leads to it, but its group says that it was never used"
+            )));
+        }
+        let (block, offset) = self.place_in(&group, index);
         let block = self.block(block)?;
         let size = usize::from(self.superblock.inode_size);
         let raw = Zeroizing::new(block.get(offset..offset + size).unwrap_or_default().to_vec());

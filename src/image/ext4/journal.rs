@@ -5,6 +5,10 @@ use super::reader::Reader;
 use crate::image::error::ImageError;
 use crate::image::journal::superblock::JournalSuperblock;
 use crate::image::journal::{Map, Run};
+use crate::image::tree::Kind;
+
+/// The largest journal that mke2fs makes, in blocks (mke2fs(8), `-J size`).
+const MOST_BLOCKS: u64 = 10_240_000;
 
 /// A journal whose superblock was read and judged.
 #[derive(Debug, Clone)]
@@ -27,7 +31,14 @@ impl Reader {
             return Ok(None);
         }
         let inode = self.inode(self.superblock.journal_inode)?;
+        let not_a_journal = || ImageError::corrupt("ext4: the journal's blocks are not a journal's");
+        if inode.kind != Kind::File {
+            return Err(not_a_journal());
+        }
         let blocks = self.map(&inode)?;
+        if blocks.content_blocks() > MOST_BLOCKS {
+            return Err(ImageError::Corrupt(format!("ext4: a journal of {} blocks", blocks.content_blocks())));
+        }
         let runs = blocks.extents.iter().map(|extent| {
             let run = Run {
                 logical: u32::try_from(extent.logical).ok()?,
@@ -37,7 +48,7 @@ impl Reader {
             (!extent.unwritten).then_some(run)
         });
         let runs: Option<Vec<Run>> = runs.collect();
-        let map = Map::new(runs.ok_or_else(|| ImageError::corrupt("ext4: the journal's blocks are not a journal's"))?);
+        let map = Map::new(runs.ok_or_else(not_a_journal)?, &blocks.nodes)?;
         let first = map.physical(0).ok_or_else(|| ImageError::corrupt("ext4: the journal has no superblock"))?;
         let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, map.len())?;
         Ok(Some(Journal { size: inode.size, superblock, map }))

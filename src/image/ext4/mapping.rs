@@ -3,6 +3,7 @@
 
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
+use super::fixed::damaged;
 use super::inode::{BLOCK_SIZE, EXTENTS, INLINE_DATA, Inode};
 use super::reader::Reader;
 use crate::image::error::ImageError;
@@ -68,8 +69,23 @@ impl Reader {
     /// Reads the map of an inode. Empty for what has no blocks: inline content, short links, devices.
     ///
     /// # Errors
-    /// When the map is damaged, too large, or cannot be read.
+    /// When the map is damaged, too large, or cannot be read. [`ImageError::Refused`] when the inode uses a block of the
+    /// journal, and is not the journal (see [`Reader::guard_journal`]).
     pub fn map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
+        let map = self.unguarded_map(inode)?;
+        let Some(journal) = self.journal_place.as_ref().filter(|_| inode.number != self.superblock.journal_inode)
+        else {
+            return Ok(map);
+        };
+        let content = map.extents.iter().find_map(|extent| journal.first_within(extent.physical, extent.length));
+        let others = || map.nodes.iter().chain([&inode.xattr_block]).copied().find(|block| journal.contains(*block));
+        match content.or_else(others) {
+            Some(block) => Err(damaged(format!("inode {} uses block {block} of the journal", inode.number))),
+            None => Ok(map),
+        }
+    }
+
+    fn unguarded_map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
         let mut map = BlockMap::default();
         let mapped = match inode.kind {
             Kind::File | Kind::Directory => true,

@@ -21,6 +21,7 @@ mod group;
 mod guard;
 mod in_place;
 mod inode;
+mod inodes;
 mod journal;
 mod label;
 mod mapping;
@@ -38,11 +39,12 @@ mod writer;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use self::fixed::Fixed;
 use self::inode::Inode;
 use self::journal::Journal;
 use self::reader::Reader;
@@ -81,6 +83,8 @@ pub struct Ext4 {
     drops_values: bool,
     /// What a mount left behind and we could not deal with.
     obstacle: Option<Obstacle>,
+    /// Where the file system's own structures lie, once they are known not to get in each other's way.
+    fixed: OnceLock<Fixed>,
 }
 
 /// A file, directory or link: its inode.
@@ -100,7 +104,8 @@ impl Ext4 {
         let reader = match &mended {
             Some(overlay) => Reader::open(overlay.clone())?,
             None => Reader::open(Arc::clone(&device))?,
-        };
+        }
+        .guard_journal();
         let mut ext4 = Self {
             base: device,
             layers: mended.into_iter().collect(),
@@ -109,6 +114,7 @@ impl Ext4 {
             recovered: None,
             drops_values: false,
             obstacle: None,
+            fixed: OnceLock::new(),
         };
         if !recover::is_needed(&ext4.reader.superblock) {
             return Ok(ext4);
@@ -185,7 +191,21 @@ impl Ext4 {
         if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
             return Err(ImageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
         }
-        Ok(())
+        self.fixed().map(|_| ())
+    }
+
+    /// Where the file system's own structures lie. No change of ours moves one.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when two of them share a block, or a file uses one of the journal's: a commit would damage
+    /// the one by writing the other.
+    fn fixed(&self) -> Result<&Fixed, ImageError> {
+        if let Some(fixed) = self.fixed.get() {
+            return Ok(fixed);
+        }
+        let fixed = Fixed::of(&self.reader)?;
+        neighbours::check_journal(&self.reader)?;
+        Ok(self.fixed.get_or_init(|| fixed))
     }
 
     /// Makes all `changes`, or none: they are written in memory, audited and read back by other code. New files and
@@ -203,10 +223,9 @@ impl Ext4 {
             return Ok(());
         }
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
-        let fixed = fixed::Fixed::of(&self.reader)?;
         let plan = plan::Plan::new(&self.reader, changes, time)?;
         apply::write(&self.reader, &overlay, &plan)?;
-        check(&self.reader, &fixed, &overlay, &plan)?;
+        check(&self.reader, self.fixed()?, &overlay, &plan)?;
         self.drops_values |= plan.losers().next().is_some();
         self.push(overlay)
     }
@@ -249,7 +268,7 @@ impl Ext4 {
     }
 
     fn push(&mut self, overlay: Arc<Overlay>) -> Result<(), ImageError> {
-        self.reader = Reader::open(overlay.clone())?;
+        self.reader = Reader::open(overlay.clone())?.guard_journal();
         self.layers.push(overlay);
         Ok(())
     }
@@ -257,7 +276,7 @@ impl Ext4 {
 
 /// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
 /// and everything asked for is there (the independent reader).
-fn check(before: &Reader, fixed: &fixed::Fixed, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
+fn check(before: &Reader, fixed: &Fixed, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
     let failed = |error: ImageError| match error {
         ImageError::Corrupt(detail) => {
             ImageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))

@@ -2,18 +2,25 @@
 //! system itself, may claim a block that a new file got, that an old one gave back, or that a changed directory has. On a
 //! damaged file system the bitmap may call a block free that a file still uses, or two files may share one.
 //!
-//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is.
+//! And the same for the journal, whose blocks a commit writes without asking anybody.
+//!
+//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. An inode of
+//! another group is not looked at: docs/safety.md says so.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
-use zeroize::Zeroizing;
-
-use super::bytes::le16;
 use super::expect::Expected;
 use super::fixed::{Fixed, damaged};
-use super::group::INODE_UNINIT;
-use super::reader::{Reader, usize_of};
+use super::group::Bitmap;
+use super::inode::Inode;
+use super::inodes::Effort;
+use super::mapping::BlockMap;
+use super::reader::Reader;
 use crate::image::error::ImageError;
+
+/// Bitmaps that are kept at a time: as many as the groups of 64 GiB with blocks of 4 KiB.
+const MOST_BITMAPS: usize = 512;
 
 /// Blocks that change hands or content, and the inodes that may claim them.
 struct Touched<'a> {
@@ -44,48 +51,18 @@ pub(super) fn check(before: &Reader, fixed: &Fixed, expected: &Expected) -> Resu
         }
         groups.insert(before.group_of_block(*block)?);
     }
-    groups.into_iter().try_for_each(|group| check_group(before, &touched, group))
-}
-
-/// Checks every inode of one group that is in use.
-fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), ImageError> {
-    let group = before.group(number)?;
-    if group.flags & INODE_UNINIT != 0 {
-        return Ok(());
-    }
-    let used = before.inode_bitmap(&group)?;
-    let size = usize::from(before.superblock.inode_size);
-    let in_block = before.geometry.inodes_per_block;
-    let mut block = Zeroizing::new(vec![0; usize_of(before.geometry.block_size)]);
-    for first in (0..before.superblock.inodes_per_group).step_by(usize_of(in_block)) {
-        let indexes = first..first.saturating_add(in_block).min(before.superblock.inodes_per_group);
-        if !indexes.clone().any(|index| used.get(index)) {
-            continue;
-        }
-        before.read_block(group.inode_table + u64::from(first / in_block), &mut block)?;
-        for (index, raw) in indexes.zip(block.chunks_exact(size)) {
-            // Reserved inodes are marked as used, but most of them are empty.
-            if used.get(index) && le16(raw, 0x0) != 0 {
-                // Cannot overflow: all inodes are counted by a u32.
-                let inode = number * before.superblock.inodes_per_group + index + 1;
-                check_inode(before, touched, inode, raw)?;
-            }
-        }
-    }
-    Ok(())
+    let mut effort = Effort::bounded();
+    groups.into_iter().try_for_each(|group| {
+        before.each_inode(group, &mut effort, &mut |inode, map| check_inode(&touched, inode, map))
+    })
 }
 
 /// Checks one inode that is in use.
-fn check_inode(before: &Reader, touched: &Touched, number: u32, raw: &[u8]) -> Result<(), ImageError> {
+fn check_inode(touched: &Touched, inode: &Inode, map: &BlockMap) -> Result<(), ImageError> {
+    let number = inode.number;
     if touched.expected.dropped.contains_key(&number) || touched.expected.directories.contains_key(&number) {
         return Ok(());
     }
-    let unreadable = |error: ImageError| match error {
-        ImageError::Corrupt(what) => damaged(what),
-        other => other,
-    };
-    let inode = before.parse_inode(number, Zeroizing::new(raw.to_vec())).map_err(unreadable)?;
-    let map = before.map(&inode).map_err(unreadable)?;
     let claims = |first: u64, length: u64| touched.blocks.range(first..first.saturating_add(length)).next();
     let content = map.extents.iter().find_map(|extent| claims(extent.physical, extent.length));
     let nodes = || map.nodes.iter().find_map(|node| claims(*node, 1));
@@ -95,4 +72,66 @@ fn check_inode(before: &Reader, touched: &Touched, number: u32, raw: &[u8]) -> R
         }
         None => Ok(()),
     }
+}
+
+/// Checks that the journal is alone in its blocks, as far as the groups tell that it lies in: their bitmaps call these
+/// blocks used, and no other inode of theirs claims one, nor one of the first group. `reader` is one that guards its journal.
+///
+/// # Errors
+/// [`ImageError::Refused`] when somebody claims such a block, or an inode there is damaged.
+pub(super) fn check_journal(reader: &Reader) -> Result<(), ImageError> {
+    let Some(journal) = &reader.journal_place else { return Ok(()) };
+    let mut effort = Effort::bounded();
+    let mut groups = Vec::new();
+    let mut known: Option<(u32, Bitmap)> = None;
+    for block in journal.places().iter().cloned().flatten() {
+        let number = reader.group_of_block(block)?;
+        let bitmap = match known.take() {
+            Some((group, bitmap)) if group == number => bitmap,
+            _ => {
+                groups.push(number);
+                effort.spend(2)?;
+                reader.block_bitmap(&reader.group(number)?)?
+            }
+        };
+        let bit = u32::try_from(block - reader.first_block_of(number)).unwrap_or(u32::MAX);
+        if !bitmap.get(bit) {
+            return Err(damaged(format!("block {block} of the journal is marked as free")));
+        }
+        known = Some((number, bitmap));
+    }
+    // The file system's own files have their inodes in the first group: the orphan file, the blocks to grow into.
+    if groups.first() != Some(&0) {
+        groups.push(0);
+    }
+    // That an inode claims a block of the journal is found when its map is read.
+    groups.into_iter().try_for_each(|group| reader.each_inode(group, &mut effort, &mut |_, _| Ok(())))
+}
+
+/// Checks that no block that any inode of the file system claims is marked as free. Costs all inode tables.
+///
+/// # Errors
+/// [`ImageError::Refused`] when one is, or an inode is damaged.
+pub(super) fn check_free_blocks(reader: &Reader) -> Result<(), ImageError> {
+    let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
+    let mut effort = Effort::unbounded();
+    let mut check = |inode: &Inode, map: &BlockMap| {
+        let attributes = Some(inode.xattr_block).filter(|block| *block != 0);
+        for block in map.blocks().chain(attributes) {
+            let number = reader.group_of_block(block)?;
+            if bitmaps.len() >= MOST_BITMAPS && !bitmaps.contains_key(&number) {
+                bitmaps.clear();
+            }
+            let bitmap = match bitmaps.entry(number) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(reader.block_bitmap(&reader.group(number)?)?),
+            };
+            let bit = u32::try_from(block - reader.first_block_of(number)).unwrap_or(u32::MAX);
+            if !bitmap.get(bit) {
+                return Err(damaged(format!("block {block} of inode {} is marked as free", inode.number)));
+            }
+        }
+        Ok(())
+    };
+    (0..reader.geometry.groups).try_for_each(|group| reader.each_inode(group, &mut effort, &mut check))
 }

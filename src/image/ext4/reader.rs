@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::superblock::{self, Geometry, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
+use crate::image::journal::Map;
 
 /// A file system whose superblock and geometry were checked.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub(super) struct Reader {
     pub superblock: Superblock,
     /// Its sizes.
     pub geometry: Geometry,
+    /// Where the journal lies, once [`Reader::guard_journal`] was called: blocks that nothing else may use.
+    pub journal_place: Option<Arc<Map>>,
 }
 
 /// Reads the superblock. `None` when there is no ext2, ext3 or ext4 on the device.
@@ -44,7 +47,7 @@ impl Reader {
         let superblock = read_superblock(device.as_ref())?
             .ok_or_else(|| ImageError::corrupt("no ext4 superblock (its magic number is missing)"))?;
         let geometry = superblock.geometry(device.size())?;
-        Ok(Self { device, superblock, geometry })
+        Ok(Self { device, superblock, geometry, journal_place: None })
     }
 
     /// Opens the file system of a superblock that was read before and whose checksum does not match: to look for a whole
@@ -54,7 +57,15 @@ impl Reader {
     /// When its counts contradict each other or the device.
     pub fn open_torn(device: Arc<dyn ReadAt>, superblock: Superblock) -> Result<Self, ImageError> {
         let geometry = superblock.unsealed_geometry(device.size())?;
-        Ok(Self { device, superblock, geometry })
+        Ok(Self { device, superblock, geometry, journal_place: None })
+    }
+
+    /// The same, but from now on every inode that uses a block of the journal is damage: what it holds would go with the
+    /// next transaction. Has no effect when the journal cannot be read.
+    #[must_use]
+    pub fn guard_journal(mut self) -> Self {
+        self.journal_place = self.journal().ok().flatten().map(|journal| Arc::new(journal.map));
+        self
     }
 
     /// Reads block `number` of the file system.

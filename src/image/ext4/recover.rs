@@ -64,6 +64,11 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
     if replayed.geometry != reader.geometry || replayed.superblock.uuid != reader.superblock.uuid {
         return Err(Obstacle("its journal would change the file system's size or identity".into()));
     }
+    if let Some(journal) = &emptied
+        && replayed.journal().map_err(dirty)?.is_none_or(|after| after.map != journal.map)
+    {
+        return Err(Obstacle("its journal would change the place of the journal itself".into()));
+    }
     if replayed.superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT) {
         let orphans = |error: ImageError| Obstacle(format!("its orphan file cannot be read: {error}"));
         if !is_orphan_file_empty(&replayed).map_err(orphans)? {

@@ -1,7 +1,7 @@
 //! What no file owns: free blocks, and the idle journal.
 
-use super::Ext4;
 use super::reader::usize_of;
+use super::{Ext4, neighbours};
 use crate::image::commit::Medium;
 use crate::image::error::ImageError;
 use crate::image::progress::{Step, Watch, Work};
@@ -10,12 +10,13 @@ impl Ext4 {
     /// Writes zeros to every free block and every block of the idle log that is not zero yet. `medium` holds the file
     /// system from `start` (bytes) on. Returns the bytes that were written.
     ///
-    /// Safe at every moment: nobody refers to these blocks, and the log is empty.
+    /// Safe at every moment: nobody refers to these blocks (every inode was asked), and the log is empty.
     ///
     /// # Errors
-    /// As [`Ext4::check_writable`]; when the image cannot be read or written.
+    /// As [`Ext4::check_writable`]; when a file uses a block that is marked as free; when the image cannot be read or written.
     pub fn scrub(&self, medium: &mut dyn Medium, start: u64, watch: Watch<'_>) -> Result<u64, ImageError> {
         self.check_writable()?;
+        neighbours::check_free_blocks(&self.reader)?;
         let reader = &self.old;
         let size = u64::from(reader.geometry.block_size);
         let zeros = vec![0; usize_of(reader.geometry.block_size)];

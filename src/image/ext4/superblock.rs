@@ -40,6 +40,8 @@ pub struct Superblock {
     pub log_cluster_size: u32,
     /// Blocks a group. `s_blocks_per_group`, 0x20, u32.
     pub blocks_per_group: u32,
+    /// Clusters a group; as many as blocks, without `bigalloc`. `s_clusters_per_group`, 0x24, u32.
+    pub clusters_per_group: u32,
     /// Inodes a group. `s_inodes_per_group`, 0x28, u32.
     pub inodes_per_group: u32,
     /// Seconds since 1970 of the last mount. `s_mtime`, 0x2C, u32, and `s_mtime_hi`, 0x275, u8.
@@ -68,6 +70,9 @@ pub struct Superblock {
     pub reserved_descriptor_blocks: u16,
     /// Inode of the journal. `s_journal_inum`, 0xE0, u32.
     pub journal_inode: u32,
+    /// True when a journal elsewhere is named, by its device (`s_journal_dev`, 0xE4, u32) or its UUID (`s_journal_uuid`,
+    /// 0xD0, 16 bytes).
+    pub names_external_journal: bool,
     /// Head of the list of orphan inodes. `s_last_orphan`, 0xE8, u32.
     pub last_orphan: u32,
     /// Bytes a group descriptor, with `64bit`. `s_desc_size`, 0xFE, u16.
@@ -121,6 +126,7 @@ impl Superblock {
             log_block_size: le32(raw, 0x18),
             log_cluster_size: le32(raw, 0x1C),
             blocks_per_group: le32(raw, 0x20),
+            clusters_per_group: le32(raw, 0x24),
             inodes_per_group: le32(raw, 0x28),
             mount_time: seconds(0x2C, 0x275),
             write_time: seconds(0x30, 0x274),
@@ -135,6 +141,7 @@ impl Superblock {
             last_mounted: text(&raw[0x88..0xC8]),
             reserved_descriptor_blocks: le16(raw, 0xCE),
             journal_inode: le32(raw, 0xE0),
+            names_external_journal: le32(raw, 0xE4) != 0 || raw[0xD0..0xE0] != [0; 16],
             last_orphan: le32(raw, 0xE8),
             descriptor_size: if wide { le16(raw, 0xFE) } else { 32 },
             first_meta_group: le32(raw, 0x104),
@@ -223,6 +230,17 @@ impl Superblock {
         {
             return wrong(format!("a descriptor size of {} bytes", self.descriptor_size));
         }
+        // Without `64bit` nobody uses `s_desc_size`, 0xFE, u16, but e2fsck looks at it all the same.
+        let unused_size = le16(&self.raw, 0xFE);
+        if unused_size != 0 && (unused_size > 1024 || !unused_size.is_power_of_two()) {
+            return wrong(format!("a descriptor size of {unused_size} bytes"));
+        }
+        if self.raw[0x174] > 31 {
+            return wrong(format!("2^{} groups in a flexible group", self.raw[0x174]));
+        }
+        if self.reserved_blocks > self.blocks / 2 {
+            return wrong(format!("{} of {} blocks are reserved", self.reserved_blocks, self.blocks));
+        }
         if !self.features.incompat.has(Incompat::BITS_64) && le32(&self.raw, 0x150) != 0 {
             return wrong("a 64-bit block count without `64bit`".into());
         }
@@ -233,6 +251,13 @@ impl Superblock {
             || u64::from(self.blocks_per_group) > most_blocks
         {
             return wrong(format!("{} blocks a group", self.blocks_per_group));
+        }
+        // e2fsprogs opens no file system where these two differ.
+        if u64::from(self.clusters_per_group) * u64::from(cluster_ratio) != u64::from(self.blocks_per_group) {
+            return wrong(format!(
+                "{} blocks a group, but {} clusters",
+                self.blocks_per_group, self.clusters_per_group
+            ));
         }
         let inodes_per_block = block_size / u32::from(self.inode_size);
         if self.inodes_per_group > bits || self.inodes_per_group < inodes_per_block {

@@ -7,6 +7,10 @@ pub mod replay;
 pub mod superblock;
 pub mod transaction;
 
+use std::ops::Range;
+
+use super::error::ImageError;
+
 /// `h_magic` of every journal block that is not data.
 pub const MAGIC: u32 = 0xC03B_3998;
 
@@ -38,17 +42,30 @@ pub struct Run {
     pub count: u32,
 }
 
-/// Where the journal's blocks lie in the file system.
-#[derive(Debug, Clone)]
+/// Where the journal's blocks lie in the file system: those of the log, and those that hold the inode's map.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
+    /// In the order of their journal blocks.
     runs: Vec<Run>,
+    /// All of its file-system blocks, in order; no two of these share one.
+    places: Vec<Range<u64>>,
 }
 
 impl Map {
-    /// Takes the runs of the journal inode, in the order of their journal blocks.
-    #[must_use]
-    pub fn new(runs: Vec<Run>) -> Self {
-        Self { runs }
+    /// Takes the runs of the journal inode, in the order of their journal blocks, and the file-system blocks that hold
+    /// the inode's map (extent or indirect blocks).
+    ///
+    /// # Errors
+    /// [`ImageError::Corrupt`] when a block is there twice: writing the one would damage the other.
+    pub fn new(runs: Vec<Run>, nodes: &[u64]) -> Result<Self, ImageError> {
+        let of_run = |run: &Run| run.physical..run.physical.saturating_add(u64::from(run.count));
+        let of_node = |node: &u64| *node..node.saturating_add(1);
+        let mut places: Vec<Range<u64>> = runs.iter().map(of_run).chain(nodes.iter().map(of_node)).collect();
+        places.sort_by_key(|place| place.start);
+        match places.iter().zip(places.iter().skip(1)).find(|(one, next)| one.end > next.start) {
+            Some((_, next)) => Err(ImageError::Corrupt(format!("the journal uses block {} twice", next.start))),
+            None => Ok(Self { runs, places }),
+        }
     }
 
     /// The file-system block of journal block `block`; `None` beyond the journal, or in a hole.
@@ -60,19 +77,26 @@ impl Map {
         (into < run.count).then(|| run.physical.checked_add(u64::from(into)))?
     }
 
-    /// True when file-system block `block` belongs to the journal.
+    /// True when file-system block `block` belongs to the journal: to its log, or to its map.
     #[must_use]
     pub fn contains(&self, block: u64) -> bool {
-        self.runs.iter().any(|run| block.checked_sub(run.physical).is_some_and(|into| into < u64::from(run.count)))
+        self.first_within(block, 1).is_some()
     }
 
-    /// The runs, in the order of their journal blocks.
+    /// The first of the `count` file-system blocks from `first` on that belongs to the journal.
     #[must_use]
-    pub fn runs(&self) -> &[Run] {
-        &self.runs
+    pub fn first_within(&self, first: u64, count: u64) -> Option<u64> {
+        let place = self.places.get(self.places.partition_point(|place| place.end <= first))?;
+        (place.start < first.saturating_add(count)).then(|| place.start.max(first))
     }
 
-    /// Blocks that are mapped.
+    /// All file-system blocks of the journal, in order: its log and its map.
+    #[must_use]
+    pub fn places(&self) -> &[Range<u64>] {
+        &self.places
+    }
+
+    /// Blocks of the journal that are mapped.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.count)).sum()
@@ -116,13 +140,48 @@ mod tests {
 
     #[test]
     fn a_journal_block_is_found_in_its_run() {
-        let map =
-            Map::new(vec![Run { logical: 0, physical: 100, count: 10 }, Run { logical: 10, physical: 500, count: 6 }]);
-        for (block, want) in [(0, Some(100)), (9, Some(109)), (10, Some(500)), (15, Some(505)), (16, None)] {
+        let runs = [Run { logical: 0, physical: 500, count: 10 }, Run { logical: 10, physical: 100, count: 6 }];
+        let map = Map::new(runs.to_vec(), &[106, 499]).unwrap();
+        for (block, want) in [(0, Some(500)), (9, Some(509)), (10, Some(100)), (15, Some(105)), (16, None)] {
             assert_eq!(map.physical(block), want, "{block}");
         }
-        assert!(map.contains(505) && !map.contains(506) && !map.contains(99));
+        for (block, want) in
+            [(99, false), (100, true), (106, true), (107, false), (499, true), (509, true), (510, false)]
+        {
+            assert_eq!(map.contains(block), want, "{block}");
+        }
+        for (first, count, want) in [
+            (0, 100, None),
+            (0, 101, Some(100)),
+            (104, 9, Some(104)),
+            (107, 392, None),
+            (107, 393, Some(499)),
+            (510, u64::MAX, None),
+        ] {
+            assert_eq!(map.first_within(first, count), want, "{count} from {first}");
+        }
         assert_eq!(map.len(), 16);
+    }
+
+    #[test]
+    fn a_journal_that_uses_a_block_twice_is_damaged() {
+        let map = |runs: &[(u32, u64, u32)], nodes: &[u64]| {
+            let runs = runs.iter().map(|(logical, physical, count)| Run {
+                logical: *logical,
+                physical: *physical,
+                count: *count,
+            });
+            Map::new(runs.collect(), nodes).map_err(|error| error.to_string())
+        };
+        assert!(map(&[(0, 100, 10), (10, 110, 1)], &[99, 111]).is_ok());
+        for (name, runs, nodes, block) in [
+            ("two runs", &[(0, 100, 10), (10, 109, 1)][..], &[][..], 109),
+            ("a run inside another", &[(0, 104, 1), (1, 100, 10)], &[], 104),
+            ("log and map", &[(0, 100, 10)], &[105], 105),
+            ("map", &[(0, 100, 10)], &[200, 200], 200),
+        ] {
+            assert_eq!(map(runs, nodes).unwrap_err(), format!("the journal uses block {block} twice"), "{name}");
+        }
     }
 
     #[test]

@@ -325,7 +325,7 @@ mod tests {
         }
 
         fn replay(&self, superblock: &JournalSuperblock) -> Result<(Replayed, BTreeMap<u64, Vec<u8>>), ImageError> {
-            let map = Map::new(vec![Run { logical: 0, physical: 1000, count: LOG }]);
+            let map = Map::new(vec![Run { logical: 0, physical: 1000, count: LOG }], &[]).unwrap();
             let mut home = BTreeMap::new();
             let read = |block: u64, buffer: &mut [u8]| {
                 buffer.fill(0);

@@ -1,0 +1,96 @@
+//! The inodes of a group that are in use, each with its map: for whoever asks which of them claims a block. Bounded, however
+//! a file system lies.
+
+use zeroize::Zeroizing;
+
+use super::bytes::le16;
+use super::fixed::damaged;
+use super::group::INODE_UNINIT;
+use super::inode::Inode;
+use super::mapping::BlockMap;
+use super::reader::{Reader, usize_of};
+use crate::image::error::ImageError;
+
+/// Blocks of inode tables and of maps that are read before we give up: more than the groups of a journal of 20 GiB have. A
+/// second or two.
+const MOST_BLOCKS: usize = 100_000;
+
+/// What one look at inodes has cost, in blocks that were read.
+pub(super) struct Effort {
+    read: usize,
+    most: usize,
+}
+
+impl Effort {
+    /// An effort that ends in a refusal before it takes more than some seconds.
+    pub fn bounded() -> Self {
+        Self { read: 0, most: MOST_BLOCKS }
+    }
+
+    /// An effort that grows with the file system.
+    pub fn unbounded() -> Self {
+        Self { read: 0, most: usize::MAX }
+    }
+
+    /// Counts `blocks` that are about to be read, or were.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when it is enough.
+    pub fn spend(&mut self, blocks: usize) -> Result<(), ImageError> {
+        self.read = self.read.saturating_add(blocks);
+        if self.read <= self.most {
+            return Ok(());
+        }
+        Err(damaged("the maps of its files are too large to be compared with each other".into()))
+    }
+}
+
+impl Reader {
+    /// Visits every inode of a group that is in use.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when one of them is damaged, or when looking at them takes too long; what `visit` says; when
+    /// they cannot be read.
+    pub fn each_inode(
+        &self,
+        number: u32,
+        effort: &mut Effort,
+        visit: &mut dyn FnMut(&Inode, &BlockMap) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
+        let unreadable = |error: ImageError| match error {
+            ImageError::Corrupt(what) => damaged(what),
+            other => other,
+        };
+        // Its descriptor and its bitmap.
+        effort.spend(2)?;
+        let group = self.group(number)?;
+        if group.flags & INODE_UNINIT != 0 {
+            return Ok(());
+        }
+        let used = self.inode_bitmap(&group)?;
+        let size = usize::from(self.superblock.inode_size);
+        let in_block = self.geometry.inodes_per_block;
+        let mut block = Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]);
+        for first in (0..self.superblock.inodes_per_group).step_by(usize_of(in_block)) {
+            let indexes = first..first.saturating_add(in_block).min(self.superblock.inodes_per_group);
+            if !indexes.clone().any(|index| used.get(index)) {
+                continue;
+            }
+            effort.spend(1)?;
+            self.read_block(group.inode_table + u64::from(first / in_block), &mut block)?;
+            for (index, raw) in indexes.zip(block.chunks_exact(size)) {
+                // Reserved inodes are marked as used, but most of them are empty.
+                if !used.get(index) || le16(raw, 0x0) == 0 {
+                    continue;
+                }
+                // Cannot overflow: all inodes are counted by a u32.
+                let number = number * self.superblock.inodes_per_group + index + 1;
+                let inode = self.parse_inode(number, Zeroizing::new(raw.to_vec())).map_err(unreadable)?;
+                let map = self.map(&inode).map_err(unreadable)?;
+                effort.spend(map.nodes.len())?;
+                visit(&inode, &map)?;
+            }
+        }
+        Ok(())
+    }
+}
