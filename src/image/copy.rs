@@ -7,13 +7,12 @@ use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::thread;
 
-use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::unistd::{Whence, lseek64};
 use zeroize::Zeroizing;
 use zstd::stream::write::Encoder;
 
 use super::bytes::length;
+use super::device::next_data;
 use super::error::ImageError;
 use super::patch::Patch;
 use super::progress::{Step, Watch, Work};
@@ -56,10 +55,10 @@ impl Job<'_> {
         let mut buffer = Zeroizing::new(vec![0; CHUNK]);
         let mut copied = 0_u64;
         let mut offset = 0;
-        while let Some((start, end)) = data(self.from, offset, self.size).map_err(|e| self.reading(e))? {
-            offset = start;
-            while offset < end {
-                let chunk = part(&mut buffer, end - offset);
+        while let Some(run) = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
+            offset = run.start;
+            while offset < run.end {
+                let chunk = part(&mut buffer, run.end - offset);
                 self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
                 copied = copied.saturating_add(write_sparse(to, offset, chunk).map_err(|e| self.writing(e))?);
                 offset = offset.saturating_add(length(chunk));
@@ -78,14 +77,14 @@ impl Job<'_> {
         let zeros = vec![0; CHUNK];
         let mut offset = 0;
         // The run of data that is in reach; none when only a hole is left.
-        let mut run = Some((0, 0));
+        let mut run = Some(0..0);
         while offset < self.size {
-            if run.is_some_and(|(_, end)| end <= offset) {
-                run = data(self.from, offset, self.size).map_err(|e| self.reading(e))?;
+            if run.as_ref().is_some_and(|run| run.end <= offset) {
+                run = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))?;
             }
             let chunk = part(&mut buffer, self.size - offset);
             let (size, count) = (length(chunk), chunk.len());
-            let in_a_hole = run.is_none_or(|(start, _)| start >= offset.saturating_add(size));
+            let in_a_hole = run.as_ref().is_none_or(|run| run.start >= offset.saturating_add(size));
             let bytes = if in_a_hole && !patch.touches(offset, size) {
                 // OK to index: both buffers have CHUNK bytes.
                 &zeros[..count]
@@ -115,25 +114,6 @@ impl Job<'_> {
 fn part(buffer: &mut [u8], left: u64) -> &mut [u8] {
     let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
     &mut buffer[..count]
-}
-
-/// The next run of `file` at or after `offset` that is not a hole, as start and end, within `size`. Where holes cannot
-/// be told, everything is data.
-fn data(file: &File, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if offset >= size {
-        return Ok(None);
-    }
-    let position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let start = match lseek64(file, position, Whence::SeekData) {
-        Ok(start) => start,
-        // Nothing but a hole up to the end.
-        Err(Errno::ENXIO) => return Ok(None),
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some((offset, size))),
-        Err(e) => return Err(e.into()),
-    };
-    let end = lseek64(file, start, Whence::SeekHole)?;
-    let place = |position: i64| u64::try_from(position).unwrap_or(size).min(size);
-    Ok(Some((place(start), place(end))).filter(|(start, end)| start < end))
 }
 
 /// One worker a core, but no more than the address space has room for: each takes a job of 8 MiB, a stack, and an arena

@@ -8,6 +8,7 @@
 //! bounded memory and time, no panic.
 
 mod bytes;
+mod cache;
 pub mod commit;
 pub mod container;
 mod copy;

@@ -168,7 +168,10 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
             Step::Create { parent, name, path, mode, uid, gid, size } => {
                 let parent = find(parent)?;
                 let inode = writer.create(parent, name, path, *mode, *size).map_err(failed)?;
-                writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                // It is made with its mode, as root's.
+                if (*uid, *gid) != (0, 0) {
+                    writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                }
                 touched.insert(parent);
             }
             Step::SetMetadata { inode, mode, uid, gid } => {

@@ -105,9 +105,8 @@ impl Reader {
     /// When there is no such inode, it is damaged or not in use, or cannot be read.
     pub fn inode(&self, number: u32) -> Result<Inode, ImageError> {
         let (block, offset) = self.inode_place(number)?;
-        let block = self.block(block)?;
-        let size = usize::from(self.superblock.inode_size);
-        let raw = Zeroizing::new(block.get(offset..offset + size).unwrap_or_default().to_vec());
+        let mut raw = Zeroizing::new(vec![0; usize::from(self.superblock.inode_size)]);
+        self.read_part(block, offset, &mut raw)?;
         self.parse_inode(number, raw)
     }
 
@@ -168,14 +167,14 @@ impl Reader {
             return None;
         }
         let seed = self.inode_seed(number, le32(raw, 0x64));
-        let mut bytes = Zeroizing::new(raw.to_vec());
-        bytes.get_mut(0x7C..0x7E)?.fill(0);
         let low = u32::from(le16(raw, 0x7C));
+        let before_low = crc32c(crc32c(seed, raw.get(..0x7C)?), &[0; 2]);
         if extra_size >= 4 {
-            bytes.get_mut(0x82..0x84)?.fill(0);
-            Some(((u32::from(le16(raw, 0x82)) << 16) | low, crc32c(seed, &bytes)))
+            let before_high = crc32c(before_low, raw.get(0x7E..0x82)?);
+            let all = crc32c(crc32c(before_high, &[0; 2]), raw.get(0x84..)?);
+            Some(((u32::from(le16(raw, 0x82)) << 16) | low, all))
         } else {
-            Some((low, crc32c(seed, &bytes) & 0xFFFF))
+            Some((low, crc32c(before_low, raw.get(0x7E..)?) & 0xFFFF))
         }
     }
 

@@ -46,6 +46,7 @@ use self::inode::Inode;
 use self::journal::Journal;
 use self::reader::Reader;
 use self::recover::{Obstacle, Recovered};
+use super::cache::Cached;
 use super::device::ReadAt;
 use super::error::ImageError;
 use super::overlay::{DirtyBlock, Overlay};
@@ -95,6 +96,8 @@ impl Ext4 {
     /// When there is no such file system, when its superblock contradicts itself or the device's size, or when it cannot
     /// be read.
     pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, ImageError> {
+        // Whoever reads below, reads each block once.
+        let device: Arc<dyn ReadAt> = Arc::new(Cached::new(device));
         let mended = mend::mend(&device)?;
         let reader = match &mended {
             Some(overlay) => Reader::open(overlay.clone())?,

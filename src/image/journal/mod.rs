@@ -54,10 +54,18 @@ impl Map {
     /// The file-system block of journal block `block`; `None` beyond the journal, or in a hole.
     #[must_use]
     pub fn physical(&self, block: u32) -> Option<u64> {
+        self.run_from(block).map(|(place, _)| place)
+    }
+
+    /// The file-system block of journal block `block`, and how many blocks follow each other there, itself among them: at
+    /// least one. `None` beyond the journal, or in a hole.
+    #[must_use]
+    pub fn run_from(&self, block: u32) -> Option<(u64, u32)> {
         let after = self.runs.partition_point(|run| run.logical <= block);
         let run = self.runs.get(after.checked_sub(1)?)?;
         let into = block.checked_sub(run.logical)?;
-        (into < run.count).then(|| run.physical.checked_add(u64::from(into)))?
+        let left = run.count.checked_sub(into).filter(|left| *left > 0)?;
+        Some((run.physical.checked_add(u64::from(into))?, left))
     }
 
     /// True when file-system block `block` belongs to the journal.
@@ -121,6 +129,7 @@ mod tests {
         for (block, want) in [(0, Some(100)), (9, Some(109)), (10, Some(500)), (15, Some(505)), (16, None)] {
             assert_eq!(map.physical(block), want, "{block}");
         }
+        assert_eq!([map.run_from(3), map.run_from(15), map.run_from(16)], [Some((103, 7)), Some((505, 1)), None]);
         assert!(map.contains(505) && !map.contains(506) && !map.contains(99));
         assert_eq!(map.len(), 16);
     }
