@@ -124,6 +124,12 @@ impl Overlay {
         Ok(dirty)
     }
 
+    /// Numbers of all written blocks, in order, also of those that are as they were.
+    #[must_use]
+    pub fn written_numbers(&self) -> Vec<u64> {
+        self.blocks.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     fn block_offset(&self, number: u64) -> io::Result<u64> {
         let size = u64::try_from(self.block_size).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         number.checked_mul(size).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())

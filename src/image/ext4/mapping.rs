@@ -77,21 +77,31 @@ impl Reader {
     /// When the map is damaged, too large, or cannot be read.
     pub fn map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
         let mut map = BlockMap::default();
+        self.map_into(inode, &mut map)?;
+        Ok(map)
+    }
+
+    /// The same into a map that was used before, which it empties first.
+    ///
+    /// # Errors
+    /// As [`Reader::map`].
+    pub fn map_into(&self, inode: &Inode, map: &mut BlockMap) -> Result<(), ImageError> {
+        map.extents.clear();
+        map.nodes.clear();
         let mapped = match inode.kind {
             Kind::File | Kind::Directory => true,
             Kind::Symlink => !self.is_short_link(inode),
             Kind::BlockDevice | Kind::CharacterDevice | Kind::Fifo | Kind::Socket => false,
         };
         if !mapped || inode.has(INLINE_DATA) {
-            return Ok(map);
+            return Ok(());
         }
-        let mut walk = Walk { reader: self, inode, map: &mut map, next: 0, ahead: Ahead::default() };
+        let mut walk = Walk { reader: self, inode, map, next: 0, ahead: Ahead::default() };
         if inode.has(EXTENTS) {
-            walk.extent_node(inode.block_area(), None)?;
+            walk.extent_node(inode.block_area(), None)
         } else {
-            walk.block_pointers(inode.block_area())?;
+            walk.block_pointers(inode.block_area())
         }
-        Ok(map)
     }
 
     /// True when a link's target lies in `i_block`: it has no block but, perhaps, that of its attributes.

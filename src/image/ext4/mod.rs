@@ -221,7 +221,7 @@ impl Ext4 {
         let failed = |error| ImageError::io("reading the image", error);
         let mut numbers = BTreeSet::new();
         for layer in &self.layers {
-            numbers.extend(layer.dirty_numbers().map_err(failed)?);
+            numbers.extend(layer.written_numbers());
         }
         let mut dirty = Vec::new();
         for number in numbers {
@@ -266,9 +266,11 @@ fn check(before: &Reader, fixed: &fixed::Fixed, overlay: &Arc<Overlay>, plan: &p
         }
         other => other,
     };
+    // The independent reader works meanwhile.
+    let read_back = view::read_back(overlay, plan).map_err(failed)?;
     let expected = audit::audit(before, overlay, plan).map_err(failed)?;
     neighbours::check(before, fixed, &expected)?;
-    view::read_back(overlay, plan).map_err(failed)
+    read_back.wait().map_err(failed)
 }
 
 impl Tree for Ext4 {

@@ -12,6 +12,7 @@ use super::bytes::le16;
 use super::expect::Expected;
 use super::fixed::{Fixed, damaged};
 use super::group::INODE_UNINIT;
+use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 
@@ -73,8 +74,9 @@ fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), Im
         (first..first.saturating_add(in_block).min(all)).any(|index| used.get(index))
     };
     let mut buffer = Zeroizing::new(vec![0; usize_of(RUN * before.geometry.block_size)]);
-    // One inode's bytes: kept, since there are thousands.
+    // One inode's bytes, and its map: kept, since there are thousands.
     let mut bytes = Zeroizing::new(Vec::new());
+    let mut map = BlockMap::default();
     let mut block = 0;
     while block < before.geometry.inode_table_blocks {
         let run = (block..before.geometry.inode_table_blocks).take(usize_of(RUN)).take_while(|block| holds_one(*block));
@@ -89,7 +91,7 @@ fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), Im
                 bytes.clear();
                 bytes.extend_from_slice(raw);
                 // Cannot overflow: all inodes are counted by a u32.
-                bytes = check_inode(before, touched, number * all + index + 1, bytes)?;
+                bytes = check_inode(before, touched, number * all + index + 1, bytes, &mut map)?;
             }
         }
         // The block behind the run is the run's end: it holds none, or comes next.
@@ -104,6 +106,7 @@ fn check_inode(
     touched: &Touched,
     number: u32,
     raw: Zeroizing<Vec<u8>>,
+    map: &mut BlockMap,
 ) -> Result<Zeroizing<Vec<u8>>, ImageError> {
     if touched.expected.dropped.contains_key(&number) || touched.expected.directories.contains_key(&number) {
         return Ok(raw);
@@ -113,7 +116,7 @@ fn check_inode(
         other => other,
     };
     let inode = before.parse_inode(number, raw).map_err(unreadable)?;
-    let map = before.map(&inode).map_err(unreadable)?;
+    before.map_into(&inode, map).map_err(unreadable)?;
     let content = map.extents.iter().find_map(|extent| touched.among(extent.physical, extent.length));
     let nodes = || map.nodes.iter().find_map(|node| touched.among(*node, 1));
     match content.or_else(nodes).or_else(|| touched.among(inode.xattr_block, 1)) {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::image::ext4::apply::lookup;
+use crate::image::ext4::apply::Lookup;
 
 /// A file system without checksums, so that only the audit can find a flipped byte; 1 KiB blocks, several groups.
 fn image() -> Arc<dyn ReadAt> {
@@ -43,6 +43,10 @@ fn changes() -> Vec<TreeChange> {
     ]
 }
 
+fn inode_at(reader: &Reader, path: &str) -> Result<Inode, ImageError> {
+    Lookup::new(reader).find(path)
+}
+
 /// What a test breaks after the writer is done.
 struct Scene {
     before: Reader,
@@ -58,12 +62,12 @@ impl Scene {
     }
 
     fn flip_inode(&self, path: &str, at: usize, bits: u8) {
-        let (block, offset) = self.after.inode_place(lookup(&self.after, path).unwrap().number).unwrap();
+        let (block, offset) = self.after.inode_place(inode_at(&self.after, path).unwrap().number).unwrap();
         self.flip(block, offset + at, bits);
     }
 
     fn first_block(&self, path: &str) -> u64 {
-        self.after.map(&lookup(&self.after, path).unwrap()).unwrap().find(0).unwrap()
+        self.after.map(&inode_at(&self.after, path).unwrap()).unwrap().find(0).unwrap()
     }
 
     fn group(&self, number: u32) -> group::Group {
@@ -144,15 +148,15 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
             scene.flip(scene.after.map(&journal).unwrap().find(3).unwrap(), 0, 1);
         }),
         ("what an old value left", |scene| {
-            let old = lookup(&scene.before, "/etc/secrets/old").unwrap();
+            let old = inode_at(&scene.before, "/etc/secrets/old").unwrap();
             scene.flip(scene.before.map(&old).unwrap().find(0).unwrap(), 0, 1);
         }),
         ("what a removed file left", |scene| {
-            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            let gone = inode_at(&scene.before, "/etc/secrets/gone").unwrap();
             scene.flip(scene.before.map(&gone).unwrap().find(2).unwrap(), 900, 1);
         }),
         ("what a removed file's inode left", |scene| {
-            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            let gone = inode_at(&scene.before, "/etc/secrets/gone").unwrap();
             let (block, offset) = scene.after.inode_place(gone.number).unwrap();
             scene.flip(block, offset + 0xA0, 1);
         }),
@@ -178,7 +182,7 @@ fn a_block_that_a_file_uses_though_the_bitmap_calls_it_free_is_not_taken() {
     let before = Reader::open(Arc::clone(&base)).unwrap();
     // Calls the blocks of a standing file free, with counts that agree: what a damaged bitmap looks like.
     let damaged = Arc::new(Overlay::new(base, 1024, OVERLAY_LIMIT));
-    let standing = lookup(&before, "/standing").unwrap();
+    let standing = inode_at(&before, "/standing").unwrap();
     for block in before.map(&standing).unwrap().content() {
         let group = before.group(0).unwrap();
         let bit = (block - before.first_block_of(0)) as usize;
@@ -203,7 +207,7 @@ fn a_removed_name_that_still_stands_is_seen_by_both_readers() {
     // The writer did not run: the name and the inode are there as before.
     let audit = audit::audit(&before, &overlay, &plan).err().unwrap();
     assert!(audit.to_string().contains("is still in use"), "{audit}");
-    let read_back = view::read_back(&overlay, &plan).unwrap_err();
+    let read_back = view::read_back(&overlay, &plan).unwrap().wait().unwrap_err();
     assert_eq!(read_back.to_string(), "/etc/secrets/gone: the read-back still sees it");
 }
 

@@ -14,9 +14,9 @@ use ext4_view::{Ext4Error, Ext4Read, Metadata};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::apply::lookup;
+use super::apply::Lookup;
 use super::features::Incompat;
-use super::guard::{self, Steps};
+use super::guard::{self, Guarded, Steps};
 use super::plan::{Action, Plan};
 use super::reader::Reader;
 use super::superblock::{self, Superblock};
@@ -117,11 +117,24 @@ fn hide_features(raw: &mut [u8; superblock::SIZE]) {
     }
 }
 
-/// Reads every change of `plan` back from `overlay`.
+/// A read-back that was started.
+pub(super) struct ReadBack(Guarded<Result<(), String>>);
+
+impl ReadBack {
+    /// Waits until it has come to its end.
+    ///
+    /// # Errors
+    /// [`ImageError::Corrupt`] with the first path that is not as it was asked for.
+    pub fn wait(self) -> Result<(), ImageError> {
+        self.0.wait()?.map_err(ImageError::Corrupt)
+    }
+}
+
+/// Starts to read every change of `plan` back from `overlay`, which must not change meanwhile.
 ///
 /// # Errors
-/// [`ImageError::Corrupt`] with the first path that is not as it was asked for.
-pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+/// [`ImageError::Corrupt`] when something is not there; when the overlay cannot be read.
+pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<ReadBack, ImageError> {
     let wanted: Vec<Wanted> = plan
         .changes
         .iter()
@@ -157,20 +170,21 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), Image
     );
     let longest = Duration::from_secs(4) + Duration::from_millis(10) * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
     let reader = Reader::open(overlay.clone())?;
+    let mut lookup = Lookup::new(&reader);
     let mut values = BTreeSet::new();
     for change in plan.changes.iter().filter(|change| change.content().is_some()) {
-        values.extend(reader.map(&lookup(&reader, change.path)?)?.content());
+        values.extend(reader.map(&lookup.find(change.path)?)?.content());
     }
     let mask = Mask::new(overlay.block_size()).map_err(|error| ImageError::io("reading /dev/urandom", error))?;
     let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, mask: mask.clone() };
-    guard::run("the read-back", &steps, longest, move || {
+    let guarded = guard::start("the read-back", &steps, longest, move || {
         let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
         let listings = list(&fs, &wanted)?;
         wanted.iter().try_for_each(|wanted| {
             compare(&fs, &listings, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path))
         })
-    })?
-    .map_err(ImageError::Corrupt)
+    })?;
+    Ok(ReadBack(guarded))
 }
 
 /// What the read-back sees under the names that it looks for, by directory and name.
