@@ -207,8 +207,10 @@ impl Ext4 {
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
         let fixed = fixed::Fixed::of(&self.reader)?;
         let plan = plan::Plan::new(&self.reader, changes, time)?;
+        // While the writer works: where it writes to is mostly known.
+        let neighbours = neighbours::start(&self.reader, &plan)?;
         apply::write(&self.reader, &overlay, &plan)?;
-        check(&self.reader, &fixed, &overlay, &plan)?;
+        check(&self.reader, &fixed, neighbours, &overlay, &plan)?;
         self.drops_values |= plan.losers().next().is_some();
         self.push(overlay)
     }
@@ -259,7 +261,13 @@ impl Ext4 {
 
 /// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
 /// and everything asked for is there (the independent reader).
-fn check(before: &Reader, fixed: &fixed::Fixed, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
+fn check(
+    before: &Reader,
+    fixed: &fixed::Fixed,
+    neighbours: neighbours::Started,
+    overlay: &Arc<Overlay>,
+    plan: &plan::Plan,
+) -> Result<(), ImageError> {
     let failed = |error: ImageError| match error {
         ImageError::Corrupt(detail) => {
             ImageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))
@@ -269,7 +277,7 @@ fn check(before: &Reader, fixed: &fixed::Fixed, overlay: &Arc<Overlay>, plan: &p
     // The independent reader works meanwhile.
     let read_back = view::read_back(overlay, plan).map_err(failed)?;
     let expected = audit::audit(before, overlay, plan).map_err(failed)?;
-    neighbours::check(before, fixed, &expected)?;
+    neighbours.check(before, fixed, &expected)?;
     read_back.wait().map_err(failed)
 }
 

@@ -2,9 +2,11 @@
 //! system itself, may claim a block that a new file got, that an old one gave back, or that a changed directory has. On a
 //! damaged file system the bitmap may call a block free that a file still uses, or two files may share one.
 //!
-//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is.
+//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. The groups
+//! that are known from the plan alone are looked at while the writer works.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread::{self, JoinHandle};
 
 use zeroize::Zeroizing;
 
@@ -12,12 +14,17 @@ use super::bytes::le16;
 use super::expect::Expected;
 use super::fixed::{Fixed, damaged};
 use super::group::INODE_UNINIT;
+use super::inode::Inode;
 use super::mapping::BlockMap;
+use super::plan::{Parent, Plan};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 
 /// Blocks of an inode table that are read at a time.
 const RUN: u32 = 32;
+/// Claims that are kept, 5 MB of them. A group has some thousand inodes, most with one extent: the groups whose claims are
+/// too many are looked at again when it is known which blocks matter.
+const MOST_CLAIMS: usize = 200_000;
 
 /// Blocks that change hands or content, and the inodes that may claim them.
 struct Touched<'a> {
@@ -27,42 +34,124 @@ struct Touched<'a> {
 }
 
 impl Touched<'_> {
-    /// The first of them among the `length` blocks from `first` on.
-    fn among(&self, first: u64, length: u64) -> Option<u64> {
-        let from = self.blocks.partition_point(|block| *block < first);
-        self.blocks.get(from).copied().filter(|block| *block < first.saturating_add(length))
+    /// Refuses a claim to one of them.
+    fn check(&self, claim: &Claim) -> Result<(), ImageError> {
+        let from = self.blocks.partition_point(|block| *block < claim.first);
+        let found = self.blocks.get(from).filter(|block| **block < claim.first.saturating_add(claim.length));
+        match found {
+            Some(block) if !self.may_claim(claim.inode) => Err(damaged(format!(
+                "inode {} uses block {block}, which is marked as free or not its own",
+                claim.inode
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn may_claim(&self, inode: u32) -> bool {
+        self.expected.dropped.contains_key(&inode) || self.expected.directories.contains_key(&inode)
     }
 }
 
-/// Checks the groups that blocks which `expected` takes, frees or changes lie in.
+/// Some blocks that an inode uses.
+struct Claim {
+    inode: u32,
+    first: u64,
+    length: u64,
+}
+
+/// All claims of one group's inodes; `None` when there are too many to be kept.
+type Claims = Option<Vec<Claim>>;
+
+/// A look at some groups that was started.
+pub(super) struct Started(JoinHandle<Result<BTreeMap<u32, Claims>, ImageError>>);
+
+/// Starts to look at the groups that `plan` touches in any case: those of directories that change and of files that go.
 ///
 /// # Errors
-/// [`ImageError::Refused`] when something else claims such a block, or an inode there is damaged.
-pub(super) fn check(before: &Reader, fixed: &Fixed, expected: &Expected) -> Result<(), ImageError> {
-    let mut blocks = expected.taken.clone();
-    let changed = expected.directories.values().map(|directory| &directory.before);
-    for inode in expected.dropped.values().chain(changed) {
-        for block in before.map(inode)?.blocks() {
-            if !blocks.insert(block) {
-                return Err(damaged(format!("inode {} and something else use block {block}", inode.number)));
-            }
-        }
-    }
-    // Blocks of attributes are counted, and may be shared by files that are dropped together.
-    blocks.extend(&expected.freed);
-    let touched = Touched { blocks: blocks.into_iter().collect(), expected };
+/// When these are damaged or cannot be read, or there is no thread to be had.
+pub(super) fn start(before: &Reader, plan: &Plan) -> Result<Started, ImageError> {
     let mut groups = BTreeSet::new();
-    for block in &touched.blocks {
-        if let Some(what) = fixed.at(*block) {
-            return Err(damaged(format!("a file or directory uses block {block}, which belongs to {what}")));
+    let mut add = |inode: &Inode| -> Result<(), ImageError> {
+        for block in before.map(inode)?.blocks() {
+            groups.insert(before.group_of_block(block)?);
         }
-        groups.insert(before.group_of_block(*block)?);
-    }
-    groups.into_iter().try_for_each(|group| check_group(before, &touched, group))
+        Ok(())
+    };
+    plan.losers().try_for_each(&mut add)?;
+    let parents: BTreeSet<u32> = plan
+        .changes
+        .iter()
+        .filter_map(|change| match change.parent {
+            Parent::Standing(inode) => Some(inode),
+            Parent::Made(_) => None,
+        })
+        .collect();
+    parents.into_iter().try_for_each(|parent| add(&before.inode(parent)?))?;
+    let before = before.clone();
+    let look = move || {
+        let mut room = MOST_CLAIMS;
+        groups.into_iter().map(|group| Ok((group, claims_of(&before, group, &mut room)?))).collect()
+    };
+    let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(look);
+    Ok(Started(thread.map_err(|error| ImageError::io("starting a thread for the neighbours", error))?))
 }
 
-/// Checks every inode of one group that is in use.
-fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), ImageError> {
+impl Started {
+    /// Checks the groups that blocks which `expected` takes, frees or changes lie in.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when something else claims such a block, or an inode there is damaged.
+    pub fn check(self, before: &Reader, fixed: &Fixed, expected: &Expected) -> Result<(), ImageError> {
+        let mut blocks = expected.taken.clone();
+        let changed = expected.directories.values().map(|directory| &directory.before);
+        for inode in expected.dropped.values().chain(changed) {
+            for block in before.map(inode)?.blocks() {
+                if !blocks.insert(block) {
+                    return Err(damaged(format!("inode {} and something else use block {block}", inode.number)));
+                }
+            }
+        }
+        // Blocks of attributes are counted, and may be shared by files that are dropped together.
+        blocks.extend(&expected.freed);
+        let mut groups = BTreeSet::new();
+        for block in &blocks {
+            if let Some(what) = fixed.at(*block) {
+                return Err(damaged(format!("a file or directory uses block {block}, which belongs to {what}")));
+            }
+            groups.insert(before.group_of_block(*block)?);
+        }
+        let touched = Touched { blocks: blocks.into_iter().collect(), expected };
+        // It has no reason to panic; if it does, nothing was checked.
+        let known = self.0.join().map_err(|_| ImageError::corrupt("the look at the neighbours failed inside"))??;
+        groups.into_iter().try_for_each(|group| match known.get(&group) {
+            Some(Some(claims)) => claims.iter().try_for_each(|claim| touched.check(claim)),
+            _ => each_claim(before, group, &mut |claim| touched.check(&claim)),
+        })
+    }
+}
+
+/// Collects what the inodes of one group claim, if there is `room` for it.
+fn claims_of(before: &Reader, group: u32, room: &mut usize) -> Result<Claims, ImageError> {
+    let mut claims = Vec::new();
+    each_claim(before, group, &mut |claim| {
+        // One more than fits tells that there were more.
+        if claims.len() <= *room {
+            claims.push(claim);
+        }
+        Ok(())
+    })?;
+    Ok(room.checked_sub(claims.len()).map(|left| {
+        *room = left;
+        claims
+    }))
+}
+
+/// Visits the claims of every inode of one group that is in use.
+fn each_claim(
+    before: &Reader,
+    number: u32,
+    visit: &mut dyn FnMut(Claim) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
     let group = before.group(number)?;
     if group.flags & INODE_UNINIT != 0 {
         return Ok(());
@@ -72,6 +161,10 @@ fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), Im
     let holds_one = |block: u32| {
         let first = block.saturating_mul(in_block);
         (first..first.saturating_add(in_block).min(all)).any(|index| used.get(index))
+    };
+    let unreadable = |error: ImageError| match error {
+        ImageError::Corrupt(what) => damaged(what),
+        other => other,
     };
     let mut buffer = Zeroizing::new(vec![0; usize_of(RUN * before.geometry.block_size)]);
     // One inode's bytes, and its map: kept, since there are thousands.
@@ -87,42 +180,23 @@ fn check_group(before: &Reader, touched: &Touched, number: u32) -> Result<(), Im
         let indexes = block.saturating_mul(in_block)..all;
         for (index, raw) in indexes.zip(table.chunks_exact(usize::from(before.superblock.inode_size))) {
             // Reserved inodes are marked as used, but most of them are empty.
-            if used.get(index) && le16(raw, 0x0) != 0 {
-                bytes.clear();
-                bytes.extend_from_slice(raw);
-                // Cannot overflow: all inodes are counted by a u32.
-                bytes = check_inode(before, touched, number * all + index + 1, bytes, &mut map)?;
+            if !used.get(index) || le16(raw, 0x0) == 0 {
+                continue;
             }
+            bytes.clear();
+            bytes.extend_from_slice(raw);
+            // Cannot overflow: all inodes are counted by a u32.
+            let inode = before.parse_inode(number * all + index + 1, bytes).map_err(unreadable)?;
+            before.map_into(&inode, &mut map).map_err(unreadable)?;
+            let content = map.extents.iter().map(|extent| (extent.physical, extent.length));
+            let alone = map.nodes.iter().chain(Some(&inode.xattr_block).filter(|block| **block != 0));
+            content.chain(alone.map(|block| (*block, 1))).try_for_each(|(first, length)| {
+                visit(Claim { inode: inode.number, first, length })
+            })?;
+            bytes = inode.raw;
         }
         // The block behind the run is the run's end: it holds none, or comes next.
         block = block.saturating_add(count.max(1));
     }
     Ok(())
-}
-
-/// Checks one inode that is in use, and gives its bytes back.
-fn check_inode(
-    before: &Reader,
-    touched: &Touched,
-    number: u32,
-    raw: Zeroizing<Vec<u8>>,
-    map: &mut BlockMap,
-) -> Result<Zeroizing<Vec<u8>>, ImageError> {
-    if touched.expected.dropped.contains_key(&number) || touched.expected.directories.contains_key(&number) {
-        return Ok(raw);
-    }
-    let unreadable = |error: ImageError| match error {
-        ImageError::Corrupt(what) => damaged(what),
-        other => other,
-    };
-    let inode = before.parse_inode(number, raw).map_err(unreadable)?;
-    before.map_into(&inode, map).map_err(unreadable)?;
-    let content = map.extents.iter().find_map(|extent| touched.among(extent.physical, extent.length));
-    let nodes = || map.nodes.iter().find_map(|node| touched.among(*node, 1));
-    match content.or_else(nodes).or_else(|| touched.among(inode.xattr_block, 1)) {
-        Some(block) => {
-            Err(damaged(format!("inode {number} uses block {block}, which is marked as free or not its own")))
-        }
-        None => Ok(inode.raw),
-    }
 }
