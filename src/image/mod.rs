@@ -17,6 +17,7 @@ pub mod device;
 pub mod disk;
 pub mod error;
 pub mod ext4;
+mod frames;
 pub mod held;
 mod input;
 pub mod journal;

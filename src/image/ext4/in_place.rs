@@ -154,7 +154,8 @@ fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<
     let mut buffer = Zeroizing::new(Vec::new());
     let mut block = journal.first;
     while block < journal.blocks {
-        let (place, length) = map.run_from(block).ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
+        let (place, length) =
+            map.run_from(block).ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
         let length = length.min(journal.blocks.saturating_sub(block));
         let (mut next, end) = (place, place.saturating_add(u64::from(length)));
         while next < end {

@@ -190,9 +190,9 @@ fn each_claim(
             before.map_into(&inode, &mut map).map_err(unreadable)?;
             let content = map.extents.iter().map(|extent| (extent.physical, extent.length));
             let alone = map.nodes.iter().chain(Some(&inode.xattr_block).filter(|block| **block != 0));
-            content.chain(alone.map(|block| (*block, 1))).try_for_each(|(first, length)| {
-                visit(Claim { inode: inode.number, first, length })
-            })?;
+            content
+                .chain(alone.map(|block| (*block, 1)))
+                .try_for_each(|(first, length)| visit(Claim { inode: inode.number, first, length }))?;
             bytes = inode.raw;
         }
         // The block behind the run is the run's end: it holds none, or comes next.

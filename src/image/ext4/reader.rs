@@ -100,7 +100,8 @@ impl Reader {
         let fits = inside.checked_add(part.len()).is_some_and(|end| end <= usize_of(self.geometry.block_size));
         let offset = u64::try_from(inside).ok().filter(|_| fits);
         // Cannot overflow: a part of a block that lies on the device, whose size is a u64.
-        let offset = self.block_offset(number)? + offset.ok_or_else(|| ImageError::corrupt("ext4: a part of no block"))?;
+        let offset =
+            self.block_offset(number)? + offset.ok_or_else(|| ImageError::corrupt("ext4: a part of no block"))?;
         self.device
             .read_exact_at(offset, part)
             .map_err(|error| ImageError::io(format!("reading ext4 block {number}"), error))

@@ -260,7 +260,10 @@ fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask:
         // By its path, as whoever uses it will: a directory's index must lead to the same file as its list.
         let mut file = fs.open(wanted.path.as_str()).map_err(failed)?;
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        if file.metadata() != metadata || metadata.len() != length || !holds(&mut file, content, mask).map_err(failed)? {
+        if file.metadata() != metadata
+            || metadata.len() != length
+            || !holds(&mut file, content, mask).map_err(failed)?
+        {
             return Err("the read-back sees other content".into());
         }
     }
