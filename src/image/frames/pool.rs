@@ -4,6 +4,7 @@
 //! What comes out depends on the pieces alone, not on the number of threads or on which is faster. Memory is bounded: so many
 //! pieces are on their way, and no more.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::num::NonZero;
@@ -231,13 +232,15 @@ impl<S: Sink> Pool<S> {
             None => Ok(()),
             Some(Slot::Known) => self.sink.take(Frame::Known),
             Some(Slot::Zeros(size)) => {
-                if !self.zeros.contains_key(&size) {
-                    let mut frame = Bytes::default();
-                    compress(&mut compressor()?, &Bytes::zeros(size), &mut frame)?;
-                    self.zeros.insert(size, frame.to_vec());
-                }
-                // OK to index: inserted above.
-                self.sink.take(Frame::New(&self.zeros[&size]))
+                let frame = match self.zeros.entry(size) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let mut frame = Bytes::default();
+                        compress(&mut compressor()?, &Bytes::zeros(size), &mut frame)?;
+                        new.insert(frame.to_vec())
+                    }
+                };
+                self.sink.take(Frame::New(frame))
             }
             Some(Slot::Job(number)) => {
                 let frame = loop {
