@@ -1,29 +1,21 @@
-//! How the bytes of a disk get into another file: shared, copied with its holes, or compressed.
+//! How the bytes of a disk get into another raw file: shared, or copied with its holes.
 //! Called by [`super::output`] only, which knows where and why.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::num::NonZero;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::thread;
 
-use nix::errno::Errno;
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::unistd::{Whence, lseek64};
 use zeroize::Zeroizing;
-use zstd::stream::write::Encoder;
 
 use super::bytes::length;
+use super::device::next_data;
 use super::error::ImageError;
-use super::patch::Patch;
 use super::progress::{Step, Watch, Work};
 use super::spool::write_sparse;
 use crate::sys;
 
 /// Bytes that are moved at a time.
 const CHUNK: usize = 1 << 20;
-/// zstd's default level, which nixpkgs takes for its images too.
-const LEVEL: i32 = 3;
 
 /// A disk to be copied: an open file, its size in bytes, and the names of it and of where it goes, for messages.
 pub(super) struct Job<'a> {
@@ -35,7 +27,7 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn reading(&self, error: io::Error) -> ImageError {
+    pub(super) fn reading(&self, error: io::Error) -> ImageError {
         ImageError::io(format!("reading {}", self.from_name), error)
     }
 
@@ -43,7 +35,7 @@ impl Job<'_> {
         ImageError::io(format!("writing {}", self.to_name), error)
     }
 
-    fn tell(&self, work: Work, done: u64) {
+    pub(super) fn tell(&self, work: Work, done: u64) {
         (self.watch)(Step { work, done, total: self.size });
     }
 
@@ -56,10 +48,10 @@ impl Job<'_> {
         let mut buffer = Zeroizing::new(vec![0; CHUNK]);
         let mut copied = 0_u64;
         let mut offset = 0;
-        while let Some((start, end)) = data(self.from, offset, self.size).map_err(|e| self.reading(e))? {
-            offset = start;
-            while offset < end {
-                let chunk = part(&mut buffer, end - offset);
+        while let Some(run) = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
+            offset = run.start;
+            while offset < run.end {
+                let chunk = part(&mut buffer, run.end - offset);
                 self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
                 copied = copied.saturating_add(write_sparse(to, offset, chunk).map_err(|e| self.writing(e))?);
                 offset = offset.saturating_add(length(chunk));
@@ -70,82 +62,10 @@ impl Job<'_> {
         self.tell(Work::Copy, self.size);
         Ok(Some(copied))
     }
-
-    /// Writes the disk with `patch` over it to `to`, as one zstd frame with its size and a checksum.
-    pub(super) fn compress(&self, patch: &Patch<'_>, to: &File) -> Result<(), ImageError> {
-        let mut encoder = self.encoder(to).map_err(|e| self.writing(e))?;
-        let mut buffer = Zeroizing::new(vec![0; CHUNK]);
-        let zeros = vec![0; CHUNK];
-        let mut offset = 0;
-        // The run of data that is in reach; none when only a hole is left.
-        let mut run = Some((0, 0));
-        while offset < self.size {
-            if run.is_some_and(|(_, end)| end <= offset) {
-                run = data(self.from, offset, self.size).map_err(|e| self.reading(e))?;
-            }
-            let chunk = part(&mut buffer, self.size - offset);
-            let (size, count) = (length(chunk), chunk.len());
-            let in_a_hole = run.is_none_or(|(start, _)| start >= offset.saturating_add(size));
-            let bytes = if in_a_hole && !patch.touches(offset, size) {
-                // OK to index: both buffers have CHUNK bytes.
-                &zeros[..count]
-            } else {
-                self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
-                patch.lay_over(offset, chunk);
-                chunk
-            };
-            encoder.write_all(bytes).map_err(|e| self.writing(e))?;
-            offset = offset.saturating_add(size);
-            self.tell(Work::Compress, offset);
-        }
-        let mut writer = encoder.finish().map_err(|e| self.writing(e))?;
-        writer.flush().map_err(|e| self.writing(e))
-    }
-
-    fn encoder<'b>(&self, to: &'b File) -> io::Result<Encoder<'static, BufWriter<&'b File>>> {
-        let mut encoder = Encoder::new(BufWriter::with_capacity(CHUNK, to), LEVEL)?;
-        encoder.include_checksum(true)?;
-        encoder.set_pledged_src_size(Some(self.size))?;
-        encoder.multithread(workers())?;
-        Ok(encoder)
-    }
 }
 
 /// The first `left` bytes of the buffer, or all of it.
 fn part(buffer: &mut [u8], left: u64) -> &mut [u8] {
     let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
     &mut buffer[..count]
-}
-
-/// The next run of `file` at or after `offset` that is not a hole, as start and end, within `size`. Where holes cannot
-/// be told, everything is data.
-fn data(file: &File, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if offset >= size {
-        return Ok(None);
-    }
-    let position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let start = match lseek64(file, position, Whence::SeekData) {
-        Ok(start) => start,
-        // Nothing but a hole up to the end.
-        Err(Errno::ENXIO) => return Ok(None),
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some((offset, size))),
-        Err(e) => return Err(e.into()),
-    };
-    let end = lseek64(file, start, Whence::SeekHole)?;
-    let place = |position: i64| u64::try_from(position).unwrap_or(size).min(size);
-    Ok(Some((place(start), place(end))).filter(|(start, end)| start < end))
-}
-
-/// One worker a core, but no more than the address space has room for: each takes a job of 8 MiB, a stack, and an arena
-/// of the C library.
-fn workers() -> u32 {
-    const EACH: u64 = 160 << 20;
-    const OURS: u64 = 200 << 20;
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let room = match getrlimit(Resource::RLIMIT_AS) {
-        Ok((limit, _)) if limit != RLIM_INFINITY => limit.saturating_sub(OURS) / EACH,
-        _ => u64::MAX,
-    };
-    let workers = u64::try_from(cores).unwrap_or(1).min(room).max(1);
-    u32::try_from(workers).unwrap_or(1)
 }

@@ -13,6 +13,7 @@ use super::container::{self, Container};
 use super::destination::{judge_replacement, refuse_running_system};
 use super::device::{FileDevice, ReadAt, Section};
 use super::error::ImageError;
+use super::frames::{Kept, Recorder};
 use super::input::{Access, Input};
 use super::output::{Destination, FileMedium, Output};
 use super::progress::Watch;
@@ -28,9 +29,20 @@ pub struct DiskImage {
     pub(super) input: Input,
     container: Container,
     pub(super) decoded: Option<Decoded>,
+    /// The disk of a compressed image, compressed again as it stands, if the output is to be compressed.
+    pub(super) frames: Option<Kept>,
     disk: Arc<dyn ReadAt>,
     table: Table,
     taken_back: bool,
+}
+
+/// What a compressed image is decoded into.
+struct Room {
+    decoded: Decoded,
+    /// A file without a name for its frames, if they are of use.
+    frames: Option<File>,
+    /// The directory of both.
+    place: PathBuf,
 }
 
 /// Where the raw disk of a compressed image is.
@@ -67,7 +79,7 @@ impl DiskImage {
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
                 .map_err(|e| ImageError::io(format!("making room for the decompressed {}", input.name()), e))?;
-            Ok((Decoded::Scratch(file), place))
+            Ok(Room { decoded: Decoded::Scratch(file), frames: None, place })
         })
     }
 
@@ -88,12 +100,13 @@ impl DiskImage {
                 judge_replacement(input)?;
             }
             let failed = |e| ImageError::io(format!("making room for the decompressed {}", input.name()), e);
-            let decoded = if output.is_new_raw() {
-                Decoded::Output(Unfinished::create(directory).map_err(failed)?)
+            let scratch = || Unfinished::scratch(directory).map_err(failed);
+            let (decoded, frames) = if output.is_new_raw() {
+                (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
             } else {
-                Decoded::Scratch(Unfinished::scratch(directory).map_err(failed)?)
+                (Decoded::Scratch(scratch()?), Some(scratch()?))
             };
-            Ok((decoded, directory.to_owned()))
+            Ok(Room { decoded, frames, place: directory.to_owned() })
         })?;
         if let Some(directory) = output.undo_directory() {
             // Before anybody looks at what lies on it.
@@ -110,27 +123,31 @@ impl DiskImage {
         Ok((image, output))
     }
 
-    /// Reads container and table; `spool` makes the file that a compressed image is decoded into.
+    /// Reads container and table; `room` makes the files that a compressed image is decoded into.
     fn read(
         input: Input,
         watch: Watch<'_>,
-        spool: impl FnOnce(&Input) -> Result<(Decoded, PathBuf), ImageError>,
+        room: impl FnOnce(&Input) -> Result<Room, ImageError>,
     ) -> Result<Self, ImageError> {
         let name = input.name();
         let clone = |file: &File| file.try_clone().map_err(|e| ImageError::io(format!("opening {name}"), e));
         let file = FileDevice::new(clone(&input.file)?, input.size);
         let container = container::sniff(&file, &name)?;
-        let (disk, decoded): (Arc<dyn ReadAt>, _) = match container {
-            Container::Raw => (Arc::new(file), None),
+        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container {
+            Container::Raw => (Arc::new(file), None, None),
             Container::Zstd => {
-                let (decoded, place) = spool(&input)?;
+                let Room { decoded, frames, place } = room(&input)?;
                 let place = place.display().to_string();
-                let size = spool::decode(&input.file, input.size, decoded.file(), &name, &place, watch)?;
-                (Arc::new(FileDevice::new(clone(decoded.file())?, size)), Some(decoded))
+                let compressing = |e| ImageError::io(format!("compressing what {name} holds, in {place}"), e);
+                let mut recorder = frames.map(Recorder::new).transpose().map_err(compressing)?;
+                let (from, to) = (&input.file, decoded.file());
+                let size = spool::decode(from, input.size, to, recorder.as_mut(), &name, &place, watch)?;
+                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
+                (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
         };
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, decoded, disk, table, taken_back: false })
+        Ok(Self { input, container, decoded, frames, disk, table, taken_back: false })
     }
 
     /// The image's name in messages: its path as it was given.

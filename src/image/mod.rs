@@ -8,6 +8,7 @@
 //! bounded memory and time, no panic.
 
 mod bytes;
+mod cache;
 pub mod commit;
 pub mod container;
 mod copy;
@@ -16,6 +17,7 @@ pub mod device;
 pub mod disk;
 pub mod error;
 pub mod ext4;
+mod frames;
 pub mod held;
 mod input;
 pub mod journal;

@@ -26,7 +26,7 @@ use super::patch::Patch;
 use super::progress::Watch;
 use super::undo::Rewrite;
 use super::unfinished::Unfinished;
-use super::{copy::Job, text};
+use super::{copy::Job, frames, text};
 use crate::sys::SignalsWait;
 
 /// Where changes are committed to. Found to be possible when the image was opened.
@@ -264,6 +264,7 @@ impl Output {
             Some(Decoded::Output(file)) if !compress => (file, Copied::Decompressed),
             decoded => {
                 image.decoded = decoded;
+                let frames = image.frames.take();
                 let file = Unfinished::create(&self.directory).map_err(writing)?;
                 let job = Job {
                     from: image.raw_file(),
@@ -273,7 +274,7 @@ impl Output {
                     watch,
                 };
                 let copied = if compress {
-                    job.compress(patch, file.file())?;
+                    frames::write(&job, patch, frames, file.file())?;
                     Copied::Compressed
                 } else {
                     job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)

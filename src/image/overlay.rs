@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -123,6 +124,12 @@ impl Overlay {
         Ok(dirty)
     }
 
+    /// Numbers of all written blocks, in order, also of those that are as they were.
+    #[must_use]
+    pub fn written_numbers(&self) -> Vec<u64> {
+        self.blocks.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     fn block_offset(&self, number: u64) -> io::Result<u64> {
         let size = u64::try_from(self.block_size).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         number.checked_mul(size).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -154,10 +161,9 @@ impl ReadAt for Overlay {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.check_range(offset, buf.len())?;
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        let touched = pieces(offset, buf.len(), self.block_size).any(|piece| blocks.contains_key(&piece.block));
-        self.base.read_exact_at(offset, buf)?;
-        if !touched {
-            return Ok(());
+        // What was written altogether need not be read.
+        if pieces(offset, buf.len(), self.block_size).any(|piece| !blocks.contains_key(&piece.block)) {
+            self.base.read_exact_at(offset, buf)?;
         }
         for piece in pieces(offset, buf.len(), self.block_size) {
             if let Some(block) = blocks.get(&piece.block)
@@ -168,6 +174,19 @@ impl ReadAt for Overlay {
             }
         }
         Ok(())
+    }
+
+    fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        let below = self.base.next_data(range.clone())?;
+        let size = u64::try_from(self.block_size).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let first = blocks.range(range.start / size..range.end.div_ceil(size)).next();
+        // At most a block's size beyond the end of the device, which is far below u64::MAX.
+        let written = first.map(|(number, _)| (number * size).max(range.start)..((number + 1) * size).min(range.end));
+        Ok(match (below, written) {
+            (Some(below), Some(written)) if written.start < below.start => Some(written),
+            (below, written) => below.or(written),
+        })
     }
 }
 

@@ -9,13 +9,13 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use zeroize::Zeroizing;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::DParameter;
 
 use super::bytes::length;
 use super::container;
 use super::error::ImageError;
+use super::frames::{Bytes, Recorder};
 use super::probe;
 use super::progress::{Step, Watch, Work};
 use super::text;
@@ -61,7 +61,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// Decodes `input` (a zstd file of `input_size` bytes) into the empty file `spool`; returns the size of the disk in bytes.
-/// `name` is the image's, `place` the directory of the spool, for messages.
+/// `recorder`, if there is one, gets the disk as well. `name` is the image's, `place` the directory of the spool, for messages.
 ///
 /// # Errors
 /// `Corrupt` when the data is damaged, cut off, or more comes out than any disk image holds; `Unsupported` for a window
@@ -70,58 +70,85 @@ pub(super) fn decode(
     input: &File,
     input_size: u64,
     spool: &File,
+    recorder: Option<&mut Recorder>,
     name: &str,
     place: &str,
     watch: Watch<'_>,
 ) -> Result<u64, ImageError> {
-    decode_within(&LIMITS, input, input_size, spool, name, place, watch)
+    decode_within(&LIMITS, input, input_size, spool, recorder, name, place, watch)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the limits, for the tests, and those of `decode`")]
 fn decode_within(
     limits: &Limits,
     input: &File,
     input_size: u64,
     spool: &File,
+    mut recorder: Option<&mut Recorder>,
     name: &str,
     place: &str,
     watch: Watch<'_>,
 ) -> Result<u64, ImageError> {
+    let writing = |e| ImageError::io(format!("writing the decompressed {name} in {place}"), e);
+    let compressing = |e| ImageError::io(format!("compressing what {name} holds, in {place}"), e);
     let consumed = Rc::new(Cell::new(0));
     let counted = Counted { input, offset: Rc::clone(&consumed) };
     let mut decoder = Decoder::new(BufReader::with_capacity(CHUNK, counted))
         .and_then(|mut decoder| decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map(|()| decoder))
         .map_err(|e| ImageError::io(format!("decompressing {name}"), e))?;
     // What is in the image may be secret.
-    let mut chunk = Zeroizing::new(vec![0; CHUNK]);
+    let mut piece = recorder.as_mut().map_or_else(|| Bytes::zeros(CHUNK), |recorder| recorder.buffer());
     let (mut size, mut stored) = (0_u64, 0_u64);
     loop {
-        let filled = fill(&mut decoder, &mut chunk).map_err(|e| in_stream(e, name))?;
-        // OK to index: `fill` never counts more than the buffer holds.
-        let piece = &chunk[..filled];
-        if size == 0 {
-            refuse_what_is_no_disk(&piece[..filled.min(HEAD)], name)?;
+        // One piece of the disk, chunk by chunk.
+        let (mut filled, before) = (0, stored);
+        while let Some(chunk) = piece.get_mut(filled..).map(|rest| part(rest, CHUNK)).filter(|chunk| !chunk.is_empty())
+        {
+            let count = fill(&mut decoder, chunk).map_err(|e| in_stream(e, name))?;
+            let ends = count < chunk.len();
+            // OK to index: `fill` never counts more than the buffer holds.
+            let chunk = &chunk[..count];
+            if size == 0 {
+                refuse_what_is_no_disk(&chunk[..count.min(HEAD)], name)?;
+            }
+            stored = stored.saturating_add(write_sparse(spool, size, chunk).map_err(writing)?);
+            size = size.saturating_add(length(chunk));
+            filled = filled.saturating_add(count);
+            let taken = consumed.get();
+            if size > limits.most || !limits.output.covers(size, taken) || !limits.stored.covers(stored, taken) {
+                return Err(ImageError::corrupt(format!(
+                    "{name}: {} came out of {}, and it goes on: this is no disk image, or one made to harm \
+                     (decompress it by hand with zstd -d if you trust it)",
+                    text::size(size),
+                    text::size(taken)
+                )));
+            }
+            watch(Step { work: Work::Decompress, done: taken, total: input_size });
+            if ends {
+                break;
+            }
         }
-        stored = stored.saturating_add(
-            write_sparse(spool, size, piece)
-                .map_err(|e| ImageError::io(format!("writing the decompressed {name} in {place}"), e))?,
-        );
-        size = size.saturating_add(length(piece));
-        let taken = consumed.get();
-        if size > limits.most || !limits.output.covers(size, taken) || !limits.stored.covers(stored, taken) {
-            return Err(ImageError::corrupt(format!(
-                "{name}: {} came out of {}, and it goes on: this is no disk image, or one made to harm \
-                 (decompress it by hand with zstd -d if you trust it)",
-                text::size(size),
-                text::size(taken)
-            )));
+        let ends = filled < piece.len();
+        if let Some(recorder) = recorder.as_mut().filter(|_| filled > 0) {
+            piece.truncate(filled);
+            recorder.take(std::mem::take(&mut piece), stored == before).map_err(compressing)?;
         }
-        watch(Step { work: Work::Decompress, done: taken, total: input_size });
-        if filled < chunk.len() {
+        if ends {
             break;
         }
+        if let Some(recorder) = recorder.as_mut() {
+            piece = recorder.buffer();
+        }
     }
-    spool.set_len(size).map_err(|e| ImageError::io(format!("writing the decompressed {name} in {place}"), e))?;
+    spool.set_len(size).map_err(writing)?;
     Ok(size)
+}
+
+/// The first `most` bytes of `buffer`, or all of it.
+fn part(buffer: &mut [u8], most: usize) -> &mut [u8] {
+    let count = buffer.len().min(most);
+    // OK to index: it is at most the length.
+    &mut buffer[..count]
 }
 
 /// Writes `data` at `offset`, but for the pieces that are all zero. Returns how many bytes were written.
@@ -139,7 +166,7 @@ pub(super) fn write_sparse(file: &File, offset: u64, data: &[u8]) -> io::Result<
 }
 
 /// True when every byte is zero.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; PIECE] = [0; PIECE];
     // Comparing slices is memcmp, which a loop over bytes is not.
     bytes.chunks(PIECE).all(|piece| ZEROS.get(..piece.len()) == Some(piece))
@@ -229,7 +256,7 @@ mod tests {
         let input = tempfile::tempfile().unwrap();
         input.write_all_at(compressed, 0).unwrap();
         let spool = tempfile::tempfile().unwrap();
-        let size = decode_within(limits, &input, compressed.len() as u64, &spool, "x.zst", "/tmp", &quiet)
+        let size = decode_within(limits, &input, compressed.len() as u64, &spool, None, "x.zst", "/tmp", &quiet)
             .map_err(|e| e.to_string())?;
         let mut bytes = vec![0; size as usize];
         spool.read_exact_at(&mut bytes, 0).unwrap();

@@ -144,6 +144,34 @@ fn without_space() {
 }
 
 #[test]
+fn no_space_for_frames_is_an_error_that_names_the_place_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let raw = directory.path().join("raw.img");
+    // Nothing but noise, and what tells a disk: compressed, it has more bytes than before.
+    let mut disk = noise(7 << 20);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&raw, disk).unwrap();
+    zstd(&raw);
+    let limit = format!("--fsize={}", 7 * MIB);
+    must_pass(&child("without_space_for_frames", &["prlimit", &limit], directory.path()));
+    assert_eq!(names(directory.path()), ["raw.img", "raw.img.zst"]);
+}
+
+#[test]
+#[ignore = "run under a limit by no_space_for_frames_is_an_error_that_names_the_place_and_leaves_nothing"]
+fn without_space_for_frames() {
+    let Some(directory) = directory() else { return };
+    sys::harden();
+    for destination in [in_place(), new_file(&directory.join("out.img.zst"))] {
+        let error = commit(&directory.join("raw.img.zst"), &destination).unwrap_err();
+        let words = error.to_string().replace(directory.to_str().unwrap(), "D");
+        assert_eq!(words, "compressing what D/raw.img.zst holds, in D");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "File too large (os error 27)");
+    }
+}
+
+#[test]
 fn a_signal_removes_the_name_of_an_unfinished_file() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("unfinished"), "secret").unwrap();

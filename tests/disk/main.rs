@@ -1,6 +1,7 @@
 //! The image stack without file systems, against real tools: sfdisk, sgdisk, mkfs.ext4, mkfs.vfat, zstd.
 
 mod children;
+mod frames;
 mod inputs;
 mod layouts;
 mod outputs;

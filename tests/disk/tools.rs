@@ -29,6 +29,16 @@ pub fn run(program: &str, arguments: &[&str], input: &str) {
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Bytes that no compressor makes fewer, the same every time (Knuth's multiplier).
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()[0]
+    };
+    (0..size).map(next).collect()
+}
+
 /// A sparse file of `size` bytes.
 pub fn blank(path: &Path, size: u64) {
     File::create(path).unwrap().set_len(size).unwrap();

@@ -157,7 +157,7 @@ fn assert_honest(state: State, done: &Finished, what: &str) {
 fn a_signal_ends_a_run_before_its_commit_and_waits_during_it() {
     // Where it is committed: the rename over an image, the name of an output.
     const MOMENTS: &[(&str, Option<State>)] = &[
-        ("pread64:when=30", Some(State::Old)),
+        ("pread64:when=8", Some(State::Old)),
         ("ioctl:when=1", None),
         ("pwrite64:when=1", None),
         ("fsync:when=1", None),

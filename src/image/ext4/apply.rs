@@ -1,6 +1,7 @@
 //! Carries out a plan on an overlay: the writer makes everything, with zeros for content; then the values go into their
 //! blocks, and what an old file leaves is zeroed. Judges nothing: that is what `audit` and `view` are for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,28 +67,45 @@ enum Step {
 pub(super) fn write(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
     run_writer(before, overlay, plan)?;
     let after = Reader::open(overlay.clone())?;
+    let mut lookup = Lookup::new(&after);
     for change in &plan.changes {
         if let Some(content) = change.content() {
-            let file = lookup(&after, change.path)?;
+            let file = lookup.find(change.path)?;
             put_content(&after, overlay, &file, content.expose())?;
         }
     }
     plan.losers().try_for_each(|old| zero_old_content(before, &after, overlay, old))
 }
 
-/// The inode at an absolute path; no links are followed.
-///
-/// # Errors
-/// When it is not there, or the way to it is damaged.
-pub(super) fn lookup(reader: &Reader, path: &str) -> Result<Inode, ImageError> {
-    let mut inode = reader.inode(ROOT)?;
-    for component in path.split('/').filter(|component| !component.is_empty()) {
-        let entry = reader
-            .find(&inode, component.as_bytes())?
-            .ok_or_else(|| ImageError::Corrupt(format!("{path} is not there")))?;
-        inode = reader.inode(entry.inode)?;
+/// Finds inodes by their absolute paths, and walks to each directory once. No links are followed.
+pub(super) struct Lookup<'r> {
+    reader: &'r Reader,
+    directories: BTreeMap<String, Inode>,
+}
+
+impl<'r> Lookup<'r> {
+    /// Knows nothing yet. What is found is as it is now: for a file system that nobody changes meanwhile.
+    pub(super) fn new(reader: &'r Reader) -> Self {
+        Self { reader, directories: BTreeMap::new() }
     }
-    Ok(inode)
+
+    /// The inode at `path`.
+    ///
+    /// # Errors
+    /// When it is not there, or the way to it is damaged.
+    pub(super) fn find(&mut self, path: &str) -> Result<Inode, ImageError> {
+        let Some((above, name)) = path.rsplit_once('/').filter(|(_, name)| !name.is_empty()) else {
+            return self.reader.inode(ROOT);
+        };
+        if !self.directories.contains_key(above) {
+            let directory = self.find(above)?;
+            self.directories.insert(above.to_owned(), directory);
+        }
+        // OK to index: inserted above.
+        let entry = self.reader.find(&self.directories[above], name.as_bytes())?;
+        let entry = entry.ok_or_else(|| ImageError::Corrupt(format!("{path} is not there")))?;
+        self.reader.inode(entry.inode)
+    }
 }
 
 /// Runs the writer on its guarded thread.
@@ -204,7 +222,10 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
             Step::Create { parent, name, path, mode, uid, gid, size } => {
                 let parent = find(parent)?;
                 let inode = writer.create(parent, name, path, *mode, *size).map_err(failed)?;
-                writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                // It is made with its mode, as root's.
+                if (*uid, *gid) != (0, 0) {
+                    writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
+                }
                 touched.insert(parent);
             }
             Step::Label { path, label } => writer.label(path, label).map_err(failed)?,

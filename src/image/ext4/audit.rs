@@ -416,8 +416,9 @@ impl Audit<'_> {
 
     fn raw_inode(&self, reader: &Reader, number: u32) -> Result<Vec<u8>, ImageError> {
         let (block, at) = reader.inode_place(number)?;
-        let size = usize::from(reader.superblock.inode_size);
-        Ok(reader.block(block)?.get(at..at + size).unwrap_or_default().to_vec())
+        let mut raw = vec![0; usize::from(reader.superblock.inode_size)];
+        reader.read_part(block, at, &mut raw)?;
+        Ok(raw)
     }
 
     fn change(&self, place: usize) -> Result<&super::plan::Planned<'_>, ImageError> {

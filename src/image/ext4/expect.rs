@@ -4,7 +4,7 @@
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::apply::lookup;
+use super::apply::Lookup;
 use super::bytes::le32;
 use super::directory::Entry;
 use super::inode::{INDEX, Inode};
@@ -66,6 +66,7 @@ impl Expected {
     /// When a change is not there, or its map is damaged or claims a block twice.
     pub fn new(before: &Reader, after: &Reader, plan: &Plan) -> Result<Self, ImageError> {
         let mut expected = Self::default();
+        let mut lookup = Lookup::new(after);
         let mut inodes = Vec::with_capacity(plan.changes.len());
         let mut lost: BTreeMap<u32, u16> = BTreeMap::new();
         let mut old: BTreeMap<u32, Inode> = BTreeMap::new();
@@ -77,7 +78,7 @@ impl Expected {
                 old.insert(removed.number, removed.clone());
                 continue;
             }
-            let inode = lookup(after, change.path)?;
+            let inode = lookup.find(change.path)?;
             inodes.push(inode.number);
             match &change.action {
                 Action::SetMetadata { file } => {

@@ -131,9 +131,9 @@ impl Reader {
     /// When there is no such group, its descriptor is damaged, or it cannot be read.
     pub fn group(&self, number: u32) -> Result<Group, ImageError> {
         let (block, offset) = self.descriptor_place(number)?;
-        let block = self.block(block)?;
         let size = usize::from(self.superblock.descriptor_size);
-        let raw = block.get(offset..offset + size).unwrap_or_default().to_vec();
+        let mut raw = vec![0; size];
+        self.read_part(block, offset, &mut raw)?;
         let wide = size >= 64;
         let place = |low: usize, high: usize| halves(le32(&raw, low), if wide { le32(&raw, high) } else { 0 });
         let count = |low: usize, high: usize| {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::contain::contain;
@@ -51,18 +51,41 @@ impl Steps {
 /// Runs `work` and returns what it returns. `what` names it in errors ("the ext4 writer").
 ///
 /// # Errors
-/// [`ImageError::Corrupt`] when `work` panics, takes more of the processor's time than `longest`, takes too many steps, or makes none for some
-/// seconds. A thread that does not end is left behind, cut off from its device.
+/// As [`Guarded::wait`].
 pub(super) fn run<T: Send + 'static>(
-    what: &str,
+    what: &'static str,
     steps: &Arc<Steps>,
     longest: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ImageError> {
-    let (sender, receiver) = mpsc::channel();
+    start(what, steps, longest, work)?.wait()
+}
+
+/// Work that was started.
+pub(super) struct Guarded<T> {
+    what: &'static str,
+    steps: Arc<Steps>,
+    longest: Duration,
+    start: Instant,
+    /// Runs while the thread has the processor; set by the thread.
+    clock: Arc<OnceLock<ThreadClock>>,
+    result: mpsc::Receiver<Option<T>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts `work`, to be waited for. `what` names it in errors.
+///
+/// # Errors
+/// [`ImageError::Io`] when there is no thread to be had.
+pub(super) fn start<T: Send + 'static>(
+    what: &'static str,
+    steps: &Arc<Steps>,
+    longest: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Guarded<T>, ImageError> {
+    let (sender, result) = mpsc::channel();
     let clock = Arc::new(OnceLock::new());
     let inside = Arc::clone(&clock);
-    let gone = |why: &str| ImageError::Corrupt(format!("{what} {why}; the file system may be damaged (try e2fsck -f)"));
     let thread = thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
@@ -72,28 +95,49 @@ pub(super) fn run<T: Send + 'static>(
             let _ = sender.send(contain(work));
         })
         .map_err(|error| ImageError::io(format!("starting a thread for {what}"), error))?;
-    let start = Instant::now();
-    let (mut seen, mut moved) = (steps.count(), Duration::ZERO);
-    let result = loop {
-        match receiver.recv_timeout(TICK) {
-            Ok(Some(result)) => break Ok(result),
-            Ok(None) | Err(RecvTimeoutError::Disconnected) => break Err(gone("failed inside")),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        let worked = clock.get().and_then(ThreadClock::time).unwrap_or_default();
-        let count = steps.count();
-        if count != seen {
-            (seen, moved) = (count, worked);
-        }
-        let stalled = worked.saturating_sub(moved) > STALL;
-        if stalled || worked > longest || start.elapsed() > longest.saturating_mul(PATIENCE) {
-            steps.stop();
-            return Err(gone("did not come to an end"));
-        }
-    };
-    // The thread has sent its result: it ends at once.
-    let _ = thread.join();
-    if result.is_err() || steps.count() <= steps.most { result } else { Err(gone("did not come to an end")) }
+    let steps = Arc::clone(steps);
+    Ok(Guarded { what, steps, longest, start: Instant::now(), clock, result, thread: Some(thread) })
+}
+
+impl<T> Guarded<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// [`ImageError::Corrupt`] when the work panics, takes more of the processor's time than it may, takes too many steps,
+    /// or makes none for some seconds. A thread that does not end is left behind, cut off from its device.
+    pub fn wait(mut self) -> Result<T, ImageError> {
+        let (mut seen, mut moved) = (self.steps.count(), Duration::ZERO);
+        let result = loop {
+            match self.result.recv_timeout(TICK) {
+                Ok(Some(result)) => break result,
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => return Err(self.gone("failed inside")),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let worked = self.clock.get().and_then(ThreadClock::time).unwrap_or_default();
+            let count = self.steps.count();
+            if count != seen {
+                (seen, moved) = (count, worked);
+            }
+            let stalled = worked.saturating_sub(moved) > STALL;
+            if stalled || worked > self.longest || self.start.elapsed() > self.longest.saturating_mul(PATIENCE) {
+                return Err(self.gone("did not come to an end"));
+            }
+        };
+        // The thread has sent its result: it ends at once.
+        let _ = self.thread.take().map(JoinHandle::join);
+        if self.steps.count() <= self.steps.most { Ok(result) } else { Err(self.gone("did not come to an end")) }
+    }
+
+    fn gone(&self, why: &str) -> ImageError {
+        ImageError::Corrupt(format!("{} {why}; the file system may be damaged (try e2fsck -f)", self.what))
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    /// Nobody waits any more: what runs on is cut off from its device.
+    fn drop(&mut self) {
+        self.steps.stop();
+    }
 }
 
 #[cfg(test)]

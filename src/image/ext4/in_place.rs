@@ -150,17 +150,47 @@ impl Ext4 {
     }
 }
 
-/// The journal's blocks behind its superblock that are not zero, the fast-commit area among them.
+/// Blocks of the journal that are read at a time.
+const RUN: u64 = 32;
+
+/// The journal's blocks behind its superblock that are not zero, the fast-commit area among them. Holes of the image are
+/// not read: most journals were never written to.
 fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, ImageError> {
     let mut stale = Vec::new();
+    let block_size = u64::from(old.geometry.block_size);
     let zeros = vec![0; usize_of(old.geometry.block_size)];
-    let mut content = Zeroizing::new(zeros.clone());
-    for block in journal.first..journal.blocks {
-        let place = map.physical(block).ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
-        old.read_block(place, &mut content)?;
-        if *content != zeros {
-            stale.push(block);
+    let mut buffer = Zeroizing::new(Vec::new());
+    let mut block = journal.first;
+    while block < journal.blocks {
+        let (place, length) =
+            map.run_from(block).ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
+        let length = length.min(journal.blocks.saturating_sub(block));
+        let (mut next, end) = (place, place.saturating_add(u64::from(length)));
+        while next < end {
+            let range = old.block_offset(next)?..old.block_offset(end - 1)?.saturating_add(block_size);
+            let data = old.device.next_data(range).map_err(|error| ImageError::io("reading the journal", error))?;
+            let Some(data) = data else { break };
+            next = data.start / block_size;
+            // Not before there is something to read.
+            buffer.resize(zeros.len().saturating_mul(usize::try_from(RUN).unwrap_or(1)), 0);
+            let data_end = data.end.div_ceil(block_size).min(end);
+            while next < data_end {
+                let count = usize::try_from(data_end.saturating_sub(next).min(RUN)).unwrap_or(0);
+                // OK to index: at most RUN blocks, as in the buffer.
+                let blocks = &mut buffer[..count.saturating_mul(zeros.len())];
+                old.read_blocks(next, blocks)?;
+                for content in blocks.chunks_exact(zeros.len()) {
+                    if content != zeros {
+                        // Fits: it is less than `length` blocks behind `place`.
+                        let into = u32::try_from(next.saturating_sub(place)).unwrap_or(u32::MAX);
+                        stale.push(block.saturating_add(into));
+                    }
+                    next = next.saturating_add(1);
+                }
+            }
         }
+        // At least one, as `run_from` says.
+        block = block.saturating_add(length);
     }
     Ok(stale)
 }

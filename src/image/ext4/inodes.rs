@@ -15,6 +15,9 @@ use crate::image::error::ImageError;
 /// second or two.
 const MOST_BLOCKS: usize = 100_000;
 
+/// Blocks of an inode table that are read at a time.
+const RUN: u32 = 32;
+
 /// What one look at inodes has cost, in blocks that were read.
 pub(super) struct Effort {
     read: usize,
@@ -68,28 +71,41 @@ impl Reader {
             return Ok(());
         }
         let used = self.inode_bitmap(&group)?;
-        let size = usize::from(self.superblock.inode_size);
-        let in_block = self.geometry.inodes_per_block;
-        let mut block = Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]);
-        for first in (0..self.superblock.inodes_per_group).step_by(usize_of(in_block)) {
-            let indexes = first..first.saturating_add(in_block).min(self.superblock.inodes_per_group);
-            if !indexes.clone().any(|index| used.get(index)) {
-                continue;
-            }
-            effort.spend(1)?;
-            self.read_block(group.inode_table + u64::from(first / in_block), &mut block)?;
-            for (index, raw) in indexes.zip(block.chunks_exact(size)) {
+        let (in_block, all) = (self.geometry.inodes_per_block, self.superblock.inodes_per_group);
+        let holds_one = |block: u32| {
+            let first = block.saturating_mul(in_block);
+            (first..first.saturating_add(in_block).min(all)).any(|index| used.get(index))
+        };
+        let mut buffer = Zeroizing::new(vec![0; usize_of(RUN * self.geometry.block_size)]);
+        // One inode's bytes, and its map: kept, since there are thousands.
+        let mut bytes = Zeroizing::new(Vec::new());
+        let mut map = BlockMap::default();
+        let mut block = 0;
+        while block < self.geometry.inode_table_blocks {
+            let run =
+                (block..self.geometry.inode_table_blocks).take(usize_of(RUN)).take_while(|block| holds_one(*block));
+            let count = u32::try_from(run.count()).unwrap_or(RUN);
+            effort.spend(usize_of(count))?;
+            // OK to index: at most RUN blocks, as in the buffer.
+            let table = &mut buffer[..usize_of(count * self.geometry.block_size)];
+            self.read_blocks(group.inode_table + u64::from(block), table)?;
+            let indexes = block.saturating_mul(in_block)..all;
+            for (index, raw) in indexes.zip(table.chunks_exact(usize::from(self.superblock.inode_size))) {
                 // Reserved inodes are marked as used, but most of them are empty.
                 if !used.get(index) || le16(raw, 0x0) == 0 {
                     continue;
                 }
+                bytes.clear();
+                bytes.extend_from_slice(raw);
                 // Cannot overflow: all inodes are counted by a u32.
-                let number = number * self.superblock.inodes_per_group + index + 1;
-                let inode = self.parse_inode(number, Zeroizing::new(raw.to_vec())).map_err(unreadable)?;
-                let map = self.map(&inode).map_err(unreadable)?;
+                let inode = self.parse_inode(number * all + index + 1, bytes).map_err(unreadable)?;
+                self.map_into(&inode, &mut map).map_err(unreadable)?;
                 effort.spend(map.nodes.len())?;
                 visit(&inode, &map)?;
+                bytes = inode.raw;
             }
+            // The block behind the run is the run's end: it holds none, or comes next.
+            block = block.saturating_add(count.max(1));
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Which blocks an inode's content lies in. Kernel documentation, ext4, "Extent Tree" and "Direct/Indirect Block
 //! Addressing".
 
+use zeroize::Zeroizing;
+
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
 use super::fixed::damaged;
 use super::inode::{BLOCK_SIZE, EXTENTS, INLINE_DATA, Inode};
-use super::reader::Reader;
+use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::Kind;
 
@@ -15,6 +17,10 @@ const EXTENT_MAGIC: u16 = 0xF30A;
 const MOST_LEVELS: u16 = 5;
 /// Nodes (extent or indirect blocks) that one inode may have before we give up: enough for 16 GiB of single blocks.
 const MOST_NODES: usize = 20_000;
+/// Blocks of a map that are read at a time, where they follow each other.
+const AHEAD: usize = 32;
+/// As many holes as are passed over at a time.
+const ZEROS: [u8; 256] = [0; 256];
 /// Extents that one inode may have before we give up.
 const MOST_EXTENTS: usize = 1_000_000;
 
@@ -72,37 +78,46 @@ impl Reader {
     /// When the map is damaged, too large, or cannot be read. [`ImageError::Refused`] when the inode uses a block of the
     /// journal, and is not the journal (see [`Reader::guard_journal`]).
     pub fn map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
-        let map = self.unguarded_map(inode)?;
+        let mut map = BlockMap::default();
+        self.map_into(inode, &mut map)?;
+        Ok(map)
+    }
+
+    /// The same into a map that was used before, which it empties first.
+    ///
+    /// # Errors
+    /// As [`Reader::map`].
+    pub fn map_into(&self, inode: &Inode, map: &mut BlockMap) -> Result<(), ImageError> {
+        self.unguarded_map(inode, map)?;
         let Some(journal) = self.journal_place.as_ref().filter(|_| inode.number != self.superblock.journal_inode)
         else {
-            return Ok(map);
+            return Ok(());
         };
         let content = map.extents.iter().find_map(|extent| journal.first_within(extent.physical, extent.length));
         let others = || map.nodes.iter().chain([&inode.xattr_block]).copied().find(|block| journal.contains(*block));
         match content.or_else(others) {
             Some(block) => Err(damaged(format!("inode {} uses block {block} of the journal", inode.number))),
-            None => Ok(map),
+            None => Ok(()),
         }
     }
 
-    fn unguarded_map(&self, inode: &Inode) -> Result<BlockMap, ImageError> {
-        let mut map = BlockMap::default();
+    fn unguarded_map(&self, inode: &Inode, map: &mut BlockMap) -> Result<(), ImageError> {
+        map.extents.clear();
+        map.nodes.clear();
         let mapped = match inode.kind {
             Kind::File | Kind::Directory => true,
             Kind::Symlink => !self.is_short_link(inode),
             Kind::BlockDevice | Kind::CharacterDevice | Kind::Fifo | Kind::Socket => false,
         };
         if !mapped || inode.has(INLINE_DATA) {
-            return Ok(map);
+            return Ok(());
         }
+        let mut walk = Walk { reader: self, inode, map, next: 0, ahead: Ahead::default() };
         if inode.has(EXTENTS) {
-            let mut walk = Walk { reader: self, inode, map: &mut map, next: 0 };
-            walk.extent_node(inode.block_area(), None)?;
+            walk.extent_node(inode.block_area(), None)
         } else {
-            let mut walk = Walk { reader: self, inode, map: &mut map, next: 0 };
-            walk.block_pointers(inode.block_area())?;
+            walk.block_pointers(inode.block_area())
         }
-        Ok(map)
     }
 
     /// True when a link's target lies in `i_block`: it has no block but, perhaps, that of its attributes.
@@ -120,6 +135,24 @@ struct Walk<'a> {
     map: &'a mut BlockMap,
     /// First block of the content that no extent has claimed yet.
     next: u64,
+    /// Blocks of the map that were read before they were asked for.
+    ahead: Ahead,
+}
+
+/// Consecutive blocks.
+#[derive(Default)]
+struct Ahead {
+    /// Number of the first.
+    first: u64,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Ahead {
+    /// Block `number`, if it is among them. `size` is that of a block, in bytes.
+    fn get(&self, number: u64, size: usize) -> Option<&[u8]> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.bytes.chunks_exact(size).nth(place)
+    }
 }
 
 impl Walk<'_> {
@@ -177,8 +210,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Reads a block of the map, and counts it.
-    fn node(&mut self, block: u64) -> Result<zeroize::Zeroizing<Vec<u8>>, ImageError> {
+    /// Counts a block of the map.
+    fn count_node(&mut self, block: u64) -> Result<(), ImageError> {
         if self.map.nodes.len() >= MOST_NODES {
             return Err(self.wrong("its block map is too large"));
         }
@@ -186,7 +219,50 @@ impl Walk<'_> {
             return Err(self.wrong("its block map leads to the superblock"));
         }
         self.map.nodes.push(block);
+        Ok(())
+    }
+
+    /// Reads a block of the map, and counts it.
+    fn node(&mut self, block: u64) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+        self.count_node(block)?;
         self.reader.block(block)
+    }
+
+    /// Reads a block of pointers to content, and takes what they lead to. Where one lies behind another, the next ones are
+    /// read with it: the resize inode, which most file systems have, has hundreds in a row.
+    fn last_node(&mut self, block: u64) -> Result<(), ImageError> {
+        let follows = self.map.nodes.last().is_some_and(|last| last.checked_add(1) == Some(block));
+        self.count_node(block)?;
+        let size = usize_of(self.reader.geometry.block_size);
+        if follows && self.ahead.get(block, size).is_none() {
+            self.ahead.first = block;
+            self.ahead.bytes.resize(size.saturating_mul(AHEAD), 0);
+            if self.reader.read_blocks(block, &mut self.ahead.bytes).is_err() {
+                // What is broken may lie behind what was asked for.
+                self.ahead.bytes.clear();
+            }
+        }
+        let ahead = std::mem::take(&mut self.ahead);
+        let done = match ahead.get(block, size) {
+            Some(known) => self.content_pointers(known),
+            None => self.content_pointers(&self.reader.block(block)?),
+        };
+        self.ahead = ahead;
+        done
+    }
+
+    fn content_pointers(&mut self, pointers: &[u8]) -> Result<(), ImageError> {
+        for some in pointers.chunks(ZEROS.len()) {
+            if ZEROS.get(..some.len()) == Some(some) {
+                // Most of a map mostly is a hole.
+                self.next = self.next.saturating_add(u64::try_from(some.len() / 4).unwrap_or(0));
+                continue;
+            }
+            for pointer in some.chunks_exact(4) {
+                self.pointer(le32(pointer, 0), 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes an extent into the map.
@@ -234,6 +310,9 @@ impl Walk<'_> {
         if levels == 0 {
             let logical = self.next;
             return self.claim(Extent { logical, physical: u64::from(block), length: 1, unwritten: false });
+        }
+        if levels == 1 {
+            return self.last_node(u64::from(block));
         }
         let node = self.node(u64::from(block))?;
         for pointer in node.chunks_exact(4) {

@@ -49,6 +49,7 @@ use self::inode::Inode;
 use self::journal::Journal;
 use self::reader::Reader;
 use self::recover::{Obstacle, Recovered};
+use super::cache::Cached;
 use super::device::ReadAt;
 use super::error::ImageError;
 use super::overlay::{DirtyBlock, Overlay};
@@ -100,6 +101,8 @@ impl Ext4 {
     /// When there is no such file system, when its superblock contradicts itself or the device's size, or when it cannot
     /// be read.
     pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, ImageError> {
+        // Whoever reads below, reads each block once.
+        let device: Arc<dyn ReadAt> = Arc::new(Cached::new(device));
         let mended = mend::mend(&device)?;
         let reader = match &mended {
             Some(overlay) => Reader::open(overlay.clone())?,
@@ -224,8 +227,10 @@ impl Ext4 {
         }
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
         let plan = plan::Plan::new(&self.reader, changes, time)?;
+        // While the writer works: where it writes to is mostly known.
+        let neighbours = neighbours::start(&self.reader, &plan)?;
         apply::write(&self.reader, &overlay, &plan)?;
-        check(&self.reader, self.fixed()?, &overlay, &plan)?;
+        check(&self.reader, self.fixed()?, neighbours, &overlay, &plan)?;
         self.drops_values |= plan.losers().next().is_some();
         self.push(overlay)
     }
@@ -238,7 +243,7 @@ impl Ext4 {
         let failed = |error| ImageError::io("reading the image", error);
         let mut numbers = BTreeSet::new();
         for layer in &self.layers {
-            numbers.extend(layer.dirty_numbers().map_err(failed)?);
+            numbers.extend(layer.written_numbers());
         }
         let mut dirty = Vec::new();
         for number in numbers {
@@ -276,16 +281,24 @@ impl Ext4 {
 
 /// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
 /// and everything asked for is there (the independent reader).
-fn check(before: &Reader, fixed: &Fixed, overlay: &Arc<Overlay>, plan: &plan::Plan) -> Result<(), ImageError> {
+fn check(
+    before: &Reader,
+    fixed: &Fixed,
+    neighbours: neighbours::Started,
+    overlay: &Arc<Overlay>,
+    plan: &plan::Plan,
+) -> Result<(), ImageError> {
     let failed = |error: ImageError| match error {
         ImageError::Corrupt(detail) => {
             ImageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))
         }
         other => other,
     };
+    // The independent reader works meanwhile.
+    let read_back = view::read_back(overlay, plan).map_err(failed)?;
     let expected = audit::audit(before, overlay, plan).map_err(failed)?;
-    neighbours::check(before, fixed, &expected)?;
-    view::read_back(overlay, plan).map_err(failed)
+    neighbours.check(before, fixed, &expected)?;
+    read_back.wait().map_err(failed)
 }
 
 impl Tree for Ext4 {

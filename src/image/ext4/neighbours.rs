@@ -4,11 +4,13 @@
 //!
 //! And the same for the journal, whose blocks a commit writes without asking anybody.
 //!
-//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. An inode of
-//! another group is not looked at: docs/safety.md says so.
+//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. The groups
+//! that are known from the plan alone are looked at while the writer works. An inode of another group is not looked at:
+//! docs/safety.md says so.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread::{self, JoinHandle};
 
 use super::expect::Expected;
 use super::fixed::{Fixed, damaged};
@@ -16,62 +18,152 @@ use super::group::Bitmap;
 use super::inode::Inode;
 use super::inodes::Effort;
 use super::mapping::BlockMap;
+use super::plan::{Parent, Plan};
 use super::reader::Reader;
 use crate::image::error::ImageError;
 
 /// Bitmaps that are kept at a time: as many as the groups of 64 GiB with blocks of 4 KiB.
 const MOST_BITMAPS: usize = 512;
+/// Claims that are kept, 5 MB of them. A group has some thousand inodes, most with one extent: the groups whose claims are
+/// too many are looked at again when it is known which blocks matter.
+const MOST_CLAIMS: usize = 200_000;
 
 /// Blocks that change hands or content, and the inodes that may claim them.
 struct Touched<'a> {
-    blocks: BTreeSet<u64>,
+    /// In order.
+    blocks: Vec<u64>,
     expected: &'a Expected,
 }
 
-/// Checks the groups that blocks which `expected` takes, frees or changes lie in.
-///
-/// # Errors
-/// [`ImageError::Refused`] when something else claims such a block, or an inode there is damaged.
-pub(super) fn check(before: &Reader, fixed: &Fixed, expected: &Expected) -> Result<(), ImageError> {
-    let mut touched = Touched { blocks: expected.taken.clone(), expected };
-    let changed = expected.directories.values().map(|directory| &directory.before);
-    for inode in expected.dropped.values().chain(changed) {
-        for block in before.map(inode)?.blocks() {
-            if !touched.blocks.insert(block) {
-                return Err(damaged(format!("inode {} and something else use block {block}", inode.number)));
-            }
+impl Touched<'_> {
+    /// Refuses a claim to one of them.
+    fn check(&self, claim: &Claim) -> Result<(), ImageError> {
+        let from = self.blocks.partition_point(|block| *block < claim.first);
+        let found = self.blocks.get(from).filter(|block| **block < claim.first.saturating_add(claim.length));
+        match found {
+            Some(block) if !self.may_claim(claim.inode) => Err(damaged(format!(
+                "inode {} uses block {block}, which is marked as free or not its own",
+                claim.inode
+            ))),
+            _ => Ok(()),
         }
     }
-    // Blocks of attributes are counted, and may be shared by files that are dropped together.
-    touched.blocks.extend(&expected.freed);
-    let mut groups = BTreeSet::new();
-    for block in &touched.blocks {
-        if let Some(what) = fixed.at(*block) {
-            return Err(damaged(format!("a file or directory uses block {block}, which belongs to {what}")));
-        }
-        groups.insert(before.group_of_block(*block)?);
+
+    fn may_claim(&self, inode: u32) -> bool {
+        self.expected.dropped.contains_key(&inode) || self.expected.directories.contains_key(&inode)
     }
-    let mut effort = Effort::bounded();
-    groups.into_iter().try_for_each(|group| {
-        before.each_inode(group, &mut effort, &mut |inode, map| check_inode(&touched, inode, map))
-    })
 }
 
-/// Checks one inode that is in use.
-fn check_inode(touched: &Touched, inode: &Inode, map: &BlockMap) -> Result<(), ImageError> {
-    let number = inode.number;
-    if touched.expected.dropped.contains_key(&number) || touched.expected.directories.contains_key(&number) {
-        return Ok(());
-    }
-    let claims = |first: u64, length: u64| touched.blocks.range(first..first.saturating_add(length)).next();
-    let content = map.extents.iter().find_map(|extent| claims(extent.physical, extent.length));
-    let nodes = || map.nodes.iter().find_map(|node| claims(*node, 1));
-    match content.or_else(nodes).or_else(|| claims(inode.xattr_block, 1)) {
-        Some(block) => {
-            Err(damaged(format!("inode {number} uses block {block}, which is marked as free or not its own")))
+/// Some blocks that an inode uses.
+struct Claim {
+    inode: u32,
+    first: u64,
+    length: u64,
+}
+
+/// All claims of one group's inodes; `None` when there are too many to be kept.
+type Claims = Option<Vec<Claim>>;
+
+/// A look at some groups that was started.
+pub(super) struct Started(JoinHandle<Result<BTreeMap<u32, Claims>, ImageError>>);
+
+/// Starts to look at the groups that `plan` touches in any case: those of directories that change and of files that go.
+///
+/// # Errors
+/// When these are damaged or cannot be read, or there is no thread to be had.
+pub(super) fn start(before: &Reader, plan: &Plan) -> Result<Started, ImageError> {
+    let mut groups = BTreeSet::new();
+    let mut add = |inode: &Inode| -> Result<(), ImageError> {
+        for block in before.map(inode)?.blocks() {
+            groups.insert(before.group_of_block(block)?);
         }
-        None => Ok(()),
+        Ok(())
+    };
+    plan.losers().try_for_each(&mut add)?;
+    let parents: BTreeSet<u32> = plan
+        .changes
+        .iter()
+        .filter_map(|change| match change.parent {
+            Parent::Standing(inode) => Some(inode),
+            Parent::Made(_) => None,
+        })
+        .collect();
+    parents.into_iter().try_for_each(|parent| add(&before.inode(parent)?))?;
+    let before = before.clone();
+    let look = move || {
+        let mut room = MOST_CLAIMS;
+        let mut effort = Effort::bounded();
+        groups.into_iter().map(|group| Ok((group, claims_of(&before, group, &mut effort, &mut room)?))).collect()
+    };
+    let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(look);
+    Ok(Started(thread.map_err(|error| ImageError::io("starting a thread for the neighbours", error))?))
+}
+
+impl Started {
+    /// Checks the groups that blocks which `expected` takes, frees or changes lie in.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when something else claims such a block, or an inode there is damaged.
+    pub fn check(self, before: &Reader, fixed: &Fixed, expected: &Expected) -> Result<(), ImageError> {
+        let mut blocks = expected.taken.clone();
+        let changed = expected.directories.values().map(|directory| &directory.before);
+        for inode in expected.dropped.values().chain(changed) {
+            for block in before.map(inode)?.blocks() {
+                if !blocks.insert(block) {
+                    return Err(damaged(format!("inode {} and something else use block {block}", inode.number)));
+                }
+            }
+        }
+        // Blocks of attributes are counted, and may be shared by files that are dropped together.
+        blocks.extend(&expected.freed);
+        let mut groups = BTreeSet::new();
+        for block in &blocks {
+            if let Some(what) = fixed.at(*block) {
+                return Err(damaged(format!("a file or directory uses block {block}, which belongs to {what}")));
+            }
+            groups.insert(before.group_of_block(*block)?);
+        }
+        let touched = Touched { blocks: blocks.into_iter().collect(), expected };
+        // It has no reason to panic; if it does, nothing was checked.
+        let known = self.0.join().map_err(|_| ImageError::corrupt("the look at the neighbours failed inside"))??;
+        let mut effort = Effort::bounded();
+        groups.into_iter().try_for_each(|group| match known.get(&group) {
+            Some(Some(claims)) => claims.iter().try_for_each(|claim| touched.check(claim)),
+            _ => each_claim(before, group, &mut effort, &mut |claim| touched.check(&claim)),
+        })
     }
+}
+
+/// Collects what the inodes of one group claim, if there is `room` for it.
+fn claims_of(before: &Reader, group: u32, effort: &mut Effort, room: &mut usize) -> Result<Claims, ImageError> {
+    let mut claims = Vec::new();
+    each_claim(before, group, effort, &mut |claim| {
+        // One more than fits tells that there were more.
+        if claims.len() <= *room {
+            claims.push(claim);
+        }
+        Ok(())
+    })?;
+    Ok(room.checked_sub(claims.len()).map(|left| {
+        *room = left;
+        claims
+    }))
+}
+
+/// Visits the claims of every inode of one group that is in use.
+fn each_claim(
+    before: &Reader,
+    group: u32,
+    effort: &mut Effort,
+    visit: &mut dyn FnMut(Claim) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    before.each_inode(group, effort, &mut |inode, map| {
+        let content = map.extents.iter().map(|extent| (extent.physical, extent.length));
+        let alone = map.nodes.iter().chain(Some(&inode.xattr_block).filter(|block| **block != 0));
+        content
+            .chain(alone.map(|block| (*block, 1)))
+            .try_for_each(|(first, length)| visit(Claim { inode: inode.number, first, length }))
+    })
 }
 
 /// Checks that the journal is alone in its blocks, as far as the groups tell that it lies in: their bitmaps call these

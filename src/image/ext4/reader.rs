@@ -89,6 +89,35 @@ impl Reader {
             .map_err(|error| ImageError::io(format!("reading ext4 block {number}"), error))
     }
 
+    /// Reads the blocks from `number` on into `blocks`, which is as long as some blocks.
+    ///
+    /// # Errors
+    /// When one of them does not exist, or they cannot be read.
+    pub fn read_blocks(&self, number: u64, blocks: &mut [u8]) -> Result<(), ImageError> {
+        let count = u64::try_from(blocks.len()).unwrap_or(u64::MAX).div_ceil(u64::from(self.geometry.block_size));
+        let Some(more) = count.checked_sub(1) else { return Ok(()) };
+        let offset = self.block_offset(number)?;
+        self.block_offset(number.saturating_add(more))?;
+        self.device
+            .read_exact_at(offset, blocks)
+            .map_err(|error| ImageError::io(format!("reading {count} ext4 blocks from {number} on"), error))
+    }
+
+    /// Reads what lies `inside` bytes from the start of block `number` on, and ends in it.
+    ///
+    /// # Errors
+    /// When there is no such block, or it cannot be read.
+    pub fn read_part(&self, number: u64, inside: usize, part: &mut [u8]) -> Result<(), ImageError> {
+        let fits = inside.checked_add(part.len()).is_some_and(|end| end <= usize_of(self.geometry.block_size));
+        let offset = u64::try_from(inside).ok().filter(|_| fits);
+        // Cannot overflow: a part of a block that lies on the device, whose size is a u64.
+        let offset =
+            self.block_offset(number)? + offset.ok_or_else(|| ImageError::corrupt("ext4: a part of no block"))?;
+        self.device
+            .read_exact_at(offset, part)
+            .map_err(|error| ImageError::io(format!("reading ext4 block {number}"), error))
+    }
+
     /// Where block `number` starts, in bytes.
     ///
     /// # Errors

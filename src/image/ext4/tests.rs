@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::image::ext4::apply::lookup;
+use crate::image::ext4::apply::Lookup;
 
 /// A file system without checksums, so that only the audit can find a flipped byte; 1 KiB blocks, several groups.
 fn image() -> Arc<dyn ReadAt> {
@@ -51,6 +51,10 @@ fn changes() -> Vec<TreeChange> {
     ]
 }
 
+fn inode_at(reader: &Reader, path: &str) -> Result<Inode, ImageError> {
+    Lookup::new(reader).find(path)
+}
+
 /// What a test breaks after the writer is done.
 struct Scene {
     before: Reader,
@@ -66,12 +70,12 @@ impl Scene {
     }
 
     fn flip_inode(&self, path: &str, at: usize, bits: u8) {
-        let (block, offset) = self.after.inode_place(lookup(&self.after, path).unwrap().number).unwrap();
+        let (block, offset) = self.after.inode_place(inode_at(&self.after, path).unwrap().number).unwrap();
         self.flip(block, offset + at, bits);
     }
 
     fn first_block(&self, path: &str) -> u64 {
-        self.after.map(&lookup(&self.after, path).unwrap()).unwrap().find(0).unwrap()
+        self.after.map(&inode_at(&self.after, path).unwrap()).unwrap().find(0).unwrap()
     }
 
     fn group(&self, number: u32) -> group::Group {
@@ -81,7 +85,7 @@ impl Scene {
 
 /// The block of the label that does not fit into its inode.
 fn label_block(scene: &Scene) -> u64 {
-    lookup(&scene.after, "/etc/made/long").unwrap().xattr_block
+    inode_at(&scene.after, "/etc/made/long").unwrap().xattr_block
 }
 
 /// Runs everything up to the check, breaks the result, and returns the check's verdict.
@@ -96,7 +100,8 @@ fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<()
     let scene = Scene { before, after, overlay };
     breaking(&scene);
     let fixed = fixed::Fixed::of(&scene.before).map_err(|error| error.to_string())?;
-    check(&scene.before, &fixed, &scene.overlay, &plan).map_err(|error| error.to_string())
+    let neighbours = neighbours::start(&scene.before, &plan).map_err(|error| error.to_string())?;
+    check(&scene.before, &fixed, neighbours, &scene.overlay, &plan).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -157,15 +162,15 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
             scene.flip(scene.after.map(&journal).unwrap().find(3).unwrap(), 0, 1);
         }),
         ("what an old value left", |scene| {
-            let old = lookup(&scene.before, "/etc/secrets/old").unwrap();
+            let old = inode_at(&scene.before, "/etc/secrets/old").unwrap();
             scene.flip(scene.before.map(&old).unwrap().find(0).unwrap(), 0, 1);
         }),
         ("what a removed file left", |scene| {
-            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            let gone = inode_at(&scene.before, "/etc/secrets/gone").unwrap();
             scene.flip(scene.before.map(&gone).unwrap().find(2).unwrap(), 900, 1);
         }),
         ("what a removed file's inode left", |scene| {
-            let gone = lookup(&scene.before, "/etc/secrets/gone").unwrap();
+            let gone = inode_at(&scene.before, "/etc/secrets/gone").unwrap();
             let (block, offset) = scene.after.inode_place(gone.number).unwrap();
             scene.flip(block, offset + 0xA0, 1);
         }),
@@ -174,7 +179,7 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
         ("the name of a label", |scene| scene.flip_inode("/etc/secrets/old", 0xA0 + 4 + 16, 1)),
         ("a byte between a label's name and its value", |scene| scene.flip_inode("/etc/made/labelled", 0xD0, 1)),
         ("a label where none was asked for", |scene| {
-            let labelled = lookup(&scene.after, "/etc/made/labelled").unwrap();
+            let labelled = inode_at(&scene.after, "/etc/made/labelled").unwrap();
             (0xA0..256).for_each(|at| scene.flip_inode("/etc/made/new", at, labelled.raw[at]));
         }),
         ("a byte of a label in a block", |scene| scene.flip(label_block(scene), 1000, 1)),
@@ -183,7 +188,7 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
         ("a byte beside a label in its block", |scene| scene.flip(label_block(scene), 500, 1)),
         ("another block for a label", |scene| scene.flip_inode("/etc/made/long", 0x68, 1)),
         ("no block for a label", |scene| {
-            let long = lookup(&scene.after, "/etc/made/long").unwrap();
+            let long = inode_at(&scene.after, "/etc/made/long").unwrap();
             (0x68..0x6C).for_each(|at| scene.flip_inode("/etc/made/long", at, long.raw[at]));
         }),
         ("another name in place of the removed one", |scene| {
@@ -218,11 +223,11 @@ fn labels_of_all_lengths_are_written_and_read() {
         };
         ext4.apply(&[write("/etc/new"), write("/etc/secrets/old")], UNIX_EPOCH).unwrap();
         for path in ["/etc/new", "/etc/secrets/old"] {
-            let inode = lookup(&ext4.reader, path).unwrap();
+            let inode = inode_at(&ext4.reader, path).unwrap();
             assert_eq!(ext4.reader.label(&inode).unwrap(), label(length), "{path}, {length}");
             assert_eq!(inode.xattr_block != 0, in_block, "{path}, {length}");
         }
-        assert_eq!(ext4.reader.label(&lookup(&ext4.reader, "/standing").unwrap()).unwrap(), None);
+        assert_eq!(ext4.reader.label(&inode_at(&ext4.reader, "/standing").unwrap()).unwrap(), None);
     }
     assert_eq!((label(0), label(Label::LONGEST + 1)), (None, None));
 }
@@ -232,7 +237,7 @@ fn a_damaged_label_is_an_error_and_a_foreign_attribute_is_none() {
     let device = image();
     let mut ext4 = Ext4::open(Arc::clone(&device)).unwrap();
     ext4.apply(&changes(), UNIX_EPOCH).unwrap();
-    let labelled = lookup(&ext4.reader, "/etc/made/labelled").unwrap();
+    let labelled = inode_at(&ext4.reader, "/etc/made/labelled").unwrap();
     let changed = |inode: &Inode, at: usize, byte: u8| {
         let mut raw = inode.raw.clone();
         raw[at] = byte;
@@ -252,7 +257,7 @@ fn a_damaged_label_is_an_error_and_a_foreign_attribute_is_none() {
     ] {
         assert_eq!(changed(&labelled, at, byte), want, "{name}");
     }
-    let long = lookup(&ext4.reader, "/etc/made/long").unwrap();
+    let long = inode_at(&ext4.reader, "/etc/made/long").unwrap();
     for (name, at, byte) in [("a block of something else", 0x68, 20), ("a block beyond the end", 0x6B, 0x7F)] {
         assert!(changed(&long, at, byte).is_err(), "{name}");
     }
@@ -264,7 +269,7 @@ fn a_block_that_a_file_uses_though_the_bitmap_calls_it_free_is_not_taken() {
     let before = Reader::open(Arc::clone(&base)).unwrap();
     // Calls the blocks of a standing file free, with counts that agree: what a damaged bitmap looks like.
     let damaged = Arc::new(Overlay::new(base, 1024, OVERLAY_LIMIT));
-    let standing = lookup(&before, "/standing").unwrap();
+    let standing = inode_at(&before, "/standing").unwrap();
     for block in before.map(&standing).unwrap().content() {
         let group = before.group(0).unwrap();
         let bit = (block - before.first_block_of(0)) as usize;
@@ -289,7 +294,7 @@ fn a_removed_name_that_still_stands_is_seen_by_both_readers() {
     // The writer did not run: the name and the inode are there as before.
     let audit = audit::audit(&before, &overlay, &plan).err().unwrap();
     assert!(audit.to_string().contains("is still in use"), "{audit}");
-    let read_back = view::read_back(&overlay, &plan).unwrap_err();
+    let read_back = view::read_back(&overlay, &plan).unwrap().wait().unwrap_err();
     assert_eq!(read_back.to_string(), "/etc/secrets/gone: the read-back still sees it");
 }
 

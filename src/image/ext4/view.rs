@@ -4,19 +4,19 @@
 //! It keeps what it reads in memory that nobody zeroizes. So it is never shown a value: blocks of values reach it under a
 //! random mask, and what it returns is compared under the same mask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ext4_view::{Ext4Error, Ext4Read};
+use ext4_view::{Ext4Error, Ext4Read, Metadata};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::apply::lookup;
+use super::apply::Lookup;
 use super::features::Incompat;
-use super::guard::{self, Steps};
+use super::guard::{self, Guarded, Steps};
 use super::plan::{Action, Plan};
 use super::reader::Reader;
 use super::superblock::{self, Superblock};
@@ -117,11 +117,24 @@ fn hide_features(raw: &mut [u8; superblock::SIZE]) {
     }
 }
 
-/// Reads every change of `plan` back from `overlay`.
+/// A read-back that was started.
+pub(super) struct ReadBack(Guarded<Result<(), String>>);
+
+impl ReadBack {
+    /// Waits until it has come to its end.
+    ///
+    /// # Errors
+    /// [`ImageError::Corrupt`] with the first path that is not as it was asked for.
+    pub fn wait(self) -> Result<(), ImageError> {
+        self.0.wait()?.map_err(ImageError::Corrupt)
+    }
+}
+
+/// Starts to read every change of `plan` back from `overlay`, which must not change meanwhile.
 ///
 /// # Errors
-/// [`ImageError::Corrupt`] with the first path that is not as it was asked for.
-pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), ImageError> {
+/// [`ImageError::Corrupt`] when something is not there; when the overlay cannot be read.
+pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<ReadBack, ImageError> {
     let wanted: Vec<Wanted> = plan
         .changes
         .iter()
@@ -157,33 +170,72 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<(), Image
     );
     let longest = Duration::from_secs(4) + Duration::from_millis(10) * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
     let reader = Reader::open(overlay.clone())?;
+    let mut lookup = Lookup::new(&reader);
     let mut values = BTreeSet::new();
     for change in plan.changes.iter().filter(|change| change.content().is_some()) {
-        values.extend(reader.map(&lookup(&reader, change.path)?)?.content());
+        values.extend(reader.map(&lookup.find(change.path)?)?.content());
     }
     let mask = Mask::new(overlay.block_size()).map_err(|error| ImageError::io("reading /dev/urandom", error))?;
     let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, mask: mask.clone() };
-    guard::run("the read-back", &steps, longest, move || {
+    let guarded = guard::start("the read-back", &steps, longest, move || {
         let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
-        wanted
-            .iter()
-            .try_for_each(|wanted| compare(&fs, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path)))
-    })?
-    .map_err(ImageError::Corrupt)
+        let listings = list(&fs, &wanted)?;
+        wanted.iter().try_for_each(|wanted| {
+            compare(&fs, &listings, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path))
+        })
+    })?;
+    Ok(ReadBack(guarded))
 }
 
-/// Compares one path; the error says what differs, and never shows content.
-fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
-    let failed = |error: Ext4Error| format!("the read-back cannot read it: {error}");
-    let is_gone = |path: &str| match fs.symlink_metadata(path) {
-        Err(Ext4Error::NotFound) => Ok(true),
-        Ok(_) => Ok(false),
-        Err(error) => Err(failed(error)),
-    };
-    if matches!(wanted.what, What::Nothing) {
-        return if is_gone(&wanted.path)? { Ok(()) } else { Err("the read-back still sees it".into()) };
+/// What the read-back sees under the names that it looks for, by directory and name.
+type Listings<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Metadata>>;
+
+/// Directory and name of an absolute path.
+fn split(path: &str) -> (&str, &str) {
+    match path.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        Some(parts) => parts,
+        None => ("/", path),
     }
-    let metadata = fs.symlink_metadata(wanted.path.as_str()).map_err(failed)?;
+}
+
+/// Lists every directory that a change is in, once.
+fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, String> {
+    let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for path in wanted.iter().flat_map(|wanted| std::iter::once(&wanted.path).chain(&wanted.gone)) {
+        let (above, name) = split(path);
+        names.entry(above).or_default().insert(name);
+    }
+    let mut listings = Listings::new();
+    for (above, names) in names {
+        let failed = |error: Ext4Error| format!("{above}: {CANNOT_READ}: {error}");
+        let listing = listings.entry(above).or_default();
+        for entry in fs.read_dir(above).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if let Some(name) = entry.file_name().as_str().ok().and_then(|name| names.get(name))
+                && listing.insert(name, entry.metadata().map_err(failed)?).is_some()
+            {
+                return Err(format!("{above}/{name}: the read-back sees it twice"));
+            }
+        }
+    }
+    Ok(listings)
+}
+
+const CANNOT_READ: &str = "the read-back cannot read it";
+
+/// Compares one path; the error says what differs, and never shows content.
+fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
+    let failed = |error: Ext4Error| format!("{CANNOT_READ}: {error}");
+    let seen = |path: &str| {
+        let (above, name) = split(path);
+        listings.get(above).and_then(|names| names.get(name))
+    };
+    let found = seen(&wanted.path);
+    if matches!(wanted.what, What::Nothing) {
+        return if found.is_none() { Ok(()) } else { Err("the read-back still sees it".into()) };
+    }
+    let metadata = found.ok_or("the read-back does not see it")?;
     let kind_fits = match wanted.what {
         What::Directory => metadata.file_type().is_dir(),
         What::File(_) | What::AnyFile => metadata.file_type().is_regular_file(),
@@ -205,19 +257,32 @@ fn compare(fs: &ext4_view::Ext4, wanted: &Wanted, mask: &Mask) -> Result<(), Str
         ));
     }
     if let What::File(content) = &wanted.what {
+        // By its path, as whoever uses it will: a directory's index must lead to the same file as its list.
+        let mut file = fs.open(wanted.path.as_str()).map_err(failed)?;
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        // Before reading: its reader makes room for as many bytes as the inode declares.
-        let same = metadata.len() == length && {
-            let mut read = Zeroizing::new(fs.read(wanted.path.as_str()).map_err(failed)?);
-            mask.apply(&mut read);
-            bool::from(read.ct_eq(content.expose()))
-        };
-        if !same {
+        if file.metadata() != metadata
+            || metadata.len() != length
+            || !holds(&mut file, content, mask).map_err(failed)?
+        {
             return Err("the read-back sees other content".into());
         }
     }
     match &wanted.gone {
-        Some(temporary) if !is_gone(temporary)? => Err("its temporary name is still there".into()),
+        Some(temporary) if seen(temporary).is_some() => Err("its temporary name is still there".into()),
         _ => Ok(()),
     }
+}
+
+/// True when `file`, which is as long as `content`, holds it under the mask.
+fn holds(file: &mut ext4_view::File, content: &Secret, mask: &Mask) -> Result<bool, Ext4Error> {
+    let mut read = Zeroizing::new(vec![0; content.len()]);
+    let mut filled = 0;
+    while let Some(rest) = read.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_bytes(rest)? {
+            0 => return Ok(false),
+            more => filled += more,
+        }
+    }
+    mask.apply(&mut read);
+    Ok(read.ct_eq(content.expose()).into())
 }

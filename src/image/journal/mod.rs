@@ -71,10 +71,18 @@ impl Map {
     /// The file-system block of journal block `block`; `None` beyond the journal, or in a hole.
     #[must_use]
     pub fn physical(&self, block: u32) -> Option<u64> {
+        self.run_from(block).map(|(place, _)| place)
+    }
+
+    /// The file-system block of journal block `block`, and how many blocks follow each other there, itself among them: at
+    /// least one. `None` beyond the journal, or in a hole.
+    #[must_use]
+    pub fn run_from(&self, block: u32) -> Option<(u64, u32)> {
         let after = self.runs.partition_point(|run| run.logical <= block);
         let run = self.runs.get(after.checked_sub(1)?)?;
         let into = block.checked_sub(run.logical)?;
-        (into < run.count).then(|| run.physical.checked_add(u64::from(into)))?
+        let left = run.count.checked_sub(into).filter(|left| *left > 0)?;
+        Some((run.physical.checked_add(u64::from(into))?, left))
     }
 
     /// True when file-system block `block` belongs to the journal: to its log, or to its map.
@@ -160,6 +168,7 @@ mod tests {
         ] {
             assert_eq!(map.first_within(first, count), want, "{count} from {first}");
         }
+        assert_eq!([map.run_from(3), map.run_from(15), map.run_from(16)], [Some((503, 7)), Some((105, 1)), None]);
         assert_eq!(map.len(), 16);
     }
 
