@@ -118,7 +118,8 @@ pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, Image
     image.root(asked, &|partition| image.partition(partition).is_ok_and(holds_store))
 }
 
-fn holds_store(section: Section) -> bool {
+/// True when this ext4 holds the directory /nix/store.
+pub(super) fn holds_store(section: Section) -> bool {
     let Ok(file_system) = Ext4::open(Arc::new(section)) else { return false };
     let found = walk::resolve(&file_system, "/nix/store").ok().and_then(|walked| walked.found);
     found.is_some_and(|(_, stat)| stat.kind == Kind::Directory)
@@ -191,7 +192,7 @@ impl Target for ImageTarget<'_> {
 }
 
 /// What a person should know about the file that was written.
-fn notes(name: &str, committed: &Committed) -> Vec<String> {
+pub(super) fn notes(name: &str, committed: &Committed) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(mode) = committed.mode_was {
         notes.push(format!("{name} holds secrets: its mode is now 0600, it was {mode:04o} (--keep-mode leaves it)"));
@@ -211,7 +212,7 @@ fn notes(name: &str, committed: &Committed) -> Vec<String> {
 }
 
 /// How a new file came about, for `-v`.
-fn copied(copied: Copied) -> String {
+pub(super) fn copied(copied: Copied) -> String {
     match copied {
         Copied::Nothing => "nothing written".to_owned(),
         Copied::Shared => "the rest shared with the image".to_owned(),

@@ -143,7 +143,7 @@ impl Ext4 {
 }
 
 /// The journal's blocks behind its superblock that are not zero, the fast-commit area among them.
-fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, ImageError> {
+pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, ImageError> {
     let mut stale = Vec::new();
     let zeros = vec![0; usize_of(old.geometry.block_size)];
     let mut content = Zeroizing::new(zeros.clone());
