@@ -14,7 +14,8 @@ use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 ///
 /// Example: deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 ///
-/// All of them or none: nothing reaches the image before the whole change is made and read back.
+/// All of them or none: nothing reaches the image before the whole change is made and read back. (With --backend mount that
+/// holds for -o OUT; see --in-place.)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
-    /// Let the kernel change TARGET itself (--backend mount without -o); always so with --backend native
+    /// Change TARGET itself: --backend mount wants this said where there is no -o (the native back end does it anyway)
     ///
     /// The kernel writes as it goes: a power cut in the middle can leave some files new and some old, each of them whole.
     /// OUT of -o is whole, or not there.

@@ -245,7 +245,7 @@ fn way_out(kind: Kind) -> &'static str {
             "the file system lies in a layer that has to be put together first: build an image whose root is a partition"
         }
         Kind::Btrfs | Kind::Xfs => {
-            "`--backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)"
+            "`deaddrop inject --backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)"
         }
         _ => "build the image with an ext4 root, or mount it and inject into the directory",
     }

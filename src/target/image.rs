@@ -15,7 +15,7 @@ use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
-use crate::image::root::Root;
+use crate::image::root::{Backend, Root};
 use crate::image::text;
 use crate::image::tree::{Kind, TreeChange};
 use crate::image::walk;
@@ -115,11 +115,18 @@ pub(super) fn with_undo(error: ImageError, name: &str, device: bool) -> ImageErr
 /// # Errors
 /// When there is none, more than one, or it cannot be used.
 pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, ImageError> {
-    image.root(asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+    choose_root_for(image, Backend::Native, asked)
 }
 
-/// True when this ext4 holds the directory /nix/store.
-pub(super) fn holds_store(section: Section) -> bool {
+/// The same for what `backend` writes; nothing is mounted for it.
+///
+/// # Errors
+/// As [`choose_root`].
+pub fn choose_root_for(image: &DiskImage, backend: Backend, asked: Option<&str>) -> Result<Root, ImageError> {
+    image.root_for(backend, asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+}
+
+fn holds_store(section: Section) -> bool {
     let Ok(file_system) = Ext4::open(Arc::new(section)) else { return false };
     let found = walk::resolve(&file_system, "/nix/store").ok().and_then(|walked| walked.found);
     found.is_some_and(|(_, stat)| stat.kind == Kind::Directory)

@@ -58,7 +58,7 @@ pub struct MountedTarget<'w> {
 /// How far the image is.
 enum Stage {
     /// It can only be looked at.
-    Looking(DiskImage),
+    Looking(Box<DiskImage>),
     /// It can be changed.
     Ready(Box<(DiskImage, Output)>),
     /// There is a file that the kernel may write to, or did: a log had to be replayed.
@@ -132,7 +132,7 @@ impl<'w> MountedTarget<'w> {
         // Every new file is open without a name until all of them are whole.
         sys::raise_open_files_limit();
         let stage = match output {
-            None => Stage::Looking(image),
+            None => Stage::Looking(Box::new(image)),
             Some(output) => Stage::Ready(Box::new((image, output))),
         };
         let asked = subvolume.map(str::to_owned);
