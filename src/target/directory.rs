@@ -61,7 +61,7 @@ impl Target for DirectoryTarget {
         let mut transaction = Transaction::new(&self.tree);
         match transaction.run(changes, time) {
             Ok(()) => {
-                let notes = transaction.finish(false).notes;
+                let notes = transaction.finish();
                 signals.committed();
                 Ok(Applied { notes, details: Vec::new() })
             }

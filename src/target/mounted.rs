@@ -280,12 +280,14 @@ impl<'w> MountedTarget<'w> {
             });
         }
         self.tell(3);
-        let finished = transaction.finish(true);
-        applied.notes.extend(finished.notes);
+        let (dropped, stuck) = transaction.finish_with_old();
+        if let (false, [first, ..]) = (work.is_the_image(), stuck.as_slice()) {
+            return Err(ImageError::refused(first.as_str(), "try again: what was made is thrown away"));
+        }
+        applied.notes.extend(stuck);
         let half_done = |error| if work.is_the_image() { half_done(error) } else { error };
-        let drops = !finished.dropped.is_empty();
-        let forgotten =
-            scrub::forget(&view.mount, self.root.kind, finished.dropped, work.is_device()).map_err(half_done)?;
+        let drops = !dropped.is_empty();
+        let forgotten = scrub::forget(&view.mount, self.root.kind, dropped, work.is_device()).map_err(half_done)?;
         applied.notes.extend(forgotten.notes);
         applied.details.extend(forgotten.details);
         if drops && let Some(subvolume) = &self.subvolume {

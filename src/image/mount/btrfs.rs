@@ -168,15 +168,13 @@ fn search(place: &OwnedFd, wanted: u32, mut visit: impl FnMut(u64, u64, &[u8])) 
 }
 
 /// The refusal of a subvolume that is not there.
-pub(super) fn no_such(asked: &str, names: Option<Vec<String>>) -> ImageError {
+pub(super) fn no_such(asked: &str, names: &[String]) -> ImageError {
     const MOST: usize = 16;
-    let mut names = names.unwrap_or_default();
-    let more = names.len().checked_sub(MOST).filter(|more| *more > 0);
-    names.truncate(MOST);
-    names.extend(more.map(|more| format!("… and {more} more")));
-    let there = match names.is_empty() {
-        true => "it has none but the top level (5)".to_owned(),
-        false => format!("there are: {}", names.join(", ")),
+    let shown = names.get(..MOST).unwrap_or(names).join(", ");
+    let there = match names.len().checked_sub(MOST) {
+        _ if names.is_empty() => "it has none but the top level (5)".to_owned(),
+        Some(more @ 1..) => format!("there are: {shown} and {more} more"),
+        _ => format!("there are: {shown}"),
     };
     ImageError::refused(
         format!("there is no subvolume `{}`", text::shown_text(asked).unwrap_or_default()),

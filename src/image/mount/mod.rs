@@ -94,10 +94,13 @@ impl Request<'_> {
         context.option(c"source", Some(&device.c_path()?))?;
         self.set_options(&context, access)?;
         let turn = if kind == Kind::Btrfs { btrfs::take_turn() } else { None };
-        match context.create() {
-            Ok(()) => {}
-            Err(Errno::EROFS) if access == Access::Look => return Err(MountError::Unreplayed),
-            Err(errno) => return Err(self.failure(&context, errno).into()),
+        if let Err(errno) = context.create() {
+            // Whoever looks for the reason may have to mount it once more.
+            drop(turn);
+            return Err(match (errno, access) {
+                (Errno::EROFS, Access::Look) => MountError::Unreplayed,
+                _ => self.failure(&context, errno).into(),
+            });
         }
         let top = context.mount(access != Access::Change)?;
         let mount = Mount { top, device };
@@ -124,7 +127,7 @@ impl Request<'_> {
             }
             Kind::Btrfs => {
                 if let Some(subvolume) = self.subvolume {
-                    let text = CString::new(subvolume).map_err(|_| btrfs::no_such(subvolume, None))?;
+                    let text = CString::new(subvolume).map_err(|_| btrfs::no_such(subvolume, &[]))?;
                     let is_number = !subvolume.is_empty() && subvolume.bytes().all(|byte| byte.is_ascii_digit());
                     context.option(if is_number { c"subvolid" } else { c"subvol" }, Some(&text))?;
                 }
@@ -149,8 +152,11 @@ impl Request<'_> {
     /// The kernel's refusal, with its own words where it has any.
     fn failure(&self, context: &Context, errno: Errno) -> ImageError {
         let (title, words) = (self.root.partition.title(), context.words());
-        if let (Kind::Btrfs, Errno::ENOENT, Some(asked)) = (self.root.kind, errno, self.subvolume) {
-            return btrfs::no_such(asked, self.subvolumes());
+        if let (Errno::ENOENT | Errno::EINVAL, Some(asked)) = (errno, self.subvolume)
+            && let Some(names) = self.subvolumes()
+        {
+            // There is a btrfs, so what was asked for is not there, or is no subvolume.
+            return btrfs::no_such(asked, &names);
         }
         if (self.root.kind, errno) == (Kind::Btrfs, Errno::EEXIST) {
             return ImageError::refused(

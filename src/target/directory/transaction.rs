@@ -63,15 +63,6 @@ pub(in crate::target) struct Dropped {
     pub(in crate::target) file: nix::Result<File>,
 }
 
-/// What [`Transaction::finish`] leaves to be told and done.
-#[derive(Default)]
-pub(in crate::target) struct Finished {
-    /// What a person should know.
-    pub(in crate::target) notes: Vec<String>,
-    /// The old files, if they were asked for.
-    pub(in crate::target) dropped: Vec<Dropped>,
-}
-
 /// A file that has its content, mode and owner, and no name yet.
 struct Staged<'c> {
     path: &'c str,
@@ -206,24 +197,10 @@ impl<'a> Transaction<'a> {
     }
 
     /// Drops the old files and syncs. Nothing that fails here makes the result less than wholly new; what a person should
-    /// know of it is returned, and with `keep_old` the old files themselves.
-    pub(in crate::target) fn finish(mut self, keep_old: bool) -> Finished {
-        let Finished { mut notes, mut dropped } = Finished::default();
-        // Nothing is taken back any more.
-        for undo in std::mem::take(&mut self.undo) {
-            let (Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside }) = undo else {
-                continue;
-            };
-            let path = parent.path_of(name.as_bytes());
-            if keep_old {
-                let file = open_component(&parent, aside.as_bytes(), OFlag::O_RDWR | OFlag::O_NONBLOCK).map(File::from);
-                dropped.push(Dropped { path: path.clone(), file });
-            }
-            if let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir) {
-                let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
-                notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
-            }
-        }
+    /// know of it is returned.
+    pub(in crate::target) fn finish(mut self) -> Vec<String> {
+        let mut notes = Vec::new();
+        self.drop_old(|_, _, _| {}, &mut notes);
         for (path, directory) in &self.directories {
             let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
                 .and_then(|directory| unistd::fsync(&directory));
@@ -234,7 +211,35 @@ impl<'a> Transaction<'a> {
                 ));
             }
         }
-        Finished { notes, dropped }
+        notes
+    }
+
+    /// The same where the caller syncs, and gets the old files to deal with.
+    pub(in crate::target) fn finish_with_old(mut self) -> (Vec<Dropped>, Vec<String>) {
+        let (mut dropped, mut notes) = (Vec::new(), Vec::new());
+        let keep = |parent: &Node, aside: &str, path: &str| {
+            let file = open_component(parent, aside.as_bytes(), OFlag::O_RDWR | OFlag::O_NONBLOCK).map(File::from);
+            dropped.push(Dropped { path: path.to_owned(), file });
+        };
+        self.drop_old(keep, &mut notes);
+        (dropped, notes)
+    }
+
+    /// Takes the names of the old files away; `before` is told of each, with its directory, the name that it has by now, and
+    /// the path that it had.
+    fn drop_old(&mut self, mut before: impl FnMut(&Node, &str, &str), notes: &mut Vec<String>) {
+        // Nothing is taken back any more.
+        for undo in std::mem::take(&mut self.undo) {
+            let (Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside }) = undo else {
+                continue;
+            };
+            let path = parent.path_of(name.as_bytes());
+            before(&parent, &aside, &path);
+            if let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir) {
+                let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
+                notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
+            }
+        }
     }
 
     /// Takes back every step, the last first, and returns the error with what could not be taken back.
