@@ -1,16 +1,17 @@
 //! System calls that no safe crate covers. The only module where `unsafe` is allowed; one small safe function a call.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::{mman, prctl, resource};
@@ -234,4 +235,206 @@ impl ThreadClock {
         }
         Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
     }
+}
+
+/// Begins to set up a mount of a file system of this kind; gives the context that the `fs_*` functions below work on.
+/// fsopen(2), Linux 5.2. The kernel loads the file system's module if it has one.
+///
+/// # Errors
+/// ENODEV when the kernel does not have it; EPERM without CAP_SYS_ADMIN; ENOSYS from an old kernel.
+pub fn fs_open(kind: &CStr) -> nix::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: a NUL-terminated string that lives as long as the call.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
+}
+
+/// Sets one option of a context: with a value, or as a flag. fsconfig(2), FSCONFIG_SET_STRING and FSCONFIG_SET_FLAG.
+///
+/// # Errors
+/// EINVAL for an option that the file system does not know.
+pub fn fs_option(context: &OwnedFd, key: &CStr, value: Option<&CStr>) -> nix::Result<()> {
+    const SET_FLAG: libc::c_uint = 0;
+    const SET_STRING: libc::c_uint = 1;
+    let (command, value) = value.map_or((SET_FLAG, ptr::null()), |value| (SET_STRING, value.as_ptr()));
+    let context = context.as_raw_fd();
+    // SAFETY: NUL-terminated strings that live as long as the call; the value of a flag is null, as it has to be.
+    let result = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key.as_ptr(), value, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes the kernel open the file system that was set up. fsconfig(2), FSCONFIG_CMD_CREATE.
+///
+/// # Errors
+/// Whatever the file system says; its words are read from the context.
+pub fn fs_create(context: &OwnedFd) -> nix::Result<()> {
+    const CREATE: libc::c_uint = 6;
+    let none: *const c_char = ptr::null();
+    // SAFETY: this command takes neither key nor value.
+    let result = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, none, none, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes a mount of a file system that was created. It is attached nowhere: nobody else can see it, and it is unmounted
+/// when the last descriptor of it is closed, however we end. The descriptor is of its top directory, as with O_PATH.
+/// fsmount(2); `attributes` are MOUNT_ATTR_….
+///
+/// # Errors
+/// EINVAL for an attribute that the kernel does not know.
+pub fn fs_mount(context: &OwnedFd, attributes: u32) -> nix::Result<OwnedFd> {
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: numbers only.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
+}
+
+fn descriptor(result: libc::c_long) -> nix::Result<OwnedFd> {
+    let number = Errno::result(result)?;
+    let number = RawFd::try_from(number).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel gave it to us just now, and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of a loop device that is free at the moment; made if there is none. loop(4), LOOP_CTL_GET_FREE.
+///
+/// # Errors
+/// What the system says.
+pub fn free_loop_device(control: &File) -> nix::Result<u32> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+    // SAFETY: takes no argument.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    Errno::result(result).and_then(|number| u32::try_from(number).map_err(|_| Errno::EINVAL))
+}
+
+/// include/uapi/linux/loop.h, `struct loop_info64`.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// include/uapi/linux/loop.h, `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<LoopConfig>() == 304);
+
+/// Makes a free loop device show `size` bytes of `backing` from `offset` on, in one step; `flags` are LO_FLAGS_….
+/// loop(4), LOOP_CONFIGURE, Linux 5.8.
+///
+/// # Errors
+/// EBUSY when the device is not free (any more); EINVAL for a flag that cannot be had; what else the system says.
+pub fn configure_loop_device(device: &File, backing: &File, offset: u64, size: u64, flags: u32) -> nix::Result<()> {
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+    let info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset,
+        size_limit: size,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let config = LoopConfig { fd, block_size: 0, info, reserved: [0; 8] };
+    // SAFETY: a structure of the size and layout that the kernel reads, which lives as long as the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    Errno::result(result).map(drop)
+}
+
+/// Tells the device below a mounted file system to forget what is free. `place` is open on it, and not with O_PATH.
+/// Returns the bytes that it was told of. include/uapi/linux/fs.h, FITRIM.
+///
+/// # Errors
+/// EOPNOTSUPP when the device cannot do it; what else the system says.
+pub fn trim(place: &OwnedFd) -> nix::Result<u64> {
+    const FITRIM: libc::Ioctl = nix::request_code_readwrite!(b'X', 121, 24);
+    // `struct fstrim_range`: start, length, least length of a free run.
+    let mut range = [0, u64::MAX, 0];
+    // SAFETY: three u64, which the kernel reads and writes.
+    Errno::result(unsafe { libc::ioctl(place.as_raw_fd(), FITRIM, range.as_mut_ptr()) })?;
+    Ok(range[1])
+}
+
+/// Bytes of one extent in the answer of [`extents`].
+pub const EXTENT_SIZE: usize = 56;
+
+/// Fills `answer` with a file's first extents from byte `start` on; gives how many there are in it, each of
+/// [`EXTENT_SIZE`]. Documentation/filesystems/fiemap.rst, FS_IOC_FIEMAP.
+///
+/// # Errors
+/// EOPNOTSUPP from a file system without it; what else the system says.
+pub fn extents(file: &File, start: u64, answer: &mut [u8; 32 + 32 * EXTENT_SIZE]) -> nix::Result<usize> {
+    const FS_IOC_FIEMAP: libc::Ioctl = nix::request_code_readwrite!(b'f', 11, 32);
+    const MOST: u32 = 32;
+    // `struct fiemap`: start and length u64; flags, mapped extents, room for extents, reserved u32.
+    answer.fill(0);
+    answer[0..8].copy_from_slice(&start.to_ne_bytes());
+    answer[8..16].copy_from_slice(&(u64::MAX - start).to_ne_bytes());
+    answer[24..28].copy_from_slice(&MOST.to_ne_bytes());
+    // SAFETY: room for the header and as many extents as it says.
+    Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, answer.as_mut_ptr()) })?;
+    let [a, b, c, d] = [answer[20], answer[21], answer[22], answer[23]];
+    let count = u32::from_ne_bytes([a, b, c, d]).min(MOST);
+    usize::try_from(count).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// What btrfs says of the subvolume that `place` is in: `struct btrfs_ioctl_get_subvol_info_args`.
+/// include/uapi/linux/btrfs.h, BTRFS_IOC_GET_SUBVOL_INFO.
+///
+/// # Errors
+/// What the system says.
+pub fn btrfs_subvolume(place: &OwnedFd) -> nix::Result<[u8; 504]> {
+    const GET_SUBVOL_INFO: libc::Ioctl = nix::request_code_read!(0x94, 60, 504);
+    let mut answer = [0; 504];
+    // SAFETY: room for the answer, whose size is in the request's number.
+    Errno::result(unsafe { libc::ioctl(place.as_raw_fd(), GET_SUBVOL_INFO, answer.as_mut_ptr()) })?;
+    Ok(answer)
+}
+
+/// Calls the btrfs that `place` is in with 4,096 bytes of arguments, where its answer will stand as well.
+fn btrfs_call(place: &OwnedFd, request: libc::Ioctl, arguments: &mut [u8; 4096]) -> nix::Result<()> {
+    // SAFETY: both callers' requests have this size in their number.
+    Errno::result(unsafe { libc::ioctl(place.as_raw_fd(), request, arguments.as_mut_ptr()) }).map(drop)
+}
+
+/// What btrfs says of one of its devices: `struct btrfs_ioctl_dev_info_args`. BTRFS_IOC_DEV_INFO.
+///
+/// # Errors
+/// ENODEV when it has no such device.
+pub fn btrfs_device(place: &OwnedFd, id: u64) -> nix::Result<[u8; 4096]> {
+    const DEV_INFO: libc::Ioctl = nix::request_code_readwrite!(0x94, 30, 4096);
+    let mut arguments = [0; 4096];
+    arguments[0..8].copy_from_slice(&id.to_ne_bytes());
+    btrfs_call(place, DEV_INFO, &mut arguments)?;
+    Ok(arguments)
+}
+
+/// Searches a tree of a btrfs: `struct btrfs_ioctl_search_args`, made by the caller. BTRFS_IOC_TREE_SEARCH.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN; what else the system says.
+pub fn btrfs_search(place: &OwnedFd, arguments: &mut [u8; 4096]) -> nix::Result<()> {
+    const TREE_SEARCH: libc::Ioctl = nix::request_code_readwrite!(0x94, 17, 4096);
+    btrfs_call(place, TREE_SEARCH, arguments)
 }

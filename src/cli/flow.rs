@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::backend::BackendArgs;
 use crate::desired;
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
@@ -12,7 +13,6 @@ use crate::report::{Exit, Failure, Message, Ui};
 use crate::source;
 use crate::target::Target;
 use crate::target::directory::DirectoryTarget;
-use crate::target::image::ImageTarget;
 
 /// Which manifest, and as which host.
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,9 @@ pub struct TargetArgs {
     /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
     #[arg(long, value_name = "N|LABEL")]
     pub root_partition: Option<String>,
+
+    #[command(flatten)]
+    pub backend: BackendArgs,
 }
 
 /// A target, surveyed, and what has to happen to it.
@@ -150,12 +153,7 @@ fn open<'w>(
         ));
     }
     if !path.is_dir() {
-        let image = ImageTarget::open(path, args.root_partition.as_deref(), destination, watch)?;
-        if let Some(line) = image.taken_back() {
-            ui.say(&line);
-        }
-        ui.tell(1, &image.details());
-        return Ok(Box::new(image));
+        return args.backend.open(ui, path, args.root_partition.as_deref(), destination, watch);
     }
     let only_for_images = |option: &str| {
         Err(ImageError::refused(
@@ -163,6 +161,9 @@ fn open<'w>(
             "leave it out: a directory is changed in place, all files or none",
         ))
     };
+    if let Err(option) = args.backend.refuse_for_a_directory() {
+        return only_for_images(option);
+    }
     match destination {
         _ if args.root_partition.is_some() => only_for_images("--root-partition"),
         Some(Destination::File { .. }) => only_for_images("-o"),

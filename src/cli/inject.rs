@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::flow::{self, ManifestArgs, TargetArgs};
+use crate::image::error::ImageError;
 use crate::image::output::Destination;
+use crate::image::root::Backend;
 use crate::image::text;
 use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 
@@ -12,7 +14,8 @@ use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 ///
 /// Example: deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 ///
-/// All of them or none: nothing reaches the image before the whole change is made and read back.
+/// All of them or none: nothing reaches the image before the whole change is made and read back. (With --backend mount that
+/// holds for -o OUT; see --in-place.)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -24,6 +27,13 @@ pub struct Args {
     /// Write a new image, and leave TARGET untouched; its suffix says how it is compressed (.zst, else not at all)
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
+
+    /// Change TARGET itself: --backend mount wants this said where there is no -o (the native back end does it anyway)
+    ///
+    /// The kernel writes as it goes: a power cut in the middle can leave some files new and some old, each of them whole.
+    /// OUT of -o is whole, or not there.
+    #[arg(long, conflicts_with = "output")]
+    in_place: bool,
 
     /// Replace OUT if it exists; without OUT, write to an image file although it is mounted or in use, or to a block device
     /// that is not removable (never to one that is in use)
@@ -49,6 +59,10 @@ impl Args {
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
+        let through_kernel = self.target.backend.backend == Backend::Mount && !self.target.target.is_dir();
+        if through_kernel && self.output.is_none() && !self.in_place {
+            return Err(flow::failed(&name, &in_place_must_be_asked_for()));
+        }
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
         let mut prepared = flow::prepare(ui, &self.target, &self.manifest, Some(&destination), &watch)?;
@@ -85,6 +99,13 @@ impl Args {
             None => format!("{name}: nothing to do, {declared} as declared"),
         }
     }
+}
+
+fn in_place_must_be_asked_for() -> ImageError {
+    ImageError::refused(
+        "with --backend mount the kernel writes as it goes, and a power cut in the middle can leave some files new and some old",
+        "-o OUT makes a new image, which is whole or not there; --in-place changes this one all the same",
+    )
 }
 
 /// One time for the whole run: SOURCE_DATE_EPOCH if it is set, else now. The specification

@@ -7,9 +7,10 @@ use super::flow;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::{self, JournalState};
+use crate::image::root::Backend;
 use crate::report::inspect::Inspection;
 use crate::report::{Exit, Failure, Progress, Ui};
-use crate::target::image::choose_root;
+use crate::target::image::choose_root_for;
 
 /// Shows an image's container, partitions and file systems, and which one is the root.
 ///
@@ -32,8 +33,9 @@ impl Args {
         let name = self.image.display().to_string();
         let progress = Progress::new(ui);
         let image = DiskImage::open(&self.image, &|step| progress.show(step)).map_err(failed)?;
-        let root = choose_root(&image, self.root_partition.as_deref());
-        let opened = root.as_ref().ok().map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
+        let root = choose_root_for(&image, Backend::Mount, self.root_partition.as_deref());
+        let native = root.as_ref().ok().filter(|root| root.kind.is_ext());
+        let opened = native.map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
         let (ext4, damage) = match opened.transpose() {
             Ok(ext4) => (ext4, None),
             Err(error) => (None, Some(error)),

@@ -1,5 +1,6 @@
 //! One file a command: its arguments and its run(). This file: the command line as a whole.
 
+mod backend;
 mod check;
 mod completions;
 mod flow;

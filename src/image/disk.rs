@@ -17,7 +17,7 @@ use super::frames::{Kept, Recorder};
 use super::input::{Access, Input};
 use super::output::{Destination, FileMedium, Output};
 use super::progress::Watch;
-use super::root::{self, Root};
+use super::root::{self, Backend, Root};
 use super::spool;
 use super::table::{Partition, Table};
 use super::undo::{self, Disk};
@@ -222,16 +222,30 @@ impl DiskImage {
         .map_err(|why| ImageError::corrupt(format!("{}: {} cannot be used: {why}", self.name(), partition.title())))
     }
 
-    /// Chooses the root partition; see [`root::choose`].
+    /// Chooses the root partition for the native writer; see [`root::choose`].
     ///
     /// # Errors
     /// When there is none, more than one, or it cannot be used.
     pub fn root(&self, asked: Option<&str>, holds_store: &dyn Fn(&Partition) -> bool) -> Result<Root, ImageError> {
-        root::choose(&self.table, asked, holds_store, &self.name())
+        self.root_for(Backend::Native, asked, holds_store)
+    }
+
+    /// The same for what `backend` is to write.
+    ///
+    /// # Errors
+    /// As [`DiskImage::root`].
+    pub fn root_for(
+        &self,
+        backend: Backend,
+        asked: Option<&str>,
+        holds_store: &dyn Fn(&Partition) -> bool,
+    ) -> Result<Root, ImageError> {
+        root::choose(&self.table, asked, backend, holds_store, &self.name())
     }
 
     /// The file that holds the raw disk.
-    pub(super) fn raw_file(&self) -> &File {
+    #[must_use]
+    pub fn raw_file(&self) -> &File {
         self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
     }
 }

@@ -69,7 +69,7 @@ pub enum Copied {
 }
 
 impl Committed {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self {
             written: false,
             copied: Copied::Nothing,
@@ -251,14 +251,7 @@ impl Output {
             judge_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
-        let to_name = match &self.place {
-            Place::InPlace { .. } => image.name(),
-            Place::New { name, .. } => name.clone(),
-        };
-        let compress = match &self.place {
-            Place::InPlace { .. } => image.container() == Container::Zstd,
-            Place::New { compress, .. } => *compress,
-        };
+        let (to_name, compress) = (self.name(&image), self.compresses(&image));
         let writing = |e: io::Error| ImageError::io(format!("writing {to_name}"), e);
         let (file, copied) = match image.decoded.take() {
             Some(Decoded::Output(file)) if !compress => (file, Copied::Decompressed),
@@ -288,20 +281,48 @@ impl Output {
         // What was read may be half of one version and half of another, if somebody wrote to the image meanwhile.
         image.input.check_unchanged()?;
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
+        self.give_name(&image, file, &mut done)?;
+        Ok(done)
+    }
+
+    /// Gives `file`, which is whole, the name of the output, or of the image that it replaces.
+    pub(super) fn give_name(self, image: &DiskImage, file: Unfinished, done: &mut Committed) -> Result<(), ImageError> {
+        let to_name = self.name(image);
+        let writing = |e: io::Error| ImageError::io(format!("writing {to_name}"), e);
         match self.place {
             Place::InPlace { keep_mode, .. } => {
-                take_over(&image.input, &file, keep_mode, &mut done).map_err(writing)?;
-                file.replace(&image.input.real).map_err(writing)?;
+                take_over(&image.input, &file, keep_mode, done).map_err(writing)?;
+                file.replace(&image.input.real).map_err(writing)
             }
-            Place::New { path, force: true, .. } => file.replace(&path).map_err(writing)?,
+            Place::New { path, force: true, .. } => file.replace(&path).map_err(writing),
             Place::New { path, .. } => file.publish(&path).map_err(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => {
                     ImageError::refused(format!("{to_name} was made by somebody else meanwhile"), "choose another name")
                 }
                 _ => writing(e),
-            })?,
+            }),
         }
-        Ok(done)
+    }
+
+    /// The name of what is written, for messages.
+    pub(super) fn name(&self, image: &DiskImage) -> String {
+        match &self.place {
+            Place::InPlace { .. } => image.name(),
+            Place::New { name, .. } => name.clone(),
+        }
+    }
+
+    /// True when what is written instead of `image` is compressed.
+    pub(super) fn compresses(&self, image: &DiskImage) -> bool {
+        match &self.place {
+            Place::InPlace { .. } => image.container() == Container::Zstd,
+            Place::New { compress, .. } => *compress,
+        }
+    }
+
+    /// True when the image's permissions are to stay.
+    pub(super) fn keeps_mode(&self) -> bool {
+        matches!(self.place, Place::InPlace { keep_mode: true, .. })
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::ImageError;
 use super::table::Partition;
 
 /// The changed bytes of one partition, by their place on the disk. Borrows them; they may be secret.
+#[derive(Default)]
 pub struct Patch<'a> {
     /// Offset on the disk and bytes; ascending, apart from each other, none empty.
     runs: Vec<(u64, &'a [u8])>,

@@ -11,6 +11,8 @@ pub enum Work {
     Compress,
     /// Free blocks are zeroed.
     Scrub,
+    /// The kernel changes a mounted file system. Counted in steps, not in bytes.
+    Kernel,
 }
 
 /// One report. They come a few times a second at least, and once at the end.

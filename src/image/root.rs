@@ -15,6 +15,31 @@ use super::text;
 /// Labels that nixpkgs gives to a root: make-disk-image's and sd-image's.
 const LABELS: [&str; 2] = ["nixos", "NIXOS_SD"];
 
+/// Who writes a file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// We do.
+    #[default]
+    Native,
+    /// The kernel does, through a mount.
+    Mount,
+}
+
+impl Backend {
+    /// True for the file systems that it writes.
+    #[must_use]
+    pub fn writes(self, kind: Kind) -> bool {
+        kind.is_ext() || self == Self::Mount && matches!(kind, Kind::Btrfs | Kind::Xfs)
+    }
+
+    /// The one that a file system needs; none when nobody writes it.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<Self> {
+        [Self::Native, Self::Mount].into_iter().find(|backend| backend.writes(kind))
+    }
+}
+
 /// Why a partition is the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -43,36 +68,39 @@ impl fmt::Display for Reason {
 /// The partition that is the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// The partition. It lies in the image, and holds ext2, ext3 or ext4.
+    /// The partition. It lies in the image, and holds a file system that the back end writes.
     pub partition: Partition,
-    /// Which of them.
+    /// Which one.
     pub kind: Kind,
     /// Why this one.
     pub reason: Reason,
 }
 
 /// Chooses the root: `asked` (a partition's number, a file system's label, or a GPT name) if given, else by label,
-/// by `/nix/store`, or because there is no other. `holds_store` is asked only about ext2, ext3 and ext4 that lie
-/// in the image. `name` is the image's, for messages.
+/// by `/nix/store`, or because there is no other. `holds_store` is asked only about file systems that `backend` writes
+/// and that lie in the image. `name` is the image's, for messages.
 ///
 /// # Errors
 /// `Refused` when there is none, or more than one, with a list of what there is; `Corrupt` when the one is not wholly
-/// in the image; `Unsupported` when it is of a kind that has no writer here.
+/// in the image; `Unsupported` when it is of a kind that `backend` does not write.
 pub fn choose(
     table: &Table,
     asked: Option<&str>,
+    backend: Backend,
     holds_store: &dyn Fn(&Partition) -> bool,
     name: &str,
 ) -> Result<Root, ImageError> {
     let (partition, reason) = match asked {
         Some(asked) => (by_name(table, asked, name)?, Reason::Asked),
-        None => by_itself(table, holds_store, name)?,
+        None => by_itself(table, backend, holds_store, name)?,
     };
     if let Some(problem) = &partition.problem {
         return Err(ImageError::corrupt(format!("{name}: {} cannot be used: {problem}", partition.title())));
     }
     match &partition.file_system {
-        Some(probe) if probe.kind.is_ext() => Ok(Root { partition: partition.clone(), kind: probe.kind, reason }),
+        Some(probe) if backend.writes(probe.kind) => {
+            Ok(Root { partition: partition.clone(), kind: probe.kind, reason })
+        }
         Some(probe) => Err(ImageError::unsupported(
             format!("{name}: the root is {}, and {} cannot be written", partition.title(), probe.kind.name()),
             way_out(probe.kind),
@@ -112,6 +140,7 @@ fn by_name<'a>(table: &'a Table, asked: &str, name: &str) -> Result<&'a Partitio
 /// The partition that stands out.
 fn by_itself<'a>(
     table: &'a Table,
+    backend: Backend,
     holds_store: &dyn Fn(&Partition) -> bool,
     name: &str,
 ) -> Result<(&'a Partition, Reason), ImageError> {
@@ -135,7 +164,7 @@ fn by_itself<'a>(
     }
     let stores: Vec<&Partition> = linux
         .iter()
-        .filter(|(p, kind, _)| kind.is_ext() && p.problem.is_none() && holds_store(p))
+        .filter(|(p, kind, _)| backend.writes(*kind) && p.problem.is_none() && holds_store(p))
         .map(|candidate| candidate.0)
         .collect();
     match (&stores[..], &linux[..]) {
@@ -151,7 +180,12 @@ fn by_itself<'a>(
                 linux.len(),
                 list(table)
             ),
-            hint(table),
+            match linux.iter().any(|(_, kind, _)| Backend::of(*kind).is_some_and(|needed| needed != Backend::Native)) {
+                true if backend == Backend::Native => {
+                    format!("{}; `--backend mount` (root) looks into btrfs and xfs", hint(table))
+                }
+                _ => hint(table),
+            },
         )),
         _ => Err(ImageError::refused(
             format!("{name}: {} partitions hold /nix/store\n{}", stores.len(), list(table)),
@@ -209,6 +243,9 @@ fn way_out(kind: Kind) -> &'static str {
         Kind::Squashfs | Kind::Erofs => "it is read-only by design: build an image whose root is ext4",
         Kind::Lvm | Kind::Raid => {
             "the file system lies in a layer that has to be put together first: build an image whose root is a partition"
+        }
+        Kind::Btrfs | Kind::Xfs => {
+            "`deaddrop inject --backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)"
         }
         _ => "build the image with an ext4 root, or mount it and inject into the directory",
     }

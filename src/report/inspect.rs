@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::style::{self, paint};
 use crate::image::error::ImageError;
 use crate::image::ext4::{Facts, JournalState};
+use crate::image::root::Backend;
 use crate::image::table::Partition;
 use crate::image::text::size;
 
@@ -46,7 +47,9 @@ impl Inspection<'_> {
             .root
             .as_ref()
             .ok()
-            .map(|(partition, reason)| json!({ "partition": partition.number, "reason": reason }));
+            .map(|(partition, reason)| {
+                json!({ "partition": partition.number, "reason": reason, "backend": backend(partition) })
+            });
         json!({
             "version": 1,
             "command": "inspect",
@@ -118,7 +121,15 @@ impl Inspection<'_> {
                 }
             }
             (Ok(_), Some((facts, writable))) => text.push_str(&ext4_text(facts, writable)),
-            (Ok(_), None) => {}
+            (Ok((partition, _)), None) => {
+                if let (Some(probe), Some(Backend::Mount)) = (&partition.file_system, backend(partition)) {
+                    let _ = write!(
+                        text,
+                        "\n{}: written by the kernel: --backend mount (Linux, as root; for an image that you trust)",
+                        probe.kind.name()
+                    );
+                }
+            }
         }
         text.trim_end_matches('\n').to_owned()
     }
@@ -141,6 +152,11 @@ impl Inspection<'_> {
     fn is_root(&self, partition: &Partition) -> bool {
         self.root.as_ref().is_ok_and(|(root, _)| root.start == partition.start && root.number == partition.number)
     }
+}
+
+/// Who writes what is on the partition.
+fn backend(partition: &Partition) -> Option<Backend> {
+    partition.file_system.as_ref().and_then(|probe| Backend::of(probe.kind))
 }
 
 /// The table's columns. `*` stands behind the number of a partition that is marked for booting.

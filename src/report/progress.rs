@@ -70,8 +70,11 @@ impl<'a> Progress<'a> {
 
 fn bar(step: Step) -> ProgressBar {
     let bar = ProgressBar::new(step.total).with_message(name(step.work));
-    // OK to fall back: the template is a constant, and only a wrong one is an error.
-    let template = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    // OK to fall back: the templates are constants, and only a wrong one is an error.
+    let template = match step.work {
+        Work::Kernel => "{msg} {bar:30} step {pos} of {len}",
+        _ => "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+    };
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -81,5 +84,6 @@ fn name(work: Work) -> &'static str {
         Work::Copy => "copying",
         Work::Compress => "compressing",
         Work::Scrub => "zeroing free blocks",
+        Work::Kernel => "writing through the kernel",
     }
 }

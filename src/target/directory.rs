@@ -4,7 +4,7 @@
 //! is ever read or written. Files are staged without a name, then put in place one rename each; what is removed gets another
 //! name until all is done. A failure in between takes back what was done.
 
-mod transaction;
+pub(super) mod transaction;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -48,8 +48,7 @@ impl DirectoryTarget {
             .map_err(|errno| failure("opening", &path.display().to_string(), errno))?;
         // Every new file is open without a name until all of them are whole.
         sys::raise_open_files_limit();
-        let root = Node(Rc::new(Opened { fd, parent: None }));
-        Ok(Self { path: path.to_owned(), tree: DirectoryTree { root } })
+        Ok(Self { path: path.to_owned(), tree: DirectoryTree::at(fd) })
     }
 }
 
@@ -113,8 +112,16 @@ impl Node {
     }
 }
 
-struct DirectoryTree {
+/// A directory as a tree.
+pub(super) struct DirectoryTree {
     root: Node,
+}
+
+impl DirectoryTree {
+    /// The tree below an open directory (O_PATH is enough).
+    pub(super) fn at(directory: OwnedFd) -> Self {
+        Self { root: Node(Rc::new(Opened { fd: directory, parent: None })) }
+    }
 }
 
 impl Tree for DirectoryTree {
@@ -277,7 +284,7 @@ fn failure(act: &str, path: &str, errno: Errno) -> ImageError {
     let path = walk::shown(path);
     let hint = match errno {
         Errno::ENOSPC | Errno::EDQUOT => "make room there",
-        Errno::EROFS => "mount it writable, or inject into the image before it is mounted",
+        Errno::EROFS => "mount it writable; a btrfs subvolume: `btrfs property set DIRECTORY ro false`",
         Errno::EACCES | Errno::EPERM => "run deaddrop as root for a directory target; `lsattr` shows immutable files",
         Errno::EMFILE | Errno::ENFILE => "raise the number of open files: `ulimit -n`",
         _ => return ImageError::io(format!("{act} {path}"), errno.into()),

@@ -15,7 +15,7 @@ use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
-use crate::image::root::Root;
+use crate::image::root::{Backend, Root};
 use crate::image::text;
 use crate::image::tree::{Kind, TreeChange};
 use crate::image::walk;
@@ -115,7 +115,15 @@ pub(super) fn with_undo(error: ImageError, name: &str, device: bool) -> ImageErr
 /// # Errors
 /// When there is none, more than one, or it cannot be used.
 pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, ImageError> {
-    image.root(asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+    choose_root_for(image, Backend::Native, asked)
+}
+
+/// The same for what `backend` writes; nothing is mounted for it.
+///
+/// # Errors
+/// As [`choose_root`].
+pub fn choose_root_for(image: &DiskImage, backend: Backend, asked: Option<&str>) -> Result<Root, ImageError> {
+    image.root_for(backend, asked, &|partition| image.partition(partition).is_ok_and(holds_store))
 }
 
 fn holds_store(section: Section) -> bool {
@@ -191,7 +199,7 @@ impl Target for ImageTarget<'_> {
 }
 
 /// What a person should know about the file that was written.
-fn notes(name: &str, committed: &Committed) -> Vec<String> {
+pub(super) fn notes(name: &str, committed: &Committed) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(mode) = committed.mode_was {
         notes.push(format!("{name} holds secrets: its mode is now 0600, it was {mode:04o} (--keep-mode leaves it)"));
@@ -211,7 +219,7 @@ fn notes(name: &str, committed: &Committed) -> Vec<String> {
 }
 
 /// How a new file came about, for `-v`.
-fn copied(copied: Copied) -> String {
+pub(super) fn copied(copied: Copied) -> String {
     match copied {
         Copied::Nothing => "nothing written".to_owned(),
         Copied::Shared => "the rest shared with the image".to_owned(),

@@ -7,6 +7,7 @@ pub mod directory;
 pub mod image;
 pub mod labels;
 pub mod maintenance;
+pub mod mounted;
 pub mod survey;
 pub mod users;
 

@@ -155,7 +155,7 @@ const RUN: u64 = 32;
 
 /// The journal's blocks behind its superblock that are not zero, the fast-commit area among them. Holes of the image are
 /// not read: most journals were never written to.
-fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, ImageError> {
+pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, ImageError> {
     let mut stale = Vec::new();
     let block_size = u64::from(old.geometry.block_size);
     let zeros = vec![0; usize_of(old.geometry.block_size)];

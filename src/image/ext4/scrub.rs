@@ -1,5 +1,6 @@
 //! What no file owns: free blocks, and the idle journal.
 
+use super::in_place::stale_blocks;
 use super::reader::usize_of;
 use super::{Ext4, neighbours};
 use crate::image::commit::Medium;
@@ -49,6 +50,31 @@ impl Ext4 {
             }
         }
         medium.flush().map_err(|error| ImageError::io("zeroing free blocks", error))?;
+        Ok(written)
+    }
+
+    /// Writes zeros to every block of the idle log that is not zero yet, whatever features the file system has: the kernel
+    /// may have logged what a file held. `medium` holds the file system from `start` (bytes) on. Returns the bytes that were
+    /// written.
+    ///
+    /// # Errors
+    /// When the log is not idle, or the image cannot be read or written.
+    pub fn scrub_log(&self, medium: &mut dyn Medium, start: u64) -> Result<u64, ImageError> {
+        let reader = &self.old;
+        let Some(journal) = reader.journal()? else { return Ok(0) };
+        if self.obstacle.is_some() || self.was_replayed() || journal.superblock.start != 0 {
+            return Err(ImageError::corrupt("the journal still holds transactions"));
+        }
+        let zeros = vec![0; usize_of(reader.geometry.block_size)];
+        let mut written = 0_u64;
+        for block in stale_blocks(reader, &journal.superblock, &journal.map)? {
+            let place = journal.map.physical(block).map(|number| reader.block_offset(number)).transpose()?;
+            let offset = place.and_then(|place| place.checked_add(start));
+            let offset = offset.ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
+            medium.write_at(offset, &zeros).map_err(|error| ImageError::io("zeroing the journal", error))?;
+            written = written.saturating_add(u64::from(reader.geometry.block_size));
+        }
+        medium.flush().map_err(|error| ImageError::io("zeroing the journal", error))?;
         Ok(written)
     }
 }

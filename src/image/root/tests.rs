@@ -24,7 +24,7 @@ fn table(partitions: Vec<Partition>) -> Table {
 /// The number and the reason, or the error's first line.
 fn chosen(table: &Table, asked: Option<&str>, stores: &[u32]) -> Result<(u32, Reason), String> {
     let holds_store = |p: &Partition| stores.contains(&p.number.unwrap());
-    match choose(table, asked, &holds_store, "x.img") {
+    match choose(table, asked, Backend::Native, &holds_store, "x.img") {
         Ok(root) => Ok((root.partition.number.unwrap(), root.reason)),
         Err(e) => Err(e.to_string().lines().next().unwrap().to_owned()),
     }
@@ -140,7 +140,7 @@ fn the_root_is_chosen_by_label_then_by_store_then_because_it_is_alone() {
 fn every_error_lists_what_is_there() {
     let mut partitions = vec![partition(1, Some(Kind::Vfat), "ESP"), partition(2, Some(Kind::Swap), "")];
     partitions[1].problem = Some("it ends at 4 GiB".to_owned());
-    let error = choose(&table(partitions), None, &|_| false, "x.img").unwrap_err();
+    let error = choose(&table(partitions), None, Backend::Native, &|_| false, "x.img").unwrap_err();
     let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
     assert_eq!(lines[1], "  1       1 MiB  Linux                  vfat       ESP");
     assert_eq!(lines[2], "  2       1 MiB  Linux                  swap         (it ends at 4 GiB)");
@@ -151,7 +151,8 @@ fn every_error_lists_what_is_there() {
 fn a_root_that_is_not_wholly_in_the_image_is_refused_with_the_reason() {
     let mut root = partition(2, Some(Kind::Ext4), "nixos");
     root.problem = Some("it ends at 4 GiB, and the image at 1 GiB: the image is truncated".to_owned());
-    let error = choose(&table(vec![root]), None, &|_| panic!("must not be read"), "x.img").unwrap_err();
+    let error =
+        choose(&table(vec![root]), None, Backend::Native, &|_| panic!("must not be read"), "x.img").unwrap_err();
     let want = "x.img: partition 2 (ext4, nixos) cannot be used: it ends at 4 GiB, and the image at 1 GiB: \
                 the image is truncated";
     assert_eq!(error.to_string(), want);

@@ -48,14 +48,35 @@ enum Undo {
     },
 }
 
-/// All changes of one run. After [`Transaction::run`] it is either finished or taken back.
-pub(super) struct Transaction<'a> {
+/// What could not be given its SELinux label, by path, and why.
+pub(in crate::target) type Unlabelled = BTreeMap<String, String>;
+
+/// All changes of one run. After [`Transaction::run`] it is either finished or taken back; also when it is dropped, as by a
+/// panic.
+pub(in crate::target) struct Transaction<'a> {
     tree: &'a DirectoryTree,
     undo: Vec<Undo>,
     /// The directories that are worked in, by path: each is opened once, and synced once at the end.
     directories: BTreeMap<String, Node>,
-    /// What could not be given its SELinux label, by path, and why.
-    unlabelled: BTreeMap<String, String>,
+    unlabelled: Unlabelled,
+}
+
+/// An old file whose name is gone.
+pub(in crate::target) struct Dropped {
+    /// The path that it had.
+    pub(in crate::target) path: String,
+    /// The file, open for reading and writing; the error when it cannot be opened so.
+    pub(in crate::target) file: nix::Result<File>,
+}
+
+/// What [`Transaction::finish_with_old`] leaves to the caller.
+pub(in crate::target) struct Finished {
+    /// The old files.
+    pub(in crate::target) dropped: Vec<Dropped>,
+    /// Old names that could not be taken away, in words for a person.
+    pub(in crate::target) stuck: Vec<String>,
+    /// What has no label.
+    pub(in crate::target) unlabelled: Unlabelled,
 }
 
 /// A file that has its content, mode and owner, and no name yet.
@@ -68,15 +89,15 @@ struct Staged<'c> {
 
 impl<'a> Transaction<'a> {
     /// One in which nothing has happened yet.
-    pub(super) fn new(tree: &'a DirectoryTree) -> Self {
-        Self { tree, undo: Vec::new(), directories: BTreeMap::new(), unlabelled: BTreeMap::new() }
+    pub(in crate::target) fn new(tree: &'a DirectoryTree) -> Self {
+        Self { tree, undo: Vec::new(), directories: BTreeMap::new(), unlabelled: Unlabelled::new() }
     }
 
     /// Makes all changes, and reads them back. `time` becomes the time of new files.
     ///
     /// # Errors
     /// Whatever fails first; what was done until then waits for [`Transaction::take_back`].
-    pub(super) fn run(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), ImageError> {
+    pub(in crate::target) fn run(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), ImageError> {
         let mut staged = Vec::new();
         // Everything that can fail for want of space or rights happens before the first name changes.
         for change in changes {
@@ -111,7 +132,7 @@ impl<'a> Transaction<'a> {
                 self.set_aside(path)?;
             }
         }
-        self.read_back(changes)
+        read_back(self.tree, changes, &self.unlabelled)
     }
 
     /// The directory of a physical path, and the last name.
@@ -120,24 +141,12 @@ impl<'a> Transaction<'a> {
         let node = match self.directories.get(above) {
             Some(node) => node.clone(),
             None => {
-                let node = self.open_directory(above)?;
+                let node = open_directory(self.tree, above)?;
                 self.directories.insert(above.to_owned(), node.clone());
                 node
             }
         };
         Ok((node, name.to_owned()))
-    }
-
-    /// Opens a directory by its physical path, component by component.
-    fn open_directory(&self, path: &str) -> Result<Node, ImageError> {
-        let mut node = self.tree.root.clone();
-        for component in path.split('/').filter(|component| !component.is_empty()) {
-            node = match self.tree.child(&node, component.as_bytes())? {
-                Some((child, stat)) if stat.kind == Kind::Directory => child,
-                _ => return Err(changed_meanwhile(path)),
-            };
-        }
-        Ok(node)
     }
 
     fn make_directory(
@@ -225,66 +234,12 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Opens every changed file again by its path and compares.
-    fn read_back(&self, changes: &[TreeChange]) -> Result<(), ImageError> {
-        for change in changes {
-            let path = change.path();
-            let differs = || {
-                let what = format!("{} does not read back as it was written", walk::shown(path));
-                ImageError::refused(what, "is the disk in order, and does nobody else work in this directory?")
-            };
-            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let found = self.tree.child(&self.open_directory(above)?, name.as_bytes())?;
-            let (kind, mode, uid, gid) = match change {
-                TreeChange::MakeDirectory { mode, uid, gid, .. } => (Kind::Directory, mode, uid, gid),
-                TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
-                    (Kind::File, mode, uid, gid)
-                }
-                TreeChange::RemoveFile { .. } if found.is_none() => continue,
-                TreeChange::RemoveFile { .. } => return Err(differs()),
-            };
-            let (node, stat) = found.ok_or_else(differs)?;
-            if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
-                return Err(differs());
-            }
-            if let Some(label) = change.label()
-                && !self.unlabelled.contains_key(path)
-                && self.tree.label(&node)?.as_ref() != Some(label)
-            {
-                return Err(differs());
-            }
-            if let TreeChange::WriteFile { content, .. } = change
-                && self.tree.read(&node, stat.size)?.as_ref() != Some(content)
-            {
-                return Err(differs());
-            }
-        }
-        Ok(())
-    }
-
     /// Drops the old files and syncs. Nothing that fails here makes the result less than wholly new; what a person should
     /// know of it is returned.
-    pub(super) fn finish(self) -> Vec<String> {
+    pub(in crate::target) fn finish(mut self) -> Vec<String> {
         let mut notes = Vec::new();
-        if let Some((path, why)) = self.unlabelled.first_key_value() {
-            let others = match self.unlabelled.len() {
-                1 => String::new(),
-                count => format!(" and {} more", count.saturating_sub(1)),
-            };
-            notes.push(format!(
-                "{}{others} could not be given a SELinux label ({why}): a relabel at boot is needed, make /.autorelabel there",
-                walk::shown(path)
-            ));
-        }
-        for undo in &self.undo {
-            if let Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside } = undo
-                && let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir)
-            {
-                let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
-                let path = parent.path_of(name.as_bytes());
-                notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
-            }
-        }
+        notes.extend(unlabelled_note(&self.unlabelled));
+        self.drop_old(|_, _, _| {}, &mut notes);
         for (path, directory) in &self.directories {
             let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
                 .and_then(|directory| unistd::fsync(&directory));
@@ -298,15 +253,37 @@ impl<'a> Transaction<'a> {
         notes
     }
 
-    /// Takes back every step, the last first, and returns the error with what could not be taken back.
-    pub(super) fn take_back(self, error: ImageError) -> ImageError {
-        let mut stuck = Vec::new();
-        for undo in self.undo.into_iter().rev() {
-            let (path, result) = undo.take_back();
-            if let Err(errno) = result {
-                stuck.push(format!("{path} ({})", errno.desc()));
+    /// The same where the caller syncs, and gets the old files to deal with.
+    pub(in crate::target) fn finish_with_old(mut self) -> Finished {
+        let (mut dropped, mut stuck) = (Vec::new(), Vec::new());
+        let keep = |parent: &Node, aside: &str, path: &str| {
+            let file = open_component(parent, aside.as_bytes(), OFlag::O_RDWR | OFlag::O_NONBLOCK).map(File::from);
+            dropped.push(Dropped { path: path.to_owned(), file });
+        };
+        self.drop_old(keep, &mut stuck);
+        Finished { dropped, stuck, unlabelled: std::mem::take(&mut self.unlabelled) }
+    }
+
+    /// Takes the names of the old files away; `before` is told of each, with its directory, the name that it has by now, and
+    /// the path that it had.
+    fn drop_old(&mut self, mut before: impl FnMut(&Node, &str, &str), notes: &mut Vec<String>) {
+        // Nothing is taken back any more.
+        for undo in std::mem::take(&mut self.undo) {
+            let (Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside }) = undo else {
+                continue;
+            };
+            let path = parent.path_of(name.as_bytes());
+            before(&parent, &aside, &path);
+            if let Err(errno) = unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir) {
+                let (old, why) = (parent.path_of(aside.as_bytes()), errno.desc());
+                notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
             }
         }
+    }
+
+    /// Takes back every step, the last first, and returns the error with what could not be taken back.
+    pub(in crate::target) fn take_back(mut self, error: ImageError) -> ImageError {
+        let stuck = self.take_back_all();
         if stuck.is_empty() {
             return error;
         }
@@ -317,6 +294,25 @@ impl<'a> Transaction<'a> {
             hint: "run the command again: it goes on from what stands there; old files may be left as `.deaddrop-…`"
                 .into(),
         }
+    }
+
+    /// Takes back every step, the last first; what could not be taken back is returned.
+    fn take_back_all(&mut self) -> Vec<String> {
+        let mut stuck = Vec::new();
+        for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            let (path, result) = undo.take_back();
+            if let Err(errno) = result {
+                stuck.push(format!("{path} ({})", errno.desc()));
+            }
+        }
+        stuck
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // Empty, but after a panic: then there is nobody to tell.
+        let _ = self.take_back_all();
     }
 }
 
@@ -348,6 +344,76 @@ impl Undo {
             }
         }
     }
+}
+
+/// Opens a directory by its physical path, component by component.
+fn open_directory(tree: &DirectoryTree, path: &str) -> Result<Node, ImageError> {
+    let mut node = tree.root.clone();
+    for component in path.split('/').filter(|component| !component.is_empty()) {
+        node = match tree.child(&node, component.as_bytes())? {
+            Some((child, stat)) if stat.kind == Kind::Directory => child,
+            _ => return Err(changed_meanwhile(path)),
+        };
+    }
+    Ok(node)
+}
+
+/// Opens every changed file again by its path and compares: content (in constant time), kind, mode, owner, and the label but
+/// of what is `unlabelled`.
+///
+/// # Errors
+/// `Refused` for the first that is not as the change says; when it cannot be read.
+pub(in crate::target) fn read_back(
+    tree: &DirectoryTree,
+    changes: &[TreeChange],
+    unlabelled: &Unlabelled,
+) -> Result<(), ImageError> {
+    for change in changes {
+        let path = change.path();
+        let differs = || {
+            let what = format!("{} does not read back as it was written", walk::shown(path));
+            ImageError::refused(what, "is the disk in order, and does nobody else work in this directory?")
+        };
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let found = tree.child(&open_directory(tree, above)?, name.as_bytes())?;
+        let (kind, mode, uid, gid) = match change {
+            TreeChange::MakeDirectory { mode, uid, gid, .. } => (Kind::Directory, mode, uid, gid),
+            TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
+                (Kind::File, mode, uid, gid)
+            }
+            TreeChange::RemoveFile { .. } if found.is_none() => continue,
+            TreeChange::RemoveFile { .. } => return Err(differs()),
+        };
+        let (node, stat) = found.ok_or_else(differs)?;
+        if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
+            return Err(differs());
+        }
+        if let Some(label) = change.label()
+            && !unlabelled.contains_key(path)
+            && tree.label(&node)?.as_ref() != Some(label)
+        {
+            return Err(differs());
+        }
+        if let TreeChange::WriteFile { content, .. } = change
+            && tree.read(&node, stat.size)?.as_ref() != Some(content)
+        {
+            return Err(differs());
+        }
+    }
+    Ok(())
+}
+
+/// What a person should know of files without a label.
+pub(in crate::target) fn unlabelled_note(unlabelled: &Unlabelled) -> Option<String> {
+    let (path, why) = unlabelled.first_key_value()?;
+    let others = match unlabelled.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count.saturating_sub(1)),
+    };
+    Some(format!(
+        "{}{others} could not be given a SELinux label ({why}): a relabel at boot is needed, make /.autorelabel there",
+        walk::shown(path)
+    ))
 }
 
 /// Makes a file without a name, in the directory where it will get one.

@@ -1,0 +1,113 @@
+//! What is refused, by name and with what to do.
+
+use std::fs;
+
+use crate::common::Scratch;
+use crate::machine::{BTRFS, Disk, EXT4, XFS, assert_nothing_left, deaddrop, fingerprint};
+
+#[test]
+fn without_the_back_end_btrfs_and_xfs_are_refused_by_name_with_the_way() {
+    for system in [BTRFS, XFS].into_iter().filter(|system| system.is_here()) {
+        let scratch = Scratch::new();
+        let disk = Disk::new(&scratch, system);
+        let before = fingerprint(&disk.path);
+        for command in ["plan", "inject", "verify", "recover", "scrub"] {
+            let run = deaddrop(&scratch, "new", &[command, "disk.img"]).run();
+            let want = format!("{} cannot be written", system.kind);
+            run.expect_refusal(command, 1, &[&want, "--backend mount", "as root"]);
+        }
+        assert_eq!(fingerprint(&disk.path), before);
+    }
+}
+
+#[test]
+fn in_place_must_be_asked_for_and_the_reason_is_said() {
+    if !EXT4.is_here() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = Disk::new(&scratch, EXT4);
+    let before = fingerprint(&disk.path);
+    let done = deaddrop(&scratch, "new", &["inject", "disk.img", "--backend", "mount"]).run();
+    let want =
+        ["the kernel writes as it goes", "some files new and some old", "-o OUT", "--in-place", "nothing was changed"];
+    done.expect_refusal("without either", 1, &want);
+    assert_eq!(fingerprint(&disk.path), before);
+    deaddrop(&scratch, "new", &["inject", "disk.img", "--in-place", "-o", "out.img"]).run().expect_code(2);
+    deaddrop(&scratch, "new", &["inject", "disk.img", "--in-place"]).run().expect_code(0);
+}
+
+#[test]
+fn who_is_not_root_is_told_what_to_do() {
+    if !BTRFS.is_here() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = Disk::new(&scratch, BTRFS);
+    let before = fingerprint(&disk.path);
+    scratch.give_to(crate::common::run::NOBODY);
+    for command in [&["plan", "disk.img"][..], &["verify", "disk.img"], &["inject", "disk.img", "-o", "out.img"]] {
+        let args = [command, &["--backend", "mount"]].concat();
+        let done = deaddrop(&scratch, "new", &args).unprivileged().run();
+        done.expect_refusal(command[0], 1, &["which only root may do", "sudo", "an ext4 is written without root"]);
+    }
+    assert_eq!(fingerprint(&disk.path).0, before.0);
+    assert_nothing_left(&scratch, &["disk.img"]);
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_refused() {
+    if !EXT4.is_here() {
+        return;
+    }
+    let scratch = Scratch::new();
+    Disk::new(&scratch, EXT4);
+    fs::create_dir_all(scratch.join("root/etc")).unwrap();
+    for (args, want) in [
+        (&["plan", "disk.img", "--subvolume", "@"][..], "--subvolume is for btrfs, which the kernel writes"),
+        (&["plan", "disk.img", "--subvolume", "@", "--backend", "mount"], "--subvolume is for btrfs, and the root is"),
+        (&["plan", "root", "--backend", "mount"], "--backend mount is for images, and this is a directory"),
+        (&["inject", "root", "--backend", "mount"], "--backend mount is for images, and this is a directory"),
+        (&["plan", "root", "--subvolume", "@"], "--subvolume is for images, and this is a directory"),
+        (
+            &["inject", "disk.img", "--backend", "mount", "--in-place", "--undo", "tmp"],
+            "--undo is for the native back end",
+        ),
+    ] {
+        deaddrop(&scratch, "new", args).run().expect_refusal(want, 1, &[want, "hint: "]);
+    }
+    deaddrop(&scratch, "new", &["plan", "disk.img", "--backend", "fuse"]).run().expect_code(2);
+}
+
+#[test]
+fn what_the_kernel_does_not_have_is_said_by_name() {
+    if !BTRFS.is_here() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = Disk::new(&scratch, BTRFS);
+    let before = fingerprint(&disk.path);
+    for (tampering, want) in [
+        ("fsopen:error=ENODEV", &["this kernel does not have btrfs", "modprobe btrfs"][..]),
+        ("fsopen:error=ENOSYS", &["this kernel has no fsopen(2)", "Linux 5.8"]),
+        ("fsopen:error=EPERM", &["mounting a btrfs: Operation not permitted", "--privileged"]),
+        ("fsmount:error=EPERM", &["mounting a btrfs: Operation not permitted", "CAP_SYS_ADMIN"]),
+        ("fsconfig:error=EINVAL:when=2", &["the kernel's btrfs does not take the mount option ro: Invalid argument"]),
+        ("fsconfig:error=EUCLEAN:when=3", &["the kernel does not mount partition 2 (btrfs, nixos)", "dmesg"]),
+        ("fsconfig:error=EEXIST:when=3", &["a btrfs with the same UUID is mounted", "Linux 6.7"]),
+    ] {
+        for command in [&["plan", "disk.img"][..], &["inject", "disk.img", "-o", "out.img"]] {
+            let args = [command, &["--backend", "mount"]].concat();
+            deaddrop(&scratch, "new", &args).tampered(tampering).run().expect_refusal(tampering, 1, want);
+            assert_nothing_left(&scratch, &["disk.img"]);
+        }
+    }
+    assert_eq!(fingerprint(&disk.path), before);
+    // Before Linux 5.14 there was no `nosymfollow`, and what cannot do direct I/O goes through the page cache.
+    for tampering in ["fsmount:error=EINVAL:when=1", "ioctl:error=EINVAL:when=2", "ioctl:error=EBUSY:when=2"] {
+        let args = ["plan", "disk.img", "--backend", "mount"];
+        deaddrop(&scratch, "new", &args).tampered(tampering).run().expect_code(0);
+        let log = fs::read_to_string(scratch.join("tampering.log")).unwrap();
+        assert!(log.contains("INJECTED"), "{tampering}");
+    }
+}
