@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
 use deaddrop::derive::password;
-use deaddrop::manifest::{HashScheme, Manifest, Reference, SourceSpec};
+use deaddrop::manifest::{FileSpec, HashScheme, Manifest, Reference, SourceSpec};
 use deaddrop::source::{Wanted, fetch};
 use zeroize::Zeroizing;
 
@@ -73,8 +73,8 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         file: "secrets.yaml".into(),
         directory: directory.path().to_owned(),
         sources: BTreeMap::from([
-            ("vault".to_owned(), SourceSpec::Bitwarden { path: "export.json".into() }),
-            ("dotenv".to_owned(), SourceSpec::Dotenv { path: "env".into() }),
+            ("vault".to_owned(), SourceSpec::Bitwarden(FileSpec::plain("export.json"))),
+            ("dotenv".to_owned(), SourceSpec::Dotenv(FileSpec::plain("env"))),
         ]),
         secrets: Vec::new(),
         hosts: BTreeMap::new(),

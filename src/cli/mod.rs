@@ -9,6 +9,7 @@ mod man;
 mod plan;
 mod recover;
 mod scrub;
+mod sources;
 mod verify;
 
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ enum Command {
     Verify(verify::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
+    Sources(sources::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -97,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
+        Command::Sources(args) => args.run(&ui),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -53,6 +53,12 @@ fn there_are(hosts: &[String]) -> String {
 }
 
 impl Manifest {
+    /// True for a source that is declared, and for `env` and `file`.
+    #[must_use]
+    pub fn has_source(&self, name: &str) -> bool {
+        self.sources.contains_key(name) || super::check::BUILT_IN.contains(&name)
+    }
+
     /// The secrets of `host`, in the file's order: those without `hosts`, and those that name it or one of its tags.
     /// Without a host: all secrets, provided that none has `hosts`.
     ///

@@ -153,6 +153,44 @@ pub enum OpenError {
         /// What it is.
         kind: WrongExport,
     },
+    /// A file or store that cannot be used, for a reason of its kind.
+    #[error("{}: {what}", escaped_path(path))]
+    Refused {
+        /// The source's file or store.
+        path: PathBuf,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// A program that gives no values.
+    #[error("{program} {error}")]
+    Program {
+        /// Its name, and nothing of its arguments.
+        program: String,
+        /// Why.
+        error: super::child::ChildError,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// What a program printed is not what it should print.
+    #[error("{program}: {what}")]
+    Output {
+        /// Its name, and nothing of its arguments.
+        program: String,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// The password that opens the source cannot be had.
+    #[error("{what}")]
+    Password {
+        /// Why.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
     /// An export that goes over one of the reader's limits.
     #[error("{}: {limit}", escaped_path(path))]
     Limit {
@@ -190,10 +228,19 @@ pub enum WrongExport {
 }
 
 impl OpenError {
+    /// A file or store that cannot be used. Neither `what` nor `hint` holds a part of a value.
+    pub(super) fn refused(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { path: path.to_owned(), what: what.into(), hint: hint.into() }
+    }
+
     fn hint(&self) -> Option<String> {
         const EXPORT: &str = "in Bitwarden: Tools, Export vault, file format `.json`; see docs/sources.md#bitwarden";
         match self {
             Self::Read { problem, .. } => problem.hint(),
+            Self::Refused { hint, .. }
+            | Self::Program { hint, .. }
+            | Self::Output { hint, .. }
+            | Self::Password { hint, .. } => Some(hint.clone()).filter(|hint| !hint.is_empty()),
             Self::WrongExport { kind, .. } => Some(match kind {
                 WrongExport::PasswordProtected => {
                     format!("export again as plain JSON, and delete it after use: {EXPORT}")
@@ -324,6 +371,16 @@ pub enum LookupError {
         /// The item, with its field.
         item: String,
     },
+    /// An item that cannot be had, for a reason of its kind.
+    #[error("\"{item}\": {what}")]
+    Refused {
+        /// The item, with its field.
+        item: String,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A value over [`MAX_VALUE`].
     #[error("the value of \"{item}\" is over {} MiB, the longest that is taken", MAX_VALUE / MIB)]
     TooLong {
@@ -375,6 +432,7 @@ impl LookupError {
             Self::File { problem, .. } => problem.hint(),
             Self::Empty { .. } => Some("if that is meant, say `allow_empty: true`".to_owned()),
             Self::Linked { .. } => Some("name the field that it is linked to".to_owned()),
+            Self::Refused { hint, .. } => hint.clone().filter(|hint| !hint.is_empty()),
             Self::TooMuch { .. } => Some("share the secrets out over several manifests".to_owned()),
             Self::NotText { .. } | Self::VariableName { .. } | Self::NoValue { .. } | Self::TooLong { .. } => None,
         }

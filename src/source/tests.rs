@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -164,7 +164,7 @@ fn a_dotenv_file_gives_what_python_dotenv_would() {
     let text = "export K3S_TOKEN=\"planted\\n1\" # c\nWIFI='planted 2'\nEMPTY=\nBARE\n=planted\nB=\"planted\n";
     std::fs::write(path.join("env"), text).unwrap();
     std::fs::write(path.join("bad"), b"A=1\nB=planted\xff\n").unwrap();
-    let file = |name: &str| SourceSpec::Dotenv { path: name.into() };
+    let file = |name: &str| SourceSpec::Dotenv(FileSpec::plain(name));
     let manifest =
         manifest(path, &[("ci", file("env")), ("bad", file("bad")), ("none", file("none")), ("dir", file("."))]);
     let values = get(&manifest, &["ci:K3S_TOKEN", "ci:WIFI"]).unwrap();
@@ -189,7 +189,7 @@ fn a_dotenv_file_gives_what_python_dotenv_would() {
 
 #[test]
 fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
-    let export = |name: &str| SourceSpec::Bitwarden { path: name.into() };
+    let export = |name: &str| SourceSpec::Bitwarden(FileSpec::plain(name));
     let manifest = manifest(
         &exports(),
         &[
@@ -245,7 +245,7 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
 
 #[test]
 fn a_source_that_nobody_wants_is_not_opened() {
-    let missing = SourceSpec::Bitwarden { path: "gone.json".into() };
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
     let manifest = manifest(&exports(), &[("gone", missing)]);
     assert!(get(&manifest, &[]).unwrap().is_empty());
     assert_eq!(get(&manifest, &["file:homelab.json"]).unwrap().len(), 1);
@@ -253,7 +253,7 @@ fn a_source_that_nobody_wants_is_not_opened() {
 
 #[test]
 fn an_empty_value_is_for_those_who_ask_for_it() {
-    let export = SourceSpec::Bitwarden { path: "personal.json".into() };
+    let export = SourceSpec::Bitwarden(FileSpec::plain("personal.json"));
     let manifest = manifest(&exports(), &[("vault", export)]);
     let reference = reference("vault:Empty password");
     let wanted = |secret, allow_empty| Wanted { reference: &reference, secret, allow_empty };
@@ -265,7 +265,7 @@ fn an_empty_value_is_for_those_who_ask_for_it() {
 
 #[test]
 fn many_secrets_of_one_broken_source_are_counted() {
-    let missing = SourceSpec::Bitwarden { path: "gone.json".into() };
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
     let manifest = manifest(&exports(), &[("gone", missing)]);
     let wanted: Vec<String> = (0..12).map(|index| format!("gone:{index}")).collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
@@ -276,7 +276,7 @@ fn many_secrets_of_one_broken_source_are_counted() {
 
 #[test]
 fn the_references_of_the_example_have_values() {
-    let export = SourceSpec::Bitwarden { path: "tests/exports/homelab.json".into() };
+    let export = SourceSpec::Bitwarden(FileSpec::plain("tests/exports/homelab.json"));
     let manifest = manifest(Path::new(env!("CARGO_MANIFEST_DIR")), &[("vault", export)]);
     let example = include_str!("../../secrets.example.yaml");
     let wanted: Vec<&str> = example

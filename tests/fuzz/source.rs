@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deaddrop::manifest::{Manifest, Reference, SourceSpec};
+use deaddrop::manifest::{FileSpec, Manifest, Reference, SourceSpec};
 use deaddrop::source::{Wanted, fetch};
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ impl Exports {
             ("Nowhere", None),
             ("Nodeadmin", Some("tokn")),
         ];
-        Self { base, place: Place::new(SourceSpec::Bitwarden { path: "file".into() }, &wanted) }
+        Self { base, place: Place::new(SourceSpec::Bitwarden(FileSpec::plain("file")), &wanted) }
     }
 }
 
@@ -213,7 +213,7 @@ impl Dotenvs {
         let wanted = [("A", None), ("B", None), ("LONG", None), ("Q", None), ("NOT_THERE", None), ("A", Some("field"))];
         Self {
             base: ENV.replace("CANARY", CANARY),
-            place: Place::new(SourceSpec::Dotenv { path: "file".into() }, &wanted),
+            place: Place::new(SourceSpec::Dotenv(FileSpec::plain("file")), &wanted),
         }
     }
 }

@@ -1,36 +1,31 @@
 //! `bitwarden`: the plain JSON export of Bitwarden and Vaultwarden, personal and of an organisation.
 //!
-//! `shape` says what an export looks like, `stream` reads it item by item, `search` keeps what is wanted and decides what
-//! a reference means, `field` picks the value out of an item.
+//! `shape` says what an export looks like, `stream` reads it item by item, `field` says which fields an item has.
 
 mod field;
-mod search;
 mod shape;
 mod stream;
 
-use std::path::PathBuf;
-
-use super::{LookupError, OpenError, Source, read};
-use crate::manifest::Reference;
-use crate::secret::Secret;
+use super::OpenError;
+use super::input::Input;
+use super::item::Sink;
+use super::vault::Vault;
 
 /// An export.
-pub(super) struct Bitwarden {
-    path: PathBuf,
+pub(super) struct Bitwarden<'m> {
+    input: Input<'m>,
 }
 
-impl Bitwarden {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path }
+impl<'m> Bitwarden<'m> {
+    pub(super) fn new(input: Input<'m>) -> Self {
+        Self { input }
     }
 }
 
-impl Source for Bitwarden {
-    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
-        let file = read::open(&self.path).map_err(|problem| OpenError::Read { path: self.path.clone(), problem })?;
-        let mut search = search::Search::new(wanted);
-        stream::read(file, &mut search).map_err(|failure| failure.at(&self.path))?;
-        Ok(search.finish())
+impl Vault for Bitwarden<'_> {
+    fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
+        let file = self.input.open()?;
+        stream::read(file, sink).map_err(|failure| failure.at(self.input.name()))
     }
 }
 

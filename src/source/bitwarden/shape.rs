@@ -109,11 +109,6 @@ impl Text {
             Self::Absent | Self::Other => None,
         }
     }
-
-    /// Length in bytes, 0 for what is not text.
-    pub(super) fn len(&self) -> usize {
-        self.get().map_or(0, str::len)
-    }
 }
 
 impl<'de> Deserialize<'de> for Text {

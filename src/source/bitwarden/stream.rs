@@ -13,9 +13,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::error::Category;
 use zeroize::Zeroizing;
 
-use super::search::Search;
 use super::shape::{Folder, Item, Text, TopKey};
 use crate::source::error::{OpenError, WrongExport};
+use crate::source::item::{self, Sink};
 use crate::source::read::ReadError;
 
 /// The longest export: 1 GiB, some million items.
@@ -43,20 +43,17 @@ pub(super) enum Limit {
     Export,
     /// [`MAX_ITEM`]
     Item,
-    /// What [`Search`] keeps.
-    Kept,
-    /// How many items could be the same wanted one.
-    Candidates,
+    /// One of the [`Sink`]'s.
+    Sink(item::Limit),
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Export => "over 1 GiB, the longest export that is read",
-            Self::Item => "one item in it is over 32 MiB, the longest that is read",
-            Self::Kept => "the wanted values and the names of its folders are over 128 MiB, the most that is kept",
-            Self::Candidates => "too many of its items could be a wanted one, and its folders come after them",
-        })
+        match self {
+            Self::Export => f.write_str("over 1 GiB, the longest export that is read"),
+            Self::Item => f.write_str("one item in it is over 32 MiB, the longest that is read"),
+            Self::Sink(limit) => limit.fmt(f),
+        }
     }
 }
 
@@ -73,11 +70,11 @@ impl Failure {
     }
 }
 
-/// Feeds every folder and item of an export to `search`.
+/// Feeds every folder and item of an export to `sink`, those in the trash left out.
 ///
 /// # Errors
-/// What stopped it; `search` is of no use then.
-pub(super) fn read(file: impl Read, search: &mut Search<'_>) -> Result<(), Failure> {
+/// What stopped it; `sink` is of no use then.
+pub(super) fn read(file: impl Read, sink: &mut dyn Sink) -> Result<(), Failure> {
     let meter = Meter::default();
     let mut metered = Metered::new(file, &meter);
     metered.fill().map_err(|error| meter.limit.get().map_or(Failure::Io(error), Failure::Limit))?;
@@ -85,7 +82,7 @@ pub(super) fn read(file: impl Read, search: &mut Search<'_>) -> Result<(), Failu
 
     let mut header = Header::default();
     let mut deserializer = serde_json::Deserializer::from_reader(metered);
-    let export = Export { meter: &meter, search, header: &mut header };
+    let export = Export { meter: &meter, sink, header: &mut header };
     let result = export.deserialize(&mut deserializer).and_then(|()| deserializer.end());
 
     // An encrypted export may break a limit with its one long string, and is to be called what it is.
@@ -127,20 +124,20 @@ struct Header {
 }
 
 /// The top level.
-struct Export<'r, 'w> {
+struct Export<'r> {
     meter: &'r Meter,
-    search: &'r mut Search<'w>,
+    sink: &'r mut dyn Sink,
     header: &'r mut Header,
 }
 
-impl<'de> DeserializeSeed<'de> for Export<'_, '_> {
+impl<'de> DeserializeSeed<'de> for Export<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Export<'_, '_> {
+impl<'de> Visitor<'de> for Export<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +145,7 @@ impl<'de> Visitor<'de> for Export<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { meter, search, header } = self;
+        let Self { meter, sink, header } = self;
         while let Some(key) = map.next_key()? {
             match key {
                 TopKey::Encrypted => header.encrypted = map.next_value::<Text>()?.get() == Some("true"),
@@ -156,13 +153,19 @@ impl<'de> Visitor<'de> for Export<'_, '_> {
                     header.password_protected = map.next_value::<Text>()?.get() == Some("true");
                 }
                 TopKey::Folders | TopKey::Collections => {
-                    let take = |folder: Folder| search.folder(folder);
+                    let take = |folder: Folder| match (folder.id.get(), folder.name.get()) {
+                        (Some(id), Some(name)) => sink.folder(id, name),
+                        _ => Ok(()),
+                    };
                     map.next_value_seed(Each { meter, take, element: PhantomData })?;
                 }
                 TopKey::Items if header.items => return Err(A::Error::custom("items twice")),
                 TopKey::Items => {
                     header.items = true;
-                    let take = |item: Item| search.item(item);
+                    let take = |item: Item| match item.deleted_date.get() {
+                        None => sink.item(&item),
+                        Some(_) => Ok(()),
+                    };
                     map.next_value_seed(Each { meter, take, element: PhantomData })?;
                 }
                 TopKey::Other => {
@@ -182,14 +185,14 @@ struct Each<'r, T, F> {
     element: PhantomData<T>,
 }
 
-impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), Limit>> DeserializeSeed<'de> for Each<'_, T, F> {
+impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::Limit>> DeserializeSeed<'de> for Each<'_, T, F> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), Limit>> Visitor<'de> for Each<'_, T, F> {
+impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::Limit>> Visitor<'de> for Each<'_, T, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,7 +206,7 @@ impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), Limit>> Visitor<
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
         while let Some(element) = list.next_element()? {
             if let Err(limit) = (self.take)(element) {
-                self.meter.limit.set(Some(limit));
+                self.meter.limit.set(Some(Limit::Sink(limit)));
                 return Err(A::Error::custom("limit"));
             }
             self.meter.restart();

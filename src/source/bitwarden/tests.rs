@@ -2,9 +2,14 @@
 
 use std::io::Read;
 
-use super::stream::{Failure, Limit};
-use super::*;
+use super::shape;
+use super::stream::{self, Failure, Limit};
+use crate::manifest::Reference;
+use crate::secret::Secret;
+use crate::source::LookupError;
 use crate::source::error::WrongExport;
+use crate::source::item::{self, Answer, Sink};
+use crate::source::search::Search;
 
 const PERSONAL: &str = include_str!("../../../tests/exports/personal.json");
 const ORGANISATION: &str = include_str!("../../../tests/exports/organisation.json");
@@ -23,9 +28,13 @@ fn parse(text: &str) -> Reference {
 
 fn look_up(export: impl Read, wanted: &[Reference]) -> Result<Vec<Result<Secret, LookupError>>, Failure> {
     let wanted: Vec<&Reference> = wanted.iter().collect();
-    let mut search = search::Search::new(&wanted);
+    let mut search = Search::new(&wanted);
     stream::read(export, &mut search)?;
-    Ok(search.finish())
+    let value = |answer| match answer {
+        Answer::Value(value) => value,
+        Answer::Attachment(_) => unreachable!("a JSON export has none"),
+    };
+    Ok(search.finish().into_iter().map(|answer| answer.map(value)).collect())
 }
 
 /// The value of one reference, or its error with everything that a person is told.
@@ -354,7 +363,7 @@ fn an_export_without_measure_is_refused_at_the_limit_that_it_breaks() {
         ("a name", &mut Made::new("{\"items\":[{\"name\":\"", 33, long, "\"}]}"), Limit::Item),
         ("depth", &mut Made::new("{\"x\":", 33, nested, ""), Limit::Item),
         ("space", &mut Made::new("{", 33, spaces, "}"), Limit::Item),
-        ("candidates", &mut Made::new("{\"items\":[", 2000, same, "{}]}"), Limit::Candidates),
+        ("candidates", &mut Made::new("{\"items\":[", 2000, same, "{}]}"), Limit::Sink(item::Limit::Candidates)),
     ];
     for (name, export, want) in cases {
         match look_up(export, &[parse("a/x")]) {
@@ -372,14 +381,14 @@ fn what_is_kept_of_an_export_has_a_measure() {
     let text = |text: String| shape::Text::Is(zeroize::Zeroizing::new(text));
     let wanted = parse("n#notes");
     let wanted = [&wanted];
-    let mut search = search::Search::new(&wanted);
-    let folder = |index: usize| shape::Folder { id: text(format!("{index}")), name: text("x".repeat(1 << 20)) };
-    let kept = (0..200).take_while(|&index| search.folder(folder(index)).is_ok()).count();
+    let mut search = Search::new(&wanted);
+    let name = "x".repeat(1 << 20);
+    let kept = (0..200).take_while(|index| search.folder(&index.to_string(), &name).is_ok()).count();
     assert_eq!(kept, 127, "128 MiB with what the entries cost");
 
-    let mut search = search::Search::new(&wanted);
+    let mut search = Search::new(&wanted);
     let item = || shape::Item { name: text("n".into()), notes: text("x".repeat(16 << 20)), ..Default::default() };
-    assert_eq!((0..20).take_while(|_| search.item(item()).is_ok()).count(), 7);
+    assert_eq!((0..20).take_while(|_| search.item(&item()).is_ok()).count(), 7);
 }
 
 #[test]
