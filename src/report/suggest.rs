@@ -95,6 +95,9 @@ mod tests {
         assert_eq!(did_you_mean(&["a"]).unwrap(), "did you mean `a`?");
         assert_eq!(did_you_mean(&["a", "b"]).unwrap(), "did you mean `a` or `b`?");
         assert_eq!(list(["a", "b"].into_iter()), "a, b");
-        assert_eq!(list(["n"; 20].into_iter()), "n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n and 6 more");
+        assert_eq!(
+            list(["n"; 30].into_iter()),
+            "n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n and 6 more"
+        );
     }
 }
