@@ -1,8 +1,8 @@
 //! What sources share in one run: where paths start, passwords, and which variables no child may see.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::OpenError;
 use super::password;
@@ -15,7 +15,7 @@ pub(super) struct Context<'m> {
     /// Names of environment variables that this manifest reads as values or passwords.
     hidden: BTreeSet<String>,
     /// Passwords that were had already: a person is asked once, a program runs once.
-    passwords: RefCell<Vec<(PasswordSpec, Secret)>>,
+    passwords: Mutex<Vec<(PasswordSpec, Secret)>>,
 }
 
 impl<'m> Context<'m> {
@@ -34,7 +34,7 @@ impl<'m> Context<'m> {
                 _ => false,
             };
         }
-        Self { directory: &manifest.directory, hidden, passwords: RefCell::default() }
+        Self { directory: &manifest.directory, hidden, passwords: Mutex::default() }
     }
 
     /// A path of the manifest; a relative one starts at the manifest's directory.
@@ -57,13 +57,15 @@ impl<'m> Context<'m> {
     /// # Errors
     /// It cannot be had, or is empty.
     pub(super) fn password(&self, source: &str, spec: &PasswordSpec) -> Result<Secret, OpenError> {
-        let known = self.passwords.borrow().iter().find(|(own, _)| own == spec).map(|(_, known)| known.clone());
+        // Held while it is asked for: two that want the same wait for one answer.
+        let mut passwords = self.passwords.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = passwords.iter().find(|(own, _)| own == spec).map(|(_, known)| known.clone());
         // What is asked for is another password for each source.
         if let Some(known) = known.filter(|_| *spec != PasswordSpec::Ask) {
             return Ok(known);
         }
         let password = password::get(source, spec, self)?;
-        self.passwords.borrow_mut().push((spec.clone(), password.clone()));
+        passwords.push((spec.clone(), password.clone()));
         Ok(password)
     }
 }

@@ -11,6 +11,7 @@ mod age;
 mod bitwarden;
 mod child;
 mod context;
+mod credentials;
 mod dotenv;
 mod env;
 mod error;
@@ -19,6 +20,7 @@ mod input;
 mod item;
 mod near;
 mod password;
+mod programs;
 mod read;
 mod search;
 mod terminal;
@@ -201,6 +203,8 @@ fn open<'m>(
         }
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::Credentials) => Box::new(credentials::Credentials),
+        Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

@@ -1,7 +1,7 @@
 //! What is made of a password manager's reader: a [`Source`] that finds the wanted items, or lists what there is.
 
 use super::error::{item, shown};
-use super::item::{Answer, Entry, Limit, Sink};
+use super::item::{Answer, Entry, Field, Limit, Sink, Value};
 use super::search::Search;
 use super::{Listed, LookupError, MAX_VALUE, OpenError, Source};
 use crate::manifest::Reference;
@@ -49,15 +49,74 @@ impl<V: Vault> Source for V {
     }
 }
 
+/// The ids of the wanted items, for a source that tells names first and gives values for ids. `feed` hands every item to
+/// the sink; no field of theirs is looked at.
+///
+/// # Errors
+/// What `feed` says.
+pub(super) fn find_ids(
+    wanted: &[&Reference],
+    feed: impl FnOnce(&mut dyn Sink) -> Result<(), OpenError>,
+) -> Result<Vec<Result<String, LookupError>>, OpenError> {
+    let items: Vec<Reference> =
+        wanted.iter().map(|&reference| Reference { field: None, ..reference.clone() }).collect();
+    let items: Vec<&Reference> = items.iter().collect();
+    let mut search = Search::new(&items);
+    feed(&mut IdSink(&mut search))?;
+    let id = |answer| match answer {
+        Answer::Attachment(id) => id,
+        Answer::Value(_) => String::new(),
+    };
+    Ok(search.finish().into_iter().map(|answer| answer.map(id)).collect())
+}
+
+/// Hands items on with their id in place of a password.
+struct IdSink<'s>(&'s mut dyn Sink);
+
+struct IdEntry<'e>(&'e dyn Entry);
+
+impl Sink for IdSink<'_> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+        self.0.folder(id, name)
+    }
+
+    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+        self.0.item(&IdEntry(item))
+    }
+}
+
+impl Entry for IdEntry<'_> {
+    fn id(&self) -> &str {
+        self.0.id()
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn places(&self) -> Vec<&str> {
+        self.0.places()
+    }
+
+    fn changed(&self) -> Option<&str> {
+        self.0.changed()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field { name: "password".to_owned(), is_custom: false, value: Value::Attachment(self.id().to_owned()) }]
+    }
+}
+
 /// Keeps names, and no value.
 #[derive(Default)]
-struct Listing {
+pub(super) struct Listing {
     folders: std::collections::HashMap<String, String>,
     items: Vec<(Vec<String>, Listed)>,
 }
 
 impl Listing {
-    fn finish(self) -> Vec<Listed> {
+    /// What there is, sorted by folder, name and id.
+    pub(super) fn finish(self) -> Vec<Listed> {
         let folders = self.folders;
         let mut items: Vec<Listed> = self
             .items
