@@ -207,7 +207,7 @@ fn a_program_that_is_missing_fails_hangs_or_prints_nonsense_is_told_by_its_name_
     inject(&scratch).run().expect_refusal("signal", 1, &["rbw was ended by signal 9"]);
     program(&scratch, "rbw", "echo planted-output");
     inject(&scratch).run().expect_refusal("nonsense", 1, &["rbw: a line of its list has no tabs"]);
-    program(&scratch, "rbw", "sleep 600 & wait");
+    program(&scratch, "rbw", "exec sleep 600");
     let started = std::time::Instant::now();
     inject(&scratch).run().expect_refusal("hangs", 1, &["took over 1 s", "timeout: SECONDS"]);
     assert!(started.elapsed() < Duration::from_secs(60), "it was not waited for");
