@@ -145,7 +145,7 @@ pub enum OpenError {
         /// What is wrong, in words that are the same for every content.
         problem: &'static str,
     },
-    /// A file that is something else than a plain JSON export.
+    /// A file that is something else than an export that can be read.
     #[error("{}: {kind}", escaped_path(path))]
     WrongExport {
         /// The source's file.
@@ -201,20 +201,20 @@ pub enum OpenError {
     },
 }
 
-/// A file in place of a plain JSON export.
+/// A file in place of a Bitwarden export that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrongExport {
     /// `encrypted` and `passwordProtected`.
-    #[error("this export is protected by a password, which this version of deaddrop cannot open yet")]
+    #[error("this export is protected by a password, and the source has none")]
     PasswordProtected,
     /// `encrypted` alone.
     #[error("this export is encrypted for your account only, and cannot be opened outside Bitwarden")]
     AccountRestricted,
     /// Bitwarden's CSV, which lacks ids, SSH keys and the types of fields.
-    #[error("this is a CSV export, and deaddrop reads JSON exports")]
+    #[error("this is a CSV export, and deaddrop reads Bitwarden's JSON and ZIP exports")]
     Csv,
-    /// Bitwarden's JSON with attachments.
-    #[error("this is a ZIP file, and deaddrop reads JSON exports")]
+    /// A ZIP file where there is no sense in one: inside a ZIP file.
+    #[error("this is a ZIP file in place of a JSON export")]
     Zip,
     /// UTF-16, as PowerShell's `>` writes it.
     #[error("this is UTF-16, and JSON is UTF-8")]
@@ -234,7 +234,7 @@ impl OpenError {
     }
 
     fn hint(&self) -> Option<String> {
-        const EXPORT: &str = "in Bitwarden: Tools, Export vault, file format `.json`; see docs/sources.md#bitwarden";
+        const EXPORT: &str = "in Bitwarden: Tools, Export vault, file format `.json` (or `.zip`, with attachments); see docs/sources.md#bitwarden";
         match self {
             Self::Read { problem, .. } => problem.hint(),
             Self::Refused { hint, .. }
@@ -243,10 +243,13 @@ impl OpenError {
             | Self::Password { hint, .. } => Some(hint.clone()).filter(|hint| !hint.is_empty()),
             Self::WrongExport { kind, .. } => Some(match kind {
                 WrongExport::PasswordProtected => {
-                    format!("export again as plain JSON, and delete it after use: {EXPORT}")
+                    "say where the password comes from: `password: { env: NAME }`, `{ file: PATH }`, `{ exec: [PROGRAM, …] }` \
+                     or `ask`"
+                        .to_owned()
                 }
                 WrongExport::AccountRestricted => {
-                    format!("export again as plain JSON, not encrypted for the account: {EXPORT}")
+                    "export again with \"Password protected\" (or as plain `.json`, or `.zip`), see docs/sources.md#bitwarden"
+                        .to_owned()
                 }
                 WrongExport::Utf16 => "write the file with `bw export --output FILE`, not with `>`".to_owned(),
                 WrongExport::Csv | WrongExport::Zip | WrongExport::Empty | WrongExport::NoItems => EXPORT.to_owned(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::context::Context;
+use super::opened::Opened;
 use super::read::{self, ReadError};
 use super::{OpenError, age};
 use crate::manifest::FileSpec;
@@ -44,6 +45,21 @@ impl<'m> Input<'m> {
             false => Box::new(read::open(&self.path).map_err(|problem| self.failed(problem))?),
         };
         if self.spec.is_age() { age::decrypt(file, self) } else { Ok(file) }
+    }
+
+    /// Opens it as what it is: a file that can be read anywhere, or a stream.
+    ///
+    /// # Errors
+    /// As [`Input::open`].
+    pub(super) fn opened(&self) -> Result<Opened, OpenError> {
+        if !self.spec.is_standard_input() && !self.spec.is_age() {
+            let file = read::open(&self.path).map_err(|problem| self.failed(problem))?;
+            if file.metadata().is_ok_and(|data| data.is_file()) {
+                return Ok(Opened::File(file));
+            }
+            return Ok(Opened::Stream(Box::new(file)));
+        }
+        self.open().map(Opened::Stream)
     }
 
     /// Reads all of it, at most `limit` bytes.
@@ -90,7 +106,8 @@ impl<'m> Input<'m> {
         self.source
     }
 
-    fn failed(&self, problem: ReadError) -> OpenError {
+    /// What the system says of it, or a limit of its length.
+    pub(super) fn failed(&self, problem: ReadError) -> OpenError {
         OpenError::Read { path: self.path.clone(), problem }
     }
 }

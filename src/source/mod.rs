@@ -8,6 +8,7 @@
 //! [`SourceSpec`] in the manifest.
 
 mod age;
+mod archive;
 mod bitwarden;
 mod child;
 mod context;
@@ -18,7 +19,10 @@ mod error;
 mod file;
 mod input;
 mod item;
+mod json;
+mod meter;
 mod near;
+mod opened;
 mod password;
 mod programs;
 mod read;
@@ -212,5 +216,7 @@ fn open<'m>(
     })
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

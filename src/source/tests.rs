@@ -219,8 +219,7 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
         format!("gone: {at}/gone.json: there is no such file (for s0, s5)"),
         "vault: no item \"Rooter\" (for s1, s10)".into(),
         format!(
-            "locked: {at}/password-protected.json: this export is protected by a password, which this version of \
-             deaddrop cannot open yet (for s3)"
+            "locked: {at}/password-protected.json: this export is protected by a password, and the source has none (for s3)"
         ),
         format!("file: {at}/none: there is no such file (for s4)"),
         "nowhere: there is no such source (for s6)".into(),
@@ -238,9 +237,9 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
     assert_eq!(got, want.iter().collect::<Vec<_>>());
     let hint = |index: usize| errors[index].1.as_str();
     assert_eq!(hint(1), "did you mean `vault:home/Router` or `vault:work/Router`?");
-    assert!(hint(2).starts_with("export again as plain JSON"), "{}", hint(2));
+    assert!(hint(2).starts_with("say where the password comes from: `password: { env: NAME }`"), "{}", hint(2));
     assert_eq!(hint(5), "write `vault:home/Router`, or the id");
-    assert!(hint(6).starts_with("export again as plain JSON, not encrypted for the account"), "{}", hint(6));
+    assert!(hint(6).starts_with("export again with \"Password protected\""), "{}", hint(6));
 }
 
 #[test]
