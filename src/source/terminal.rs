@@ -7,6 +7,7 @@ use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
+use crate::sys::TerminalOnSignal;
 
 /// The longest line that is taken, in bytes; a terminal's own limit is 4095.
 const LONGEST: usize = 4096;
@@ -45,16 +46,18 @@ fn read_line(mut terminal: &File, line: &mut Vec<u8>) -> io::Result<()> {
 struct Silence<'t> {
     terminal: &'t File,
     before: Termios,
+    _on_signal: TerminalOnSignal,
 }
 
 impl<'t> Silence<'t> {
     fn new(terminal: &'t File) -> io::Result<Self> {
         let before = termios::tcgetattr(terminal)?;
+        let on_signal = TerminalOnSignal::new(terminal, &before);
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
         // What was typed before the question is no answer to it.
         termios::tcsetattr(terminal, SetArg::TCSAFLUSH, &silent)?;
-        Ok(Self { terminal, before })
+        Ok(Self { terminal, before, _on_signal: on_signal })
     }
 }
 

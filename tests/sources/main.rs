@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod passwords;
 mod programs;
 
 use std::fs;

@@ -246,3 +246,39 @@ fn systemd_s_credentials_are_files_of_its_directory() {
     manifest(&scratch, "  c: { type: credentials }\n", &[("a", "c:../token"), ("b", "c:none")]);
     with().run().expect_refusal("not there", 1, &["no credential is called so", "there is no such file"]);
 }
+
+const BW: &str = r#"
+[ "$BW_NOINTERACTION" = true ] || exit 7
+case "$*" in
+  'list items') printf '[{"object":"item","id":"i1","folderId":"f1","type":1,"name":"Wifi","collectionIds":[],"login":{"username":"u","password":"home wifi"}},
+    {"object":"item","id":"i2","folderId":null,"type":1,"name":"Wifi","collectionIds":["c1"],"login":{"password":"office wifi"}},
+    {"object":"item","id":"i3","folderId":null,"type":2,"name":"Key","notes":"n","attachments":[{"id":"a9","fileName":"key.bin","size":"3"}]}]' ;;
+  'list folders') printf '[{"object":"folder","id":"f1","name":"Homelab"},{"object":"folder","id":null,"name":"No Folder"}]' ;;
+  'list collections') printf '[{"object":"collection","id":"c1","name":"Office"}]' ;;
+  'get attachment a9 --itemid i3 --raw') printf 'a\0b' ;;
+  *) exit 9 ;;
+esac"#;
+
+#[test]
+fn bw_is_asked_once_for_all_items_and_for_folders_only_where_one_is_named() {
+    let scratch = Scratch::new();
+    root(&scratch);
+    program(&scratch, "bw", BW);
+    let key = ("key", "{ source: v, item: Key, field: \"file:key.bin\" }");
+    manifest(&scratch, "  v: { type: bw }\n", &[("a", "v:i1"), ("notes", "v:Key#notes"), key]);
+    inject(&scratch).run().expect_code(0);
+    assert_eq!(injected(&scratch, "a"), b"home wifi");
+    assert_eq!(injected(&scratch, "key"), b"a\0b");
+    assert_eq!(calls(&scratch), ["bw get attachment a9 --itemid i3 --raw", "bw list items"]);
+
+    std::fs::remove_file(scratch.join("calls")).unwrap();
+    manifest(&scratch, "  v: { type: bw }\n", &[("a", "v:Homelab/Wifi"), ("b", "v:Office/Wifi")]);
+    inject(&scratch).run().expect_code(0);
+    assert_eq!((injected(&scratch, "a"), injected(&scratch, "b")), (b"home wifi".to_vec(), b"office wifi".to_vec()));
+    assert_eq!(calls(&scratch), ["bw list collections", "bw list folders", "bw list items"]);
+
+    manifest(&scratch, "  v: { type: bw }\n", &[("a", "v:Wifi")]);
+    inject(&scratch).run().expect_refusal("two", 1, &["two items are called \"Wifi\""]);
+    program(&scratch, "bw", "exit 1");
+    inject(&scratch).run().expect_refusal("locked", 1, &["bw ended with status 1", "BW_SESSION=$(bw unlock --raw)"]);
+}

@@ -39,7 +39,11 @@ impl Entry for Item {
         });
         let custom =
             self.fields.0.iter().filter_map(|field| Some(Field::custom(field.name.get()?, custom(self, field))));
-        built_in.chain(custom).collect()
+        let attachments = self.attachments.0.iter().filter_map(|attachment| {
+            let place = format!("{}/{}", self.id(), attachment.id.get()?);
+            Some(Field::attachment(attachment.file_name.get()?, place))
+        });
+        built_in.chain(custom).chain(attachments).collect()
     }
 }
 

@@ -10,13 +10,14 @@ mod shape;
 mod stream;
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
+use std::path::Path;
 
 use super::OpenError;
 use super::archive::{self, Archive};
 use super::error::WrongExport;
 use super::input::Input;
-use super::item::{Entry, Field, Limit, Sink};
+use super::item::{Entry, Field, Limit, Sink, Value};
 use super::opened::Opened;
 use super::vault::Vault;
 use crate::secret::Secret;
@@ -77,6 +78,15 @@ impl<'m> Bitwarden<'m> {
     }
 }
 
+/// Hands every item of what `bw list items` printed to `sink`.
+///
+/// # Errors
+/// What is wrong with it, in words without a value.
+pub(super) fn read_items(output: impl Read, sink: &mut dyn Sink) -> Result<(), String> {
+    let path = Path::new("what it printed");
+    stream::read(output, sink).map_err(|failure| failure.at(path).to_string())
+}
+
 impl Vault for Bitwarden<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
@@ -97,7 +107,8 @@ impl Vault for Bitwarden<'_> {
 
     fn attachment(&mut self, place: &str) -> Result<Secret, String> {
         let archive = self.archive.as_mut().zip(place.parse().ok());
-        let (archive, index) = archive.ok_or_else(|| "there is no such attachment".to_owned())?;
+        let (archive, index) = archive
+            .ok_or_else(|| "the export does not hold it: only the file format `.zip` has attachments".to_owned())?;
         archive.attachment(index)
     }
 }
@@ -147,6 +158,8 @@ impl Entry for WithAttachments<'_> {
 
     fn fields(&self) -> Vec<Field> {
         let mut fields = self.item.fields();
+        // Those that the item itself names are these.
+        fields.retain(|field| !matches!(field.value, Value::Attachment(_)));
         fields.extend(self.files.iter().map(|(name, index)| Field::attachment(name, index.to_string())));
         fields
     }

@@ -38,6 +38,7 @@ pub(super) struct Item {
     pub(super) login: Option<Login>,
     pub(super) ssh_key: Option<SshKey>,
     pub(super) fields: List<Field>,
+    pub(super) attachments: List<Attachment>,
     /// Set for an item in the trash.
     pub(super) deleted_date: Text,
     /// RFC 3339.
@@ -58,6 +59,14 @@ pub(super) struct Login {
 #[serde(default)]
 pub(super) struct Uri {
     pub(super) uri: Text,
+}
+
+/// An attachment; its content is elsewhere.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Attachment {
+    pub(super) id: Text,
+    pub(super) file_name: Text,
 }
 
 /// What an item of type 5 has.

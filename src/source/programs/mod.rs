@@ -1,6 +1,7 @@
 //! The programs of password managers: `bw`, `rbw`, `op`, `secretspec` and `vals`. Each is asked once for all that is wanted
 //! where it can answer that, else several times side by side.
 
+mod bw;
 mod op;
 mod rbw;
 mod secretspec;
@@ -16,8 +17,11 @@ use zeroize::Zeroizing;
 
 use super::child::{ChildError, Program};
 use super::context::Context;
-use super::{OpenError, Source};
-use crate::manifest::Program as Kind;
+use super::error::item;
+use super::item::Answer;
+use super::{LookupError, OpenError, Source};
+use crate::manifest::{Program as Kind, Reference};
+use crate::secret::Secret;
 
 /// The longest output of a program, in bytes.
 const MAX_OUTPUT: usize = 256 << 20;
@@ -27,9 +31,10 @@ const SIDE_BY_SIDE: usize = 8;
 
 /// The source that asks `program`.
 pub(super) fn open<'m>(program: Kind, timeout: Duration, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-    let tool = |hint| Tool { name: program.name(), timeout, context, hint };
+    let tool = |hint| Tool { name: program.name(), timeout, context, hint, variables: &[] };
     match program {
-        Kind::Bw => todo!(),
+        // Without it bw would ask for the master password on standard input, where there is none.
+        Kind::Bw => Box::new(bw::Bw::new(Tool { variables: &[("BW_NOINTERACTION", "true")], ..tool(bw::HINT) })),
         Kind::Rbw => Box::new(rbw::Rbw::new(tool(rbw::HINT))),
         Kind::Op => Box::new(op::Op::new(tool(op::HINT))),
         Kind::Secretspec => Box::new(secretspec::Secretspec::new(tool(secretspec::HINT))),
@@ -39,12 +44,14 @@ pub(super) fn open<'m>(program: Kind, timeout: Duration, context: &'m Context<'m
 
 /// One password manager's program: its name, how long a call may take, and what to do when it is locked.
 #[derive(Clone, Copy)]
-pub(super) struct Tool<'m> {
+struct Tool<'m> {
     pub name: &'static str,
     pub timeout: Duration,
     pub context: &'m Context<'m>,
     /// What to do when a call fails.
     pub hint: &'static str,
+    /// Variables that it gets besides ours.
+    pub variables: &'static [(&'static str, &'static str)],
 }
 
 impl Tool<'_> {
@@ -52,14 +59,45 @@ impl Tool<'_> {
     ///
     /// # Errors
     /// As the program's end says.
-    pub(super) fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>, ChildError> {
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let argv: Vec<&OsStr> = [self.name].into_iter().chain(arguments.iter().copied()).map(OsStr::new).collect();
-        let program = Program { argv: &argv, variables: &[], input, timeout: self.timeout, limit: MAX_OUTPUT };
+        let variables: Vec<(&str, &OsStr)> =
+            self.variables.iter().map(|(name, value)| (*name, OsStr::new(value))).collect();
+        let program = Program { argv: &argv, variables: &variables, input, timeout: self.timeout, limit: MAX_OUTPUT };
         program.run(self.context)
     }
 
+    /// The values of the wanted items: attachments are read by `read`, given their place, side by side.
+    fn values(
+        &self,
+        wanted: &[&Reference],
+        answers: Vec<Result<Answer, LookupError>>,
+        read: impl Fn(&str) -> Result<Zeroizing<Vec<u8>>, ChildError> + Sync,
+    ) -> Vec<Result<Secret, LookupError>> {
+        let place = |answer: &Result<Answer, LookupError>| match answer {
+            Ok(Answer::Attachment(place)) => Some(place.clone()),
+            _ => None,
+        };
+        let places: Vec<String> = answers.iter().filter_map(place).collect();
+        let mut contents = side_by_side(&places, |place| read(place)).into_iter();
+        let value = |(reference, answer): (&&Reference, Result<Answer, LookupError>)| match answer? {
+            Answer::Value(secret) => Ok(secret),
+            Answer::Attachment(_) => match contents.next() {
+                Some(Ok(mut bytes)) => Ok(Secret::new(std::mem::take(&mut *bytes))),
+                Some(Err(error)) => Err(self.refused(reference, format!("{} {error}", self.name))),
+                None => Err(self.refused(reference, format!("{} gave no answer", self.name))),
+            },
+        };
+        wanted.iter().zip(answers).map(value).collect()
+    }
+
+    /// The error for one item that cannot be had.
+    fn refused(&self, reference: &Reference, what: impl Into<String>) -> LookupError {
+        LookupError::Refused { item: item(reference), what: what.into(), hint: Some(self.hint.to_owned()) }
+    }
+
     /// The error for a call that failed.
-    pub(super) fn failed(&self, error: ChildError) -> OpenError {
+    fn failed(&self, error: ChildError) -> OpenError {
         let hint = match error {
             ChildError::Missing => format!("install it, or see that PATH has it: {}", self.name),
             ChildError::TimedOut(_) => format!("give it longer with `timeout: SECONDS`; {}", self.hint),
@@ -69,14 +107,14 @@ impl Tool<'_> {
     }
 
     /// The error for output that is not what it should be.
-    pub(super) fn odd(&self, what: impl Into<String>) -> OpenError {
+    fn odd(&self, what: impl Into<String>) -> OpenError {
         let hint = format!("is this version of {} newer or older than the manual of deaddrop says?", self.name);
         OpenError::Output { program: self.name.to_owned(), what: what.into(), hint }
     }
 }
 
 /// Does `work` for each of `jobs`, several at a time; the answers are in the order of the jobs.
-pub(super) fn side_by_side<J: Sync, A: Send>(jobs: &[J], work: impl Fn(&J) -> A + Sync) -> Vec<A> {
+fn side_by_side<J: Sync, A: Send>(jobs: &[J], work: impl Fn(&J) -> A + Sync) -> Vec<A> {
     let next = AtomicUsize::new(0);
     let answers: Mutex<Vec<(usize, A)>> = Mutex::new(Vec::with_capacity(jobs.len()));
     thread::scope(|scope| {

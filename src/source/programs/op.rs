@@ -7,11 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Tool, side_by_side};
+use super::Tool;
 use crate::manifest::Reference;
 use crate::secret::Secret;
-use crate::source::error::item;
-use crate::source::item::{Answer, Entry, Field, Limit, Sink, Value, select};
+use crate::source::item::{Entry, Field, Limit, Sink, Value, select};
 use crate::source::vault::{Listing, find_ids};
 use crate::source::{Listed, LookupError, OpenError, Source};
 
@@ -204,36 +203,12 @@ impl Source for Op<'_> {
         let all = self.all()?;
         let ids = find_ids(wanted, |sink| self.feed(&all, sink))?;
         let items = self.get(&ids.iter().flatten().cloned().collect(), &all)?;
-        let refused = |reference: &Reference, what: String| LookupError::Refused {
-            item: item(reference),
-            what,
-            hint: Some(HINT.to_owned()),
+        let answer = |(reference, id): (&&Reference, Result<String, LookupError>)| match items.get(&id?) {
+            Some(item) => select(item.fields(), reference),
+            None => Err(self.tool.refused(reference, "op gave no such item")),
         };
-        let mut answers: Vec<Result<Answer, LookupError>> = Vec::with_capacity(wanted.len());
-        for (reference, id) in wanted.iter().zip(ids) {
-            answers.push(id.and_then(|id| match items.get(&id) {
-                Some(item) => select(item.fields(), reference),
-                None => Err(refused(reference, "op gave no such item".to_owned())),
-            }));
-        }
-        let places: Vec<String> = answers
-            .iter()
-            .filter_map(|answer| match answer {
-                Ok(Answer::Attachment(place)) => Some(place.clone()),
-                _ => None,
-            })
-            .collect();
-        let mut contents =
-            side_by_side(&places, |place| self.tool.run(&["read", "--no-newline", place], &[])).into_iter();
-        let value = |(reference, answer): (&&Reference, Result<Answer, LookupError>)| match answer? {
-            Answer::Value(secret) => Ok(secret),
-            Answer::Attachment(_) => match contents.next() {
-                Some(Ok(mut bytes)) => Ok(Secret::new(std::mem::take(&mut *bytes))),
-                Some(Err(error)) => Err(refused(reference, format!("op {error}"))),
-                None => Err(refused(reference, "op gave no answer".to_owned())),
-            },
-        };
-        Ok(wanted.iter().zip(answers).map(value).collect())
+        let answers = wanted.iter().zip(ids).map(answer).collect();
+        Ok(self.tool.values(wanted, answers, |place| self.tool.run(&["read", "--no-newline", place], &[])))
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {

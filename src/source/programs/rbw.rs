@@ -10,7 +10,6 @@ use super::{Tool, side_by_side};
 use crate::manifest::Reference;
 use crate::secret::Secret;
 use crate::source::child::ChildError;
-use crate::source::error::item;
 use crate::source::item::{Answer, Entry, Field, Limit, Sink, Value, select};
 use crate::source::vault::{Listing, find_ids};
 use crate::source::{Listed, LookupError, OpenError, Source};
@@ -108,6 +107,26 @@ impl<'m> Rbw<'m> {
         Self { tool }
     }
 
+    /// The value of a reference in what `rbw get --raw` printed for its item.
+    fn value(
+        &self,
+        reference: &Reference,
+        output: Option<&Result<Zeroizing<Vec<u8>>, ChildError>>,
+    ) -> Result<Secret, LookupError> {
+        let refused = |what: String| self.tool.refused(reference, what);
+        let output = match output {
+            Some(Ok(output)) => output,
+            Some(Err(error)) => return Err(refused(format!("rbw {error}"))),
+            None => return Err(refused("rbw gave no answer".to_owned())),
+        };
+        let found: Item =
+            serde_json::from_slice(output).map_err(|_| refused("what rbw printed is not its JSON".to_owned()))?;
+        match select(found.fields(), reference)? {
+            Answer::Value(secret) => Ok(secret),
+            Answer::Attachment(_) => Err(refused("rbw has no attachments".to_owned())),
+        }
+    }
+
     fn lines(&self) -> Result<Vec<Line>, OpenError> {
         let output = self.tool.run(&["list", "--fields", "id,name,folder"], &[]);
         let output = output.map_err(|error| self.tool.failed(error))?;
@@ -139,28 +158,12 @@ impl Source for Rbw<'_> {
         let unique: Vec<String> = ids.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let outputs = side_by_side(&unique, |id| self.tool.run(&["get", "--raw", id], &[]));
         let items: HashMap<String, Result<Zeroizing<Vec<u8>>, ChildError>> = unique.into_iter().zip(outputs).collect();
-        Ok(wanted.iter().zip(ids).map(|(reference, id)| read(reference, items.get(id?.as_str()))).collect())
+        Ok(wanted.iter().zip(ids).map(|(reference, id)| self.value(reference, items.get(id?.as_str()))).collect())
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
         let mut listing = Listing::default();
         self.feed(&mut listing)?;
         Ok(listing.finish())
-    }
-}
-
-/// The value of a reference in what `rbw get --raw` printed for its item.
-fn read(reference: &Reference, output: Option<&Result<Zeroizing<Vec<u8>>, ChildError>>) -> Result<Secret, LookupError> {
-    let refused = |what: String| LookupError::Refused { item: item(reference), what, hint: Some(HINT.to_owned()) };
-    let output = match output {
-        Some(Ok(output)) => output,
-        Some(Err(error)) => return Err(refused(format!("rbw {error}"))),
-        None => return Err(refused("rbw gave no answer".to_owned())),
-    };
-    let found: Item =
-        serde_json::from_slice(output).map_err(|_| refused("what rbw printed is not its JSON".to_owned()))?;
-    match select(found.fields(), reference)? {
-        Answer::Value(secret) => Ok(secret),
-        Answer::Attachment(_) => Err(refused("rbw has no attachments".to_owned())),
     }
 }

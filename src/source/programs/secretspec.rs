@@ -41,11 +41,7 @@ impl<'m> Secretspec<'m> {
                 }
                 Ok(Secret::new(std::mem::take(&mut *value)))
             }
-            Err(error) => Err(LookupError::Refused {
-                item: item(reference),
-                what: format!("secretspec {error}"),
-                hint: Some(HINT.to_owned()),
-            }),
+            Err(error) => Err(self.tool.refused(reference, format!("secretspec {error}"))),
         };
         Ok(wanted.iter().zip(outputs).map(answer).collect())
     }
