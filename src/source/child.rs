@@ -80,7 +80,9 @@ impl Program<'_> {
         let mut command =
             Command::new(if program.as_encoded_bytes().contains(&b'/') { path.as_os_str() } else { program });
         command.args(arguments).current_dir(context.directory());
-        context.hidden().for_each(|name| drop(command.env_remove(name)));
+        for name in context.hidden() {
+            command.env_remove(name);
+        }
         command.envs(self.variables.iter().copied());
         command.stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() });
         let mut child =

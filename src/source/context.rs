@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::OpenError;
-use super::password;
+use super::{OpenError, age, password};
 use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
 use crate::secret::Secret;
 
@@ -16,6 +16,8 @@ pub(super) struct Context<'m> {
     hidden: BTreeSet<String>,
     /// Passwords that were had already: a person is asked once, a program runs once.
     passwords: RefCell<Vec<(PasswordSpec, Secret)>>,
+    /// Files of age identities that were opened already, each once.
+    pub(super) identities: RefCell<Vec<Rc<age::Identities>>>,
 }
 
 impl<'m> Context<'m> {
@@ -34,7 +36,7 @@ impl<'m> Context<'m> {
                 _ => false,
             };
         }
-        Self { directory: &manifest.directory, hidden, passwords: RefCell::default() }
+        Self { directory: &manifest.directory, hidden, passwords: RefCell::default(), identities: RefCell::default() }
     }
 
     /// A path of the manifest; a relative one starts at the manifest's directory.

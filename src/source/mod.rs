@@ -11,12 +11,14 @@ mod age;
 mod bitwarden;
 mod child;
 mod context;
+mod document;
 mod dotenv;
 mod env;
 mod error;
 mod file;
 mod input;
 mod item;
+mod kdf;
 mod near;
 mod password;
 mod read;
@@ -201,6 +203,7 @@ fn open<'m>(
         }
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),
@@ -208,5 +211,7 @@ fn open<'m>(
     })
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
