@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
-use super::context::Context;
+use super::context::Surroundings;
 use super::error::shown;
 use super::read::{self, ReadError};
 
@@ -72,15 +72,15 @@ impl Program<'_> {
     ///
     /// # Errors
     /// It cannot be run, fails, takes too long, or writes too much.
-    pub(super) fn run(&self, context: &Context<'_>) -> Result<Zeroizing<Vec<u8>>, ChildError> {
+    pub(super) fn run(&self, surroundings: &Surroundings<'_>) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let Some((program, arguments)) = self.argv.split_first() else { return Err(ChildError::Missing) };
         let deadline = Instant::now() + self.timeout;
         // A relative path starts where the manifest's paths start; a bare name is looked up in PATH.
-        let path = context.at(Path::new(program));
+        let path = surroundings.at(Path::new(program));
         let mut command =
             Command::new(if program.as_encoded_bytes().contains(&b'/') { path.as_os_str() } else { program });
-        command.args(arguments).current_dir(context.directory());
-        for name in context.hidden() {
+        command.args(arguments).current_dir(surroundings.directory());
+        for name in surroundings.hidden() {
             command.env_remove(name);
         }
         command.envs(self.variables.iter().copied());

@@ -109,9 +109,38 @@ impl Source for Dotenv<'_> {
     }
 }
 
+/// All of a file.
+pub(super) struct All {
+    /// Each key once, with the value of its last line; `None` without `=`.
+    pub values: Vec<(String, Option<Zeroizing<Vec<u8>>>)>,
+    /// The first lines that could not be understood, 1-based.
+    pub bad_lines: Vec<usize>,
+}
+
+/// Reads all of a file's keys.
+///
+/// # Errors
+/// The 1-based line that is not UTF-8.
+pub(super) fn read(bytes: &[u8]) -> Result<All, usize> {
+    let text = text(bytes)?;
+    let mut parser = Parser::new(&text);
+    let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
+    let mut bad_lines = Vec::new();
+    while let Some(statement) = parser.next() {
+        match statement {
+            Statement::Binding(key, value) => drop(values.insert(key, value)),
+            Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
+            Statement::Bad(_) | Statement::Nothing => {}
+        }
+    }
+    let mut values: Vec<_> = values.into_iter().map(|(key, raw)| (key.to_owned(), raw.map(Raw::bytes))).collect();
+    values.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(All { values, bad_lines })
+}
+
 /// True for what may be offered as a near name. After a quote that is never closed, or of a value on several lines without
 /// quotes, what looks like a key is a piece of a value.
-fn looks_like_a_name(key: &str) -> bool {
+pub(super) fn looks_like_a_name(key: &str) -> bool {
     key.len() <= LONGEST_NAME && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
@@ -158,8 +187,12 @@ enum Raw<'t> {
 
 impl Raw<'_> {
     fn decode(self) -> Secret {
+        Secret::new(std::mem::take(&mut *self.bytes()))
+    }
+
+    fn bytes(self) -> Zeroizing<Vec<u8>> {
         let (text, double) = match self {
-            Self::Plain(text) => return Secret::new(text.as_bytes().to_vec()),
+            Self::Plain(text) => return Zeroizing::new(text.as_bytes().to_vec()),
             Self::Single(text) => (text, false),
             Self::Double(text) => (text, true),
         };
@@ -179,7 +212,7 @@ impl Raw<'_> {
                 None => out.push(c),
             }
         }
-        Secret::new(out.as_bytes().to_vec())
+        Zeroizing::new(out.as_bytes().to_vec())
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Input<'m> {
     spec: &'m FileSpec,
     context: &'m Context<'m>,
     path: PathBuf,
+    /// It is an age file whatever its name is, and nothing inside has a password.
+    is_age_source: bool,
 }
 
 impl<'m> Input<'m> {
@@ -27,7 +29,21 @@ impl<'m> Input<'m> {
             true => PathBuf::from("standard input"),
             false => context.at(&spec.path),
         };
-        Self { source, spec, context, path }
+        Self { source, spec, context, path, is_age_source: false }
+    }
+
+    /// The file of an `age` source: what age has encrypted, whatever its name.
+    pub(super) fn age(source: &'m str, spec: &'m FileSpec, context: &'m Context<'m>) -> Self {
+        Self { is_age_source: true, ..Self::new(source, spec, context) }
+    }
+
+    /// True for one made by [`Input::age`].
+    pub(super) fn is_age_source(&self) -> bool {
+        self.is_age_source
+    }
+
+    fn is_age(&self) -> bool {
+        self.is_age_source || self.spec.is_age()
     }
 
     /// What messages call it: its path, or "standard input".
@@ -44,7 +60,7 @@ impl<'m> Input<'m> {
             true => Box::new(io::stdin()),
             false => Box::new(read::open(&self.path).map_err(|problem| self.failed(problem))?),
         };
-        if self.spec.is_age() { age::decrypt(file, self) } else { Ok(file) }
+        if self.is_age() { age::decrypt(file, self) } else { Ok(file) }
     }
 
     /// Opens it as what it is: a file that can be read anywhere, or a stream.
@@ -67,7 +83,7 @@ impl<'m> Input<'m> {
     /// # Errors
     /// As [`Input::open`]; and when it is longer.
     pub(super) fn read(&self, limit: usize) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        if !self.spec.is_standard_input() && !self.spec.is_age() {
+        if !self.spec.is_standard_input() && !self.is_age() {
             return read::read(&self.path, limit).map_err(|problem| self.failed(problem));
         }
         read::to_end(self.open()?, 0, limit).map_err(|problem| self.failed(problem))
@@ -79,7 +95,7 @@ impl<'m> Input<'m> {
     /// It cannot be had.
     pub(super) fn password(&self) -> Result<Option<Secret>, OpenError> {
         // Without an identity, the password of an age file has opened that.
-        let inner = !self.spec.is_age() || self.spec.identity.is_some();
+        let inner = !self.is_age() || self.spec.identity.is_some();
         match self.spec.password.as_ref().filter(|_| inner) {
             Some(password) => self.context.password(self.source, password).map(Some),
             None => Ok(None),

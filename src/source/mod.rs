@@ -13,13 +13,16 @@ mod bitwarden;
 mod child;
 mod context;
 mod credentials;
+mod document;
 mod dotenv;
 mod env;
 mod error;
+mod exec;
 mod file;
 mod input;
 mod item;
 mod json;
+mod kdf;
 mod meter;
 mod near;
 mod opened;
@@ -207,8 +210,10 @@ fn open<'m>(
         }
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::Exec(spec)) => Box::new(exec::Exec::new(spec, context.surroundings())),
         Some(SourceSpec::Credentials) => Box::new(credentials::Credentials),
-        Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context),
+        Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context.surroundings()),
+        Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),
@@ -216,6 +221,8 @@ fn open<'m>(
     })
 }
 
+#[cfg(test)]
+mod place;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(super) fn get(source: &str, spec: &PasswordSpec, context: &Context<'_>) -> R
         PasswordSpec::Exec(argv) => {
             let argv: Vec<&OsStr> = argv.iter().map(OsStr::new).collect();
             let program = Program { argv: &argv, variables: &[], input: &[], timeout: TIMEOUT, limit: LONGEST };
-            let output = program.run(context).map_err(|error| OpenError::Password {
+            let output = program.run(context.surroundings()).map_err(|error| OpenError::Password {
                 what: format!("its password: {} {error}", program.name()),
                 hint: "run the program by itself to see what it says".to_owned(),
             })?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::child::{ChildError, Program};
-use super::context::Context;
+use super::context::Surroundings;
 use super::error::item;
 use super::item::Answer;
 use super::{LookupError, OpenError, Source};
@@ -30,8 +30,8 @@ const MAX_OUTPUT: usize = 256 << 20;
 const SIDE_BY_SIDE: usize = 8;
 
 /// The source that asks `program`.
-pub(super) fn open<'m>(program: Kind, timeout: Duration, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-    let tool = |hint| Tool { name: program.name(), timeout, context, hint, variables: &[] };
+pub(super) fn open<'m>(program: Kind, timeout: Duration, surroundings: &'m Surroundings<'m>) -> Box<dyn Source + 'm> {
+    let tool = |hint| Tool { name: program.name(), timeout, surroundings, hint, variables: &[] };
     match program {
         // Without it bw would ask for the master password on standard input, where there is none.
         Kind::Bw => Box::new(bw::Bw::new(Tool { variables: &[("BW_NOINTERACTION", "true")], ..tool(bw::HINT) })),
@@ -47,7 +47,7 @@ pub(super) fn open<'m>(program: Kind, timeout: Duration, context: &'m Context<'m
 struct Tool<'m> {
     pub name: &'static str,
     pub timeout: Duration,
-    pub context: &'m Context<'m>,
+    pub surroundings: &'m Surroundings<'m>,
     /// What to do when a call fails.
     pub hint: &'static str,
     /// Variables that it gets besides ours.
@@ -64,7 +64,7 @@ impl Tool<'_> {
         let variables: Vec<(&str, &OsStr)> =
             self.variables.iter().map(|(name, value)| (*name, OsStr::new(value))).collect();
         let program = Program { argv: &argv, variables: &variables, input, timeout: self.timeout, limit: MAX_OUTPUT };
-        program.run(self.context)
+        program.run(self.surroundings)
     }
 
     /// The values of the wanted items: attachments are read by `read`, given their place, side by side.
