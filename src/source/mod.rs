@@ -12,6 +12,7 @@ mod archive;
 mod bitwarden;
 mod child;
 mod context;
+mod day;
 mod dotenv;
 mod env;
 mod error;
@@ -21,6 +22,7 @@ mod item;
 mod json;
 mod meter;
 mod near;
+mod onepassword;
 mod opened;
 mod password;
 mod read;
@@ -205,6 +207,7 @@ fn open<'m>(
         }
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

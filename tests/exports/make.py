@@ -130,8 +130,121 @@ def make_bitwarden():
     archive("bitwarden.zip", files)
 
 
+# 1Password
+
+
+def one_item(number, category, title, state="active", **details):
+    url = details.pop("url", "")
+    return {
+        "uuid": f"{title.lower().replace(' ', ''):a<20.20}{number:06}",
+        "favIndex": 0,
+        "createdAt": 1614298956,
+        "updatedAt": 1768638600,
+        "state": state,
+        "categoryUuid": category,
+        "details": {"loginFields": [], "notesPlain": "", "sections": [], "passwordHistory": []} | details,
+        "overview": {"subtitle": "", "title": title, "url": url, "ps": 0, "pbe": 0.0, "pgrng": False, "tags": []},
+    }
+
+
+def login(username, password):
+    fields = [("username", "T", username), ("password", "P", password)]
+    return [{"value": v, "id": n, "name": n, "fieldType": t, "designation": n} for n, t, v in fields]
+
+
+def section(title, *fields):
+    fields = [
+        {"title": title, "id": id, "value": {kind: value}, "guarded": False, "multiline": False}
+        for title, id, kind, value in fields
+    ]
+    return {"title": title, "name": title.lower(), "fields": fields}
+
+
+def onepassword():
+    address = {"street": "1 Rack\nRow", "city": "Town", "country": "de", "zip": "12345", "state": "NI"}
+    ssh = {
+        "privateKey": KEY + "\n",
+        "metadata": {
+            "privateKey": "-----BEGIN PRIVATE KEY-----\nplanted-pkcs8\n-----END PRIVATE KEY-----\n",
+            "publicKey": "ssh-ed25519 planted-public",
+            "fingerprint": "SHA256:planted",
+            "keyType": {"t": "ed25519"},
+        },
+    }
+    old_ssh = {"privateKey": "planted no PEM", "metadata": ssh["metadata"]}
+    document = {"fileName": "backup key.bin", "documentId": "ofdocumentidofdocument1234", "decryptedSize": len(BINARY)}
+    file = {"fileName": "wg0.conf", "documentId": "ofafilefieldofafilefield12", "decryptedSize": 5}
+    gone = {"fileName": "gone.txt", "documentId": "ofnothingatallofnothing123", "decryptedSize": 5}
+    hidden = {"value": "planted-pin", "id": "pin;opid=__1", "name": "pin", "fieldType": "P", "designation": ""}
+    linked = {"value": {"email_address": "me@planted.example", "provider": "fastmail"}, "id": "e", "name": "email", "fieldType": "E"}
+    router = section("Base", ("base station password", "password", "concealed", ""), ("wireless password", "wireless_password", "concealed", "planted-wifi"))
+    kinds = section(
+        "All kinds",
+        ("text", "a1", "string", "planted-text"),
+        ("secret", "a2", "concealed", "planted-concealed"),
+        ("one-time password", "TOTP_1", "totp", "otpauth://totp/planted?secret=PLANTED"),
+        ("web", "a3", "url", "https://planted.example/kinds"),
+        ("mail", "a4", "email", {"email_address": "planted@example", "provider": None}),
+        ("old mail", "a5", "email", "planted2@example"),
+        ("phone", "a6", "phone", "+49 123"),
+        ("day", "a7", "date", 1614298956),
+        ("month", "a8", "monthYear", 202612),
+        ("menu", "a9", "menu", "left"),
+        ("gender", "a10", "gender", "x"),
+        ("card", "a11", "creditCardNumber", "4111planted"),
+        ("brand", "a12", "creditCardType", "visa"),
+        ("home", "a13", "address", address),
+        ("see", "a14", "reference", "otheritemotheritemother1"),
+        ("config", "a15", "file", file),
+        ("gone", "a16", "file", gone),
+        ("sso", "a17", "ssoLogin", {"provider": "planted", "item": "x"}),
+        ("number", "a18", "string", 4711),
+        ("nothing", "a19", "string", None),
+        ("", "a20", "string", "by its id"),
+        ("same", "a21", "string", "1"),
+        ("same", "a22", "string", "2"),
+    )
+    private = [
+        one_item(1, "001", "Router", url="https://planted.example", loginFields=login("admin", "planted-router") + [hidden, linked], notesPlain="planted note\nsecond", sections=[section("", ("", "", "string", ""))]),
+        one_item(2, "005", "Backup", password="planted-backup"),
+        one_item(3, "110", "Server", sections=[section("", ("username", "username", "string", "root"), ("password", "password", "concealed", "planted-server"), ("URL", "url", "string", "ssh://planted"))]),
+        one_item(4, "112", "Token", sections=[section("", ("username", "username", "string", "u"), ("credential", "credential", "concealed", "planted-token"))]),
+        one_item(5, "114", "Deploy key", sections=[section("", ("private key", "private_key", "sshKey", ssh))]),
+        one_item(6, "114", "Old key", sections=[section("", ("private key", "private_key", "sshKey", old_ssh))]),
+        one_item(7, "006", "Restic", documentAttributes=document),
+        one_item(8, "100", "Kinds", sections=[kinds]),
+        one_item(9, "109", "Wifi", sections=[router]),
+        one_item(10, "001", "Archived", "archived", loginFields=login("u", "planted-archived")),
+        one_item(11, "001", "Trashed", loginFields=login("u", "planted-trashed")) | {"trashed": True},
+        one_item(12, "003", "Bare note", notesPlain="planted bare"),
+        one_item(13, "001", "Twin", loginFields=login("u", "planted-twin")),
+        {"uuid": "oddoddoddoddoddoddoddodd14", "state": "active", "details": {"loginFields": None, "sections": [None, {"title": "x", "fields": None}]}, "overview": None},
+    ]
+    values = [
+        one_item(20 + at, "001", name, loginFields=login("admin", value), notesPlain=value, sections=[section("s", ("custom", f"c{at}", "concealed", value))])
+        for at, (name, value) in enumerate((VALUES | NUL | LONG).items())
+    ]
+    shared = [one_item(50, "001", "Twin", loginFields=login("u", "planted-shared"))]
+
+    def vault(number, name, items):
+        attrs = {"uuid": f"vault{number:021}", "desc": "", "avatar": "", "name": name, "type": "U"}
+        # An export has them in either order.
+        return {"attrs": attrs, "items": items} if number % 2 else {"items": items, "attrs": attrs}
+
+    account = {"accountName": "me", "name": "me", "avatar": "", "email": "me@example", "uuid": "account", "domain": "https://my.1password.com/"}
+    vaults = [vault(1, "Private", private), vault(2, "Odd values", values), vault(3, "Shared", shared)]
+    data = {"accounts": [{"attrs": account, "vaults": vaults[:2]}, {"attrs": account, "vaults": vaults[2:]}]}
+    return {
+        "export.attributes": json.dumps({"version": 3, "description": "1Password Unencrypted Export", "createdAt": 1768638600}),
+        "export.data": json.dumps(data, ensure_ascii=False),
+        "files/ofdocumentidofdocument1234__backup key.bin": BINARY,
+        "files/ofafilefieldofafilefield12__wg0.conf": "[Wg]\n",
+    }
+
+
 def main():
     make_bitwarden()
+    archive("onepassword.1pux", onepassword())
 
 
 if __name__ == "__main__":

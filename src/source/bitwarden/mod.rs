@@ -96,9 +96,7 @@ impl Vault for Bitwarden<'_> {
     }
 
     fn attachment(&mut self, place: &str) -> Result<Secret, String> {
-        let archive = self.archive.as_mut().zip(place.parse().ok());
-        let (archive, index) = archive.ok_or_else(|| "there is no such attachment".to_owned())?;
-        archive.attachment(index)
+        Archive::attachment_at(self.archive.as_mut(), place)
     }
 }
 
