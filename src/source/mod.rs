@@ -24,7 +24,9 @@ mod meter;
 mod near;
 mod onepassword;
 mod opened;
+mod openpgp;
 mod password;
+mod proton;
 mod read;
 mod search;
 mod terminal;
@@ -208,6 +210,7 @@ fn open<'m>(
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
         Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
+        Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 from argon2.low_level import Type, hash_secret_raw
@@ -242,8 +243,101 @@ def onepassword():
     }
 
 
+# Proton Pass
+
+
+def gpg(content, *options):
+    """Encrypts with the real gpg, in a home of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        command = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", PASSWORD]
+        command += ["--cipher-algo", "AES256", "--s2k-mode", "3", *options, "--symmetric", "--armor"]
+        done = subprocess.run(command, input=content, stdout=subprocess.PIPE, check=True)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "gpg-agent"], check=False)
+    return done.stdout
+
+
+def proton_item(number, kind, name, content, note="", extra=(), state=1, alias=None, **more):
+    fields = [{"fieldName": n, "type": t, "data": {"totpUri" if t == "totp" else "content": v}} for n, t, v in extra]
+    return {
+        "itemId": f"item-{number:03}==",
+        "shareId": "share-1==",
+        "data": {
+            "metadata": {"name": name, "note": note, "itemUuid": f"{number:08}"},
+            "extraFields": fields,
+            "platformSpecific": None,
+            "type": kind,
+            "content": content,
+        },
+        "state": state,
+        "aliasEmail": alias,
+        "contentFormatVersion": 6,
+        "createTime": 1614298956,
+        "modifyTime": 1768638600,
+        "pinned": False,
+        "shareCount": 0,
+    } | more
+
+
+def proton_login(username, password, email="", totp="", urls=()):
+    return {"itemEmail": email, "password": password, "urls": list(urls), "totpUri": totp, "passkeys": [], "itemUsername": username}
+
+
+def proton():
+    key = {"sectionName": "more", "sectionFields": [{"fieldName": "passphrase", "type": "hidden", "data": {"content": "planted-passphrase"}}]}
+    identity = {"fullName": "A. Planted", "email": "planted@example", "floor": "", "extraPersonalDetails": [{"fieldName": "shoe", "type": "text", "data": {"content": "42"}}], "extraSections": [key]}
+    card = {"cardholderName": "A. Planted", "cardType": 0, "number": "4111planted", "verificationNumber": "123", "expirationDate": "2030-01", "pin": "0000"}
+    items = [
+        proton_item(1, "login", "Router", proton_login("admin", "planted-router", "me@planted.example", "otpauth://planted", ["https://planted.example", "https://other.example"]), "planted note\nsecond", [("pin", "hidden", "planted-pin"), ("second factor", "totp", "otpauth://second"), ("blank", "text", "")]),
+        proton_item(2, "login", "By mail", proton_login("", "planted-mail", "me@planted.example"), extra=[("code", "totp", "otpauth://code")]),
+        proton_item(3, "login", "Old", {"username": "planted-old", "password": "planted-old-password", "urls": [], "totpUri": ""}),
+        proton_item(4, "note", "Note", {}, "planted text"),
+        proton_item(5, "alias", "Alias", {}, alias="planted.alias@example"),
+        proton_item(6, "creditCard", "Card", card),
+        proton_item(7, "identity", "Identity", identity),
+        proton_item(8, "wifi", "Wifi", {"ssid": "planted-net", "password": "planted-wifi", "security": 3, "sections": []}),
+        proton_item(9, "sshKey", "Key", {"privateKey": KEY, "publicKey": "ssh-ed25519 planted", "sections": [key]}),
+        proton_item(10, "custom", "Custom", {"sections": [key]}, extra=[("token", "hidden", "planted-token"), ("same", "text", "1"), ("same", "text", "2")]),
+        proton_item(11, "login", "Trashed", proton_login("u", "planted-trashed"), state=2),
+        proton_item(12, "login", "Deep", proton_login("u", "planted-deep"), folderId="folder-2"),
+        proton_item(13, "note", "Files", {}, files=["kubeconfig.AbCdEf0123456789xyz_-A==.yaml", "plain.txt", "a/b.bin", "0123456789abcdef", "missing.txt"]),
+        proton_item(14, "login", "Twin", proton_login("u", "planted-1")),
+        {"itemId": "item-015==", "state": 1, "data": None},
+    ]
+    odd = [proton_item(20 + at, "login", name, proton_login("admin", value), value, [("custom", "hidden", value)]) for at, (name, value) in enumerate((VALUES | NUL | LONG).items())]
+    folders = [{"folderId": "folder-1", "parentFolderId": None, "name": "Rack"}, {"folderId": "folder-2", "parentFolderId": "folder-1", "name": "Shelf"}]
+    shared = [proton_item(50, "login", "Twin", proton_login("u", "planted-2"))]
+    data = {
+        "version": "1.30.0",
+        "userId": "user==",
+        "encrypted": False,
+        "vaults": {
+            "share-1==": {"name": "Personal", "description": "", "display": {}, "folders": folders, "items": items},
+            "share-2==": {"items": odd, "name": "Odd values", "description": "", "display": {}},
+            "share-3==": {"name": "Shared", "description": "", "display": {}, "items": shared},
+        },
+    }
+    files = {
+        "kubeconfig.AbCdEf0123456789xyz_-A==.yaml": "planted: yaml\n",
+        "plain.txt": "planted plain",
+        "a_b.bin": BINARY,
+        "0123456789abcdef-old.key": "planted old",
+    }
+    return json.dumps(data, ensure_ascii=False).encode(), {f"Proton Pass/files/{name}": content for name, content in files.items()}
+
+
+def make_proton():
+    data, files = proton()
+    plain = {"Proton Pass/data.json": data} | files
+    archive("proton.zip", plain)
+    archive("proton-encrypted.zip", files | {"Proton Pass/data.pgp": gpg(data, "--s2k-count", "65011712")}, zipfile.ZIP_STORED)
+    # As earlier versions did it: around the ZIP file, and around the JSON.
+    write("proton-around.pgp", gpg(archive(None, plain), "--s2k-count", "65536", "--compress-algo", "none"))
+    write("proton-json.pgp", gpg(data, "--s2k-count", "65536", "--cipher-algo", "AES128", "--compress-algo", "zip"))
+
+
 def main():
     make_bitwarden()
+    make_proton()
     archive("onepassword.1pux", onepassword())
 
 

@@ -5,7 +5,7 @@ use std::io::{Cursor, Write};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use crate::manifest::{FileSpec, SourceSpec};
-use crate::source::testing::{check_values, error, exports, listing, long, nul, one, values};
+use crate::source::testing::{check, check_errors, check_values, error, exports, listing, long, nul, one, values};
 
 fn export() -> SourceSpec {
     SourceSpec::OnePassword(FileSpec::plain("onepassword.1pux"))
@@ -34,7 +34,7 @@ fn every_kind_of_item_and_field_is_read() {
     let binary: Vec<u8> = (0..1024).map(|at| u8::try_from(at % 256).unwrap()).collect();
     assert_eq!(one(&exports(), export(), "Restic#file:backup key.bin"), binary);
     let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nplanted-private\nYWJj\n-----END OPENSSH PRIVATE KEY-----\n";
-    for (wanted, want) in [
+    let wanted = [
         ("Router", "planted-router"),
         ("Private/Router#username", "admin"),
         ("routeraaaaaaaaaaaaaa000001#password", "planted-router"),
@@ -74,14 +74,13 @@ fn every_kind_of_item_and_field_is_read() {
         ("Kinds#see", "otheritemotheritemother1"),
         ("Kinds#file:wg0.conf", "[Wg]\n"),
         ("Kinds#a20", "by its id"),
-    ] {
-        assert_eq!(String::from_utf8(one(&exports(), export(), wanted)).unwrap(), want, "{wanted}");
-    }
+    ];
+    check(&exports(), export(), &wanted);
 }
 
 #[test]
 fn what_cannot_be_had_is_told() {
-    for (wanted, want) in [
+    let wanted = [
         ("Archived", "no item \"Archived\""),
         ("Trashed", "no item \"Trashed\""),
         (
@@ -96,10 +95,8 @@ fn what_cannot_be_had_is_told() {
         ("Kinds#nothing", "item \"Kinds\" has no field \"nothing\""),
         ("Kinds#file:gone.txt", "\"Kinds#file:gone.txt\": this file is not in the export"),
         ("Router#file:wg0.conf", "has no field \"file:wg0.conf\"; it has: password, username, uri, notes, pin, email"),
-    ] {
-        let told = error(&exports(), export(), wanted);
-        assert!(told.contains(want), "{wanted}: {told}");
-    }
+    ];
+    check_errors(&exports(), export(), &wanted);
 }
 
 #[test]
