@@ -111,6 +111,19 @@ impl Archive {
     }
 }
 
+impl Archive {
+    /// The attachment whose number in `archive` a field has kept as its place.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn attachment_at(archive: Option<&mut Self>, place: &str) -> Result<Secret, String> {
+        match (archive, place.parse()) {
+            (Some(archive), Ok(index)) => archive.attachment(index),
+            _ => Err("there is no such attachment".to_owned()),
+        }
+    }
+}
+
 /// What is read of a file until it is too much. What goes wrong is said in our words.
 struct Bounded<R> {
     inner: R,

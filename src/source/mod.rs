@@ -13,6 +13,7 @@ mod bitwarden;
 mod child;
 mod context;
 mod credentials;
+mod day;
 mod document;
 mod dotenv;
 mod env;
@@ -25,9 +26,12 @@ mod json;
 mod kdf;
 mod meter;
 mod near;
+mod onepassword;
 mod opened;
+mod openpgp;
 mod password;
 mod programs;
+mod proton;
 mod read;
 mod search;
 mod terminal;
@@ -214,6 +218,8 @@ fn open<'m>(
         Some(SourceSpec::Credentials) => Box::new(credentials::Credentials),
         Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context.surroundings()),
         Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
+        Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
+        Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

@@ -81,6 +81,14 @@ impl Opened {
         }
     }
 
+    /// All of it in memory, if it is at most `limit` bytes.
+    ///
+    /// # Errors
+    /// It is longer; what the system says.
+    pub(super) fn bytes_up_to(&mut self, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+        read::to_end(self.reader(), 0, limit)
+    }
+
     /// Something that can be read anywhere: the file itself, or the stream in memory.
     ///
     /// # Errors

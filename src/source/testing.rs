@@ -91,6 +91,27 @@ pub(super) fn error(directory: &Path, spec: SourceSpec, wanted: &str) -> String 
     errors.remove(0)
 }
 
+/// Checks that each of `wanted` is what stands beside it, all in one reading.
+#[track_caller]
+pub(super) fn check(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let got = get(directory, spec, &names).unwrap_or_else(|errors| panic!("{errors:?}"));
+    for ((name, want), got) in wanted.iter().zip(got) {
+        assert_eq!(String::from_utf8(got).as_deref(), Ok(*want), "{name}");
+    }
+}
+
+/// Checks that what is said of each of `wanted` holds what stands beside it, all in one reading.
+#[track_caller]
+pub(super) fn check_errors(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let told = get(directory, spec, &names).expect_err("all of these are errors");
+    assert_eq!(told.len(), names.len(), "{told:?}");
+    for ((name, want), told) in wanted.iter().zip(told) {
+        assert!(told.contains(want), "{name}: {told}");
+    }
+}
+
 /// What there is, a line an item: `FOLDERS NAME ID FIELDS`, joined by `|`.
 pub(super) fn listing(directory: &Path, spec: SourceSpec) -> Vec<String> {
     let items = list(&manifest(directory, spec), "vault").unwrap_or_else(|error| panic!("{error}"));

@@ -282,3 +282,44 @@ fn bw_is_asked_once_for_all_items_and_for_folders_only_where_one_is_named() {
     program(&scratch, "bw", "exit 1");
     inject(&scratch).run().expect_refusal("locked", 1, &["bw ended with status 1", "BW_SESSION=$(bw unlock --raw)"]);
 }
+
+#[test]
+fn exec_runs_a_program_once_and_picks_values_by_pointer() {
+    let scratch = Scratch::new();
+    root(&scratch);
+    program(
+        &scratch,
+        "tool",
+        r#"pwd >$HERE/where; printf '{"db":{"user":"u","password":"p$\\"\\n"},"port":5432,"list":["a","b"]}'"#,
+    );
+    manifest(
+        &scratch,
+        "  v: { type: exec, argv: [tool, --env, planted-argument] }\n",
+        &[("a", "v:/db/password"), ("b", "v:port"), ("c", "v:/list/1"), ("d", "v:db#user")],
+    );
+    inject(&scratch).run().expect_code(0);
+    for (name, want) in [("a", "p$\"\n"), ("b", "5432"), ("c", "b"), ("d", "u")] {
+        assert_eq!(injected(&scratch, name), want.as_bytes(), "{name}");
+    }
+    assert_eq!(calls(&scratch), ["tool --env planted-argument"]);
+    assert_eq!(std::fs::read_to_string(scratch.join("where")).unwrap().trim(), scratch.path().to_str().unwrap());
+
+    for (body, texts) in [
+        ("exit 3", &["v: tool ended with status 3"][..]),
+        ("echo planted-output", &["v: tool: what it printed, line 1, column 1"]),
+        ("echo '{\"db\":1}'", &["no item \"/db/password\""]),
+    ] {
+        program(&scratch, "tool", body);
+        let run = inject(&scratch).run().expect_refusal(body, 1, texts);
+        assert!(!run.stderr().contains("planted"), "{body}: {}", run.stderr());
+    }
+}
+
+#[test]
+fn a_source_is_read_from_standard_input() {
+    let scratch = Scratch::new();
+    root(&scratch);
+    manifest(&scratch, "  v: { type: dotenv, path: '-' }\n", &[("a", "v:A")]);
+    inject(&scratch).stdin("A='from a pipe'\n").run().expect_code(0);
+    assert_eq!(injected(&scratch, "a"), b"from a pipe");
+}

@@ -48,6 +48,13 @@ impl Text {
     }
 }
 
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        // Exact capacity: nothing moves, so nothing is left behind.
+        Self::Is(Zeroizing::new(text.to_owned()))
+    }
+}
+
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextVisitor)
@@ -63,11 +70,10 @@ impl<'de> Visitor<'de> for TextVisitor {
         f.write_str("anything")
     }
     fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        // Exact capacity: nothing moves, so nothing is left behind.
-        Ok(Text::Is(Zeroizing::new(text.to_owned())))
+        Ok(Text::from(text))
     }
     fn visit_bool<E>(self, is: bool) -> Result<Text, E> {
-        Ok(Text::Is(Zeroizing::new(is.to_string())))
+        Ok(Text::from(if is { "true" } else { "false" }))
     }
     fn visit_unit<E>(self) -> Result<Text, E> {
         Ok(Text::Absent)
