@@ -81,7 +81,11 @@ impl fmt::Display for SourceError {
         if let Cause::Lookup(LookupError::Ambiguous { found, more, .. }) = &self.cause {
             let width = found.iter().map(|found| found.label.chars().count()).max().unwrap_or(0);
             for Match { label, id, changed } in found {
-                write!(f, "\n   {label:width$}   {id}")?;
+                // Some kinds of source have no ids.
+                match (id.is_empty(), changed) {
+                    (true, None) => write!(f, "\n   {label}")?,
+                    _ => write!(f, "\n   {label:width$}   {id}")?,
+                }
                 if let Some(day) = changed {
                     write!(f, "   changed {day}")?;
                 }
@@ -417,8 +421,11 @@ impl LookupError {
             Self::Ambiguous { found, .. } => {
                 let unique =
                     found.iter().find(|one| found.iter().filter(|other| other.label == one.label).count() == 1);
+                let without_ids = found.iter().all(|one| one.id.is_empty());
                 Some(match unique {
+                    Some(one) if one.label.contains('/') && without_ids => format!("write `{name}:{}`", one.label),
                     Some(one) if one.label.contains('/') => format!("write `{name}:{}`, or the id", one.label),
+                    _ if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
                     _ => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }

@@ -20,6 +20,7 @@ mod file;
 mod input;
 mod item;
 mod json;
+mod lastpass;
 mod meter;
 mod near;
 mod onepassword;
@@ -29,6 +30,7 @@ mod password;
 mod proton;
 mod read;
 mod search;
+mod table;
 mod terminal;
 mod vault;
 
@@ -211,6 +213,8 @@ fn open<'m>(
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
         Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
         Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
+        Some(SourceSpec::LastPass(file)) => Box::new(lastpass::LastPass::new(input(file))),
+        Some(SourceSpec::Csv { file, item, fields }) => Box::new(table::Table::new(input(file), item, fields)),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),
