@@ -419,14 +419,15 @@ impl LookupError {
                 }
             }
             Self::Ambiguous { found, .. } => {
-                let unique =
-                    found.iter().find(|one| found.iter().filter(|other| other.label == one.label).count() == 1);
+                let is_unique = |one: &&Match| {
+                    one.label.contains('/') && found.iter().filter(|other| other.label == one.label).count() == 1
+                };
                 let without_ids = found.iter().all(|one| one.id.is_empty());
-                Some(match unique {
-                    Some(one) if one.label.contains('/') && without_ids => format!("write `{name}:{}`", one.label),
-                    Some(one) if one.label.contains('/') => format!("write `{name}:{}`, or the id", one.label),
-                    _ if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
-                    _ => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
+                Some(match found.iter().find(is_unique) {
+                    Some(one) if without_ids => format!("write `{name}:{}`", one.label),
+                    Some(one) => format!("write `{name}:{}`, or the id", one.label),
+                    None if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
+                    None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }
             Self::NoField { item, fields, .. } => {
