@@ -271,11 +271,7 @@ fn unwrap(mut plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Refusal> 
 }
 
 /// All of `reader`, of which about `size` bytes are expected.
-fn read_all(
-    reader: impl BufRead,
-    size: usize,
-    broken: impl Fn() -> Refusal,
-) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+fn read_all(reader: impl BufRead, size: usize, broken: impl Fn() -> Refusal) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     read::to_end(reader, size, MAX_PLAIN).map_err(|problem| match problem {
         ReadError::Over(_) => {
             let what = format!("the encrypted file holds over {} MiB, the most that is read", MAX_PLAIN / MIB);
