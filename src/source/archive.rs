@@ -4,9 +4,12 @@
 //! What an archive claims is checked before the `zip` crate sees it, since that reserves memory by these claims. Facts:
 //! PKWARE's APPNOTE.TXT 6.3.10, 4.3.16 (end of central directory record) and 4.3.15 (ZIP64's locator).
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::rc::Rc;
 
 use zeroize::Zeroizing;
+use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
@@ -37,7 +40,39 @@ const MAX_RATIO: u64 = 250;
 
 /// An archive.
 pub(super) struct Archive {
-    zip: ZipArchive<Box<dyn ReadSeek>>,
+    zip: ZipArchive<Masked>,
+}
+
+/// A file whose first bytes read as zeros. The crate looks for its records in pieces of a KiB that stay on the stack, and a
+/// short archive's last KiB holds values: they are hidden from it until that is done.
+struct Masked {
+    inner: BufReader<Box<dyn ReadSeek>>,
+    at: u64,
+    /// How many bytes from the beginning on are hidden.
+    hidden: Rc<Cell<u64>>,
+}
+
+impl Read for Masked {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let hidden = usize::try_from(self.hidden.get().saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let count = if hidden > 0 {
+            let count = hidden.min(out.len());
+            out[..count].fill(0);
+            self.inner.seek_relative(i64::try_from(count).unwrap_or(0))?;
+            count
+        } else {
+            self.inner.read(out)?
+        };
+        self.at = self.at.saturating_add(u64::try_from(count).unwrap_or(0));
+        Ok(count)
+    }
+}
+
+impl Seek for Masked {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = self.inner.seek(to)?;
+        Ok(self.at)
+    }
 }
 
 impl Archive {
@@ -46,9 +81,12 @@ impl Archive {
     /// # Errors
     /// What is wrong with it, to be put after its name.
     pub(super) fn open(mut file: Box<dyn ReadSeek>) -> Result<Self, String> {
-        check_claims(&mut file)?;
-        let file: Box<dyn ReadSeek> = Box::new(BufReader::new(file));
-        let zip = contain(|| ZipArchive::new(file)).ok_or_else(damaged)?.map_err(|error| say(&error))?;
+        let hidden = Rc::new(Cell::new(check_claims(&mut file)?));
+        let file = Masked { inner: BufReader::new(file), at: 0, hidden: Rc::clone(&hidden) };
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = contain(|| ZipArchive::with_config(config, file)).ok_or_else(damaged)?;
+        let zip = zip.map_err(|error| say(&error))?;
+        hidden.set(0);
         if zip.has_duplicate_names() {
             return Err("two files in this ZIP file have one name".to_owned());
         }
@@ -132,7 +170,8 @@ struct Bounded<R> {
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(out).map_err(|error| match error.kind() {
+        let read = contain(|| self.inner.read(out)).unwrap_or_else(|| Err(io::Error::other(damaged())));
+        let count = read.map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => error,
             _ => io::Error::other(damaged()),
         })?;
@@ -144,9 +183,9 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Looks at the record at the end: it must end the file, and claim no more than is read here. The last one in the file is
+/// Looks at the record at the end, and returns where the directory begins: it must end the file, and claim no more than is read here. The last one in the file is
 /// the one that the crate takes; it takes no earlier one when this one lies directly behind the directory.
-fn check_claims(file: &mut Box<dyn ReadSeek>) -> Result<(), String> {
+fn check_claims(file: &mut Box<dyn ReadSeek>) -> Result<u64, String> {
     /// Length of the record without its comment.
     const RECORD: usize = 22;
     /// Length of ZIP64's locator, which stands before the record.
@@ -157,7 +196,7 @@ fn check_claims(file: &mut Box<dyn ReadSeek>) -> Result<(), String> {
     let length = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
     let wanted = u64::try_from(RECORD + LOCATOR + LONGEST_COMMENT).unwrap_or(u64::MAX).min(length);
     file.seek(SeekFrom::Start(length - wanted)).map_err(unreadable)?;
-    let mut tail = vec![0; usize::try_from(wanted).unwrap_or(0)];
+    let mut tail = Zeroizing::new(vec![0; usize::try_from(wanted).unwrap_or(0)]);
     file.read_exact(&mut tail).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
 
@@ -181,7 +220,7 @@ fn check_claims(file: &mut Box<dyn ReadSeek>) -> Result<(), String> {
     if start.checked_add(directory) != Some(position) {
         return Err(damaged());
     }
-    Ok(())
+    Ok(start)
 }
 
 fn damaged() -> String {

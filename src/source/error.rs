@@ -81,7 +81,11 @@ impl fmt::Display for SourceError {
         if let Cause::Lookup(LookupError::Ambiguous { found, more, .. }) = &self.cause {
             let width = found.iter().map(|found| found.label.chars().count()).max().unwrap_or(0);
             for Match { label, id, changed } in found {
-                write!(f, "\n   {label:width$}   {id}")?;
+                // Some kinds of source have no ids.
+                match (id.is_empty(), changed) {
+                    (true, None) => write!(f, "\n   {label}")?,
+                    _ => write!(f, "\n   {label:width$}   {id}")?,
+                }
                 if let Some(day) = changed {
                     write!(f, "   changed {day}")?;
                 }
@@ -415,11 +419,15 @@ impl LookupError {
                 }
             }
             Self::Ambiguous { found, .. } => {
-                let unique =
-                    found.iter().find(|one| found.iter().filter(|other| other.label == one.label).count() == 1);
-                Some(match unique {
-                    Some(one) if one.label.contains('/') => format!("write `{name}:{}`, or the id", one.label),
-                    _ => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
+                let is_unique = |one: &&Match| {
+                    one.label.contains('/') && found.iter().filter(|other| other.label == one.label).count() == 1
+                };
+                let without_ids = found.iter().all(|one| one.id.is_empty());
+                Some(match found.iter().find(is_unique) {
+                    Some(one) if without_ids => format!("write `{name}:{}`", one.label),
+                    Some(one) => format!("write `{name}:{}`, or the id", one.label),
+                    None if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
+                    None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }
             Self::NoField { item, fields, .. } => {

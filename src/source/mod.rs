@@ -24,6 +24,7 @@ mod input;
 mod item;
 mod json;
 mod kdf;
+mod lastpass;
 mod meter;
 mod near;
 mod onepassword;
@@ -34,6 +35,7 @@ mod programs;
 mod proton;
 mod read;
 mod search;
+mod table;
 mod terminal;
 mod vault;
 
@@ -220,6 +222,8 @@ fn open<'m>(
         Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
         Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
         Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
+        Some(SourceSpec::LastPass(file)) => Box::new(lastpass::LastPass::new(input(file))),
+        Some(SourceSpec::Csv { file, item, fields }) => Box::new(table::Table::new(input(file), item, fields)),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

@@ -4,7 +4,7 @@
 //! work. No packet but these is handed to the crate: keys encrypted with a passphrase, the encrypted data, and inside it
 //! one literal, compressed or not. Facts: RFC 9580, 3.7.1 (S2K), 4.2 (packet headers), 5.3 (SKESK), 5.13 (SEIPD).
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256, Block};
@@ -271,11 +271,7 @@ fn unwrap(mut plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Refusal> 
 }
 
 /// All of `reader`, of which about `size` bytes are expected.
-fn read_all(
-    reader: impl Read + BufRead,
-    size: usize,
-    broken: impl Fn() -> Refusal,
-) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+fn read_all(reader: impl BufRead, size: usize, broken: impl Fn() -> Refusal) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     read::to_end(reader, size, MAX_PLAIN).map_err(|problem| match problem {
         ReadError::Over(_) => {
             let what = format!("the encrypted file holds over {} MiB, the most that is read", MAX_PLAIN / MIB);

@@ -8,6 +8,7 @@ docs/sources.md describes. GnuPG salts by itself, so its files differ from run t
 """
 
 import base64
+import csv
 import hashlib
 import hmac
 import io
@@ -335,8 +336,60 @@ def make_proton():
     write("proton-json.pgp", gpg(data, "--s2k-count", "65536", "--cipher-algo", "AES128", "--compress-algo", "zip"))
 
 
+# Tables
+
+
+def table(name, header, rows, **style):
+    """Writes a CSV file as Python's csv module does. It knows LF, CRLF and which fields are quoted."""
+    style = {"lineterminator": "\n"} | style
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, **style)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write(name, buffer.getvalue())
+
+
+def make_tables():
+    values = list((VALUES | NUL).items())
+    key_note = "NoteType:SSH Key\nLanguage:en-US\nBit Strength:\nFormat:OpenSSH\nPassphrase:planted: pass\nPrivate Key:%s\nPublic Key:ssh-ed25519 planted-public\nHostname:nas:22\nDate:,,\nNotes:line: one\nHostname:not this\n"
+    rsa = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,planted\n\nYWJj\n-----END RSA PRIVATE KEY-----"
+    putty = "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nComment: x\nPublic-Lines: 1\nplanted\nPrivate-MAC: 00"
+    rows = [
+        ["https://planted.example", "admin", "planted-router", "PLANTEDTOTP", "planted note\nNoteType:no", "Router", "Homelab\\Rack", "0"],
+        ["http://sn", "", "", "", "planted text", "Note", "(none)", "0"],
+        ["http://sn", "", "", "", key_note % KEY, "Key", "Homelab", "1"],
+        ["http://sn", "", "", "", key_note % rsa, "RSA", "", "0"],
+        ["http://sn", "", "", "", key_note % putty, "PuTTY", "", "0"],
+        ["http://sn", "", "", "", "NoteType:Server\nLanguage:en-US\nHostname:nas\nUsername:root\nPassword:planted: server\nhttps://planted\nNotes:", "Server", "", "0"],
+        ["http://sn", "", "", "", "NoteType:Wi-Fi Password\r\nSSID:net\r\nPassword:planted-wifi\r\nUse 802.1X:No", "Wifi", "", "0"],
+        ["", "", "", "", "", "Bare", "", "0"],
+        ["https://a.example", "u", "planted-1", "", "", "Twin", "", "0"],
+        ["https://b.example", "u", "planted-2", "", "", "Twin", "Homelab", "0"],
+    ]
+    rows += [["https://x.example", "admin", value, "", value, name, "Odd values", "0"] for name, value in values]
+    header = ["url", "username", "password", "totp", "extra", "name", "grouping", "fav"]
+    table("lastpass.csv", header, rows)
+    # An earlier version: no totp, and LF or CRLF as the browser has it.
+    table("lastpass-old.csv", header[:3] + header[4:], [row[:3] + row[4:] for row in rows], lineterminator="\r\n")
+
+    odd = [[name, "https://x.example", "admin", value, value] for name, value in values]
+    chrome = [["Router", "https://planted.example/", "admin", "planted-router", "planted note"], *odd]
+    table("chrome.csv", ["name", "url", "username", "password", "note"], chrome, lineterminator="\r\n")
+    firefox = [["https://planted.example", "admin", "planted-router", "", "", "{0000}", "1", "2", "3"]]
+    firefox += [[f"https://{name}.example", "admin", value, "", "", "{0001}", "1", "2", "3"] for name, value in values]
+    head = ["url", "username", "password", "httpRealm", "formActionOrigin", "guid", "timeCreated", "timeLastUsed", "timePasswordChanged"]
+    table("firefox.csv", head, firefox, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    safari = [["Router", "https://planted.example/", "admin", "planted-router", "planted note", "otpauth://planted"]]
+    table("safari.csv", ["Title", "URL", "Username", "Password", "Notes", "OTPAuth"], safari + [row + [""] for row in odd])
+    dashlane = [["admin", "second", "", "Router", "planted-router", "planted note", "https://planted.example", "Homelab", "otpauth://planted"]]
+    dashlane += [["admin", "", "", name, value, value, "", "Odd values", ""] for name, value in values]
+    head = ["username", "username2", "username3", "title", "password", "note", "url", "category", "otpUrl"]
+    table("dashlane.csv", head, dashlane)
+
+
 def main():
     make_bitwarden()
+    make_tables()
     make_proton()
     archive("onepassword.1pux", onepassword())
 
