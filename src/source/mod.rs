@@ -11,6 +11,7 @@ mod age;
 mod bitwarden;
 mod child;
 mod context;
+mod day;
 mod document;
 mod dotenv;
 mod env;
@@ -19,6 +20,7 @@ mod file;
 mod input;
 mod item;
 mod kdf;
+mod keepass;
 mod near;
 mod password;
 mod read;
@@ -106,13 +108,11 @@ impl Listed {
 ///
 /// # Errors
 /// What is wrong with the source.
-pub fn list(manifest: &Manifest, name: &str) -> Result<Vec<Listed>, SourceError> {
+pub fn list(manifest: &Manifest, name: &str) -> Result<Vec<Listed>, Box<SourceError>> {
     let context = Context::new(manifest);
-    open(manifest, name, &context).and_then(|mut source| source.list()).map_err(|error| SourceError {
-        name: name.to_owned(),
-        secrets: Vec::new(),
-        cause: error.into(),
-    })
+    open(manifest, name, &context)
+        .and_then(|mut source| source.list())
+        .map_err(|error| Box::new(SourceError { name: name.to_owned(), secrets: Vec::new(), cause: error.into() }))
 }
 
 /// Gets every wanted value. A reference that several secrets want is read once.
@@ -203,6 +203,9 @@ fn open<'m>(
         }
         Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
         Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::KeePass { file, key_file }) => {
+            Box::new(keepass::Keepass::new(input(file), key_file.as_deref()))
+        }
         Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
@@ -212,6 +215,6 @@ fn open<'m>(
 }
 
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;
