@@ -4,6 +4,7 @@
 //! What goes wrong is told by the program's name and its end. Its arguments are never shown: they may hold a value. What it
 //! writes to standard error goes where ours goes; what it writes to standard output is shown nowhere.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -48,6 +49,15 @@ pub enum ChildError {
     Output(ReadError),
 }
 
+/// Where programs run, and what they do not get.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'c> {
+    /// The manifest's directory.
+    pub directory: &'c Path,
+    /// Variables that no child gets.
+    pub hidden: &'c BTreeSet<String>,
+}
+
 /// A program to run.
 pub(super) struct Program<'a> {
     /// The program and its arguments; never empty.
@@ -73,14 +83,22 @@ impl Program<'_> {
     /// # Errors
     /// It cannot be run, fails, takes too long, or writes too much.
     pub(super) fn run(&self, context: &Context<'_>) -> Result<Zeroizing<Vec<u8>>, ChildError> {
+        self.run_in(context.surroundings())
+    }
+
+    /// The same for a thread that has no context.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub(super) fn run_in(&self, surroundings: Surroundings<'_>) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let Some((program, arguments)) = self.argv.split_first() else { return Err(ChildError::Missing) };
         let deadline = Instant::now() + self.timeout;
         // A relative path starts where the manifest's paths start; a bare name is looked up in PATH.
-        let path = context.at(Path::new(program));
+        let path = surroundings.directory.join(Path::new(program));
         let mut command =
             Command::new(if program.as_encoded_bytes().contains(&b'/') { path.as_os_str() } else { program });
-        command.args(arguments).current_dir(context.directory());
-        for name in context.hidden() {
+        command.args(arguments).current_dir(surroundings.directory);
+        for name in surroundings.hidden {
             command.env_remove(name);
         }
         command.envs(self.variables.iter().copied());

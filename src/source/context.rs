@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::child::Surroundings;
 use super::{OpenError, age, password};
 use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
 use crate::secret::Secret;
@@ -49,9 +50,9 @@ impl<'m> Context<'m> {
         self.directory
     }
 
-    /// Variables that no child gets.
-    pub(super) fn hidden(&self) -> impl Iterator<Item = &str> {
-        self.hidden.iter().map(String::as_str)
+    /// What a program gets of it.
+    pub(super) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { directory: self.directory, hidden: &self.hidden }
     }
 
     /// A password that opens the source called `source`.

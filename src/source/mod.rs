@@ -25,6 +25,8 @@ mod near;
 mod password;
 mod read;
 mod search;
+mod sops;
+mod store;
 mod terminal;
 mod vault;
 
@@ -207,6 +209,12 @@ fn open<'m>(
             Box::new(keepass::Keepass::new(input(file), key_file.as_deref()))
         }
         Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
+        Some(SourceSpec::Pass(spec)) => store::pass(context, spec),
+        Some(SourceSpec::Gopass(spec)) => store::gopass(context, spec),
+        Some(SourceSpec::Passage { store, identity, password }) => {
+            store::passage(name, context, store, identity.as_deref(), password.as_ref())
+        }
+        Some(SourceSpec::Sops { path, timeout }) => Box::new(sops::Sops { context, path, timeout: *timeout }),
         Some(_) => return Err(OpenError::Unknown),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),

@@ -59,6 +59,14 @@ impl Failure {
         }
     }
 
+    /// What is wrong, and what to do, which may be empty.
+    pub(in crate::source) fn words(self) -> (String, String) {
+        match self {
+            Self::Io(error) => (format!("its file cannot be read: {error}"), String::new()),
+            Self::Refused(what, hint) => (what, hint),
+        }
+    }
+
     fn what(what: impl Into<String>) -> Self {
         Self::Refused(what.into(), String::new())
     }
