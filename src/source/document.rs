@@ -226,6 +226,18 @@ impl Document {
         listing.items
     }
 
+    /// The top level's keys that have a value, and their values.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let members = match self.node(self.root) {
+            Node::Object(members) => members.as_slice(),
+            _ => &[],
+        };
+        members.iter().filter_map(|(key, node)| match self.node(*node) {
+            Node::Text(value) => Some((key.as_str(), value.as_slice())),
+            _ => None,
+        })
+    }
+
     fn node(&self, id: NodeId) -> &Node {
         // Ids are made by `Builder::add` for nodes of this document.
         self.nodes.get(id).unwrap_or(&Node::Null)

@@ -122,7 +122,7 @@ pub enum OpenError {
     #[error("there is no such source")]
     Unknown,
     /// The file cannot be opened or read.
-    #[error("{}: {problem}", shown_path(path))]
+    #[error("{}: {problem}", escaped_path(path))]
     Read {
         /// The source's file.
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum OpenError {
         problem: ReadError,
     },
     /// A dotenv file that is not UTF-8.
-    #[error("{}:{line}: this is not UTF-8", shown_path(path))]
+    #[error("{}:{line}: this is not UTF-8", escaped_path(path))]
     NotUtf8 {
         /// The source's file.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum OpenError {
         line: usize,
     },
     /// An export that is not JSON, or not all of it.
-    #[error("{}:{line}:{column}: {problem}", shown_path(path))]
+    #[error("{}:{line}:{column}: {problem}", escaped_path(path))]
     Json {
         /// The source's file.
         path: PathBuf,
@@ -150,7 +150,7 @@ pub enum OpenError {
         problem: &'static str,
     },
     /// A file that is something else than an export that can be read.
-    #[error("{}: {kind}", shown_path(path))]
+    #[error("{}: {kind}", escaped_path(path))]
     WrongExport {
         /// The source's file.
         path: PathBuf,
@@ -158,7 +158,7 @@ pub enum OpenError {
         kind: WrongExport,
     },
     /// A file or store that cannot be used, for a reason of its kind.
-    #[error("{}: {what}", shown_path(path))]
+    #[error("{}: {what}", escaped_path(path))]
     Refused {
         /// The source's file or store.
         path: PathBuf,
@@ -196,7 +196,7 @@ pub enum OpenError {
         hint: String,
     },
     /// An export that goes over one of the reader's limits.
-    #[error("{}: {limit}", shown_path(path))]
+    #[error("{}: {limit}", escaped_path(path))]
     Limit {
         /// The source's file.
         path: PathBuf,
@@ -365,7 +365,7 @@ pub enum LookupError {
         item: String,
     },
     /// A file that cannot be read.
-    #[error("{}: {problem}", shown_path(path))]
+    #[error("{}: {problem}", escaped_path(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -468,7 +468,7 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 /// A path, whole, fit for a terminal.
-pub(super) fn shown_path(path: &Path) -> String {
+pub(super) fn escaped_path(path: &Path) -> String {
     escaped(&path.to_string_lossy())
 }
 

@@ -36,6 +36,14 @@ pub(super) trait Sink {
     /// Too much to keep.
     fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit>;
 
+    /// Takes another name of a folder, with an id of its own: items can be found by it, and it is not listed.
+    ///
+    /// # Errors
+    /// Too much to keep.
+    fn alias(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+        self.folder(id, name)
+    }
+
     /// Takes an item.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod input;
 mod item;
 mod json;
 mod kdf;
+mod keepass;
 mod lastpass;
 mod meter;
 mod near;
@@ -35,6 +36,8 @@ mod programs;
 mod proton;
 mod read;
 mod search;
+mod sops;
+mod store;
 mod table;
 mod terminal;
 mod vault;
@@ -119,13 +122,11 @@ impl Listed {
 ///
 /// # Errors
 /// What is wrong with the source.
-pub fn list(manifest: &Manifest, name: &str) -> Result<Vec<Listed>, SourceError> {
+pub fn list(manifest: &Manifest, name: &str) -> Result<Vec<Listed>, Box<SourceError>> {
     let context = Context::new(manifest);
-    open(manifest, name, &context).and_then(|mut source| source.list()).map_err(|error| SourceError {
-        name: name.to_owned(),
-        secrets: Vec::new(),
-        cause: error.into(),
-    })
+    open(manifest, name, &context)
+        .and_then(|mut source| source.list())
+        .map_err(|error| Box::new(SourceError { name: name.to_owned(), secrets: Vec::new(), cause: error.into() }))
 }
 
 /// Gets every wanted value. A reference that several secrets want is read once.
@@ -219,12 +220,20 @@ fn open<'m>(
         Some(SourceSpec::Exec(spec)) => Box::new(exec::Exec::new(spec, context.surroundings())),
         Some(SourceSpec::Credentials) => Box::new(credentials::Credentials),
         Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context.surroundings()),
-        Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
         Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
         Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
         Some(SourceSpec::LastPass(file)) => Box::new(lastpass::LastPass::new(input(file))),
         Some(SourceSpec::Csv { file, item, fields }) => Box::new(table::Table::new(input(file), item, fields)),
-        Some(_) => return Err(OpenError::Unknown),
+        Some(SourceSpec::KeePass { file, key_file }) => {
+            Box::new(keepass::Keepass::new(input(file), key_file.as_deref()))
+        }
+        Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
+        Some(SourceSpec::Pass(spec)) => store::pass(context, spec),
+        Some(SourceSpec::Gopass(spec)) => store::gopass(context, spec),
+        Some(SourceSpec::Passage { store, identity, password }) => {
+            store::passage(name, context, store, identity.as_deref(), password.as_ref())
+        }
+        Some(SourceSpec::Sops { path, timeout }) => Box::new(sops::Sops { context, path, timeout: *timeout }),
         None if name == "env" => Box::new(env::Env::new(String::new())),
         None if name == "file" => Box::new(file::File::new(directory())),
         None => return Err(OpenError::Unknown),
@@ -232,8 +241,8 @@ fn open<'m>(
 }
 
 #[cfg(test)]
-mod place;
-#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;

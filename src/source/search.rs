@@ -3,6 +3,7 @@
 //! A reference means an item by its id, by its exact name, or by folder/name, where a folder's own name may hold `/`.
 //! An item that matches in two ways is one item; two items that match are an error.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::LookupError;
@@ -39,7 +40,7 @@ const WITH_NEAR: usize = 20;
 pub(super) struct Search<'w> {
     wanted: &'w [&'w Reference],
     /// References by their whole item, which may be an id.
-    by_id: HashMap<&'w str, Vec<usize>>,
+    by_id: HashMap<Cow<'w, str>, Vec<usize>>,
     /// References by what stands after the last `/` of their item: an item's name ends like that, or does not match.
     by_last_part: HashMap<&'w str, Vec<usize>>,
     /// Names of folders and collections by id.
@@ -75,9 +76,13 @@ struct Candidate {
 impl<'w> Search<'w> {
     /// A search for `wanted`.
     pub(super) fn new(wanted: &'w [&'w Reference]) -> Self {
-        let (mut by_id, mut by_last_part) = (HashMap::<&str, Vec<usize>>::new(), HashMap::<&str, Vec<usize>>::new());
+        let mut by_id = HashMap::<Cow<'_, str>, Vec<usize>>::new();
+        let mut by_last_part = HashMap::<&str, Vec<usize>>::new();
         for (index, reference) in wanted.iter().enumerate() {
-            by_id.entry(&reference.item).or_default().push(index);
+            by_id.entry(Cow::Borrowed(&reference.item)).or_default().push(index);
+            if let Some(uuid) = uuid(&reference.item) {
+                by_id.entry(Cow::Owned(uuid)).or_default().push(index);
+            }
             by_last_part.entry(last_part(&reference.item)).or_default().push(index);
         }
         let found = wanted.iter().map(|_| Found::default()).collect();
@@ -229,6 +234,20 @@ impl Candidate {
 /// What keeping a list of texts costs, in bytes.
 fn cost(texts: &[String]) -> usize {
     texts.iter().fold(0, |sum: usize, text| sum.saturating_add(text.len()).saturating_add(ENTRY))
+}
+
+/// A UUID that is not written as the readers write it, with dashes and in lower case: as they would.
+fn uuid(item: &str) -> Option<String> {
+    if !matches!(item.len(), 32 | 36) {
+        return None;
+    }
+    let digits: String = item.chars().filter(|c| *c != '-').collect();
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+    let parts: Option<Vec<&str>> = parts.iter().map(|(start, end)| digits.get(*start..*end)).collect();
+    let uuid = parts?.join("-").to_ascii_lowercase();
+    let right = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let dashes = item.len() == 32 || item.eq_ignore_ascii_case(&uuid);
+    (right && dashes && uuid != item).then_some(uuid)
 }
 
 /// What stands after the last `/`.

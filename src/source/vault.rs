@@ -140,6 +140,10 @@ impl Sink for Listing {
         Ok(())
     }
 
+    fn alias(&mut self, _: &str, _: &str) -> Result<(), Limit> {
+        Ok(())
+    }
+
     fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
         if self.items.len() >= MAX_LISTED {
             return Err(Limit::Kept);

@@ -15,7 +15,7 @@ use age::{DecryptError, Decryptor, Identity, scrypt};
 use super::identity::Identities;
 use crate::contain::contain;
 use crate::secret::Secret;
-use crate::source::error::shown_path;
+use crate::source::error::escaped_path;
 use crate::source::read::ReadError;
 use crate::source::{OpenError, kdf};
 
@@ -56,6 +56,14 @@ impl Failure {
         match self {
             Self::Io(error) => OpenError::Read { path: path.to_owned(), problem: ReadError::Io(error) },
             Self::Refused(what, hint) => OpenError::refused(path, what, hint),
+        }
+    }
+
+    /// What is wrong, and what to do, which may be empty.
+    pub(in crate::source) fn words(self) -> (String, String) {
+        match self {
+            Self::Io(error) => (format!("its file cannot be read: {error}"), String::new()),
+            Self::Refused(what, hint) => (what, hint),
         }
     }
 
@@ -153,7 +161,7 @@ fn unlock(input: Headed, key: Key<'_>, ended: Rc<Cell<bool>>) -> Result<Box<dyn 
         }
         Key::Identities(identities) => match decryptor.decrypt(identities.list.iter().map(|identity| &**identity)) {
             Err(DecryptError::NoMatchingKeys) => {
-                let from = shown_path(&identities.path);
+                let from = escaped_path(&identities.path);
                 return match identities.unused {
                     None => refused(format!("no identity in {from} opens it"), "was it encrypted to another one?"),
                     Some(unused) => refused(format!("no identity in {from} opens it; {unused}"), AGE_HINT),

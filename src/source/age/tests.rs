@@ -2,7 +2,7 @@
 
 use age::secrecy::SecretString;
 
-use crate::source::place::{Place, export};
+use crate::source::trial::{Place, export};
 
 /// The passphrase of the files in tests/exports/age.
 const PASSPHRASE: &str = "correct horse ünïcödé";

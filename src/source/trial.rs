@@ -1,4 +1,4 @@
-//! A source of a manifest in a directory of its own, for tests.
+//! Sources of a manifest in a directory of its own, for tests.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
