@@ -14,6 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::termios::Termios;
 use nix::sys::{mman, prctl, resource};
 
 /// Switches core dumps off for this process. Called first in `main`, before any value can be in memory.
@@ -162,6 +163,43 @@ impl Drop for RemoveOnSignal {
     }
 }
 
+/// The terminal that does not show what is typed, for the signal handler; null when there is none.
+static SILENT: AtomicPtr<Terminal> = AtomicPtr::new(ptr::null_mut());
+
+/// A terminal and how it was.
+struct Terminal {
+    fd: RawFd,
+    before: libc::termios,
+}
+
+/// While this lives, a signal that ends us gives a terminal its old settings first: else a person who gives up at a
+/// password's prompt is left with a shell that shows nothing. Without [`end_cleanly_on_signals`] it does nothing.
+pub struct TerminalOnSignal(());
+
+impl TerminalOnSignal {
+    /// The terminal `terminal`, which stays open as long as this lives, and its settings `before`. One at a time: a second
+    /// one takes the first one's place.
+    #[must_use]
+    pub fn new(terminal: &impl AsRawFd, before: &Termios) -> Self {
+        let terminal = Box::new(Terminal { fd: terminal.as_raw_fd(), before: before.clone().into() });
+        drop_terminal(SILENT.swap(Box::into_raw(terminal), Ordering::SeqCst));
+        Self(())
+    }
+}
+
+impl Drop for TerminalOnSignal {
+    fn drop(&mut self) {
+        drop_terminal(SILENT.swap(ptr::null_mut(), Ordering::SeqCst));
+    }
+}
+
+fn drop_terminal(terminal: *mut Terminal) {
+    if !terminal.is_null() {
+        // SAFETY: from `into_raw` in `new`; the swap made us its only owner. Had the handler taken it, it were null.
+        drop(unsafe { Box::from_raw(terminal) });
+    }
+}
+
 extern "C" fn on_ending_signal(number: c_int) {
     match STAGE.load(Ordering::SeqCst) {
         DURING => WAITING.store(number, Ordering::SeqCst),
@@ -176,11 +214,15 @@ extern "C" fn on_ending_signal(number: c_int) {
 fn end_by(number: c_int) -> ! {
     const LAST_WORDS: &[u8] = b"\nerror: stopped by a signal: nothing was changed\n";
     let path = DOOMED.swap(ptr::null_mut(), Ordering::SeqCst);
-    // SAFETY: `path` is null or a NUL-terminated string from `into_raw`, which nobody frees once it was swapped out; the set
+    let terminal = SILENT.swap(ptr::null_mut(), Ordering::SeqCst);
+    // SAFETY: `terminal` is null or from `into_raw`, its file open, and nobody frees it once it was swapped out; `path` is null or a NUL-terminated string from `into_raw`, which nobody frees once it was swapped out; the set
     // is initialised before it is used; the words are valid memory of that length. All calls are async-signal-safe.
     unsafe {
         if !path.is_null() {
             libc::unlink(path);
+        }
+        if !terminal.is_null() {
+            libc::tcsetattr((*terminal).fd, libc::TCSANOW, &raw const (*terminal).before);
         }
         // The default first, and the signal let through: a terminal that takes no words is left by a second signal.
         libc::signal(number, libc::SIG_DFL);

@@ -2,10 +2,11 @@
 //! One test only: others in this process would share the heap.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use deaddrop::derive::password;
-use deaddrop::manifest::{HashScheme, Manifest, Reference, SourceSpec};
+use deaddrop::manifest::{FileSpec, HashScheme, Manifest, Reference, SourceSpec};
 use deaddrop::source::{Wanted, fetch};
 use zeroize::Zeroizing;
 
@@ -62,10 +63,19 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         ("export.json", "{\"items\":[{\"login\":{\"password\":\"", "\\n\"},\"name\":\"x\"}]}"),
         ("env", "x=\"", "\\n\""),
         ("plain", "", ""),
+        ("table", "name,password\nx,\"", "\n\"\n"),
     ] {
         let value = Zeroizing::new(hidden.repeat(TIMES).iter().map(|byte| !byte).collect::<Vec<u8>>());
         let content = Zeroizing::new([before.as_bytes(), &value, after.as_bytes()].concat());
         std::fs::write(directory.path().join(file), &content).unwrap();
+    }
+    {
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(directory.path().join("export.zip")).unwrap());
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file("data.json", stored).unwrap();
+        let json = Zeroizing::new(std::fs::read(directory.path().join("export.json")).unwrap());
+        zip.write_all(&json).unwrap();
+        zip.finish().unwrap();
     }
     assert_eq!(count(&hidden), 0, "before");
 
@@ -73,14 +83,19 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         file: "secrets.yaml".into(),
         directory: directory.path().to_owned(),
         sources: BTreeMap::from([
-            ("vault".to_owned(), SourceSpec::Bitwarden { path: "export.json".into() }),
-            ("dotenv".to_owned(), SourceSpec::Dotenv { path: "env".into() }),
+            ("vault".to_owned(), SourceSpec::Bitwarden(FileSpec::plain("export.json"))),
+            ("zip".to_owned(), SourceSpec::Bitwarden(FileSpec::plain("export.zip"))),
+            ("dotenv".to_owned(), SourceSpec::Dotenv(FileSpec::plain("env"))),
+            ("table".to_owned(), {
+                let fields = BTreeMap::from([("password".to_owned(), "password".to_owned())]);
+                SourceSpec::Csv { file: FileSpec::plain("table"), item: "name".to_owned(), fields }
+            }),
         ]),
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
         warnings: Vec::new(),
     };
-    for (source, item) in [("vault", "x"), ("dotenv", "x"), ("file", "plain")] {
+    for (source, item) in [("vault", "x"), ("zip", "x"), ("dotenv", "x"), ("table", "x"), ("file", "plain")] {
         let reference = Reference { source: source.into(), item: item.into(), field: None };
         let wanted = [Wanted { reference: &reference, secret: "s", allow_empty: false }];
         let values = fetch(&manifest, &wanted).unwrap();

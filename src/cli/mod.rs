@@ -10,6 +10,7 @@ mod man;
 mod plan;
 mod recover;
 mod scrub;
+mod sources;
 mod verify;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ enum Command {
     Verify(verify::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
+    Sources(sources::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
+        Command::Sources(args) => args.run(&ui),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use super::collide::{self, Placed};
 use super::decode::Context;
 use super::field::{Entries, Entry, Field};
-use super::model::{Host, Location, Manifest, Owner, SecretSpec, SourceSpec, TargetPath, Warning};
+use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, Warning};
 use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
-use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, RawSource, VERSION};
+use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
+use super::sources::has_fields;
 use super::tree::NodeId;
 use super::values::{self, Refusal};
 use crate::nixos;
@@ -81,7 +82,7 @@ impl<'c, 't> Checker<'c, 't> {
         if let Field::Good(_, entries) = &raw.sources {
             for entry in &entries.0 {
                 let has_fields = match &entry.value {
-                    Field::Good(_, source) => Some(matches!(source, RawSource::Bitwarden(_))),
+                    Field::Good(_, source) => Some(has_fields(source)),
                     _ => None,
                 };
                 checker.sources.insert(entry.name.clone(), has_fields);
@@ -146,7 +147,7 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     /// A value that `judge` accepts; what it refuses is reported.
-    fn accept<T>(&self, id: NodeId, judged: Result<T, Refusal>) -> Option<T> {
+    pub(super) fn accept<T>(&self, id: NodeId, judged: Result<T, Refusal>) -> Option<T> {
         judged.map_err(|refusal| self.refuse(id, refusal)).ok()
     }
 
@@ -164,49 +165,12 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    fn sources(&self, raw: Field<Entries<RawSource>>) -> BTreeMap<String, SourceSpec> {
-        let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
-        entries.into_iter().filter_map(|entry| self.source(entry)).collect()
-    }
-
-    fn source(&self, entry: Entry<RawSource>) -> Option<(String, SourceSpec)> {
-        self.accept(entry.key, values::name(&entry.name, "a source"));
-        let (id, raw) = entry.value.good()?;
-        let built_in = match entry.name.as_str() {
-            "env" => Some(matches!(raw, RawSource::Env(_))),
-            "file" => Some(matches!(raw, RawSource::File(_))),
-            _ => None,
-        };
-        if built_in == Some(false) {
-            let message = format!("{} always is a source of type `{}`", quoted(&entry.name), entry.name);
-            self.push(self.mark(entry.key), message, Some("give this source another name".to_owned()));
-            return None;
-        }
-        let spec = match raw {
-            RawSource::Env(raw) => {
-                SourceSpec::Env { prefix: self.optional(raw.prefix, values::prefix)?.unwrap_or_default() }
-            }
-            RawSource::File(raw) => {
-                SourceSpec::File { path: self.optional(raw.path, values::local_path)?.map(PathBuf::from) }
-            }
-            RawSource::Dotenv(raw) => SourceSpec::Dotenv { path: self.source_path(entry.key, id, raw.path)? },
-            RawSource::Bitwarden(raw) => SourceSpec::Bitwarden { path: self.source_path(entry.key, id, raw.path)? },
-        };
-        Some((entry.name, spec))
-    }
-
-    /// The file of a source that needs one.
-    fn source_path(&self, key: NodeId, id: NodeId, path: Field<String>) -> Option<PathBuf> {
-        if path.is_missing() {
-            let kind = self.context.tree.child(id, "type").and_then(|kind| self.context.tree.text(kind));
-            let message = format!("a {} source needs a `path`", kind.unwrap_or("named"));
-            self.push(self.mark(key), message, None);
-        }
-        self.optional(path, values::local_path)?.map(PathBuf::from)
-    }
-
     /// A text that may be missing: `Some(None)` then, `None` when it is wrong.
-    fn optional(&self, field: Field<String>, judge: impl Fn(&str) -> Result<(), Refusal>) -> Option<Option<String>> {
+    pub(super) fn optional(
+        &self,
+        field: Field<String>,
+        judge: impl Fn(&str) -> Result<(), Refusal>,
+    ) -> Option<Option<String>> {
         match field {
             Field::Missing => Some(None),
             Field::Bad => None,

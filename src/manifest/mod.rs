@@ -21,6 +21,7 @@ mod refer;
 mod scalar;
 mod schema;
 mod select;
+mod sources;
 mod syntax;
 mod tree;
 mod values;
@@ -33,11 +34,12 @@ use std::path::Path;
 
 pub use excerpt::Excerpt;
 pub use model::{
-    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath, Warning,
+    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
 pub use schema::json_schema;
 pub use select::SelectError;
+pub use sources::{DataFormat, ExecSpec, FileSpec, PasswordSpec, Program, SourceSpec, StoreSpec};
 
 use decode::Context;
 use field::Field;

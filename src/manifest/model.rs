@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::sources::SourceSpec;
+
 /// A checked manifest.
 #[derive(Debug)]
 pub struct Manifest {
@@ -166,31 +168,6 @@ impl HashScheme {
             Self::Sha512crypt => "sha512crypt",
         }
     }
-}
-
-/// A named source's kind and settings. Paths are as written: relative ones start at the manifest's directory.
-#[derive(Debug, Clone)]
-pub enum SourceSpec {
-    /// Environment variables whose names start with `prefix`; items are named without it.
-    Env {
-        /// Put before each item's name.
-        prefix: String,
-    },
-    /// Files; items are paths, relative to `path` if given.
-    File {
-        /// A directory; the manifest's when absent.
-        path: Option<PathBuf>,
-    },
-    /// A dotenv file.
-    Dotenv {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A Bitwarden or Vaultwarden export.
-    Bitwarden {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 /// A node.

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error, Visitor};
 
 use super::field::{Entries, Field};
 use super::model::HashScheme;
+use super::sources::schema::RawSource;
 use super::tree::NodeId;
 
 /// The version of the manifest's format that this program reads.
@@ -35,61 +36,6 @@ pub(super) struct RawManifest {
     /// The nodes, by name. At most 100,000.
     #[schemars(extend("maxProperties" = super::tree::MAX_HOSTS, "propertyNames" = name_schema()))]
     pub hosts: Field<Entries<RawHost>>,
-}
-
-/// A place where values are kept.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename = "a source", rename_all = "lowercase")]
-#[schemars(rename = "source", tag = "type")]
-pub(super) enum RawSource {
-    /// Environment variables.
-    Env(RawEnv),
-    /// Files, each a value.
-    File(RawFile),
-    /// A file of NAME=VALUE lines.
-    Dotenv(RawDotenv),
-    /// A JSON export of Bitwarden or Vaultwarden, not encrypted.
-    Bitwarden(RawBitwarden),
-}
-
-/// Environment variables.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "an env source", default, deny_unknown_fields)]
-#[schemars(rename = "env-source")]
-pub(super) struct RawEnv {
-    /// Put before each item's name: with `HOMELAB_`, the item `TOKEN` is the variable HOMELAB_TOKEN.
-    #[schemars(extend("default" = ""))]
-    pub prefix: Field<String>,
-}
-
-/// Files, each a value.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "a file source", default, deny_unknown_fields)]
-#[schemars(rename = "file-source")]
-pub(super) struct RawFile {
-    /// The directory where items' paths start; it starts at the manifest's own, which is the default.
-    #[schemars(length(min = 1))]
-    pub path: Field<String>,
-}
-
-/// A file of NAME=VALUE lines.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "a dotenv source", default, deny_unknown_fields)]
-#[schemars(rename = "dotenv-source", extend("required" = ["path"]))]
-pub(super) struct RawDotenv {
-    /// The file; a relative path starts at the manifest's directory.
-    #[schemars(length(min = 1))]
-    pub path: Field<String>,
-}
-
-/// A JSON export of Bitwarden or Vaultwarden, not encrypted.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "a bitwarden source", default, deny_unknown_fields)]
-#[schemars(rename = "bitwarden-source", extend("required" = ["path"]))]
-pub(super) struct RawBitwarden {
-    /// The export; a relative path starts at the manifest's directory.
-    #[schemars(length(min = 1))]
-    pub path: Field<String>,
 }
 
 /// What holds for every secret that does not say otherwise.

@@ -82,6 +82,12 @@ fn there_are(hosts: &[String]) -> String {
 }
 
 impl Manifest {
+    /// True for a source that is declared, and for `env` and `file`.
+    #[must_use]
+    pub fn has_source(&self, name: &str) -> bool {
+        self.sources.contains_key(name) || super::check::BUILT_IN.contains(&name)
+    }
+
     /// The secrets of a run, in the file's order: those of `host` (without `hosts`, or naming it or one of its tags), and of
     /// these only the ones that `only` names, if it names any. Without a host: all of them, provided that none of those has
     /// `hosts`.

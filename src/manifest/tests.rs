@@ -73,9 +73,9 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
         sources,
         [
             "ci Env { prefix: \"HOMELAB_\" }",
-            "dot Dotenv { path: \"/srv/secrets.env\" }",
+            "dot Dotenv(FileSpec { path: \"/srv/secrets.env\", identity: None, password: None })",
             "keys File { path: Some(\"keys\") }",
-            "vault Bitwarden { path: \"exports/homelab.json\" }",
+            "vault Bitwarden(FileSpec { path: \"exports/homelab.json\", identity: None, password: None })",
         ]
     );
     let names: Vec<&str> = manifest.secrets.iter().map(|secret| secret.name.as_str()).collect();
@@ -374,7 +374,7 @@ fn every_mistake_elsewhere_is_told_at_its_place() {
         ("version: 1\nsecrets: {}\nsecrets: {}\n", vec!["3:1+7 duplicate key `secrets`, first on line 2"]),
         ("version: 1\nsources: {v: {path: x}}\n", vec!["2:14+1 a source needs a `type`"]),
         ("version: 1\nsources: {v: {type: bitwadren, path: x}}\n", vec!["2:21+9 unknown type of source `bitwadren`"]),
-        ("version: 1\nsources: {v: {type: keepass, path: x}}\n", vec!["2:21+7 unknown type of source `keepass`"]),
+        ("version: 1\nsources: {v: {type: keypass, path: x}}\n", vec!["2:21+7 unknown type of source `keypass`"]),
         ("version: 1\nsources: {v: {type: [], path: x}}\n", vec!["2:21+1 `type` is text, and this is a list"]),
         ("version: 1\nsources: {v: env}\n", vec!["2:14+3 a source is a mapping, and this is text"]),
         ("version: 1\nsources: {v: }\n", vec!["2:12+1 a source has no value"]),
@@ -382,8 +382,8 @@ fn every_mistake_elsewhere_is_told_at_its_place() {
         ("version: 1\nsources: {v: {type: dotenv, path: ''}}\n", vec!["2:35+2 `path` is empty"]),
         ("version: 1\nsources: {v: {type: env, path: x}}\n", vec!["2:26+4 unknown key `path`"]),
         (
-            "version: 1\nsources: {v: {type: bitwarden, path: x, password: {env: X}}}\n",
-            vec!["2:41+8 unknown key `password`"],
+            "version: 1\nsources: {v: {type: bitwarden, path: x, colour: {env: X}}}\n",
+            vec!["2:41+6 unknown key `colour`"],
         ),
         ("version: 1\nsources: {v: {type: env, type: file}}\n", vec!["2:26+4 duplicate key `type`, first on line 2"]),
         (
@@ -474,7 +474,8 @@ fn hints_say_what_to_do() {
         (with_secrets("  a: { path: /run/a, from: ci:A }"), "use /etc/secrets or /var/lib/secrets"),
         (
             "version: 1\nsources: {v: {type: bitwadren, path: x}}\n".into(),
-            "did you mean `bitwarden`? there are: env, file, dotenv, bitwarden",
+            "did you mean `bitwarden`? there are: env, file, dotenv, bitwarden, onepassword, keepass, proton-pass, lastpass, csv, pass, \
+             gopass, passage, age, sops, exec, bw, rbw, op, secretspec, vals, credentials",
         ),
         ("version: 1\nhosts: {a: {shh: x}}\n".into(), "did you mean `ssh`? keys here: ssh, tags"),
         (
@@ -484,6 +485,86 @@ fn hints_say_what_to_do() {
     ] {
         let errors = parse(&text).unwrap_err();
         assert_eq!(errors.problems()[0].hint.as_deref(), Some(want), "{text}");
+    }
+}
+
+#[test]
+fn every_kind_of_source_takes_the_keys_that_it_needs_and_no_others() {
+    let source = |keys: &str| format!("version: 1\nsources: {{v: {{{keys}}}}}\n");
+    for keys in [
+        "type: bitwarden, path: x, password: {env: A}",
+        "type: bitwarden, path: x.json.age, identity: keys.txt, password: ask",
+        "type: bitwarden, path: x.age, password: {exec: [pass, show, x]}",
+        "type: dotenv, path: '-'",
+        "type: onepassword, path: x.1pux",
+        "type: keepass, path: x.kdbx, password: {file: p}",
+        "type: keepass, path: x.kdbx, key_file: k",
+        "type: keepass, path: x.kdbx, key_file: k, password: ask",
+        "type: proton-pass, path: x.zip, password: ask",
+        "type: lastpass, path: x.csv",
+        "type: csv, path: x.csv, columns: {item: name, password: password, PIN: pin}",
+        "type: pass",
+        "type: gopass, path: /srv/store",
+        "type: passage, path: store, identity: keys",
+        "type: age, path: x.age, format: json, identity: k",
+        "type: age, path: x.age, format: value, password: ask",
+        "type: sops, path: x.yaml, timeout: 5",
+        "type: exec, argv: [tool, --json]",
+        "type: bw",
+        "type: rbw, timeout: 3600",
+        "type: op",
+        "type: secretspec",
+        "type: vals",
+        "type: credentials",
+    ] {
+        let manifest = parse(&source(keys)).unwrap_or_else(|error| panic!("{keys}\n{error}"));
+        assert!(keys.contains(&format!("type: {}", manifest.sources["v"].kind())), "{keys}");
+    }
+    for (keys, want) in [
+        ("type: keepass, path: x", "a keepass source needs a `password` or a `key_file`"),
+        ("type: onepassword, path: x, password: ask", "a onepassword file is not encrypted: it takes no `password`"),
+        (
+            "type: dotenv, path: x.age, identity: k, password: ask",
+            "a dotenv file is not encrypted: it takes no `password`",
+        ),
+        ("type: dotenv, path: x.age", "nothing is said that opens the `.age` file"),
+        ("type: dotenv, path: x, identity: k", "`identity` is for a path that ends in `.age`"),
+        ("type: csv, path: x", "a csv source needs `columns`"),
+        ("type: csv, path: x, columns: {password: p}", "`columns` needs an `item`: the column that names items"),
+        ("type: age, path: x.age, format: json", "an age source needs an `identity` or a `password`"),
+        ("type: age, path: x.age, password: ask", "an age source needs a `format`"),
+        ("type: age, path: x.age, password: ask, format: toml", "unknown format `toml`"),
+        ("type: exec", "an exec source needs an `argv`"),
+        ("type: exec, argv: []", "there is no program in this list"),
+        ("type: exec, argv: ['']", "there is no program in this list"),
+        ("type: exec, argv: tool", "`argv` is a list, and this is text"),
+        ("type: bw, timeout: 0", "no program can be given this time"),
+        ("type: bw, timeout: 3601", "no program can be given this time"),
+        ("type: bw, path: x", "unknown key `path`"),
+        ("type: bitwarden, path: x, password: {}", "`password` needs one of `env`, `file` and `exec`"),
+        ("type: bitwarden, path: x, password: {env: A, file: b}", "`password` needs one of `env`, `file` and `exec`"),
+        ("type: bitwarden, path: x, password: {env: 'A=B'}", "the name of an environment variable cannot hold this"),
+    ] {
+        let errors = parse(&source(keys)).unwrap_err();
+        assert_eq!(errors.problems()[0].message, want, "{keys}");
+    }
+    let both = "version: 1\nsources: {a: {type: dotenv, path: '-'}, b: {type: lastpass, path: '-'}}\n";
+    assert_eq!(complaints(both), ["2:41+1 standard input (`-`) can be read once, and `a` reads it already"]);
+}
+
+#[test]
+fn a_password_or_an_argument_in_a_wrong_place_is_not_shown() {
+    for keys in [
+        "type: bitwarden, path: x, password: hunter2",
+        "type: bitwarden, path: x, password: [hunter2]",
+        "type: bitwarden, path: x, password: {value: hunter2}",
+        "type: bitwarden, path: x, password: {exec: [a, hunter2, 5]}",
+        "type: exec, argv: [tool, hunter2, [hunter2]]",
+        "type: exec, argv: [tool, hunter2, 7], timeout: 0",
+        "type: exec, argv: {tool: hunter2}",
+    ] {
+        let shown = parse(&format!("version: 1\nsources: {{v: {{{keys}}}}}\n")).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2"), "{keys}\n{shown}");
     }
 }
 

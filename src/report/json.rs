@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::plan::{Action, Plan, Warning};
+use crate::source::Listed;
 
 /// The object of `check`, `plan`, `inject` and `verify`.
 #[must_use]
@@ -64,5 +65,24 @@ pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
         "changes": [],
         "warnings": [],
         "summary": { "changed": changed },
+    })
+}
+
+/// The object of `sources list`: what there is in a source, by name.
+#[must_use]
+pub fn sources(name: &str, items: &[Listed]) -> Value {
+    let listed: Vec<Value> = items
+        .iter()
+        .map(|item| json!({ "folders": item.folders, "name": item.name, "id": item.id, "fields": item.fields }))
+        .collect();
+    json!({
+        "version": 1,
+        "command": "sources list",
+        "target": Value::Null,
+        "source": name,
+        "items": listed,
+        "changes": [],
+        "warnings": [],
+        "summary": { "items": items.len() },
     })
 }

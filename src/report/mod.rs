@@ -7,6 +7,7 @@ pub mod json;
 pub mod message;
 pub mod plan;
 mod progress;
+pub mod sources;
 pub mod style;
 pub mod suggest;
 mod wrap;
@@ -50,7 +51,15 @@ impl Ui {
         if self.json { print_output(format!("{:#}\n", object()).as_bytes()) } else { Ok(()) }
     }
 
-    /// The same after something was written: that stays done, so a failure to print is told, and is no failure of the run.
+    /// What was asked for, for people and their pipes; nothing with `--json`.
+    ///
+    /// # Errors
+    /// See [`print_output`].
+    pub fn print(&self, text: &str) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { print_output(text.as_bytes()) }
+    }
+
+    /// As [`Ui::print_json`], after something was written: that stays done, so a failure to print is told, and is no failure of the run.
     pub fn print_json_when_done(&self, object: impl FnOnce() -> serde_json::Value) {
         if let Err(failure) = self.print_json(object) {
             failure.messages.iter().for_each(|message| print_error_stream(&message.render()));

@@ -5,7 +5,7 @@ const MAX_CHARS: usize = 64;
 /// How many near names are worth showing.
 const MAX_NEAR: usize = 3;
 /// How many names a list shows before it says how many more there are.
-const MAX_LISTED: usize = 16;
+const MAX_LISTED: usize = 24;
 
 /// The names most like `wanted`, nearest first, at most three.
 ///
@@ -43,7 +43,7 @@ pub fn did_you_mean(near: &[&str]) -> Option<String> {
     Some(format!("did you mean {others}`{last}`?"))
 }
 
-/// The names joined by commas, at most twelve, then "and N more".
+/// The names joined by commas, at most 24, then "and N more".
 pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::new();
     let mut more: usize = 0;
@@ -95,6 +95,9 @@ mod tests {
         assert_eq!(did_you_mean(&["a"]).unwrap(), "did you mean `a`?");
         assert_eq!(did_you_mean(&["a", "b"]).unwrap(), "did you mean `a` or `b`?");
         assert_eq!(list(["a", "b"].into_iter()), "a, b");
-        assert_eq!(list(["n"; 20].into_iter()), "n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n and 4 more");
+        assert_eq!(
+            list(["n"; 30].into_iter()),
+            "n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n and 6 more"
+        );
     }
 }

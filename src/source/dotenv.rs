@@ -8,14 +8,14 @@
 //! be understood is skipped up to the end of the line. Line ends are read as `\n`, also inside values.
 //! `tests/dotenv/table.json` holds what the real one makes of many files.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
 
 use zeroize::Zeroizing;
 
 use super::error::{item, shown};
+use super::input::Input;
 use super::near::near;
-use super::{LookupError, MAX_VALUE, OpenError, Source, read};
+use super::{Listed, LookupError, MAX_VALUE, OpenError, Source};
 use crate::manifest::Reference;
 use crate::secret::Secret;
 
@@ -32,21 +32,20 @@ const LONGEST_NAME: usize = 64;
 const WITH_NEAR: usize = 20;
 
 /// A dotenv file.
-pub(super) struct Dotenv {
-    path: PathBuf,
+pub(super) struct Dotenv<'m> {
+    input: Input<'m>,
 }
 
-impl Dotenv {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path }
+impl<'m> Dotenv<'m> {
+    pub(super) fn new(input: Input<'m>) -> Self {
+        Self { input }
     }
 }
 
-impl Source for Dotenv {
+impl Source for Dotenv<'_> {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
-        let path = &self.path;
-        let bytes = read::read(path, MAX_VALUE).map_err(|problem| OpenError::Read { path: path.clone(), problem })?;
-        let text = text(&bytes).map_err(|line| OpenError::NotUtf8 { path: path.clone(), line })?;
+        let bytes = self.input.read(MAX_VALUE)?;
+        let text = text(&bytes).map_err(|line| OpenError::NotUtf8 { path: self.input.name().to_owned(), line })?;
 
         let keys: HashMap<&str, ()> = wanted.iter().map(|reference| (reference.item.as_str(), ())).collect();
         let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
@@ -93,11 +92,55 @@ impl Source for Dotenv {
             })
             .collect())
     }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        let bytes = self.input.read(MAX_VALUE)?;
+        let text = text(&bytes).map_err(|line| OpenError::NotUtf8 { path: self.input.name().to_owned(), line })?;
+        let mut parser = Parser::new(&text);
+        let mut keys = BTreeSet::new();
+        while let Some(statement) = parser.next() {
+            if let Statement::Binding(key, Some(_)) = statement
+                && looks_like_a_name(key)
+            {
+                keys.insert(key.to_owned());
+            }
+        }
+        Ok(keys.into_iter().map(Listed::without_fields).collect())
+    }
+}
+
+/// All of a file.
+pub(super) struct All {
+    /// Each key once, with the value of its last line; `None` without `=`.
+    pub values: Vec<(String, Option<Zeroizing<Vec<u8>>>)>,
+    /// The first lines that could not be understood, 1-based.
+    pub bad_lines: Vec<usize>,
+}
+
+/// Reads all of a file's keys.
+///
+/// # Errors
+/// The 1-based line that is not UTF-8.
+pub(super) fn read(bytes: &[u8]) -> Result<All, usize> {
+    let text = text(bytes)?;
+    let mut parser = Parser::new(&text);
+    let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
+    let mut bad_lines = Vec::new();
+    while let Some(statement) = parser.next() {
+        match statement {
+            Statement::Binding(key, value) => drop(values.insert(key, value)),
+            Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
+            Statement::Bad(_) | Statement::Nothing => {}
+        }
+    }
+    let mut values: Vec<_> = values.into_iter().map(|(key, raw)| (key.to_owned(), raw.map(Raw::bytes))).collect();
+    values.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(All { values, bad_lines })
 }
 
 /// True for what may be offered as a near name. After a quote that is never closed, or of a value on several lines without
 /// quotes, what looks like a key is a piece of a value.
-fn looks_like_a_name(key: &str) -> bool {
+pub(super) fn looks_like_a_name(key: &str) -> bool {
     key.len() <= LONGEST_NAME && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
@@ -144,8 +187,12 @@ enum Raw<'t> {
 
 impl Raw<'_> {
     fn decode(self) -> Secret {
+        Secret::new(std::mem::take(&mut *self.bytes()))
+    }
+
+    fn bytes(self) -> Zeroizing<Vec<u8>> {
         let (text, double) = match self {
-            Self::Plain(text) => return Secret::new(text.as_bytes().to_vec()),
+            Self::Plain(text) => return Zeroizing::new(text.as_bytes().to_vec()),
             Self::Single(text) => (text, false),
             Self::Double(text) => (text, true),
         };
@@ -165,7 +212,7 @@ impl Raw<'_> {
                 None => out.push(c),
             }
         }
-        Secret::new(out.as_bytes().to_vec())
+        Zeroizing::new(out.as_bytes().to_vec())
     }
 }
 
@@ -320,6 +367,8 @@ impl<'t> Parser<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::{FileSpec, Manifest};
+    use crate::source::context::Context;
 
     /// What the real python-dotenv made of each text: see tests/dotenv/make-table.py.
     const TABLE: &str = include_str!("../../tests/dotenv/table.json");
@@ -366,7 +415,10 @@ mod tests {
         let wanted = Reference { source: "d".into(), item: "TOKN".into(), field: None };
         let offered = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            match Dotenv::new(path.clone()).fetch(&[&wanted]).unwrap().remove(0) {
+            let manifest = Manifest::parse("version: 1", &path).unwrap();
+            let context = Context::new(&manifest);
+            let file = FileSpec::plain(&path);
+            match Dotenv::new(Input::new("d", &file, &context)).fetch(&[&wanted]).unwrap().remove(0) {
                 Err(LookupError::NoItem { near, .. }) => near,
                 other => panic!("{other:?}"),
             }

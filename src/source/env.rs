@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 
 use super::error::shown;
-use super::{LookupError, OpenError, Source};
+use super::{Listed, LookupError, OpenError, Source};
 use crate::manifest::Reference;
 use crate::secret::Secret;
 
@@ -47,5 +47,14 @@ impl Env {
 impl Source for Env {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
         Ok(wanted.iter().map(|reference| self.get(reference)).collect())
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let mut items: Vec<String> = names
+            .filter_map(|name| name.strip_prefix(&self.prefix).filter(|item| !item.is_empty()).map(shown))
+            .collect();
+        items.sort_unstable();
+        Ok(items.into_iter().map(Listed::without_fields).collect())
     }
 }

@@ -81,7 +81,11 @@ impl fmt::Display for SourceError {
         if let Cause::Lookup(LookupError::Ambiguous { found, more, .. }) = &self.cause {
             let width = found.iter().map(|found| found.label.chars().count()).max().unwrap_or(0);
             for Match { label, id, changed } in found {
-                write!(f, "\n   {label:width$}   {id}")?;
+                // Some kinds of source have no ids.
+                match (id.is_empty(), changed) {
+                    (true, None) => write!(f, "\n   {label}")?,
+                    _ => write!(f, "\n   {label:width$}   {id}")?,
+                }
                 if let Some(day) = changed {
                     write!(f, "   changed {day}")?;
                 }
@@ -145,13 +149,51 @@ pub enum OpenError {
         /// What is wrong, in words that are the same for every content.
         problem: &'static str,
     },
-    /// A file that is something else than a plain JSON export.
+    /// A file that is something else than an export that can be read.
     #[error("{}: {kind}", escaped_path(path))]
     WrongExport {
         /// The source's file.
         path: PathBuf,
         /// What it is.
         kind: WrongExport,
+    },
+    /// A file or store that cannot be used, for a reason of its kind.
+    #[error("{}: {what}", escaped_path(path))]
+    Refused {
+        /// The source's file or store.
+        path: PathBuf,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// A program that gives no values.
+    #[error("{program} {error}")]
+    Program {
+        /// Its name, and nothing of its arguments.
+        program: String,
+        /// Why.
+        error: super::child::ChildError,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// What a program printed is not what it should print.
+    #[error("{program}: {what}")]
+    Output {
+        /// Its name, and nothing of its arguments.
+        program: String,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// The password that opens the source cannot be had.
+    #[error("{what}")]
+    Password {
+        /// Why.
+        what: String,
+        /// What to do; may be empty.
+        hint: String,
     },
     /// An export that goes over one of the reader's limits.
     #[error("{}: {limit}", escaped_path(path))]
@@ -163,20 +205,20 @@ pub enum OpenError {
     },
 }
 
-/// A file in place of a plain JSON export.
+/// A file in place of a Bitwarden export that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrongExport {
     /// `encrypted` and `passwordProtected`.
-    #[error("this export is protected by a password, which this version of deaddrop cannot open yet")]
+    #[error("this export is protected by a password, and the source has none")]
     PasswordProtected,
     /// `encrypted` alone.
     #[error("this export is encrypted for your account only, and cannot be opened outside Bitwarden")]
     AccountRestricted,
     /// Bitwarden's CSV, which lacks ids, SSH keys and the types of fields.
-    #[error("this is a CSV export, and deaddrop reads JSON exports")]
+    #[error("this is a CSV export, and deaddrop reads Bitwarden's JSON and ZIP exports")]
     Csv,
-    /// Bitwarden's JSON with attachments.
-    #[error("this is a ZIP file, and deaddrop reads JSON exports")]
+    /// A ZIP file where there is no sense in one: inside a ZIP file.
+    #[error("this is a ZIP file in place of a JSON export")]
     Zip,
     /// UTF-16, as PowerShell's `>` writes it.
     #[error("this is UTF-16, and JSON is UTF-8")]
@@ -190,16 +232,28 @@ pub enum WrongExport {
 }
 
 impl OpenError {
+    /// A file or store that cannot be used. Neither `what` nor `hint` holds a part of a value.
+    pub(super) fn refused(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { path: path.to_owned(), what: what.into(), hint: hint.into() }
+    }
+
     fn hint(&self) -> Option<String> {
-        const EXPORT: &str = "in Bitwarden: Tools, Export vault, file format `.json`; see docs/sources.md#bitwarden";
+        const EXPORT: &str = "in Bitwarden: Tools, Export vault, file format `.json` (or `.zip`, with attachments); see docs/sources.md#bitwarden";
         match self {
             Self::Read { problem, .. } => problem.hint(),
+            Self::Refused { hint, .. }
+            | Self::Program { hint, .. }
+            | Self::Output { hint, .. }
+            | Self::Password { hint, .. } => Some(hint.clone()).filter(|hint| !hint.is_empty()),
             Self::WrongExport { kind, .. } => Some(match kind {
                 WrongExport::PasswordProtected => {
-                    format!("export again as plain JSON, and delete it after use: {EXPORT}")
+                    "say where the password comes from: `password: { env: NAME }`, `{ file: PATH }`, `{ exec: [PROGRAM, …] }` \
+                     or `ask`"
+                        .to_owned()
                 }
                 WrongExport::AccountRestricted => {
-                    format!("export again as plain JSON, not encrypted for the account: {EXPORT}")
+                    "export again with \"Password protected\" (or as plain `.json`, or `.zip`), see docs/sources.md#bitwarden"
+                        .to_owned()
                 }
                 WrongExport::Utf16 => "write the file with `bw export --output FILE`, not with `>`".to_owned(),
                 WrongExport::Csv | WrongExport::Zip | WrongExport::Empty | WrongExport::NoItems => EXPORT.to_owned(),
@@ -324,6 +378,16 @@ pub enum LookupError {
         /// The item, with its field.
         item: String,
     },
+    /// An item that cannot be had, for a reason of its kind.
+    #[error("\"{item}\": {what}")]
+    Refused {
+        /// The item, with its field.
+        item: String,
+        /// Why; no part of a value.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A value over [`MAX_VALUE`].
     #[error("the value of \"{item}\" is over {} MiB, the longest that is taken", MAX_VALUE / MIB)]
     TooLong {
@@ -355,11 +419,15 @@ impl LookupError {
                 }
             }
             Self::Ambiguous { found, .. } => {
-                let unique =
-                    found.iter().find(|one| found.iter().filter(|other| other.label == one.label).count() == 1);
-                Some(match unique {
-                    Some(one) if one.label.contains('/') => format!("write `{name}:{}`, or the id", one.label),
-                    _ => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
+                let is_unique = |one: &&Match| {
+                    one.label.contains('/') && found.iter().filter(|other| other.label == one.label).count() == 1
+                };
+                let without_ids = found.iter().all(|one| one.id.is_empty());
+                Some(match found.iter().find(is_unique) {
+                    Some(one) if without_ids => format!("write `{name}:{}`", one.label),
+                    Some(one) => format!("write `{name}:{}`, or the id", one.label),
+                    None if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
+                    None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }
             Self::NoField { item, fields, .. } => {
@@ -375,6 +443,7 @@ impl LookupError {
             Self::File { problem, .. } => problem.hint(),
             Self::Empty { .. } => Some("if that is meant, say `allow_empty: true`".to_owned()),
             Self::Linked { .. } => Some("name the field that it is linked to".to_owned()),
+            Self::Refused { hint, .. } => hint.clone().filter(|hint| !hint.is_empty()),
             Self::TooMuch { .. } => Some("share the secrets out over several manifests".to_owned()),
             Self::NotText { .. } | Self::VariableName { .. } | Self::NoValue { .. } | Self::TooLong { .. } => None,
         }
@@ -399,7 +468,7 @@ pub(super) fn shown(name: &str) -> String {
 }
 
 /// A path, whole, fit for a terminal.
-fn escaped_path(path: &Path) -> String {
+pub(super) fn escaped_path(path: &Path) -> String {
     escaped(&path.to_string_lossy())
 }
 

@@ -1,11 +1,18 @@
 //! `file`: a file's bytes, all of them and nothing else. An item is a path.
 
+use std::fs;
 use std::path::PathBuf;
 
 use super::error::shown;
-use super::{LookupError, MAX_TOTAL, MAX_VALUE, OpenError, Source, read};
+use super::{Listed, LookupError, MAX_TOTAL, MAX_VALUE, OpenError, Source, read};
 use crate::manifest::Reference;
 use crate::secret::Secret;
+
+/// How far below the directory files are listed.
+const DEEPEST: usize = 8;
+
+/// How many files are listed.
+const MOST_LISTED: usize = 10_000;
 
 /// Files below a directory, or anywhere with an absolute path.
 pub(super) struct File {
@@ -47,5 +54,30 @@ impl Source for File {
             Ok(value)
         };
         Ok(wanted.iter().map(&mut get).collect())
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        let mut items = Vec::new();
+        let mut waiting = vec![(self.directory.clone(), String::new(), 0)];
+        while let Some((directory, prefix, depth)) = waiting.pop() {
+            let entries = fs::read_dir(&directory)
+                .map_err(|error| OpenError::Read { path: directory.clone(), problem: read::ReadError::Io(error) })?;
+            // What cannot be looked at is not listed.
+            for entry in entries.flatten() {
+                let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { continue };
+                let item = format!("{prefix}{name}");
+                // A link to a directory may lead back up: it is not followed.
+                if kind.is_dir() && depth < DEEPEST {
+                    waiting.push((entry.path(), format!("{item}/"), depth.saturating_add(1)));
+                } else if entry.path().is_file() {
+                    items.push(shown(&item));
+                }
+                if items.len().saturating_add(waiting.len()) > MOST_LISTED {
+                    return Err(OpenError::refused(&self.directory, "over 10,000 files", "name a directory below it"));
+                }
+            }
+        }
+        items.sort_unstable();
+        Ok(items.into_iter().map(Listed::without_fields).collect())
     }
 }

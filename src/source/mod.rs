@@ -7,22 +7,52 @@
 //! A new kind of source is one file here with a `Source` in it, one line in `open`, and one
 //! [`SourceSpec`] in the manifest.
 
+mod age;
+mod archive;
 mod bitwarden;
+mod child;
+mod context;
+mod credentials;
+mod day;
+mod document;
 mod dotenv;
 mod env;
 mod error;
+mod exec;
 mod file;
+mod input;
+mod item;
+mod json;
+mod kdf;
+mod keepass;
+mod lastpass;
+mod meter;
 mod near;
+mod onepassword;
+mod opened;
+mod openpgp;
+mod password;
+mod programs;
+mod proton;
 mod read;
+mod search;
+mod sops;
+mod store;
+mod table;
+mod terminal;
+mod vault;
 
 use std::collections::HashMap;
-use std::path::Path;
 
+pub use child::ChildError;
 pub use error::{Cause, LookupError, Match, OpenError, SourceError, SourceErrors};
 pub(crate) use read::MIB;
 pub use read::ReadError;
 
-use crate::manifest::{Manifest, Reference, SecretSpec, SourceSpec};
+use context::Context;
+use input::Input;
+
+use crate::manifest::{FileSpec, Manifest, Reference, SecretSpec, SourceSpec};
 use crate::secret::Secret;
 
 /// The longest value, in bytes: 16 MiB. Longer ones are refused, whatever source they come from.
@@ -60,6 +90,43 @@ trait Source {
     /// # Errors
     /// The outer error is about the source as a whole; an inner one about that one item.
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError>;
+
+    /// What there is in it: names, never a value. Called once, instead of `fetch`.
+    ///
+    /// # Errors
+    /// What is wrong with the source as a whole, or that it cannot be listed.
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError>;
+}
+
+/// An item as a listing shows it. All names are fit for a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The folders, collections or vault that it is in.
+    pub folders: Vec<String>,
+    /// Its name.
+    pub name: String,
+    /// Its id; empty when it has none.
+    pub id: String,
+    /// The names of its fields; none where the source's items have no fields.
+    pub fields: Vec<String>,
+}
+
+impl Listed {
+    /// An item of a source whose items have no fields, no folders and no ids.
+    fn without_fields(name: String) -> Self {
+        Self { folders: Vec::new(), name, id: String::new(), fields: Vec::new() }
+    }
+}
+
+/// What there is in the source called `name`.
+///
+/// # Errors
+/// What is wrong with the source.
+pub fn list(manifest: &Manifest, name: &str) -> Result<Vec<Listed>, Box<SourceError>> {
+    let context = Context::new(manifest);
+    open(manifest, name, &context)
+        .and_then(|mut source| source.list())
+        .map_err(|error| Box::new(SourceError { name: name.to_owned(), secrets: Vec::new(), cause: error.into() }))
 }
 
 /// Gets every wanted value. A reference that several secrets want is read once.
@@ -84,6 +151,7 @@ pub fn fetch(manifest: &Manifest, wanted: &[Wanted<'_>]) -> Result<HashMap<Refer
         users.push(index);
     }
 
+    let context = Context::new(manifest);
     let mut values = HashMap::new();
     let mut total: usize = 0;
     let mut errors: Vec<(usize, SourceError)> = Vec::new();
@@ -93,7 +161,7 @@ pub fn fetch(manifest: &Manifest, wanted: &[Wanted<'_>]) -> Result<HashMap<Refer
         errors.push((first, SourceError { name: name.to_owned(), secrets, cause }));
     };
     for (name, references) in &groups {
-        let answers = open(manifest, name).and_then(|mut source| source.fetch(references));
+        let answers = open(manifest, name, &context).and_then(|mut source| source.fetch(references));
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
@@ -135,22 +203,46 @@ pub fn fetch(manifest: &Manifest, wanted: &[Wanted<'_>]) -> Result<HashMap<Refer
 }
 
 /// The source of a name. `env` and `file` are there without being declared.
-fn open(manifest: &Manifest, name: &str) -> Result<Box<dyn Source>, OpenError> {
-    let directory = manifest.directory.as_path();
-    // `join` keeps an absolute path as it is.
-    let at = |path: &Path| directory.join(path);
+fn open<'m>(
+    manifest: &'m Manifest,
+    name: &'m str,
+    context: &'m Context<'m>,
+) -> Result<Box<dyn Source + 'm>, OpenError> {
+    let directory = || context.directory().to_owned();
+    let input = |file: &'m FileSpec| Input::new(name, file, context);
     Ok(match manifest.sources.get(name) {
         Some(SourceSpec::Env { prefix }) => Box::new(env::Env::new(prefix.clone())),
         Some(SourceSpec::File { path }) => {
-            Box::new(file::File::new(path.as_deref().map_or_else(|| directory.to_owned(), at)))
+            Box::new(file::File::new(path.as_deref().map_or_else(directory, |path| context.at(path))))
         }
-        Some(SourceSpec::Dotenv { path }) => Box::new(dotenv::Dotenv::new(at(path))),
-        Some(SourceSpec::Bitwarden { path }) => Box::new(bitwarden::Bitwarden::new(at(path))),
+        Some(SourceSpec::Dotenv(file)) => Box::new(dotenv::Dotenv::new(input(file))),
+        Some(SourceSpec::Bitwarden(file)) => Box::new(bitwarden::Bitwarden::new(input(file))),
+        Some(SourceSpec::Exec(spec)) => Box::new(exec::Exec::new(spec, context.surroundings())),
+        Some(SourceSpec::Credentials) => Box::new(credentials::Credentials),
+        Some(SourceSpec::Program { program, timeout }) => programs::open(*program, *timeout, context.surroundings()),
+        Some(SourceSpec::OnePassword(file)) => Box::new(onepassword::OnePassword::new(input(file))),
+        Some(SourceSpec::ProtonPass(file)) => Box::new(proton::ProtonPass::new(input(file))),
+        Some(SourceSpec::LastPass(file)) => Box::new(lastpass::LastPass::new(input(file))),
+        Some(SourceSpec::Csv { file, item, fields }) => Box::new(table::Table::new(input(file), item, fields)),
+        Some(SourceSpec::KeePass { file, key_file }) => {
+            Box::new(keepass::Keepass::new(input(file), key_file.as_deref()))
+        }
+        Some(SourceSpec::Age { file, format }) => Box::new(age::Age::new(Input::age(name, file, context), *format)),
+        Some(SourceSpec::Pass(spec)) => store::pass(context, spec),
+        Some(SourceSpec::Gopass(spec)) => store::gopass(context, spec),
+        Some(SourceSpec::Passage { store, identity, password }) => {
+            store::passage(name, context, store, identity.as_deref(), password.as_ref())
+        }
+        Some(SourceSpec::Sops { path, timeout }) => Box::new(sops::Sops { context, path, timeout: *timeout }),
         None if name == "env" => Box::new(env::Env::new(String::new())),
-        None if name == "file" => Box::new(file::File::new(directory.to_owned())),
+        None if name == "file" => Box::new(file::File::new(directory())),
         None => return Err(OpenError::Unknown),
     })
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;

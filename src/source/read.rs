@@ -84,8 +84,16 @@ pub(super) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, Read
     if size > limit {
         return Err(ReadError::Over(limit));
     }
-    // One byte more than the file: the read that finds the end needs room, and nothing has to move.
-    let mut buffer = Zeroizing::new(vec![0; size.saturating_add(1)]);
+    to_end(&mut file, size, limit)
+}
+
+/// Reads `reader` to its end, at most `limit` bytes; `size` is how many are expected. No copy stays behind.
+///
+/// # Errors
+/// [`ReadError::Over`]; [`ReadError::Io`] for what the reader says.
+pub(super) fn to_end(mut reader: impl Read, size: usize, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    // One byte more than expected: the read that finds the end needs room, and nothing has to move.
+    let mut buffer = Zeroizing::new(vec![0; size.min(limit).saturating_add(1)]);
     let mut filled = 0;
     loop {
         if filled == buffer.len() {
@@ -97,7 +105,7 @@ pub(super) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, Read
             larger[..filled].copy_from_slice(&buffer);
             buffer = larger;
         }
-        match file.read(&mut buffer[filled..]) {
+        match reader.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(count) => filled = filled.saturating_add(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

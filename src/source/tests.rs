@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -164,7 +164,7 @@ fn a_dotenv_file_gives_what_python_dotenv_would() {
     let text = "export K3S_TOKEN=\"planted\\n1\" # c\nWIFI='planted 2'\nEMPTY=\nBARE\n=planted\nB=\"planted\n";
     std::fs::write(path.join("env"), text).unwrap();
     std::fs::write(path.join("bad"), b"A=1\nB=planted\xff\n").unwrap();
-    let file = |name: &str| SourceSpec::Dotenv { path: name.into() };
+    let file = |name: &str| SourceSpec::Dotenv(FileSpec::plain(name));
     let manifest =
         manifest(path, &[("ci", file("env")), ("bad", file("bad")), ("none", file("none")), ("dir", file("."))]);
     let values = get(&manifest, &["ci:K3S_TOKEN", "ci:WIFI"]).unwrap();
@@ -189,7 +189,7 @@ fn a_dotenv_file_gives_what_python_dotenv_would() {
 
 #[test]
 fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
-    let export = |name: &str| SourceSpec::Bitwarden { path: name.into() };
+    let export = |name: &str| SourceSpec::Bitwarden(FileSpec::plain(name));
     let manifest = manifest(
         &exports(),
         &[
@@ -219,8 +219,7 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
         format!("gone: {at}/gone.json: there is no such file (for s0, s5)"),
         "vault: no item \"Rooter\" (for s1, s10)".into(),
         format!(
-            "locked: {at}/password-protected.json: this export is protected by a password, which this version of \
-             deaddrop cannot open yet (for s3)"
+            "locked: {at}/password-protected.json: this export is protected by a password, and the source has none (for s3)"
         ),
         format!("file: {at}/none: there is no such file (for s4)"),
         "nowhere: there is no such source (for s6)".into(),
@@ -238,14 +237,14 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
     assert_eq!(got, want.iter().collect::<Vec<_>>());
     let hint = |index: usize| errors[index].1.as_str();
     assert_eq!(hint(1), "did you mean `vault:home/Router` or `vault:work/Router`?");
-    assert!(hint(2).starts_with("export again as plain JSON"), "{}", hint(2));
+    assert!(hint(2).starts_with("say where the password comes from: `password: { env: NAME }`"), "{}", hint(2));
     assert_eq!(hint(5), "write `vault:home/Router`, or the id");
-    assert!(hint(6).starts_with("export again as plain JSON, not encrypted for the account"), "{}", hint(6));
+    assert!(hint(6).starts_with("export again with \"Password protected\""), "{}", hint(6));
 }
 
 #[test]
 fn a_source_that_nobody_wants_is_not_opened() {
-    let missing = SourceSpec::Bitwarden { path: "gone.json".into() };
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
     let manifest = manifest(&exports(), &[("gone", missing)]);
     assert!(get(&manifest, &[]).unwrap().is_empty());
     assert_eq!(get(&manifest, &["file:homelab.json"]).unwrap().len(), 1);
@@ -253,7 +252,7 @@ fn a_source_that_nobody_wants_is_not_opened() {
 
 #[test]
 fn an_empty_value_is_for_those_who_ask_for_it() {
-    let export = SourceSpec::Bitwarden { path: "personal.json".into() };
+    let export = SourceSpec::Bitwarden(FileSpec::plain("personal.json"));
     let manifest = manifest(&exports(), &[("vault", export)]);
     let reference = reference("vault:Empty password");
     let wanted = |secret, allow_empty| Wanted { reference: &reference, secret, allow_empty };
@@ -265,7 +264,7 @@ fn an_empty_value_is_for_those_who_ask_for_it() {
 
 #[test]
 fn many_secrets_of_one_broken_source_are_counted() {
-    let missing = SourceSpec::Bitwarden { path: "gone.json".into() };
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
     let manifest = manifest(&exports(), &[("gone", missing)]);
     let wanted: Vec<String> = (0..12).map(|index| format!("gone:{index}")).collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
@@ -276,7 +275,7 @@ fn many_secrets_of_one_broken_source_are_counted() {
 
 #[test]
 fn the_references_of_the_example_have_values() {
-    let export = SourceSpec::Bitwarden { path: "tests/exports/homelab.json".into() };
+    let export = SourceSpec::Bitwarden(FileSpec::plain("tests/exports/homelab.json"));
     let manifest = manifest(Path::new(env!("CARGO_MANIFEST_DIR")), &[("vault", export)]);
     let example = include_str!("../../secrets.example.yaml");
     let wanted: Vec<&str> = example

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deaddrop::manifest::{Manifest, Reference, SourceSpec};
+use deaddrop::manifest::{FileSpec, Manifest, Reference, SourceSpec};
 use deaddrop::source::{Wanted, fetch};
 use tempfile::TempDir;
 
@@ -16,14 +16,14 @@ const CANARY: &str = "Qz7-vXk9_wJ4+pLm2=Rt8";
 const PIECE: usize = 6;
 
 /// A directory with one source file in it.
-struct Place {
+pub struct Place {
     directory: TempDir,
     manifest: Manifest,
     references: Vec<Reference>,
 }
 
 impl Place {
-    fn new(spec: SourceSpec, wanted: &[(&str, Option<&str>)]) -> Self {
+    pub fn new(spec: SourceSpec, wanted: &[(&str, Option<&str>)]) -> Self {
         let directory = TempDir::new().expect("making a directory");
         let manifest = Manifest {
             file: "secrets.yaml".into(),
@@ -41,8 +41,13 @@ impl Place {
         Self { directory, manifest, references: wanted.iter().map(reference).collect() }
     }
 
+    /// Writes another file beside the source's.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        write_anew(&self.directory.path().join(name), bytes);
+    }
+
     /// Asks for everything, each alone and all at once.
-    fn ask(&self, bytes: &[u8], is_name: bool) -> String {
+    pub fn ask(&self, bytes: &[u8], is_name: bool) -> String {
         write_anew(&self.directory.path().join("file"), bytes);
         let wanted: Vec<Wanted<'_>> = self
             .references
@@ -97,7 +102,7 @@ impl Exports {
             ("Nowhere", None),
             ("Nodeadmin", Some("tokn")),
         ];
-        Self { base, place: Place::new(SourceSpec::Bitwarden { path: "file".into() }, &wanted) }
+        Self { base, place: Place::new(SourceSpec::Bitwarden(FileSpec::plain("file")), &wanted) }
     }
 }
 
@@ -213,7 +218,7 @@ impl Dotenvs {
         let wanted = [("A", None), ("B", None), ("LONG", None), ("Q", None), ("NOT_THERE", None), ("A", Some("field"))];
         Self {
             base: ENV.replace("CANARY", CANARY),
-            place: Place::new(SourceSpec::Dotenv { path: "file".into() }, &wanted),
+            place: Place::new(SourceSpec::Dotenv(FileSpec::plain("file")), &wanted),
         }
     }
 }

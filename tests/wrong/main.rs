@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod manifests;
 mod sources;
+mod vaults;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

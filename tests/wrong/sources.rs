@@ -46,19 +46,19 @@ fn cases() -> Vec<Case> {
         export("cut off", cut, X, &["vault: ", "vault.json:", "hint: "]),
         export("empty", "", X, &["vault.json: the file is empty", "hint: "]),
         export("no items", "{\"logins\":[\"VALUE\"]}", X, &["not a Bitwarden export", "`items`"]),
-        export("CSV", "folder,favorite,type,name,notes\n,,login,x,VALUE\n", X, &["CSV", "JSON"]),
-        export("ZIP", "PK\u{3}\u{4}VALUE", X, &["ZIP", "JSON"]),
+        export("CSV", "folder,favorite,type,name,notes\n,,login,x,VALUE\n", X, &["CSV", "JSON and ZIP"]),
+        export("ZIP", "PK\u{3}\u{4}VALUE", X, &["the ZIP file has no end", "file format `.zip`"]),
         export(
             "protected by a password",
             &protected,
             X,
-            &["protected by a password", "hint: export again as plain JSON"],
+            &["protected by a password", "hint: say where the password comes from"],
         ),
         export(
             "for the account only",
             &restricted,
             X,
-            &["encrypted for your account only", "hint: export again as plain"],
+            &["encrypted for your account only", "hint: export again with \"Password protected\""],
         ),
         export("no such item", ITEMS, "from: vault:Wfi", &["no item \"Wfi\"", "did you mean `vault:Wifi`?", "(for a)"]),
         export(

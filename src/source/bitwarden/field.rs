@@ -1,13 +1,7 @@
-//! Which value of an item a reference means.
-//!
-//! Without a field: the login's password, and nothing else. With one: a built-in field of that name if the item has it,
-//! else the custom field of that name.
+//! A Bitwarden item as an [`Entry`]: its own fields by the names that all password managers share, then the custom ones.
 
-use super::shape::{Field, Item, Number, Text};
-use crate::manifest::Reference;
-use crate::secret::Secret;
-use crate::source::LookupError;
-use crate::source::error::shown;
+use super::shape::{Field as CustomField, Item, Number, Text};
+use crate::source::item::{Entry, Field, Value};
 
 /// `type` of a custom field that is `true` or `false`.
 const BOOLEAN: Number = Number(Some(2));
@@ -18,24 +12,38 @@ const LINKED_USERNAME: Number = Number(Some(100));
 /// `linkedId` of the login's password.
 const LINKED_PASSWORD: Number = Number(Some(101));
 
-/// How many of an item's fields an error names.
-const NAMED_FIELDS: usize = 30;
+/// The fields that Bitwarden itself knows.
+const BUILT_IN: [&str; 7] = ["password", "username", "totp", "uri", "notes", "private_key", "public_key"];
 
-/// The value that `reference` means in `item`.
-///
-/// # Errors
-/// The item does not have the field, has it twice, or it has no text.
-pub(super) fn select(item: &Item, reference: &Reference) -> Result<Secret, LookupError> {
-    let value = match &reference.field {
-        None => built_in(item, "password"),
-        Some(field) => match built_in(item, field) {
-            None => return custom(item, field, reference),
-            built_in => built_in,
-        },
-    };
-    match value {
-        Some(text) => read(text, reference, reference.field.as_deref().unwrap_or("password")),
-        None => Err(no_field(item, reference)),
+impl Entry for Item {
+    fn id(&self) -> &str {
+        self.id.get().unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.name.get().unwrap_or_default()
+    }
+
+    fn places(&self) -> Vec<&str> {
+        self.folder_id.get().into_iter().chain(self.collection_ids.0.iter().filter_map(Text::get)).collect()
+    }
+
+    fn changed(&self) -> Option<&str> {
+        self.revision_date.get()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let built_in = BUILT_IN.into_iter().filter_map(|name| {
+            let value = value(built_in(self, name)?);
+            Some(Field { name: name.to_owned(), is_custom: false, value })
+        });
+        let custom =
+            self.fields.0.iter().filter_map(|field| Some(Field::custom(field.name.get()?, custom(self, field))));
+        let attachments = self.attachments.0.iter().filter_map(|attachment| {
+            let place = format!("{}/{}", self.id(), attachment.id.get()?);
+            Some(Field::attachment(attachment.file_name.get()?, place))
+        });
+        built_in.chain(custom).chain(attachments).collect()
     }
 }
 
@@ -58,28 +66,21 @@ fn built_in<'i>(item: &'i Item, name: &str) -> Option<&'i Text> {
     }
 }
 
-fn custom(item: &Item, name: &str, reference: &Reference) -> Result<Secret, LookupError> {
-    let mut fields = item.fields.0.iter().filter(|field| field.name.get() == Some(name));
-    let field = fields.next().ok_or_else(|| no_field(item, reference))?;
-    let more = fields.count();
-    if more > 0 {
-        let (item, field) = (shown(&reference.item), shown(name));
-        return Err(LookupError::SameField { item, field, count: more.saturating_add(1) });
-    }
+fn custom(item: &Item, field: &CustomField) -> Value {
     match &field.value {
         Text::Absent if field.kind == LINKED => match linked(item, field) {
-            Some(text) => read(text, reference, name),
-            None => Err(LookupError::Linked { item: shown(&reference.item), field: shown(name) }),
+            Some(text) => value(text),
+            None => Value::Linked,
         },
-        Text::Absent if field.kind == BOOLEAN => Ok(Secret::new(b"false".to_vec())),
+        Text::Absent if field.kind == BOOLEAN => Value::text("false"),
         // A text field without text. Whether that will do is the caller's to say.
-        Text::Absent => Ok(Secret::new(Vec::new())),
-        text => read(text, reference, name),
+        Text::Absent => Value::text(""),
+        text => value(text),
     }
 }
 
 /// What a linked field stands for, if it is in the item's login.
-fn linked<'i>(item: &'i Item, field: &Field) -> Option<&'i Text> {
+fn linked<'i>(item: &'i Item, field: &CustomField) -> Option<&'i Text> {
     match field.linked_id {
         LINKED_USERNAME => built_in(item, "username"),
         LINKED_PASSWORD => built_in(item, "password"),
@@ -87,20 +88,6 @@ fn linked<'i>(item: &'i Item, field: &Field) -> Option<&'i Text> {
     }
 }
 
-fn read(text: &Text, reference: &Reference, field: &str) -> Result<Secret, LookupError> {
-    match text.get() {
-        Some(text) => Ok(Secret::new(text.as_bytes().to_vec())),
-        None => Err(LookupError::NotText { item: shown(&reference.item), field: shown(field) }),
-    }
-}
-
-fn no_field(item: &Item, reference: &Reference) -> LookupError {
-    const BUILT_IN: [&str; 7] = ["password", "username", "totp", "uri", "notes", "private_key", "public_key"];
-    let built_in = BUILT_IN.into_iter().filter(|name| built_in(item, name).is_some()).map(str::to_owned);
-    let custom = item.fields.0.iter().filter_map(|field| field.name.get()).map(shown);
-    LookupError::NoField {
-        item: shown(&reference.item),
-        field: reference.field.as_deref().map(shown),
-        fields: built_in.chain(custom).take(NAMED_FIELDS).collect(),
-    }
+fn value(text: &Text) -> Value {
+    text.get().map_or(Value::NotText, Value::text)
 }

@@ -2,9 +2,16 @@
 
 use std::io::Read;
 
-use super::stream::{Failure, Limit};
-use super::*;
+use super::shape;
+use super::stream::{self, Failure};
+use crate::manifest::Reference;
+use crate::secret::Secret;
+use crate::source::LookupError;
 use crate::source::error::WrongExport;
+use crate::source::item::{self, Answer, Sink};
+use crate::source::json;
+use crate::source::meter::Limit;
+use crate::source::search::Search;
 
 const PERSONAL: &str = include_str!("../../../tests/exports/personal.json");
 const ORGANISATION: &str = include_str!("../../../tests/exports/organisation.json");
@@ -23,9 +30,13 @@ fn parse(text: &str) -> Reference {
 
 fn look_up(export: impl Read, wanted: &[Reference]) -> Result<Vec<Result<Secret, LookupError>>, Failure> {
     let wanted: Vec<&Reference> = wanted.iter().collect();
-    let mut search = search::Search::new(&wanted);
+    let mut search = Search::new(&wanted);
     stream::read(export, &mut search)?;
-    Ok(search.finish())
+    let value = |answer| match answer {
+        Answer::Value(value) => value,
+        Answer::Attachment(_) => unreachable!("a JSON export has none"),
+    };
+    Ok(search.finish().into_iter().map(|answer| answer.map(value)).collect())
 }
 
 /// The value of one reference, or its error with everything that a person is told.
@@ -148,6 +159,17 @@ fn what_cannot_be_looked_up_is_told_with_what_to_do() {
 }
 
 #[test]
+fn a_list_of_items_alone_will_do_as_bw_list_items_prints_it() {
+    let list = "[{\"object\":\"item\",\"id\":\"1\",\"folderId\":\"f\",\"name\":\"a\",\"login\":{\"password\":\"planted\"},\
+                \"attachments\":[{\"id\":\"x\",\"fileName\":\"y\"}]},\
+                {\"id\":\"2\",\"name\":\"a\",\"deletedDate\":\"2026-01-17T08:30:00.000Z\"}]";
+    assert_eq!(one(list, parse("a")).unwrap(), "planted");
+    assert_eq!(one(list, parse("1#password")).unwrap(), "planted");
+    assert!(one(list, parse("2")).unwrap_err().contains("no item"));
+    assert!(one("[]", parse("a")).unwrap_err().contains("no item"));
+}
+
+#[test]
 fn a_built_in_field_wins_over_a_custom_one_of_its_name() {
     assert_eq!(one(PERSONAL, parse("Homelab admin#username")).unwrap(), "admin");
 }
@@ -220,7 +242,7 @@ fn a_broken_export_is_told_with_line_and_column_and_never_with_a_piece_of_it() {
     let shape = "this is JSON, but a Bitwarden export has something else here";
     for (name, export, want) in [
         ("not JSON", "planted-secret", "1:1: this is not JSON"),
-        ("a list", "[\"planted\"]", &format!("1:1: {shape}")),
+        ("a list of texts", "[\"planted\"]", &format!("1:10: {shape}")),
         ("a string", "\"planted\"", &format!("1:9: {shape}")),
         ("a number", "4711", &format!("1:4: {shape}")),
         ("items is a string", "{\"items\": \"planted\"}", &format!("1:19: {shape}")),
@@ -354,17 +376,17 @@ fn an_export_without_measure_is_refused_at_the_limit_that_it_breaks() {
         ("a name", &mut Made::new("{\"items\":[{\"name\":\"", 33, long, "\"}]}"), Limit::Item),
         ("depth", &mut Made::new("{\"x\":", 33, nested, ""), Limit::Item),
         ("space", &mut Made::new("{", 33, spaces, "}"), Limit::Item),
-        ("candidates", &mut Made::new("{\"items\":[", 2000, same, "{}]}"), Limit::Candidates),
+        ("candidates", &mut Made::new("{\"items\":[", 2000, same, "{}]}"), Limit::Sink(item::Limit::Candidates)),
     ];
     for (name, export, want) in cases {
         match look_up(export, &[parse("a/x")]) {
-            Err(Failure::Limit(limit)) => assert_eq!(limit, want, "{name}"),
+            Err(Failure::Read(json::Failure::Limit(limit))) => assert_eq!(limit, want, "{name}"),
             Err(other) => panic!("{name}: {}", say(other)),
             Ok(_) => panic!("{name}: taken"),
         }
     }
     let many = Made::new("{\"items\":[{\"fields\":[", 20_000, fields, "{}]}]}");
-    assert!(matches!(look_up(many, &[parse("x")]), Err(Failure::Json(..))), "a list without end");
+    assert!(matches!(look_up(many, &[parse("x")]), Err(Failure::Read(json::Failure::Json(..)))), "a list without end");
 }
 
 #[test]
@@ -372,14 +394,14 @@ fn what_is_kept_of_an_export_has_a_measure() {
     let text = |text: String| shape::Text::Is(zeroize::Zeroizing::new(text));
     let wanted = parse("n#notes");
     let wanted = [&wanted];
-    let mut search = search::Search::new(&wanted);
-    let folder = |index: usize| shape::Folder { id: text(format!("{index}")), name: text("x".repeat(1 << 20)) };
-    let kept = (0..200).take_while(|&index| search.folder(folder(index)).is_ok()).count();
+    let mut search = Search::new(&wanted);
+    let name = "x".repeat(1 << 20);
+    let kept = (0..200).take_while(|index| search.folder(&index.to_string(), &name).is_ok()).count();
     assert_eq!(kept, 127, "128 MiB with what the entries cost");
 
-    let mut search = search::Search::new(&wanted);
+    let mut search = Search::new(&wanted);
     let item = || shape::Item { name: text("n".into()), notes: text("x".repeat(16 << 20)), ..Default::default() };
-    assert_eq!((0..20).take_while(|_| search.item(item()).is_ok()).count(), 7);
+    assert_eq!((0..20).take_while(|_| search.item(&item()).is_ok()).count(), 7);
 }
 
 #[test]

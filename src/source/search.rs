@@ -3,16 +3,14 @@
 //! A reference means an item by its id, by its exact name, or by folder/name, where a folder's own name may hold `/`.
 //! An item that matches in two ways is one item; two items that match are an error.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::field;
-use super::shape::{Folder, Item};
-use super::stream::Limit;
+use super::LookupError;
+use super::error::{Match, shown};
+use super::item::{self, Answer, Entry, Limit, Sink};
+use super::near::near;
 use crate::manifest::Reference;
-use crate::secret::Secret;
-use crate::source::LookupError;
-use crate::source::error::{Match, shown};
-use crate::source::near::near;
 
 /// What is kept of an export, in bytes: wanted values, names of folders, and what an entry costs besides.
 const MAX_KEPT: usize = 128 << 20;
@@ -42,7 +40,7 @@ const WITH_NEAR: usize = 20;
 pub(super) struct Search<'w> {
     wanted: &'w [&'w Reference],
     /// References by their whole item, which may be an id.
-    by_id: HashMap<&'w str, Vec<usize>>,
+    by_id: HashMap<Cow<'w, str>, Vec<usize>>,
     /// References by what stands after the last `/` of their item: an item's name ends like that, or does not match.
     by_last_part: HashMap<&'w str, Vec<usize>>,
     /// Names of folders and collections by id.
@@ -72,76 +70,27 @@ struct Candidate {
     changed: Option<String>,
     /// False as long as it depends on the name of a folder that has not come yet.
     certain: bool,
-    value: Result<Secret, LookupError>,
+    value: Result<Answer, LookupError>,
 }
 
 impl<'w> Search<'w> {
     /// A search for `wanted`.
     pub(super) fn new(wanted: &'w [&'w Reference]) -> Self {
-        let (mut by_id, mut by_last_part) = (HashMap::<&str, Vec<usize>>::new(), HashMap::<&str, Vec<usize>>::new());
+        let mut by_id = HashMap::<Cow<'_, str>, Vec<usize>>::new();
+        let mut by_last_part = HashMap::<&str, Vec<usize>>::new();
         for (index, reference) in wanted.iter().enumerate() {
-            by_id.entry(&reference.item).or_default().push(index);
+            by_id.entry(Cow::Borrowed(&reference.item)).or_default().push(index);
+            if let Some(uuid) = uuid(&reference.item) {
+                by_id.entry(Cow::Owned(uuid)).or_default().push(index);
+            }
             by_last_part.entry(last_part(&reference.item)).or_default().push(index);
         }
         let found = wanted.iter().map(|_| Found::default()).collect();
         Self { wanted, by_id, by_last_part, folders: HashMap::new(), found, names: Vec::new(), kept: 0, compared: 0 }
     }
 
-    /// Takes a folder or collection.
-    ///
-    /// # Errors
-    /// Too much to keep.
-    pub(super) fn folder(&mut self, folder: Folder) -> Result<(), Limit> {
-        if let (Some(id), Some(name)) = (folder.id.get(), folder.name.get()) {
-            self.keep(id.len().saturating_add(name.len()))?;
-            self.folders.insert(id.to_owned(), name.to_owned());
-        }
-        Ok(())
-    }
-
-    /// Takes an item. One in the trash is as good as not there.
-    ///
-    /// # Errors
-    /// Too much to keep, or too many candidates.
-    pub(super) fn item(&mut self, item: Item) -> Result<(), Limit> {
-        if item.deleted_date.get().is_some() {
-            return Ok(());
-        }
-        let name = item.name.get().unwrap_or_default();
-        if self.names.len() < KEPT_NAMES && name.len() <= LONGEST_NAME {
-            let places: Vec<String> = places(&item).map(str::to_owned).collect();
-            self.keep(name.len().saturating_add(cost(&places)))?;
-            self.names.push((name.to_owned(), places));
-        }
-        // Cloning the lists of indexes ends the borrow of the tables; they have one entry nearly always.
-        let by_id = item.id.get().and_then(|id| self.by_id.get(id)).cloned().unwrap_or_default();
-        let by_name = self.by_last_part.get(last_part(name)).cloned().unwrap_or_default();
-        self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
-        if self.compared > MAX_COMPARED {
-            return Err(Limit::Candidates);
-        }
-        for &index in &by_id {
-            self.candidate(index, &item, true)?;
-        }
-        for index in by_name {
-            // The lists are in the order of `wanted`. An item that matches in two ways is one item.
-            if by_id.binary_search(&index).is_ok() {
-                continue;
-            }
-            let wanted = &self.wanted[index].item;
-            let Some(folder) = folder_of(wanted, name) else { continue };
-            let known = |place| self.folders.get(place).map(|known| Some(known.as_str()) == folder);
-            if folder.is_none() || places(&item).any(|place| known(place) == Some(true)) {
-                self.candidate(index, &item, true)?;
-            } else if places(&item).any(|place| known(place).is_none()) {
-                self.candidate(index, &item, false)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Keeps `item` for reference `index`.
-    fn candidate(&mut self, index: usize, item: &Item, certain: bool) -> Result<(), Limit> {
+    fn candidate(&mut self, index: usize, item: &dyn Entry, certain: bool) -> Result<(), Limit> {
         let found = &mut self.found[index];
         let same = found.candidates.iter().filter(|candidate| candidate.certain == certain).count();
         if certain && same >= MAX_MATCHES {
@@ -151,17 +100,16 @@ impl<'w> Search<'w> {
         if !certain && same >= MAX_PENDING {
             return Err(Limit::Candidates);
         }
-        let value = field::select(item, self.wanted[index]);
-        let places: Vec<String> = places(item).map(str::to_owned).collect();
-        let text = |text: &super::shape::Text| text.get().unwrap_or_default().to_owned();
-        let names = item.id.len().saturating_add(item.name.len());
-        let value_size = value.as_ref().map_or(ENTRY, Secret::len);
+        let value = item::select(item.fields(), self.wanted[index]);
+        let places: Vec<String> = item.places().into_iter().map(str::to_owned).collect();
+        let names = item.id().len().saturating_add(item.name().len());
+        let value_size = value.as_ref().map_or(ENTRY, Answer::len);
         self.keep(value_size.saturating_add(names).saturating_add(cost(&places)))?;
         self.found[index].candidates.push(Candidate {
-            id: text(&item.id),
-            name: text(&item.name),
+            id: item.id().to_owned(),
+            name: item.name().to_owned(),
             places,
-            changed: item.revision_date.get().and_then(day),
+            changed: item.changed().and_then(day),
             certain,
             value,
         });
@@ -175,7 +123,7 @@ impl<'w> Search<'w> {
     }
 
     /// One answer for each reference, now that everything has been seen.
-    pub(super) fn finish(mut self) -> Vec<Result<Secret, LookupError>> {
+    pub(super) fn finish(mut self) -> Vec<Result<Answer, LookupError>> {
         for (reference, found) in self.wanted.iter().zip(&mut self.found) {
             found.candidates.retain(|candidate| {
                 let folder = folder_of(&reference.item, &candidate.name).flatten();
@@ -228,6 +176,50 @@ impl<'w> Search<'w> {
     }
 }
 
+impl Sink for Search<'_> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+        self.keep(id.len().saturating_add(name.len()))?;
+        self.folders.insert(id.to_owned(), name.to_owned());
+        Ok(())
+    }
+
+    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+        let name = item.name();
+        if self.names.len() < KEPT_NAMES && name.len() <= LONGEST_NAME {
+            let places: Vec<String> = item.places().into_iter().map(str::to_owned).collect();
+            self.keep(name.len().saturating_add(cost(&places)))?;
+            self.names.push((name.to_owned(), places));
+        }
+        // Cloning the lists of indexes ends the borrow of the tables; they have one entry nearly always.
+        let by_id = Some(item.id()).filter(|id| !id.is_empty()).and_then(|id| self.by_id.get(id));
+        let by_id = by_id.cloned().unwrap_or_default();
+        let by_name = self.by_last_part.get(last_part(name)).cloned().unwrap_or_default();
+        self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
+        if self.compared > MAX_COMPARED {
+            return Err(Limit::Candidates);
+        }
+        for &index in &by_id {
+            self.candidate(index, item, true)?;
+        }
+        for index in by_name {
+            // The lists are in the order of `wanted`. An item that matches in two ways is one item.
+            if by_id.binary_search(&index).is_ok() {
+                continue;
+            }
+            let wanted = &self.wanted[index].item;
+            let Some(folder) = folder_of(wanted, name) else { continue };
+            let known = |place: &str| self.folders.get(place).map(|known| Some(known.as_str()) == folder);
+            let places = item.places();
+            if folder.is_none() || places.iter().any(|place| known(place) == Some(true)) {
+                self.candidate(index, item, true)?;
+            } else if places.iter().any(|place| known(place).is_none()) {
+                self.candidate(index, item, false)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Candidate {
     /// How the candidate is listed in an error.
     fn describe(&self, folders: &HashMap<String, String>) -> Match {
@@ -239,14 +231,23 @@ impl Candidate {
     }
 }
 
-/// The ids of the folder and the collections that an item is in.
-fn places(item: &Item) -> impl Iterator<Item = &str> {
-    item.folder_id.get().into_iter().chain(item.collection_ids.0.iter().filter_map(|id| id.get()))
-}
-
 /// What keeping a list of texts costs, in bytes.
 fn cost(texts: &[String]) -> usize {
     texts.iter().fold(0, |sum: usize, text| sum.saturating_add(text.len()).saturating_add(ENTRY))
+}
+
+/// A UUID that is not written as the readers write it, with dashes and in lower case: as they would.
+fn uuid(item: &str) -> Option<String> {
+    if !matches!(item.len(), 32 | 36) {
+        return None;
+    }
+    let digits: String = item.chars().filter(|c| *c != '-').collect();
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+    let parts: Option<Vec<&str>> = parts.iter().map(|(start, end)| digits.get(*start..*end)).collect();
+    let uuid = parts?.join("-").to_ascii_lowercase();
+    let right = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let dashes = item.len() == 32 || item.eq_ignore_ascii_case(&uuid);
+    (right && dashes && uuid != item).then_some(uuid)
 }
 
 /// What stands after the last `/`.

@@ -1,0 +1,70 @@
+//! `deaddrop sources`: what there is in a source, by name.
+
+use super::flow::{self, ManifestArgs};
+use crate::report::{Exit, Failure, Message, Ui, json, sources as report, suggest};
+use crate::source;
+
+/// Looks into the sources of a manifest.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    List(List),
+}
+
+/// Lists the items of a source: names of folders, items and fields, never a value.
+///
+/// Example: deaddrop sources list vault
+#[derive(Debug, clap::Args)]
+struct List {
+    /// A name under `sources`, or env, or file
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let Command::List(list) = &self.command;
+        list.run(ui)
+    }
+}
+
+impl List {
+    fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let manifest = flow::load(&self.manifest)?;
+        if !manifest.has_source(&self.name) {
+            return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
+        }
+        let items = source::list(&manifest, &self.name).map_err(|error| {
+            Failure::refused(vec![Message::from_error(&error).hint(error.hint().unwrap_or_default())])
+        })?;
+        ui.print_json(|| json::sources(&self.name, &items))?;
+        ui.print(&report::table(&items))?;
+        ui.say(&report::closing_line(&self.name, &items));
+        Ok(Exit::Done)
+    }
+
+    fn unknown<'n>(&self, named: impl Iterator<Item = &'n str>) -> Failure {
+        let names: Vec<&str> = named.collect();
+        let there_are = match names.as_slice() {
+            [] => "sources here: env and file; others are named under `sources`".to_owned(),
+            names => format!("sources here: {} (and always env, file)", suggest::list(names.iter().copied())),
+        };
+        let near = suggest::near(&self.name, names.iter().copied());
+        let hint = match suggest::did_you_mean(&near) {
+            Some(question) => format!("{question} {there_are}"),
+            None => there_are,
+        };
+        let name = crate::image::text::shown_text(&self.name).unwrap_or_default();
+        Failure::usage(Message::new(format!("unknown source `{name}`")).hint(hint))
+    }
+}

@@ -1,0 +1,97 @@
+//! What sources share in one run: where paths start, passwords, and which variables no child may see.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::{OpenError, age, password};
+use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
+use crate::secret::Secret;
+
+/// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
+pub(super) struct Surroundings<'m> {
+    directory: &'m Path,
+    /// Names of environment variables that this manifest reads as values or passwords.
+    hidden: BTreeSet<String>,
+}
+
+impl Surroundings<'_> {
+    /// A path of the manifest; a relative one starts at the manifest's directory.
+    pub(super) fn at(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    /// The manifest's directory: where programs run.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory
+    }
+
+    /// Variables that no child gets.
+    pub(super) fn hidden(&self) -> impl Iterator<Item = &str> {
+        self.hidden.iter().map(String::as_str)
+    }
+}
+
+/// What the sources of one run share.
+pub(super) struct Context<'m> {
+    surroundings: Surroundings<'m>,
+    /// Passwords that were had already: a person is asked once, a program runs once.
+    passwords: RefCell<Vec<(PasswordSpec, Secret)>>,
+    /// Files of age identities that were opened already, each once.
+    pub(super) identities: RefCell<Vec<Rc<age::Identities>>>,
+}
+
+impl<'m> Context<'m> {
+    /// What the sources of `manifest` share.
+    pub(super) fn new(manifest: &'m Manifest) -> Self {
+        let mut hidden = BTreeSet::new();
+        for spec in manifest.sources.values() {
+            if let Some(PasswordSpec::Env(name)) = spec.password() {
+                hidden.insert(name.clone());
+            }
+        }
+        for reference in manifest.secrets.iter().filter_map(|secret| secret.from.as_ref()) {
+            match manifest.sources.get(&reference.source) {
+                Some(SourceSpec::Env { prefix }) => hidden.insert(format!("{prefix}{}", reference.item)),
+                None if reference.source == "env" => hidden.insert(reference.item.clone()),
+                _ => false,
+            };
+        }
+        Self {
+            surroundings: Surroundings { directory: &manifest.directory, hidden },
+            passwords: RefCell::default(),
+            identities: RefCell::default(),
+        }
+    }
+
+    /// What programs run in.
+    pub(super) fn surroundings(&self) -> &Surroundings<'m> {
+        &self.surroundings
+    }
+
+    /// A path of the manifest; a relative one starts at the manifest's directory.
+    pub(super) fn at(&self, path: &Path) -> PathBuf {
+        self.surroundings.at(path)
+    }
+
+    /// The manifest's directory.
+    pub(super) fn directory(&self) -> &Path {
+        self.surroundings.directory()
+    }
+
+    /// A password that opens the source called `source`.
+    ///
+    /// # Errors
+    /// It cannot be had, or is empty.
+    pub(super) fn password(&self, source: &str, spec: &PasswordSpec) -> Result<Secret, OpenError> {
+        let known = self.passwords.borrow().iter().find(|(own, _)| own == spec).map(|(_, known)| known.clone());
+        // What is asked for is another password for each source.
+        if let Some(known) = known.filter(|_| *spec != PasswordSpec::Ask) {
+            return Ok(known);
+        }
+        let password = password::get(source, spec, self)?;
+        self.passwords.borrow_mut().push((spec.clone(), password.clone()));
+        Ok(password)
+    }
+}

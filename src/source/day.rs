@@ -1,0 +1,41 @@
+//! The day of a time in seconds, as password managers keep it.
+
+/// The day, `YYYY-MM-DD` in UTC, of a time in seconds since 1970; `None` outside the years 0 to 9999.
+pub(super) fn day(seconds: i64) -> Option<String> {
+    // Years begin in March here, so that the odd day of a leap year is the last: <https://howardhinnant.github.io/date_algorithms.html>,
+    // civil_from_days. No sum overflows: there are fewer than 2^48 days in an i64 of seconds.
+    let days = seconds.div_euclid(86_400) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (0..=9999).contains(&year).then(|| format!("{year:04}-{month:02}-{day:02}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_date() {
+        // `date -u -d @SECONDS +%F`
+        for (seconds, want) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_768_638_600, "2026-01-17"),
+            (4_107_542_400, "2100-03-01"),
+            (253_402_300_799, "9999-12-31"),
+        ] {
+            assert_eq!(day(seconds).as_deref(), Some(want), "{seconds}");
+        }
+        for seconds in [253_402_300_800, i64::MAX, i64::MIN] {
+            assert_eq!(day(seconds), None, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! From the encrypted part of a file to the compressed document: every block checked, all in the one buffer.
+
+use aes::Aes256;
+use aes::cipher::block_padding::NoPadding;
+use aes::cipher::{BlockCipherDecrypt, BlockModeDecrypt, KeyInit, KeyIvInit, StreamCipher};
+use chacha20::ChaCha20;
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256, Sha512};
+use subtle::ConstantTimeEq;
+use twofish::Twofish;
+use zeroize::Zeroizing;
+
+use super::header::{Bytes, Cipher, Header, Version};
+use super::key::Key;
+
+/// Why a file does not give its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The key is another one; in version 3 it may also be damaged.
+    WrongKey,
+    /// In words.
+    Damaged(&'static str),
+}
+
+const CUT_OFF: Problem = Problem::Damaged("the file is cut off");
+const DAMAGED: Problem = Problem::Damaged("the file is damaged");
+const HEADER: Problem = Problem::Damaged("its header is damaged");
+
+/// Checks what can be checked without the key: in version 4, the header's hash.
+///
+/// # Errors
+/// The header is damaged, or the file ends after it.
+pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), Problem> {
+    if header.version != Version::Four {
+        return Ok(());
+    }
+    let (head, rest) = file.split_at_checked(header.length).ok_or(CUT_OFF)?;
+    let hash = rest.first_chunk::<32>().ok_or(CUT_OFF)?;
+    if Sha256::digest(head).as_slice() == hash { Ok(()) } else { Err(HEADER) }
+}
+
+/// What the file holds once it is decrypted; still compressed, if its header says so. `transformed` is the key that was
+/// derived.
+///
+/// # Errors
+/// The key is wrong, or the file is damaged.
+pub(super) fn open(
+    file: Zeroizing<Vec<u8>>,
+    header: &Header,
+    transformed: &Key,
+) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let parts = [header.master_seed.as_slice(), transformed.as_slice()];
+    let mut master = Sha256::new();
+    parts.iter().for_each(|part| master.update(part));
+    let master: Key = Zeroizing::new(master.finalize().into());
+    match &header.version {
+        Version::Four => {
+            let mut hmac_key = Sha512::new();
+            parts.iter().for_each(|part| hmac_key.update(part));
+            hmac_key.update([1]);
+            let hmac_key = Zeroizing::new(<[u8; 64]>::from(hmac_key.finalize()));
+            let mut buffer = file;
+            let length = authenticated(&mut buffer, header.length, &hmac_key)?;
+            buffer.truncate(length);
+            let length = decrypt(&mut buffer, header, &master)?;
+            let length = unpadded(buffer.get(..length).unwrap_or_default(), header.cipher).ok_or(DAMAGED)?;
+            buffer.truncate(length);
+            Ok(buffer)
+        }
+        Version::Three { start, .. } => {
+            let mut buffer = file;
+            let length = buffer.len().checked_sub(header.length).ok_or(CUT_OFF)?;
+            buffer.copy_within(header.length.., 0);
+            buffer.truncate(length);
+            decrypt(&mut buffer, header, &master)?;
+            match buffer.first_chunk::<32>() {
+                None => return Err(CUT_OFF),
+                Some(first) if !bool::from(first.as_slice().ct_eq(start)) => return Err(Problem::WrongKey),
+                Some(_) => {}
+            }
+            // What follows the last block is padding.
+            let length = hashed(&mut buffer, 32)?;
+            buffer.truncate(length);
+            Ok(buffer)
+        }
+    }
+}
+
+/// Version 4: HMAC of the header and of each block. Moves the blocks' content to the beginning; returns its length.
+fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Result<usize, Problem> {
+    let mac = |index: u64, parts: &[&[u8]]| {
+        let mut key = Sha512::new();
+        key.update(index.to_le_bytes());
+        key.update(hmac_key);
+        let key = Zeroizing::new(<[u8; 64]>::from(key.finalize()));
+        // OK to default: HMAC takes a key of any length.
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).ok()?;
+        parts.iter().for_each(|part| mac.update(part));
+        Some(<[u8; 32]>::from(mac.finalize().into_bytes()))
+    };
+    let (head, rest) = buffer.split_at_checked(header).ok_or(CUT_OFF)?;
+    let mut bytes = Bytes(rest);
+    let _hash = bytes.array::<32>().ok_or(CUT_OFF)?;
+    let own = bytes.array::<32>().ok_or(CUT_OFF)?;
+    let made = mac(u64::MAX, &[head]).ok_or(HEADER)?;
+    if !bool::from(made.ct_eq(&own)) {
+        return Err(Problem::WrongKey);
+    }
+    let mut at = buffer.len().saturating_sub(bytes.0.len());
+    let mut end = 0_usize;
+    for index in 0_u64.. {
+        let mut bytes = Bytes(buffer.get(at..).unwrap_or_default());
+        let own = bytes.array::<32>().ok_or(CUT_OFF)?;
+        let size = bytes.array::<4>().ok_or(CUT_OFF)?;
+        let length = usize::try_from(u32::from_le_bytes(size)).unwrap_or(usize::MAX);
+        let block = bytes.take(length).ok_or(CUT_OFF)?;
+        let made = mac(index, &[&index.to_le_bytes(), &size, block]).ok_or(DAMAGED)?;
+        if !bool::from(made.ct_eq(&own)) {
+            return Err(DAMAGED);
+        }
+        if length == 0 {
+            break;
+        }
+        let start = at.saturating_add(36);
+        at = start.saturating_add(length);
+        buffer.copy_within(start..at, end);
+        end = end.saturating_add(length);
+    }
+    Ok(end)
+}
+
+/// Version 3: index, SHA-256 and length before each block, from `at` on. Moves the blocks' content to the beginning;
+/// returns its length.
+fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, Problem> {
+    let mut end = 0_usize;
+    for index in 0_u32.. {
+        let mut bytes = Bytes(buffer.get(at..).unwrap_or_default());
+        let number = bytes.u32().ok_or(CUT_OFF)?;
+        let hash = bytes.array::<32>().ok_or(CUT_OFF)?;
+        let length = usize::try_from(bytes.u32().ok_or(CUT_OFF)?).unwrap_or(usize::MAX);
+        if length == 0 {
+            break;
+        }
+        let block = bytes.take(length).ok_or(CUT_OFF)?;
+        if number != index || Sha256::digest(block).as_slice() != hash {
+            return Err(DAMAGED);
+        }
+        let start = at.saturating_add(40);
+        at = start.saturating_add(length);
+        buffer.copy_within(start..at, end);
+        end = end.saturating_add(length);
+    }
+    Ok(end)
+}
+
+/// Decrypts in place; returns the length, which is shorter where the file does not end with a whole block.
+fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, Problem> {
+    fn cbc<C: BlockCipherDecrypt + KeyInit>(buffer: &mut [u8], key: &Key, iv: &[u8]) -> Result<usize, Problem>
+    where
+        cbc::Decryptor<C>: KeyIvInit + BlockModeDecrypt,
+    {
+        let whole = buffer.len().saturating_sub(buffer.len() % 16);
+        let blocks = buffer.get_mut(..whole).unwrap_or_default();
+        let cipher = cbc::Decryptor::<C>::new_from_slices(key.as_slice(), iv).map_err(|_| HEADER)?;
+        cipher.decrypt_padded::<NoPadding>(blocks).map_err(|_| DAMAGED)?;
+        Ok(whole)
+    }
+    match header.cipher {
+        Cipher::Aes => cbc::<Aes256>(buffer, key, &header.iv),
+        Cipher::Twofish => cbc::<Twofish>(buffer, key, &header.iv),
+        Cipher::ChaCha20 => {
+            let mut cipher = ChaCha20::new_from_slices(key.as_slice(), &header.iv).map_err(|_| HEADER)?;
+            cipher.try_apply_keystream(buffer).map_err(|_| DAMAGED)?;
+            Ok(buffer.len())
+        }
+    }
+}
+
+/// The length without PKCS #7 padding, which a stream cipher has not; `None` when it is damaged.
+fn unpadded(bytes: &[u8], cipher: Cipher) -> Option<usize> {
+    if cipher == Cipher::ChaCha20 {
+        return Some(bytes.len());
+    }
+    let count = usize::from(*bytes.last()?);
+    let start = bytes.len().checked_sub(count)?;
+    let right = (1..=16).contains(&count) && bytes.get(start..)?.iter().all(|byte| usize::from(*byte) == count);
+    right.then_some(start)
+}
