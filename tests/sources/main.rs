@@ -5,6 +5,7 @@ mod common;
 
 mod passwords;
 mod programs;
+mod together;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
