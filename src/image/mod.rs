@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! container (raw | compressed) ─> disk ─> partition ─> overlay ─> file system ─> commit
+//!                                             └─────> a file to be worked on ─> a mount by the kernel ─> its name
 //! ```
 //!
 //! Knows nothing of manifests, sources or hosts. Everything read from an image is hostile input: checked arithmetic,

@@ -3,6 +3,7 @@
 //! ```text
 //! look: the image, read-only ─> survey
 //! apply: the file to be worked on ─> mount ─> changes ─> sync ─> old values ─> unmount
+//!        ─> another mount ─> free space given back ─> unmount
 //!        ─> another mount, read-only, of another loop device ─> read back ─> its name
 //! ```
 //!
@@ -36,8 +37,8 @@ use crate::image::walk;
 use crate::image::work::Work;
 use crate::sys::{self, SignalsWait};
 
-/// Steps of a change that are told: mount, change, sync, old values, unmount, mount again, read back.
-const STEPS: u64 = 7;
+/// Steps of a change that are told: mount, change, sync, old values, unmount, free space, mount again, read back.
+const STEPS: u64 = 8;
 
 /// An open image, its root chosen and mounted to be looked at.
 pub struct MountedTarget<'w> {
@@ -288,22 +289,32 @@ impl<'w> MountedTarget<'w> {
         applied.notes.extend(unlabelled_note(&unlabelled));
         let half_done = |error| if work.is_the_image() { half_done(error) } else { error };
         let drops = !dropped.is_empty();
-        let forgotten = scrub::forget(&view.mount, self.root.kind, dropped, work.is_device()).map_err(half_done)?;
-        applied.notes.extend(forgotten.notes);
-        applied.details.extend(forgotten.details);
+        let mut forgotten = scrub::overwrite(self.root.kind, dropped);
+        applied.notes.append(&mut forgotten.notes);
+        view.mount.sync().map_err(half_done)?;
         if drops && let Some(subvolume) = &self.subvolume {
             applied.notes.extend(kept_by_snapshots(&view.mount, subvolume));
         }
         self.tell(4);
         applied.notes.extend(view.close());
         self.tell(5);
+        if drops {
+            let view = plain(View::open(&self.request(work.file()), Access::Change)).map_err(half_done)?;
+            match scrub::give_back(&view.mount, &forgotten, work.is_device()) {
+                Ok(detail) => applied.details.push(detail),
+                Err(note) => applied.notes.push(note),
+            }
+            view.mount.sync().map_err(half_done)?;
+            applied.notes.extend(view.close());
+        }
         if drops && self.root.kind.is_ext() {
             applied.notes.extend(self.forget_log(work));
         }
+        self.tell(6);
         let written = text::duration(started.elapsed());
         let started = Instant::now();
         let view = plain(View::open(&self.request(work.file()), Access::Look)).map_err(half_done)?;
-        self.tell(6);
+        self.tell(7);
         read_back(&view.tree, changes, &unlabelled).map_err(half_done)?;
         applied.notes.extend(view.close());
         self.tell(STEPS);

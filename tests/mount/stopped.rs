@@ -1,7 +1,7 @@
 //! A run that is stopped at any of its steps: by a signal, by SIGKILL, by an error of the system, by a panic. No mount, no
 //! loop device and no file is left; OUT is whole or not there, and an image in place as it was or wholly new.
 //!
-//! Every second system call of those that act is tried, another half in each test; all of them, in half an hour, with
+//! Every second system call of those that act is tried, another half in each test; all of them, which takes twice as long, with
 //! DEADDROP_MOUNT_STEPS=all.
 
 use std::cell::Cell;

@@ -10,7 +10,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::errno::Errno;
 
-use crate::image::error::ImageError;
 use crate::image::mount::Mount;
 use crate::image::probe::Kind;
 use crate::image::{text, walk};
@@ -20,34 +19,26 @@ use crate::target::directory::transaction::Dropped;
 /// A larger file is no secret of ours, and is not overwritten (its blocks become holes all the same).
 const LIMIT: u64 = 64 << 20;
 
-/// What was done, for a person.
+/// What became of the old files.
 #[derive(Default)]
 pub(super) struct Forgotten {
+    /// Some of what they held lies in free blocks now.
+    is_free: bool,
     /// What stays, and where.
     pub(super) notes: Vec<String>,
-    /// For `-v`.
-    pub(super) details: Vec<String>,
 }
 
-/// Forgets what `dropped` held, whose names are gone, and closes them. `device`: below is a block device, not a file.
-///
-/// # Errors
-/// When the file system cannot be synced.
-pub(super) fn forget(mount: &Mount, kind: Kind, dropped: Vec<Dropped>, device: bool) -> Result<Forgotten, ImageError> {
+/// Overwrites what `dropped` held, whose names are gone, where the file system does that in place; closes them.
+pub(super) fn overwrite(kind: Kind, dropped: Vec<Dropped>) -> Forgotten {
     let mut forgotten = Forgotten::default();
-    if dropped.is_empty() {
-        mount.sync()?;
-        return Ok(forgotten);
-    }
-    let mut is_overwritten = true;
     let mut shared = Vec::new();
     for Dropped { path, file } in dropped {
-        match file.map_err(io::Error::from).and_then(|file| overwrite(&file, kind)) {
+        match file.map_err(io::Error::from).and_then(|file| overwrite_one(&file, kind)) {
             Ok(Fate::Gone | Fate::OtherNames) => {}
             Ok(Fate::Shared) => shared.push(walk::shown(&path)),
-            Ok(Fate::Freed) => is_overwritten = false,
+            Ok(Fate::Freed) => forgotten.is_free = true,
             Err(error) => {
-                is_overwritten = false;
+                forgotten.is_free = true;
                 forgotten.notes.push(format!("the old {} could not be overwritten: {error}", walk::shown(&path)));
             }
         }
@@ -58,24 +49,27 @@ pub(super) fn forget(mount: &Mount, kind: Kind, dropped: Vec<Dropped>, device: b
             "the old {first}{more} lies in blocks that a snapshot or a copy shares (reflink), which keeps it"
         ));
     }
-    // What was freed is free for good only now.
-    mount.sync()?;
+    forgotten
+}
+
+/// Gives all free space back to what lies below: a file, or (`device`) a block device. What happened is returned in words,
+/// for `-v` as `Ok`, to be told as `Err`.
+///
+/// `mount` must be fresh: the free space that btrfs has set apart for what it writes next is not given back.
+pub(super) fn give_back(mount: &Mount, forgotten: &Forgotten, device: bool) -> Result<String, String> {
     match mount.trim() {
-        Ok(bytes) => forgotten.details.push(format!("{} of free space given back", text::size(bytes))),
-        Err(_) if is_overwritten => {}
-        Err(errno) => forgotten.notes.push(format!(
+        Ok(_) if forgotten.is_free && device => {
+            Err("on a block device the space of replaced values is discarded, and what \
+             the device makes of that is its own"
+                .to_owned())
+        }
+        Ok(bytes) => Ok(format!("{} of free space given back", text::size(bytes))),
+        Err(errno) if forgotten.is_free => Err(format!(
             "what the replaced files held stays in free space: it could not be given back ({})",
             reason(errno)
         )),
+        Err(errno) => Ok(format!("free space could not be given back ({})", reason(errno))),
     }
-    if device && !is_overwritten {
-        forgotten.notes.push(
-            "on a block device the space of replaced values is discarded, and what the device makes of that is its own"
-                .to_owned(),
-        );
-    }
-    mount.sync()?;
-    Ok(forgotten)
 }
 
 fn reason(errno: Errno) -> String {
@@ -98,7 +92,7 @@ enum Fate {
 }
 
 /// Overwrites a file that has no name any more, where it lies.
-fn overwrite(file: &File, kind: Kind) -> io::Result<Fate> {
+fn overwrite_one(file: &File, kind: Kind) -> io::Result<Fate> {
     let found = file.metadata()?;
     if found.nlink() > 0 {
         return Ok(Fate::OtherNames);
