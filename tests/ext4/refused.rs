@@ -99,6 +99,37 @@ fn what_e2fsck_does_not_open_is_not_written_to() {
 }
 
 #[test]
+fn a_journal_that_e2fsck_finds_too_small_is_not_written_to() {
+    let image = Image::make("-t ext4 -b 1024 -J size=1 -O ^metadata_csum,^64bit", "16M", None);
+    let shown = image.debugfs(&["blocks <8>".into()]);
+    let first: u64 = shown.lines().nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    let inode = image.debugfs(&["imap <8>".into()]);
+    let (block, offset) = inode.split("located at block ").nth(1).unwrap().trim().split_once(", offset 0x").unwrap();
+    let inode = block.parse::<u64>().unwrap() * 1024 + u64::from_str_radix(offset, 16).unwrap();
+    let bytes = image.bytes();
+    for (name, at, value, want) in [
+        // `s_feature_incompat`: a fast-commit area of the usual 256 blocks.
+        (
+            "fast commits",
+            first * 1024 + 0x28,
+            0x20_u32.to_be_bytes(),
+            "its journal is damaged: ext4: a journal of 768 blocks",
+        ),
+        (
+            "its inode's size",
+            inode + 4,
+            (1000_u32 << 10).to_le_bytes(),
+            "its journal is damaged: the journal's superblock contradicts itself or the journal's inode",
+        ),
+    ] {
+        image.patch(at, &value);
+        assert_eq!(refusal(&image).0, want, "{name}");
+        assert_ne!(image.fsck().0, 0, "{name}: e2fsck takes it");
+        image.patch(0, &bytes);
+    }
+}
+
+#[test]
 fn an_inode_that_its_group_says_was_never_used_is_not_read() {
     let image = Image::make("-t ext4 -b 1024 -O ^metadata_csum,^64bit,uninit_bg", "16M", None);
     image.apply(&[write("/x", b"y", 0o400, 0, 0)]).unwrap();

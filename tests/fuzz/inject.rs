@@ -33,13 +33,14 @@ impl Inject {
         let mut bytes = image.whole();
         write_anew(&path, &bytes);
         // With -n it looks at what lies under a dirty journal; only replayed is that what it would be.
-        let is_dirty = |bytes: &[u8]| bytes[1024 + 0x60] & 4 != 0;
-        if is_dirty(&bytes) {
+        let ext4 = Ext4::open(Arc::new(image.clone())).expect("it opened before");
+        if ext4.was_replayed() {
+            let is_dirty = |bytes: &[u8]| bytes[1024 + 0x60] & 4 != 0;
+            let was_dirty = is_dirty(&bytes);
             replay(&path);
-            if is_dirty(&fs::read(&path).expect("reading a file of ours")) {
-                // debugfs opens nothing whose bitmaps are damaged, although the log may hold sound ones. Ours does the same
-                // as it, see the target `reader`.
-                let ext4 = Ext4::open(Arc::new(image.clone())).expect("it opened before");
+            if !was_dirty || is_dirty(&fs::read(&path).expect("reading a file of ours")) {
+                // debugfs opens nothing whose bitmaps are damaged, although the log may hold sound ones, and no torn
+                // superblock. Else ours does the same as it, see the target `reader`.
                 ext4.device().read_exact_at(0, &mut bytes).expect("reading memory");
                 write_anew(&path, &bytes);
             }

@@ -9,6 +9,8 @@ use crate::image::tree::Kind;
 
 /// The largest journal that mke2fs makes, in blocks (mke2fs(8), `-J size`).
 const MOST_BLOCKS: u64 = 10_240_000;
+/// The smallest journal that e2fsck and the kernel take, in blocks (`JBD2_MIN_JOURNAL_BLOCKS`).
+const FEWEST_BLOCKS: u64 = 1024;
 
 /// A journal whose superblock was read and judged.
 #[derive(Debug, Clone)]
@@ -50,7 +52,13 @@ impl Reader {
         let runs: Option<Vec<Run>> = runs.collect();
         let map = Map::new(runs.ok_or_else(not_a_journal)?, &blocks.nodes)?;
         let first = map.physical(0).ok_or_else(|| ImageError::corrupt("ext4: the journal has no superblock"))?;
-        let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, map.len())?;
+        let size = map.len().min(inode.size / u64::from(self.geometry.block_size));
+        let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, size)?;
+        // e2fsck asks the same of what a fast-commit area leaves.
+        let log = if superblock.fast_commit_area().is_empty() { size } else { u64::from(superblock.end()) };
+        if size.min(log) < FEWEST_BLOCKS {
+            return Err(ImageError::Corrupt(format!("ext4: a journal of {} blocks", size.min(log))));
+        }
         Ok(Some(Journal { size: inode.size, superblock, map }))
     }
 }

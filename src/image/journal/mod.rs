@@ -56,8 +56,15 @@ impl Map {
     /// the inode's map (extent or indirect blocks).
     ///
     /// # Errors
-    /// [`ImageError::Corrupt`] when a block is there twice: writing the one would damage the other.
+    /// [`ImageError::Corrupt`] when a journal block has no place, or a block is there twice: writing the one would damage
+    /// the other.
     pub fn new(runs: Vec<Run>, nodes: &[u64]) -> Result<Self, ImageError> {
+        let mut next = 0;
+        for run in &runs {
+            let follows = run.logical == next;
+            let after = run.logical.checked_add(run.count).filter(|_| follows);
+            next = after.ok_or_else(|| ImageError::corrupt("the journal's inode has a hole"))?;
+        }
         let of_run = |run: &Run| run.physical..run.physical.saturating_add(u64::from(run.count));
         let of_node = |node: &u64| *node..node.saturating_add(1);
         let mut places: Vec<Range<u64>> = runs.iter().map(of_run).chain(nodes.iter().map(of_node)).collect();
@@ -68,7 +75,7 @@ impl Map {
         }
     }
 
-    /// The file-system block of journal block `block`; `None` beyond the journal, or in a hole.
+    /// The file-system block of journal block `block`; `None` beyond the journal.
     #[must_use]
     pub fn physical(&self, block: u32) -> Option<u64> {
         self.run_from(block).map(|(place, _)| place)
@@ -173,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_uses_a_block_twice_is_damaged() {
+    fn a_journal_with_a_hole_or_a_block_that_is_there_twice_is_damaged() {
         let map = |runs: &[(u32, u64, u32)], nodes: &[u64]| {
             let runs = runs.iter().map(|(logical, physical, count)| Run {
                 logical: *logical,
@@ -183,6 +190,14 @@ mod tests {
             Map::new(runs.collect(), nodes).map_err(|error| error.to_string())
         };
         assert!(map(&[(0, 100, 10), (10, 110, 1)], &[99, 111]).is_ok());
+        for (name, runs) in [
+            ("at its start", &[(1, 100, 10)][..]),
+            ("in its midst", &[(0, 100, 10), (11, 200, 1)]),
+            ("out of order", &[(0, 100, 10), (5, 200, 1)]),
+            ("beyond all numbers", &[(0, 100, u32::MAX), (u32::MAX, 1 << 40, 2)]),
+        ] {
+            assert_eq!(map(runs, &[]).unwrap_err(), "the journal's inode has a hole", "{name}");
+        }
         for (name, runs, nodes, block) in [
             ("two runs", &[(0, 100, 10), (10, 109, 1)][..], &[][..], 109),
             ("a run inside another", &[(0, 104, 1), (1, 100, 10)], &[], 104),
