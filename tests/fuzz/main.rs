@@ -17,6 +17,7 @@ mod reader;
 mod rng;
 mod seal;
 mod source;
+mod stores;
 mod table;
 mod text;
 mod zstd_container;
@@ -24,7 +25,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 8] = [
+const TARGETS: [Entry; 9] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -33,6 +34,7 @@ const TARGETS: [Entry; 8] = [
     ("bitwarden", || Box::new(source::Exports::new())),
     ("dotenv", || Box::new(source::Dotenvs::new())),
     ("zstd", || Box::new(zstd_container::Zstd::new())),
+    ("stores", || Box::new(stores::Stores::new())),
 ];
 
 #[test]
@@ -73,6 +75,11 @@ fn dotenv_files_are_read_or_refused_and_no_error_holds_a_value() {
 #[test]
 fn compressed_images_are_decoded_within_bounds_or_refused() {
     short(TARGETS[7], 400);
+}
+
+#[test]
+fn documents_databases_and_stores_are_read_or_refused() {
+    short(TARGETS[8], 500);
 }
 
 /// What `scripts/fuzz` runs.

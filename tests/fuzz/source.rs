@@ -12,18 +12,18 @@ use crate::rng::Rng;
 use crate::text::edits;
 
 /// The values that are planted. Pieces of this length are looked for: shorter ones could stand anywhere.
-const CANARY: &str = "Qz7-vXk9_wJ4+pLm2=Rt8";
+pub const CANARY: &str = "Qz7-vXk9_wJ4+pLm2=Rt8";
 const PIECE: usize = 6;
 
 /// A directory with one source file in it.
-struct Place {
+pub struct Place {
     directory: TempDir,
     manifest: Manifest,
     references: Vec<Reference>,
 }
 
 impl Place {
-    fn new(spec: SourceSpec, wanted: &[(&str, Option<&str>)]) -> Self {
+    pub fn new(spec: SourceSpec, wanted: &[(&str, Option<&str>)]) -> Self {
         let directory = TempDir::new().expect("making a directory");
         let manifest = Manifest {
             file: "secrets.yaml".into(),
@@ -41,8 +41,13 @@ impl Place {
         Self { directory, manifest, references: wanted.iter().map(reference).collect() }
     }
 
+    /// Writes another file beside the source's.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        write_anew(&self.directory.path().join(name), bytes);
+    }
+
     /// Asks for everything, each alone and all at once.
-    fn ask(&self, bytes: &[u8], is_name: bool) -> String {
+    pub fn ask(&self, bytes: &[u8], is_name: bool) -> String {
         write_anew(&self.directory.path().join("file"), bytes);
         let wanted: Vec<Wanted<'_>> = self
             .references
@@ -74,7 +79,7 @@ impl Place {
     }
 }
 
-fn holds_value(text: &str) -> bool {
+pub fn holds_value(text: &str) -> bool {
     CANARY.as_bytes().windows(PIECE).any(|piece| text.contains(std::str::from_utf8(piece).expect("it is ASCII")))
 }
 
