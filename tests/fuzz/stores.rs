@@ -104,11 +104,14 @@ impl Target for Stores {
     fn run(&mut self, input: &Input) -> String {
         let kind = &self.kinds[input.base];
         let bytes = input.bytes(&kind.base);
-        // What stands where a key belongs is a name.
+        // What stands where a key belongs is a name: before `:`, in YAML also after `?` and in `{…}`, in dotenv before `=`.
         let is_name = String::from_utf8_lossy(&bytes).lines().any(|line| {
             let key = line.rfind(':').map_or("", |colon| &line[..colon]);
             let start = line.split('=').next().unwrap_or_default();
-            holds_value(key) || holds_value(start) && kind.words == DOTENV_WORDS || kind.words == XML_WORDS
+            holds_value(key)
+                || kind.words == YAML_WORDS && line.contains(['?', '{']) && holds_value(line)
+                || kind.words == DOTENV_WORDS && holds_value(start)
+                || kind.words == XML_WORDS
         });
         let file = match kind.around {
             Around::Nothing => bytes,

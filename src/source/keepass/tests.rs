@@ -163,6 +163,10 @@ fn a_wrong_key_and_a_damaged_file_are_told_apart() {
     ] {
         assert!(told(keys).starts_with(want), "{keys}: {}", told(keys));
     }
+    let inside = "{ s: { type: keepass, path: x.age, password: { file: x } } }";
+    std::fs::copy(export("age/passphrase.age"), place.path().join("x.age")).unwrap();
+    place.write("x", PASSWORD);
+    assert!(place.fails(inside, "s:Top").starts_with("s: DIR/x.age: this is not a KeePass database"));
     for name in ["argon2d-aes", "argon2id-chacha20", "aeskdf-twofish", "version3"] {
         let good = std::fs::read(place.path().join(name).with_extension("kdbx")).unwrap();
         let header = super::header::Header::read(&good).unwrap().length;
