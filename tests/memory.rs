@@ -6,9 +6,12 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use deaddrop::derive::password;
-use deaddrop::manifest::{FileSpec, HashScheme, Manifest, Reference, SourceSpec};
+use deaddrop::manifest::{DataFormat, FileSpec, HashScheme, Manifest, PasswordSpec, Reference, SourceSpec};
 use deaddrop::source::{Wanted, fetch};
 use zeroize::Zeroizing;
+
+#[path = "exports/keepass/writer.rs"]
+mod writer;
 
 #[global_allocator]
 static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
@@ -55,6 +58,14 @@ fn count(hidden: &[u8]) -> usize {
     found
 }
 
+/// A KeePass document with two entries, the second of which is not wanted, around the value.
+const ENTRY: [&str; 2] = [
+    "<KeePassFile><Meta/><Root><Group><UUID>AAAAAAAAAAAAAAAAAAAAAQ==</UUID><Name>R</Name>\
+     <Entry><UUID>AQEBAQEBAQEBAQEBAQEBAQ==</UUID><String><Key>Title</Key><Value>x</Value></String>\
+     <String><Key>Password</Key><Value>",
+    "&#10;</Value></String></Entry></Group></Root></KeePassFile>",
+];
+
 #[test]
 fn a_value_that_was_dropped_is_nowhere_in_memory() {
     let hidden = hidden();
@@ -77,8 +88,31 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         zip.write_all(&json).unwrap();
         zip.finish().unwrap();
     }
+    let identity = age::x25519::Identity::generate();
+    let secret = identity.to_string();
+    std::fs::write(directory.path().join("id"), age::secrecy::ExposeSecret::expose_secret(&secret)).unwrap();
+    std::fs::write(directory.path().join("pw"), "x").unwrap();
+    {
+        let value = Zeroizing::new(hidden.repeat(TIMES).iter().map(|byte| !byte).collect::<Vec<u8>>());
+        let xml: [&[u8]; 3] = [ENTRY[0].as_bytes(), &value, ENTRY[1].as_bytes()];
+        for (file, compressed) in [("a.kdbx", true), ("b.kdbx", false)] {
+            std::fs::write(directory.path().join(file), writer::database(&xml.concat(), compressed)).unwrap();
+        }
+        let recipient: &dyn age::Recipient = &identity.to_public();
+        let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).unwrap();
+        let file = std::fs::File::create(directory.path().join("json.age")).unwrap();
+        let mut writer = encryptor.wrap_output(file).unwrap();
+        for part in [b"{\"x\": \"".as_slice(), &value, b"\\n\", \"other\": \"", &value, b"\"}"] {
+            std::io::Write::write_all(&mut writer, part).unwrap();
+        }
+        writer.finish().unwrap();
+    }
     assert_eq!(count(&hidden), 0, "before");
 
+    let keepass = |path: &str| SourceSpec::KeePass {
+        file: FileSpec { password: Some(PasswordSpec::File("pw".into())), ..FileSpec::plain(path) },
+        key_file: None,
+    };
     let manifest = Manifest {
         file: "secrets.yaml".into(),
         directory: directory.path().to_owned(),
@@ -90,12 +124,30 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
                 let fields = BTreeMap::from([("password".to_owned(), "password".to_owned())]);
                 SourceSpec::Csv { file: FileSpec::plain("table"), item: "name".to_owned(), fields }
             }),
+            ("keepass".to_owned(), keepass("a.kdbx")),
+            ("uncompressed".to_owned(), keepass("b.kdbx")),
+            (
+                "age".to_owned(),
+                SourceSpec::Age {
+                    file: FileSpec { identity: Some("id".into()), ..FileSpec::plain("json.age") },
+                    format: DataFormat::Json,
+                },
+            ),
         ]),
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
         warnings: Vec::new(),
     };
-    for (source, item) in [("vault", "x"), ("zip", "x"), ("dotenv", "x"), ("table", "x"), ("file", "plain")] {
+    for (source, item) in [
+        ("vault", "x"),
+        ("zip", "x"),
+        ("dotenv", "x"),
+        ("table", "x"),
+        ("keepass", "x"),
+        ("uncompressed", "x"),
+        ("age", "x"),
+        ("file", "plain"),
+    ] {
         let reference = Reference { source: source.into(), item: item.into(), field: None };
         let wanted = [Wanted { reference: &reference, secret: "s", allow_empty: false }];
         let values = fetch(&manifest, &wanted).unwrap();

@@ -17,6 +17,7 @@ mod reader;
 mod rng;
 mod seal;
 mod source;
+mod stores;
 mod table;
 mod text;
 mod vaults;
@@ -25,7 +26,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 9] = [
+const TARGETS: [Entry; 10] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -35,6 +36,7 @@ const TARGETS: [Entry; 9] = [
     ("dotenv", || Box::new(source::Dotenvs::new())),
     ("zstd", || Box::new(zstd_container::Zstd::new())),
     ("vaults", || Box::new(vaults::Vaults::new())),
+    ("stores", || Box::new(stores::Stores::new())),
 ];
 
 #[test]
@@ -80,6 +82,11 @@ fn compressed_images_are_decoded_within_bounds_or_refused() {
 #[test]
 fn archives_encrypted_exports_and_tables_are_read_or_refused() {
     short(TARGETS[8], 400);
+}
+
+#[test]
+fn documents_databases_and_stores_are_read_or_refused() {
+    short(TARGETS[9], 500);
 }
 
 /// What `scripts/fuzz` runs.

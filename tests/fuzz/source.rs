@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use crate::text::edits;
 
 /// The values that are planted. Pieces of this length are looked for: shorter ones could stand anywhere.
-const CANARY: &str = "Qz7-vXk9_wJ4+pLm2=Rt8";
+pub const CANARY: &str = "Qz7-vXk9_wJ4+pLm2=Rt8";
 const PIECE: usize = 6;
 
 /// A directory with one source file in it.
@@ -79,7 +79,7 @@ impl Place {
     }
 }
 
-fn holds_value(text: &str) -> bool {
+pub fn holds_value(text: &str) -> bool {
     CANARY.as_bytes().windows(PIECE).any(|piece| text.contains(std::str::from_utf8(piece).expect("it is ASCII")))
 }
 

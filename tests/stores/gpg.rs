@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use super::common::Scratch;
 use super::common::canary::Canary;
 use super::common::run::Deaddrop;
-use super::{inject, values};
+use super::{inject, skipped_without_root, values};
 
 /// A scratch directory with a GnuPG home and a key in it. Its agent ends with it.
 struct Keys {
@@ -92,6 +92,9 @@ impl Drop for Keys {
 
 #[test]
 fn what_pass_has_stored_is_read_by_name_and_field() {
+    if skipped_without_root() {
+        return;
+    }
     let keys = Keys::new("");
     let scratch = &keys.scratch;
     keys.run("pass", &["init", "t@example.org"], b"");
@@ -144,6 +147,9 @@ fn what_pass_has_stored_is_read_by_name_and_field() {
 
 #[test]
 fn what_pass_does_not_have_is_told() {
+    if skipped_without_root() {
+        return;
+    }
     let keys = Keys::new("");
     let scratch = &keys.scratch;
     let value = Canary::new("stored");
@@ -188,6 +194,9 @@ fn what_pass_does_not_have_is_told() {
 
 #[test]
 fn a_locked_key_and_a_missing_gpg_are_told_with_what_to_do() {
+    if skipped_without_root() {
+        return;
+    }
     let keys = Keys::new("a passphrase");
     let scratch = &keys.scratch;
     keys.entry("store/x.gpg", b"planted-locked\n");
@@ -204,6 +213,9 @@ fn a_locked_key_and_a_missing_gpg_are_told_with_what_to_do() {
 
 #[test]
 fn gopass_is_found_by_its_configuration_and_has_yaml() {
+    if skipped_without_root() {
+        return;
+    }
     let keys = Keys::new("");
     let scratch = &keys.scratch;
     keys.entry("gp/web/site.gpg", "pw\nkey: line\n---\nuser: me\nnumber: 0x1F\ntext: |\n  ü\n  x\n".as_bytes());

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::common::{Scratch, tool};
-use super::{inject, values};
+use super::{inject, skipped_without_root, values};
 
 /// An entry of the store `.passage/store`.
 fn entry(scratch: &Scratch, name: &str, content: &str) {
@@ -22,6 +22,9 @@ fn entry(scratch: &Scratch, name: &str, content: &str) {
 
 #[test]
 fn a_store_of_passage_is_read_with_its_own_identities_or_named_ones() {
+    if skipped_without_root() {
+        return;
+    }
     let scratch = Scratch::new();
     fs::create_dir(scratch.join(".passage")).expect("making a directory");
     tool(Command::new("age-keygen").arg("-o").arg(scratch.join(".passage/identities")));

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::common::canary::Canary;
 use super::common::{Scratch, tool};
-use super::{inject, values};
+use super::{inject, skipped_without_root, values};
 
 /// PATH with the directory of the real sops, which is no Debian package.
 fn path() -> String {
@@ -27,6 +27,9 @@ fn encrypted(files: &[(&str, &str)]) -> Scratch {
 
 #[test]
 fn what_the_real_sops_has_encrypted_is_read_in_every_format() {
+    if skipped_without_root() {
+        return;
+    }
     let scratch = encrypted(&[
         ("a.yaml", "db:\n  password: pw $x 'ü'\n  port: 5432\nlist: [one, two]\ntoken: |\n  a\n  b\n"),
         ("b.json", "{\"token\": \"from json\"}"),
@@ -46,6 +49,9 @@ fn what_the_real_sops_has_encrypted_is_read_in_every_format() {
 
 #[test]
 fn what_sops_cannot_decrypt_and_a_missing_sops_are_told() {
+    if skipped_without_root() {
+        return;
+    }
     let value = Canary::new("encrypted");
     let scratch = encrypted(&[("a.yaml", &format!("token: {}\n", value.text()))]);
     let source = "{ s: { type: sops, path: a.yaml } }";

@@ -105,6 +105,10 @@ impl<'m> Keepass<'m> {
             }
         };
         let password = self.input.password()?;
+        if password.is_none() && key_file.is_none() {
+            let hint = "without `identity`, `password` opens the age file: add `identity`, or a `key_file`";
+            return Err(self.input.refused("nothing is said that opens the database inside", hint));
+        }
         let composite = key::composite(password.as_ref(), key_file.as_ref().map(|key| key.as_slice()));
         let transformed = key::transform(&composite, &header.kdf).map_err(|what| self.input.refused(what, ""))?;
         let payload = payload::open(file, &header, &transformed);

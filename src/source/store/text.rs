@@ -1,9 +1,9 @@
 //! What an entry of a store holds: the password in the first line, then `key: value` lines, free text, and for gopass YAML
 //! after a line `---`.
 
-use super::super::document::Document;
-use super::super::item::{Field, Value};
 use crate::manifest::DataFormat;
+use crate::source::document::Document;
+use crate::source::item::{Field, Value};
 use zeroize::Zeroizing;
 
 /// The most `key: value` lines that are fields.
