@@ -1,0 +1,110 @@
+"""What came out, as a table for people, as Markdown between two marks of a file, and against the goals."""
+
+import os
+import pathlib
+import statistics
+
+BEGIN = "<!-- scripts/bench writes from here -->"
+END = "<!-- to here -->"
+
+
+def duration(seconds):
+    return f"{seconds * 1000:.2f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
+def memory(kib):
+    return f"{kib / 1024:.1f} MiB"
+
+
+class Result:
+    """All runs of one contender."""
+
+    def __init__(self, contender, peak):
+        self.name, self.title, self.peak = contender.name, contender.title, peak
+        self.seconds = []
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+    def middle(self):
+        """The half of the runs in the middle: from the first to the third quartile."""
+        if len(self.seconds) < 4:
+            return min(self.seconds), max(self.seconds)
+        first, _, third = statistics.quantiles(self.seconds, n=4)
+        return first, third
+
+
+def goals(results):
+    """(goal, what was measured, whether it is met); what could not be measured is neither."""
+    def ratio(one, other):
+        return results[one].median / results[other].median if one in results and other in results else None
+
+    def judged(text, value, met, show):
+        return (text, "not measured" if value is None else show(value), None if value is None else met(value))
+
+    times = "{:.2f}×".format
+    peaks = [results[name].peak for name in ("deaddrop", "deaddrop-64") if name in results]
+    peak = max(peaks) if peaks else None
+    return [
+        judged("at most 2 times the floor", ratio("deaddrop", "floor"), lambda r: r <= 2.0, times),
+        judged("at most 1.0 times `debugfs -w` and one fsync", ratio("deaddrop", "debugfs"), lambda r: r <= 1.0, times),
+        judged("64 GiB: at most 1.2 times the time for 4 GiB", ratio("deaddrop-64", "deaddrop"), lambda r: r <= 1.2, times),
+        judged("resident memory at most 32 MiB", peak, lambda kib: kib <= 32 * 1024, memory),
+        judged("zst to zst: at most 1.1 times `zstd -dc | zstd -T0`", ratio("deaddrop-zstd", "zstd"), lambda r: r <= 1.1, times),
+        judged("at least 800 times as fast as Ansible", ratio("ansible", "deaddrop"), lambda r: r >= 800, "{:.0f}×".format),
+    ]
+
+
+def verdict(met):
+    return {True: "met", False: "**missed**", None: "–"}[met]
+
+
+def rows(results):
+    base = results.get("deaddrop")
+    for result in results.values():
+        first, third = result.middle()
+        against = "" if base is None or result.name.endswith("zstd") else f"{result.median / base.median:.2f}"
+        yield (result.title, duration(result.median), f"{duration(first)} to {duration(third)}", against,
+               memory(result.peak), str(len(result.seconds)))
+
+
+HEAD = ("", "median", "middle half", "× deaddrop", "peak memory", "runs")
+
+
+def text(results, skipped):
+    plain = [HEAD, *[tuple(cell.replace("**", "").replace("`", "") for cell in row) for row in rows(results)]]
+    widths = [max(len(row[column]) for row in plain) for column in range(len(HEAD))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) for row in plain]
+    lines += [""] + [f"not measured: {name}: {why}" for name, why in skipped.items()] + [""] * bool(skipped)
+    for goal, value, met in goals(results):
+        lines.append(f"  {verdict(met).replace('*', ''):7} {goal.replace('`', '')}: {value}")
+    return "\n".join(lines)
+
+
+def markdown(facts, results, skipped):
+    def line(cells):
+        return "| " + " | ".join(cells) + " |"
+
+    lines = [f"Measured on {facts['date']} by `{facts['command']}`; load at the start {facts['load']}.", ""]
+    lines += [line(("machine", "")), "|---|---|"]
+    lines += [line((name, facts[name])) for name in ("processor", "memory", "kernel", "disk", "versions")]
+    lines += ["", line(HEAD), "|---|--:|--:|--:|--:|--:|"]
+    lines += [line(row) for row in rows(results)]
+    lines += [""] + [f"Not measured: {name}: {why}." for name, why in skipped.items()] + [""] * bool(skipped)
+    lines += [line(("goal", "measured", "")), "|---|--:|---|"]
+    lines += [line((goal, value, verdict(met))) for goal, value, met in goals(results)]
+    return "\n".join(lines)
+
+
+def put_between_marks(path, words):
+    """Replaces what is between the two marks of a file."""
+    path = pathlib.Path(path)
+    old = path.read_text()
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"bench: {path} has not the two marks `{BEGIN}` and `{END}`")
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(f"{before}{begin}\n\n{words}\n\n{end}{after}")
+    os.replace(new, path)
