@@ -99,6 +99,14 @@ fn what_e2fsck_does_not_open_is_not_written_to() {
 }
 
 #[test]
+fn a_journal_that_the_features_deny_is_refused() {
+    let image = Image::make("-t ext4 -O ^metadata_csum", "16M", None);
+    image.debugfs_write("feature -has_journal");
+    let want = "its superblock names a journal, and says that there is none (`has_journal`)";
+    assert_eq!(refusal(&image), (want.to_owned(), "run `e2fsck -f` on it first".to_owned()));
+}
+
+#[test]
 fn a_journal_that_e2fsck_finds_too_small_is_not_written_to() {
     let image = Image::make("-t ext4 -b 1024 -J size=1 -O ^metadata_csum,^64bit", "16M", None);
     let shown = image.debugfs(&["blocks <8>".into()]);
