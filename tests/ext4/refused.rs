@@ -99,7 +99,15 @@ fn what_e2fsck_does_not_open_is_not_written_to() {
 }
 
 #[test]
-fn a_journal_that_e2fsck_finds_too_small_is_not_written_to() {
+fn a_journal_that_the_features_deny_is_refused() {
+    let image = Image::make("-t ext4 -O ^metadata_csum", "16M", None);
+    image.debugfs_write("feature -has_journal");
+    let want = "its superblock names a journal, and says that there is none (`has_journal`)";
+    assert_eq!(refusal(&image), (want.to_owned(), "run `e2fsck -f` on it first".to_owned()));
+}
+
+#[test]
+fn a_journal_whose_size_e2fsck_does_not_take_is_not_written_to() {
     let image = Image::make("-t ext4 -b 1024 -J size=1 -O ^metadata_csum,^64bit", "16M", None);
     let shown = image.debugfs(&["blocks <8>".into()]);
     let first: u64 = shown.lines().nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
@@ -109,21 +117,22 @@ fn a_journal_that_e2fsck_finds_too_small_is_not_written_to() {
     let bytes = image.bytes();
     for (name, at, value, want) in [
         // `s_feature_incompat`: a fast-commit area of the usual 256 blocks.
+        ("fast commits", first * 1024 + 0x28, 0x20_u32.to_be_bytes(), "ext4: a journal of 768 blocks"),
         (
-            "fast commits",
-            first * 1024 + 0x28,
-            0x20_u32.to_be_bytes(),
-            "its journal is damaged: ext4: a journal of 768 blocks",
-        ),
-        (
-            "its inode's size",
+            "a short inode",
             inode + 4,
             (1000_u32 << 10).to_le_bytes(),
-            "its journal is damaged: the journal's superblock contradicts itself or the journal's inode",
+            "the journal's superblock contradicts itself or the journal's inode",
+        ),
+        (
+            "a long inode",
+            inode + 4,
+            ((1024_u32 << 10) + 1).to_le_bytes(),
+            "ext4: the journal's inode is longer than its blocks",
         ),
     ] {
         image.patch(at, &value);
-        assert_eq!(refusal(&image).0, want, "{name}");
+        assert_eq!(refusal(&image).0, format!("its journal is damaged: {want}"), "{name}");
         assert_ne!(image.fsck().0, 0, "{name}: e2fsck takes it");
         image.patch(0, &bytes);
     }

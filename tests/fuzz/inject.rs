@@ -7,6 +7,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use deaddrop::image::ext4::Ext4;
+use deaddrop::image::ext4::features::Incompat;
+use deaddrop::image::ext4::superblock::Superblock;
 use deaddrop::image::tree::{Tree, TreeChange};
 use tempfile::TempDir;
 
@@ -35,12 +37,16 @@ impl Inject {
         // With -n it looks at what lies under a dirty journal; only replayed is that what it would be.
         let ext4 = Ext4::open(Arc::new(image.clone())).expect("it opened before");
         if ext4.was_replayed() {
-            let is_dirty = |bytes: &[u8]| bytes[1024 + 0x60] & 4 != 0;
-            let was_dirty = is_dirty(&bytes);
+            let superblock =
+                |bytes: &[u8]| Superblock::parse(bytes[1024..2048].try_into().unwrap()).expect("it opened");
+            let raw: [u8; 1024] = bytes[1024..2048].try_into().unwrap();
+            let is_torn =
+                superblock(&bytes).has_checksums() && superblock(&bytes).checksum != Superblock::checksum_of(&raw);
             replay(&path);
-            if !was_dirty || is_dirty(&fs::read(&path).expect("reading a file of ours")) {
-                // debugfs opens nothing whose bitmaps are damaged, although the log may hold sound ones, and no torn
-                // superblock. Else ours does the same as it, see the target `reader`.
+            let left = superblock(&fs::read(&path).expect("reading a file of ours"));
+            if is_torn || left.features.incompat.has(Incompat::NEEDS_RECOVERY) {
+                // debugfs mends no torn superblock, and opens nothing whose bitmaps are damaged, although the log may hold
+                // sound ones. Else ours does the same as it, see the target `reader`.
                 ext4.device().read_exact_at(0, &mut bytes).expect("reading memory");
                 write_anew(&path, &bytes);
             }

@@ -52,7 +52,11 @@ impl Reader {
         let runs: Option<Vec<Run>> = runs.collect();
         let map = Map::new(runs.ok_or_else(not_a_journal)?, &blocks.nodes)?;
         let first = map.physical(0).ok_or_else(|| ImageError::corrupt("ext4: the journal has no superblock"))?;
-        let size = map.len().min(inode.size / u64::from(self.geometry.block_size));
+        let block_size = u64::from(self.geometry.block_size);
+        if inode.size.div_ceil(block_size) > map.len() {
+            return Err(ImageError::corrupt("ext4: the journal's inode is longer than its blocks"));
+        }
+        let size = inode.size / block_size;
         let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, size)?;
         // e2fsck asks the same of what a fast-commit area leaves.
         let log = if superblock.fast_commit_area().is_empty() { size } else { u64::from(superblock.end()) };

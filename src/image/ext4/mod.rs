@@ -44,6 +44,7 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use self::features::Compat;
 use self::fixed::Fixed;
 use self::inode::Inode;
 use self::journal::Journal;
@@ -179,6 +180,10 @@ impl Ext4 {
                 "files that were deleted while open still take space (orphans)",
                 recover::HINT,
             ));
+        }
+        if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
+            let what = "its superblock names a journal, and says that there is none (`has_journal`)";
+            return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
         }
         match self.reader.journal() {
             Err(error) => {

@@ -63,7 +63,7 @@ pub struct JournalSuperblock {
 impl JournalSuperblock {
     /// Reads the first [`SIZE`] bytes of journal block 0.
     ///
-    /// `block_size` is the file system's, in bytes; `mapped` the number of blocks that the journal's inode has.
+    /// `block_size` is the file system's, in bytes; `mapped` the number of whole blocks that the journal's inode has.
     ///
     /// # Errors
     /// When it is damaged, records an error, or uses what we do not know.
@@ -75,7 +75,11 @@ impl JournalSuperblock {
         if field(0)? != MAGIC || !matches!(version, 3 | 4) {
             return Err(ImageError::corrupt("the journal has no superblock"));
         }
-        // Version 1 has no feature words: what stands there is not ours to read.
+        let newer = [at::FEATURE_COMPAT, at::FEATURE_INCOMPAT, at::FEATURE_RO_COMPAT, at::USERS];
+        if version == 3 && newer.iter().any(|at| field_of(&raw, *at) != 0) {
+            // The kernel would not look at them, and e2fsck clears them.
+            return Err(ImageError::corrupt("the journal's superblock has fields that its version does not have"));
+        }
         let (compat, incompat, ro_compat) = match version {
             3 => (0, 0, 0),
             _ => (field(at::FEATURE_COMPAT)?, field(at::FEATURE_INCOMPAT)?, field(at::FEATURE_RO_COMPAT)?),
@@ -262,6 +266,7 @@ mod tests {
         for (name, at, value) in [
             ("magic", 0, 1),
             ("type", at::BLOCKTYPE, 1),
+            ("version 1 with features", at::BLOCKTYPE, 3),
             ("block size", at::BLOCKSIZE, 1024),
             ("longer than its inode", at::MAXLEN, 1025),
             ("no blocks", at::MAXLEN, 0),
