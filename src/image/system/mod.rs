@@ -1,7 +1,7 @@
 //! What the kernel tells of a block device: what kind it is, what lies above and below it, where it is mounted, and whether
 //! the running system is on it. Read from `/sys` and `/proc` only; the device itself is never opened.
 //!
-//! Called by [`super::destination`] and [`super::held`]. Layout of `/sys`: kernel documentation, admin-guide, "Rules on
+//! Called by `destination` and [`super::held`]. Layout of `/sys`: kernel documentation, admin-guide, "Rules on
 //! how to access information in sysfs", and ABI/stable/sysfs-block.
 
 #[cfg(test)]
