@@ -195,7 +195,7 @@ fn secretspec_exports_once_or_gets_each_where_that_fails() {
 fn a_program_that_is_missing_fails_hangs_or_prints_nonsense_is_told_by_its_name_and_nothing_else() {
     let scratch = Scratch::new();
     root(&scratch);
-    manifest(&scratch, "  v: { type: rbw, timeout: 1 }\n", &[("a", "v:A")]);
+    manifest(&scratch, "  v: { type: rbw }\n", &[("a", "v:A")]);
     let only_ours =
         Deaddrop::new(&scratch).args(["inject", "root", "-m", "secrets.yaml"]).env("PATH", scratch.join("bin"));
     only_ours.run().expect_refusal("missing", 1, &["rbw there is no such program", "install it"]);
@@ -208,6 +208,7 @@ fn a_program_that_is_missing_fails_hangs_or_prints_nonsense_is_told_by_its_name_
     program(&scratch, "rbw", "echo planted-output");
     inject(&scratch).run().expect_refusal("nonsense", 1, &["rbw: a line of its list has no tabs"]);
     program(&scratch, "rbw", "exec sleep 600");
+    manifest(&scratch, "  v: { type: rbw, timeout: 1 }\n", &[("a", "v:A")]);
     let started = std::time::Instant::now();
     inject(&scratch).run().expect_refusal("hangs", 1, &["took over 1 s", "timeout: SECONDS"]);
     assert!(started.elapsed() < Duration::from_secs(60), "it was not waited for");
