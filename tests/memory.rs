@@ -73,10 +73,9 @@ fn wipe_the_stack() {
     std::hint::black_box(&mut room);
 }
 
-#[test]
-fn a_value_that_was_dropped_is_nowhere_in_memory() {
-    let hidden = hidden();
-    let directory = tempfile::tempdir().unwrap();
+/// Writes the files of every source, with the value in each. In a frame of its own, which is wiped after it.
+#[inline(never)]
+fn make_files(directory: &std::path::Path, hidden: &[u8]) {
     for (file, before, after) in [
         ("export.json", "{\"items\":[{\"login\":{\"password\":\"", "\\n\"},\"name\":\"x\"}]}"),
         ("env", "x=\"", "\\n\""),
@@ -85,35 +84,42 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
     ] {
         let value = Zeroizing::new(hidden.repeat(TIMES).iter().map(|byte| !byte).collect::<Vec<u8>>());
         let content = Zeroizing::new([before.as_bytes(), &value, after.as_bytes()].concat());
-        std::fs::write(directory.path().join(file), &content).unwrap();
+        std::fs::write(directory.join(file), &content).unwrap();
     }
     {
-        let mut zip = zip::ZipWriter::new(std::fs::File::create(directory.path().join("export.zip")).unwrap());
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(directory.join("export.zip")).unwrap());
         let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
         zip.start_file("data.json", stored).unwrap();
-        let json = Zeroizing::new(std::fs::read(directory.path().join("export.json")).unwrap());
+        let json = Zeroizing::new(std::fs::read(directory.join("export.json")).unwrap());
         zip.write_all(&json).unwrap();
         zip.finish().unwrap();
     }
     let identity = age::x25519::Identity::generate();
     let secret = identity.to_string();
-    std::fs::write(directory.path().join("id"), age::secrecy::ExposeSecret::expose_secret(&secret)).unwrap();
-    std::fs::write(directory.path().join("pw"), "x").unwrap();
+    std::fs::write(directory.join("id"), age::secrecy::ExposeSecret::expose_secret(&secret)).unwrap();
+    std::fs::write(directory.join("pw"), "x").unwrap();
     {
         let value = Zeroizing::new(hidden.repeat(TIMES).iter().map(|byte| !byte).collect::<Vec<u8>>());
         let xml: [&[u8]; 3] = [ENTRY[0].as_bytes(), &value, ENTRY[1].as_bytes()];
         for (file, compressed) in [("a.kdbx", true), ("b.kdbx", false)] {
-            std::fs::write(directory.path().join(file), writer::database(&xml.concat(), compressed)).unwrap();
+            std::fs::write(directory.join(file), writer::database(&xml.concat(), compressed)).unwrap();
         }
         let recipient: &dyn age::Recipient = &identity.to_public();
         let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient)).unwrap();
-        let file = std::fs::File::create(directory.path().join("json.age")).unwrap();
+        let file = std::fs::File::create(directory.join("json.age")).unwrap();
         let mut writer = encryptor.wrap_output(file).unwrap();
         for part in [b"{\"x\": \"".as_slice(), &value, b"\\n\", \"other\": \"", &value, b"\"}"] {
             std::io::Write::write_all(&mut writer, part).unwrap();
         }
         writer.finish().unwrap();
     }
+}
+
+#[test]
+fn a_value_that_was_dropped_is_nowhere_in_memory() {
+    let hidden = hidden();
+    let directory = tempfile::tempdir().unwrap();
+    make_files(directory.path(), &hidden);
     // What made these files is not what is tested: what it left on the stack goes.
     wipe_the_stack();
     assert_eq!(count(&hidden), 0, "before");
