@@ -1,20 +1,22 @@
 //! Little-endian (and, for the journal, big-endian) integers out of byte slices. A field outside the slice reads as
 //! zero: callers hand over whole structures, whose length was checked when they were read.
 
-/// Up to eight bytes at `at`, the first one lowest.
-fn little(bytes: &[u8], at: usize, size: usize) -> u64 {
-    let field = at.checked_add(size).and_then(|end| bytes.get(at..end)).unwrap_or_default();
-    field.iter().rev().fold(0, |value, byte| (value << 8) | u64::from(*byte))
+/// `N` bytes at `at`; zeros when they do not all lie in the slice.
+#[inline]
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..).and_then(|rest| rest.first_chunk().copied()).unwrap_or([0; N])
 }
 
 /// u16, little-endian.
+#[inline]
 pub(super) fn le16(bytes: &[u8], at: usize) -> u16 {
-    u16::try_from(little(bytes, at, 2)).unwrap_or(0)
+    u16::from_le_bytes(field(bytes, at))
 }
 
 /// u32, little-endian.
+#[inline]
 pub(super) fn le32(bytes: &[u8], at: usize) -> u32 {
-    u32::try_from(little(bytes, at, 4)).unwrap_or(0)
+    u32::from_le_bytes(field(bytes, at))
 }
 
 /// A number that ext4 keeps in two halves.

@@ -296,9 +296,55 @@ impl Bitmap {
         }
     }
 
+    /// True when every bit from `first` on to the one before `end` is set, or lies beyond the bitmap.
+    pub fn all(&self, first: u32, end: u32) -> bool {
+        let mut bit = first;
+        while bit < end {
+            let whole = bit.is_multiple_of(8) && end - bit >= 8;
+            if whole && self.0.get(usize_of(bit / 8)).is_none_or(|byte| *byte == 0xFF) {
+                bit += 8;
+            } else if self.get(bit) {
+                bit += 1;
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Sets `first` and every bit after it.
     fn set_from(&mut self, first: u32) {
-        let bits = u32::try_from(self.0.len()).unwrap_or(u32::MAX).saturating_mul(8);
-        (first..bits).for_each(|bit| self.set(bit));
+        let whole = first.next_multiple_of(8);
+        (first..whole).for_each(|bit| self.set(bit));
+        self.0.get_mut(usize_of(whole / 8)..).unwrap_or_default().fill(0xFF);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_bits_are_judged_and_set_at_any_place() {
+        for (first, end) in [(0, 0), (0, 1), (3, 9), (8, 16), (5, 32), (31, 32), (7, 25)] {
+            let mut bitmap = Bitmap(Zeroizing::new(vec![0; 4]));
+            (first..end).for_each(|bit| bitmap.set(bit));
+            for from in 0..=32 {
+                for to in from..=32 {
+                    assert_eq!(
+                        bitmap.all(from, to),
+                        (from..to).all(|bit| bitmap.get(bit)),
+                        "{first}..{end}: {from}..{to}"
+                    );
+                }
+            }
+            // Bits beyond the bitmap count as set.
+            assert_eq!(bitmap.all(first, 100), (first..32).all(|bit| bitmap.get(bit)));
+        }
+        for first in 0..40 {
+            let mut bitmap = Bitmap(Zeroizing::new(vec![0; 4]));
+            bitmap.set_from(first);
+            assert!((0..32).all(|bit| bitmap.get(bit) == (bit >= first)), "{first}");
+        }
     }
 }

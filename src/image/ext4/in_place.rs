@@ -38,6 +38,7 @@ impl Ext4 {
         let Split { replayed, changes } = self.split(Some(&map))?;
         if self.recovered.is_some() || !self.layers.is_empty() {
             self.fixed()?;
+            self.check_journal()?;
         }
         let dirty = self.recovered.as_ref().map(|_| Dirty { home: replayed });
         let stale = if dirty.is_some() || self.drops_values { stale_blocks(old, &journal, &map)? } else { Vec::new() };
@@ -59,6 +60,7 @@ impl Ext4 {
     /// When the image cannot be read, or is damaged.
     pub fn rewrite(&self) -> Result<Rewrite, ImageError> {
         self.fixed()?;
+        self.check_journal()?;
         let geometry = &self.old.geometry;
         let journal = self.empty_journal()?;
         let Split { changes, .. } = self.split(journal.as_ref().map(|journal| &journal.map))?;

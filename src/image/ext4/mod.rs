@@ -87,6 +87,8 @@ pub struct Ext4 {
     obstacle: Option<Obstacle>,
     /// Where the file system's own structures lie, once they are known not to get in each other's way.
     fixed: OnceLock<Fixed>,
+    /// Set once it is known that nobody else claims a block of the journal.
+    journal_is_alone: OnceLock<()>,
 }
 
 /// A file, directory or link: its inode.
@@ -119,6 +121,7 @@ impl Ext4 {
             drops_values: false,
             obstacle: None,
             fixed: OnceLock::new(),
+            journal_is_alone: OnceLock::new(),
         };
         if !recover::is_needed(&ext4.reader.superblock) {
             return Ok(ext4);
@@ -164,6 +167,13 @@ impl Ext4 {
     /// [`ImageError::Unsupported`] with the features' names as in `tune2fs -O`, [`ImageError::Refused`] with what to do
     /// first, or [`ImageError::Corrupt`].
     pub fn check_writable(&self) -> Result<(), ImageError> {
+        self.check_state()?;
+        self.fixed()?;
+        self.check_journal()
+    }
+
+    /// What the superblock and the journal tell of it.
+    fn check_state(&self) -> Result<(), ImageError> {
         let superblock = &self.reader.superblock;
         features::check_written(superblock)?;
         if superblock.has_errors() {
@@ -199,21 +209,31 @@ impl Ext4 {
         if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
             return Err(ImageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
         }
-        self.fixed().map(|_| ())
+        Ok(())
     }
 
     /// Where the file system's own structures lie. No change of ours moves one.
     ///
     /// # Errors
-    /// [`ImageError::Refused`] when two of them share a block, or a file uses one of the journal's: a commit would damage
-    /// the one by writing the other.
+    /// [`ImageError::Refused`] when two of them share a block: a commit would damage the one by writing the other.
     fn fixed(&self) -> Result<&Fixed, ImageError> {
         if let Some(fixed) = self.fixed.get() {
             return Ok(fixed);
         }
         let fixed = Fixed::of(&self.reader)?;
-        neighbours::check_journal(&self.reader)?;
         Ok(self.fixed.get_or_init(|| fixed))
+    }
+
+    /// Checks that no file uses a block of the journal, whose blocks a commit writes without asking anybody.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when one does.
+    fn check_journal(&self) -> Result<(), ImageError> {
+        if self.journal_is_alone.get().is_none() {
+            neighbours::check_journal(&self.reader)?;
+            self.journal_is_alone.get_or_init(|| ());
+        }
+        Ok(())
     }
 
     /// Makes all `changes`, or none: they are written in memory, audited and read back by other code. New files and
@@ -226,16 +246,22 @@ impl Ext4 {
     /// As [`Ext4::check_writable`]; [`ImageError::Refused`] when there is no space, no inode, or a parent is immutable;
     /// [`ImageError::Corrupt`] when the file system is damaged or the check fails. Nothing was changed then.
     pub fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), ImageError> {
-        self.check_writable()?;
         if changes.is_empty() {
-            return Ok(());
+            return self.check_writable();
         }
+        self.check_state()?;
+        let fixed = self.fixed()?;
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
         let plan = plan::Plan::new(&self.reader, changes, time)?;
         // While the writer works: where it writes to is mostly known.
-        let neighbours = neighbours::start(&self.reader, &plan)?;
-        apply::write(&self.reader, &overlay, &plan)?;
-        check(&self.reader, self.fixed()?, neighbours, &overlay, &plan)?;
+        let neighbours = neighbours::start(&self.reader, &plan, self.journal_is_alone.get().is_none())?;
+        if let Err(error) = apply::write(&self.reader, &overlay, &plan) {
+            // What is wrong with the file system says more than what the writer made of it.
+            neighbours.wait()?;
+            return Err(error);
+        }
+        check(&self.reader, fixed, neighbours, &overlay, &plan)?;
+        self.journal_is_alone.get_or_init(|| ());
         self.drops_values |= plan.losers().next().is_some();
         self.push(overlay)
     }
@@ -300,10 +326,10 @@ fn check(
         other => other,
     };
     // The independent reader works meanwhile.
-    let read_back = view::read_back(overlay, plan).map_err(failed)?;
-    let expected = audit::audit(before, overlay, plan).map_err(failed)?;
-    neighbours.check(before, fixed, &expected)?;
-    read_back.wait().map_err(failed)
+    let read_back = view::read_back(overlay, plan).map_err(failed);
+    let audited = audit::audit(before, overlay, plan).map_err(failed);
+    neighbours.wait()?.check(before, fixed, &audited?)?;
+    read_back?.wait().map_err(failed)
 }
 
 impl Tree for Ext4 {

@@ -19,7 +19,7 @@ use super::inode::Inode;
 use super::inodes::Effort;
 use super::mapping::BlockMap;
 use super::plan::{Parent, Plan};
-use super::reader::Reader;
+use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 
 /// Bitmaps that are kept at a time: as many as the groups of 64 GiB with blocks of 4 KiB.
@@ -64,14 +64,18 @@ struct Claim {
 /// All claims of one group's inodes; `None` when there are too many to be kept.
 type Claims = Option<Vec<Claim>>;
 
-/// A look at some groups that was started.
-pub(super) struct Started(JoinHandle<Result<BTreeMap<u32, Claims>, ImageError>>);
+/// The claims of some groups.
+pub(super) struct Known(BTreeMap<u32, Claims>);
 
-/// Starts to look at the groups that `plan` touches in any case: those of directories that change and of files that go.
+/// A look at some groups that was started.
+pub(super) struct Started(JoinHandle<Result<Known, ImageError>>);
+
+/// Starts to look at the groups that `plan` touches in any case: those of directories that change and of files that go; and,
+/// where `with_journal` asks for it, at those of the journal, as [`check_journal`] does. Each group is looked at once.
 ///
 /// # Errors
 /// When these are damaged or cannot be read, or there is no thread to be had.
-pub(super) fn start(before: &Reader, plan: &Plan) -> Result<Started, ImageError> {
+pub(super) fn start(before: &Reader, plan: &Plan, with_journal: bool) -> Result<Started, ImageError> {
     let mut groups = BTreeSet::new();
     let mut add = |inode: &Inode| -> Result<(), ImageError> {
         for block in before.map(inode)?.blocks() {
@@ -93,13 +97,30 @@ pub(super) fn start(before: &Reader, plan: &Plan) -> Result<Started, ImageError>
     let look = move || {
         let mut room = MOST_CLAIMS;
         let mut effort = Effort::bounded();
-        groups.into_iter().map(|group| Ok((group, claims_of(&before, group, &mut effort, &mut room)?))).collect()
+        if with_journal {
+            let of_the_journal = journal_groups(&before, &mut effort)?;
+            let others = of_the_journal.into_iter().filter(|group| !groups.contains(group));
+            check_maps(&before, others, &mut effort)?;
+        }
+        let claims = |group| Ok((group, claims_of(&before, group, &mut effort, &mut room)?));
+        groups.into_iter().map(claims).collect::<Result<_, _>>().map(Known)
     };
     let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(look);
     Ok(Started(thread.map_err(|error| ImageError::io("starting a thread for the neighbours", error))?))
 }
 
 impl Started {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// [`ImageError::Refused`] when an inode there is damaged, or one claims a block of the journal; when they cannot be read.
+    pub fn wait(self) -> Result<Known, ImageError> {
+        // It has no reason to panic; if it does, nothing was checked.
+        self.0.join().map_err(|_| ImageError::corrupt("the look at the neighbours failed inside"))?
+    }
+}
+
+impl Known {
     /// Checks the groups that blocks which `expected` takes, frees or changes lie in.
     ///
     /// # Errors
@@ -124,10 +145,8 @@ impl Started {
             groups.insert(before.group_of_block(*block)?);
         }
         let touched = Touched { blocks: blocks.into_iter().collect(), expected };
-        // It has no reason to panic; if it does, nothing was checked.
-        let known = self.0.join().map_err(|_| ImageError::corrupt("the look at the neighbours failed inside"))??;
         let mut effort = Effort::bounded();
-        groups.into_iter().try_for_each(|group| match known.get(&group) {
+        groups.into_iter().try_for_each(|group| match self.0.get(&group) {
             Some(Some(claims)) => claims.iter().try_for_each(|claim| touched.check(claim)),
             _ => each_claim(before, group, &mut effort, &mut |claim| touched.check(&claim)),
         })
@@ -136,7 +155,9 @@ impl Started {
 
 /// Collects what the inodes of one group claim, if there is `room` for it.
 fn claims_of(before: &Reader, group: u32, effort: &mut Effort, room: &mut usize) -> Result<Claims, ImageError> {
-    let mut claims = Vec::new();
+    // Room for one from each inode, at once: to grow would copy them again and again.
+    let used = before.superblock.inodes_per_group.saturating_sub(before.group(group)?.free_inodes);
+    let mut claims = Vec::with_capacity(usize_of(used).min(*room));
     each_claim(before, group, effort, &mut |claim| {
         // One more than fits tells that there were more.
         if claims.len() <= *room {
@@ -144,6 +165,7 @@ fn claims_of(before: &Reader, group: u32, effort: &mut Effort, room: &mut usize)
         }
         Ok(())
     })?;
+    claims.shrink_to_fit();
     Ok(room.checked_sub(claims.len()).map(|left| {
         *room = left;
         claims
@@ -172,32 +194,52 @@ fn each_claim(
 /// # Errors
 /// [`ImageError::Refused`] when somebody claims such a block, or an inode there is damaged.
 pub(super) fn check_journal(reader: &Reader) -> Result<(), ImageError> {
-    let Some(journal) = &reader.journal_place else { return Ok(()) };
     let mut effort = Effort::bounded();
-    let mut groups = Vec::new();
+    let groups = journal_groups(reader, &mut effort)?;
+    check_maps(reader, groups, &mut effort)
+}
+
+/// The groups whose inodes may claim a block of the journal: those that it lies in, and the first one. None without a
+/// journal.
+///
+/// # Errors
+/// [`ImageError::Refused`] when a bitmap calls one of the journal's blocks free.
+fn journal_groups(reader: &Reader, effort: &mut Effort) -> Result<BTreeSet<u32>, ImageError> {
+    let mut groups = BTreeSet::new();
+    let Some(journal) = &reader.journal_place else { return Ok(groups) };
     let mut known: Option<(u32, Bitmap)> = None;
-    for block in journal.places().iter().cloned().flatten() {
-        let number = reader.group_of_block(block)?;
-        let bitmap = match known.take() {
-            Some((group, bitmap)) if group == number => bitmap,
-            _ => {
-                groups.push(number);
-                effort.spend(2)?;
-                reader.block_bitmap(&reader.group(number)?)?
+    for place in journal.places() {
+        let mut block = place.start;
+        while block < place.end {
+            let number = reader.group_of_block(block)?;
+            let bitmap = match known.take() {
+                Some((group, bitmap)) if group == number => bitmap,
+                _ => {
+                    groups.insert(number);
+                    effort.spend(2)?;
+                    reader.block_bitmap(&reader.group(number)?)?
+                }
+            };
+            let first = reader.first_block_of(number);
+            let end = place.end.min(first.saturating_add(u64::from(reader.blocks_in(number))));
+            let bit = |block: u64| u32::try_from(block - first).unwrap_or(u32::MAX);
+            if !bitmap.all(bit(block), bit(end)) {
+                let free = (block..end).find(|block| !bitmap.get(bit(*block))).unwrap_or(block);
+                return Err(damaged(format!("block {free} of the journal is marked as free")));
             }
-        };
-        let bit = u32::try_from(block - reader.first_block_of(number)).unwrap_or(u32::MAX);
-        if !bitmap.get(bit) {
-            return Err(damaged(format!("block {block} of the journal is marked as free")));
+            known = Some((number, bitmap));
+            // The group's end, which lies behind its blocks.
+            block = end.max(block.saturating_add(1));
         }
-        known = Some((number, bitmap));
     }
     // The file system's own files have their inodes in the first group: the orphan file, the blocks to grow into.
-    if groups.first() != Some(&0) {
-        groups.push(0);
-    }
-    // That an inode claims a block of the journal is found when its map is read.
-    groups.into_iter().try_for_each(|group| reader.each_inode(group, &mut effort, &mut |_, _| Ok(())))
+    groups.insert(0);
+    Ok(groups)
+}
+
+/// Reads the map of every inode of these groups: that one claims a block of the journal is found by that.
+fn check_maps(reader: &Reader, groups: impl IntoIterator<Item = u32>, effort: &mut Effort) -> Result<(), ImageError> {
+    groups.into_iter().try_for_each(|group| reader.each_inode(group, effort, &mut |_, _| Ok(())))
 }
 
 /// Checks that no block that any inode of the file system claims is marked as free. Costs all inode tables.

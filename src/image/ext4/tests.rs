@@ -100,7 +100,7 @@ fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<()
     let scene = Scene { before, after, overlay };
     breaking(&scene);
     let fixed = fixed::Fixed::of(&scene.before).map_err(|error| error.to_string())?;
-    let neighbours = neighbours::start(&scene.before, &plan).map_err(|error| error.to_string())?;
+    let neighbours = neighbours::start(&scene.before, &plan, true).map_err(|error| error.to_string())?;
     check(&scene.before, &fixed, neighbours, &scene.overlay, &plan).map_err(|error| error.to_string())
 }
 
