@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use zeroize::Zeroizing;
 
 use crate::derive::password;
-use crate::manifest::{HashScheme, Owner, Reference, SecretSpec, TargetPath};
+use crate::manifest::{HashScheme, Owner, Reference, SecretSpec, TargetPath, ValueSpec};
 use crate::secret::Secret;
 use crate::source::{MAX_TOTAL, MIB};
 use crate::target::{Survey, Wanted};
@@ -105,26 +105,36 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
         files.push(DesiredFile {
             secret: spec.name.clone(),
             path: spec.path.clone(),
-            from: spec.from.as_ref().map_or(String::new(), ToString::to_string),
+            from: origin(spec),
             content,
             mode: spec.mode,
             directory_mode: spec.directory_mode,
             owner: spec.owner.clone(),
             group: spec.group.clone(),
-            password_users: match spec.from {
-                Some(_) => spec.password_users().map(str::to_owned).collect(),
-                None => Vec::new(),
+            password_users: match spec.value {
+                ValueSpec::Absent => Vec::new(),
+                ValueSpec::From(_) => spec.password_users().map(str::to_owned).collect(),
             },
         });
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
 
+/// Where the value comes from, for people.
+fn origin(spec: &SecretSpec) -> String {
+    match &spec.value {
+        ValueSpec::From(reference) => reference.to_string(),
+        ValueSpec::Absent => String::new(),
+    }
+}
+
 fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Content, Unfit> {
-    let Some(from) = &spec.from else { return Ok(Content::Absent) };
-    let Some(value) = values.get(from) else {
-        let reason = format!("no value was read for {from}");
-        return Err(Unfit { secret: spec.name.clone(), reason, hint: String::new() });
+    let value = match &spec.value {
+        ValueSpec::Absent => return Ok(Content::Absent),
+        ValueSpec::From(reference) => values.get(reference).ok_or_else(|| {
+            let reason = format!("no value was read for {reference}");
+            Unfit { secret: spec.name.clone(), reason, hint: String::new() }
+        })?,
     };
     if let Some(scheme) = spec.hash {
         return match password::check(value.expose()) {

@@ -94,7 +94,7 @@ pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Wa
 /// # Errors
 /// Exit 1 with every value that is missing or does not fit.
 pub fn desired_files(manifest: &Manifest, secrets: &[&SecretSpec]) -> Result<Vec<desired::DesiredFile>, Failure> {
-    let wanted: Vec<source::Wanted<'_>> = secrets.iter().filter_map(|secret| source::Wanted::by(secret)).collect();
+    let wanted: Vec<source::Wanted<'_>> = secrets.iter().flat_map(|secret| source::Wanted::by(secret)).collect();
     let values = source::fetch(manifest, &wanted).map_err(|errors| {
         let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
         Failure::refused(errors.iter().map(message).collect())

@@ -13,6 +13,7 @@ use super::problem::{Mark, quoted};
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::sources::has_fields;
 use super::tree::NodeId;
+use super::value_spec::ValueKeys;
 use super::values::{self, Refusal};
 use crate::nixos;
 
@@ -237,22 +238,12 @@ impl<'c, 't> Checker<'c, 't> {
         if is_absent {
             self.not_of_absent(&raw);
         }
-        // A wrong `absent` is reported, and may have been meant to be true.
-        let no_from = raw.from.is_missing() && !is_absent && !raw.absent.is_bad();
-        for (missing, what) in [(raw.path.is_missing(), "path"), (no_from, "from")] {
-            if missing {
-                let hint = match what {
-                    "path" => "say where the file belongs, such as `path: /etc/secrets/NAME`",
-                    _ => {
-                        "say where the value comes from, such as `from: SOURCE:ITEM`; or `absent: true` to have the file \
-                         removed"
-                    }
-                };
-                self.push(key, format!("secret {} has no `{what}`", quoted(&name)), Some(hint.to_owned()));
-            }
+        if raw.path.is_missing() {
+            let hint = "say where the file belongs, such as `path: /etc/secrets/NAME`";
+            self.push(key, format!("secret {} has no `path`", quoted(&name)), Some(hint.to_owned()));
         }
         let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name, key.location()));
-        let from = raw.from.good().and_then(|(id, from)| self.reference(id, from));
+        let value = self.value_spec(ValueKeys { from: raw.from, absent: raw.absent }, key, &name);
         let hosts = self.selectors(raw.hosts);
         let directory_mode = self.mode(raw.directory_mode, values::directory_mode);
         if let (Some((path, path_id)), Some(hosts), Some(directory_mode)) = (&path, &hosts, &directory_mode) {
@@ -283,7 +274,7 @@ impl<'c, 't> Checker<'c, 't> {
             name,
             location: key.location(),
             path: path?.0,
-            from: if flag(raw.absent)? { None } else { Some(from?) },
+            value: value?,
             hash: match raw.hash {
                 Field::Missing => None,
                 Field::Bad => return None,

@@ -24,6 +24,7 @@ mod select;
 mod sources;
 mod syntax;
 mod tree;
+mod value_spec;
 mod values;
 mod veil;
 
@@ -34,7 +35,7 @@ use std::path::Path;
 
 pub use excerpt::Excerpt;
 pub use model::{
-    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, Warning,
+    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, ValueSpec, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
 pub use schema::json_schema;

@@ -59,9 +59,8 @@ pub struct SecretSpec {
     pub location: Location,
     /// Where the file belongs in the target.
     pub path: TargetPath,
-    /// Where the value comes from; `None` for `absent: true`: the file must not be there, and what follows about it has no
-    /// meaning.
-    pub from: Option<Reference>,
+    /// What the file holds.
+    pub value: ValueSpec,
     /// Make a crypt(3) hash of the value.
     pub hash: Option<HashScheme>,
     /// Owning user.
@@ -82,7 +81,31 @@ pub struct SecretSpec {
     pub allow_empty: bool,
 }
 
+/// What a secret's file holds: exactly one of these keys stands in the manifest.
+#[derive(Debug, Clone)]
+pub enum ValueSpec {
+    /// `from`: what a source holds.
+    From(Reference),
+    /// `absent: true`: the file must not be there, and what else the secret says about it has no meaning.
+    Absent,
+}
+
 impl SecretSpec {
+    /// True when the file must not be there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.value, ValueSpec::Absent)
+    }
+
+    /// Everything that has to be read from a source for it, as it stands in the manifest.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        match &self.value {
+            ValueSpec::From(reference) => std::slice::from_ref(reference),
+            ValueSpec::Absent => &[],
+        }
+        .iter()
+    }
+
     /// The users whose `users.users.NAME.hashedPasswordFile` reads this file.
     pub fn password_users(&self) -> impl Iterator<Item = &str> {
         self.used_by.iter().filter_map(|option| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{OpenError, age, password};
-use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
+use crate::manifest::{Manifest, PasswordSpec, SecretSpec, SourceSpec};
 use crate::secret::Secret;
 
 /// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
@@ -51,7 +51,7 @@ impl<'m> Context<'m> {
                 hidden.insert(name.clone());
             }
         }
-        for reference in manifest.secrets.iter().filter_map(|secret| secret.from.as_ref()) {
+        for reference in manifest.secrets.iter().flat_map(SecretSpec::references) {
             match manifest.sources.get(&reference.source) {
                 Some(SourceSpec::Env { prefix }) => hidden.insert(format!("{prefix}{}", reference.item)),
                 None if reference.source == "env" => hidden.insert(reference.item.clone()),

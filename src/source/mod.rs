@@ -74,11 +74,9 @@ pub struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// What `secret` wants; nothing when its file must be absent.
-    #[must_use]
-    pub fn by(secret: &'a SecretSpec) -> Option<Self> {
-        let reference = secret.from.as_ref()?;
-        Some(Self { reference, secret: &secret.name, allow_empty: secret.allow_empty })
+    /// All that `secret` wants; nothing when its file must be absent.
+    pub fn by(secret: &'a SecretSpec) -> impl Iterator<Item = Self> {
+        secret.references().map(|reference| Self { reference, secret: &secret.name, allow_empty: secret.allow_empty })
     }
 }
 
