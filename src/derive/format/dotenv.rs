@@ -70,11 +70,12 @@ impl Reader<'_> {
             Some(_) => {
                 self.name()?;
                 self.value()?;
+                let blank = self.byte;
                 self.skip(BLANK);
                 match self.peek() {
                     None | Some('\n') => {}
                     Some('\r') => return Err(self.fault("a carriage return", "end lines with LF only")),
-                    Some(_) => return Err(self.fault("white space inside a value without quotes", QUOTE)),
+                    Some(_) => return Err(at(self.text, blank, "white space inside a value without quotes", QUOTE)),
                 }
             }
         }

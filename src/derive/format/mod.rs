@@ -106,10 +106,13 @@ fn json(text: &str) -> Result<(), Fault> {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(()),
         Err(error) => {
-            let what = if error.is_eof() { "it ends too early" } else { "here it stops being JSON" };
+            if error.is_eof() {
+                return Err(at(text, text.len(), "it ends too early", HINT));
+            }
             // serde_json counts columns in bytes, from 1, and 0 before the first of a line.
             let start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-            Err(at(text, floor(text, start.saturating_add(error.column()).saturating_sub(1)), what, HINT))
+            let byte = start.saturating_add(error.column().saturating_sub(1));
+            Err(at(text, floor(text, byte), "here it stops being JSON", HINT))
         }
     }
 }

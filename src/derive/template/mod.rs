@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use zeroize::Zeroizing;
 
 use super::Misfit;
@@ -143,7 +143,8 @@ impl Template {
             let environment = environment(known, &refused);
             let template = environment.template_from_str(&self.source)?;
             let mut out = Bounded::default();
-            let context: Value = host.map(|host| ("host", host)).into_iter().collect();
+            // Without a host its name stays undefined, which is an error where it is used.
+            let context = host.map_or_else(|| context! {}, |host| context! { host });
             template.render_captured_to(context, &mut out)?;
             Ok(out)
         });

@@ -74,7 +74,7 @@ fn what_is_not_meant_here_is_refused_at_its_place() {
             "1:11 `indent` takes a number of spaces from 0 to 100, and whether the first line is meant, too",
         ),
         ("{{ 'x' * 1000000000 }}", "1:4 an operator other than `~` cannot be used in a template here"),
-        ("{{ host.upper() }}", "1:4 a method cannot be used in a template here"),
+        ("{{ host.upper() }}", "1:8 a method cannot be used in a template here"),
         ("{{ loop.index }}", "1:4 `loop` is there inside of a `for` only"),
         ("{{ host[0] }}", "1:4 `[…]` after a value cannot be used in a template here"),
         ("{{ host is defined }}", "1:9 a test (`is …`) cannot be used in a template here"),
