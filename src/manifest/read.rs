@@ -59,7 +59,8 @@ pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, Refus
     // One byte more than allowed, so that a file that grows while it is read is noticed as well.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > most) {
-        return Err(Refused::Other(format!("is over {} MiB, the limit of {what}", most >> 20)));
+        let most = if most >> 20 > 0 { format!("{} MiB", most >> 20) } else { format!("{} KiB", most >> 10) };
+        return Err(Refused::Other(format!("is over {most}, the limit of {what}")));
     }
     Ok(bytes)
 }

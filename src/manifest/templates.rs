@@ -13,7 +13,7 @@ use super::problem::{Elsewhere, Mark, clamp};
 use super::read;
 use super::tree::NodeId;
 use super::values::{self, Refusal};
-use crate::derive::template::{self, Fault, Template};
+use crate::derive::template::{self, Broken, Fault, Mention, Template};
 
 /// All templates of a manifest together, in bytes.
 const MAX_TOTAL: usize = 16 << 20;
@@ -94,22 +94,24 @@ impl Checker<'_, '_> {
             self.push(self.mark(id), "all templates together are over 16 MiB, the limit of a manifest", None);
             return None;
         }
-        let template = match Template::parse(text) {
-            Ok(template) => template,
-            Err(faults) => {
+        let (template, mentions) = match Template::parse(text) {
+            Ok(template) => {
+                let mentions = template.mentions().to_vec();
+                (Some(template), mentions)
+            }
+            Err(Broken { faults, mentions }) => {
                 faults.into_iter().for_each(|fault| self.report(id, text, home, fault));
-                return None;
+                (None, mentions)
             }
         };
         let mut references = Vec::new();
         let mut good = true;
-        for mention in template.mentions() {
-            match self.mentioned(&mention.text) {
-                Ok(reference) => references.push((mention.text.clone(), reference)),
+        for Mention { text: literal, inside, .. } in mentions {
+            match self.mentioned(&literal) {
+                Ok(reference) => references.push((literal, reference)),
                 Err(refusal) => {
                     // The part of the literal, if it stands there without escapes.
-                    let inside = mention.inside.clone();
-                    let part = refusal.part.filter(|_| text.get(inside.clone()) == Some(mention.text.as_str()));
+                    let part = refusal.part.filter(|_| text.get(inside.clone()) == Some(literal.as_str()));
                     let part = part.map_or(inside.clone(), |part| {
                         inside.start.saturating_add(part.start)..inside.start.saturating_add(part.end)
                     });
@@ -119,7 +121,7 @@ impl Checker<'_, '_> {
                 }
             }
         }
-        good.then(|| (Arc::new(template), references))
+        template.filter(|_| good).map(|template| (Arc::new(template), references))
     }
 
     /// The reference that a `secret('…')` names.

@@ -60,11 +60,15 @@ fn what_does_not_parse_is_refused_with_its_place_and_without_showing_it() {
     refused(&[
         ("format: json", &|value| format!("{{\n  \"a\": \"{value}\"b\n}}"), &["no json: line 2, column 50", "hint: "]),
         ("format: yaml", &|value| format!("a: \"{value}\n"), &["no yaml: line 1, column 4", "hint: "]),
-        ("format: dotenv", &|value| format!("A={value}\nB=x {value}\n"), &["no dotenv: line 2, column 4: white space"]),
+        (
+            "format: dotenv",
+            &|value| format!("A={value}\nB=x {value}\n"),
+            &["no dotenv: line 2, column 4 of it: white space"],
+        ),
         (
             "format: dotenv, newline: true",
             &|value| format!("A=\"{value}"),
-            &["no dotenv: line 1, column 3: this quote"],
+            &["no dotenv: line 1, column 3 of it: this quote"],
         ),
         ("format: netrc", &|value| format!("machine a password b {value}"), &["no netrc: line 1, column 22"]),
         ("format: ini", &|value| format!("[a]\n{value}\n"), &["no ini: line 2, column 1"]),

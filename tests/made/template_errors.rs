@@ -8,34 +8,28 @@ use crate::common::canary::Canary;
 
 #[test]
 fn an_error_in_an_inline_template_has_its_place_in_the_manifest() {
-    for (lines, want) in [
+    for (lines, part, want) in [
+        ("  a: { path: /a, template: \"é {{ secret('vualt:x') }}\\n\" }\n", "vualt", "unknown source `vualt`"),
+        ("  a: { path: /a, template: '{{ secret(''vualt:x'') }}' }\n", "vualt", "unknown source `vualt`"),
+        ("  a:\n    path: /a\n    template: |\n      PSK=x\n      A={{ nome }}\n", "nome", "undefined name `nome`"),
+        ("  a:\n    path: /a\n    template: \"\\t{{ }}\"\n", "}}", "the template cannot be read: "),
+        ("  a: { path: /a, template: \"\\t{{ host | b64encod }}\" }\n", "b64encod", "unknown filter `b64encod`"),
+        ("  a: { path: /a, template: \"{{ secret('vault:x#') }}\" }\n", "#'", "there is no field after the `#`"),
+        ("  a: { path: /a, template: \"{{ secret('env:A#b') }}\" }\n", "b')", "what `env` holds has no fields"),
+        ("  a: { path: /a, template: \"{% for i in host %}{% endfor %}\" }\n", "host", "a loop goes over a list"),
         (
-            "  a: { path: /a, template: \"é {{ secret('vualt:x') }}\\n\" }\n",
-            "secrets.yaml:5:40: unknown source `vualt`",
-        ),
-        ("  a: { path: /a, template: '{{ secret(''vualt:x'') }}' }\n", "secrets.yaml:5:39: unknown source `vualt`"),
-        (
-            "  a:\n    path: /a\n    template: |\n      PSK=x\n      A={{ nome }}\n",
-            "secrets.yaml:9:12: undefined name `nome`",
-        ),
-        ("  a:\n    path: /a\n    template: {{ }}\n", "secrets.yaml:7:15: "),
-        ("  a: { path: /a, template: \"\\t{{ host | b64encod }}\" }\n", "secrets.yaml:5:41: unknown filter `b64encod`"),
-        (
-            "  a: { path: /a, template: \"{{ secret('vault:x#') }}\" }\n",
-            "secrets.yaml:5:46: there is no field after the `#`",
-        ),
-        (
-            "  a: { path: /a, template: \"{{ secret('env:A#b') }}\" }\n",
-            "secrets.yaml:5:45: what `env` holds has no fields",
-        ),
-        ("  a: { path: /a, template: \"{% if host %}\" }\n", "secrets.yaml:5:"),
-        (
-            "  a: { path: /a, template: >\n      a\n      {{ nome }}\n  }\n",
-            "secrets.yaml:5:28: line 1 of the template: undefined name `nome`",
+            "  a:\n    path: /a\n    template: >\n      a\n      {{ nome }}\n",
+            ">",
+            "line 1 of the template: undefined name `nome`",
         ),
     ] {
-        let place = Place::new(&format!("sources:\n  vault: {{ type: bitwarden, path: x.json }}\nsecrets:\n{lines}"));
-        place.run(&["check"]).run().expect_refusal(lines, 2, &[want]);
+        let manifest = format!("sources:\n  vault: {{ type: bitwarden, path: x.json }}\nsecrets:\n{lines}");
+        let place = Place::new(&manifest);
+        let whole = format!("version: 1\n{manifest}");
+        let mut found = (1..).zip(whole.lines()).filter(|(number, line)| *number > 4 && line.contains(part));
+        let (line, text) = found.next().unwrap();
+        let column = text[..text.find(part).unwrap()].chars().count() + 1;
+        place.run(&["check"]).run().expect_refusal(lines, 2, &[&format!("secrets.yaml:{line}:{column}: {want}")]);
     }
 }
 
@@ -61,7 +55,7 @@ fn an_error_in_a_templates_file_has_its_place_there_and_shows_only_the_tag() {
             "error: templates/wifi.env:2:55: unknown source `vualt`",
             "    2 | …{{ secret('vualt:Wifi') }}…",
             "did you mean `vault`?",
-            "error: templates/wifi.env:3:15: unknown filter `jsn`",
+            "error: templates/wifi.env:3:16: unknown filter `jsn`",
             "did you mean `json`?",
             "2 errors in secrets.yaml",
         ],

@@ -59,7 +59,7 @@ fn what_is_odd_about_a_value_is_told_and_written_as_it_is() {
             );
             assert!(warning["message"].as_str().unwrap().contains(message), "{warning}");
         }
-        run.expect_error("! DD303").expect_error("zero width space");
+        run.expect_error("! DD303").expect_error("U+200B");
     }
     for (name, value) in &values {
         assert!(place.read(&format!("/etc/{name}")) == *value, "{name} was changed");

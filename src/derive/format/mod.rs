@@ -173,7 +173,7 @@ mod tests {
                 ("", "1:1 it ends too early"),
                 ("{\"a\": \"b\"\n", "2:1 it ends too early"),
                 ("{\n  \"é\": \"x\"y\"\n}", "2:11 here it stops being JSON"),
-                ("{\"a\": \"b\nc\"}", "1:9 here it stops being JSON"),
+                ("{\"a\": \"b\nc\"}", "1:8 here it stops being JSON"),
                 ("{}\n{}", "2:1 here it stops being JSON"),
             ],
         );

@@ -12,7 +12,7 @@ use minijinja::ErrorKind;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt};
 use minijinja::machinery::{Span, Token, parse, tokenize};
 
-use super::{FILTERS, Fault, Mention, syntax};
+use super::{Broken, FILTERS, Fault, Mention, syntax};
 use crate::report::suggest;
 
 /// The most words and signs in one tag: the engine's parser goes down into an expression by recursion.
@@ -33,9 +33,9 @@ pub(super) struct Found {
 }
 
 /// Checks a template.
-pub(super) fn check(source: &str) -> Result<Found, Vec<Fault>> {
-    bounded(source).map_err(|fault| vec![fault])?;
-    let tree = parse(source, "template", syntax()).map_err(|error| vec![syntax_fault(source, &error)])?;
+pub(super) fn check(source: &str) -> Result<Found, Broken> {
+    bounded(source)?;
+    let tree = parse(source, "template", syntax()).map_err(|error| syntax_fault(source, &error))?;
     let mut walker = Walker {
         source,
         faults: Vec::new(),
@@ -51,7 +51,7 @@ pub(super) fn check(source: &str) -> Result<Found, Vec<Fault>> {
     }
     walker.faults.sort_by_key(|fault| fault.part.start);
     walker.faults.truncate(MAX_FAULTS);
-    Err(walker.faults)
+    Err(Broken { faults: walker.faults, mentions: walker.mentions })
 }
 
 /// Refuses what would send the parser too deep.

@@ -71,6 +71,21 @@ pub struct Fault {
     pub hint: String,
 }
 
+/// A template with something wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What is wrong; at least one.
+    pub faults: Vec<Fault>,
+    /// What it mentions all the same, as far as it could be read.
+    pub mentions: Vec<Mention>,
+}
+
+impl From<Fault> for Broken {
+    fn from(fault: Fault) -> Self {
+        Self { faults: vec![fault], mentions: Vec::new() }
+    }
+}
+
 /// Why a template cannot be rendered; never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -93,14 +108,14 @@ impl Template {
     ///
     /// # Errors
     /// Everything that is wrong with it, in its order; one fault if it is no template at all.
-    pub fn parse(source: &str) -> Result<Self, Vec<Fault>> {
+    pub fn parse(source: &str) -> Result<Self, Broken> {
         if u64::try_from(source.len()).map_or(true, |length| length > MAX_BYTES) {
             let message = format!("a template is at most {} KiB long", MAX_BYTES >> 10);
-            return Err(vec![Fault { part: 0..0, message, hint: String::new() }]);
+            return Err(Broken::from(Fault { part: 0..0, message, hint: String::new() }));
         }
         let found = contain(|| check::check(source)).unwrap_or_else(|| {
             let message = "the template engine fails on it".to_owned();
-            Err(vec![Fault { part: 0..0, message, hint: "make it simpler".to_owned() }])
+            Err(Broken::from(Fault { part: 0..0, message, hint: "make it simpler".to_owned() }))
         })?;
         Ok(Self { source: Arc::from(source), mentions: found.mentions, names_host: found.names_host })
     }
@@ -258,9 +273,10 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
     environment
 }
 
-/// A value as text: of text and whole numbers only.
+/// A value as text: of text and whole numbers only, and no longer than a file may be.
 fn text(value: &Value) -> Result<Zeroizing<String>, Error> {
     match value.as_str() {
+        Some(text) if text.len() > MAX_VALUE => Err(Error::from(ErrorKind::WriteFailure)),
         Some(text) => Ok(Zeroizing::new(text.to_owned())),
         None if value.is_integer() => Ok(Zeroizing::new(value.to_string())),
         None => Err(Error::from(ErrorKind::NonPrimitive)),
@@ -276,7 +292,7 @@ fn explained(error: &Error, misfit: Option<Misfit>) -> Failure {
             "make its loops shorter, or share it out over several secrets".to_owned(),
         ),
         (ErrorKind::WriteFailure, None) => (
-            format!("the file would be over {} MiB, the longest that is written", MAX_VALUE >> 20),
+            format!("a text would be over {} MiB, the longest that is written", MAX_VALUE >> 20),
             "is this the right item and field?".to_owned(),
         ),
         (ErrorKind::UndefinedError, None) => (

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Failure, MAX_BYTES, Template, outside_of_tags};
+use super::{Broken, Failure, MAX_BYTES, Template, outside_of_tags};
 use crate::secret::Secret;
 
 /// `line:column what` of each fault.
 fn faults(source: &str) -> Vec<String> {
-    let Err(faults) = Template::parse(source) else { return Vec::new() };
+    let Err(Broken { faults, .. }) = Template::parse(source) else { return Vec::new() };
     let place = |start: usize| {
         let before = &source[..start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -77,7 +77,7 @@ fn what_is_not_meant_here_is_refused_at_its_place() {
         ("{{ host.upper() }}", "1:8 a method cannot be used in a template here"),
         ("{{ loop.index }}", "1:4 `loop` is there inside of a `for` only"),
         ("{{ host[0] }}", "1:4 `[…]` after a value cannot be used in a template here"),
-        ("{{ host is defined }}", "1:9 a test (`is …`) cannot be used in a template here"),
+        ("{{ host is defined }}", "1:12 a test (`is …`) cannot be used in a template here"),
         ("{% if secret('v:a') == 'x' %}{% endif %}", "1:7 a condition cannot depend on a value"),
         ("{% set a = secret('v:a') %}{% if a %}{% endif %}", "1:34 a condition cannot depend on a value"),
         ("{% set host = 'x' %}", "1:8 `host` cannot be given another meaning"),
