@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
-use crate::derive::password;
-use crate::manifest::{HashScheme, Owner, Reference, SecretSpec, TargetPath};
+use crate::derive::oddities::{self, Oddity};
+use crate::derive::{Misfit, password};
+use crate::manifest::{
+    DataFormat, HashScheme, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath, TemplateSpec, ValueSpec,
+};
 use crate::secret::Secret;
 use crate::source::{MAX_TOTAL, MIB};
 use crate::target::{Survey, Wanted};
@@ -34,6 +37,35 @@ pub struct DesiredFile {
     pub group: Owner,
     /// Users whose hashedPasswordFile this is; nobody's for [`Content::Absent`].
     pub password_users: Vec<String>,
+    /// What is odd about the values that it is made of.
+    pub oddities: Vec<Finding>,
+}
+
+/// A value, and what is odd about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where the value comes from: `vault:Wifi`.
+    pub from: String,
+    /// What is odd.
+    pub oddity: Oddity,
+}
+
+/// One reference of one secret, for one host.
+#[derive(Debug)]
+pub struct Need<'a> {
+    /// The secret.
+    pub spec: &'a SecretSpec,
+    /// What it needs, the host's name put in.
+    pub reference: Reference,
+}
+
+/// All that has to be read from sources for these secrets of one host.
+pub fn needs<'a>(specs: &[&'a SecretSpec], host: Option<&str>) -> Vec<Need<'a>> {
+    let of = |spec: &&'a SecretSpec| {
+        let spec = *spec;
+        spec.references().map(move |reference| Need { spec, reference: reference.for_host(host) })
+    };
+    specs.iter().flat_map(of).collect()
 }
 
 /// What a file should hold.
@@ -65,7 +97,7 @@ impl Content {
 }
 
 /// A value that cannot become the file that the manifest declares.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{secret}: {reason}")]
 pub struct Unfit {
     /// The secret's name.
@@ -76,19 +108,25 @@ pub struct Unfit {
     pub hint: String,
 }
 
-/// Joins the secrets of one host with their values.
+/// Joins the secrets of one host with their values: those that [`needs`] asks for.
 ///
 /// # Errors
 /// All secrets whose value does not fit what they are declared to be, in the manifest's order.
-pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
+pub fn build(
+    manifest: &Manifest,
+    specs: &[&SecretSpec],
+    values: &HashMap<Reference, Secret>,
+    host: Option<&str>,
+) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
     let mut files = Vec::with_capacity(specs.len());
     let mut unfit = Vec::new();
     let mut total: usize = 0;
     for spec in specs {
-        let content = match content(spec, values) {
+        let maker = Maker { manifest, spec, values, host };
+        let content = match maker.content() {
             Ok(content) => content,
-            Err(error) => {
-                unfit.push(error);
+            Err(Misfit { reason, hint }) => {
+                unfit.push(Unfit { secret: spec.name.clone(), reason, hint });
                 continue;
             }
         };
@@ -105,56 +143,145 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
         files.push(DesiredFile {
             secret: spec.name.clone(),
             path: spec.path.clone(),
-            from: spec.from.as_ref().map_or(String::new(), ToString::to_string),
+            from: maker.origin(),
             content,
             mode: spec.mode,
             directory_mode: spec.directory_mode,
             owner: spec.owner.clone(),
             group: spec.group.clone(),
-            password_users: match spec.from {
-                Some(_) => spec.password_users().map(str::to_owned).collect(),
-                None => Vec::new(),
+            password_users: match spec.value {
+                ValueSpec::Absent => Vec::new(),
+                ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
             },
+            oddities: maker.oddities(),
         });
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
 
-fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Content, Unfit> {
-    let Some(from) = &spec.from else { return Ok(Content::Absent) };
-    let Some(value) = values.get(from) else {
-        let reason = format!("no value was read for {from}");
-        return Err(Unfit { secret: spec.name.clone(), reason, hint: String::new() });
-    };
-    if let Some(scheme) = spec.hash {
-        return match password::check(value.expose()) {
-            Ok(()) => Ok(Content::Hash { scheme, password: value.clone(), standing: None }),
-            Err(error) => {
-                let (reason, hint) = (error.to_string(), error.hint().unwrap_or_default().to_owned());
-                Err(Unfit { secret: spec.name.clone(), reason, hint })
-            }
+/// Makes what one secret's file holds, for one host.
+struct Maker<'a> {
+    manifest: &'a Manifest,
+    spec: &'a SecretSpec,
+    values: &'a HashMap<Reference, Secret>,
+    host: Option<&'a str>,
+}
+
+impl Maker<'_> {
+    /// Where the value comes from, for people.
+    fn origin(&self) -> String {
+        match &self.spec.value {
+            ValueSpec::From(reference) => reference.for_host(self.host).to_string(),
+            ValueSpec::Template(TemplateSpec { file: Some(file), .. }) => format!("template {file}"),
+            ValueSpec::Template(_) => "template".to_owned(),
+            ValueSpec::Absent => String::new(),
+        }
+    }
+
+    fn value(&self, reference: &Reference) -> Result<&Secret, Misfit> {
+        let reference = reference.for_host(self.host);
+        self.values
+            .get(&reference)
+            .ok_or_else(|| Misfit { reason: format!("no value was read for {reference}"), hint: String::new() })
+    }
+
+    fn content(&self) -> Result<Content, Misfit> {
+        let spec = self.spec;
+        let value = match &spec.value {
+            ValueSpec::Absent => return Ok(Content::Absent),
+            ValueSpec::Template(template) => self.render(template)?,
+            ValueSpec::From(reference) => self.decoded(self.value(reference)?)?,
         };
+        spec.expect.check(value.expose(), spec.newline)?;
+        if let Some(scheme) = spec.hash {
+            return match password::check(value.expose()) {
+                Ok(()) => Ok(Content::Hash { scheme, password: value, standing: None }),
+                Err(error) => {
+                    Err(Misfit { reason: error.to_string(), hint: error.hint().unwrap_or_default().to_owned() })
+                }
+            };
+        }
+        let bytes = if spec.newline {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
+            bytes.extend_from_slice(value.expose());
+            bytes.push(b'\n');
+            Secret::new(std::mem::take(&mut *bytes))
+        } else {
+            value
+        };
+        if let Some(format) = spec.format {
+            format.check(bytes.expose())?;
+        }
+        if spec.is_hashed_password_file() && !password::is_accepted_by_nixos(bytes.expose()) {
+            return Err(Misfit {
+                reason: format!(
+                    "NX012: {} is a hashedPasswordFile, and the value is not one line of crypt(3) text of a scheme that \
+                     NixOS accepts: it would corrupt /etc/shadow or lock the user out",
+                    spec.path
+                ),
+                hint: "add `hash: yescrypt` to have the value hashed, or store a hash (mkpasswd -m yescrypt)".into(),
+            });
+        }
+        Ok(Content::Exact(bytes))
     }
-    let bytes = if spec.newline {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
-        bytes.extend_from_slice(value.expose());
-        bytes.push(b'\n');
-        Secret::new(std::mem::take(&mut *bytes))
-    } else {
-        value.clone()
-    };
-    if spec.is_hashed_password_file() && !password::is_accepted_by_nixos(bytes.expose()) {
-        return Err(Unfit {
-            secret: spec.name.clone(),
-            reason: format!(
-                "NX012: {} is a hashedPasswordFile, and the value is not one line of crypt(3) text of a scheme that \
-                 NixOS accepts: it would corrupt /etc/shadow or lock the user out",
-                spec.path
-            ),
-            hint: "add `hash: yescrypt` to have the value hashed, or store a hash (mkpasswd -m yescrypt)".into(),
-        });
+
+    /// The value as it is meant: what `encoding` says is undone.
+    fn decoded(&self, value: &Secret) -> Result<Secret, Misfit> {
+        let Some(encoding) = self.spec.encoding else { return Ok(value.clone()) };
+        let decoded = encoding.decode(value.expose())?;
+        self.not_empty(decoded, "the value is empty when it is decoded")
     }
-    Ok(Content::Exact(bytes))
+
+    fn render(&self, spec: &TemplateSpec) -> Result<Secret, Misfit> {
+        let mut values = HashMap::new();
+        for (text, reference) in &spec.references {
+            values.insert(text.as_str(), self.value(reference)?);
+        }
+        let rendered = spec.template.render(self.host, &values).map_err(|failure| {
+            let place = match (&spec.file, failure.line) {
+                (Some(file), Some(line)) => format!("{file}:{line}: "),
+                (Some(file), None) => format!("{file}: "),
+                (None, Some(line)) => format!("line {line} of its template: "),
+                (None, None) => "its template: ".to_owned(),
+            };
+            Misfit { reason: format!("{place}{}", failure.reason), hint: failure.hint }
+        })?;
+        self.not_empty(rendered, "the template makes an empty file")
+    }
+
+    fn not_empty(&self, value: Secret, reason: &str) -> Result<Secret, Misfit> {
+        if value.is_empty() && !self.spec.allow_empty {
+            let hint = "if that is meant, add `allow_empty: true` to the secret";
+            return Err(Misfit { reason: reason.to_owned(), hint: hint.to_owned() });
+        }
+        Ok(value)
+    }
+
+    /// What is odd about the values that are used. What is encoded is not looked at: it is no text yet.
+    fn oddities(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for reference in self.spec.references().filter(|_| self.spec.encoding.is_none()) {
+            let Ok(value) = self.value(reference) else { continue };
+            let from = reference.for_host(self.host).to_string();
+            for oddity in oddities::find(value.expose(), self.keeps_files(reference)) {
+                let finding = Finding { from: from.clone(), oddity };
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
+        }
+        findings
+    }
+
+    /// True for a source whose values are whole files, or the output of a program, and not fields of a form.
+    fn keeps_files(&self, reference: &Reference) -> bool {
+        match self.manifest.sources.get(&reference.source) {
+            Some(SourceSpec::File { .. } | SourceSpec::Credentials) => true,
+            Some(SourceSpec::Age { format, .. }) => *format == DataFormat::Value,
+            Some(_) => false,
+            None => reference.source == "file",
+        }
+    }
 }
 
 /// What a survey has to look at for these files.

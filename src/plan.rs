@@ -128,6 +128,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let ids = owner_ids(&file, &survey.users);
         match (place, ids) {
             (Ok(standing), Ok((uid, gid))) => {
+                warnings.extend(value_warnings(&file));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 parents.add(standing, &file, uid);
                 let change = change(file, standing, uid, gid);
@@ -250,6 +251,16 @@ fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
         }
     };
     Ok((uid, gid))
+}
+
+/// DD301 to DD304: values that hold what is probably not meant.
+pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
+    file.oddities.iter().map(|finding| Warning {
+        code: finding.oddity.code(),
+        secret: file.secret.clone(),
+        message: format!("the value of {} {}", finding.from, finding.oddity),
+        hint: "it is written as it is; if that is not meant, correct it in the source".into(),
+    })
 }
 
 /// NX101: NixOS keeps a shadow line that stands when users are mutable, so the file may never be applied.
@@ -399,6 +410,7 @@ mod tests {
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
             password_users: Vec::new(),
+            oddities: Vec::new(),
         }
     }
 

@@ -1,12 +1,16 @@
 //! A value is nowhere in the process's memory once it is dropped, with the allocator that `main` uses.
 //! One test only: others in this process would share the heap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
+use deaddrop::derive::expect::{Expect, Pattern};
+use deaddrop::derive::format::Format;
 use deaddrop::derive::password;
+use deaddrop::derive::template::Template;
 use deaddrop::manifest::{DataFormat, FileSpec, HashScheme, Manifest, PasswordSpec, Reference, SourceSpec};
+use deaddrop::secret::Secret;
 use deaddrop::source::{Wanted, fetch};
 use zeroize::Zeroizing;
 
@@ -115,6 +119,20 @@ fn make_files(directory: &std::path::Path, hidden: &[u8]) {
     }
 }
 
+/// What is made of a value is there until it is dropped, and then the value alone.
+fn made_of(value: &Secret, hidden: &[u8]) {
+    let template = "{% set x = secret('v') ~ '!' %}{{ x | shell_quote | trim }}{% if host %}{{ host }}{% endif %}";
+    let template = Template::parse(template).unwrap();
+    let made = template.render(Some("node1"), &HashMap::from([("v", value)])).unwrap();
+    assert_eq!(count(hidden), 2 * TIMES, "a template, held");
+    let expect = Expect { min_length: Some(8), regex: Some(Pattern::new("(?s).*").unwrap()), kind: None };
+    expect.check(made.expose(), false).unwrap();
+    assert!(Format::Yaml.check(made.expose()).is_ok());
+    assert!(Format::Json.check(made.expose()).is_err());
+    drop(made);
+    assert_eq!(count(hidden), TIMES, "a template, dropped");
+}
+
 #[test]
 fn a_value_that_was_dropped_is_nowhere_in_memory() {
     let hidden = hidden();
@@ -173,6 +191,9 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
                 password::hash(scheme, &values[&reference]).unwrap();
                 assert_eq!(count(&hidden), TIMES, "{scheme:?}");
             }
+        }
+        if source == "file" {
+            made_of(&values[&reference], &hidden);
         }
         drop(values);
         assert_eq!(count(&hidden), 0, "{source}, dropped");

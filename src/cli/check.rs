@@ -1,6 +1,9 @@
 //! `deaddrop check`: the manifest and its references hold.
 
 use super::flow::{self, ManifestArgs};
+use crate::desired::{self, Unfit};
+use crate::manifest::{Manifest, SecretSpec};
+use crate::plan::{self, Warning};
 use crate::report::{Exit, Failure, Ui, json};
 
 /// Checks the manifest: keys, paths, references, modes.
@@ -19,6 +22,58 @@ pub struct Args {
 }
 
 impl Args {
+    /// Reads every value and checks that it fits, and adds what is odd about them to the warnings.
+    fn read<'m>(
+        &'m self,
+        manifest: &'m Manifest,
+        secrets: Vec<&'m SecretSpec>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<(), Failure> {
+        let runs = self.runs(manifest, secrets);
+        let values = flow::read_values(manifest, &runs)?;
+        let mut unfit: Vec<Unfit> = Vec::new();
+        for (host, secrets) in runs {
+            match desired::build(manifest, &secrets, &values, host) {
+                Ok(files) => {
+                    for warning in files.iter().flat_map(plan::value_warnings) {
+                        // What is odd for several hosts is told once.
+                        let is_known =
+                            |known: &Warning| known.secret == warning.secret && known.message == warning.message;
+                        if !warnings.iter().any(is_known) {
+                            warnings.push(warning);
+                        }
+                    }
+                }
+                Err(errors) => {
+                    let new: Vec<Unfit> = errors.into_iter().filter(|error| !unfit.contains(error)).collect();
+                    unfit.extend(new);
+                }
+            }
+        }
+        if unfit.is_empty() { Ok(()) } else { Err(flow::does_not_fit(&unfit)) }
+    }
+
+    /// As which hosts it is read: as the one that is named; without one, what differs from host to host as each host in its
+    /// turn.
+    fn runs<'m>(
+        &'m self,
+        manifest: &'m Manifest,
+        secrets: Vec<&'m SecretSpec>,
+    ) -> Vec<(Option<&'m str>, Vec<&'m SecretSpec>)> {
+        if let Some(host) = &self.manifest.host {
+            return vec![(Some(host), secrets)];
+        }
+        let (of_hosts, same): (Vec<_>, Vec<_>) = secrets.into_iter().partition(|secret| secret.names_host());
+        let mut runs = vec![(None, same)];
+        if !of_hosts.is_empty() {
+            for (name, host) in &manifest.hosts {
+                let its = of_hosts.iter().copied().filter(|secret| secret.is_for(name, host)).collect();
+                runs.push((Some(name.as_str()), its));
+            }
+        }
+        runs
+    }
+
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let manifest = flow::load(&self.manifest)?;
@@ -27,10 +82,10 @@ impl Args {
             Some(_) => flow::select(&manifest, &self.manifest)?,
             None => manifest.named(&self.manifest.only).map_err(|error| flow::wrong_selection(&error))?,
         };
+        let mut warnings = flow::manifest_warnings(&manifest, &secrets);
         if self.values {
-            flow::desired_files(&manifest, &secrets)?;
+            self.read(&manifest, secrets.clone(), &mut warnings)?;
         }
-        let warnings = flow::manifest_warnings(&manifest, &secrets);
         for warning in &warnings {
             ui.say(&crate::report::plan::warning_lines(warning));
         }

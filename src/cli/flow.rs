@@ -1,5 +1,6 @@
 //! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::backend::BackendArgs;
@@ -7,9 +8,10 @@ use crate::desired;
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::progress::Watch;
-use crate::manifest::{Manifest, SecretSpec, SelectError};
+use crate::manifest::{Manifest, Reference, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
 use crate::report::{Exit, Failure, Message, Ui};
+use crate::secret::Secret;
 use crate::source;
 use crate::target::Target;
 use crate::target::directory::DirectoryTarget;
@@ -93,16 +95,44 @@ pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Wa
 ///
 /// # Errors
 /// Exit 1 with every value that is missing or does not fit.
-pub fn desired_files(manifest: &Manifest, secrets: &[&SecretSpec]) -> Result<Vec<desired::DesiredFile>, Failure> {
-    let wanted: Vec<source::Wanted<'_>> = secrets.iter().filter_map(|secret| source::Wanted::by(secret)).collect();
-    let values = source::fetch(manifest, &wanted).map_err(|errors| {
+pub fn desired_files(
+    manifest: &Manifest,
+    secrets: &[&SecretSpec],
+    host: Option<&str>,
+) -> Result<Vec<desired::DesiredFile>, Failure> {
+    let values = read_values(manifest, &[(host, secrets.to_vec())])?;
+    desired::build(manifest, secrets, &values, host).map_err(|unfit| does_not_fit(&unfit))
+}
+
+/// Reads all values that these hosts need, each with its secrets; every value once.
+///
+/// # Errors
+/// Exit 1 with every value that is missing.
+pub fn read_values(
+    manifest: &Manifest,
+    hosts: &[(Option<&str>, Vec<&SecretSpec>)],
+) -> Result<HashMap<Reference, Secret>, Failure> {
+    let needs: Vec<desired::Need<'_>> =
+        hosts.iter().flat_map(|(host, secrets)| desired::needs(secrets, *host)).collect();
+    let wanted: Vec<source::Wanted<'_>> = needs
+        .iter()
+        .map(|need| source::Wanted {
+            reference: &need.reference,
+            secret: &need.spec.name,
+            allow_empty: need.spec.allow_empty,
+        })
+        .collect();
+    source::fetch(manifest, &wanted).map_err(|errors| {
         let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
         Failure::refused(errors.iter().map(message).collect())
-    })?;
-    desired::build(secrets, &values).map_err(|unfit| {
-        let message = |error: &desired::Unfit| Message::from_error(error).hint(error.hint.as_str());
-        Failure::refused(unfit.iter().map(message).collect())
     })
+}
+
+/// Values that cannot become what the manifest declares.
+#[must_use]
+pub fn does_not_fit(unfit: &[desired::Unfit]) -> Failure {
+    let message = |error: &desired::Unfit| Message::from_error(error).hint(error.hint.as_str());
+    Failure::refused(unfit.iter().map(message).collect())
 }
 
 /// Runs the flow up to the plan.
@@ -119,7 +149,7 @@ pub fn prepare<'w>(
     let name = target.target.display().to_string();
     let loaded = load(manifest)?;
     let secrets = select(&loaded, manifest)?;
-    let mut files = desired_files(&loaded, &secrets)?;
+    let mut files = desired_files(&loaded, &secrets, manifest.host.as_deref())?;
 
     let refused = |error: ImageError| failed(&name, &error);
     let mut opened = open(ui, target, destination, watch).map_err(refused)?;

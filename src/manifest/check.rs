@@ -1,6 +1,7 @@
 //! From the decoded keys to the checked manifest: names exist, values are sane, secrets do not collide.
 //! Everything that is wrong is reported with its place, and the check goes on.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,9 @@ use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::sources::has_fields;
+use super::templates::Templates;
 use super::tree::NodeId;
+use super::value_spec::ValueKeys;
 use super::values::{self, Refusal};
 use crate::nixos;
 
@@ -21,7 +24,11 @@ pub(super) const BUILT_IN: [&str; 2] = ["env", "file"];
 
 /// Checks what was decoded. The result is whole only if no problem was reported.
 pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Manifest {
-    let mut checker = Checker::new(context, &raw);
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut checker = Checker::new(context, &raw, directory.clone());
     checker.version(&raw.version);
     let sources = checker.sources(raw.sources);
     let hosts = checker.hosts(raw.hosts);
@@ -33,10 +40,6 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
         let mark = context.tree.mark(context.tree.root());
         problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
     }
-    let directory = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
     Manifest { file: file.to_owned(), directory, sources, secrets, hosts, warnings: checker.warnings }
 }
 
@@ -62,11 +65,14 @@ pub(super) struct Checker<'c, 't> {
     pub tags_are_whole: bool,
     pub placed: Vec<Placed>,
     pub warnings: Vec<Warning>,
+    /// Where relative paths start.
+    pub directory: PathBuf,
+    pub templates: RefCell<Templates>,
 }
 
 impl<'c, 't> Checker<'c, 't> {
     /// Notes the names that secrets can refer to.
-    fn new(context: &'c Context<'t>, raw: &RawManifest) -> Self {
+    fn new(context: &'c Context<'t>, raw: &RawManifest, directory: PathBuf) -> Self {
         let mut checker = Self {
             context,
             sources: BUILT_IN.iter().map(|name| ((*name).to_owned(), Some(false))).collect(),
@@ -78,6 +84,8 @@ impl<'c, 't> Checker<'c, 't> {
             tags_are_whole: !raw.hosts.is_bad(),
             placed: Vec::new(),
             warnings: Vec::new(),
+            directory,
+            templates: RefCell::default(),
         };
         if let Field::Good(_, entries) = &raw.sources {
             for entry in &entries.0 {
@@ -236,23 +244,17 @@ impl<'c, 't> Checker<'c, 't> {
         let is_absent = matches!(raw.absent, Field::Good(_, true));
         if is_absent {
             self.not_of_absent(&raw);
+        } else {
+            self.combinations(&raw);
         }
-        // A wrong `absent` is reported, and may have been meant to be true.
-        let no_from = raw.from.is_missing() && !is_absent && !raw.absent.is_bad();
-        for (missing, what) in [(raw.path.is_missing(), "path"), (no_from, "from")] {
-            if missing {
-                let hint = match what {
-                    "path" => "say where the file belongs, such as `path: /etc/secrets/NAME`",
-                    _ => {
-                        "say where the value comes from, such as `from: SOURCE:ITEM`; or `absent: true` to have the file \
-                         removed"
-                    }
-                };
-                self.push(key, format!("secret {} has no `{what}`", quoted(&name)), Some(hint.to_owned()));
-            }
+        if raw.path.is_missing() {
+            let hint = "say where the file belongs, such as `path: /etc/secrets/NAME`";
+            self.push(key, format!("secret {} has no `path`", quoted(&name)), Some(hint.to_owned()));
         }
         let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name, key.location()));
-        let from = raw.from.good().and_then(|(id, from)| self.reference(id, from));
+        let RawSecret { from, template, template_file, absent, .. } = raw;
+        let value = self.value_spec(ValueKeys { from, template, template_file, absent }, key, &name);
+        let expect = self.expect(raw.expect);
         let hosts = self.selectors(raw.hosts);
         let directory_mode = self.mode(raw.directory_mode, values::directory_mode);
         if let (Some((path, path_id)), Some(hosts), Some(directory_mode)) = (&path, &hosts, &directory_mode) {
@@ -271,29 +273,20 @@ impl<'c, 't> Checker<'c, 't> {
         let owner = self.owner(raw.owner);
         let group = self.owner(raw.group);
         let used_by = self.used_by(raw.used_by);
-        let newline = match raw.newline {
-            Field::Good(id, true) if matches!(raw.hash, Field::Good(..)) => {
-                let hint = "remove `newline`: a hash is written as one line already";
-                self.push(self.mark(id), "`newline` and `hash` do not go together", Some(hint.to_owned()));
-                None
-            }
-            field => flag(field),
-        };
         Some(SecretSpec {
             name,
             location: key.location(),
             path: path?.0,
-            from: if flag(raw.absent)? { None } else { Some(from?) },
-            hash: match raw.hash {
-                Field::Missing => None,
-                Field::Bad => return None,
-                Field::Good(_, scheme) => Some(scheme),
-            },
+            value: value?,
+            encoding: choice(raw.encoding)?,
+            expect: expect?,
+            format: choice(raw.format)?,
+            hash: choice(raw.hash)?,
             owner: owner?.unwrap_or_else(|| defaults.owner.clone()),
             group: group?.unwrap_or_else(|| defaults.group.clone()),
             mode: mode?,
             directory_mode: directory_mode?.map(|(mode, _)| mode),
-            newline: newline?,
+            newline: flag(raw.newline)?,
             hosts: hosts?.0,
             used_by: used_by?,
             allow_empty: flag(raw.allow_empty)?,
@@ -369,6 +362,15 @@ impl<'c, 't> Checker<'c, 't> {
                 options.into_iter().map(|option| option.good().and_then(|(id, option)| judge(id, option))).collect()
             }
         }
+    }
+}
+
+/// `Some(None)` when it is missing, `None` when it is wrong.
+fn choice<T>(field: Field<T>) -> Option<Option<T>> {
+    match field {
+        Field::Missing => Some(None),
+        Field::Bad => None,
+        Field::Good(_, value) => Some(Some(value)),
     }
 }
 

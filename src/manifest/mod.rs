@@ -15,6 +15,7 @@ mod excerpt;
 mod field;
 mod model;
 mod overlap;
+mod place;
 mod problem;
 mod read;
 mod refer;
@@ -23,7 +24,9 @@ mod schema;
 mod select;
 mod sources;
 mod syntax;
+mod templates;
 mod tree;
+mod value_spec;
 mod values;
 mod veil;
 
@@ -34,7 +37,8 @@ use std::path::Path;
 
 pub use excerpt::Excerpt;
 pub use model::{
-    HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, Warning,
+    HOST, HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, TemplateSpec,
+    ValueSpec, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
 pub use schema::json_schema;
@@ -48,7 +52,8 @@ use schema::RawManifest;
 use tree::Tree;
 
 impl Manifest {
-    /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Reads no other file.
+    /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Of other files it reads only those that
+    /// `template_file` names.
     ///
     /// # Errors
     /// Everything that is wrong with it. A wrong manifest is wrong use: exit code 2.

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::sources::SourceSpec;
+use crate::derive::encoding::Encoding;
+use crate::derive::expect::Expect;
+use crate::derive::format::Format;
+use crate::derive::template::Template;
 
 /// A checked manifest.
 #[derive(Debug)]
@@ -59,9 +64,14 @@ pub struct SecretSpec {
     pub location: Location,
     /// Where the file belongs in the target.
     pub path: TargetPath,
-    /// Where the value comes from; `None` for `absent: true`: the file must not be there, and what follows about it has no
-    /// meaning.
-    pub from: Option<Reference>,
+    /// What the file holds.
+    pub value: ValueSpec,
+    /// How the value is written in its source.
+    pub encoding: Option<Encoding>,
+    /// What the value must be.
+    pub expect: Expect,
+    /// What the file must parse as.
+    pub format: Option<Format>,
     /// Make a crypt(3) hash of the value.
     pub hash: Option<HashScheme>,
     /// Owning user.
@@ -82,7 +92,41 @@ pub struct SecretSpec {
     pub allow_empty: bool,
 }
 
+/// What a secret's file holds: exactly one of these keys stands in the manifest.
+#[derive(Debug, Clone)]
+pub enum ValueSpec {
+    /// `from`: what a source holds.
+    From(Reference),
+    /// `template` or `template_file`: a text around values.
+    Template(TemplateSpec),
+    /// `absent: true`: the file must not be there, and what else the secret says about it has no meaning.
+    Absent,
+}
+
 impl SecretSpec {
+    /// True when the file must not be there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.value, ValueSpec::Absent)
+    }
+
+    /// Everything that has to be read from a source for it, as it stands in the manifest.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        let (one, many) = match &self.value {
+            ValueSpec::From(reference) => (Some(reference), &[][..]),
+            ValueSpec::Template(template) => (None, template.references.as_slice()),
+            ValueSpec::Absent => (None, &[][..]),
+        };
+        one.into_iter().chain(many.iter().map(|(_, reference)| reference))
+    }
+
+    /// True when its file differs from host to host, since the host's name stands in a reference or a template.
+    #[must_use]
+    pub fn names_host(&self) -> bool {
+        let in_template = matches!(&self.value, ValueSpec::Template(template) if template.template.names_host());
+        in_template || self.references().any(Reference::names_host)
+    }
+
     /// The users whose `users.users.NAME.hashedPasswordFile` reads this file.
     pub fn password_users(&self) -> impl Iterator<Item = &str> {
         self.used_by.iter().filter_map(|option| {
@@ -98,7 +142,18 @@ impl SecretSpec {
     }
 }
 
-/// `from`: SOURCE:ITEM[#FIELD].
+/// A text around values.
+#[derive(Debug, Clone)]
+pub struct TemplateSpec {
+    /// The file that it was read from, as the manifest names it; `None` for one that stands in the manifest.
+    pub file: Option<String>,
+    /// Read and checked.
+    pub template: Arc<Template>,
+    /// What the text of each `secret('…')` in it refers to.
+    pub references: Vec<(String, Reference)>,
+}
+
+/// `from`: SOURCE:ITEM[#FIELD]. In the item and the field, [`HOST`] stands for the host's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     /// A named source, or `env`, or `file`.
@@ -107,6 +162,28 @@ pub struct Reference {
     pub item: String,
     /// The field; the password when there is none.
     pub field: Option<String>,
+}
+
+/// What stands for the host's name in a reference.
+pub const HOST: &str = "{host}";
+
+impl Reference {
+    /// True when the host's name is to be put into it.
+    #[must_use]
+    pub fn names_host(&self) -> bool {
+        self.item.contains(HOST) || self.field.as_ref().is_some_and(|field| field.contains(HOST))
+    }
+
+    /// The reference for one host, with its name put in; as it is without a host.
+    #[must_use]
+    pub fn for_host(&self, host: Option<&str>) -> Self {
+        let Some(host) = host.filter(|_| self.names_host()) else { return self.clone() };
+        Self {
+            source: self.source.clone(),
+            item: self.item.replace(HOST, host),
+            field: self.field.as_ref().map(|field| field.replace(HOST, host)),
+        }
+    }
 }
 
 impl fmt::Display for Reference {

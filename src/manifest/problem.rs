@@ -17,6 +17,8 @@ const MAX_COMPARISONS: usize = 2_000_000;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The file that it is in; `None` for the manifest itself. A template's file is another one.
+    pub file: Option<String>,
     /// Where; `None` when it is about the file as a whole.
     pub location: Option<Location>,
     /// How many characters from there are meant, all on one line; at least 1.
@@ -67,7 +69,7 @@ impl fmt::Display for ManifestErrors {
             if at > 0 {
                 f.write_str("\n\n")?;
             }
-            write!(f, "error: {file}:")?;
+            write!(f, "error: {}:", problem.file.as_ref().unwrap_or(&file))?;
             if let Some(location) = problem.location {
                 write!(f, "{}:{}:", location.line, location.column)?;
             }
@@ -141,9 +143,21 @@ pub(super) fn wide(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// A place in another file than the manifest.
+pub(super) struct Elsewhere {
+    /// As the manifest names the file.
+    pub file: String,
+    /// The place, in that file.
+    pub mark: Mark,
+    /// Its line.
+    pub line: Excerpt,
+}
+
 /// A problem before its line is cut out of the text.
 struct Found {
+    /// Where in the manifest; for a place elsewhere, where the manifest names its file.
     mark: Option<Mark>,
+    elsewhere: Option<Elsewhere>,
     message: String,
     hint: Option<String>,
     /// The text is not valid UTF-8 there: no line can be shown.
@@ -168,17 +182,22 @@ impl Default for Problems {
 impl Problems {
     /// Adds a problem at a place.
     pub(super) fn push(&mut self, mark: Mark, message: impl Into<String>, hint: Option<String>) {
-        self.add(Found { mark: Some(mark), message: message.into(), hint, bare: false });
+        self.add(Found { mark: Some(mark), elsewhere: None, message: message.into(), hint, bare: false });
+    }
+
+    /// Adds a problem in another file, which the manifest names at `mark`.
+    pub(super) fn push_elsewhere(&mut self, mark: Mark, elsewhere: Elsewhere, message: String, hint: Option<String>) {
+        self.add(Found { mark: Some(mark), elsewhere: Some(elsewhere), message, hint, bare: false });
     }
 
     /// Adds a problem at a place whose line cannot be shown.
     pub(super) fn push_bare(&mut self, mark: Mark, message: String, hint: Option<String>) {
-        self.add(Found { mark: Some(mark), message, hint, bare: true });
+        self.add(Found { mark: Some(mark), elsewhere: None, message, hint, bare: true });
     }
 
     /// Adds a problem of the whole file.
     pub(super) fn push_file(&mut self, message: String, hint: Option<String>) {
-        self.add(Found { mark: None, message, hint, bare: true });
+        self.add(Found { mark: None, elsewhere: None, message, hint, bare: true });
     }
 
     fn add(&mut self, found: Found) {
@@ -225,14 +244,25 @@ impl Problems {
 
     /// Sorts, and cuts the lines out of `text`. Call only when not empty.
     pub(super) fn finish(mut self, file: &Path, text: &str) -> ManifestErrors {
-        self.found.sort_by_key(|found| found.mark.map(|mark| mark.start));
+        let place = |found: &Found| found.elsewhere.as_ref().map(|elsewhere| elsewhere.mark.start);
+        self.found.sort_by_key(|found| (found.mark.map(|mark| mark.start), place(found)));
         // A node that is used several times through an alias is wrong once.
-        self.found.dedup_by(|a, b| a.mark == b.mark && a.message == b.message);
+        self.found.dedup_by(|a, b| a.mark == b.mark && a.message == b.message && place(a) == place(b));
         let veiled = merged(self.veiled);
         let problems = self
             .found
             .into_iter()
             .map(|found| {
+                if let Some(elsewhere) = found.elsewhere {
+                    return Problem {
+                        file: Some(excerpt::clean(&elsewhere.file)),
+                        location: Some(elsewhere.mark.location()),
+                        length: elsewhere.line.width,
+                        message: excerpt::clean(&found.message),
+                        hint: found.hint.as_deref().map(excerpt::clean),
+                        line: Some(elsewhere.line),
+                    };
+                }
                 let line = found.mark.filter(|_| !found.bare).map(|mark| excerpt::cut(text, mark, &veiled));
                 let length = found.mark.map_or(1, |mark| {
                     let (start, end) = mark.bytes();
@@ -240,6 +270,7 @@ impl Problems {
                     marked.lines().next().unwrap_or_default().chars().count().max(1)
                 });
                 Problem {
+                    file: None,
                     location: found.mark.map(Mark::location),
                     length,
                     // Names from the file may be in them.

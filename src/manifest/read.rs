@@ -12,28 +12,35 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads the manifest at `path`. What is wrong goes to `problems`, and then the text is `None`.
 pub(super) fn text(path: &Path, problems: &mut Problems) -> Option<String> {
-    match bytes(path) {
+    match bytes(path, MAX_BYTES, "a manifest") {
         Ok(bytes) => utf8(bytes, problems),
-        Err((message, hint)) => {
-            problems.push_file(message, hint);
+        Err(Refused::Missing) => {
+            let hint = "name the manifest with `-m FILE`; see docs/manifest.md";
+            problems.push_file("there is no such file".to_owned(), Some(hint.to_owned()));
+            None
+        }
+        Err(Refused::Other(message)) => {
+            problems.push_file(message, None);
             None
         }
     }
 }
 
-/// Message and hint of a file that cannot be read.
-type Refusal = (String, Option<String>);
+/// Why a file cannot be read.
+pub(super) enum Refused {
+    /// It is not there.
+    Missing,
+    /// What follows its name: "is a directory, …".
+    Other(String),
+}
 
-/// The file's bytes.
-fn bytes(path: &Path) -> Result<Vec<u8>, Refusal> {
+/// A regular file's bytes, at most `most`; `what` is what it is to be.
+pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, Refused> {
     let file = open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => (
-            "there is no such file".to_owned(),
-            Some("name the manifest with `-m FILE`; see docs/manifest.md".to_owned()),
-        ),
-        _ => (format!("cannot be opened: {error}"), None),
+        io::ErrorKind::NotFound => Refused::Missing,
+        _ => Refused::Other(format!("cannot be opened: {error}")),
     })?;
-    let cannot_read = |error: io::Error| (format!("cannot be read: {error}"), None);
+    let cannot_read = |error: io::Error| Refused::Other(format!("cannot be read: {error}"));
     let metadata = file.metadata().map_err(cannot_read)?;
     let kind = metadata.file_type();
     if !kind.is_file() {
@@ -46,13 +53,14 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Refusal> {
         } else {
             "a device"
         };
-        return Err((format!("is {kind}, and a manifest is a regular file"), None));
+        return Err(Refused::Other(format!("is {kind}, and {what} is a regular file")));
     }
     let mut bytes = Vec::new();
     // One byte more than allowed, so that a file that grows while it is read is noticed as well.
-    file.take(MAX_BYTES.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
-    if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_BYTES) {
-        return Err(("is over 16 MiB, the limit of a manifest".to_owned(), None));
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > most) {
+        let most = if most >> 20 > 0 { format!("{} MiB", most >> 20) } else { format!("{} KiB", most >> 10) };
+        return Err(Refused::Other(format!("is over {most}, the limit of {what}")));
     }
     Ok(bytes)
 }

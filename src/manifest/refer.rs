@@ -9,7 +9,7 @@ use super::overlap::Selector;
 use super::problem::{Mark, quoted};
 use super::schema::RawReference;
 use super::tree::NodeId;
-use super::values;
+use super::values::{self, Refusal};
 use crate::report::suggest;
 
 /// Lists of more names than this are not worth sorting for a hint: it would show a dozen of them.
@@ -20,6 +20,14 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
     suggest::list(names.into_iter())
+}
+
+/// Which part of a reference is wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wrong {
+    Source,
+    Item,
+    Field,
 }
 
 impl Checker<'_, '_> {
@@ -71,35 +79,39 @@ impl Checker<'_, '_> {
 
     /// Checks that a reference's source is there and can have the item and field.
     fn referred(&self, reference: Reference, source: Mark, item: Mark, field: Option<Mark>) -> Option<Reference> {
-        let judged = [
-            (item, values::text(&reference.item, "the item")),
-            (field.unwrap_or(item), reference.field.as_deref().map_or(Ok(()), |text| values::text(text, "the field"))),
-        ];
-        let mut good = true;
-        for (mark, judged) in judged {
-            if let Err(refusal) = judged {
+        match self.judge(&reference) {
+            Ok(()) => Some(reference),
+            Err((wrong, refusal)) => {
+                let mark = match wrong {
+                    Wrong::Source => source,
+                    Wrong::Item => item,
+                    Wrong::Field => field.unwrap_or(item),
+                };
                 self.push(mark, refusal.message, refusal.hint);
-                good = false;
+                None
             }
         }
+    }
+
+    /// The same, for a reference that stands anywhere: what is wrong, and with which part of it.
+    pub(super) fn judge(&self, reference: &Reference) -> Result<(), (Wrong, Refusal)> {
+        values::text(&reference.item, "the item").map_err(|refusal| (Wrong::Item, refusal))?;
+        if let Some(field) = &reference.field {
+            values::text(field, "the field").map_err(|refusal| (Wrong::Field, refusal))?;
+        }
         match self.sources.get(&reference.source) {
-            None if self.sources_are_whole => {
-                self.unknown_source(&reference.source, source);
-                return None;
-            }
-            Some(Some(false)) if field.is_some() => {
+            None if self.sources_are_whole => Err((Wrong::Source, self.unknown_source(&reference.source))),
+            Some(Some(false)) if reference.field.is_some() => {
                 let hint = "only items of a password manager have fields; write the long form if `#` is part of the \
                             name: {source: …, item: …}";
                 let message = format!("what {} holds has no fields", quoted(&reference.source));
-                self.push(field.unwrap_or(item), message, Some(hint.to_owned()));
-                return None;
+                Err((Wrong::Field, values::refusal(message, hint)))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        good.then_some(reference)
     }
 
-    fn unknown_source(&self, name: &str, mark: Mark) {
+    fn unknown_source(&self, name: &str) -> Refusal {
         let named = || self.sources.keys().map(String::as_str).filter(|name| !BUILT_IN.contains(name));
         let there_are = match self.sources.len().saturating_sub(BUILT_IN.len()) {
             0 => "sources here: env and file; others are named under `sources`".to_owned(),
@@ -108,7 +120,7 @@ impl Checker<'_, '_> {
         };
         let mut problems = self.context.problems.borrow_mut();
         let hint = problems.hint(name, named().chain(BUILT_IN), &there_are);
-        problems.push(mark, format!("unknown source {}", quoted(name)), hint);
+        Refusal { message: format!("unknown source {}", quoted(name)), hint, part: None }
     }
 
     /// The secret's hosts, as names and as numbers; both empty for every host. `None` when one is wrong.

@@ -13,6 +13,9 @@ use super::field::{Entries, Field};
 use super::model::HashScheme;
 use super::sources::schema::RawSource;
 use super::tree::NodeId;
+use crate::derive::encoding::Encoding;
+use crate::derive::expect;
+use crate::derive::format::Format;
 
 /// The version of the manifest's format that this program reads.
 pub(super) const VERSION: u64 = 1;
@@ -61,7 +64,7 @@ pub(super) struct RawDefaults {
     "required" = ["path"],
     "if" = { "properties": { "absent": { "const": true } }, "required": ["absent"] },
     "then" = without_a_file(),
-    "else" = { "required": ["from"] },
+    "else" = { "oneOf": one_of_the_values() },
 ))]
 pub(super) struct RawSecret {
     /// Where the file belongs in the target: an absolute path with no `.`, `..` or `//`.
@@ -69,6 +72,17 @@ pub(super) struct RawSecret {
     pub path: Field<String>,
     /// Where the value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     pub from: Field<RawReference>,
+    /// The file's text, with `{{ secret('SOURCE:ITEM') }}` where a value goes. Instead of `from`.
+    pub template: Field<String>,
+    /// A file with such a text; a relative path starts at the manifest's directory. Instead of `from`.
+    #[schemars(length(min = 1))]
+    pub template_file: Field<String>,
+    /// How the value is written in its source: it is decoded. Only with `from`.
+    pub encoding: Field<Encoding>,
+    /// What the value must be; what does not fit is refused, and never shown.
+    pub expect: Field<RawExpect>,
+    /// What the file must parse as. Not together with `hash`.
+    pub format: Field<Format>,
     /// The file must not be there: it is removed. Instead of `from` and of all that says what the file is like.
     #[schemars(extend("default" = false))]
     pub absent: Field<bool>,
@@ -102,9 +116,14 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 9] {
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 14] {
         [
             ("from", self.from.place()),
+            ("template", self.template.place()),
+            ("template_file", self.template_file.place()),
+            ("encoding", self.encoding.place()),
+            ("expect", self.expect.place()),
+            ("format", self.format.place()),
             ("hash", self.hash.place()),
             ("owner", self.owner.place()),
             ("group", self.group.place()),
@@ -144,6 +163,34 @@ pub(super) struct RawLongReference {
     /// Which part of the item. Default: its password.
     #[schemars(length(min = 1))]
     pub field: Field<String>,
+}
+
+/// What a value must be: a kind, or several conditions that must all hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "`expect`")]
+#[schemars(rename = "expect", untagged)]
+pub(super) enum RawExpect {
+    /// A kind alone.
+    #[serde(rename = "scalar")]
+    Kind(expect::Kind),
+    /// Conditions.
+    #[serde(rename = "mapping")]
+    All(RawConditions),
+}
+
+/// Conditions that a value must fulfil, all of them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "`expect`", default, deny_unknown_fields)]
+#[schemars(rename = "conditions", extend("minProperties" = 1))]
+pub(super) struct RawConditions {
+    /// A regular expression that the whole value matches, in the syntax of Rust's `regex`; classes such as `\\w` are ASCII's.
+    #[schemars(length(max = expect::MAX_PATTERN))]
+    pub regex: Field<String>,
+    /// The least number of characters.
+    #[schemars(range(min = 1, max = crate::source::MAX_VALUE))]
+    pub min_length: Field<u64>,
+    /// A kind of value that has a form of its own.
+    pub kind: Field<expect::Kind>,
 }
 
 /// One text or a list of them.
@@ -222,6 +269,11 @@ impl JsonSchema for NameOrNumber {
 fn without_a_file() -> serde_json::Value {
     let keys = RawSecret::default().of_the_file().map(|(key, _)| (key.to_owned(), false.into()));
     serde_json::json!({ "properties": serde_json::Map::from_iter(keys) })
+}
+
+/// Of these keys, a secret without `absent: true` has exactly one.
+fn one_of_the_values() -> serde_json::Value {
+    ["from", "template", "template_file"].into_iter().map(|key| serde_json::json!({ "required": [key] })).collect()
 }
 
 /// What `values::file_mode` accepts, world-readable ones included.

@@ -14,6 +14,14 @@ pub enum SelectError {
         /// Every host of the manifest, sorted.
         hosts: Vec<String>,
     },
+    /// A secret's file differs from host to host, and none was named.
+    #[error("secret `{secret}` differs from host to host (`{{host}}` stands in it), and no host was named")]
+    HostNamed {
+        /// The first such secret.
+        secret: String,
+        /// Every host of the manifest, sorted.
+        hosts: Vec<String>,
+    },
     /// The manifest has no host of this name.
     #[error("unknown host `{name}`")]
     UnknownHost {
@@ -51,8 +59,10 @@ impl SelectError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::HostNeeded { hosts } if hosts.is_empty() => NO_HOSTS.to_owned(),
-            Self::HostNeeded { hosts } => format!("add `--host NAME`; {}", there_are(hosts)),
+            Self::HostNeeded { hosts } | Self::HostNamed { hosts, .. } if hosts.is_empty() => NO_HOSTS.to_owned(),
+            Self::HostNeeded { hosts } | Self::HostNamed { hosts, .. } => {
+                format!("add `--host NAME`; {}", there_are(hosts))
+            }
             Self::UnknownHost { hosts, .. } if hosts.is_empty() => NO_HOSTS.to_owned(),
             Self::UnknownHost { near, hosts, .. } => with_near(near, there_are(hosts)),
             Self::UnknownSecret { secrets, .. } if secrets.is_empty() => {
@@ -90,7 +100,7 @@ impl Manifest {
 
     /// The secrets of a run, in the file's order: those of `host` (without `hosts`, or naming it or one of its tags), and of
     /// these only the ones that `only` names, if it names any. Without a host: all of them, provided that none of those has
-    /// `hosts`.
+    /// `hosts`, or the host's name in it.
     ///
     /// # Errors
     /// A host is needed, or is not in the manifest; a named secret is not there, or not for that host.
@@ -98,9 +108,12 @@ impl Manifest {
         let all = || self.hosts.keys().cloned().collect::<Vec<String>>();
         let mut secrets = self.named(only)?;
         let Some(name) = host else {
-            return match secrets.iter().any(|secret| !secret.hosts.is_empty()) {
-                true => Err(SelectError::HostNeeded { hosts: all() }),
-                false => Ok(secrets),
+            if secrets.iter().any(|secret| !secret.hosts.is_empty()) {
+                return Err(SelectError::HostNeeded { hosts: all() });
+            }
+            return match secrets.iter().find(|secret| secret.names_host()) {
+                Some(secret) => Err(SelectError::HostNamed { secret: secret.name.clone(), hosts: all() }),
+                None => Ok(secrets),
             };
         };
         let Some(host) = self.hosts.get(name) else {
@@ -111,11 +124,11 @@ impl Manifest {
                 hosts: all(),
             });
         };
-        if let Some(other) = secrets.iter().find(|secret| !only.is_empty() && !is_for(secret, name, host)) {
+        if let Some(other) = secrets.iter().find(|secret| !only.is_empty() && !secret.is_for(name, host)) {
             let wanted = other.hosts.iter().map(written).collect();
             return Err(SelectError::NotForHost { secret: other.name.clone(), host: name.to_owned(), wanted });
         }
-        secrets.retain(|secret| is_for(secret, name, host));
+        secrets.retain(|secret| secret.is_for(name, host));
         Ok(secrets)
     }
 
@@ -144,12 +157,16 @@ fn written(selector: &HostSelector) -> String {
     }
 }
 
-fn is_for(secret: &SecretSpec, name: &str, host: &Host) -> bool {
-    secret.hosts.is_empty()
-        || secret.hosts.iter().any(|selector| match selector {
-            HostSelector::Host(wanted) => wanted == name,
-            HostSelector::Tag(tag) => host.tags.contains(tag),
-        })
+impl SecretSpec {
+    /// True when the host `name` of the manifest gets it.
+    #[must_use]
+    pub fn is_for(&self, name: &str, host: &Host) -> bool {
+        self.hosts.is_empty()
+            || self.hosts.iter().any(|selector| match selector {
+                HostSelector::Host(wanted) => wanted == name,
+                HostSelector::Tag(tag) => host.tags.contains(tag),
+            })
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,14 @@ fn parse(text: &str) -> Result<Manifest, ManifestErrors> {
     Manifest::parse(text, Path::new("dir/secrets.yaml"))
 }
 
+/// The reference of a secret that has one.
+fn from(secret: &SecretSpec) -> &Reference {
+    match &secret.value {
+        ValueSpec::From(reference) => reference,
+        other => panic!("{}: {other:?}", secret.name),
+    }
+}
+
 /// Every problem as `line:column+length message`.
 fn complaints(text: &str) -> Vec<String> {
     let Err(errors) = parse(text) else { return Vec::new() };
@@ -84,22 +92,21 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
     let admin = &manifest.secrets[0];
     assert_eq!(admin.location, Location { line: 12, column: 3 });
     assert_eq!(admin.path.as_str(), "/etc/secrets/admin-password");
-    assert_eq!(admin.from.as_ref().unwrap().to_string(), "vault:Homelab admin");
+    assert_eq!(from(admin).to_string(), "vault:Homelab admin");
     assert_eq!(admin.hash, Some(HashScheme::Yescrypt));
     assert_eq!((admin.owner.to_string(), admin.group.to_string()), ("root".into(), "root".into()));
     assert_eq!((admin.mode, admin.directory_mode), (0o400, Some(0o711)));
     assert!(admin.is_hashed_password_file() && admin.hosts.is_empty() && !admin.newline && !admin.allow_empty);
 
     let token = &manifest.secrets[1];
-    let from = Reference { source: "ci".into(), item: "K3S:TOKEN#1".into(), field: None };
-    assert_eq!(token.from, Some(from));
+    assert_eq!(*from(token), Reference { source: "ci".into(), item: "K3S:TOKEN#1".into(), field: None });
     assert_eq!((&token.owner, &token.group, token.mode), (&Owner::Id(0), &Owner::Name("keys".into()), 0o440));
     assert_eq!(token.hosts, [HostSelector::Host("node1".into()), HostSelector::Tag("server".into())]);
     assert_eq!(token.used_by, ["services.k3s.tokenFile", "services.k3s.agentTokenFile"]);
     assert!(token.newline && token.allow_empty && token.hash.is_none() && token.directory_mode.is_none());
 
     let public = &manifest.secrets[2];
-    assert_eq!(public.from.as_ref().unwrap().field.as_deref(), Some("notes"));
+    assert_eq!(from(public).field.as_deref(), Some("notes"));
     assert_eq!((public.mode, &public.hosts), (0o444, &token.hosts));
     assert_eq!(manifest.secrets[3].hash, Some(HashScheme::Sha512crypt));
 
@@ -128,8 +135,8 @@ fn a_file_that_must_not_be_there_needs_a_path_and_no_more() {
                 a: {path: /a, absent: true, hosts: [n], used_by: services.x.file}, \
                 b: {path: /b, absent: false, from: 'env:A', mode: '0400'}}}";
     let manifest = parse(text).unwrap();
-    let from: Vec<bool> = manifest.secrets.iter().map(|secret| secret.from.is_some()).collect();
-    assert_eq!(from, [false, true]);
+    let absent: Vec<bool> = manifest.secrets.iter().map(SecretSpec::is_absent).collect();
+    assert_eq!(absent, [true, false]);
     assert_eq!(manifest.secrets[0].hosts, [HostSelector::Host("n".into())]);
 }
 
@@ -155,7 +162,6 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         // Keys
         ("  a: { path: /a, from: ci:A, mod: x }", vec!["9:30+3 unknown key `mod`"]),
         ("  a: { path: /a, from: ci:A, restart: [x] }", vec!["9:30+7 unknown key `restart`"]),
-        ("  a: { path: /a, from: ci:A, template: x }", vec!["9:30+8 unknown key `template`"]),
         ("  a: { path: /a, from: ci:A, generate: x }", vec!["9:30+8 unknown key `generate`"]),
         ("  a: { path: /a, from: ci:A, value: x }", vec!["9:30+5 unknown key `value`"]),
         ("  a: { path: /a, path: /b, from: ci:A }", vec!["9:18+4 duplicate key `path`, first on line 9"]),
@@ -449,7 +455,7 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),

@@ -11,7 +11,7 @@ use crate::contain::contain;
 
 use super::problem::{Mark, Problems, clamp, wide};
 use super::scalar::{Meaning, meaning};
-use super::syntax;
+use super::{place, syntax};
 
 /// The most nodes (keys, values, lists, mappings) in a manifest. 10,000 secrets and 100,000 hosts with every key need
 /// about half of it.
@@ -73,6 +73,7 @@ pub(super) enum Kind<'t> {
 /// A document.
 #[derive(Debug)]
 pub(super) struct Tree<'t> {
+    source: &'t str,
     nodes: Vec<Node<'t>>,
     root: NodeId,
 }
@@ -102,7 +103,7 @@ impl<'t> Tree<'t> {
             }
         }
         let root = builder.root;
-        let tree = root.map(|root| Tree { nodes: builder.nodes, root });
+        let tree = root.map(|root| Tree { source: text, nodes: builder.nodes, root });
         match tree {
             Some(tree) if tree.is_empty() => None,
             tree => tree,
@@ -166,21 +167,29 @@ impl<'t> Tree<'t> {
     }
 
     /// Where a part of a scalar's text stands: `part` is a byte range of the text. The whole scalar where that cannot
-    /// be told, as with escapes and several lines.
+    /// be told, as with a text that is folded from several lines.
     pub(super) fn part(&self, id: NodeId, part: Range<usize>) -> Mark {
         let whole = self.mark(id);
-        let Node { mark, kind: Kind::Scalar { text, plain } } = self.get(id) else { return whole };
-        let (start, end) = mark.bytes();
-        let quotes = if *plain { 0 } else { 2 };
-        if end.saturating_sub(start) != text.len().saturating_add(quotes) || text.contains(['\n', '\r']) {
-            return whole;
-        }
-        let (Some(before), Some(_)) = (text.get(..part.start), text.get(part.clone())) else { return whole };
-        let start = start.saturating_add(quotes / 2).saturating_add(part.start);
-        let columns = before.chars().count().saturating_add(quotes / 2);
-        let mut mark = Mark::at(start, wide(mark.line), wide(mark.column).saturating_add(columns));
-        mark.end = clamp(start.saturating_add(part.len()));
-        mark
+        self.exact_part(id, part).unwrap_or(whole)
+    }
+
+    /// The same; `None` where it cannot be told.
+    pub(super) fn exact_part(&self, id: NodeId, part: Range<usize>) -> Option<Mark> {
+        let Node { mark, kind: Kind::Scalar { text, .. } } = self.get(id) else { return None };
+        let (first, end) = mark.bytes();
+        let raw = self.source.get(first..end)?;
+        let at = |byte| place::in_source(raw, text, byte).map(|byte| first.saturating_add(byte));
+        let start = at(part.start)?;
+        let before = self.source.get(first..start)?;
+        let line = wide(mark.line).saturating_add(before.matches('\n').count());
+        let column = match before.rfind('\n') {
+            Some(newline) => before.get(newline..)?.chars().count(),
+            None => wide(mark.column).saturating_add(before.chars().count()),
+        };
+        let mut mark = Mark::at(start, line, column);
+        // What goes on to the next line is marked to the end of this one.
+        mark.end = clamp(at(part.end).filter(|end| *end >= start).unwrap_or(start));
+        Some(mark)
     }
 
     /// Every node, in the order of their starts.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{OpenError, age, password};
-use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
+use crate::manifest::{HOST, Manifest, PasswordSpec, SecretSpec, SourceSpec};
 use crate::secret::Secret;
 
 /// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
@@ -51,12 +51,29 @@ impl<'m> Context<'m> {
                 hidden.insert(name.clone());
             }
         }
-        for reference in manifest.secrets.iter().filter_map(|secret| secret.from.as_ref()) {
-            match manifest.sources.get(&reference.source) {
-                Some(SourceSpec::Env { prefix }) => hidden.insert(format!("{prefix}{}", reference.item)),
-                None if reference.source == "env" => hidden.insert(reference.item.clone()),
-                _ => false,
+        let mut with_host = BTreeSet::new();
+        for reference in manifest.secrets.iter().flat_map(SecretSpec::references) {
+            let variable = match manifest.sources.get(&reference.source) {
+                Some(SourceSpec::Env { prefix }) => format!("{prefix}{}", reference.item),
+                None if reference.source == "env" => reference.item.clone(),
+                _ => continue,
             };
+            // Those of all hosts: what begins and ends as it does.
+            match variable.split_once(HOST) {
+                Some((start, rest)) => {
+                    let end = rest.rsplit(HOST).next().unwrap_or_default();
+                    with_host.insert((start.to_owned(), end.to_owned()))
+                }
+                None => hidden.insert(variable),
+            };
+        }
+        if !with_host.is_empty() {
+            let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            hidden.extend(names.filter(|name| {
+                with_host.iter().any(|(start, end)| {
+                    name.strip_prefix(start.as_str()).is_some_and(|rest| rest.ends_with(end.as_str()))
+                })
+            }));
         }
         Self {
             surroundings: Surroundings { directory: &manifest.directory, hidden },

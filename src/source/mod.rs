@@ -52,7 +52,7 @@ pub use read::ReadError;
 use context::Context;
 use input::Input;
 
-use crate::manifest::{FileSpec, Manifest, Reference, SecretSpec, SourceSpec};
+use crate::manifest::{FileSpec, Manifest, Reference, SourceSpec};
 use crate::secret::Secret;
 
 /// The longest value, in bytes: 16 MiB. Longer ones are refused, whatever source they come from.
@@ -71,15 +71,6 @@ pub struct Wanted<'a> {
     pub secret: &'a str,
     /// Whether that secret takes an empty value.
     pub allow_empty: bool,
-}
-
-impl<'a> Wanted<'a> {
-    /// What `secret` wants; nothing when its file must be absent.
-    #[must_use]
-    pub fn by(secret: &'a SecretSpec) -> Option<Self> {
-        let reference = secret.from.as_ref()?;
-        Some(Self { reference, secret: &secret.name, allow_empty: secret.allow_empty })
-    }
 }
 
 /// A kind of place that holds values. One `impl` a file.

@@ -1,0 +1,193 @@
+//! `expect`: what a value must be. One that is not is refused, and never shown: only which expectation it is that does not
+//! hold. It is checked after `encoding`, and before `hash` and `newline` change anything.
+
+mod kinds;
+mod pem;
+
+use regex::bytes::{Regex, RegexBuilder};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Misfit;
+
+/// The longest `regex`, in bytes.
+pub const MAX_PATTERN: usize = 4096;
+/// What a compiled `regex` and the automaton that runs it may take, in bytes each.
+const MAX_REGEX: usize = 4 << 20;
+
+/// A kind of value that has a form of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "expected-kind")]
+pub enum Kind {
+    /// One line of crypt(3) text of a scheme that NixOS accepts, as `mkpasswd` prints it.
+    CryptHash,
+    /// A private key that ssh(1) and sshd(8) read without a passphrase.
+    SshPrivateKey,
+    /// One or more PEM blocks: certificates, keys.
+    Pem,
+    /// A file of age identities, as age-keygen(1) writes it.
+    AgeIdentity,
+    /// 32 bytes as base64, as `wg genkey` and `wg genpsk` print them.
+    WireguardKey,
+    /// A token of k3s: a word, or the long form that begins with `K10`.
+    K3sToken,
+}
+
+impl Kind {
+    /// Its name in the manifest.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CryptHash => "crypt-hash",
+            Self::SshPrivateKey => "ssh-private-key",
+            Self::Pem => "pem",
+            Self::AgeIdentity => "age-identity",
+            Self::WireguardKey => "wireguard-key",
+            Self::K3sToken => "k3s-token",
+        }
+    }
+}
+
+/// A regular expression that a whole value has to match.
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Reads a regular expression, in the syntax of the crate `regex`; its classes are those of ASCII.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub fn new(pattern: &str) -> Result<Self, String> {
+        if pattern.len() > MAX_PATTERN {
+            return Err(format!("a `regex` has at most {MAX_PATTERN} bytes"));
+        }
+        // Alone first: `a)|(b` would be read as something else between our parentheses.
+        compile(pattern)?;
+        compile(&format!(r"\A(?:{pattern})\z")).map(Self)
+    }
+
+    fn matches(&self, value: &[u8]) -> bool {
+        self.0.is_match(value)
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.unicode(false).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).nest_limit(50);
+    builder.build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "this `regex` becomes too large".to_owned(),
+        // It draws the pattern with a mark under it, and says what is wrong in the last line.
+        error => {
+            let said = error.to_string();
+            let reason = said.lines().last().unwrap_or_default();
+            format!("this `regex` cannot be read: {}", reason.strip_prefix("error: ").unwrap_or(reason))
+        }
+    })
+}
+
+/// What a value must be; all of it.
+#[derive(Debug, Clone, Default)]
+pub struct Expect {
+    /// The whole value matches it.
+    pub regex: Option<Pattern>,
+    /// It has at least so many characters; bytes, if it is not UTF-8.
+    pub min_length: Option<usize>,
+    /// It is of this kind.
+    pub kind: Option<Kind>,
+}
+
+impl Expect {
+    /// Holds a value against it. `newline` says that one will be written after it.
+    ///
+    /// # Errors
+    /// The first expectation that does not hold.
+    pub fn check(&self, value: &[u8], newline: bool) -> Result<(), Misfit> {
+        const WHICH: &str = "is this the right item and field?";
+        if let Some(kind) = self.kind {
+            kinds::check(kind, value, newline).map_err(|refused| {
+                let hint = if refused.hint.is_empty() { WHICH } else { refused.hint };
+                Misfit::new(format!("the value is no {}, which `expect` wants: {}", kind.name(), refused.reason), hint)
+            })?;
+        }
+        if let Some(least) = self.min_length {
+            let length = std::str::from_utf8(value).map_or(value.len(), |text| text.chars().count());
+            if length < least {
+                return Err(Misfit::new(
+                    format!("the value is shorter than `expect` wants (`min_length: {least}`)"),
+                    WHICH,
+                ));
+            }
+        }
+        if let Some(regex) = &self.regex
+            && !regex.matches(value)
+        {
+            let hint = match value.strip_suffix(b"\n") {
+                Some(line) if regex.matches(line) => "it would match without the newline at its end",
+                _ => WHICH,
+            };
+            return Err(Misfit::new("the value does not match the `regex` that `expect` has", hint));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regex(pattern: &str) -> Expect {
+        Expect { regex: Some(Pattern::new(pattern).unwrap()), ..Expect::default() }
+    }
+
+    #[test]
+    fn a_regex_is_matched_against_the_whole_value() {
+        for (pattern, value, fits) in [
+            ("[a-z]+", "abc", true),
+            ("[a-z]+", "abc1", false),
+            ("[a-z]+", "1abc", false),
+            ("[a-z]+", "abc\n", false),
+            ("a|ab", "ab", true),
+            ("", "", true),
+            ("", "x", false),
+            (r"\w{3}", "é1", false),
+            ("(?s).*", "a\nb", true),
+            (".*", "a\nb", false),
+            ("(?i)ABC", "abc", true),
+            ("é", "é", true),
+        ] {
+            assert_eq!(regex(pattern).check(value.as_bytes(), false).is_ok(), fits, "{pattern:?} {value:?}");
+        }
+        assert!(regex(r"(?-u:\xff)").check(b"\xff", false).is_ok());
+        let misfit = regex("[a-z]+").check(b"hunter\n", false).unwrap_err();
+        assert_eq!(misfit.hint, "it would match without the newline at its end");
+    }
+
+    #[test]
+    fn a_regex_that_cannot_be_read_or_is_too_large_is_told() {
+        for (pattern, want) in [
+            ("(", "this `regex` cannot be read: unclosed group"),
+            ("a)|(b", "this `regex` cannot be read: unopened group"),
+            (
+                "(?<=a)b",
+                "this `regex` cannot be read: look-around, including look-ahead and look-behind, is not supported",
+            ),
+            ("(?:a{1000}){1000}", "this `regex` becomes too large"),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap_err(), want, "{pattern}");
+        }
+        for (length, fits) in [(MAX_PATTERN, true), (MAX_PATTERN + 1, false)] {
+            assert_eq!(Pattern::new(&"a".repeat(length)).is_ok(), fits, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_least_length_is_counted_in_characters_of_text_and_in_bytes_of_others() {
+        for (value, fits) in
+            [(b"123".as_slice(), false), (b"1234", true), ("äöü".as_bytes(), false), (b"\xff\xff\xff\xff", true)]
+        {
+            let expect = Expect { min_length: Some(4), ..Expect::default() };
+            assert_eq!(expect.check(value, false).is_ok(), fits, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! PEM: blocks of base64 between `-----BEGIN LABEL-----` and `-----END LABEL-----` (RFC 7468), with the headers that
+//! older keys have (RFC 1421). What stands outside of blocks is explanation, and is passed over.
+
+use crate::derive::encoding;
+use crate::secret::Secret;
+
+/// One block.
+pub(super) struct Block<'t> {
+    /// What stands after BEGIN.
+    pub label: &'t str,
+    /// What its base64 stands for.
+    pub bytes: Secret,
+    /// `Proc-Type: 4,ENCRYPTED` stands in its headers.
+    pub is_encrypted: bool,
+}
+
+/// All blocks of a text; at least one.
+///
+/// # Errors
+/// What is wrong, never what is in it.
+pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, &'static str> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(&str, Vec<&str>)> = None;
+    for line in text.lines() {
+        let line = line.trim_end();
+        match (boundary(line, "BEGIN"), boundary(line, "END"), &mut open) {
+            (Some(label), _, None) => open = Some((label, Vec::new())),
+            (Some(_), _, Some(_)) => return Err("a block begins inside another one"),
+            (_, Some(label), Some((begun, _))) if label != *begun => {
+                return Err("a block ends as another one than it began");
+            }
+            (_, Some(_), Some((label, lines))) => {
+                blocks.push(block(label, lines)?);
+                open = None;
+            }
+            (_, Some(_), None) => return Err("a block ends that did not begin"),
+            (None, None, Some((_, lines))) => lines.push(line),
+            (None, None, None) => {}
+        }
+    }
+    match (open, blocks.is_empty()) {
+        (Some(_), _) => Err("a block begins and never ends"),
+        (None, true) => Err("it has no line `-----BEGIN …-----`"),
+        (None, false) => Ok(blocks),
+    }
+}
+
+fn boundary<'t>(line: &'t str, word: &str) -> Option<&'t str> {
+    line.strip_prefix("-----")?.strip_prefix(word)?.strip_prefix(' ')?.strip_suffix("-----")
+}
+
+fn block<'t>(label: &'t str, lines: &[&str]) -> Result<Block<'t>, &'static str> {
+    // Headers end at the first empty line.
+    let (headers, body) = match lines.iter().position(|line| line.is_empty()) {
+        Some(at) if lines[..at].iter().any(|line| line.contains(':')) => lines.split_at(at),
+        _ => (&[][..], lines),
+    };
+    let is_encrypted = headers.iter().any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
+    let mut letters = zeroize::Zeroizing::new(Vec::with_capacity(body.iter().map(|line| line.len()).sum()));
+    body.iter().for_each(|line| letters.extend(line.bytes().filter(|byte| !byte.is_ascii_whitespace())));
+    match encoding::base64(&letters) {
+        Ok(bytes) if !bytes.is_empty() => Ok(Block { label, bytes, is_encrypted }),
+        Ok(_) => Err("a block is empty"),
+        Err(_) => Err("a block is not base64"),
+    }
+}

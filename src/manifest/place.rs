@@ -1,0 +1,106 @@
+//! Where a part of a scalar's text stands in the manifest, through the quotes, escapes and indentation that YAML puts
+//! around it (YAML 1.2.2, 5.7 "Escaped Characters", 7.3 "Flow Scalar Styles", 8.1.2 "Literal Style").
+
+use std::iter::Peekable;
+use std::str::CharIndices;
+
+/// The byte of `raw`, a scalar as it is written, where the byte `at` of its `text` stands. `None` where that cannot be told:
+/// texts that are folded from several lines.
+pub(super) fn in_source(raw: &str, text: &str, at: usize) -> Option<usize> {
+    match raw.chars().next() {
+        Some('"') => quoted(raw, '"', at),
+        Some('\'') => quoted(raw, '\'', at),
+        Some('|') => literal(raw, text, at),
+        _ => (raw == text).then_some(at),
+    }
+}
+
+/// Walks over what stands between quotes, on one line, until `at` bytes of text are made.
+fn quoted(raw: &str, quote: char, at: usize) -> Option<usize> {
+    let mut rest = raw.char_indices().peekable();
+    rest.next();
+    let mut made: usize = 0;
+    while made < at {
+        let (_, character) = rest.next()?;
+        let means = match character {
+            '\n' | '\r' => return None,
+            '\\' if quote == '"' => unescaped(&mut rest)?,
+            '\'' if quote == '\'' => rest.next().map(|(_, second)| second)?,
+            _ => character,
+        };
+        made = made.saturating_add(means.len_utf8());
+    }
+    if made == at { rest.next().map(|(byte, _)| byte) } else { None }
+}
+
+/// What follows a backslash in double quotes.
+fn unescaped(rest: &mut Peekable<CharIndices<'_>>) -> Option<char> {
+    let (_, letter) = rest.next()?;
+    let digits = match letter {
+        'x' => 2,
+        'u' => 4,
+        'U' => 8,
+        '0' => return Some('\0'),
+        'a' => return Some('\u{7}'),
+        'b' => return Some('\u{8}'),
+        't' | '\t' => return Some('\t'),
+        'n' => return Some('\n'),
+        'v' => return Some('\u{b}'),
+        'f' => return Some('\u{c}'),
+        'r' => return Some('\r'),
+        'e' => return Some('\u{1b}'),
+        ' ' | '"' | '/' | '\\' => return Some(letter),
+        'N' => return Some('\u{85}'),
+        '_' => return Some('\u{a0}'),
+        'L' => return Some('\u{2028}'),
+        'P' => return Some('\u{2029}'),
+        _ => return None,
+    };
+    let mut code: u32 = 0;
+    for _ in 0..digits {
+        let (_, digit) = rest.next()?;
+        code = code.checked_mul(16)?.checked_add(digit.to_digit(16)?)?;
+    }
+    char::from_u32(code)
+}
+
+/// A block after `|`: its lines are those of the text, each after the same indentation.
+fn literal(raw: &str, text: &str, at: usize) -> Option<usize> {
+    let before = text.get(..at)?;
+    let number = before.matches('\n').count();
+    let column = at.checked_sub(before.rfind('\n').map_or(0, |newline| newline.saturating_add(1)))?;
+    let line = text.split('\n').nth(number)?;
+    // The first line of the block is the one with the `|`.
+    let mut start: usize = 0;
+    let mut lines = raw.split_inclusive('\n');
+    for _ in 0..=number {
+        start = start.checked_add(lines.next()?.len())?;
+    }
+    let written = lines.next().unwrap_or_default().trim_end_matches(['\n', '\r']);
+    let indent = written.strip_suffix(line)?;
+    let is_indent = indent.bytes().all(|byte| byte == b' ');
+    is_indent.then(|| start.saturating_add(indent.len()).saturating_add(column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_found_behind_quotes_escapes_and_indentation() {
+        for (raw, text, part) in [
+            ("a:é@b", "a:é@b", "@"),
+            ("'it''s @ é'", "it's @ é", "@"),
+            (r#""\"\x41é\u00e9\n\t @""#, "\"Aéé\n\t @", "@"),
+            ("|\n    a\n\n      b @\n", "a\n\n  b @\n", "@"),
+            ("|2- # c\n    a @\n", "  a @", "@"),
+            ("|\r\n  a\r\n  @\r\n", "a\n@\n", "@"),
+        ] {
+            let at = in_source(raw, text, text.find(part).unwrap()).unwrap();
+            assert_eq!(&raw[at..=at], part, "{raw:?}");
+        }
+        for (raw, text) in [("\"a\n  @\"", "a @"), (">\n  a\n  @\n", "a @\n"), ("a\n @", "a @")] {
+            assert_eq!(in_source(raw, text, text.find('@').unwrap()), None, "{raw:?}");
+        }
+    }
+}

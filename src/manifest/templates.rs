@@ -1,0 +1,194 @@
+//! Templates of a manifest: read, checked, and what their `secret('…')` refer to. What is wrong is told at its place in the
+//! manifest, or in the template's own file; of a line only what stands in tags is shown, since the rest is a file's text.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::check::Checker;
+use super::excerpt::{self, Excerpt};
+use super::model::{Reference, TemplateSpec};
+use super::problem::{Elsewhere, Mark, clamp};
+use super::read;
+use super::tree::NodeId;
+use super::values::{self, Refusal};
+use crate::derive::template::{self, Broken, Fault, Mention, Template};
+
+/// All templates of a manifest together, in bytes.
+const MAX_TOTAL: usize = 16 << 20;
+
+/// Templates that were read: files are read once, however many secrets use them.
+#[derive(Default)]
+pub(super) struct Templates {
+    files: HashMap<PathBuf, Option<(Arc<Template>, Vec<(String, Reference)>)>>,
+    total: usize,
+}
+
+/// Where a template stands: what turns a part of it into a place.
+#[derive(Clone, Copy)]
+enum Home<'h> {
+    Manifest,
+    File(&'h str),
+}
+
+impl Checker<'_, '_> {
+    /// Checks `template`.
+    pub(super) fn template(&self, id: NodeId, text: &str) -> Option<TemplateSpec> {
+        let (template, references) = self.read_template(id, text, Home::Manifest)?;
+        Some(TemplateSpec { file: None, template, references })
+    }
+
+    /// Checks `template_file`, and what is in it.
+    pub(super) fn template_file(&self, id: NodeId, name: &str) -> Option<TemplateSpec> {
+        self.accept(id, values::text(name, "`template_file`"))?;
+        let path = self.directory.join(name);
+        let known = self.templates.borrow().files.get(&path).cloned();
+        let read = match known {
+            Some(known) => known,
+            None => {
+                let read = self.open_template(id, name, &path);
+                self.templates.borrow_mut().files.insert(path, read.clone());
+                read
+            }
+        };
+        let (template, references) = read?;
+        Some(TemplateSpec { file: Some(name.to_owned()), template, references })
+    }
+
+    fn open_template(&self, id: NodeId, name: &str, path: &Path) -> Option<(Arc<Template>, Vec<(String, Reference)>)> {
+        const MANIFEST: &str = "a relative path starts at the manifest's directory";
+        let bytes = match read::bytes(path, template::MAX_BYTES, "a template") {
+            Ok(bytes) => bytes,
+            Err(read::Refused::Missing) => {
+                self.push(self.mark(id), "there is no such file", Some(MANIFEST.to_owned()));
+                return None;
+            }
+            Err(read::Refused::Other(message)) => {
+                self.push(self.mark(id), format!("the template {message}"), None);
+                return None;
+            }
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => self.read_template(id, &text, Home::File(name)),
+            Err(_) => {
+                self.push(self.mark(id), "the template is not UTF-8", Some("save the file as UTF-8".to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Reads a template, and resolves what it refers to.
+    fn read_template(
+        &self,
+        id: NodeId,
+        text: &str,
+        home: Home<'_>,
+    ) -> Option<(Arc<Template>, Vec<(String, Reference)>)> {
+        let total = {
+            let mut templates = self.templates.borrow_mut();
+            templates.total = templates.total.saturating_add(text.len());
+            templates.total
+        };
+        if total > MAX_TOTAL {
+            self.push(self.mark(id), "all templates together are over 16 MiB, the limit of a manifest", None);
+            return None;
+        }
+        let (template, mentions) = match Template::parse(text) {
+            Ok(template) => {
+                let mentions = template.mentions().to_vec();
+                (Some(template), mentions)
+            }
+            Err(Broken { faults, mentions }) => {
+                faults.into_iter().for_each(|fault| self.report(id, text, home, fault));
+                (None, mentions)
+            }
+        };
+        let mut references = Vec::new();
+        let mut good = true;
+        for Mention { text: literal, inside, .. } in mentions {
+            match self.mentioned(&literal) {
+                Ok(reference) => references.push((literal, reference)),
+                Err(refusal) => {
+                    // The part of the literal, if it stands there without escapes.
+                    let part = refusal.part.filter(|_| text.get(inside.clone()) == Some(literal.as_str()));
+                    let part = part.map_or(inside.clone(), |part| {
+                        inside.start.saturating_add(part.start)..inside.start.saturating_add(part.end)
+                    });
+                    let fault = Fault { part, message: refusal.message, hint: refusal.hint.unwrap_or_default() };
+                    self.report(id, text, home, fault);
+                    good = false;
+                }
+            }
+        }
+        template.filter(|_| good).map(|template| (Arc::new(template), references))
+    }
+
+    /// The reference that a `secret('…')` names.
+    fn mentioned(&self, text: &str) -> Result<Reference, Refusal> {
+        let parts = values::reference(text)?;
+        let reference = Reference {
+            source: text[parts.source.clone()].to_owned(),
+            item: text[parts.item.clone()].to_owned(),
+            field: parts.field.clone().map(|field| text[field].to_owned()),
+        };
+        self.judge(&reference).map_err(|(wrong, refusal)| {
+            let part = match wrong {
+                super::refer::Wrong::Source => parts.source,
+                super::refer::Wrong::Item => parts.item,
+                super::refer::Wrong::Field => parts.field.unwrap_or(parts.item),
+            };
+            Refusal { part: Some(part), ..refusal }
+        })?;
+        Ok(reference)
+    }
+
+    fn report(&self, id: NodeId, text: &str, home: Home<'_>, fault: Fault) {
+        let hint = Some(fault.hint).filter(|hint| !hint.is_empty());
+        let hidden = template::outside_of_tags(text, &fault.part);
+        match home {
+            Home::Manifest => {
+                let tree = self.context.tree;
+                let exact = tree.exact_part(id, fault.part.clone());
+                let mut problems = self.context.problems.borrow_mut();
+                match exact {
+                    Some(mark) => {
+                        let hidden = hidden.into_iter().filter_map(|part| tree.exact_part(id, part));
+                        hidden.for_each(|part| problems.veil(part));
+                        problems.push(mark, fault.message, hint);
+                    }
+                    None => {
+                        problems.veil(tree.resolve(id).mark);
+                        let line = place(text, &fault.part).line;
+                        problems.push(tree.mark(id), format!("line {line} of the template: {}", fault.message), hint);
+                    }
+                }
+            }
+            Home::File(file) => {
+                let mark = place(text, &fault.part);
+                let hidden: Vec<(usize, usize)> = hidden.into_iter().map(|part| (part.start, part.end)).collect();
+                let line: Excerpt = excerpt::cut(text, mark, &hidden);
+                let elsewhere = Elsewhere { file: self.beside(file), mark, line };
+                self.context.problems.borrow_mut().push_elsewhere(self.mark(id), elsewhere, fault.message, hint);
+            }
+        }
+    }
+
+    /// A file as a person finds it from where deaddrop was started: as the manifest was named, so is the file.
+    fn beside(&self, name: &str) -> String {
+        match self.directory.as_path() {
+            directory if directory == Path::new(".") => name.to_owned(),
+            directory => directory.join(name).display().to_string(),
+        }
+    }
+}
+
+/// Where a part of a text begins, and how far it goes on its line.
+fn place(text: &str, part: &Range<usize>) -> Mark {
+    let before = text.get(..part.start).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
+    let line = before.matches('\n').count().saturating_add(1);
+    let mut mark = Mark::at(before.len(), line, before[line_start..].chars().count().saturating_add(1));
+    mark.end = clamp(part.end.max(before.len()));
+    mark
+}
