@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
-use crate::derive::password;
+mod generated;
+
+pub use generated::{Generated, KeyState, PublicPart, settle};
+
+use crate::derive::{generate, password};
 use crate::manifest::{HashScheme, Owner, Reference, SecretSpec, TargetPath, ValueSpec};
 use crate::secret::Secret;
 use crate::source::{MAX_TOTAL, MIB};
@@ -50,16 +54,21 @@ pub enum Content {
         /// The target's file, when it is a hash that verifies ([`keep_standing_hashes`]).
         standing: Option<Secret>,
     },
+    /// A key that the target makes for itself ([`settle`]).
+    Generated(Generated),
+    /// The public part of the key in the file before it in the list; none before [`settle`], or when the key's file holds
+    /// something else.
+    PublicPart(Option<Secret>),
     /// Nothing: the file must not be there, and what else is said about it has no meaning.
     Absent,
 }
 
 impl Content {
-    /// How many bytes the file will have; none for a hash, which is short, and for no file.
+    /// How many bytes the file will have; none for a hash or a key, which are short, and for no file.
     fn bytes(&self) -> usize {
         match self {
             Self::Exact(bytes) => bytes.len(),
-            Self::Hash { .. } | Self::Absent => 0,
+            Self::Hash { .. } | Self::Generated(_) | Self::PublicPart(_) | Self::Absent => 0,
         }
     }
 }
@@ -112,10 +121,11 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             password_users: match spec.value {
-                ValueSpec::Absent => Vec::new(),
+                ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) => spec.password_users().map(str::to_owned).collect(),
             },
         });
+        files.extend(generated::public_part(spec));
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
@@ -124,6 +134,7 @@ pub fn build(specs: &[&SecretSpec], values: &HashMap<Reference, Secret>) -> Resu
 fn origin(spec: &SecretSpec) -> String {
     match &spec.value {
         ValueSpec::From(reference) => reference.to_string(),
+        ValueSpec::Generate(generate) => generated::origin(generate.kind.kind()),
         ValueSpec::Absent => String::new(),
     }
 }
@@ -131,6 +142,7 @@ fn origin(spec: &SecretSpec) -> String {
 fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Content, Unfit> {
     let value = match &spec.value {
         ValueSpec::Absent => return Ok(Content::Absent),
+        ValueSpec::Generate(generate) => return generated::content(spec, generate),
         ValueSpec::From(reference) => values.get(reference).ok_or_else(|| {
             let reason = format!("no value was read for {reference}");
             Unfit { secret: spec.name.clone(), reason, hint: String::new() }
@@ -145,14 +157,7 @@ fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Con
             }
         };
     }
-    let bytes = if spec.newline {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
-        bytes.extend_from_slice(value.expose());
-        bytes.push(b'\n');
-        Secret::new(std::mem::take(&mut *bytes))
-    } else {
-        value.clone()
-    };
+    let bytes = if spec.newline { with_newline(value) } else { value.clone() };
     if spec.is_hashed_password_file() && !password::is_accepted_by_nixos(bytes.expose()) {
         return Err(Unfit {
             secret: spec.name.clone(),
@@ -167,6 +172,14 @@ fn content(spec: &SecretSpec, values: &HashMap<Reference, Secret>) -> Result<Con
     Ok(Content::Exact(bytes))
 }
 
+/// The value and a newline.
+fn with_newline(value: &Secret) -> Secret {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
+    bytes.extend_from_slice(value.expose());
+    bytes.push(b'\n');
+    Secret::new(std::mem::take(&mut *bytes))
+}
+
 /// What a survey has to look at for these files.
 #[must_use]
 pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
@@ -177,6 +190,7 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
             read_limit: match &file.content {
                 Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
                 Content::Hash { .. } => HASH_READ_LIMIT,
+                Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
                 // That it stands is enough to know.
                 Content::Absent => 0,
             },

@@ -13,6 +13,7 @@ mod collide;
 mod decode;
 mod excerpt;
 mod field;
+mod generate;
 mod model;
 mod overlap;
 mod problem;
@@ -34,6 +35,7 @@ mod tests;
 use std::path::Path;
 
 pub use excerpt::Excerpt;
+pub use generate::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
 pub use model::{
     HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, ValueSpec, Warning,
 };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::generate::GenerateSpec;
 use super::sources::SourceSpec;
 
 /// A checked manifest.
@@ -86,6 +87,8 @@ pub struct SecretSpec {
 pub enum ValueSpec {
     /// `from`: what a source holds.
     From(Reference),
+    /// `generate`: a key that the target makes for itself.
+    Generate(GenerateSpec),
     /// `absent: true`: the file must not be there, and what else the secret says about it has no meaning.
     Absent,
 }
@@ -101,7 +104,7 @@ impl SecretSpec {
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         match &self.value {
             ValueSpec::From(reference) => std::slice::from_ref(reference),
-            ValueSpec::Absent => &[],
+            ValueSpec::Generate(_) | ValueSpec::Absent => &[],
         }
         .iter()
     }

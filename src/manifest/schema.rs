@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::field::{Entries, Field};
+use super::generate::RawGenerate;
 use super::model::HashScheme;
 use super::sources::schema::RawSource;
 use super::tree::NodeId;
@@ -61,7 +62,7 @@ pub(super) struct RawDefaults {
     "required" = ["path"],
     "if" = { "properties": { "absent": { "const": true } }, "required": ["absent"] },
     "then" = without_a_file(),
-    "else" = { "required": ["from"] },
+    "else" = { "oneOf": [{ "required": ["from"] }, { "required": ["generate"] }] },
 ))]
 pub(super) struct RawSecret {
     /// Where the file belongs in the target: an absolute path with no `.`, `..` or `//`.
@@ -69,6 +70,8 @@ pub(super) struct RawSecret {
     pub path: Field<String>,
     /// Where the value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     pub from: Field<RawReference>,
+    /// A key that the target makes for itself, once, and keeps. Instead of `from`.
+    pub generate: Field<RawGenerate>,
     /// The file must not be there: it is removed. Instead of `from` and of all that says what the file is like.
     #[schemars(extend("default" = false))]
     pub absent: Field<bool>,
@@ -102,9 +105,10 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 9] {
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 10] {
         [
             ("from", self.from.place()),
+            ("generate", self.generate.place()),
             ("hash", self.hash.place()),
             ("owner", self.owner.place()),
             ("group", self.group.place()),

@@ -55,7 +55,7 @@ fn parse(text: &str) -> Result<Manifest, ManifestErrors> {
 fn from(secret: &SecretSpec) -> &Reference {
     match &secret.value {
         ValueSpec::From(reference) => reference,
-        ValueSpec::Absent => panic!("{} is absent", secret.name),
+        other => panic!("{}: {other:?}", secret.name),
     }
 }
 

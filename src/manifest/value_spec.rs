@@ -2,6 +2,7 @@
 
 use super::check::Checker;
 use super::field::Field;
+use super::generate::RawGenerate;
 use super::model::ValueSpec;
 use super::problem::{Mark, quoted};
 use super::schema::RawReference;
@@ -9,6 +10,7 @@ use super::schema::RawReference;
 /// The keys of a secret of which exactly one stands.
 pub(super) struct ValueKeys {
     pub from: Field<RawReference>,
+    pub generate: Field<RawGenerate>,
     pub absent: Field<bool>,
 }
 
@@ -22,8 +24,14 @@ impl Checker<'_, '_> {
             Field::Bad => return None,
             Field::Good(_, false) | Field::Missing => {}
         }
+        match keys.generate {
+            Field::Good(id, generate) => return self.generate(id, generate).map(ValueSpec::Generate),
+            Field::Bad => return None,
+            Field::Missing => {}
+        }
         if keys.from.is_missing() {
-            let hint = "say where the value comes from, such as `from: SOURCE:ITEM`; or `absent: true` to have the file removed";
+            let hint = "say where the value comes from, such as `from: SOURCE:ITEM`, or `generate: KIND` to have a key made; or \
+                        `absent: true` to have the file removed";
             self.push(key, format!("secret {} has no `from`", quoted(name)), Some(hint.to_owned()));
         }
         let (id, from) = keys.from.good()?;
