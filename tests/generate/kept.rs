@@ -26,7 +26,7 @@ fn a_second_run_changes_not_one_byte() {
     let alone = setup.scratch.write("alone.yaml", "version: 1\nsecrets:\n  deploy-key: { path: /etc/secrets/deploy-key, generate: ssh-ed25519, mode: \"0600\" }\n");
     super::Deaddrop::new(&setup.scratch)
         .args(["inject", "raw-efi.img", "-m"])
-        .arg(alone)
+        .args([alone])
         .run()
         .expect_code(0)
         .expect_error("nothing to do");
