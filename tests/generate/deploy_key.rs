@@ -30,6 +30,14 @@ fn ssh_config(root: &Path) -> String {
     lines.replace("/etc/", &format!("{}/etc/", root.display()))
 }
 
+/// The page's flake as git clones it; the user's name is left to the configuration.
+fn flake() -> String {
+    let nix = block("nix");
+    let (_, rest) = nix.split_once("flake = \"git+ssh://git@").unwrap();
+    let (url, _) = rest.split_once('"').unwrap();
+    format!("ssh://{url}")
+}
+
 /// The forge: a repository, a host key, and an sshd that serves the repository to whoever has the deploy key.
 struct Forge {
     sshd: Sshd,
@@ -82,7 +90,7 @@ impl Forge {
         git(to)
             .env("GIT_SSH_COMMAND", format!("ssh -F {} -o GlobalKnownHostsFile=none", file.display()))
             .env_remove("SSH_AUTH_SOCK")
-            .args(["clone", "-q", "ssh://git@git.example.org/homelab/nixos.git", "clone"])
+            .args(["clone", "-q", &flake(), "clone"])
             .output()
             .expect("running git")
     }
@@ -103,7 +111,7 @@ fn the_example_of_the_manual_clones_from_the_injected_root_and_only_with_its_fil
     setup.scratch.write("forge.known_hosts", format!("git.example.org {}\n", words.join(" ")));
 
     // The page's commands, as they stand.
-    for line in block("commands").lines() {
+    for line in block("commands").lines().filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words[0], "deaddrop");
         Deaddrop::new(&setup.scratch).args(&words[1..]).run().expect_code(0);
