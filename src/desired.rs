@@ -4,14 +4,18 @@ use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
+mod generated;
+
 use crate::derive::oddities::{self, Oddity};
-use crate::derive::{Misfit, password};
+use crate::derive::{Misfit, generate, password};
 use crate::manifest::{
     DataFormat, HashScheme, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath, TemplateSpec, ValueSpec,
 };
 use crate::secret::Secret;
 use crate::source::{MAX_TOTAL, MIB};
 use crate::target::{Survey, Wanted};
+
+pub use generated::{Generated, KeyState, PublicPart, settle};
 
 /// A standing password hash is read up to this size, in bytes; the longest crypt(3) line is under 400.
 const HASH_READ_LIMIT: u64 = 1024;
@@ -82,16 +86,21 @@ pub enum Content {
         /// The target's file, when it is a hash that verifies ([`keep_standing_hashes`]).
         standing: Option<Secret>,
     },
+    /// A key that the target makes for itself ([`settle`]).
+    Generated(Generated),
+    /// The public part of the key in the file before it in the list; none before [`settle`], or when the key's file holds
+    /// something else.
+    PublicPart(Option<Secret>),
     /// Nothing: the file must not be there, and what else is said about it has no meaning.
     Absent,
 }
 
 impl Content {
-    /// How many bytes the file will have; none for a hash, which is short, and for no file.
+    /// How many bytes the file will have; none for a hash or a key, which are short, and for no file.
     fn bytes(&self) -> usize {
         match self {
             Self::Exact(bytes) => bytes.len(),
-            Self::Hash { .. } | Self::Absent => 0,
+            Self::Hash { .. } | Self::Generated(_) | Self::PublicPart(_) | Self::Absent => 0,
         }
     }
 }
@@ -150,11 +159,12 @@ pub fn build(
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             password_users: match spec.value {
-                ValueSpec::Absent => Vec::new(),
+                ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
             },
             oddities: maker.oddities(),
         });
+        files.extend(generated::public_part(spec));
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
@@ -174,6 +184,7 @@ impl Maker<'_> {
             ValueSpec::From(reference) => reference.for_host(self.host).to_string(),
             ValueSpec::Template(TemplateSpec { file: Some(file), .. }) => format!("template {file}"),
             ValueSpec::Template(_) => "template".to_owned(),
+            ValueSpec::Generate(generate) => generated::origin(generate.kind.kind()),
             ValueSpec::Absent => String::new(),
         }
     }
@@ -189,6 +200,7 @@ impl Maker<'_> {
         let spec = self.spec;
         let value = match &spec.value {
             ValueSpec::Absent => return Ok(Content::Absent),
+            ValueSpec::Generate(generate) => return generated::content(spec, generate),
             ValueSpec::Template(template) => self.render(template)?,
             ValueSpec::From(reference) => self.decoded(self.value(reference)?)?,
         };
@@ -201,14 +213,7 @@ impl Maker<'_> {
                 }
             };
         }
-        let bytes = if spec.newline {
-            let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
-            bytes.extend_from_slice(value.expose());
-            bytes.push(b'\n');
-            Secret::new(std::mem::take(&mut *bytes))
-        } else {
-            value
-        };
+        let bytes = if spec.newline { with_newline(&value) } else { value };
         if let Some(format) = spec.format {
             format.check(bytes.expose())?;
         }
@@ -284,6 +289,14 @@ impl Maker<'_> {
     }
 }
 
+/// The value and a newline.
+fn with_newline(value: &Secret) -> Secret {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
+    bytes.extend_from_slice(value.expose());
+    bytes.push(b'\n');
+    Secret::new(std::mem::take(&mut *bytes))
+}
+
 /// What a survey has to look at for these files.
 #[must_use]
 pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
@@ -294,6 +307,7 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
             read_limit: match &file.content {
                 Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
                 Content::Hash { .. } => HASH_READ_LIMIT,
+                Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
                 // That it stands is enough to know.
                 Content::Absent => 0,
             },

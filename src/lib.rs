@@ -24,6 +24,7 @@
 
 pub mod cli;
 pub mod contain;
+mod day;
 pub mod derive;
 pub mod desired;
 pub mod image;

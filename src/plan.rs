@@ -5,7 +5,7 @@ mod parents;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::derive::password::{self, Verdict};
-use crate::desired::{Content, DesiredFile};
+use crate::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
 use crate::manifest::Owner;
@@ -127,8 +127,12 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let secret = file.secret.clone();
         let ids = owner_ids(&file, &survey.users);
         match (place, ids) {
+            (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
+                refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
+            }
             (Ok(standing), Ok((uid, gid))) => {
                 warnings.extend(value_warnings(&file));
+                warnings.extend(token_warning(&file));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 parents.add(standing, &file, uid);
                 let change = change(file, standing, uid, gid);
@@ -152,6 +156,23 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
+    }
+
+    /// What has to happen to each secret: to its file, or else to that of its public part.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(self.changes.len());
+        for change in &self.changes {
+            match (&change.content, actions.last_mut()) {
+                (Content::PublicPart(_), Some(of_the_key)) => {
+                    if *of_the_key == Action::Unchanged {
+                        *of_the_key = change.action;
+                    }
+                }
+                _ => actions.push(change.action),
+            }
+        }
+        actions
     }
 
     /// How many files have this action.
@@ -180,8 +201,10 @@ impl Plan {
                     let content = match &change.content {
                         Content::Exact(bytes) => bytes.clone(),
                         Content::Hash { scheme, password, .. } => password::hash(*scheme, password)?,
-                        // Never created or replaced, see `change`.
-                        Content::Absent => continue,
+                        Content::Generated(Generated { key: KeyState::Made(key), .. }) => key.clone(),
+                        Content::PublicPart(Some(line)) => line.clone(),
+                        // Never created or replaced, see `change` and `plan`.
+                        Content::Generated(_) | Content::PublicPart(None) | Content::Absent => continue,
                     };
                     all.push(TreeChange::WriteFile { path, content, mode, uid, gid, label: change.label.clone() });
                 }
@@ -203,7 +226,10 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
             let same_content = match (&file.content, &there.content) {
                 (Content::Exact(want), Some(have)) => want == have,
                 (Content::Hash { standing, .. }, _) => standing.is_some(),
-                (Content::Exact(_), None) | (Content::Absent, _) => false,
+                (Content::Generated(generated), _) => !matches!(generated.key, KeyState::Made(_)),
+                (Content::PublicPart(Some(want)), Some(have)) => want == have,
+                (Content::Exact(_) | Content::PublicPart(_), None)
+                | (Content::PublicPart(None) | Content::Absent, _) => false,
             };
             let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
             match (same_content, same_metadata) {
@@ -271,7 +297,7 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
             Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
             Content::Hash { standing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
             Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
-            Content::Absent => return None,
+            Content::Generated(_) | Content::PublicPart(_) | Content::Absent => return None,
         };
         (!in_force).then(|| Warning {
             code: "NX101",
@@ -283,6 +309,33 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
             ),
             hint: "set users.mutableUsers = false, or services.userborn.enable = true".into(),
         })
+    })
+}
+
+/// The refusal of what stands in the place of a key, and is none of its kind.
+fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
+    let Content::Generated(Generated { spec, key: KeyState::Foreign(reason), .. }) = &file.content else { return None };
+    Some(Refusal {
+        code: None,
+        reason: format!(
+            "{} holds something else than a key of the kind {}, and it may be in use: {reason}",
+            file.path,
+            spec.kind.kind().name()
+        ),
+        hint: "it is never overwritten: move it away in the target, or choose another path".into(),
+    })
+}
+
+/// DD402: a token that is kept is not what the manifest asks for.
+fn token_warning(file: &DesiredFile) -> Option<Warning> {
+    matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
+        code: "DD402",
+        secret: file.secret.clone(),
+        message: format!(
+            "{} is kept, and is not of the length and alphabet that are declared: it may be in use",
+            file.path
+        ),
+        hint: "to have a new one, remove the file in the target, and run this again".into(),
     })
 }
 
@@ -352,7 +405,9 @@ impl Parents {
             let parent = self.directories.entry(path.clone()).or_default();
             let label = standing.labels.as_ref().and_then(|labels| labels.parents.get(index));
             parent.label = parent.label.take().or_else(|| label.map(|chosen| chosen.label.clone()));
-            parent.shared |= uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0;
+            // The public part of a key needs no way to it: it is for whoever has the key.
+            parent.shared |= !matches!(file.content, Content::PublicPart(_))
+                && (uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0);
             if Some(index) == last {
                 parent.holds_a_file = true;
                 parent.asked = parent.asked.or(file.directory_mode);

@@ -9,7 +9,8 @@ use common::Scratch;
 use common::canary::Canary;
 use common::run::Deaddrop;
 
-const COMMANDS: [&str; 8] = ["check", "inspect", "plan", "inject", "verify", "recover", "scrub", "completions"];
+const COMMANDS: [&str; 10] =
+    ["check", "inspect", "plan", "inject", "verify", "recover", "scrub", "generate", "init", "completions"];
 
 /// A scratch directory with a root, and a manifest of one secret from $A.
 fn with_root() -> Scratch {

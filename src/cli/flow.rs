@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::backend::BackendArgs;
-use crate::desired;
+use crate::desired::{self, PublicPart};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::progress::Watch;
 use crate::manifest::{Manifest, Reference, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
+use crate::report::public::KnownAs;
 use crate::report::{Exit, Failure, Message, Ui};
 use crate::secret::Secret;
 use crate::source;
@@ -53,6 +55,10 @@ pub struct Prepared<'w> {
     pub target: Box<dyn Target + 'w>,
     /// What has to happen.
     pub plan: Plan,
+    /// What others may know of the generated keys of this run.
+    pub public_parts: Vec<PublicPart>,
+    /// By which names they know the host.
+    pub known_as: KnownAs,
 }
 
 /// Loads and checks the manifest.
@@ -155,6 +161,11 @@ pub fn prepare<'w>(
     let mut opened = open(ui, target, destination, watch).map_err(refused)?;
     let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
     desired::keep_standing_hashes(&mut files, &survey);
+    let host = manifest.host.as_deref();
+    let public_parts = desired::settle(&mut files, &survey, host, SystemTime::now()).map_err(|error| {
+        Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
+    })?;
+    let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
     let mut plan = plan::plan(files, &survey).map_err(|refused| {
         let message = |refused: &plan::Refused| {
             let code = refused.refusal.code.map_or(String::new(), |code| format!("{code}: "));
@@ -166,7 +177,7 @@ pub fn prepare<'w>(
     let mut warnings = manifest_warnings(&loaded, &secrets);
     warnings.append(&mut plan.warnings);
     plan.warnings = warnings;
-    Ok(Prepared { target: opened, plan })
+    Ok(Prepared { target: opened, plan, public_parts, known_as })
 }
 
 fn open<'w>(

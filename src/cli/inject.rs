@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::flow::{self, ManifestArgs, TargetArgs};
+use super::public_out::{self, PublicOut};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::root::Backend;
 use crate::image::text;
-use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
+use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report, print_error_stream, public};
 
 /// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
 ///
@@ -47,6 +48,11 @@ pub struct Args {
     /// Where to keep an undo file meanwhile, for a block device whose change does not fit into a journal
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     undo: Option<PathBuf>,
+
+    /// Write what others may know of the generated keys into FILE: a known_hosts line for a host key, public keys and age
+    /// recipients as comments; as JSON if FILE ends in .json
+    #[arg(long, value_name = "FILE")]
+    public_out: Option<PathBuf>,
 }
 
 impl Args {
@@ -72,6 +78,15 @@ impl Args {
         let changes = plan.tree_changes().map_err(|error| {
             Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
         })?;
+        let public_out = self.public_out.as_ref().map(|path| {
+            let (known_as, parts) = (&prepared.known_as, &prepared.public_parts);
+            let text = match public_out::is_json(path) {
+                true => public::json(known_as, parts),
+                false => public::text(known_as, parts),
+            };
+            PublicOut::write(path, &text)
+        });
+        let public_out = public_out.transpose()?;
         // Also without changes: a new output is made all the same, and what an interrupted run left is finished.
         let applied = prepared.target.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
         applied.details.iter().for_each(|line| ui.tell(1, line));
@@ -84,6 +99,10 @@ impl Args {
         for note in applied.notes {
             ui.say(&note);
         }
+        if let Some(Err(message)) = public_out.map(PublicOut::put) {
+            // The keys are in their place: that is done, and stays done.
+            print_error_stream(&message.render());
+        }
         ui.say(&self.closing_line(&name, plan, started.elapsed()));
         Ok(Exit::Done)
     }
@@ -93,7 +112,7 @@ impl Args {
         if !plan.is_empty() {
             return format!("{name}: {} ({time})", report::done(plan));
         }
-        let declared = report::secrets(plan.changes.len());
+        let declared = report::secrets(plan.secrets().len());
         match self.output {
             Some(_) => format!("{name}: a copy, {declared} already as declared ({time})"),
             None => format!("{name}: nothing to do, {declared} as declared"),

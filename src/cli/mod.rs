@@ -4,10 +4,13 @@ mod backend;
 mod check;
 mod completions;
 mod flow;
+mod generate;
+mod init;
 mod inject;
 mod inspect;
 mod man;
 mod plan;
+mod public_out;
 mod recover;
 mod scrub;
 mod sources;
@@ -69,6 +72,8 @@ enum Command {
     Recover(recover::Args),
     Scrub(scrub::Args),
     Sources(sources::Args),
+    Generate(generate::Args),
+    Init(init::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
@@ -101,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
         Command::Sources(args) => args.run(&ui),
+        Command::Generate(args) => args.run(&ui),
+        Command::Init(args) => args.run(&ui),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

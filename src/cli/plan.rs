@@ -31,7 +31,7 @@ impl Args {
         ui.say(&format!("{}{host}\n", prepared.target.describe()));
         ui.say(&report::table(plan));
         if plan.is_empty() {
-            ui.say(&format!("\nNothing to do: {} as declared.", report::secrets(plan.changes.len())));
+            ui.say(&format!("\nNothing to do: {} as declared.", report::secrets(plan.secrets().len())));
             return Ok(Exit::Done);
         }
         ui.say(&format!("\n{}. Nothing was written.", report::sum(plan)));

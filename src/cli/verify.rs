@@ -31,11 +31,11 @@ impl Args {
             ui.say(&differences);
         }
         if plan.is_empty() {
-            ui.say(&format!("{name}: {} as declared", report::secrets(plan.changes.len())));
+            ui.say(&format!("{name}: {} as declared", report::secrets(plan.secrets().len())));
             return Ok(Exit::Done);
         }
-        let (all, unchanged) = (plan.changes.len(), plan.count(Action::Unchanged));
-        let differing = all.saturating_sub(unchanged);
+        let actions = plan.secrets();
+        let (all, differing) = (actions.len(), actions.iter().filter(|action| **action != Action::Unchanged).count());
         let are = if differing == 1 { "is" } else { "are" };
         ui.say(&format!("{name}: {differing} of {} {are} not as declared", report::secrets(all)));
         Ok(Exit::Differences)

@@ -1,10 +1,12 @@
-//! What is made from a value, and what a value must be: a password hash, a template, a decoded value; and the checks that
-//! a value or a file is what the manifest says. Knows no sources and no targets; never shows a value.
+//! What is made from a value, and what a value must be: a password hash, a template, a decoded value; the checks that a value
+//! or a file is what the manifest says; and what is made where there is no value yet: a key. Knows no sources and no targets;
+//! never shows a value.
 
 mod crypt_text;
 pub mod encoding;
 pub mod expect;
 pub mod format;
+pub mod generate;
 pub mod oddities;
 pub mod password;
 pub mod template;

@@ -35,6 +35,6 @@ pub mod table;
 pub mod text;
 pub mod tree;
 pub mod undo;
-mod unfinished;
+pub(crate) mod unfinished;
 pub mod walk;
 pub mod work;

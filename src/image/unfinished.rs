@@ -19,7 +19,7 @@ use nix::unistd::linkat;
 use crate::sys::{RemoveOnSignal, SignalsWait};
 
 /// A file without a name, or with a temporary one.
-pub(super) struct Unfinished {
+pub(crate) struct Unfinished {
     file: File,
     directory: PathBuf,
     /// Where the file system has no unnamed files.
@@ -44,7 +44,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// What the system says about writing in `directory`.
-    pub(super) fn create(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
         match unnamed(directory) {
             Ok(file) => Ok(Self { file, directory: directory.to_owned(), name: None }),
             Err(e) if has_no_unnamed_files(&e) => Self::create_named(directory),
@@ -67,7 +67,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// What the system says about writing in `directory`.
-    pub(super) fn scratch(directory: &Path) -> io::Result<File> {
+    pub(crate) fn scratch(directory: &Path) -> io::Result<File> {
         let mut unfinished = Self::create(directory)?;
         // Dropping the name removes it; the open file lives on.
         unfinished.name = None;
@@ -75,7 +75,7 @@ impl Unfinished {
     }
 
     /// The open file.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
@@ -83,7 +83,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// `AlreadyExists` when something has that name by now; else what the system says. Nothing is left behind then.
-    pub(super) fn publish(self, to: &Path) -> io::Result<()> {
+    pub(crate) fn publish(self, to: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         let signals = SignalsWait::new();
         match &self.name {
@@ -111,7 +111,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// What the system says. `to` is as it was then, and nothing is left behind.
-    pub(super) fn replace(mut self, to: &Path) -> io::Result<()> {
+    pub(crate) fn replace(mut self, to: &Path) -> io::Result<()> {
         // Before the rename: a name that is durable over content that is not would be neither old nor new.
         self.file.sync_all()?;
         let signals = SignalsWait::new();
@@ -133,7 +133,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.file.set_permissions(Permissions::from_mode(mode))
     }
 }

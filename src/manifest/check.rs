@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::collide::{self, Placed};
 use super::decode::Context;
 use super::field::{Entries, Entry, Field};
-use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, Warning};
+use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, ValueSpec, Warning};
 use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
@@ -251,20 +251,29 @@ impl<'c, 't> Checker<'c, 't> {
             let hint = "say where the file belongs, such as `path: /etc/secrets/NAME`";
             self.push(key, format!("secret {} has no `path`", quoted(&name)), Some(hint.to_owned()));
         }
+        if !raw.generate.is_missing() {
+            self.not_of_generate(&raw);
+        }
         let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name, key.location()));
-        let RawSecret { from, template, template_file, absent, .. } = raw;
-        let value = self.value_spec(ValueKeys { from, template, template_file, absent }, key, &name);
+        let RawSecret { from, template, template_file, generate, absent, .. } = raw;
+        let value = self.value_spec(ValueKeys { from, template, template_file, generate, absent }, key, &name);
         let expect = self.expect(raw.expect);
         let hosts = self.selectors(raw.hosts);
         let directory_mode = self.mode(raw.directory_mode, values::directory_mode);
         if let (Some((path, path_id)), Some(hosts), Some(directory_mode)) = (&path, &hosts, &directory_mode) {
-            self.placed.push(Placed {
+            let placed = Placed {
                 name: name.clone(),
                 path: path.clone(),
                 path_mark: self.mark(*path_id),
                 selectors: (!hosts.0.is_empty()).then(|| hosts.1.clone()),
                 directory_mode: directory_mode.map(|(mode, id)| (mode, self.mark(id))),
-            });
+                is_public_part: false,
+            };
+            if let Some(ValueSpec::Generate(generate)) = &value {
+                self.place_public_part(generate, &placed, *path_id);
+                self.warn_of_a_shared_token(&name, key, generate, &hosts.1);
+            }
+            self.placed.push(placed);
         }
         let mode = match is_absent {
             true => Some(defaults.mode),
@@ -375,7 +384,7 @@ fn choice<T>(field: Field<T>) -> Option<Option<T>> {
 }
 
 /// False when it is missing, `None` when it is wrong.
-fn flag(field: Field<bool>) -> Option<bool> {
+pub(super) fn flag(field: Field<bool>) -> Option<bool> {
     match field {
         Field::Missing => Some(false),
         Field::Bad => None,

@@ -13,12 +13,15 @@ pub(super) struct Placed {
     /// `None` for every host.
     pub selectors: Option<Vec<Selector>>,
     pub directory_mode: Option<(u32, Mark)>,
+    /// It is the public part of a key, which goes beside it.
+    pub is_public_part: bool,
 }
 
 impl Placed {
     /// "`k3s-token` (line 12)"
     fn at(&self) -> String {
-        format!("{} ({})", quoted(&self.name), self.path_mark)
+        let part = if self.is_public_part { "the public part of " } else { "" };
+        format!("{part}{} ({})", quoted(&self.name), self.path_mark)
     }
 }
 
@@ -51,7 +54,10 @@ fn same_paths(
         let claims: Vec<Claim<'_>> = members.iter().map(|at| claim(placed, *at, *at)).collect();
         for (later, earlier) in overlaps.find(&claims)? {
             let (later, earlier) = (&placed[later], &placed[earlier]);
-            let message = format!("{} is declared twice: {} has it as well", quoted(path), earlier.at());
+            let message = match later.is_public_part {
+                true => format!("{} is where the public part goes, and {} has it as well", quoted(path), earlier.at()),
+                false => format!("{} is declared twice: {} has it as well", quoted(path), earlier.at()),
+            };
             let hint = "two secrets can have one path only if no host gets both: see `hosts`";
             problems.push(later.path_mark, message, Some(hint.to_owned()));
         }

@@ -13,6 +13,7 @@ mod collide;
 mod decode;
 mod excerpt;
 mod field;
+mod generate;
 mod model;
 mod overlap;
 mod place;
@@ -36,6 +37,7 @@ mod tests;
 use std::path::Path;
 
 pub use excerpt::Excerpt;
+pub use generate::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
 pub use model::{
     HOST, HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, TemplateSpec,
     ValueSpec, Warning,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::generate::GenerateSpec;
 use super::sources::SourceSpec;
 use crate::derive::encoding::Encoding;
 use crate::derive::expect::Expect;
@@ -99,6 +100,8 @@ pub enum ValueSpec {
     From(Reference),
     /// `template` or `template_file`: a text around values.
     Template(TemplateSpec),
+    /// `generate`: a key that the target makes for itself.
+    Generate(GenerateSpec),
     /// `absent: true`: the file must not be there, and what else the secret says about it has no meaning.
     Absent,
 }
@@ -115,7 +118,7 @@ impl SecretSpec {
         let (one, many) = match &self.value {
             ValueSpec::From(reference) => (Some(reference), &[][..]),
             ValueSpec::Template(template) => (None, template.references.as_slice()),
-            ValueSpec::Absent => (None, &[][..]),
+            ValueSpec::Generate(_) | ValueSpec::Absent => (None, &[][..]),
         };
         one.into_iter().chain(many.iter().map(|(_, reference)| reference))
     }

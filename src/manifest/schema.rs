@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::field::{Entries, Field};
+use super::generate::RawGenerate;
 use super::model::HashScheme;
 use super::sources::schema::RawSource;
 use super::tree::NodeId;
@@ -83,6 +84,8 @@ pub(super) struct RawSecret {
     pub expect: Field<RawExpect>,
     /// What the file must parse as. Not together with `hash`.
     pub format: Field<Format>,
+    /// A key that the target makes for itself, once, and keeps. Instead of `from`.
+    pub generate: Field<RawGenerate>,
     /// The file must not be there: it is removed. Instead of `from` and of all that says what the file is like.
     #[schemars(extend("default" = false))]
     pub absent: Field<bool>,
@@ -116,11 +119,12 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 14] {
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 15] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
             ("template_file", self.template_file.place()),
+            ("generate", self.generate.place()),
             ("encoding", self.encoding.place()),
             ("expect", self.expect.place()),
             ("format", self.format.place()),
@@ -273,7 +277,7 @@ fn without_a_file() -> serde_json::Value {
 
 /// Of these keys, a secret without `absent: true` has exactly one.
 fn one_of_the_values() -> serde_json::Value {
-    ["from", "template", "template_file"].into_iter().map(|key| serde_json::json!({ "required": [key] })).collect()
+    ["from", "template", "template_file", "generate"].into_iter().map(|key| serde_json::json!({ "required": [key] })).collect()
 }
 
 /// What `values::file_mode` accepts, world-readable ones included.

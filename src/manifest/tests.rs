@@ -162,7 +162,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         // Keys
         ("  a: { path: /a, from: ci:A, mod: x }", vec!["9:30+3 unknown key `mod`"]),
         ("  a: { path: /a, from: ci:A, restart: [x] }", vec!["9:30+7 unknown key `restart`"]),
-        ("  a: { path: /a, from: ci:A, generate: x }", vec!["9:30+8 unknown key `generate`"]),
+        ("  a: { path: /a, from: ci:A, colour: x }", vec!["9:30+6 unknown key `colour`"]),
         ("  a: { path: /a, from: ci:A, value: x }", vec!["9:30+5 unknown key `value`"]),
         ("  a: { path: /a, path: /b, from: ci:A }", vec!["9:18+4 duplicate key `path`, first on line 9"]),
         (
@@ -455,7 +455,7 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),

@@ -2,6 +2,7 @@
 
 use super::check::Checker;
 use super::field::Field;
+use super::generate::RawGenerate;
 use super::model::ValueSpec;
 use super::problem::{Mark, quoted};
 use super::schema::{RawConditions, RawExpect, RawReference, RawSecret};
@@ -15,6 +16,7 @@ pub(super) struct ValueKeys {
     pub from: Field<RawReference>,
     pub template: Field<String>,
     pub template_file: Field<String>,
+    pub generate: Field<RawGenerate>,
     pub absent: Field<bool>,
 }
 
@@ -25,6 +27,7 @@ impl ValueKeys {
             ("from", self.from.is_missing(), self.from.place()),
             ("template", self.template.is_missing(), self.template.place()),
             ("template_file", self.template_file.is_missing(), self.template_file.place()),
+            ("generate", self.generate.is_missing(), self.generate.place()),
         ];
         keys.into_iter().filter(|(_, missing, _)| !missing).map(|(key, _, place)| (key, place)).collect()
     }
@@ -47,7 +50,7 @@ impl Checker<'_, '_> {
         match keys.given().as_slice() {
             [] => {
                 let hint = "say where the value comes from, such as `from: SOURCE:ITEM`, or what is made of values, with \
-                            `template`; or `absent: true` to have the file removed";
+                            `template`, or `generate: KIND` to have a key made; or `absent: true` to have the file removed";
                 self.push(key, format!("secret {} has no `from`", quoted(name)), Some(hint.to_owned()));
                 return None;
             }
@@ -63,6 +66,9 @@ impl Checker<'_, '_> {
         }
         if let Some((id, from)) = keys.from.good() {
             return self.reference(id, from).map(ValueSpec::From);
+        }
+        if let Some((id, generate)) = keys.generate.good() {
+            return self.generate(id, generate).map(ValueSpec::Generate);
         }
         if let Some((id, text)) = keys.template.good() {
             return self.template(id, &text).map(ValueSpec::Template);

@@ -55,6 +55,20 @@ pub fn check(manifest: &str, secrets: usize, found: &[Warning]) -> Value {
     })
 }
 
+/// The object of `init`: what the manifest that was written has.
+#[must_use]
+pub fn init(manifest: &str, hosts: usize, secrets: usize) -> Value {
+    json!({
+        "version": 1,
+        "command": "init",
+        "target": Value::Null,
+        "manifest": manifest,
+        "changes": [],
+        "warnings": [],
+        "summary": { "hosts": hosts, "secrets": secrets },
+    })
+}
+
 /// The object of `recover` and `scrub`: no secret is looked at; `changed` says whether anything was written.
 #[must_use]
 pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {

@@ -7,6 +7,7 @@ pub mod json;
 pub mod message;
 pub mod plan;
 mod progress;
+pub mod public;
 pub mod sources;
 pub mod style;
 pub mod suggest;

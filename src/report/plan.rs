@@ -6,7 +6,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::style::{self, paint};
 use super::wrap;
-use crate::desired::Content;
+use crate::desired::{Content, Generated, KeyState};
 use crate::image::walk;
 use crate::plan::{Action, Change, NewDirectory, Plan, Warning};
 
@@ -107,9 +107,11 @@ pub fn sum(plan: &Plan) -> String {
 /// What was done, once it is: "2 secrets written, 1 removed, 3 unchanged".
 #[must_use]
 pub fn done(plan: &Plan) -> String {
-    let (removed, unchanged) = (plan.count(Action::Remove), plan.count(Action::Unchanged));
-    // Cannot underflow: both are counted among the changes.
-    let written = plan.changes.len() - removed - unchanged;
+    let actions = plan.secrets();
+    let count = |wanted: Action| actions.iter().filter(|action| **action == wanted).count();
+    let (removed, unchanged) = (count(Action::Remove), count(Action::Unchanged));
+    // Cannot underflow: both are counted among the actions.
+    let written = actions.len() - removed - unchanged;
     match (written, removed) {
         (_, 0) => format!("{} written, {unchanged} unchanged", secrets(written)),
         (0, _) => format!("{} removed, {unchanged} unchanged", secrets(removed)),
@@ -181,6 +183,11 @@ fn what(change: &Change) -> String {
 /// Which secret it is, where its value comes from, and where links lead it.
 fn note(change: &Change) -> String {
     let mut note = match (change.action, &change.content) {
+        (_, Content::Generated(Generated { key: KeyState::Made(_), .. })) => {
+            format!("{}, {}", change.secret, change.from)
+        }
+        (_, Content::Generated(_)) => format!("{}, {}, kept", change.secret, change.from),
+        (_, Content::PublicPart(_)) => format!("{}, its public part", change.secret),
         (Action::Unchanged, _) | (_, Content::Absent) => change.secret.clone(),
         (_, Content::Hash { scheme, .. }) => format!("{}, from {}, {}", change.secret, change.from, scheme.name()),
         (_, Content::Exact(_)) => format!("{}, from {}", change.secret, change.from),

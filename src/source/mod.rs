@@ -13,7 +13,6 @@ mod bitwarden;
 mod child;
 mod context;
 mod credentials;
-mod day;
 mod document;
 mod dotenv;
 mod env;

@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 use super::entry::{Attached, Entry};
 use super::inner::Inner;
 use super::{Stop, gunzip};
+use crate::day::day;
 use crate::source::MAX_VALUE;
-use crate::source::day::day;
 
 /// The longest entry, text or attachment, in bytes of the document.
 const MAX_ITEM: u64 = 64 << 20;

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::shape::{Address, Document, Held, Item, LoginField, SectionField, SshKey};
-use crate::source::day::day;
+use crate::day::day;
 use crate::source::item::{Entry, Field, Value};
 use crate::source::json::Text;
 

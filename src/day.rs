@@ -1,7 +1,17 @@
-//! The day of a time in seconds, as password managers keep it.
+//! Times as text, in UTC: the day of a time in seconds, as password managers keep it, and a moment of RFC 3339.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The moment as RFC 3339 writes it, `YYYY-MM-DDTHH:MM:SSZ`; `None` before 1970 and after the year 9999.
+pub(crate) fn moment(time: SystemTime) -> Option<String> {
+    let seconds = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    let second = seconds.rem_euclid(86_400);
+    let day = day(seconds)?;
+    Some(format!("{day}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60))
+}
 
 /// The day, `YYYY-MM-DD` in UTC, of a time in seconds since 1970; `None` outside the years 0 to 9999.
-pub(super) fn day(seconds: i64) -> Option<String> {
+pub(crate) fn day(seconds: i64) -> Option<String> {
     // Years begin in March here, so that the odd day of a leap year is the last: <https://howardhinnant.github.io/date_algorithms.html>,
     // civil_from_days. No sum overflows: there are fewer than 2^48 days in an i64 of seconds.
     let days = seconds.div_euclid(86_400) + 719_468;
@@ -37,5 +47,15 @@ mod tests {
         for seconds in [253_402_300_800, i64::MAX, i64::MIN] {
             assert_eq!(day(seconds), None, "{seconds}");
         }
+    }
+
+    #[test]
+    fn moments_are_those_of_date() {
+        // `date -u -d @SECONDS +%FT%TZ`
+        for (seconds, want) in [(0, "1970-01-01T00:00:00Z"), (1_768_724_999, "2026-01-18T08:29:59Z")] {
+            let time = UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            assert_eq!(moment(time).as_deref(), Some(want), "{seconds}");
+        }
+        assert_eq!(moment(UNIX_EPOCH - std::time::Duration::from_secs(1)), None);
     }
 }

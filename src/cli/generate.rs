@@ -1,0 +1,105 @@
+//! `deaddrop generate`: one key, for the vault.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::public_out::{self, PublicOut};
+use crate::derive::generate::{self, Key};
+use crate::desired::PublicPart;
+use crate::manifest::{GenerateSpec, KeyKind};
+use crate::report::{Exit, Failure, Message, Ui, public};
+use crate::secret::Secret;
+
+/// Prints a new key on standard output, to be put into a vault; what others may know of it goes to standard error.
+///
+/// Example: deaddrop generate token
+///
+/// For a value that several hosts share. A key that one host has for itself needs no vault: `generate:` in the manifest makes it
+/// on the host.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// ssh-host-ed25519, ssh-ed25519, wireguard, age or token
+    #[arg(value_name = "KIND", value_enum, hide_possible_values = true)]
+    kind: KeyKind,
+
+    /// How many characters a token has [default: 40]
+    #[arg(long, value_name = "N")]
+    length: Option<u64>,
+
+    /// The characters that a token is made of, each once [default: letters and digits]
+    #[arg(long, value_name = "CHARACTERS")]
+    alphabet: Option<String>,
+
+    /// The comment of an SSH key [default: none]
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+
+    /// Write what others may know of the key into this file, in place of standard error; as JSON if it ends in .json
+    #[arg(long, value_name = "FILE")]
+    public_out: Option<PathBuf>,
+}
+
+impl clap::ValueEnum for KeyKind {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        if ui.json {
+            let message =
+                Message::new("generate has no --json: what it prints is the key, and no value is ever in JSON");
+            return Err(Failure::usage(message.hint("leave --json out; --public-out FILE.json has the public part")));
+        }
+        let (length, alphabet) = (self.length, self.alphabet.as_deref());
+        let spec = GenerateSpec::new(self.kind, length, alphabet, self.comment.as_deref()).map_err(|wrong| {
+            Failure::usage(Message::new(format!("--{}: {}", wrong.part.name(), wrong.message)).hint(wrong.hint))
+        })?;
+        let key = generate::make(&spec, "", SystemTime::now())
+            .map_err(|error| Failure::refused(vec![Message::from_error(&error)]))?;
+        let Key { private, public } = key;
+        let name = self.kind.name().to_owned();
+        let part = PublicPart { secret: name, kind: self.kind, path: "standard output".into(), public };
+        let known_as = public::KnownAs::default();
+        let file = match &self.public_out {
+            Some(path) if public_out::is_json(path) => Some((path, public::json(&known_as, &[part]))),
+            Some(path) => Some((path, public::text(&known_as, &[part]))),
+            None => {
+                public::for_people(&part).iter().for_each(|line| ui.say(line));
+                None
+            }
+        };
+        let file = file.map(|(path, text)| PublicOut::write(path, &text)).transpose()?;
+        print_private(&private)?;
+        match file.map(PublicOut::put) {
+            Some(Err(message)) => Err(Failure::refused(vec![message])),
+            _ => Ok(Exit::Done),
+        }
+    }
+}
+
+/// Prints the key, past the standard library's buffer of standard output, which nobody wipes. A token gets a newline;
+/// the others end in one.
+fn print_private(private: &Secret) -> Result<(), Failure> {
+    let print = || {
+        let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        output.write_all(private.expose())?;
+        if private.expose().last() == Some(&b'\n') { Ok(()) } else { output.write_all(b"\n") }
+    };
+    match print() {
+        // Who closed the pipe has had enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::refused(vec![Message::new(format!("standard output: {error}"))]))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,70 @@
+//! Questions to a person, on the terminal only. None of the answers is a secret.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use crate::report::{Failure, Message};
+
+/// The longest answer, in bytes; a terminal's own limit is 4095.
+const LONGEST: u64 = 4096;
+
+/// Who answers.
+pub(super) struct Questions {
+    takes_defaults: bool,
+}
+
+impl Questions {
+    /// `takes_defaults`: nobody is asked, and each answer is the usual one.
+    pub(super) fn new(takes_defaults: bool) -> Self {
+        Self { takes_defaults }
+    }
+
+    /// True where somebody can be asked, and is.
+    pub(super) fn can_ask(&self) -> bool {
+        !self.takes_defaults && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// The answer to a question, as `judge` takes it; asked again until it does. `flag` answers it where there is no terminal.
+    pub(super) fn ask<T>(
+        &mut self,
+        flag: &str,
+        question: &str,
+        usual: &str,
+        judge: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        let internal = |message| Failure::usage(Message::new(format!("{flag}: {message}")));
+        if self.takes_defaults {
+            return judge(usual).map_err(internal);
+        }
+        if !self.can_ask() {
+            let message = format!("{flag} is missing, and cannot be asked for: there is no terminal");
+            let hint = format!("add {flag}, or --yes for the usual answer, `{usual}`");
+            return Err(Failure::usage(Message::new(message).hint(hint)));
+        }
+        loop {
+            let answer = read(question, usual)
+                .map_err(|error| Failure::usage(Message::new(format!("{flag}: no answer")).caused_by(&error)))?;
+            match judge(&answer) {
+                Ok(value) => return Ok(value),
+                Err(message) => say(&format!("  {message}\n")),
+            }
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Best effort: whoever sees nothing can still answer.
+    let _ = anstream::stderr().write_all(text.as_bytes());
+}
+
+/// One line from the terminal, or the usual answer for an empty one.
+fn read(question: &str, usual: &str) -> io::Result<String> {
+    say(&format!("{question} [{usual}]: "));
+    let mut line = Vec::new();
+    io::Read::take(io::stdin().lock(), LONGEST).read_until(b'\n', &mut line)?;
+    if line.last() != Some(&b'\n') {
+        return Err(io::Error::other("the input ended"));
+    }
+    let line = String::from_utf8(line).map_err(|_| io::Error::other("it is not UTF-8"))?;
+    let answer = line.trim();
+    Ok(if answer.is_empty() { usual.to_owned() } else { answer.to_owned() })
+}

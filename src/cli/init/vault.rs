@@ -1,0 +1,118 @@
+//! The vault of a first manifest: which kinds there are, what each needs, and what its items are called.
+
+use super::first::yaml;
+
+/// How items are called in a kind of source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// Any text: `Node admin`.
+    Titles,
+    /// Paths of a store: `homelab/node-admin`.
+    Paths,
+    /// Variables: `NODE_ADMIN`.
+    Variables,
+}
+
+/// Whether a kind of source has a file to name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// A file, such as this one.
+    File(&'static str),
+    /// A store, the program's own unless another one is named.
+    Store,
+    /// Nothing to name.
+    Nowhere,
+}
+
+/// A kind of source.
+#[derive(Debug)]
+struct Kind {
+    name: &'static str,
+    at: At,
+    names: Names,
+    /// Lines below `path`, and why.
+    more: &'static str,
+}
+
+const KINDS: [Kind; 13] = [
+    Kind {
+        name: "bitwarden",
+        at: At::File("vault.json"),
+        names: Names::Titles,
+        more: "    # password: ask          # for an export that is protected by a password\n",
+    },
+    Kind { name: "onepassword", at: At::File("vault.1pux"), names: Names::Titles, more: "" },
+    Kind {
+        name: "keepass",
+        at: At::File("vault.kdbx"),
+        names: Names::Titles,
+        more: "    password: ask            # or { env: NAME }, { file: PATH }; key_file: PATH\n",
+    },
+    Kind {
+        name: "proton-pass",
+        at: At::File("vault.zip"),
+        names: Names::Titles,
+        more: "    # password: ask          # for an export that is encrypted\n",
+    },
+    Kind { name: "lastpass", at: At::File("vault.csv"), names: Names::Titles, more: "" },
+    Kind { name: "pass", at: At::Store, names: Names::Paths, more: "" },
+    Kind { name: "gopass", at: At::Store, names: Names::Paths, more: "" },
+    Kind { name: "passage", at: At::Store, names: Names::Paths, more: "" },
+    Kind { name: "dotenv", at: At::File("secrets.env"), names: Names::Variables, more: "" },
+    Kind {
+        name: "env",
+        at: At::Nowhere,
+        names: Names::Variables,
+        more: "    # prefix: HOMELAB_       # put before each name\n",
+    },
+    Kind { name: "bw", at: At::Nowhere, names: Names::Titles, more: "" },
+    Kind { name: "rbw", at: At::Nowhere, names: Names::Titles, more: "" },
+    Kind { name: "op", at: At::Nowhere, names: Names::Titles, more: "" },
+];
+
+/// The kinds, for a question.
+pub(super) fn names() -> String {
+    KINDS.map(|kind| kind.name).join(", ")
+}
+
+/// A vault as it was named: its kind, and its file.
+#[derive(Debug)]
+pub(super) struct Vault {
+    kind: &'static Kind,
+    path: Option<String>,
+}
+
+impl Vault {
+    /// `TYPE` or `TYPE:PATH`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (name, path) = match text.split_once(':') {
+            Some((name, path)) => (name, Some(path.trim())),
+            None => (text, None),
+        };
+        let (name, path) = (name.trim(), path.filter(|path| !path.is_empty()));
+        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+            return Err(format!("there is no such type of vault; there are: {}", names()));
+        };
+        match (kind.at, path) {
+            (At::Nowhere, Some(_)) => Err(format!("{name} has no file: write it alone")),
+            (At::File(example), None) => Err(format!("say which file it is, such as {name}:{example}")),
+            _ => Ok(Self { kind, path: path.map(str::to_owned) }),
+        }
+    }
+
+    /// The lines below `vault:`.
+    pub(super) fn lines(&self) -> String {
+        let path = self.path.as_ref().map_or(String::new(), |path| format!("    path: {}\n", yaml(path)));
+        format!("    type: {}\n{path}{}", self.kind.name, self.kind.more)
+    }
+
+    /// A reference to the item that is called so, each kind in its way.
+    pub(super) fn item(&self, title: &str) -> String {
+        let item = match self.kind.names {
+            Names::Titles => title.to_owned(),
+            Names::Paths => format!("homelab/{}", title.to_lowercase().replace(' ', "-")),
+            Names::Variables => title.to_uppercase().replace([' ', '-'], "_"),
+        };
+        format!("vault:{item}")
+    }
+}

@@ -1,0 +1,43 @@
+//! Identities of age, as `age-keygen` prints them: two comments and the identity. Specification: C2SP, age.md, "The X25519
+//! recipient type"; the comments: age-keygen(1).
+
+use std::time::SystemTime;
+
+use age::secrecy::ExposeSecret;
+use age::x25519::Identity;
+use zeroize::Zeroizing;
+
+use crate::day;
+use crate::secret::Secret;
+
+/// A new identity and its recipient. Its random bytes come from the system, through the `age` crate, which ends the
+/// program when there are none.
+pub(super) fn make(now: SystemTime) -> (Secret, String) {
+    let identity = Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let secret = identity.to_string();
+    let mut text = Vec::with_capacity(256);
+    let created = day::moment(now).unwrap_or_else(|| "unknown".to_owned());
+    text.extend_from_slice(format!("# created: {created}\n# public key: {recipient}\n").as_bytes());
+    text.extend_from_slice(secret.expose_secret().as_bytes());
+    text.push(b'\n');
+    (Secret::new(text), recipient)
+}
+
+/// The recipient of the first identity in a file that holds identities and comments.
+///
+/// # Errors
+/// It holds something else as well, or no identity.
+pub(super) fn decode(file: &[u8]) -> Result<String, &'static str> {
+    const OTHER: &str = "it is no file of age's X25519 identities";
+    let mut first = None;
+    for line in file.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii) {
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let text = Zeroizing::new(std::str::from_utf8(line).map_err(|_| OTHER)?.to_owned());
+        let identity: Identity = text.parse().map_err(|_| OTHER)?;
+        first.get_or_insert_with(|| identity.to_public().to_string());
+    }
+    first.ok_or(OTHER)
+}

@@ -1,0 +1,34 @@
+//! Keys of WireGuard, as `wg genkey` and `wg pubkey` print them: base64 of 32 bytes of Curve25519, and a newline. wg(8).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use curve25519_dalek::montgomery::MontgomeryPoint;
+use curve25519_dalek::scalar::clamp_integer;
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// The private file of these random bytes, clamped (RFC 7748, section 5) as `wg genkey` does it, and the public key.
+pub(super) fn encode(random: Zeroizing<[u8; 32]>) -> (Secret, String) {
+    let scalar = Zeroizing::new(clamp_integer(*random));
+    let base64 = Zeroizing::new(STANDARD.encode(*scalar));
+    let mut line = Vec::with_capacity(base64.len().saturating_add(1));
+    line.extend_from_slice(base64.as_bytes());
+    line.push(b'\n');
+    (Secret::new(line), public(&scalar))
+}
+
+/// The public key of a private file. What is not clamped is a key all the same: every use clamps it.
+///
+/// # Errors
+/// It is something else.
+pub(super) fn decode(file: &[u8]) -> Result<String, &'static str> {
+    const OTHER: &str = "it is no key of WireGuard (base64 of 32 bytes)";
+    let bytes = Zeroizing::new(STANDARD.decode(file.trim_ascii_end()).map_err(|_| OTHER)?);
+    let scalar = <&[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| OTHER)?;
+    Ok(public(scalar))
+}
+
+fn public(scalar: &[u8; 32]) -> String {
+    STANDARD.encode(MontgomeryPoint::mul_base_clamped(*scalar).to_bytes())
+}

@@ -1,0 +1,158 @@
+//! Keys that a target makes for itself: kept if it holds one, made if it does not.
+//!
+//! A secret with `generate` is one file, or two: where the convention has it, the public part stands beside the key. That
+//! file comes right after the key's in the list of desired files, and [`settle`] fills both in, once it is known what
+//! stands in the target.
+
+use std::time::SystemTime;
+
+use super::{Content, DesiredFile};
+use crate::derive::Misfit;
+use crate::derive::generate::{self, NoRandomness, Public, Standing};
+use crate::manifest::{GenerateSpec, KeyKind, Owner, PUBLIC_SUFFIX, SecretSpec, TargetPath, ValueSpec};
+use crate::secret::Secret;
+use crate::target::Survey;
+
+/// A file that holds a generated key.
+#[derive(Debug)]
+pub struct Generated {
+    /// What is asked for.
+    pub spec: GenerateSpec,
+    /// Whether a newline follows a token.
+    newline: bool,
+    /// What the target has.
+    pub key: KeyState,
+}
+
+/// What becomes of a generated key.
+#[derive(Debug)]
+pub enum KeyState {
+    /// The target was not looked at yet, or its file may not be touched.
+    Unsettled,
+    /// The target holds one: it stays.
+    Kept,
+    /// The target holds a token of another length or alphabet: it stays.
+    KeptOther,
+    /// The target holds none: this one, made now, is written.
+    Made(Secret),
+    /// Something else stands there, for this reason, and is not overwritten.
+    Foreign(&'static str),
+}
+
+/// The public part of a generated key.
+#[derive(Debug)]
+pub struct PublicPart {
+    /// The secret's name.
+    pub secret: String,
+    /// Which kind of key.
+    pub kind: KeyKind,
+    /// Where the private key is, as declared.
+    pub path: String,
+    /// What others may know of it.
+    pub public: Public,
+}
+
+/// What is in the file of a secret's generated key, before the target is looked at.
+///
+/// # Errors
+/// A generated key is no password hash.
+pub(super) fn content(spec: &SecretSpec, generate: &GenerateSpec) -> Result<Content, Misfit> {
+    if spec.is_hashed_password_file() {
+        return Err(Misfit {
+            reason: format!(
+                "NX012: {} is a hashedPasswordFile, and a generated key is not one line of crypt(3) text: it would corrupt \
+                 /etc/shadow or lock the user out",
+                spec.path
+            ),
+            hint: "put a password into the vault, and name it with `from` and `hash: yescrypt`".into(),
+        });
+    }
+    Ok(Content::Generated(Generated { spec: generate.clone(), newline: spec.newline, key: KeyState::Unsettled }))
+}
+
+/// The file of the public part of a secret's generated key; `None` for kinds without one, and for other secrets. It comes
+/// right after the key's own file.
+pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
+    let ValueSpec::Generate(generate) = &spec.value else { return None };
+    let kind = generate.kind.kind();
+    Some(DesiredFile {
+        secret: spec.name.clone(),
+        path: public_path(&spec.path, kind)?,
+        from: origin(kind),
+        content: Content::PublicPart(None),
+        mode: 0o644,
+        directory_mode: spec.directory_mode,
+        owner: Owner::Name("root".into()),
+        group: Owner::Name("root".into()),
+        password_users: Vec::new(),
+        oddities: Vec::new(),
+    })
+}
+
+/// Where the public part of a key goes; `None` for kinds without such a file. (The manifest was checked: the path is
+/// not too long.)
+fn public_path(path: &TargetPath, kind: KeyKind) -> Option<TargetPath> {
+    if kind.has_public_file() { TargetPath::parse(&format!("{path}{PUBLIC_SUFFIX}")).ok() } else { None }
+}
+
+/// Where a generated key comes from, in words.
+pub(super) fn origin(kind: KeyKind) -> String {
+    format!("generated ({})", kind.name())
+}
+
+/// Fills in what each generated key and its public part will be: what stands in the target, if it is one, or a new one.
+/// `host` is in the comments of new SSH keys. Returns the public parts, in the order of the files.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn settle(
+    files: &mut [DesiredFile],
+    survey: &Survey,
+    host: Option<&str>,
+    now: SystemTime,
+) -> Result<Vec<PublicPart>, NoRandomness> {
+    let mut parts = Vec::new();
+    let mut pairs = files.iter_mut().zip(&survey.places).peekable();
+    while let Some((file, place)) = pairs.next() {
+        let Content::Generated(generated) = &mut file.content else { continue };
+        // What may not be written is refused later, with its reason.
+        let Ok(place) = place else { continue };
+        let there = match &place.file {
+            None => Standing::Empty,
+            Some(file) => match &file.content {
+                Some(content) => generate::recognise(&generated.spec, content.expose()),
+                None if generated.spec.kind.kind() == KeyKind::Token => Standing::OtherToken,
+                None => Standing::Foreign("it is too large for a key"),
+            },
+        };
+        let (key, public) = match there {
+            Standing::Key(public) => (KeyState::Kept, public),
+            Standing::OtherToken => (KeyState::KeptOther, Public::Nothing),
+            Standing::Foreign(reason) => (KeyState::Foreign(reason), Public::Nothing),
+            Standing::Empty => {
+                let key = generate::make(&generated.spec, &comment(&file.secret, host), now)?;
+                let private = if generated.newline { super::with_newline(&key.private) } else { key.private };
+                (KeyState::Made(private), key.public)
+            }
+        };
+        generated.key = key;
+        if let Public::Ssh(key) = &public
+            && let Some((beside, place)) = pairs.next_if(|(next, _)| matches!(next.content, Content::PublicPart(_)))
+        {
+            let standing = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
+            // Another comment of the same key is no difference.
+            let line = standing.filter(|standing| key.is_in(standing.expose())).cloned();
+            beside.content = Content::PublicPart(Some(line.unwrap_or_else(|| format!("{}\n", key.line()).into())));
+        }
+        if public != Public::Nothing {
+            let (secret, path) = (file.secret.clone(), file.path.as_str().to_owned());
+            parts.push(PublicPart { secret, kind: generated.spec.kind.kind(), path, public });
+        }
+    }
+    Ok(parts)
+}
+
+/// The comment of a new SSH key: whose it is.
+fn comment(secret: &str, host: Option<&str>) -> String {
+    host.map_or_else(|| secret.to_owned(), |host| format!("{secret}@{host}"))
+}

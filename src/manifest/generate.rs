@@ -1,0 +1,635 @@
+//! `generate`: a key that a target gets once, as it is written and as the rest of the program works with it.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::check::{Checker, flag};
+use super::collide::Placed;
+use super::field::Field;
+use super::model::{TargetPath, Warning};
+use super::overlap::Selector;
+use super::problem::{Mark, quoted};
+use super::schema::RawSecret;
+use super::tree::NodeId;
+use super::values::{self, refusal};
+
+/// What is added to a key's path for its public part.
+pub const PUBLIC_SUFFIX: &str = ".pub";
+
+/// What can be generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "kind-of-key")]
+pub enum KeyKind {
+    /// The key by which a host shows itself to SSH clients.
+    #[serde(rename = "ssh-host-ed25519")]
+    SshHostEd25519,
+    /// A key that logs in by SSH, such as a deploy key.
+    #[serde(rename = "ssh-ed25519")]
+    SshEd25519,
+    /// A private key of WireGuard.
+    #[serde(rename = "wireguard")]
+    WireGuard,
+    /// An identity of age.
+    #[serde(rename = "age")]
+    Age,
+    /// Random characters.
+    #[serde(rename = "token")]
+    Token,
+}
+
+impl KeyKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::SshHostEd25519, Self::SshEd25519, Self::WireGuard, Self::Age, Self::Token];
+
+    /// Its name in the manifest and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SshHostEd25519 => "ssh-host-ed25519",
+            Self::SshEd25519 => "ssh-ed25519",
+            Self::WireGuard => "wireguard",
+            Self::Age => "age",
+            Self::Token => "token",
+        }
+    }
+
+    /// True where the convention is that the public part stands beside the key, as `PATH.pub`.
+    #[must_use]
+    pub fn has_public_file(self) -> bool {
+        matches!(self, Self::SshHostEd25519 | Self::SshEd25519)
+    }
+}
+
+/// What a secret's `generate` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateSpec {
+    /// Which kind of key, and what only that kind takes.
+    pub kind: KeySpec,
+    /// The comment of an SSH key; without one it is called after the secret and the host. Other kinds have none.
+    pub comment: Option<String>,
+    /// That each host gets a token of its own is meant, and nothing to be warned about.
+    pub per_host: bool,
+}
+
+/// A kind of key, with what only that kind takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySpec {
+    /// [`KeyKind::SshHostEd25519`].
+    SshHostEd25519,
+    /// [`KeyKind::SshEd25519`].
+    SshEd25519,
+    /// [`KeyKind::WireGuard`].
+    WireGuard,
+    /// [`KeyKind::Age`].
+    Age,
+    /// [`KeyKind::Token`].
+    Token(TokenSpec),
+}
+
+impl KeySpec {
+    /// The kind alone.
+    #[must_use]
+    pub fn kind(&self) -> KeyKind {
+        match self {
+            Self::SshHostEd25519 => KeyKind::SshHostEd25519,
+            Self::SshEd25519 => KeyKind::SshEd25519,
+            Self::WireGuard => KeyKind::WireGuard,
+            Self::Age => KeyKind::Age,
+            Self::Token(_) => KeyKind::Token,
+        }
+    }
+}
+
+impl GenerateSpec {
+    /// Joins what was said. `length` and `alphabet` are of a token only, `comment` of an SSH key only.
+    ///
+    /// # Errors
+    /// What does not fit, and which of the three it is about.
+    pub fn new(
+        kind: KeyKind,
+        length: Option<u64>,
+        alphabet: Option<&str>,
+        comment: Option<&str>,
+    ) -> Result<Self, WrongKey> {
+        let about = |part: KeyPart| WrongKey {
+            part,
+            message: format!("`{}` has no meaning for `{}`", part.name(), kind.name()),
+            hint: match part {
+                KeyPart::Comment => "only SSH keys (ssh-ed25519, ssh-host-ed25519) have a comment",
+                KeyPart::Length | KeyPart::Alphabet => "only a token has a length and an alphabet",
+            },
+        };
+        let kind_of_key = match kind {
+            KeyKind::Token => KeySpec::Token(TokenSpec::new(length, alphabet)?),
+            _ if length.is_some() => return Err(about(KeyPart::Length)),
+            _ if alphabet.is_some() => return Err(about(KeyPart::Alphabet)),
+            KeyKind::SshHostEd25519 => KeySpec::SshHostEd25519,
+            KeyKind::SshEd25519 => KeySpec::SshEd25519,
+            KeyKind::WireGuard => KeySpec::WireGuard,
+            KeyKind::Age => KeySpec::Age,
+        };
+        match comment {
+            Some(_) if !kind.has_public_file() => return Err(about(KeyPart::Comment)),
+            Some(comment) => check_comment(comment)?,
+            None => {}
+        }
+        Ok(Self { kind: kind_of_key, comment: comment.map(str::to_owned), per_host: false })
+    }
+}
+
+/// What a token is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSpec {
+    length: usize,
+    alphabet: Vec<u8>,
+}
+
+impl TokenSpec {
+    /// The length that a token has unless another one is asked for.
+    pub const DEFAULT_LENGTH: u64 = 40;
+    /// The longest token.
+    pub const LONGEST: u64 = 4096;
+    /// The least number of random bits in a token: what is below can be guessed offline.
+    const LEAST_BITS: f64 = 64.0;
+    /// Letters and digits: need no quotes in a shell, a URL, YAML or an environment file.
+    const ALPHANUMERIC: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+    /// A token of `length` characters of `alphabet`, each as likely as the others.
+    ///
+    /// # Errors
+    /// A length over the limit; an alphabet with a character twice, or one that is not printable ASCII; both
+    /// together make a token that can be guessed.
+    fn new(length: Option<u64>, alphabet: Option<&str>) -> Result<Self, WrongKey> {
+        let wrong = |part: KeyPart, message: String, hint: &'static str| Err(WrongKey { part, message, hint });
+        let alphabet = alphabet.unwrap_or(Self::ALPHANUMERIC);
+        if !alphabet.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message = "`alphabet` holds something else than printable ASCII".to_owned();
+            return wrong(KeyPart::Alphabet, message, "letters, digits and punctuation; no space");
+        }
+        let mut sorted = alphabet.as_bytes().to_vec();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = format!("`alphabet` holds `{}` twice", char::from(twice[0]));
+            return wrong(KeyPart::Alphabet, message, "each character once, so that each is as likely as the others");
+        }
+        let length = length.unwrap_or(Self::DEFAULT_LENGTH);
+        if length > Self::LONGEST {
+            let message = format!("`length` is over {}, the longest token", Self::LONGEST);
+            return wrong(KeyPart::Length, message, "40 letters and digits are more than anybody can guess");
+        }
+        // Printable ASCII, each once: at most 94. And a length of at most 4096: both fit.
+        let bits_each = u32::try_from(sorted.len()).map_or(0.0, f64::from).log2();
+        let bits = u32::try_from(length).map_or(0.0, f64::from) * bits_each;
+        // No characters at all are minus infinity bits each.
+        if !bits.is_finite() || bits < Self::LEAST_BITS {
+            let message = format!(
+                "a token of {length} from an alphabet of {} could be guessed: it has under {} random bits",
+                sorted.len(),
+                Self::LEAST_BITS
+            );
+            return wrong(KeyPart::Length, message, "make it longer, or give it more characters to choose from");
+        }
+        Ok(Self { length: usize::try_from(length).unwrap_or(usize::MAX), alphabet: alphabet.as_bytes().to_vec() })
+    }
+
+    /// How many characters.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// What they are chosen from: printable ASCII, each once, two at least.
+    #[must_use]
+    pub fn alphabet(&self) -> &[u8] {
+        &self.alphabet
+    }
+}
+
+/// A part of what `generate` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPart {
+    /// `length`.
+    Length,
+    /// `alphabet`.
+    Alphabet,
+    /// `comment`.
+    Comment,
+}
+
+impl KeyPart {
+    /// Its key in the manifest.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Length => "length",
+            Self::Alphabet => "alphabet",
+            Self::Comment => "comment",
+        }
+    }
+}
+
+/// Why there is no such key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct WrongKey {
+    /// What it is about.
+    pub part: KeyPart,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: &'static str,
+}
+
+/// A comment stands at the end of a line of authorized_keys.
+fn check_comment(comment: &str) -> Result<(), WrongKey> {
+    values::text(comment, "`comment`")
+        .map_err(|refusal| refusal.message)
+        .and_then(|()| {
+            let bounded = comment.len() <= 255 && comment.trim() == comment;
+            if bounded { Ok(()) } else { Err("`comment` is over 255 bytes, or begins or ends with a space".to_owned()) }
+        })
+        .map_err(|message| WrongKey { part: KeyPart::Comment, message, hint: "one line, such as `deploy@node1`" })
+}
+
+/// A key that the target gets once: its kind, or its long form.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "a generated key")]
+#[schemars(rename = "generate", untagged)]
+pub(super) enum RawGenerate {
+    /// The kind alone.
+    #[serde(rename = "scalar")]
+    Short(KeyKind),
+    /// The long form.
+    #[serde(rename = "mapping")]
+    Long(RawLongGenerate),
+}
+
+/// A kind of key, and more about it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a generated key", default, deny_unknown_fields)]
+#[schemars(rename = "long-generate", extend("required" = ["kind"]))]
+pub(super) struct RawLongGenerate {
+    /// Which kind of key.
+    pub kind: Field<KeyKind>,
+    /// How many characters a token has.
+    #[schemars(extend("default" = TokenSpec::DEFAULT_LENGTH, "minimum" = 1, "maximum" = TokenSpec::LONGEST))]
+    pub length: Field<u64>,
+    /// The characters that a token is made of, each once. Default: letters and digits.
+    #[schemars(extend("pattern" = "^[!-~]{2,94}$"))]
+    pub alphabet: Field<String>,
+    /// The comment of an SSH key. Default: the secret's name and the host's.
+    #[schemars(length(min = 1, max = 255))]
+    pub comment: Field<String>,
+    /// That each host gets a token of its own is meant.
+    #[schemars(extend("default" = false))]
+    pub per_host: Field<bool>,
+}
+
+impl Checker<'_, '_> {
+    /// Checks `generate`. What is wrong is reported.
+    pub(super) fn generate(&self, id: NodeId, raw: RawGenerate) -> Option<GenerateSpec> {
+        let long = match raw {
+            // Alone, every kind is right.
+            RawGenerate::Short(kind) => return GenerateSpec::new(kind, None, None, None).ok(),
+            RawGenerate::Long(long) => long,
+        };
+        if long.kind.is_missing() {
+            let names = KeyKind::ALL.map(KeyKind::name).join(", ");
+            self.push(self.mark(id), "the long form of `generate` needs `kind`", Some(format!("one of: {names}")));
+        }
+        let places = [long.length.place(), long.alphabet.place(), long.comment.place(), long.per_host.place()];
+        let [length_id, alphabet_id, comment_id, per_host_id] = places.map(|place| place.unwrap_or(id));
+        let is_bad = long.length.is_bad() || long.alphabet.is_bad() || long.comment.is_bad();
+        let per_host = flag(long.per_host);
+        let (_, kind) = long.kind.good()?;
+        let (length, alphabet, comment) = (long.length.good(), long.alphabet.good(), long.comment.good());
+        if per_host == Some(true) && kind != KeyKind::Token {
+            let hint = "remove it: only a token can be meant for several hosts";
+            self.push(
+                self.mark(per_host_id),
+                format!("every {} key is for one host", kind.name()),
+                Some(hint.to_owned()),
+            );
+            return None;
+        }
+        if is_bad {
+            return None;
+        }
+        let text = |field: &Option<(NodeId, String)>| field.as_ref().map(|(_, text)| text.clone());
+        let (alphabet, comment) = (text(&alphabet), text(&comment));
+        let length = length.map(|(_, length)| length);
+        match GenerateSpec::new(kind, length, alphabet.as_deref(), comment.as_deref()) {
+            Ok(spec) => Some(GenerateSpec { per_host: per_host?, ..spec }),
+            Err(wrong) => {
+                let at = match wrong.part {
+                    KeyPart::Length if length.is_none() => alphabet_id,
+                    KeyPart::Length => length_id,
+                    KeyPart::Alphabet => alphabet_id,
+                    KeyPart::Comment => comment_id,
+                };
+                self.refuse(at, refusal(wrong.message, wrong.hint));
+                None
+            }
+        }
+    }
+
+    /// Notes the place of the public part, if it has one: no other secret can have it.
+    pub(super) fn place_public_part(&mut self, generate: &GenerateSpec, key: &Placed, path_id: NodeId) {
+        if !generate.kind.kind().has_public_file() {
+            return;
+        }
+        match TargetPath::parse(&format!("{}{PUBLIC_SUFFIX}", key.path)) {
+            Ok(path) => {
+                let Placed { name, path_mark, selectors, .. } = key;
+                self.placed.push(Placed {
+                    name: name.clone(),
+                    path,
+                    path_mark: *path_mark,
+                    selectors: selectors.clone(),
+                    directory_mode: None,
+                    is_public_part: true,
+                });
+            }
+            Err(message) => {
+                let message = format!("the public part goes to this path and `{PUBLIC_SUFFIX}`: {message}");
+                self.push(self.mark(path_id), message, None);
+            }
+        }
+    }
+
+    /// Reports the keys that say where a value comes from, or what becomes of it, when there is none.
+    pub(super) fn not_of_generate(&self, raw: &RawSecret) {
+        let is_token = match &raw.generate {
+            Field::Good(_, RawGenerate::Short(kind)) => *kind == KeyKind::Token,
+            Field::Good(_, RawGenerate::Long(long)) => matches!(long.kind, Field::Good(_, KeyKind::Token)),
+            Field::Bad | Field::Missing => true,
+        };
+        let newline = if is_token { None } else { raw.newline.place() };
+        for (key, id, why) in [
+            (
+                "hash",
+                raw.hash.place(),
+                "nobody would know the password: put one into the vault, and name it with `from`",
+            ),
+            ("allow_empty", raw.allow_empty.place(), "remove it: what is generated is never empty"),
+            ("newline", newline, "remove it: this kind of key ends in a newline already"),
+            ("encoding", raw.encoding.place(), "remove it: it says how a value is written that is read"),
+            ("expect", raw.expect.place(), "remove it: a key is always of its kind"),
+            ("format", raw.format.place(), "remove it: a key is always of its kind"),
+        ] {
+            if let Some(id) = id {
+                self.push(self.mark(id), format!("`{key}` and `generate` do not go together"), Some(why.to_owned()));
+            }
+        }
+    }
+
+    /// DD401: a token that several hosts get is another one on each of them.
+    pub(super) fn warn_of_a_shared_token(
+        &mut self,
+        secret: &str,
+        key: Mark,
+        generate: &GenerateSpec,
+        selectors: &[Selector],
+    ) {
+        if generate.kind.kind() != KeyKind::Token || generate.per_host || !self.is_for_several_hosts(selectors) {
+            return;
+        }
+        self.warnings.push(Warning {
+            code: "DD401",
+            secret: secret.to_owned(),
+            message: format!(
+                "{} is for several hosts, and each makes a token of its own: a generated token cannot be shared",
+                quoted(secret)
+            ),
+            hint:
+                "for one that they share, put the output of `deaddrop generate token` into the vault, and name it with \
+                   `from`; if each is to have its own, add `per_host: true`"
+                    .to_owned(),
+            location: key.location(),
+        });
+    }
+
+    /// True if these select more than one host; none at all select every host.
+    fn is_for_several_hosts(&self, selectors: &[Selector]) -> bool {
+        if selectors.is_empty() {
+            return self.population.hosts > 1;
+        }
+        let mut first = None;
+        let mut is_another = |host: usize| *first.get_or_insert(host) != host;
+        selectors.iter().any(|selector| match selector {
+            Selector::Host(host) => is_another(*host),
+            // No host stands twice in the list of a tag: this ends at the second one.
+            Selector::Tag(tag) => {
+                self.population.tags.get(*tag).is_some_and(|hosts| hosts.iter().any(|host| is_another(*host)))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::manifest::{Manifest, ManifestErrors, ValueSpec};
+
+    #[test]
+    fn a_token_that_could_be_guessed_is_refused() {
+        for (name, length, alphabet, want) in [
+            ("the default", None, None, None),
+            ("64 bits", Some(16), Some("0123456789abcdef"), None),
+            (
+                "60 bits",
+                Some(15),
+                Some("0123456789abcdef"),
+                Some("a token of 15 from an alphabet of 16 could be guessed: it has under 64 random bits"),
+            ),
+            (
+                "ten letters and digits",
+                Some(10),
+                None,
+                Some("a token of 10 from an alphabet of 62 could be guessed: it has under 64 random bits"),
+            ),
+            (
+                "one character",
+                Some(4096),
+                Some("x"),
+                Some("a token of 4096 from an alphabet of 1 could be guessed: it has under 64 random bits"),
+            ),
+            (
+                "none",
+                Some(40),
+                Some(""),
+                Some("a token of 40 from an alphabet of 0 could be guessed: it has under 64 random bits"),
+            ),
+            (
+                "no length",
+                Some(0),
+                None,
+                Some("a token of 0 from an alphabet of 62 could be guessed: it has under 64 random bits"),
+            ),
+            ("the longest", Some(4096), None, None),
+            ("over it", Some(4097), None, Some("`length` is over 4096, the longest token")),
+            ("twice", None, Some("abca"), Some("`alphabet` holds `a` twice")),
+            ("a space", None, Some("ab c"), Some("`alphabet` holds something else than printable ASCII")),
+            ("a letter of two bytes", None, Some("abé"), Some("`alphabet` holds something else than printable ASCII")),
+        ] {
+            let made = GenerateSpec::new(KeyKind::Token, length, alphabet, None);
+            assert_eq!(made.err().map(|wrong| wrong.message).as_deref(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_meaning_for_a_kind_is_refused() {
+        for kind in KeyKind::ALL {
+            let is_token = kind == KeyKind::Token;
+            assert_eq!(GenerateSpec::new(kind, Some(40), None, None).is_ok(), is_token, "{kind:?}");
+            assert_eq!(GenerateSpec::new(kind, None, Some("0123456789"), None).is_ok(), is_token, "{kind:?}");
+            assert_eq!(GenerateSpec::new(kind, None, None, Some("a@b")).is_ok(), kind.has_public_file(), "{kind:?}");
+        }
+        for comment in ["", " a", "a\nb", &"x".repeat(256)] {
+            let wrong = GenerateSpec::new(KeyKind::SshEd25519, None, None, Some(comment)).unwrap_err();
+            assert_eq!(wrong.part, KeyPart::Comment, "{comment:?}");
+        }
+    }
+
+    /// What is wrong with a manifest whose secrets are these lines, which begin on line 6: `line:column message`.
+    fn complaints(secrets: &str) -> Vec<String> {
+        match parse(secrets) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors
+                .problems()
+                .iter()
+                .map(|problem| {
+                    let at = problem.location.expect("each is somewhere");
+                    format!("{}:{} {}", at.line, at.column, problem.message)
+                })
+                .collect(),
+        }
+    }
+
+    fn parse(secrets: &str) -> Result<Manifest, ManifestErrors> {
+        let hosts = "hosts:\n  one: { tags: [a, b] }\n  two: { tags: [b] }\n";
+        Manifest::parse(&format!("version: 1\n{hosts}secrets:\n{secrets}"), Path::new("m"))
+    }
+
+    #[test]
+    fn a_kind_alone_and_the_long_form_are_read() {
+        let manifest = parse(
+            "  a: { path: /a, generate: ssh-host-ed25519 }\n  b: { path: /b, generate: { kind: ssh-ed25519, comment: x@y } }\n  \
+             c: { path: /c, newline: true, generate: { kind: token, length: 64, alphabet: \"01\", per_host: true } }\n",
+        )
+        .unwrap();
+        let specs: Vec<&GenerateSpec> = manifest
+            .secrets
+            .iter()
+            .map(|secret| match &secret.value {
+                ValueSpec::Generate(spec) => spec,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!((&specs[0].kind, &specs[0].comment), (&KeySpec::SshHostEd25519, &None));
+        assert_eq!((&specs[1].kind, specs[1].comment.as_deref()), (&KeySpec::SshEd25519, Some("x@y")));
+        let KeySpec::Token(token) = &specs[2].kind else { panic!("{:?}", specs[2]) };
+        assert_eq!((token.length(), token.alphabet()), (64, &b"01"[..]));
+        assert!(manifest.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_where_it_stands() {
+        for (secrets, want) in [
+            ("  a: { path: /a, generate: rsa }", vec!["6:28 unknown generate `rsa`"]),
+            ("  a: { path: /a, generate: { kind: rsa } }", vec!["6:36 unknown kind `rsa`"]),
+            ("  a: { path: /a, generate: { length: 40 } }", vec!["6:28 the long form of `generate` needs `kind`"]),
+            ("  a: { path: /a, generate: [age] }", vec!["6:28 `generate` is text or a mapping, and this is a list"]),
+            ("  a: { path: /a, generate: { kind: age, size: 3 } }", vec!["6:41 unknown key `size`"]),
+            (
+                "  a: { path: /a, generate: { kind: token, length: 8 } }",
+                vec!["6:51 a token of 8 from an alphabet of 62 could be guessed: it has under 64 random bits"],
+            ),
+            (
+                "  a: { path: /a, generate: { kind: token, alphabet: a } }",
+                vec!["6:53 a token of 40 from an alphabet of 1 could be guessed: it has under 64 random bits"],
+            ),
+            (
+                "  a: { path: /a, generate: { kind: token, alphabet: 0123 } }",
+                vec!["6:53 `alphabet` is text, and this is a number"],
+            ),
+            ("  a: { path: /a, generate: { kind: age, comment: x } }", vec!["6:50 `comment` has no meaning for `age`"]),
+            ("  a: { path: /a, generate: { kind: age, per_host: true } }", vec!["6:51 every age key is for one host"]),
+            ("  a: { path: /a, generate: age, from: env:A }", vec!["6:39 `from` and `generate` do not go together"]),
+            (
+                "  a: { path: /a, generate: token, hash: yescrypt }",
+                vec!["6:41 `hash` and `generate` do not go together"],
+            ),
+            (
+                "  a: { path: /a, generate: age, newline: true, allow_empty: true }",
+                vec![
+                    "6:42 `newline` and `generate` do not go together",
+                    "6:61 `allow_empty` and `generate` do not go together",
+                ],
+            ),
+            (
+                "  a: { path: /a, generate: age, absent: true }",
+                vec!["6:28 `generate` and `absent: true` do not go together"],
+            ),
+        ] {
+            assert_eq!(complaints(secrets), want, "{secrets}");
+        }
+    }
+
+    #[test]
+    fn no_other_secret_can_have_the_place_of_a_public_part() {
+        let key = "  key: { path: /k, generate: ssh-ed25519, hosts: [one] }\n";
+        for (name, secrets, want) in [
+            (
+                "after it",
+                format!("{key}  x: {{ path: /k.pub, from: env:A }}\n"),
+                vec!["7:14 `/k.pub` is declared twice: the public part of `key` (line 6) has it as well"],
+            ),
+            (
+                "before it",
+                format!("  x: {{ path: /k.pub, from: env:A }}\n{key}"),
+                vec!["7:16 `/k.pub` is where the public part goes, and `x` (line 6) has it as well"],
+            ),
+            ("another host", format!("{key}  x: {{ path: /k.pub, from: env:A, hosts: [two] }}\n"), vec![]),
+            (
+                "a kind without one",
+                "  k: { path: /k, generate: age }\n  x: { path: /k.pub, from: env:A }\n".into(),
+                vec![],
+            ),
+            (
+                "below it",
+                format!("{key}  x: {{ path: /k.pub/x, from: env:A }}\n"),
+                vec!["7:14 `/k.pub/x` is below `/k.pub`, a file of the public part of `key` (line 6)"],
+            ),
+            (
+                "too long",
+                format!("  k: {{ path: /{}, generate: ssh-ed25519 }}\n", "x".repeat(252)),
+                vec!["6:14 the public part goes to this path and `.pub`: a name in a path has at most 255 bytes"],
+            ),
+        ] {
+            assert_eq!(complaints(&secrets), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_token_for_several_hosts_is_warned_about_unless_it_is_meant() {
+        for (keys, want) in [
+            ("generate: token", true),
+            ("generate: token, hosts: [one]", false),
+            ("generate: token, hosts: [one, one]", false),
+            ("generate: token, hosts: [\"tag:a\", one]", false),
+            ("generate: token, hosts: [\"tag:b\"]", true),
+            ("generate: token, hosts: [one, two]", true),
+            ("generate: { kind: token, per_host: true }", false),
+            ("generate: wireguard", false),
+        ] {
+            let manifest = parse(&format!("  a: {{ path: /a, {keys} }}\n")).unwrap();
+            let codes: Vec<&str> = manifest.warnings.iter().map(|warning| warning.code).collect();
+            assert_eq!(codes, if want { vec!["DD401"] } else { vec![] }, "{keys}");
+        }
+        let alone = "version: 1\nsecrets: { a: { path: /a, generate: token } }\nhosts: { one: }\n";
+        assert!(Manifest::parse(alone, Path::new("m")).unwrap().warnings.is_empty());
+    }
+}

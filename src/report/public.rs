@@ -1,0 +1,131 @@
+//! The public parts of generated keys: as a known_hosts file whose other lines are comments, and as JSON. docs/generate.md.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::derive::generate::Public;
+use crate::desired::PublicPart;
+use crate::manifest::{Host, KeyKind};
+
+/// By which names SSH clients know a host.
+#[derive(Debug, Default)]
+pub struct KnownAs {
+    /// The host's name in the manifest.
+    pub host: Option<String>,
+    /// Its names for known_hosts: its name, and its address if it has one.
+    names: Vec<String>,
+}
+
+impl KnownAs {
+    /// A host of the manifest.
+    #[must_use]
+    pub fn new(name: &str, host: &Host) -> Self {
+        // `user@address`: a user's name may hold an `@`, an address does not.
+        let address = host.ssh.as_deref().map(|ssh| ssh.rsplit_once('@').map_or(ssh, |(_, address)| address));
+        let mut names: Vec<String> = Vec::new();
+        for known in [Some(name), address].into_iter().flatten().filter(|name| is_plain(name)) {
+            if !names.iter().any(|other| other == known) {
+                names.push(known.to_owned());
+            }
+        }
+        Self { host: Some(name.to_owned()), names }
+    }
+
+    /// `node1,192.168.1.11 ssh-ed25519 AAAA…`; none without a name. sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
+    fn line(&self, kind: KeyKind, public: &Public) -> Option<String> {
+        match public {
+            Public::Ssh(key) if kind == KeyKind::SshHostEd25519 && !self.names.is_empty() => {
+                Some(format!("{} {}", self.names.join(","), key.without_comment()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A name that means itself in known_hosts, where `*`, `?`, `!`, `|`, `@` and `,` mean something else.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte))
+}
+
+/// What one key's public part is called, and what it is, each on one line.
+fn lines(part: &PublicPart) -> Vec<(&'static str, String)> {
+    match &part.public {
+        Public::Ssh(key) => {
+            let mut lines = vec![("ssh public key", key.line())];
+            if part.kind == KeyKind::SshHostEd25519 {
+                lines.extend(key.age_recipient().map(|recipient| ("age recipient", recipient)));
+            }
+            lines
+        }
+        Public::WireGuard(key) => vec![("wireguard public key", key.clone())],
+        Public::Age(recipient) => vec![("age recipient", recipient.clone())],
+        Public::Nothing => Vec::new(),
+    }
+}
+
+/// A known_hosts file: a line for each host key, and everything else as comments.
+#[must_use]
+pub fn text(known_as: &KnownAs, parts: &[PublicPart]) -> String {
+    let of = known_as.host.as_ref().map_or(String::new(), |host| format!(" of {host}"));
+    let mut text =
+        format!("# Public parts of the generated keys{of}, by deaddrop. Lines without # are known_hosts lines.\n");
+    for part in parts {
+        let _ = writeln!(text, "\n# {}: {}, {}", part.secret, part.kind.name(), part.path);
+        for (name, value) in lines(part) {
+            let _ = writeln!(text, "# {name}: {value}");
+        }
+        if let Some(line) = known_as.line(part.kind, &part.public) {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text
+}
+
+/// The same as JSON.
+#[must_use]
+pub fn json(known_as: &KnownAs, parts: &[PublicPart]) -> String {
+    let keys: Vec<Value> = parts
+        .iter()
+        .map(|part| {
+            let mut key = json!({ "secret": part.secret, "kind": part.kind.name(), "path": part.path });
+            for (name, value) in lines(part) {
+                key[name.replace(' ', "_")] = value.into();
+            }
+            if let Some(line) = known_as.line(part.kind, &part.public) {
+                key["known_hosts"] = line.into();
+            }
+            key
+        })
+        .collect();
+    format!("{:#}\n", json!({ "version": 1, "host": known_as.host, "keys": keys }))
+}
+
+/// For people, on standard error: `age recipient: age1…`.
+#[must_use]
+pub fn for_people(part: &PublicPart) -> Vec<String> {
+    lines(part).into_iter().map(|(name, value)| format!("{name}: {value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_known_by_its_name_and_its_address_and_by_nothing_that_means_more() {
+        for (name, ssh, want) in [
+            ("node1", Some("root@192.168.1.11"), "node1,192.168.1.11"),
+            ("node1", Some("node1"), "node1"),
+            ("node1", Some("root@fe80::1%eth0"), "node1,fe80::1%eth0"),
+            ("node1", Some("a@b@node1.example.org"), "node1,node1.example.org"),
+            ("node1", None, "node1"),
+            ("*", Some("root@192.168.1.?"), ""),
+            ("!node1", Some("root@a,b"), ""),
+            ("@cert-authority", Some("|1|x|y"), ""),
+            ("my node", Some("node1"), "node1"),
+        ] {
+            let host = Host { ssh: ssh.map(str::to_owned), tags: Vec::new() };
+            assert_eq!(KnownAs::new(name, &host).names.join(","), want, "{name} {ssh:?}");
+        }
+    }
+}
