@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::collide::{self, Placed};
 use super::decode::Context;
@@ -10,6 +11,7 @@ use super::field::{Entries, Entry, Field};
 use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, Warning};
 use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
+use super::rotation;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::sources::has_fields;
 use super::tree::NodeId;
@@ -45,6 +47,7 @@ struct Defaults {
     owner: Owner,
     group: Owner,
     mode: u32,
+    settle: Duration,
 }
 
 /// The check's state: what is known so far.
@@ -193,7 +196,13 @@ impl<'c, 't> Checker<'c, 't> {
             self.accept(id, values::name(&tag, "a tag"));
             tags.push(tag);
         }
-        Some((entry.name, Host { ssh: ssh?, tags }))
+        let ssh_options = self.ssh_options(raw.ssh_options);
+        let becomes = optional(raw.becomes);
+        let become_password = self.become_password(raw.become_password, becomes);
+        Some((
+            entry.name,
+            Host { ssh: ssh?, tags, becomes: becomes?, become_password: become_password?, ssh_options: ssh_options? },
+        ))
     }
 
     fn defaults(&self, raw: Field<RawDefaults>) -> Defaults {
@@ -203,6 +212,7 @@ impl<'c, 't> Checker<'c, 't> {
             owner: self.owner(raw.owner).flatten().unwrap_or_else(root),
             group: self.owner(raw.group).flatten().unwrap_or_else(root),
             mode: self.mode(raw.mode, values::file_mode).flatten().map_or(0o400, |(mode, _)| mode),
+            settle: self.settle(raw.settle).flatten().unwrap_or(Duration::from_secs(rotation::DEFAULT_SETTLE)),
         }
     }
 
@@ -230,7 +240,8 @@ impl<'c, 't> Checker<'c, 't> {
 
     fn secret(&mut self, entry: Entry<RawSecret>, defaults: &Defaults) -> Option<SecretSpec> {
         self.accept(entry.key, values::label(&entry.name, "a secret"));
-        let (_, raw) = entry.value.good()?;
+        let (id, mut raw) = entry.value.good()?;
+        let on_change = self.on_change(id, &mut raw, defaults.settle);
         let key = self.mark(entry.key);
         let name = entry.name;
         let is_absent = matches!(raw.absent, Field::Good(_, true));
@@ -284,11 +295,7 @@ impl<'c, 't> Checker<'c, 't> {
             location: key.location(),
             path: path?.0,
             from: if flag(raw.absent)? { None } else { Some(from?) },
-            hash: match raw.hash {
-                Field::Missing => None,
-                Field::Bad => return None,
-                Field::Good(_, scheme) => Some(scheme),
-            },
+            hash: optional(raw.hash)?,
             owner: owner?.unwrap_or_else(|| defaults.owner.clone()),
             group: group?.unwrap_or_else(|| defaults.group.clone()),
             mode: mode?,
@@ -296,6 +303,8 @@ impl<'c, 't> Checker<'c, 't> {
             newline: newline?,
             hosts: hosts?.0,
             used_by: used_by?,
+            kind: optional(raw.kind)?,
+            on_change: on_change?,
             allow_empty: flag(raw.allow_empty)?,
         })
     }
@@ -360,15 +369,36 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     fn used_by(&self, field: Field<OneOrMany>) -> Option<Vec<String>> {
-        let judge = |id, text: String| self.accept(id, values::text(&text, "the name of an option")).map(|()| text);
+        self.one_or_many(field, |text| values::text(&text, "the name of an option").map(|()| text))
+    }
+
+    /// One text or many, each of which `judge` turns into what is meant; none when the key is missing.
+    pub(super) fn one_or_many(
+        &self,
+        field: Field<OneOrMany>,
+        judge: impl Fn(String) -> Result<String, Refusal>,
+    ) -> Option<Vec<String>> {
+        let judge = |id, text| self.accept(id, judge(text));
         match field {
             Field::Missing => Some(Vec::new()),
             Field::Bad => None,
-            Field::Good(id, OneOrMany::One(option)) => Some(vec![judge(id, option)?]),
-            Field::Good(_, OneOrMany::Many(options)) => {
-                options.into_iter().map(|option| option.good().and_then(|(id, option)| judge(id, option))).collect()
+            Field::Good(id, OneOrMany::One(text)) => Some(vec![judge(id, text)?]),
+            Field::Good(_, OneOrMany::Many(texts)) => {
+                // Each is judged, so that all that is wrong is reported.
+                let judged: Vec<Option<String>> =
+                    texts.into_iter().map(|text| text.good().and_then(|(id, text)| judge(id, text))).collect();
+                judged.into_iter().collect()
             }
         }
+    }
+}
+
+/// `Some(None)` when it is missing, `None` when it is wrong.
+pub(super) fn optional<T>(field: Field<T>) -> Option<Option<T>> {
+    match field {
+        Field::Missing => Some(None),
+        Field::Bad => None,
+        Field::Good(_, value) => Some(Some(value)),
     }
 }
 

@@ -18,6 +18,7 @@ mod overlap;
 mod problem;
 mod read;
 mod refer;
+mod rotation;
 mod scalar;
 mod schema;
 mod select;
@@ -37,6 +38,7 @@ pub use model::{
     HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
+pub use rotation::{Become, BecomePassword, Health, OnChange, SecretKind};
 pub use schema::json_schema;
 pub use select::SelectError;
 pub use sources::{DataFormat, ExecSpec, FileSpec, PasswordSpec, Program, SourceSpec, StoreSpec};

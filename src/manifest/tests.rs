@@ -154,7 +154,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
     for (lines, want) in [
         // Keys
         ("  a: { path: /a, from: ci:A, mod: x }", vec!["9:30+3 unknown key `mod`"]),
-        ("  a: { path: /a, from: ci:A, restart: [x] }", vec!["9:30+7 unknown key `restart`"]),
+        ("  a: { path: /a, from: ci:A, restarts: [x] }", vec!["9:30+8 unknown key `restarts`"]),
         ("  a: { path: /a, from: ci:A, template: x }", vec!["9:30+8 unknown key `template`"]),
         ("  a: { path: /a, from: ci:A, generate: x }", vec!["9:30+8 unknown key `generate`"]),
         ("  a: { path: /a, from: ci:A, value: x }", vec!["9:30+5 unknown key `value`"]),
@@ -207,14 +207,14 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
             "  a: text",
             vec![
                 "9:6+4 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, allow_empty, allow_world_readable), and this is text",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
                 "9:6+1 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, allow_empty, allow_world_readable), and this is a list",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is a list",
             ],
         ),
         ("  a:", vec!["9:3+1 secret `a` has no `path`", "9:3+1 secret `a` has no `from`"]),
@@ -449,7 +449,8 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, kind, restart, reload, try_restart, run_after, \
+             health, settle, allow_empty, allow_world_readable",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),
@@ -477,7 +478,10 @@ fn hints_say_what_to_do() {
             "did you mean `bitwarden`? there are: env, file, dotenv, bitwarden, onepassword, keepass, proton-pass, lastpass, csv, pass, \
              gopass, passage, age, sops, exec, bw, rbw, op, secretspec, vals, credentials",
         ),
-        ("version: 1\nhosts: {a: {shh: x}}\n".into(), "did you mean `ssh`? keys here: ssh, tags"),
+        (
+            "version: 1\nhosts: {a: {shh: x}}\n".into(),
+            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options",
+        ),
         (
             "version: 1\nsecrets: {a: {path: /a, from: 'x:A'}}\n".into(),
             "sources here: env and file; others are named under `sources`",
@@ -736,7 +740,7 @@ fn alias_bombs_are_refused() {
     let mut long = format!("version: 1\nhosts:\n  h: {{ ssh: &s {} }}\n", "x".repeat(1 << 20));
     (0..10_000).for_each(|at| writeln!(long, "  h{at}: {{ ssh: *s }}").unwrap());
     for (bomb, want) in [
-        (bomb, "a host is a mapping (ssh, tags), and this is a list"),
+        (bomb, "a host is a mapping (ssh, tags, become, become_password, ssh_options), and this is a list"),
         (wide, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
         (long, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
     ] {
