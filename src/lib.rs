@@ -31,6 +31,7 @@ pub mod manifest;
 pub mod nixos;
 pub mod plan;
 pub mod report;
+pub mod rotate;
 pub mod secret;
 pub mod selinux;
 pub mod source;

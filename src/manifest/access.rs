@@ -47,6 +47,7 @@ impl<'t> SeqAccess<'t> for ItemAccess<'t> {
         let Some(id) = self.items.next() else { return Ok(None) };
         let label = match self.decoder.label {
             Label::Key("hosts") => Label::Thing("a host or tag"),
+            Label::Key("serial") => Label::Thing("a tag"),
             Label::Key("tags") => Label::Thing("a tag"),
             Label::Key("used_by") => Label::Thing("an option's name"),
             Label::Key("restart" | "reload" | "try_restart") => Label::Thing("a unit's name"),

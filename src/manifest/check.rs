@@ -27,6 +27,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
     checker.version(&raw.version);
     let sources = checker.sources(raw.sources);
     let hosts = checker.hosts(raw.hosts);
+    let serial = checker.serial(raw.serial);
     let defaults = checker.defaults(raw.defaults);
     let secrets = raw.secrets.good().map(|(_, entries)| entries.0).unwrap_or_default();
     let secrets: Vec<SecretSpec> = secrets.into_iter().filter_map(|entry| checker.secret(entry, &defaults)).collect();
@@ -39,7 +40,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, warnings: checker.warnings }
+    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, warnings: checker.warnings }
 }
 
 /// What every secret has unless it says otherwise.

@@ -22,6 +22,7 @@ mod rotation;
 mod scalar;
 mod schema;
 mod select;
+mod serial;
 mod sources;
 mod syntax;
 mod tree;

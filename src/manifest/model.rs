@@ -23,6 +23,8 @@ pub struct Manifest {
     pub secrets: Vec<SecretSpec>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, Host>,
+    /// Tags whose hosts are rotated one at a time.
+    pub serial: Vec<String>,
     /// What is allowed but probably not meant, in the file's order.
     pub warnings: Vec<Warning>,
 }

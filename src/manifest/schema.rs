@@ -37,6 +37,8 @@ pub(super) struct RawManifest {
     /// The nodes, by name. At most 100,000.
     #[schemars(extend("maxProperties" = super::tree::MAX_HOSTS, "propertyNames" = name_schema()))]
     pub hosts: Field<Entries<RawHost>>,
+    /// Tags whose hosts are rotated one at a time, and not at all any more once one of them has failed: the members of a cluster.
+    pub serial: Field<OneOrMany>,
 }
 
 /// What holds for every secret that does not say otherwise.

@@ -118,6 +118,14 @@ impl Listed {
     }
 }
 
+/// Shows `prompt` on the terminal, and reads one line that is not shown: for what no source holds.
+///
+/// # Errors
+/// There is no terminal; the line is too long.
+pub fn ask(prompt: &str) -> std::io::Result<Secret> {
+    terminal::ask(prompt)
+}
+
 /// What there is in the source called `name`.
 ///
 /// # Errors
