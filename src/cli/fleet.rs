@@ -4,7 +4,6 @@
 //! read once, for all hosts together.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use crate::rotate::choose::{self, ChooseError, Chosen, Wish};
 use crate::rotate::fleet::Fleet;
 use crate::rotate::schedule::{Limits, Schedule, Serial};
 use crate::rotate::shard::{Shard, ShardArgument};
-use crate::rotate::{HostEnd, HostJob, Options, Step, rotate_host};
+use crate::rotate::{self, HostEnd, HostJob, Options, Step, rotate_host};
 use crate::secret::Secret;
 use crate::source;
 use crate::sys::SignalsWait;
@@ -35,9 +34,9 @@ pub struct SshArgs {
     #[arg(long, value_name = "OPTION")]
     pub ssh_option: Vec<String>,
 
-    /// Give up a host that says nothing for so many seconds while it is contacted
+    /// Give up a host that says nothing for so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub contact_timeout: u64,
+    pub timeout: u64,
 
     /// So many hosts at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -64,6 +63,8 @@ pub struct Request<'a> {
     pub rollback: bool,
     /// What for.
     pub kind: Kind,
+    /// A host that differs is exit code 3, where nothing is written.
+    pub tells_differences: bool,
 }
 
 /// Which hosts.
@@ -120,7 +121,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
 
     // From here on a signal lets the hosts that run end. Where nothing is written it may end us at once.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
-    let rows = drive(ui, request, &targets, &values, limits, waits.as_ref());
+    let rows = drive(ui, request, &manifest, &targets, &values, limits, waits.as_ref());
     let sum = Sum::of(&rows);
     ui.print_json_when_done(|| report::object(&rows, request.kind));
     let mut warnings: Vec<String> = report::warnings(&rows);
@@ -130,8 +131,8 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     warnings.iter().for_each(|warning| ui.say(warning));
     ui.say(&sum.line(request.kind, started.elapsed()));
     report::hints(&rows, request.kind).iter().for_each(|hint| ui.say(hint));
-    let exit = exit(&sum, request.kind);
-    if let (Some(waits), Exit::Done | Exit::SomeHosts) = (waits, exit) {
+    let exit = exit(&sum, request);
+    if let (Some(waits), Exit::Done | Exit::SomeDone) = (waits, exit) {
         waits.committed();
     }
     Ok(exit)
@@ -139,12 +140,12 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
 
 /// 0: all hosts are as declared. 4: something was changed, and not all is well. 1: nothing was changed anywhere, and not all
 /// is well.
-fn exit(sum: &Sum, kind: Kind) -> Exit {
-    match kind {
+fn exit(sum: &Sum, request: &Request<'_>) -> Exit {
+    match request.kind {
         // What is known to differ is said, also where others could not be looked at.
-        Kind::Verify if sum.done > 0 => Exit::Differences,
+        Kind::Plan | Kind::Verify if sum.done > 0 && request.tells_differences => Exit::Differences,
         _ if sum.is_good() => Exit::Done,
-        Kind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeHosts,
+        Kind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
         _ => Exit::Refused,
     }
 }
@@ -229,7 +230,7 @@ fn local<'m>(manifest: &'m Manifest, name: Option<&str>, only: &[String]) -> Res
     let secrets = manifest.select(name, only).map_err(|error| match &error {
         SelectError::HostNeeded { hosts } if !hosts.is_empty() => {
             let hosts = suggest::list(hosts.iter().map(String::as_str));
-            let hint = format!("say which of them this machine is: --local NAME; hosts here: {hosts}");
+            let hint = format!("say which of them this machine is: --host NAME; hosts here: {hosts}");
             Failure::usage(Message::new(error.to_string()).hint(hint))
         }
         _ => flow::wrong_selection(&error),
@@ -308,23 +309,26 @@ fn check_that_values_fit(targets: &[Target<'_>], values: &Values) -> Result<(), 
 fn drive(
     ui: &Ui,
     request: &Request<'_>,
+    manifest: &Manifest,
     targets: &[Target<'_>],
     values: &Values,
     limits: Limits,
     waits: Option<&SignalsWait>,
 ) -> Vec<Row> {
     crate::sys::raise_open_files_limit();
+    let hidden = source::hidden_variables(manifest);
     let hosts = Hosts::new(ui, request.kind, targets.iter().map(|target| target.name).collect());
     let most = limits.parallel.min(targets.len());
     let threads = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
     // A person is there to answer what ssh asks.
-    let attended = std::io::stderr().is_terminal() && std::fs::File::open("/dev/tty").is_ok();
+    let attended = rotate::has_terminal();
     let options = |interactive| Options {
+        hidden: hidden.clone(),
         ssh_config: request.ssh.ssh_config.clone(),
         ssh_options: request.ssh.ssh_option.clone(),
         rollback: request.rollback,
         dry_run: request.kind.is_dry(),
-        contact_timeout: Duration::from_secs(request.ssh.contact_timeout),
+        contact_timeout: Duration::from_secs(request.ssh.timeout),
         interactive,
     };
     let hands = Hands { targets, values, silent: options(false), asking: options(true), turn: Turn::default(), hosts: &hosts };

@@ -26,9 +26,13 @@ pub struct Args {
     #[arg(long)]
     all: bool,
 
-    /// This machine itself, without SSH; HOST is then the name that it has in the manifest
-    #[arg(long, conflicts_with_all = ["all", "shard", "canary", "batch", "max_failures", "serial", "parallel", "ssh_config", "ssh_option"])]
+    /// This machine itself, without SSH; --host says which one it is
+    #[arg(long, conflicts_with_all = ["hosts", "all", "shard", "canary", "batch", "max_failures", "serial", "parallel", "ssh_config", "ssh_option"])]
     local: bool,
+
+    /// With --local: the host that this machine is in the manifest
+    #[arg(long, value_name = "NAME", requires = "local")]
+    host: Option<String>,
 
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
@@ -85,14 +89,9 @@ impl Args {
             let hint = format!("deaddrop inject {image} --host NAME");
             return Err(Failure::usage(Message::new("rotate is for nodes that run; on images it is `inject`").hint(hint)));
         }
-        let hosts = match (self.local, &self.hosts[..]) {
-            (false, named) => Which::Nodes(Wish { named, all: self.all }),
-            (true, []) => Which::Local(None),
-            (true, [name]) => Which::Local(Some(name)),
-            (true, _) => {
-                let message = Message::new("--local is one machine, and several hosts were named");
-                return Err(Failure::usage(message.hint("give the one name that this machine has in the manifest")));
-            }
+        let hosts = match self.local {
+            true => Which::Local(self.host.as_deref()),
+            false => Which::Nodes(Wish { named: &self.hosts, all: self.all }),
         };
         // Over 32 bits of hosts there is no batch that is smaller.
         let batch = self.batch.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
@@ -109,6 +108,7 @@ impl Args {
                 ssh: &self.ssh,
                 rollback: !self.no_rollback,
                 kind: if self.dry_run { Kind::DryRun } else { Kind::Rotate },
+                tells_differences: false,
             },
         )
     }

@@ -16,7 +16,7 @@ pub enum Exit {
     /// Differences found.
     Differences,
     /// Some hosts done and some failed; or a host whose files changed failed, or its end is unknown.
-    SomeHosts,
+    SomeDone,
     /// Stopped in the middle of a commit; the next run finishes it.
     HalfDone,
 }
@@ -30,7 +30,7 @@ impl Exit {
             Self::Refused => 1,
             Self::Usage => 2,
             Self::Differences => 3,
-            Self::SomeHosts => 4,
+            Self::SomeDone => 4,
             Self::HalfDone => 5,
         }
     }

@@ -98,6 +98,12 @@ impl Row {
         }
     }
 
+    /// Why it failed, without its name, which stands beside it.
+    fn reason(&self, error: &Message) -> String {
+        let reason = error.reason();
+        reason.strip_prefix(&format!("{}: ", self.host)).map_or(reason.clone(), str::to_owned)
+    }
+
     /// The host's line for people, and the lines below it; `names` is the width of the column of names.
     #[must_use]
     pub fn line(&self, names: usize, kind: Kind) -> String {
@@ -109,7 +115,7 @@ impl Row {
             Status::Skipped => ("-", style::QUIET),
             _ => ("✗", style::ERROR),
         };
-        let reason = self.error.as_ref().map_or_else(|| self.what.clone(), Message::reason);
+        let reason = self.error.as_ref().map_or_else(|| self.what.clone(), |error| self.reason(error));
         let room = wrap::width().saturating_sub(indent);
         let mut lines: Vec<String> = Vec::new();
         for part in reason.lines() {
@@ -275,7 +281,7 @@ pub fn object(rows: &[Row], kind: Kind) -> Value {
             };
             let mut host = json!({ "host": row.host, "status": status });
             if let Some(error) = &row.error {
-                host["error"] = json!(error.reason());
+                host["error"] = json!(row.reason(error));
                 if !error.hints().is_empty() {
                     host["hint"] = json!(error.hints().join("\n"));
                 }
@@ -368,7 +374,7 @@ mod tests {
         vec![
             row("node1", Status::Unchanged, None),
             row("node2", Status::Unreachable, Some(gone())),
-            row("node 3", Status::RolledBack, Some(Message::new("k3s.service failed"))),
+            row("node 3", Status::RolledBack, Some(Message::new("node 3: k3s.service failed"))),
             row("node4", Status::Unreachable, Some(gone())),
         ]
     }
@@ -385,6 +391,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.1 s"), "{text}");
         assert!(lines.len() > 1 && lines[1].starts_with("             word"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_does_not_say_the_name_again() {
+        assert!(plain(&rows()[2].line(6, Kind::Rotate)).starts_with("  node 3   ✗ k3s.service failed  "));
     }
 
     #[test]

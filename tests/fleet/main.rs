@@ -33,6 +33,7 @@ pub fn manifest(nodes: &Nodes, keys: &str, more: &str, top: &str) {
 pub struct Values(Vec<Canary>);
 
 impl Values {
+    /// Texts that begin with `old`.
     pub fn new() -> Self {
         Self((0..SECRETS).map(|number| Canary::of(&format!("s{number:02}"), format!("old-{}", Canary::new("random").text()).as_bytes())).collect())
     }
@@ -42,6 +43,7 @@ impl Values {
         Self((0..SECRETS).map(|number| Canary::of(&format!("s{number:02}"), format!("new-{}", Canary::new("random").text()).as_bytes())).collect())
     }
 
+    /// One of them.
     pub fn text(&self, number: usize) -> &str {
         self.0[number].text()
     }

@@ -15,15 +15,27 @@ use crate::common::{Scratch, is_root, tool};
 /// What each node has for itself.
 const OWN: [&str; 3] = ["etc", "var", "root"];
 
-/// A stand-in for systemd: notes what it is called with in /var/calls, and fails for a unit whose name is in /etc/broken-units, if
-/// the file that it needs holds that node's bad value.
+/// A stand-in for systemd: notes what it is called with in /var/calls. All units run; on a node with /etc/broken-unit they fail
+/// with a first secret that begins with `new`.
 const SYSTEMCTL: &str = r#"#!/bin/sh
-echo "$*" >> /var/calls
-case "$*" in
-  *is-active*) [ -e /etc/broken-unit ] && grep -q new /etc/secrets/s00 2>/dev/null && exit 3; exit 0 ;;
-  *show*) for word; do case $word in *.service) printf 'Id=%s\nLoadState=loaded\nActiveState=active\nSubState=running\n' "$word" ;; esac; done ;;
+echo "$*" >>/var/calls
+broken=
+if [ -e /etc/broken-unit ] && grep -q ^new /etc/secrets/s00; then broken=yes; fi
+case $1 in
+  show)
+    while [ "$1" != -- ]; do shift; done
+    shift
+    first=yes
+    for unit; do
+      [ "$first" ] || echo
+      first=
+      state=active
+      [ -z "$broken" ] || state=failed
+      printf 'Type=simple\nLoadState=loaded\nActiveState=%s\nSubState=%s\nResult=success\nNRestarts=0\n' $state $state
+    done
+    ;;
+  restart | try-restart | reload) [ -z "$broken" ] ;;
 esac
-exit 0
 "#;
 
 /// So many nodes, called node000, node001, …

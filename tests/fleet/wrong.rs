@@ -24,7 +24,6 @@ fn an_unknown_host_or_tag_is_told_before_any_contact() {
         (&["node000", "--only", "s1"], &["unknown secret `s1`", "`s01`"]),
         (&["node1.img"], &["unknown host `node1.img`", "deaddrop inject"]),
         (&["--image", "node1.img"], &["on images it is `inject`", "deaddrop inject node1.img"]),
-        (&["--local", "node000", "node001"], &["--local is one machine"]),
         (&["node000", "--shard", "auto"], &["neither JOB_COMPLETION_INDEX nor CI_NODE_INDEX"]),
     ] {
         // --ssh-config cannot stand beside --local.
@@ -37,8 +36,9 @@ fn an_unknown_host_or_tag_is_told_before_any_contact() {
         &["--shard", "5/4"],
         &["--parallel", "0"],
         &["--batch", "0"],
-        &["--local", "--all"],
-        &["--contact-timeout", "0"],
+        &["--local"],
+        &["--host", "node000"],
+        &["--timeout", "0"],
     ] {
         let run = values.deaddrop(&nodes, &["rotate", "node000"]).args(words).run().expect_code(2);
         assert!(run.stdout().is_empty(), "{words:?}");
