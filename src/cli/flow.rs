@@ -10,12 +10,13 @@ use crate::image::progress::Watch;
 use crate::manifest::{Manifest, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
 use crate::report::{Exit, Failure, Message, Ui};
+use crate::rotate;
 use crate::source;
 use crate::target::Target;
 use crate::target::directory::DirectoryTarget;
 
 /// Which manifest, and as which host.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
@@ -33,9 +34,17 @@ pub struct ManifestArgs {
 /// Which target.
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
-    /// An image, a block device, or a directory that holds a root
+    /// An image, a block device, a directory that holds a root, or @HOST: a running node of the manifest
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
+
+    /// For @HOST: ssh's configuration file, instead of your own
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+
+    /// For @HOST: an option for ssh, as its -o takes it (may be given several times)
+    #[arg(long, value_name = "OPTION")]
+    pub ssh_option: Vec<String>,
 
     /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
     #[arg(long, value_name = "N|LABEL")]
@@ -73,6 +82,51 @@ pub fn select<'a>(manifest: &'a Manifest, args: &ManifestArgs) -> Result<Vec<&'a
 #[must_use]
 pub fn wrong_selection(error: &SelectError) -> Failure {
     Failure::usage(Message::new(error.to_string()).hint(error.hint()))
+}
+
+/// The secrets of the host that `@HOST` names.
+fn select_of_node<'a>(manifest: &'a Manifest, args: &ManifestArgs, node: &str) -> Result<Vec<&'a SecretSpec>, Failure> {
+    if args.host.as_deref().is_some_and(|host| host != node) {
+        let message = format!("`@{node}` is a host itself: --host names another one");
+        return Err(Failure::usage(Message::new(message).hint("leave --host out")));
+    }
+    manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// A change of a node is more than its files.
+fn only_rotate(target: &str) -> Failure {
+    let message =
+        format!("{target}: files of a running node are changed by `rotate`, which also tells the units that use them");
+    Failure::usage(Message::new(message).hint(format!("deaddrop rotate {}", target.trim_start_matches('@'))))
+}
+
+/// A running node, to be looked at.
+fn open_node<'w>(manifest: &Manifest, args: &TargetArgs, name: &str) -> Result<Box<dyn Target + 'w>, Failure> {
+    let only_for_images = |option: &str| {
+        let message = format!("{option} is for images, and `@{name}` is a running node");
+        Failure::usage(Message::new(message).hint("leave it out"))
+    };
+    if args.root_partition.is_some() {
+        return Err(only_for_images("--root-partition"));
+    }
+    args.backend.refuse_for_a_directory().map_err(only_for_images)?;
+    // It was selected by its name: it is there.
+    let host = manifest.hosts.get(name);
+    let password = match host {
+        Some(host) => rotate::become_password(manifest, name, host)?,
+        None => None,
+    };
+    let options = rotate::Options {
+        ssh_config: args.ssh_config.clone(),
+        ssh_options: args.ssh_option.clone(),
+        interactive: rotate::has_terminal(),
+        hidden: source::hidden_variables(manifest),
+        ..rotate::Options::default()
+    };
+    match rotate::enter(name, host, password, &options, &|| {}) {
+        Ok(node) => Ok(Box::new(node)),
+        Err(error) => Err(Failure::refused(vec![Message::new(format!("@{name}: {error}")).hint(error.hint())])),
+    }
 }
 
 /// The manifest's own warnings, for the secrets of this run.
@@ -118,11 +172,19 @@ pub fn prepare<'w>(
 ) -> Result<Prepared<'w>, Failure> {
     let name = target.target.display().to_string();
     let loaded = load(manifest)?;
-    let secrets = select(&loaded, manifest)?;
+    let node = name.strip_prefix('@');
+    let secrets = match node {
+        Some(host) => select_of_node(&loaded, manifest, host)?,
+        None => select(&loaded, manifest)?,
+    };
     let mut files = desired_files(&loaded, &secrets)?;
 
     let refused = |error: ImageError| failed(&name, &error);
-    let mut opened = open(ui, target, destination, watch).map_err(refused)?;
+    let mut opened = match node {
+        Some(_) if destination.is_some() => return Err(only_rotate(&name)),
+        Some(host) => open_node(&loaded, target, host)?,
+        None => open(ui, target, destination, watch).map_err(refused)?,
+    };
     let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
     desired::keep_standing_hashes(&mut files, &survey);
     let mut plan = plan::plan(files, &survey).map_err(|refused| {
@@ -146,12 +208,6 @@ fn open<'w>(
     watch: Watch<'w>,
 ) -> Result<Box<dyn Target + 'w>, ImageError> {
     let path = args.target.as_path();
-    if args.target.to_string_lossy().starts_with('@') {
-        return Err(ImageError::unsupported(
-            "targets over SSH are not there yet",
-            "give an image, or a directory that holds a root",
-        ));
-    }
     if !path.is_dir() {
         return args.backend.open(ui, path, args.root_partition.as_deref(), destination, watch);
     }

@@ -9,6 +9,7 @@ mod inspect;
 mod man;
 mod plan;
 mod recover;
+mod rotate;
 mod scrub;
 mod sources;
 mod verify;
@@ -66,6 +67,7 @@ enum Command {
     Plan(plan::Args),
     Inject(inject::Args),
     Verify(verify::Args),
+    Rotate(rotate::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
     Sources(sources::Args),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => args.run(&ui),
         Command::Inject(args) => args.run(&ui),
         Command::Verify(args) => args.run(&ui),
+        Command::Rotate(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
         Command::Sources(args) => args.run(&ui),

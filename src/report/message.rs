@@ -15,6 +15,8 @@ pub enum Exit {
     Usage,
     /// Differences found.
     Differences,
+    /// Some hosts are done and some failed, or files of one changed and its end is failed or unknown.
+    SomeDone,
     /// Stopped in the middle of a commit; the next run finishes it.
     HalfDone,
 }
@@ -28,6 +30,7 @@ impl Exit {
             Self::Refused => 1,
             Self::Usage => 2,
             Self::Differences => 3,
+            Self::SomeDone => 4,
             Self::HalfDone => 5,
         }
     }
@@ -102,6 +105,13 @@ impl Message {
     pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
         self.causes.push(error.to_string());
         self.add_sources(error);
+        self
+    }
+
+    /// Adds a cause, of one line or several.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
         self
     }
 
