@@ -1,21 +1,27 @@
 //! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::backend::BackendArgs;
+use super::fleet::{self, Request, SshArgs, Which};
 use crate::desired;
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::progress::Watch;
 use crate::manifest::{Manifest, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
+use crate::report::rotate::Kind;
 use crate::report::{Exit, Failure, Message, Ui};
+use crate::rotate;
+use crate::rotate::choose::Wish;
+use crate::rotate::schedule::Limits;
 use crate::source;
 use crate::target::Target;
 use crate::target::directory::DirectoryTarget;
 
 /// Which manifest, and as which host.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
@@ -37,12 +43,86 @@ pub struct TargetArgs {
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
 
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where in an image.
+#[derive(Debug, clap::Args)]
+pub struct PlaceArgs {
     /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
     #[arg(long, value_name = "N|LABEL")]
     pub root_partition: Option<String>,
 
     #[command(flatten)]
     pub backend: BackendArgs,
+}
+
+/// What is looked at: one target, or every host.
+#[derive(Debug, clap::Args)]
+pub struct LookArgs {
+    /// An image, a block device, a directory that holds a root, or @HOST: a running node of the manifest
+    #[arg(value_name = "TARGET", required_unless_present = "all", conflicts_with = "all")]
+    target: Option<PathBuf>,
+
+    /// Every host of the manifest, as it runs
+    #[arg(long, conflicts_with_all = ["host", "root_partition"])]
+    all: bool,
+
+    #[command(flatten)]
+    ssh: SshArgs,
+
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+impl LookArgs {
+    /// The one target; `None` for every host.
+    #[must_use]
+    pub fn one(&self) -> Option<Looked<'_>> {
+        self.target.as_deref().map(|target| Looked { target, place: &self.place, ssh: Some(&self.ssh) })
+    }
+
+    /// Looks at every host. Where `tells` says so, one that differs is exit code 3.
+    ///
+    /// # Errors
+    /// As [`fleet::run`].
+    pub fn all(&self, ui: &Ui, manifest: &ManifestArgs, kind: Kind, tells: bool) -> Result<Exit, Failure> {
+        fleet::run(
+            ui,
+            &Request {
+                manifest: &manifest.manifest,
+                only: &manifest.only,
+                hosts: Which::Nodes(Wish { named: &[], all: true }),
+                shard: None,
+                serial: &[],
+                limits: Limits::default(),
+                ssh: &self.ssh,
+                rollback: true,
+                kind,
+                tells_differences: tells,
+            },
+        )
+    }
+}
+
+/// One target, and how to get there.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked<'a> {
+    /// As it was given.
+    pub target: &'a Path,
+    /// Where in an image.
+    pub place: &'a PlaceArgs,
+    /// How a node is reached; `None` for what does not take one.
+    pub ssh: Option<&'a SshArgs>,
+}
+
+impl TargetArgs {
+    /// As what is looked at.
+    #[must_use]
+    pub fn looked(&self) -> Looked<'_> {
+        Looked { target: &self.target, place: &self.place, ssh: None }
+    }
 }
 
 /// A target, surveyed, and what has to happen to it.
@@ -73,6 +153,52 @@ pub fn select<'a>(manifest: &'a Manifest, args: &ManifestArgs) -> Result<Vec<&'a
 #[must_use]
 pub fn wrong_selection(error: &SelectError) -> Failure {
     Failure::usage(Message::new(error.to_string()).hint(error.hint()))
+}
+
+/// The secrets of the host that `@HOST` names.
+fn select_of_node<'a>(manifest: &'a Manifest, args: &ManifestArgs, node: &str) -> Result<Vec<&'a SecretSpec>, Failure> {
+    if args.host.as_deref().is_some_and(|host| host != node) {
+        let message = format!("`@{node}` is a host itself: --host names another one");
+        return Err(Failure::usage(Message::new(message).hint("leave --host out")));
+    }
+    manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// A change of a node is more than its files.
+fn only_rotate(target: &str) -> Failure {
+    let message =
+        format!("{target}: files of a running node are changed by `rotate`, which also tells the units that use them");
+    Failure::usage(Message::new(message).hint(format!("deaddrop rotate {}", target.trim_start_matches('@'))))
+}
+
+/// A running node, to be looked at.
+fn open_node<'w>(manifest: &Manifest, looked: Looked<'_>, ssh: &SshArgs, name: &str) -> Result<Box<dyn Target + 'w>, Failure> {
+    let only_for_images = |option: &str| {
+        let message = format!("{option} is for images, and `@{name}` is a running node");
+        Failure::usage(Message::new(message).hint("leave it out"))
+    };
+    if looked.place.root_partition.is_some() {
+        return Err(only_for_images("--root-partition"));
+    }
+    looked.place.backend.refuse_for_a_directory().map_err(only_for_images)?;
+    // It was selected by its name: it is there.
+    let host = manifest.hosts.get(name);
+    let password = match host {
+        Some(host) => rotate::become_password(manifest, name, host)?,
+        None => None,
+    };
+    let options = rotate::Options {
+        ssh_config: ssh.ssh_config.clone(),
+        ssh_options: ssh.ssh_option.clone(),
+        contact_timeout: Duration::from_secs(ssh.timeout),
+        interactive: rotate::has_terminal(),
+        hidden: source::hidden_variables(manifest),
+        ..rotate::Options::default()
+    };
+    match rotate::enter(name, host, password, &options, &|| {}) {
+        Ok(node) => Ok(Box::new(node)),
+        Err(error) => Err(Failure::refused(vec![Message::new(format!("@{name}: {error}")).hint(error.hint())])),
+    }
 }
 
 /// The manifest's own warnings, for the secrets of this run.
@@ -111,18 +237,26 @@ pub fn desired_files(manifest: &Manifest, secrets: &[&SecretSpec]) -> Result<Vec
 /// Exit 2 for the manifest and the host, exit 1 for the rest; nothing was written.
 pub fn prepare<'w>(
     ui: &Ui,
-    target: &TargetArgs,
+    looked: Looked<'_>,
     manifest: &ManifestArgs,
     destination: Option<&Destination>,
     watch: Watch<'w>,
 ) -> Result<Prepared<'w>, Failure> {
-    let name = target.target.display().to_string();
+    let name = looked.target.display().to_string();
     let loaded = load(manifest)?;
-    let secrets = select(&loaded, manifest)?;
+    let node = name.strip_prefix('@');
+    let secrets = match node {
+        Some(host) => select_of_node(&loaded, manifest, host)?,
+        None => select(&loaded, manifest)?,
+    };
     let mut files = desired_files(&loaded, &secrets)?;
 
     let refused = |error: ImageError| failed(&name, &error);
-    let mut opened = open(ui, target, destination, watch).map_err(refused)?;
+    let mut opened = match (node, looked.ssh) {
+        (Some(host), Some(ssh)) => open_node(&loaded, looked, ssh, host)?,
+        (Some(_), None) => return Err(only_rotate(&name)),
+        (None, _) => open(ui, looked, destination, watch).map_err(refused)?,
+    };
     let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
     desired::keep_standing_hashes(&mut files, &survey);
     let mut plan = plan::plan(files, &survey).map_err(|refused| {
@@ -141,19 +275,13 @@ pub fn prepare<'w>(
 
 fn open<'w>(
     ui: &Ui,
-    args: &TargetArgs,
+    looked: Looked<'_>,
     destination: Option<&Destination>,
     watch: Watch<'w>,
 ) -> Result<Box<dyn Target + 'w>, ImageError> {
-    let path = args.target.as_path();
-    if args.target.to_string_lossy().starts_with('@') {
-        return Err(ImageError::unsupported(
-            "targets over SSH are not there yet",
-            "give an image, or a directory that holds a root",
-        ));
-    }
+    let path = looked.target;
     if !path.is_dir() {
-        return args.backend.open(ui, path, args.root_partition.as_deref(), destination, watch);
+        return looked.place.backend.open(ui, path, looked.place.root_partition.as_deref(), destination, watch);
     }
     let only_for_images = |option: &str| {
         Err(ImageError::refused(
@@ -161,11 +289,11 @@ fn open<'w>(
             "leave it out: a directory is changed in place, all files or none",
         ))
     };
-    if let Err(option) = args.backend.refuse_for_a_directory() {
+    if let Err(option) = looked.place.backend.refuse_for_a_directory() {
         return only_for_images(option);
     }
     match destination {
-        _ if args.root_partition.is_some() => only_for_images("--root-partition"),
+        _ if looked.place.root_partition.is_some() => only_for_images("--root-partition"),
         Some(Destination::File { .. }) => only_for_images("-o"),
         Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
         Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),

@@ -15,7 +15,7 @@ pub enum Exit {
     Usage,
     /// Differences found.
     Differences,
-    /// Some hosts done and some failed; or a host whose files changed failed, or its end is unknown.
+    /// Some hosts are done and some failed, or files of one changed and its end is failed or unknown.
     SomeDone,
     /// Stopped in the middle of a commit; the next run finishes it.
     HalfDone,
@@ -105,6 +105,13 @@ impl Message {
     pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
         self.causes.push(error.to_string());
         self.add_sources(error);
+        self
+    }
+
+    /// Adds a cause, of one line or several.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
         self
     }
 

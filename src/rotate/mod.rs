@@ -1,107 +1,116 @@
-//! Rotation of secrets on running nodes.
+//! Rotation: the files of a manifest on running nodes. This file: what one node's part of a run is, and how it ended.
+//!
+//! Called by `cli`. Uses the same flow as for an image: desired files, a survey, a plan; then a node applies it and tells its units.
 
+mod actions;
 pub mod choose;
 pub mod fleet;
+mod host;
+mod password;
 pub mod schedule;
 pub mod shard;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use host::{Node, enter, rotate_host};
+pub use password::{become_password, become_reference};
+
 use crate::desired::DesiredFile;
-use crate::manifest::{Host, SecretSpec};
+use crate::manifest::{self, SecretSpec};
 use crate::plan::Plan;
 use crate::report::Message;
 use crate::secret::Secret;
 
+/// How long a node may say nothing unless a person says otherwise.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// True when there is a terminal on which ssh can ask a person.
+#[must_use]
+pub fn has_terminal() -> bool {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty").is_ok()
+}
+
 /// One host's part of a run.
 pub struct HostJob<'a> {
-    /// Its name.
+    /// The host's name.
     pub name: &'a str,
-    /// None: this machine.
-    pub host: Option<&'a Host>,
+    /// How it is reached; this machine itself, without SSH, where it is `None`.
+    pub host: Option<&'a manifest::Host>,
     /// What it should hold.
     pub files: Vec<DesiredFile>,
-    /// What they were made of.
+    /// The secrets that `files` come from, in any order.
     pub specs: Vec<&'a SecretSpec>,
-    /// For sudo.
+    /// What sudo there asks for.
     pub become_password: Option<Secret>,
-    /// Of the run.
+    /// What holds for the whole run.
     pub options: &'a Options,
 }
 
-/// Of the run.
-#[derive(Debug, Clone, Default)]
+/// What holds for every host of a run.
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// ssh -F.
+    /// ssh's configuration file, instead of the person's own.
     pub ssh_config: Option<PathBuf>,
-    /// ssh -o.
+    /// For ssh's `-o`, after those of a host: of two that say different things, ssh takes the first.
     pub ssh_options: Vec<String>,
-    /// Roll back.
+    /// Where something is not well after the change, the old files come back.
     pub rollback: bool,
-    /// Write nothing.
+    /// Nothing is changed, and nothing is written.
     pub dry_run: bool,
-    /// For an answer.
+    /// How long a node may say nothing.
     pub contact_timeout: Duration,
-    /// A terminal is there.
+    /// A terminal is there: ssh may ask a person.
     pub interactive: bool,
+    /// Environment variables that hold values ([`crate::source::hidden_variables`]): ssh does not get them.
+    pub hidden: Vec<String>,
 }
 
-/// How far a host is.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            rollback: true,
+            dry_run: false,
+            contact_timeout: SILENCE,
+            interactive: false,
+            hidden: Vec::new(),
+        }
+    }
+}
+
+/// How far a host is, for those who watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// ssh.
+    /// ssh is on its way.
     Connecting,
-    /// Survey.
+    /// What stands there is compared with what should.
     Comparing,
-    /// Apply.
+    /// Files are put in place.
     Writing,
-    /// Units.
+    /// Units and programs are told.
     Restarting,
-    /// Health.
+    /// Units are watched, checks run.
     Settling,
 }
 
 /// How a host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Changed.
+    /// All is as declared now; in a dry run, it could be made so.
     Done,
-    /// Nothing to do.
+    /// All was as declared already.
     Unchanged,
-    /// Failed.
+    /// It went wrong; [`HostEnd::changed_anything`] tells whether something was changed.
     Failed,
-    /// Rolled back.
+    /// The new files were in place, something was not well, and the old files are back.
     RolledBack,
-    /// Not reached.
+    /// It could not be entered.
     Unreachable,
-    /// Not begun.
+    /// It was not begun.
     Skipped,
-}
-
-/// A host's end.
-pub struct HostEnd {
-    /// How.
-    pub status: Status,
-    /// Why.
-    pub error: Option<Message>,
-    /// Files changed and the end is failed or unknown.
-    pub changed_anything: bool,
-    /// What.
-    pub plan: Option<Plan>,
-    /// Units.
-    pub restarted: Vec<String>,
-    /// Health.
-    pub healthy_for: Option<Duration>,
-    /// ssh would have to ask a person.
-    pub needs_an_answer: bool,
-    /// How long.
-    pub seconds: f64,
-}
-
-/// Runs one host.
-pub fn rotate_host(_job: HostJob<'_>, _progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
-    HostEnd::new(Status::Unreachable)
 }
 
 impl Status {
@@ -123,6 +132,27 @@ impl Status {
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::RolledBack | Self::Unreachable)
     }
+}
+
+/// How a host ended, and what is to be told of it.
+#[derive(Debug)]
+pub struct HostEnd {
+    /// In a word.
+    pub status: Status,
+    /// Why, where it is not well.
+    pub error: Option<Message>,
+    /// Files changed, and the end is failed or unknown.
+    pub changed_anything: bool,
+    /// What had to happen, with its warnings; none when it did not come to that.
+    pub plan: Option<Plan>,
+    /// Units that were restarted or reloaded, in order.
+    pub restarted: Vec<String>,
+    /// How long the units were watched and found well.
+    pub healthy_for: Option<Duration>,
+    /// ssh would have asked a person, and there was none: with a terminal it may work.
+    pub needs_an_answer: bool,
+    /// How long it all took.
+    pub seconds: f64,
 }
 
 impl HostEnd {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{OpenError, age, password};
-use crate::manifest::{Manifest, PasswordSpec, SourceSpec};
+use crate::manifest::{BecomePassword, Manifest, PasswordSpec, SourceSpec};
 use crate::secret::Secret;
 
 /// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
@@ -51,7 +51,11 @@ impl<'m> Context<'m> {
                 hidden.insert(name.clone());
             }
         }
-        for reference in manifest.secrets.iter().filter_map(|secret| secret.from.as_ref()) {
+        let passwords = manifest.hosts.values().filter_map(|host| match &host.become_password {
+            Some(BecomePassword::From(reference)) => Some(reference),
+            _ => None,
+        });
+        for reference in manifest.secrets.iter().filter_map(|secret| secret.from.as_ref()).chain(passwords) {
             match manifest.sources.get(&reference.source) {
                 Some(SourceSpec::Env { prefix }) => hidden.insert(format!("{prefix}{}", reference.item)),
                 None if reference.source == "env" => hidden.insert(reference.item.clone()),

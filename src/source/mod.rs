@@ -118,7 +118,13 @@ impl Listed {
     }
 }
 
-/// Shows `prompt` on the terminal, and reads one line that is not shown: for what no source holds.
+/// Environment variables that hold values or passwords of this manifest: no program that is started may have them.
+#[must_use]
+pub fn hidden_variables(manifest: &Manifest) -> Vec<String> {
+    Context::new(manifest).surroundings().hidden().map(str::to_owned).collect()
+}
+
+/// Asks a person for a password on the terminal; what is typed is not shown.
 ///
 /// # Errors
 /// There is no terminal; the line is too long.

@@ -1,0 +1,42 @@
+//! The password that becomes root on a host: from a source, or asked for.
+
+use crate::manifest::{BecomePassword, Host, Manifest, Reference};
+use crate::report::{Failure, Message};
+use crate::secret::Secret;
+use crate::source;
+
+/// The reference that gives a host's password, if a source does.
+#[must_use]
+pub fn become_reference(host: &Host) -> Option<&Reference> {
+    match &host.become_password {
+        Some(BecomePassword::From(reference)) => Some(reference),
+        _ => None,
+    }
+}
+
+/// The password of one host; none where its manifest names none.
+///
+/// # Errors
+/// Exit 1 when the source does not have it, or there is no terminal to ask on.
+pub fn become_password(manifest: &Manifest, name: &str, host: &Host) -> Result<Option<Secret>, Failure> {
+    match &host.become_password {
+        None => Ok(None),
+        Some(BecomePassword::Ask) => {
+            source::ask(&format!("Password for sudo on {name}: ")).map(Some).map_err(|error| {
+                let message = format!("{name}: `become_password: ask` needs a terminal ({error})");
+                let hint = "run it in a terminal, or name where the password is: `become_password: SOURCE:ITEM`";
+                Failure::refused(vec![Message::new(message).hint(hint)])
+            })
+        }
+        Some(BecomePassword::From(reference)) => {
+            let secret = format!("become_password of {name}");
+            let wanted = [source::Wanted { reference, secret: &secret, allow_empty: false }];
+            let mut values = source::fetch(manifest, &wanted).map_err(|errors| {
+                let message =
+                    |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
+                Failure::refused(errors.iter().map(message).collect())
+            })?;
+            Ok(values.remove(reference))
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! `deaddrop rotate` against real sshds, each in a root of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod contact;
+mod files;
+mod job;
+mod refused;
+mod units;
