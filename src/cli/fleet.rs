@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::flow::{self, ManifestArgs};
 use crate::desired;
 use crate::manifest::{BecomePassword, Host, Manifest, Reference, SecretSpec, SelectError};
+use crate::plan::Plan;
 use crate::report::live::{Hosts, Turn};
 use crate::report::rotate::{self as report, Kind, Row, Sum};
 use crate::report::{Exit, Failure, Message, Ui, suggest};
@@ -18,7 +19,7 @@ use crate::rotate::choose::{self, ChooseError, Chosen, Wish};
 use crate::rotate::fleet::Fleet;
 use crate::rotate::schedule::{Limits, Schedule, Serial};
 use crate::rotate::shard::{Shard, ShardArgument};
-use crate::rotate::{self, HostEnd, HostJob, Options, Step, rotate_host};
+use crate::rotate::{self, HostEnd, HostJob, Options, Status, Step, rotate_host};
 use crate::secret::Secret;
 use crate::source;
 use crate::sys::SignalsWait;
@@ -331,7 +332,15 @@ fn drive(
         contact_timeout: Duration::from_secs(request.ssh.timeout),
         interactive,
     };
-    let hands = Hands { targets, values, silent: options(false), asking: options(true), turn: Turn::default(), hosts: &hosts };
+    let hands = Hands {
+        targets,
+        values,
+        some_only: !request.only.is_empty(),
+        silent: options(false),
+        asking: options(true),
+        turn: Turn::default(),
+        hosts: &hosts,
+    };
     let one_at_a_time = most == 1;
     let run = |host: usize, progress: &(dyn Fn(Step) + Sync)| match attended {
         false => hands.run(host, &hands.silent, progress),
@@ -351,6 +360,8 @@ fn drive(
 struct Hands<'a, 'u> {
     targets: &'a [Target<'a>],
     values: &'a Values,
+    /// `--only` was said.
+    some_only: bool,
     /// ssh asks nothing.
     silent: Options,
     /// ssh may ask.
@@ -362,6 +373,11 @@ struct Hands<'a, 'u> {
 impl Hands<'_, '_> {
     fn run(&self, host: usize, options: &Options, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         let target = &self.targets[host];
+        if target.secrets.is_empty() && self.some_only {
+            // --only names nothing of this host's: it need not be asked.
+            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new() };
+            return HostEnd { plan: Some(plan), ..HostEnd::new(Status::Unchanged) };
+        }
         let become_password = match target.host.and_then(|host| host.become_password.as_ref()) {
             Some(BecomePassword::Ask) => self.values.typed.clone(),
             Some(BecomePassword::From(reference)) => self.values.values.get(reference).cloned(),

@@ -31,7 +31,7 @@ pub struct Args {
     local: bool,
 
     /// With --local: the host that this machine is in the manifest
-    #[arg(long, value_name = "NAME", requires = "local")]
+    #[arg(long, value_name = "NAME", requires = "local", conflicts_with_all = ["hosts", "all"])]
     host: Option<String>,
 
     /// The manifest

@@ -151,19 +151,22 @@ struct Live {
 impl Live {
     fn new(hosts: usize) -> Self {
         let lines = MultiProgress::new();
-        let total = lines.add(ProgressBar::new_spinner());
-        total.set_style(style("  {msg}   {elapsed}"));
-        total.set_message(format!("0 of {hosts} hosts"));
+        let total = ProgressBar::new_spinner()
+            .with_style(style("  {msg}   {elapsed}"))
+            .with_message(format!("0 of {hosts} hosts"));
+        let total = lines.add(total);
         total.enable_steady_tick(FRAME);
         let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
         Self { lines, total, bars: HashMap::new(), waiting: None, plain }
     }
 
     fn begin(&mut self, host: usize, name: &str) {
-        let bar = self.lines.insert_before(&self.total, ProgressBar::new_spinner());
-        bar.set_style(style("  {prefix}   {spinner} {msg}   {elapsed}"));
-        bar.set_prefix(text::shown_text(name).map(|shown| format!("{shown:width$}", width = name.width())).unwrap_or_default());
-        bar.set_message(word(Step::Connecting));
+        let shown = text::shown_text(name).unwrap_or_default();
+        let bar = ProgressBar::new_spinner()
+            .with_style(style("  {prefix}   {spinner} {msg}   {elapsed}"))
+            .with_prefix(format!("{shown:width$}", width = name.width()))
+            .with_message(word(Step::Connecting));
+        let bar = self.lines.insert_before(&self.total, bar);
         bar.enable_steady_tick(FRAME);
         self.bars.insert(host, bar);
     }

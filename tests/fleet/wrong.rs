@@ -38,6 +38,7 @@ fn an_unknown_host_or_tag_is_told_before_any_contact() {
         &["--batch", "0"],
         &["--local"],
         &["--host", "node000"],
+        &["--local", "--shard", "1/2"],
         &["--timeout", "0"],
     ] {
         let run = values.deaddrop(&nodes, &["rotate", "node000"]).args(words).run().expect_code(2);
