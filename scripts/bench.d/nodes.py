@@ -10,7 +10,7 @@ import time
 from measure import Failed
 
 # What each node has for itself; the rest is the machine's. Overlays: nothing that a node writes reaches the machine.
-OWN = ("etc", "var", "root")
+OWN = ("etc", "var")
 
 
 def free_ports(count):
@@ -63,6 +63,9 @@ class Nodes:
             os.makedirs(upper)
             os.makedirs(inner)
             lines.append(f"mount -t overlay -o lowerdir=/{own},upperdir={upper},workdir={inner} overlay /{own}")
+        # An empty home: what the machine's own shells do as they start is no part of a measurement.
+        os.makedirs(self.path(f"{name}/root"))
+        lines.append(f"mount --bind {self.path(name + '/root')} /root")
         lines += ["mount -t tmpfs -o mode=0755 tmpfs /run", "mkdir /run/sshd"]
         sshd = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", self.path("host"),
                 "-o", "ListenAddress=127.0.0.1", "-o", f"AuthorizedKeysFile={self.path('user.pub')}", "-o", "StrictModes=no",
