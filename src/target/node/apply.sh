@@ -208,7 +208,10 @@ put() {
 
 # Takes back, or brings to its end, what the list says, if there is one.
 recover_list() {
-  [ -e "$state/list" ] || return 0
+  [ -e "$state/list" ] || {
+    forget_list
+    return 0
+  }
   items=0
   run=
   while IFS= read -r line; do
