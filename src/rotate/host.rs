@@ -115,7 +115,6 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
 }
 
 /// Surveys and plans. What an interrupted run has left is dealt with first.
-#[expect(clippy::type_complexity, reason = "refusals of the plan are told by its caller")]
 fn look(
     target: &mut Node<'_>,
     name: &str,

@@ -56,8 +56,13 @@ const START: &str = r#"
 set -e
 root=$1
 mount --bind "$root" "$root"
-mount --rbind /usr "$root/usr"
-mount -o remount,bind,ro "$root/usr"
+if [ -e "$root/usr/bin/busybox" ]; then
+  mount --bind /usr/lib "$root/usr/lib"
+  mount -o remount,bind,ro "$root/usr/lib"
+else
+  mount --rbind /usr "$root/usr"
+  mount -o remount,bind,ro "$root/usr"
+fi
 mount --bind "$3" "$root/usr/local"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
@@ -77,6 +82,7 @@ pub struct NodeBuilder {
     /// Run before sshd, in the node's namespaces, `$root` being its root.
     mounts: String,
     without_systemd: bool,
+    busybox: bool,
 }
 
 /// A running node.
@@ -102,7 +108,14 @@ impl NodeBuilder {
             sshd_config: String::new(),
             mounts: String::new(),
             without_systemd: false,
+            busybox: false,
         }
+    }
+
+    /// A node that has busybox, sshd and nothing else.
+    pub fn busybox(mut self) -> Self {
+        self.busybox = true;
+        self
     }
 
     /// `sh` is this program there.
@@ -256,6 +269,20 @@ fn make_root(root: &Path, node: &NodeBuilder) {
     }
     for name in ["bin", "sbin", "lib", "lib64"] {
         symlink(format!("usr/{name}"), root.join(name)).expect("making a link of ours");
+    }
+    if node.busybox {
+        for dir in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local"] {
+            fs::create_dir_all(root.join(dir)).expect("making a directory of ours");
+        }
+        tool(Command::new("cp").arg("-aL").args(["/usr/bin/busybox", "/usr/sbin/sshd"]).arg(root.join("usr/sbin")));
+        fs::rename(root.join("usr/sbin/busybox"), root.join("usr/bin/busybox")).expect("moving a file of ours");
+        if Path::new("/usr/lib64").exists() {
+            tool(Command::new("cp").arg("-aL").arg("/usr/lib64").arg(root.join("usr")));
+        }
+        let applets = tool(Command::new("busybox").arg("--list")).stdout;
+        for applet in String::from_utf8_lossy(&applets).lines().filter(|applet| *applet != "busybox") {
+            symlink("busybox", root.join("usr/bin").join(applet)).expect("making a link of ours");
+        }
     }
     let shell = &node.login_shell;
     let write = |path: &str, text: &str| fs::write(root.join(path), text).expect("writing a file of ours");

@@ -5,6 +5,10 @@ mod common;
 
 mod contact;
 mod files;
+mod interrupted;
 mod job;
+mod local;
 mod refused;
+mod secrecy;
+mod shells;
 mod units;

@@ -132,12 +132,10 @@ pub struct Bad {
 /// Sends a change and reads what comes of it.
 pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
     let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new() };
-    match send(session, tree, work) {
-        Ok(()) => {}
-        Err(error) => {
-            outcome.end = End::Refused(error);
-            return outcome;
-        }
+    session.hide(work.changes.iter().filter_map(content));
+    if let Err(error) = send(session, tree, work) {
+        outcome.end = End::Refused(error);
+        return outcome;
     }
     let waits = work.checks.iter().fold(work.settle, |sum, (limit, _)| sum.saturating_add(*limit));
     session.expect(LONGEST_REPORT, PATIENCE.saturating_add(waits));
@@ -145,11 +143,6 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_
         Ok(end) => outcome.end = end,
         // What was not shown to have begun may have begun: the last word that is missing could have said so.
         Err(error) => outcome.end = End::Unknown(error),
-    }
-    let mut values: Vec<Secret> = work.changes.iter().filter_map(content).cloned().collect();
-    values.extend(session.password().cloned());
-    for bad in outcome.bad.iter_mut().chain(&mut outcome.still) {
-        bad.said = text::without_values(std::mem::take(&mut bad.said), &values);
     }
     outcome
 }
@@ -299,9 +292,7 @@ fn report(
             }),
             "acted" => outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?),
             "refused" => {
-                let said = session.said();
-                let values: Vec<Secret> = work.changes.iter().filter_map(content).cloned().collect();
-                let error = refused(rest, &text::without_values(said, &values));
+                let error = refused(rest, &session.said());
                 end = Some(match stuck.take() {
                     Some(path) => End::Stuck(path),
                     None => End::Refused(error),
@@ -340,7 +331,8 @@ fn output(session: &mut Session) -> Result<Vec<String>, NodeError> {
         let line = session.line()?;
         if line.as_slice() == b"," {
             let bytes = text::from_base64(&encoded).unwrap_or_default();
-            return Ok(text::lines(&Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned())));
+            let said = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+            return Ok(session.fit(text::lines(&said)));
         }
         encoded.extend_from_slice(&line);
     }

@@ -14,6 +14,8 @@
 
 set -C
 lines=0
+# How many names one program is given.
+portion=100
 
 # Makes `$kind … $path`, `$dir`, `$name`, `$new` and `$old` of item $1.
 load_item() {
@@ -125,7 +127,7 @@ finish() {
     number=$((number + 1))
     load_item "$number"
     [ "$kind" != d ] && [ "$kind" != m ] || continue
-    if [ "$dir" != "$at" ]; then
+    if [ "$dir" != "$at" ] || [ $# -ge "$portion" ]; then
       [ $# = 0 ] || rm -f "$@"
       set --
       at=
@@ -208,7 +210,10 @@ put() {
 
 # Takes back, or brings to its end, what the list says, if there is one.
 recover_list() {
-  [ -e "$state/list" ] || return 0
+  [ -e "$state/list" ] || {
+    forget_list
+    return 0
+  }
   items=0
   run=
   while IFS= read -r line; do
@@ -278,7 +283,16 @@ compare() {
         wanted=$wanted$expected$nl
         ;;
     esac
+    if [ $# -ge "$portion" ]; then
+      compare_some "$@"
+      wanted=
+      set --
+    fi
   done
+  compare_some "$@"
+}
+
+compare_some() {
   [ $# -gt 0 ] || return 0
   [ "$(stat -c %d:%i:%s:%Z -- "$@" 2>/dev/null)$nl" = "$wanted" ] && return
   for path in "$@"; do
@@ -354,7 +368,7 @@ prepare() {
   done
   IFS= read -r line
   [ "$line" = "go $nonce" ] || abort "cut"
-  read_back || abort "differs $path"
+  read_back || abort differs
 }
 
 # Where SELinux is: the label of the file that is replaced, or the one that the policy says.
@@ -383,11 +397,19 @@ read_back() {
         wanted="$wanted$mode $uid $gid ${before}$nl"
         ;;
     esac
+    if [ $# -ge "$portion" ]; then
+      read_back_some "$@" || return 1
+      wanted=
+      set --
+    fi
   done
+  read_back_some "$@"
+}
+
+read_back_some() {
   [ $# -gt 0 ] || return 0
-  path=
   [ "$(stat -c '%a %u %g %s' -- "$@" 2>/dev/null)$nl" = "$wanted" ] || return 1
-  settle_on_disk "$@" "$state/list"
+  settle_on_disk "$@"
 }
 
 # One name after another; nothing is written here but names.
@@ -425,6 +447,10 @@ sync_directories() {
       *) [ "$dir" = "$at" ] || set -- "$@" "$dir" ;;
     esac
     at=$dir
+    if [ $# -ge "$portion" ]; then
+      settle_on_disk "$@"
+      set --
+    fi
   done
   settle_on_disk "$@"
 }

@@ -267,6 +267,8 @@ pub(super) fn locked() -> NodeError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -284,6 +286,84 @@ mod tests {
             "0 0 0 1 1 1 1 1",
         ] {
             assert!(stat(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+
+    /// A node that answers this.
+    fn hostile(answer: &[u8], silence: Duration) -> Session {
+        let login = Login {
+            name: "node".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence,
+            hidden: Vec::new(),
+        };
+        let mut session = Session::start(&login, "echo; echo \"$nonce hello\"; exec cat").unwrap();
+        session.queue(answer);
+        session.greet().unwrap();
+        session
+    }
+
+    #[test]
+    fn a_node_that_answers_anything_at_all_is_an_error_or_an_answer() {
+        const WORDS: [&str; 24] = [
+            "m 0",
+            "m 1",
+            "m 99",
+            "m",
+            "l 0 /x",
+            "l 1 ",
+            "l 18446744073709551616 x",
+            "x 1",
+            "=",
+            "=",
+            ",",
+            ",",
+            "+",
+            ".",
+            ".",
+            "",
+            "8100 0 0 3 1 1 1 1",
+            "8100 0 0 18446744073709551615 1 1 1 1",
+            "41ed 0 0 9 2 1 1 1",
+            "YWJj",
+            "YWJ",
+            "\u{1b}[2J",
+            "unfinished",
+            "é",
+        ];
+        let asked = [("/etc/x".to_owned(), Some(100)), ("/etc".to_owned(), None)];
+        // A simple generator, so that a failure can be repeated.
+        let mut state: u64 = 9;
+        let mut answered = 0;
+        for _ in 0..150 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let index = usize::try_from(state >> 40).unwrap() % WORDS.len();
+                text.push_str(WORDS[index]);
+                text.push('\n');
+            }
+            // The end of all of it: what is not an answer by then never is one.
+            text.push_str("=\n,\n.\n.\n");
+            let mut session = hostile(text.as_bytes(), Duration::from_secs(60));
+            session.expect(longest_answer(&asked), Duration::from_millis(50));
+            answered += usize::from(answer(&mut session, &asked).is_ok());
+        }
+        assert!(answered > 0, "some of it is an answer");
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_not_read_for_ever() {
+        let asked = [("/etc/x".to_owned(), Some(10))];
+        for line in ["m 0\n".repeat(100_000), "x".repeat(200_000), format!("m 0\n=\n+\n{}", "YWJj\n".repeat(60_000))] {
+            let mut session = hostile(line.as_bytes(), Duration::from_secs(60));
+            session.expect(longest_answer(&asked), Duration::from_secs(60));
+            assert!(matches!(answer(&mut session, &asked), Err(NodeError::Garbled(_))));
         }
     }
 

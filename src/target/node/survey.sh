@@ -48,7 +48,7 @@ tell() {
 # Answers a list of `LIMIT PATH` that ends with a dot, a hundred paths at a time: for each batch a line a path that is missing or
 # a symbolic link, then `=`, a line a path that stands, and after `+` the contents.
 survey() {
-  if [ -e "$state/list" ]; then
+  if [ -e "$state" ]; then
     say unfinished
   fi
   more=yes

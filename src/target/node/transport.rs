@@ -80,6 +80,8 @@ pub(super) struct Session {
     /// Shown by sudo when it wants the password.
     prompt: Option<String>,
     login: Login,
+    /// What was sent and must not be shown, should it come back: the password, values.
+    hidden: Vec<Secret>,
     deadline: Instant,
     greeted: bool,
 }
@@ -135,6 +137,7 @@ impl Session {
             nonce,
             prompt,
             login: login.clone(),
+            hidden: login.password.iter().cloned().collect(),
             deadline: Instant::now() + if login.interactive { PERSON } else { login.silence },
             greeted: false,
         };
@@ -356,17 +359,22 @@ impl Session {
     pub(super) fn said(&self) -> Vec<String> {
         let all = String::from_utf8_lossy(&self.said);
         let prompt = self.prompt.as_deref();
-        text::lines(&prompt.map_or(all.to_string(), |prompt| all.replace(prompt, "")))
+        self.fit(text::lines(&prompt.map_or(all.to_string(), |prompt| all.replace(prompt, ""))))
+    }
+
+    /// From here on these are not shown when the node says them.
+    pub(super) fn hide<'s>(&mut self, values: impl Iterator<Item = &'s Secret>) {
+        self.hidden.extend(values.cloned());
+    }
+
+    /// Lines of the node, less those that hold something hidden.
+    pub(super) fn fit(&self, lines: Vec<String>) -> Vec<String> {
+        text::without_values(lines, &self.hidden)
     }
 
     /// True when the node has taken all that was queued.
     pub(super) fn all_is_sent(&self) -> bool {
         self.input.is_some() && self.written == self.pending.len()
-    }
-
-    /// What sudo was given: not to be shown should the node say it.
-    pub(super) fn password(&self) -> Option<&Secret> {
-        self.login.password.as_ref()
     }
 
     /// Says the last word, and lets the session end.
@@ -414,7 +422,11 @@ fn shell(nonce: &str, says_ready: bool) -> String {
 fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
     let Some(destination) = &login.destination else {
         let mut command = Command::new("sh");
-        command.args(["-c", shell]);
+        command.args(["-c", shell]).env_clear();
+        // Programs of `run_after` get what they would get over ssh, and none of what a person has here.
+        for name in ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
         return command;
     };
     let mut command = Command::new("ssh");
