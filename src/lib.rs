@@ -13,6 +13,7 @@
 //! - [`desired`] joins the three into the files that one target should hold.
 //! - [`target`] surveys what stands there, and applies changes: all of them or none.
 //! - [`plan`] compares the two; it is a pure function.
+//! - [`rotate`] brings running nodes to what is declared, and tells the units that use it.
 //! - [`image`] is the stack below an image target: container, partition table, overlay, file system, commit.
 //! - [`nixos`] knows what NixOS does with a file that somebody else put there.
 //! - [`selinux`] knows which label the policy in a tree gives a file.
@@ -32,6 +33,7 @@ pub mod manifest;
 pub mod nixos;
 pub mod plan;
 pub mod report;
+pub mod rotate;
 pub mod secret;
 pub mod selinux;
 pub mod source;

@@ -115,6 +115,12 @@ impl SignalsWait {
         Self(())
     }
 
+    /// True when one waits already.
+    #[must_use]
+    pub fn has_come(&self) -> bool {
+        WAITING.load(Ordering::SeqCst) != 0
+    }
+
     /// The change is made. A signal that waited, or comes now, would stop what is done: it is passed over, and the run
     /// reports what it did. The next one ends it.
     pub fn committed(self) {

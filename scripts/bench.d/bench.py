@@ -1,17 +1,15 @@
 """Measures the contenders, round after round. Called by scripts/bench, which builds what is measured."""
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
-import shlex
 import signal
 import subprocess
 import sys
 
 import contenders
+import facts
 import table
 from images import SETS, Images
 from measure import Failed, adopt, end_children
@@ -50,28 +48,6 @@ def clean_up(work):
         for loop in json.loads(loops.stdout or "{}").get("loopdevices", []):
             if (loop["back-file"] or "").startswith(f"{work}/"):
                 subprocess.run(["losetup", "--detach", loop["name"]], check=False)
-
-
-def facts(runners):
-    """The machine, the disk and the programs."""
-    def field(path, name):
-        lines = pathlib.Path(path).read_text().splitlines()
-        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "unknown")
-
-    work = runners[0].images.work
-    mount = subprocess.run(["findmnt", "-n", "-o", "SOURCE,FSTYPE,OPTIONS", "-T", str(work)], capture_output=True, text=True,
-                           check=False)
-    versions = [version for version in (runner.version() for runner in runners) if version]
-    return {
-        "date": datetime.date.today().isoformat(),
-        "command": shlex.join(["scripts/bench", *[a for a in sys.argv[1:] if a not in ("--work", str(work))]]),
-        "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "processor": f"{field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
-        "memory": f"{int(field('/proc/meminfo', 'MemTotal').split()[0]) / (1 << 20):.0f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        "disk": " ".join(mount.stdout.split()) or "unknown",
-        "versions": "; ".join(dict.fromkeys(versions)),
-    }
 
 
 def check(runner, which):
@@ -129,7 +105,8 @@ def main():
         runners, peaks, skipped = prepare(options)
         if not runners:
             sys.exit("bench: no contender can run: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
-        about = facts(runners)
+        versions = [version for version in (runner.version() for runner in runners) if version]
+        about = facts.facts(str(runners[0].images.work), versions)
         if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
             print(f"the machine is busy (load {about['load']}): look at the ratios only", file=sys.stderr)
         results = {runner.name: table.Result(runner, peaks[runner.name]) for runner in runners}

@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 
+import facts
+from facts import first_line
 from images import SECRETS, SETS, secret
 from measure import measure, peak_memory
 
@@ -70,11 +72,6 @@ class Contender:
         return str(path)
 
 
-def first_line(*command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip().splitlines()[0]
-
-
 class Deaddrop(Contender):
     name, title = "deaddrop", "**deaddrop inject**, in place"
 
@@ -82,8 +79,7 @@ class Deaddrop(Contender):
         return [self.images.path("deaddrop"), "inject", self.image, "-m", self.images.manifest(which), "-q"]
 
     def version(self):
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-        return f"{first_line(self.images.path('deaddrop'), '--version')} ({commit.stdout.strip() or 'no git'})"
+        return facts.deaddrop(self.images.path("deaddrop"))
 
 
 class Deaddrop64(Deaddrop):

@@ -35,13 +35,15 @@ class Result:
         return first, third
 
 
+def judged(goal, value, met, show):
+    """One line of the goals; a value that is not there was not measured."""
+    return (goal, "not measured" if value is None else show(value), None if value is None else met(value))
+
+
 def goals(results):
     """(goal, what was measured, whether it is met); what could not be measured is neither."""
     def ratio(one, other):
         return results[one].median / results[other].median if one in results and other in results else None
-
-    def judged(text, value, met, show):
-        return (text, "not measured" if value is None else show(value), None if value is None else met(value))
 
     times = "{:.2f}×".format
     peaks = [results[name].peak for name in ("deaddrop", "deaddrop-64") if name in results]
@@ -73,38 +75,48 @@ HEAD = ("", "median", "middle half", "× deaddrop", "peak memory", "runs")
 
 
 def text(results, skipped):
-    plain = [HEAD, *[tuple(cell.replace("**", "").replace("`", "") for cell in row) for row in rows(results)]]
-    widths = [max(len(row[column]) for row in plain) for column in range(len(HEAD))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) for row in plain]
+    return plain(HEAD, list(rows(results)), skipped, goals(results))
+
+
+def plain(head, cells, skipped, judgements):
+    """A table for people, with the goals below it."""
+    bare = [head, *[tuple(cell.replace("**", "").replace("`", "") for cell in row) for row in cells]]
+    widths = [max(len(row[column]) for row in bare) for column in range(len(head))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) for row in bare]
     lines += [""] + [f"not measured: {name}: {why}" for name, why in skipped.items()] + [""] * bool(skipped)
-    for goal, value, met in goals(results):
+    for goal, value, met in judgements:
         lines.append(f"  {verdict(met).replace('*', ''):7} {goal.replace('`', '')}: {value}")
     return "\n".join(lines)
 
 
-def markdown(facts, results, skipped):
+def markdown(about, results, skipped):
+    return page(about, HEAD, list(rows(results)), skipped, goals(results))
+
+
+def page(about, head, cells, skipped, judgements):
+    """The same as Markdown, with what it was measured on."""
     def line(cells):
         return "| " + " | ".join(cells) + " |"
 
-    lines = [f"Measured on {facts['date']} by `{facts['command']}`; load at the start {facts['load']}.", ""]
+    lines = [f"Measured on {about['date']} by `{about['command']}`; load at the start {about['load']}.", ""]
     lines += [line(("machine", "")), "|---|---|"]
-    lines += [line((name, facts[name])) for name in ("processor", "memory", "kernel", "disk", "versions")]
-    lines += ["", line(HEAD), "|---|--:|--:|--:|--:|--:|"]
-    lines += [line(row) for row in rows(results)]
+    lines += [line((name, about[name])) for name in ("processor", "memory", "kernel", "disk", "versions")]
+    lines += ["", line(head), "|---|" + "--:|" * (len(head) - 1)]
+    lines += [line(row) for row in cells]
     lines += [""] + [f"Not measured: {name}: {why}." for name, why in skipped.items()] + [""] * bool(skipped)
     lines += [line(("goal", "measured", "")), "|---|--:|---|"]
-    lines += [line((goal, value, verdict(met))) for goal, value, met in goals(results)]
+    lines += [line((goal, value, verdict(met))) for goal, value, met in judgements]
     return "\n".join(lines)
 
 
-def put_between_marks(path, words):
-    """Replaces what is between the two marks of a file."""
+def put_between_marks(path, words, begin=BEGIN, end=END):
+    """Replaces what is between two marks of a file."""
     path = pathlib.Path(path)
     old = path.read_text()
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"bench: {path} has not the two marks `{BEGIN}` and `{END}`")
+    before, found, rest = old.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"bench: {path} has not the two marks `{begin}` and `{end}`")
     new = path.with_name(f".{path.name}.new")
     new.write_text(f"{before}{begin}\n\n{words}\n\n{end}{after}")
     os.replace(new, path)

@@ -30,7 +30,8 @@ impl Args {
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Failure> {
         let runs = self.runs(manifest, secrets);
-        let values = flow::read_values(manifest, &runs)?;
+        let lists: Vec<_> = runs.iter().map(|(host, secrets)| (*host, secrets.as_slice())).collect();
+        let values = flow::read_values(manifest, &lists, &[])?;
         let mut unfit: Vec<Unfit> = Vec::new();
         for (host, secrets) in runs {
             match desired::build(manifest, &secrets, &values, host) {

@@ -1,10 +1,11 @@
 //! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::backend::BackendArgs;
+use super::fleet::{self, Request, SshArgs, Which};
 use crate::desired::{self, PublicPart};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
@@ -12,14 +13,18 @@ use crate::image::progress::Watch;
 use crate::manifest::{Manifest, Reference, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
 use crate::report::public::KnownAs;
+use crate::report::rotate::Kind;
 use crate::report::{Exit, Failure, Message, Ui};
+use crate::rotate;
+use crate::rotate::choose::Wish;
+use crate::rotate::schedule::Limits;
 use crate::secret::Secret;
 use crate::source;
 use crate::target::Target;
 use crate::target::directory::DirectoryTarget;
 
 /// Which manifest, and as which host.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
@@ -41,12 +46,86 @@ pub struct TargetArgs {
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
 
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where in an image.
+#[derive(Debug, clap::Args)]
+pub struct PlaceArgs {
     /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
     #[arg(long, value_name = "N|LABEL")]
     pub root_partition: Option<String>,
 
     #[command(flatten)]
     pub backend: BackendArgs,
+}
+
+/// What is looked at: one target, or every host.
+#[derive(Debug, clap::Args)]
+pub struct LookArgs {
+    /// An image, a block device, a directory that holds a root, or @HOST: a running node of the manifest
+    #[arg(value_name = "TARGET", required_unless_present = "all", conflicts_with = "all")]
+    target: Option<PathBuf>,
+
+    /// Every host of the manifest, as it runs
+    #[arg(long, conflicts_with_all = ["host", "root_partition"])]
+    all: bool,
+
+    #[command(flatten)]
+    ssh: SshArgs,
+
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+impl LookArgs {
+    /// The one target; `None` for every host.
+    #[must_use]
+    pub fn one(&self) -> Option<Looked<'_>> {
+        self.target.as_deref().map(|target| Looked { target, place: &self.place, ssh: Some(&self.ssh) })
+    }
+
+    /// Looks at every host. Where `tells` says so, one that differs is exit code 3.
+    ///
+    /// # Errors
+    /// As [`fleet::run`].
+    pub fn all(&self, ui: &Ui, manifest: &ManifestArgs, kind: Kind, tells: bool) -> Result<Exit, Failure> {
+        fleet::run(
+            ui,
+            &Request {
+                manifest: &manifest.manifest,
+                only: &manifest.only,
+                hosts: Which::Nodes(Wish { named: &[], all: true }),
+                shard: None,
+                serial: &[],
+                limits: Limits::default(),
+                ssh: &self.ssh,
+                rollback: true,
+                kind,
+                tells_differences: tells,
+            },
+        )
+    }
+}
+
+/// One target, and how to get there.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked<'a> {
+    /// As it was given.
+    pub target: &'a Path,
+    /// Where in an image.
+    pub place: &'a PlaceArgs,
+    /// How a node is reached; `None` for what does not take one.
+    pub ssh: Option<&'a SshArgs>,
+}
+
+impl TargetArgs {
+    /// As what is looked at.
+    #[must_use]
+    pub fn looked(&self) -> Looked<'_> {
+        Looked { target: &self.target, place: &self.place, ssh: None }
+    }
 }
 
 /// A target, surveyed, and what has to happen to it.
@@ -83,6 +162,57 @@ pub fn wrong_selection(error: &SelectError) -> Failure {
     Failure::usage(Message::new(error.to_string()).hint(error.hint()))
 }
 
+/// The secrets of the host that `@HOST` names.
+fn select_of_node<'a>(manifest: &'a Manifest, args: &ManifestArgs, node: &str) -> Result<Vec<&'a SecretSpec>, Failure> {
+    if args.host.as_deref().is_some_and(|host| host != node) {
+        let message = format!("`@{node}` is a host itself: --host names another one");
+        return Err(Failure::usage(Message::new(message).hint("leave --host out")));
+    }
+    manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// A change of a node is more than its files.
+fn only_rotate(target: &str) -> Failure {
+    let message =
+        format!("{target}: files of a running node are changed by `rotate`, which also tells the units that use them");
+    Failure::usage(Message::new(message).hint(format!("deaddrop rotate {}", target.trim_start_matches('@'))))
+}
+
+/// A running node, to be looked at.
+fn open_node<'w>(
+    manifest: &Manifest,
+    looked: Looked<'_>,
+    ssh: &SshArgs,
+    name: &str,
+) -> Result<Box<dyn Target + 'w>, Failure> {
+    let only_for_images = |option: &str| {
+        let message = format!("{option} is for images, and `@{name}` is a running node");
+        Failure::usage(Message::new(message).hint("leave it out"))
+    };
+    if looked.place.root_partition.is_some() {
+        return Err(only_for_images("--root-partition"));
+    }
+    looked.place.backend.refuse_for_a_directory().map_err(only_for_images)?;
+    // It was selected by its name: it is there.
+    let host = manifest.hosts.get(name);
+    let password = match host {
+        Some(host) => rotate::become_password(manifest, name, host)?,
+        None => None,
+    };
+    let options = rotate::Options {
+        ssh_config: ssh.ssh_config.clone(),
+        ssh_options: ssh.ssh_option.clone(),
+        contact_timeout: Duration::from_secs(ssh.timeout),
+        interactive: rotate::has_terminal(),
+        hidden: source::hidden_variables(manifest),
+        ..rotate::Options::default()
+    };
+    match rotate::enter(name, host, password, &options, &|| {}) {
+        Ok(node) => Ok(Box::new(node)),
+        Err(error) => Err(Failure::refused(vec![Message::new(format!("@{name}: {error}")).hint(error.hint())])),
+    }
+}
+
 /// The manifest's own warnings, for the secrets of this run.
 pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Warning> {
     let ours = |name: &str| secrets.iter().any(|secret| secret.name == name);
@@ -106,20 +236,24 @@ pub fn desired_files(
     secrets: &[&SecretSpec],
     host: Option<&str>,
 ) -> Result<Vec<desired::DesiredFile>, Failure> {
-    let values = read_values(manifest, &[(host, secrets.to_vec())])?;
+    let values = read_values(manifest, &[(host, secrets)], &[])?;
     desired::build(manifest, secrets, &values, host).map_err(|unfit| does_not_fit(&unfit))
 }
 
-/// Reads all values that these hosts need, each with its secrets; every value once.
+/// Reads all values that these hosts need, each with its secrets, and `others`; every value once.
 ///
 /// # Errors
 /// Exit 1 with every value that is missing.
 pub fn read_values(
     manifest: &Manifest,
-    hosts: &[(Option<&str>, Vec<&SecretSpec>)],
+    hosts: &[(Option<&str>, &[&SecretSpec])],
+    others: &[source::Wanted<'_>],
 ) -> Result<HashMap<Reference, Secret>, Failure> {
-    let needs: Vec<desired::Need<'_>> =
+    let mut needs: Vec<desired::Need<'_>> =
         hosts.iter().flat_map(|(host, secrets)| desired::needs(secrets, *host)).collect();
+    // Most hosts need the same: who wants a value is told once.
+    let mut seen = HashSet::new();
+    needs.retain(|need| seen.insert((need.spec.name.as_str(), need.reference.clone())));
     let wanted: Vec<source::Wanted<'_>> = needs
         .iter()
         .map(|need| source::Wanted {
@@ -127,6 +261,7 @@ pub fn read_values(
             secret: &need.spec.name,
             allow_empty: need.spec.allow_empty,
         })
+        .chain(others.iter().copied())
         .collect();
     source::fetch(manifest, &wanted).map_err(|errors| {
         let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
@@ -147,21 +282,29 @@ pub fn does_not_fit(unfit: &[desired::Unfit]) -> Failure {
 /// Exit 2 for the manifest and the host, exit 1 for the rest; nothing was written.
 pub fn prepare<'w>(
     ui: &Ui,
-    target: &TargetArgs,
+    looked: Looked<'_>,
     manifest: &ManifestArgs,
     destination: Option<&Destination>,
     watch: Watch<'w>,
 ) -> Result<Prepared<'w>, Failure> {
-    let name = target.target.display().to_string();
+    let name = looked.target.display().to_string();
     let loaded = load(manifest)?;
-    let secrets = select(&loaded, manifest)?;
-    let mut files = desired_files(&loaded, &secrets, manifest.host.as_deref())?;
+    let node = name.strip_prefix('@');
+    let secrets = match node {
+        Some(host) => select_of_node(&loaded, manifest, host)?,
+        None => select(&loaded, manifest)?,
+    };
+    let host = node.or(manifest.host.as_deref());
+    let mut files = desired_files(&loaded, &secrets, host)?;
 
     let refused = |error: ImageError| failed(&name, &error);
-    let mut opened = open(ui, target, destination, watch).map_err(refused)?;
+    let mut opened = match (node, looked.ssh) {
+        (Some(host), Some(ssh)) => open_node(&loaded, looked, ssh, host)?,
+        (Some(_), None) => return Err(only_rotate(&name)),
+        (None, _) => open(ui, looked, destination, watch).map_err(refused)?,
+    };
     let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
     desired::keep_standing_hashes(&mut files, &survey);
-    let host = manifest.host.as_deref();
     let public_parts = desired::settle(&mut files, &survey, host, SystemTime::now()).map_err(|error| {
         Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
     })?;
@@ -182,19 +325,13 @@ pub fn prepare<'w>(
 
 fn open<'w>(
     ui: &Ui,
-    args: &TargetArgs,
+    looked: Looked<'_>,
     destination: Option<&Destination>,
     watch: Watch<'w>,
 ) -> Result<Box<dyn Target + 'w>, ImageError> {
-    let path = args.target.as_path();
-    if args.target.to_string_lossy().starts_with('@') {
-        return Err(ImageError::unsupported(
-            "targets over SSH are not there yet",
-            "give an image, or a directory that holds a root",
-        ));
-    }
+    let path = looked.target;
     if !path.is_dir() {
-        return args.backend.open(ui, path, args.root_partition.as_deref(), destination, watch);
+        return looked.place.backend.open(ui, path, looked.place.root_partition.as_deref(), destination, watch);
     }
     let only_for_images = |option: &str| {
         Err(ImageError::refused(
@@ -202,11 +339,11 @@ fn open<'w>(
             "leave it out: a directory is changed in place, all files or none",
         ))
     };
-    if let Err(option) = args.backend.refuse_for_a_directory() {
+    if let Err(option) = looked.place.backend.refuse_for_a_directory() {
         return only_for_images(option);
     }
     match destination {
-        _ if args.root_partition.is_some() => only_for_images("--root-partition"),
+        _ if looked.place.root_partition.is_some() => only_for_images("--root-partition"),
         Some(Destination::File { .. }) => only_for_images("-o"),
         Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
         Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),

@@ -65,13 +65,13 @@ impl Args {
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
-        let through_kernel = self.target.backend.backend == Backend::Mount && !self.target.target.is_dir();
+        let through_kernel = self.target.place.backend.backend == Backend::Mount && !self.target.target.is_dir();
         if through_kernel && self.output.is_none() && !self.in_place {
             return Err(flow::failed(&name, &in_place_must_be_asked_for()));
         }
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = flow::prepare(ui, &self.target, &self.manifest, Some(&destination), &watch)?;
+        let mut prepared = flow::prepare(ui, self.target.looked(), &self.manifest, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
         let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };

@@ -3,6 +3,7 @@
 mod backend;
 mod check;
 mod completions;
+mod fleet;
 mod flow;
 mod generate;
 mod init;
@@ -12,6 +13,7 @@ mod man;
 mod plan;
 mod public_out;
 mod recover;
+mod rotate;
 mod scrub;
 mod sources;
 mod verify;
@@ -38,7 +40,7 @@ struct Global {
     verbose: u8,
 }
 
-/// Puts secrets into disk images offline: root-only files at declared paths, values from your password manager.
+/// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, values from your password manager.
 #[derive(Debug, Parser)]
 #[command(name = "deaddrop", version, arg_required_else_help = true, max_term_width = 100, after_help = THREE_USES)]
 struct Cli {
@@ -53,13 +55,13 @@ const THREE_USES: &str = "\
 Three uses:
   an image, after its build and before dd
       deaddrop inject node1.img -m secrets.yaml --host node1
-  a node whose root file system you are on, or have mounted
-      deaddrop inject / -m secrets.yaml --host node1
+  nodes that run, over SSH
+      deaddrop rotate node1 tag:server -m secrets.yaml
   CI, in an unprivileged container: the build result stays as it is
       deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences found (verify, plan --exit-code); 5 stopped in the middle, and the next run finishes it;
+3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate); 5 stopped in the middle, and the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +71,7 @@ enum Command {
     Plan(plan::Args),
     Inject(inject::Args),
     Verify(verify::Args),
+    Rotate(rotate::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
     Sources(sources::Args),
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => args.run(&ui),
         Command::Inject(args) => args.run(&ui),
         Command::Verify(args) => args.run(&ui),
+        Command::Rotate(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
         Command::Sources(args) => args.run(&ui),

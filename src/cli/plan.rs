@@ -1,15 +1,16 @@
-//! `deaddrop plan`: what inject would do, never a value.
+//! `deaddrop plan`: what inject or rotate would do, never a value.
 
-use super::flow::{self, ManifestArgs, TargetArgs};
+use super::flow::{self, LookArgs, ManifestArgs};
+use crate::report::rotate::Kind;
 use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
 
-/// Shows what inject would do to an image or a directory, and writes nothing.
+/// Shows what inject would do to an image or a directory, or rotate to a running node, and writes nothing.
 ///
 /// Example: deaddrop plan node1.img -m secrets.yaml --host node1
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: TargetArgs,
+    target: LookArgs,
 
     #[command(flatten)]
     manifest: ManifestArgs,
@@ -22,10 +23,13 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let Some(looked) = self.target.one() else {
+            return self.target.all(ui, &self.manifest, Kind::Plan, self.exit_code);
+        };
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
-        let prepared = flow::prepare(ui, &self.target, &self.manifest, None, &watch)?;
-        let (name, plan) = (self.target.target.display().to_string(), &prepared.plan);
+        let prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
+        let (name, plan) = (looked.target.display().to_string(), &prepared.plan);
         ui.print_json(|| json::plan("plan", &name, plan))?;
         let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
         ui.say(&format!("{}{host}\n", prepared.target.describe()));

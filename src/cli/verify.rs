@@ -1,10 +1,11 @@
 //! `deaddrop verify`: a plan that must come out empty.
 
-use super::flow::{self, ManifestArgs, TargetArgs};
+use super::flow::{self, LookArgs, ManifestArgs};
 use crate::plan::Action;
+use crate::report::rotate::Kind;
 use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
 
-/// Checks that an image or a directory holds every secret as declared: content, mode and owner.
+/// Checks that an image, a directory or a running node holds every secret as declared: content, mode and owner.
 ///
 /// Example: deaddrop verify node1.img -m secrets.yaml --host node1
 ///
@@ -12,7 +13,7 @@ use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: TargetArgs,
+    target: LookArgs,
 
     #[command(flatten)]
     manifest: ManifestArgs,
@@ -21,10 +22,13 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let Some(looked) = self.target.one() else {
+            return self.target.all(ui, &self.manifest, Kind::Verify, true);
+        };
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
-        let prepared = flow::prepare(ui, &self.target, &self.manifest, None, &watch)?;
-        let (name, plan) = (self.target.target.display().to_string(), &prepared.plan);
+        let prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
+        let (name, plan) = (looked.target.display().to_string(), &prepared.plan);
         ui.print_json(|| json::plan("verify", &name, plan))?;
         let differences = if ui.verbose < 2 { report::differences(plan) } else { report::table(plan) };
         if !differences.is_empty() {

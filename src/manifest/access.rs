@@ -47,8 +47,12 @@ impl<'t> SeqAccess<'t> for ItemAccess<'t> {
         let Some(id) = self.items.next() else { return Ok(None) };
         let label = match self.decoder.label {
             Label::Key("hosts") => Label::Thing("a host or tag"),
+            Label::Key("serial") => Label::Thing("a tag"),
             Label::Key("tags") => Label::Thing("a tag"),
             Label::Key("used_by") => Label::Thing("an option's name"),
+            Label::Key("restart" | "reload" | "try_restart") => Label::Thing("a unit's name"),
+            Label::Key("run_after") => Label::Thing("a program with its arguments"),
+            Label::Key("ssh_options") => Label::Thing("an option"),
             _ => Label::Thing("an item of this list"),
         };
         seed.deserialize(NodeDecoder { id: *id, label, ..self.decoder }).map(Some)

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::collide::{self, Placed};
 use super::decode::Context;
@@ -11,6 +12,7 @@ use super::field::{Entries, Entry, Field};
 use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, ValueSpec, Warning};
 use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
+use super::rotation;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::sources::has_fields;
 use super::templates::Templates;
@@ -32,6 +34,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
     checker.version(&raw.version);
     let sources = checker.sources(raw.sources);
     let hosts = checker.hosts(raw.hosts);
+    let serial = checker.serial(raw.serial);
     let defaults = checker.defaults(raw.defaults);
     let secrets = raw.secrets.good().map(|(_, entries)| entries.0).unwrap_or_default();
     let secrets: Vec<SecretSpec> = secrets.into_iter().filter_map(|entry| checker.secret(entry, &defaults)).collect();
@@ -40,7 +43,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
         let mark = context.tree.mark(context.tree.root());
         problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
     }
-    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, warnings: checker.warnings }
+    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, warnings: checker.warnings }
 }
 
 /// What every secret has unless it says otherwise.
@@ -48,6 +51,7 @@ struct Defaults {
     owner: Owner,
     group: Owner,
     mode: u32,
+    settle: Duration,
 }
 
 /// The check's state: what is known so far.
@@ -201,7 +205,13 @@ impl<'c, 't> Checker<'c, 't> {
             self.accept(id, values::name(&tag, "a tag"));
             tags.push(tag);
         }
-        Some((entry.name, Host { ssh: ssh?, tags }))
+        let ssh_options = self.ssh_options(raw.ssh_options);
+        let becomes = optional(raw.becomes);
+        let become_password = self.become_password(raw.become_password, becomes);
+        Some((
+            entry.name,
+            Host { ssh: ssh?, tags, becomes: becomes?, become_password: become_password?, ssh_options: ssh_options? },
+        ))
     }
 
     fn defaults(&self, raw: Field<RawDefaults>) -> Defaults {
@@ -211,6 +221,7 @@ impl<'c, 't> Checker<'c, 't> {
             owner: self.owner(raw.owner).flatten().unwrap_or_else(root),
             group: self.owner(raw.group).flatten().unwrap_or_else(root),
             mode: self.mode(raw.mode, values::file_mode).flatten().map_or(0o400, |(mode, _)| mode),
+            settle: self.settle(raw.settle).flatten().unwrap_or(Duration::from_secs(rotation::DEFAULT_SETTLE)),
         }
     }
 
@@ -238,7 +249,8 @@ impl<'c, 't> Checker<'c, 't> {
 
     fn secret(&mut self, entry: Entry<RawSecret>, defaults: &Defaults) -> Option<SecretSpec> {
         self.accept(entry.key, values::label(&entry.name, "a secret"));
-        let (_, raw) = entry.value.good()?;
+        let (id, mut raw) = entry.value.good()?;
+        let on_change = self.on_change(id, &mut raw, defaults.settle);
         let key = self.mark(entry.key);
         let name = entry.name;
         let is_absent = matches!(raw.absent, Field::Good(_, true));
@@ -287,10 +299,10 @@ impl<'c, 't> Checker<'c, 't> {
             location: key.location(),
             path: path?.0,
             value: value?,
-            encoding: choice(raw.encoding)?,
+            encoding: optional(raw.encoding)?,
             expect: expect?,
-            format: choice(raw.format)?,
-            hash: choice(raw.hash)?,
+            format: optional(raw.format)?,
+            hash: optional(raw.hash)?,
             owner: owner?.unwrap_or_else(|| defaults.owner.clone()),
             group: group?.unwrap_or_else(|| defaults.group.clone()),
             mode: mode?,
@@ -298,6 +310,8 @@ impl<'c, 't> Checker<'c, 't> {
             newline: flag(raw.newline)?,
             hosts: hosts?.0,
             used_by: used_by?,
+            kind: optional(raw.kind)?,
+            on_change: on_change?,
             allow_empty: flag(raw.allow_empty)?,
         })
     }
@@ -362,20 +376,32 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     fn used_by(&self, field: Field<OneOrMany>) -> Option<Vec<String>> {
-        let judge = |id, text: String| self.accept(id, values::text(&text, "the name of an option")).map(|()| text);
+        self.one_or_many(field, |text| values::text(&text, "the name of an option").map(|()| text))
+    }
+
+    /// One text or many, each of which `judge` turns into what is meant; none when the key is missing.
+    pub(super) fn one_or_many(
+        &self,
+        field: Field<OneOrMany>,
+        judge: impl Fn(String) -> Result<String, Refusal>,
+    ) -> Option<Vec<String>> {
+        let judge = |id, text| self.accept(id, judge(text));
         match field {
             Field::Missing => Some(Vec::new()),
             Field::Bad => None,
-            Field::Good(id, OneOrMany::One(option)) => Some(vec![judge(id, option)?]),
-            Field::Good(_, OneOrMany::Many(options)) => {
-                options.into_iter().map(|option| option.good().and_then(|(id, option)| judge(id, option))).collect()
+            Field::Good(id, OneOrMany::One(text)) => Some(vec![judge(id, text)?]),
+            Field::Good(_, OneOrMany::Many(texts)) => {
+                // Each is judged, so that all that is wrong is reported.
+                let judged: Vec<Option<String>> =
+                    texts.into_iter().map(|text| text.good().and_then(|(id, text)| judge(id, text))).collect();
+                judged.into_iter().collect()
             }
         }
     }
 }
 
 /// `Some(None)` when it is missing, `None` when it is wrong.
-fn choice<T>(field: Field<T>) -> Option<Option<T>> {
+pub(super) fn optional<T>(field: Field<T>) -> Option<Option<T>> {
     match field {
         Field::Missing => Some(None),
         Field::Bad => None,

@@ -20,9 +20,11 @@ mod place;
 mod problem;
 mod read;
 mod refer;
+mod rotation;
 mod scalar;
 mod schema;
 mod select;
+mod serial;
 mod sources;
 mod syntax;
 mod templates;
@@ -43,6 +45,7 @@ pub use model::{
     ValueSpec, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
+pub use rotation::{Become, BecomePassword, Health, OnChange, SecretKind};
 pub use schema::json_schema;
 pub use select::SelectError;
 pub use sources::{DataFormat, ExecSpec, FileSpec, PasswordSpec, Program, SourceSpec, StoreSpec};

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::generate::GenerateSpec;
+use super::rotation::{Become, BecomePassword, OnChange, SecretKind};
 use super::sources::SourceSpec;
 use crate::derive::encoding::Encoding;
 use crate::derive::expect::Expect;
@@ -28,6 +29,8 @@ pub struct Manifest {
     pub secrets: Vec<SecretSpec>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, Host>,
+    /// Tags whose hosts are rotated one at a time.
+    pub serial: Vec<String>,
     /// What is allowed but probably not meant, in the file's order.
     pub warnings: Vec<Warning>,
 }
@@ -89,6 +92,10 @@ pub struct SecretSpec {
     pub hosts: Vec<HostSelector>,
     /// NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
     pub used_by: Vec<String>,
+    /// What else than the file it takes on a running node.
+    pub kind: Option<SecretKind>,
+    /// What is done on a running node when the file has changed.
+    pub on_change: OnChange,
     /// An empty value is meant.
     pub allow_empty: bool,
 }
@@ -253,10 +260,16 @@ impl HashScheme {
 /// A node.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// `user@address` for SSH, or an alias of the person's ssh configuration.
+    /// `user@address` or `ssh://user@address:port` for SSH, or an alias of the person's ssh configuration.
     pub ssh: Option<String>,
     /// Names that select several hosts as `tag:NAME`.
     pub tags: Vec<String>,
+    /// How the user that logs in becomes root; not at all where there is none.
+    pub becomes: Option<Become>,
+    /// The password that this takes; none is given where there is none.
+    pub become_password: Option<BecomePassword>,
+    /// For ssh's `-o`, in the manifest's order.
+    pub ssh_options: Vec<String>,
 }
 
 /// One entry of a secret's `hosts`.

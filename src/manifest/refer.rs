@@ -170,7 +170,7 @@ impl Checker<'_, '_> {
         found
     }
 
-    fn unknown_selector_hint(&self, kind: &str, name: &str, all: &HashMap<String, usize>) -> Option<String> {
+    pub(super) fn unknown_selector_hint(&self, kind: &str, name: &str, all: &HashMap<String, usize>) -> Option<String> {
         if all.is_empty() {
             return Some(match kind {
                 "tag" => "no host here has tags; they are given as `tags` of a host under `hosts`".to_owned(),

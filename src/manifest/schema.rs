@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use super::field::{Entries, Field};
 use super::generate::RawGenerate;
 use super::model::HashScheme;
+use super::rotation::{self, Become, SecretKind};
 use super::sources::schema::RawSource;
 use super::tree::NodeId;
 use crate::derive::encoding::Encoding;
@@ -40,6 +41,8 @@ pub(super) struct RawManifest {
     /// The nodes, by name. At most 100,000.
     #[schemars(extend("maxProperties" = super::tree::MAX_HOSTS, "propertyNames" = name_schema()))]
     pub hosts: Field<Entries<RawHost>>,
+    /// Tags whose hosts are rotated one at a time, and not at all any more once one of them has failed: the members of a cluster.
+    pub serial: Field<OneOrMany>,
 }
 
 /// What holds for every secret that does not say otherwise.
@@ -56,6 +59,9 @@ pub(super) struct RawDefaults {
     /// Permission bits, octal, in quotes.
     #[schemars(extend("pattern" = MODE_PATTERN, "default" = "0400"))]
     pub mode: Field<String>,
+    /// How long the units of a changed secret are watched on a running node, in seconds.
+    #[schemars(extend("default" = rotation::DEFAULT_SETTLE, "maximum" = rotation::LONGEST))]
+    pub settle: Field<u64>,
 }
 
 /// One file to put into place, and the value that goes into it; or, with `absent`, one that must not be there.
@@ -109,6 +115,22 @@ pub(super) struct RawSecret {
     pub hosts: Field<Vec<Field<String>>>,
     /// The NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
     pub used_by: Field<OneOrMany>,
+    /// What else it takes than the file, on a running node: for `k3s-token` there is a warning for now.
+    pub kind: Field<SecretKind>,
+    /// Units that are restarted on a running node, once, after all files are in place, if this one changed. One that does not run
+    /// is started.
+    pub restart: Field<OneOrMany>,
+    /// Units that are reloaded instead.
+    pub reload: Field<OneOrMany>,
+    /// Units that are restarted only if they run.
+    pub try_restart: Field<OneOrMany>,
+    /// Programs and their arguments, without a shell, that are run on a running node after the units, if this file changed.
+    pub run_after: Field<Vec<Field<Vec<Field<String>>>>>,
+    /// What must succeed on a running node after that, instead of the units being active for `settle` seconds.
+    pub health: Field<RawHealth>,
+    /// How long the units are watched after that, in seconds. Default: that of `defaults`, or 5.
+    #[schemars(extend("maximum" = rotation::LONGEST))]
+    pub settle: Field<u64>,
     /// An empty value is meant.
     #[schemars(extend("default" = false))]
     pub allow_empty: Field<bool>,
@@ -119,7 +141,7 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 15] {
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 16] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
@@ -134,6 +156,7 @@ impl RawSecret {
             ("mode", self.mode.place()),
             ("directory_mode", self.directory_mode.place()),
             ("newline", self.newline.place()),
+            ("kind", self.kind.place()),
             ("allow_empty", self.allow_empty.place()),
             ("allow_world_readable", self.allow_world_readable.place()),
         ]
@@ -214,11 +237,44 @@ pub(super) enum OneOrMany {
 #[serde(rename = "a host", default, deny_unknown_fields)]
 #[schemars(rename = "host", extend("type" = ["object", "null"]))]
 pub(super) struct RawHost {
-    /// How SSH reaches it: `user@address`, or a name from your ssh configuration.
+    /// How SSH reaches it: `user@address`, `ssh://user@address:port`, or a name from your ssh configuration.
     #[schemars(extend("pattern" = "^[^\\s-]\\S*$"))]
     pub ssh: Field<String>,
     /// Names that select several hosts as `tag:NAME`.
     pub tags: Field<Vec<Field<String>>>,
+    /// How the user that logs in becomes root there. Not needed where that is root.
+    #[serde(rename = "become")]
+    pub becomes: Field<Become>,
+    /// The password that sudo wants: `ask`, or where it comes from. Without it, sudo must not want one.
+    pub become_password: Field<RawBecomePassword>,
+    /// Options for ssh's `-o`, such as `Port=2222`.
+    pub ssh_options: Field<Vec<Field<String>>>,
+}
+
+/// What tells that a host works with its new files.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "`health`", default, deny_unknown_fields)]
+#[schemars(rename = "health", extend("required" = ["command"]))]
+pub(super) struct RawHealth {
+    /// A program and its arguments, without a shell; it is run until it succeeds.
+    #[schemars(length(min = 1))]
+    pub command: Field<Vec<Field<String>>>,
+    /// How long it is tried, in seconds.
+    #[schemars(extend("default" = rotation::DEFAULT_TIMEOUT, "minimum" = 1, "maximum" = rotation::LONGEST))]
+    pub timeout: Field<u64>,
+}
+
+/// The password that sudo wants: `ask`, or `SOURCE:ITEM`, or the long form of a reference.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "a password")]
+#[schemars(rename = "become-password", untagged)]
+pub(super) enum RawBecomePassword {
+    /// `ask`: asked for on the terminal, once; or `SOURCE:ITEM`, or `SOURCE:ITEM#FIELD`.
+    #[serde(rename = "scalar")]
+    Short(#[schemars(extend("pattern" = "^(ask|[^:]+:[^#]+(#[^#]+)?)$"))] String),
+    /// The long form, for names that hold `:` or `#`.
+    #[serde(rename = "mapping")]
+    Long(RawLongReference),
 }
 
 /// The owner of a file as it is written: a number, or a name.
@@ -277,7 +333,10 @@ fn without_a_file() -> serde_json::Value {
 
 /// Of these keys, a secret without `absent: true` has exactly one.
 fn one_of_the_values() -> serde_json::Value {
-    ["from", "template", "template_file", "generate"].into_iter().map(|key| serde_json::json!({ "required": [key] })).collect()
+    ["from", "template", "template_file", "generate"]
+        .into_iter()
+        .map(|key| serde_json::json!({ "required": [key] }))
+        .collect()
 }
 
 /// What `values::file_mode` accepts, world-readable ones included.

@@ -161,7 +161,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
     for (lines, want) in [
         // Keys
         ("  a: { path: /a, from: ci:A, mod: x }", vec!["9:30+3 unknown key `mod`"]),
-        ("  a: { path: /a, from: ci:A, restart: [x] }", vec!["9:30+7 unknown key `restart`"]),
+        ("  a: { path: /a, from: ci:A, restarts: [x] }", vec!["9:30+8 unknown key `restarts`"]),
         ("  a: { path: /a, from: ci:A, colour: x }", vec!["9:30+6 unknown key `colour`"]),
         ("  a: { path: /a, from: ci:A, value: x }", vec!["9:30+5 unknown key `value`"]),
         ("  a: { path: /a, path: /b, from: ci:A }", vec!["9:18+4 duplicate key `path`, first on line 9"]),
@@ -213,14 +213,14 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
             "  a: text",
             vec![
                 "9:6+4 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, allow_empty, allow_world_readable), and this is text",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
                 "9:6+1 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, allow_empty, allow_world_readable), and this is a list",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is a list",
             ],
         ),
         ("  a:", vec!["9:3+1 secret `a` has no `path`", "9:3+1 secret `a` has no `from`"]),
@@ -369,11 +369,15 @@ fn every_mistake_elsewhere_is_told_at_its_place() {
         ("version: 1.0\n", vec!["1:10+3 `version` is not `1.0`"]),
         (
             "- a\n",
-            vec!["1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts), and this is a list"],
+            vec![
+                "1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is a list",
+            ],
         ),
         (
             "text\n",
-            vec!["1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts), and this is text"],
+            vec![
+                "1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is text",
+            ],
         ),
         ("version: 1\nsecret: {}\n", vec!["2:1+6 unknown key `secret`"]),
         ("version: 1\nsecrets: []\n", vec!["2:10+1 `secrets` is a mapping of names, and this is a list"]),
@@ -455,7 +459,8 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, \
+             kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),
@@ -483,7 +488,10 @@ fn hints_say_what_to_do() {
             "did you mean `bitwarden`? there are: env, file, dotenv, bitwarden, onepassword, keepass, proton-pass, lastpass, csv, pass, \
              gopass, passage, age, sops, exec, bw, rbw, op, secretspec, vals, credentials",
         ),
-        ("version: 1\nhosts: {a: {shh: x}}\n".into(), "did you mean `ssh`? keys here: ssh, tags"),
+        (
+            "version: 1\nhosts: {a: {shh: x}}\n".into(),
+            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options",
+        ),
         (
             "version: 1\nsecrets: {a: {path: /a, from: 'x:A'}}\n".into(),
             "sources here: env and file; others are named under `sources`",
@@ -742,7 +750,7 @@ fn alias_bombs_are_refused() {
     let mut long = format!("version: 1\nhosts:\n  h: {{ ssh: &s {} }}\n", "x".repeat(1 << 20));
     (0..10_000).for_each(|at| writeln!(long, "  h{at}: {{ ssh: *s }}").unwrap());
     for (bomb, want) in [
-        (bomb, "a host is a mapping (ssh, tags), and this is a list"),
+        (bomb, "a host is a mapping (ssh, tags, become, become_password, ssh_options), and this is a list"),
         (wide, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
         (long, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
     ] {

@@ -152,12 +152,74 @@ pub(super) fn local_path(path: &str) -> Result<(), Refusal> {
 
 /// `ssh`: one word that ssh(1) cannot take for an option.
 pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
+    const HINT: &str = "`user@address`, `ssh://user@address:port`, or a name from your ssh configuration";
     text(address, "`ssh`")?;
+    let refuse = |why: &str| Err(refusal(format!("{} is not an address for SSH{why}", quoted(address)), HINT));
     if address.starts_with('-') || address.contains(char::is_whitespace) {
-        let hint = "`user@address`, or a name from your ssh configuration; ports and options belong there";
-        return Err(refusal(format!("{} is not an address for SSH", quoted(address)), hint));
+        return refuse("");
+    }
+    // ssh puts users and hosts into commands of its configuration (ProxyCommand, Match exec); releases before 9.6 quoted nothing.
+    if let Some(bad) = address.chars().find(|character| "'`\"$&;<>|(){}!*?\\".contains(*character)) {
+        return refuse(&format!(": it holds `{bad}`"));
+    }
+    let Some(rest) = address.strip_prefix("ssh://") else {
+        let (user, host) = address.rsplit_once('@').unwrap_or(("x", address));
+        return if user.is_empty() || host.is_empty() || host.starts_with('-') { refuse("") } else { Ok(()) };
+    };
+    // ssh(1): ssh://[user@]hostname[:port]; an IPv6 address is in brackets.
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (user, place) = rest.rsplit_once('@').unwrap_or(("x", rest));
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    if user.is_empty() || user.starts_with('-') || host.is_empty() || host.starts_with('-') || rest.contains('/') {
+        return refuse("");
+    }
+    match port.map(str::parse::<u16>) {
+        None | Some(Ok(1..)) => Ok(()),
+        _ => refuse(": its port is no number from 1 to 65535"),
+    }
+}
+
+/// One of `ssh_options`: what ssh's `-o` takes, `Name=value` or `Name value`.
+pub(super) fn ssh_option(option: &str) -> Result<(), Refusal> {
+    text(option, "an option")?;
+    let end = option.find(|character: char| !character.is_ascii_alphanumeric()).unwrap_or(option.len());
+    let (name, rest) = option.split_at(end);
+    let parted = rest.starts_with(['=', ' ']) && !rest.trim_start_matches(['=', ' ']).is_empty();
+    if name.is_empty() || !parted {
+        let hint = "as ssh_config(5) has them: `Port=2222`, `IdentityFile=~/.ssh/nodes`";
+        return Err(refusal("an option for ssh is `Name=value`", hint));
     }
     Ok(())
+}
+
+/// The suffixes of a unit's name, systemd.unit(5).
+const UNIT_TYPES: [&str; 11] =
+    ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
+/// The longest unit name, in bytes; `UNIT_NAME_MAX` of systemd is 256 with the NUL.
+const MAX_UNIT: usize = 255;
+
+/// A unit's name, whole: `k3s` is `k3s.service`, as for systemctl(1).
+pub(super) fn unit(name: String) -> Result<String, Refusal> {
+    const HINT: &str = "a whole name, such as `k3s.service`; patterns have no meaning here";
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    if name.is_empty() || name.starts_with(['-', '.', '@']) || !name.bytes().all(fits) {
+        return Err(refusal(format!("{} is not the name of a unit", quoted(&name)), HINT));
+    }
+    let whole = match name.rsplit_once('.') {
+        Some((_, suffix)) if UNIT_TYPES.contains(&suffix) => name,
+        _ => format!("{name}.service"),
+    };
+    if whole.len() > MAX_UNIT {
+        return Err(plain("the name of a unit is over 255 bytes"));
+    }
+    if whole.contains("@.") {
+        let hint = "name an instance: `NAME@INSTANCE.service`";
+        return Err(refusal(format!("{} is a template, and no unit that runs", quoted(&whole)), hint));
+    }
+    Ok(whole)
 }
 
 /// `prefix` of an `env` source.

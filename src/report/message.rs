@@ -15,6 +15,8 @@ pub enum Exit {
     Usage,
     /// Differences found.
     Differences,
+    /// Some hosts are done and some failed, or files of one changed and its end is failed or unknown.
+    SomeDone,
     /// Stopped in the middle of a commit; the next run finishes it.
     HalfDone,
 }
@@ -28,6 +30,7 @@ impl Exit {
             Self::Refused => 1,
             Self::Usage => 2,
             Self::Differences => 3,
+            Self::SomeDone => 4,
             Self::HalfDone => 5,
         }
     }
@@ -105,12 +108,35 @@ impl Message {
         self
     }
 
+    /// Adds a cause, of one line or several.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     fn add_sources(&mut self, error: &(dyn std::error::Error + 'static)) {
         let mut source = error.source();
         while let Some(error) = source {
             self.causes.push(error.to_string());
             source = error.source();
         }
+    }
+
+    /// What failed and why, without colour and without what to do: the head, and the causes on lines of their own.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        if !self.rendered.is_empty() {
+            return anstream::adapter::strip_str(self.rendered.trim_end()).to_string();
+        }
+        let causes = self.causes.iter().map(String::as_str);
+        std::iter::once(self.head.as_str()).chain(causes).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What to do, each by itself.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        &self.hints
     }
 
     /// The whole error for a terminal, without a final newline.

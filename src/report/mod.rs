@@ -4,10 +4,12 @@
 
 pub mod inspect;
 pub mod json;
+pub mod live;
 pub mod message;
 pub mod plan;
 mod progress;
 pub mod public;
+pub mod rotate;
 pub mod sources;
 pub mod style;
 pub mod suggest;

@@ -21,14 +21,11 @@ impl KnownAs {
     /// A host of the manifest.
     #[must_use]
     pub fn new(name: &str, host: &Host) -> Self {
-        // `user@address`: a user's name may hold an `@`, an address does not.
-        let address = host.ssh.as_deref().map(|ssh| ssh.rsplit_once('@').map_or(ssh, |(_, address)| address));
         let mut names: Vec<String> = Vec::new();
-        for known in [Some(name), address].into_iter().flatten().filter(|name| is_plain(name)) {
-            if !names.iter().any(|other| other == known) {
-                names.push(known.to_owned());
-            }
+        if is_plain(name) {
+            names.push(name.to_owned());
         }
+        names.extend(host.ssh.as_deref().and_then(address).filter(|address| address != name));
         Self { host: Some(name.to_owned()), names }
     }
 
@@ -40,6 +37,24 @@ impl KnownAs {
             }
             _ => None,
         }
+    }
+}
+
+/// The address in a host's `ssh`, as known_hosts has it: with a port that is not 22, `[address]:port`.
+fn address(ssh: &str) -> Option<String> {
+    let (url, rest) = ssh.strip_prefix("ssh://").map_or((false, ssh), |rest| (true, rest.trim_end_matches('/')));
+    // `user@address`: a user's name may hold an `@`, an address does not.
+    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+    let (address, port) = match address.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((inner, port)) if url => (inner, port.strip_prefix(':')),
+        _ if url => address.rsplit_once(':').map_or((address, None), |(address, port)| (address, Some(port))),
+        _ => (address, None),
+    };
+    match port.filter(|port| *port != "22") {
+        _ if !is_plain(address) => None,
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!("[{address}]:{port}")),
+        Some(_) => None,
+        None => Some(address.to_owned()),
     }
 }
 
@@ -119,12 +134,16 @@ mod tests {
             ("node1", Some("root@fe80::1%eth0"), "node1,fe80::1%eth0"),
             ("node1", Some("a@b@node1.example.org"), "node1,node1.example.org"),
             ("node1", None, "node1"),
+            ("node1", Some("ssh://root@192.168.1.11:2222"), "node1,[192.168.1.11]:2222"),
+            ("node1", Some("ssh://root@192.168.1.11:22"), "node1,192.168.1.11"),
+            ("node1", Some("ssh://ops@[::1]:2222"), "node1,[::1]:2222"),
+            ("node1", Some("ssh://node1.example.org"), "node1,node1.example.org"),
             ("*", Some("root@192.168.1.?"), ""),
             ("!node1", Some("root@a,b"), ""),
             ("@cert-authority", Some("|1|x|y"), ""),
             ("my node", Some("node1"), "node1"),
         ] {
-            let host = Host { ssh: ssh.map(str::to_owned), tags: Vec::new() };
+            let host = Host { ssh: ssh.map(str::to_owned), ..Host::default() };
             assert_eq!(KnownAs::new(name, &host).names.join(","), want, "{name} {ssh:?}");
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{OpenError, age, password};
-use crate::manifest::{HOST, Manifest, PasswordSpec, SecretSpec, SourceSpec};
+use crate::manifest::{BecomePassword, HOST, Manifest, PasswordSpec, SecretSpec, SourceSpec};
 use crate::secret::Secret;
 
 /// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
@@ -51,8 +51,12 @@ impl<'m> Context<'m> {
                 hidden.insert(name.clone());
             }
         }
+        let passwords = manifest.hosts.values().filter_map(|host| match &host.become_password {
+            Some(BecomePassword::From(reference)) => Some(reference),
+            _ => None,
+        });
         let mut with_host = BTreeSet::new();
-        for reference in manifest.secrets.iter().flat_map(SecretSpec::references) {
+        for reference in manifest.secrets.iter().flat_map(SecretSpec::references).chain(passwords) {
             let variable = match manifest.sources.get(&reference.source) {
                 Some(SourceSpec::Env { prefix }) => format!("{prefix}{}", reference.item),
                 None if reference.source == "env" => reference.item.clone(),

@@ -108,6 +108,20 @@ impl Listed {
     }
 }
 
+/// Environment variables that hold values or passwords of this manifest: no program that is started may have them.
+#[must_use]
+pub fn hidden_variables(manifest: &Manifest) -> Vec<String> {
+    Context::new(manifest).surroundings().hidden().map(str::to_owned).collect()
+}
+
+/// Asks a person for a password on the terminal; what is typed is not shown.
+///
+/// # Errors
+/// There is no terminal; the line is too long.
+pub fn ask(prompt: &str) -> std::io::Result<Secret> {
+    terminal::ask(prompt)
+}
+
 /// What there is in the source called `name`.
 ///
 /// # Errors

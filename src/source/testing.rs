@@ -52,6 +52,7 @@ fn manifest(directory: &Path, spec: SourceSpec) -> Manifest {
         sources: BTreeMap::from([("vault".to_owned(), spec)]),
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
+        serial: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -16,6 +16,7 @@ fn manifest(directory: &Path, sources: &[(&str, SourceSpec)]) -> Manifest {
         sources: sources.iter().map(|(name, spec)| ((*name).to_owned(), spec.clone())).collect(),
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
+        serial: Vec::new(),
         warnings: Vec::new(),
     }
 }

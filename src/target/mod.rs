@@ -1,4 +1,4 @@
-//! A place that holds files: an image or a directory. It answers two batch calls: survey and apply.
+//! A place that holds files: an image, a directory or a running node. It answers two batch calls: survey and apply.
 //!
 //! Batch, because an image commits one change and a node gets one session; never one round trip a file.
 //! Knows nothing of sources.
@@ -8,6 +8,7 @@ pub mod image;
 pub mod labels;
 pub mod maintenance;
 pub mod mounted;
+pub mod node;
 pub mod survey;
 pub mod users;
 

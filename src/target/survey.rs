@@ -11,7 +11,7 @@ use super::labels::{Labeller, Labels};
 use super::users::Users;
 
 /// The largest passwd, group or shadow file that is read, in bytes.
-const USERS_FILE_LIMIT: u64 = 16 << 20;
+pub(super) const USERS_FILE_LIMIT: u64 = 16 << 20;
 
 /// One path to look at.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //!
 //! - [`images`]: the committed images and fresh ones of another size, with what a test must know of each.
 //! - [`tree`]: every inode of an ext4 file system, read by the kernel or by `debugfs`, and what differs between two.
+//! - [`node`]: running nodes, each an sshd in a root of its own.
 //! - [`mount`]: a kernel mount that always ends, and `e2fsck`.
 //! - [`run`]: runs `deaddrop` (as somebody else, under `strace`), and judges what came out of it.
 //! - [`canary`]: values to plant, and the search for them.
@@ -37,6 +38,7 @@
 pub mod canary;
 pub mod images;
 pub mod mount;
+pub mod node;
 pub mod run;
 pub mod tree;
 

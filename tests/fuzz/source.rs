@@ -31,6 +31,7 @@ impl Place {
             sources: BTreeMap::from([("vault".to_owned(), spec)]),
             secrets: Vec::new(),
             hosts: BTreeMap::new(),
+            serial: Vec::new(),
             warnings: Vec::new(),
         };
         let reference = |(item, field): &(&str, Option<&str>)| Reference {

@@ -259,7 +259,11 @@ impl Checker<'_, '_> {
     }
 
     /// A program and its arguments. No message shows them: an argument may be a value.
-    fn argv(&self, node: Option<NodeId>, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
+    pub(in crate::manifest) fn argv(
+        &self,
+        node: Option<NodeId>,
+        field: Field<Vec<Field<String>>>,
+    ) -> Option<Vec<String>> {
         self.veil(node);
         let (id, items) = field.good()?;
         let refuse = |message: &str, hint: &str| {

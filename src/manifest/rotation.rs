@@ -1,0 +1,343 @@
+//! What a manifest says about running nodes: how one is entered, and what is done there when a file has changed.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::check::Checker;
+use super::field::Field;
+use super::model::Reference;
+use super::schema::{RawBecomePassword, RawHealth, RawReference, RawSecret};
+use super::tree::NodeId;
+use super::values;
+
+/// How long units are watched unless the manifest says otherwise, in seconds.
+pub(super) const DEFAULT_SETTLE: u64 = 5;
+/// How long a health command is tried unless the manifest says otherwise, in seconds.
+pub(super) const DEFAULT_TIMEOUT: u64 = 30;
+/// The longest time for either, in seconds.
+pub(super) const LONGEST: u64 = 3600;
+
+/// The most programs of one `run_after`.
+const MAX_COMMANDS: usize = 100;
+/// The longest program with all its arguments, in bytes: it travels to the node in one line, and becomes one `execve` there.
+const MAX_COMMAND: usize = 64 << 10;
+
+/// How the user that logs in becomes root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "become")]
+pub enum Become {
+    /// With sudo(8).
+    Sudo,
+    /// With doas(1).
+    Doas,
+}
+
+impl Become {
+    /// Its name in the manifest, and the program's.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sudo => "sudo",
+            Self::Doas => "doas",
+        }
+    }
+}
+
+/// Where the password comes from that [`Become`] takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BecomePassword {
+    /// A person is asked on the terminal.
+    Ask,
+    /// A source has it.
+    From(Reference),
+}
+
+/// What else than the file a secret takes on a running node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "kind")]
+pub enum SecretKind {
+    /// A token of a k3s cluster: the running cluster has it as well.
+    #[serde(rename = "k3s-token")]
+    K3sToken,
+}
+
+/// What is done on a running node when a secret's file has changed; each unit and program once a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnChange {
+    /// Units that are restarted, or started where they do not run; whole names.
+    pub restart: Vec<String>,
+    /// Units that are reloaded.
+    pub reload: Vec<String>,
+    /// Units that are restarted only if they run.
+    pub try_restart: Vec<String>,
+    /// Programs and their arguments, run after the units; no shell.
+    pub run_after: Vec<Vec<String>>,
+    /// What must succeed then.
+    pub health: Option<Health>,
+    /// How long the units are watched where there is no `health`.
+    pub settle: Duration,
+}
+
+impl OnChange {
+    /// True when a change takes nothing but the file.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.restart.is_empty()
+            && self.reload.is_empty()
+            && self.try_restart.is_empty()
+            && self.run_after.is_empty()
+            && self.health.is_none()
+    }
+}
+
+/// A program that tells whether a node works with its new files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The program and its arguments; no shell.
+    pub command: Vec<String>,
+    /// How long it is tried until it succeeds.
+    pub timeout: Duration,
+}
+
+impl Checker<'_, '_> {
+    /// What is done when the secret's file has changed; takes these keys out of `raw`, the mapping `id`.
+    pub(super) fn on_change(&self, id: NodeId, raw: &mut RawSecret, settle: Duration) -> Option<OnChange> {
+        let unit = |field| self.one_or_many(field, values::unit);
+        let restart = unit(std::mem::take(&mut raw.restart));
+        let reload = unit(std::mem::take(&mut raw.reload));
+        let try_restart = unit(std::mem::take(&mut raw.try_restart));
+        let run_after = self.run_after(id, std::mem::take(&mut raw.run_after));
+        let health = self.health(std::mem::take(&mut raw.health));
+        let own_settle = self.settle(std::mem::take(&mut raw.settle));
+        Some(OnChange {
+            restart: restart?,
+            reload: reload?,
+            try_restart: try_restart?,
+            run_after: run_after?,
+            health: health?,
+            settle: own_settle?.unwrap_or(settle),
+        })
+    }
+
+    fn run_after(&self, secret: NodeId, field: Field<Vec<Field<Vec<Field<String>>>>>) -> Option<Vec<Vec<String>>> {
+        let (id, commands) = match field {
+            Field::Missing => return Some(Vec::new()),
+            Field::Bad => return None,
+            Field::Good(id, commands) => (id, commands),
+        };
+        if commands.len() > MAX_COMMANDS {
+            let hint = "let a program on the node run them";
+            self.push(self.mark(id), "over 100 programs", Some(hint.to_owned()));
+            return None;
+        }
+        // An argument may be a value: `argv` keeps all of them out of messages.
+        let node = self.context.tree.child(secret, "run_after");
+        let checked: Vec<Option<Vec<String>>> =
+            commands.into_iter().map(|command| self.command(node, command)).collect();
+        checked.into_iter().collect()
+    }
+
+    /// A program for a node. `node` is what must not be shown.
+    fn command(&self, node: Option<NodeId>, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
+        let place = field.place();
+        let argv = self.argv(node, field)?;
+        let bytes: usize = argv.iter().map(String::len).sum();
+        if bytes > MAX_COMMAND {
+            let mark = self.mark(place.or(node)?);
+            self.push(mark, "a program with its arguments is over 64 KiB", Some("put them into a file".to_owned()));
+            return None;
+        }
+        Some(argv)
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong.
+    fn health(&self, field: Field<RawHealth>) -> Option<Option<Health>> {
+        let (id, raw) = match field {
+            Field::Missing => return Some(None),
+            Field::Bad => return None,
+            Field::Good(id, raw) => (id, raw),
+        };
+        if raw.command.is_missing() {
+            let hint = "the program and its arguments, such as `command: [curl, -f, http://localhost:8080/healthz]`";
+            self.push(self.mark(id), "`health` needs a `command`", Some(hint.to_owned()));
+            return None;
+        }
+        let command = self.command(self.context.tree.child(id, "command"), raw.command);
+        let timeout = self.seconds(raw.timeout, 1, DEFAULT_TIMEOUT, "no health command can be given this time");
+        Some(Some(Health { command: command?, timeout: timeout?.unwrap_or(Duration::from_secs(DEFAULT_TIMEOUT)) }))
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong.
+    pub(super) fn settle(&self, field: Field<u64>) -> Option<Option<Duration>> {
+        self.seconds(field, 0, DEFAULT_SETTLE, "no unit can be watched for this time")
+    }
+
+    fn seconds(&self, field: Field<u64>, least: u64, default: u64, message: &str) -> Option<Option<Duration>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(_, seconds) if (least..=LONGEST).contains(&seconds) => Some(Some(Duration::from_secs(seconds))),
+            Field::Good(id, _) => {
+                let hint = format!("seconds, from {least} to {LONGEST}; {default} without it");
+                self.push(self.mark(id), message, Some(hint));
+                None
+            }
+        }
+    }
+
+    pub(super) fn ssh_options(&self, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
+        let options = match field {
+            Field::Missing => return Some(Vec::new()),
+            Field::Bad => return None,
+            Field::Good(_, options) => options,
+        };
+        let judged: Vec<Option<String>> = options
+            .into_iter()
+            .map(|option| {
+                let (id, option) = option.good()?;
+                self.accept(id, values::ssh_option(&option)).map(|()| option)
+            })
+            .collect();
+        judged.into_iter().collect()
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong. `becomes` is `None` when it is wrong itself.
+    pub(super) fn become_password(
+        &self,
+        field: Field<RawBecomePassword>,
+        becomes: Option<Option<Become>>,
+    ) -> Option<Option<BecomePassword>> {
+        let (id, raw) = match field {
+            Field::Missing => return Some(None),
+            Field::Bad => return None,
+            Field::Good(id, raw) => (id, raw),
+        };
+        match becomes {
+            None | Some(Some(Become::Sudo)) => {}
+            Some(None) => {
+                let hint = "add `become: sudo`, or remove `become_password`".to_owned();
+                self.push(self.mark(id), "`become_password` without `become` has no meaning", Some(hint));
+                return None;
+            }
+            Some(Some(Become::Doas)) => {
+                // doas(1) reads a password from the terminal only, and there is none.
+                let hint = "allow it without one in the node's doas.conf: `permit nopass USER`; or use sudo".to_owned();
+                self.push(self.mark(id), "doas takes no password that is sent to it", Some(hint));
+                return None;
+            }
+        }
+        let raw = match raw {
+            RawBecomePassword::Short(word) if word == "ask" => return Some(Some(BecomePassword::Ask)),
+            RawBecomePassword::Short(text) => RawReference::Short(text),
+            RawBecomePassword::Long(long) => RawReference::Long(long),
+        };
+        self.reference(id, raw).map(|reference| Some(BecomePassword::From(reference)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::manifest::{Manifest, ManifestErrors};
+
+    fn parse(text: &str) -> Result<Manifest, ManifestErrors> {
+        Manifest::parse(text, Path::new("m"))
+    }
+
+    #[test]
+    fn what_is_done_on_a_node_is_read_with_the_defaults() {
+        let manifest = parse(
+            "version: 1
+defaults: { settle: 7 }
+secrets:
+  a:
+    path: /etc/a
+    from: env:A
+    restart: k3s
+    reload: [nginx.service, dbus.socket]
+    try_restart: [getty@tty1]
+    run_after: [[logger, -t, x y, '$HOME'], ['true']]
+    health: { command: [curl, -f, 'http://localhost'], timeout: 9 }
+    kind: k3s-token
+  b: { path: /etc/b, from: env:B, settle: 0, health: { command: ['true'] } }
+  c: { path: /etc/c, absent: true, restart: [x.service] }
+hosts:
+  n1: { ssh: 'ssh://ops@[::1]:2222', become: sudo, become_password: 'env:SUDO', ssh_options: [Port=22, ProxyJump a] }
+  n2: { ssh: n2, become: doas }
+  n3: { ssh: n3, become: sudo, become_password: ask }
+  n4: { become: sudo, become_password: { source: env, item: 'A:B' } }
+",
+        )
+        .unwrap();
+        let [a, b, c] = manifest.secrets.as_slice() else { panic!("three secrets") };
+        assert_eq!(a.on_change.restart, ["k3s.service"]);
+        assert_eq!(a.on_change.reload, ["nginx.service", "dbus.socket"]);
+        assert_eq!(a.on_change.try_restart, ["getty@tty1.service"]);
+        assert_eq!(a.on_change.run_after, [vec!["logger", "-t", "x y", "$HOME"], vec!["true"]]);
+        assert_eq!(a.on_change.health.as_ref().unwrap().timeout, Duration::from_secs(9));
+        assert_eq!((a.on_change.settle, a.kind), (Duration::from_secs(7), Some(SecretKind::K3sToken)));
+        assert_eq!(b.on_change.settle, Duration::ZERO);
+        assert_eq!(b.on_change.health.as_ref().unwrap().timeout, Duration::from_secs(DEFAULT_TIMEOUT));
+        assert_eq!(c.on_change.restart, ["x.service"]);
+        let host = |name: &str| manifest.hosts.get(name).unwrap();
+        assert_eq!(host("n1").ssh_options, ["Port=22", "ProxyJump a"]);
+        let reference = |item: &str| {
+            let (source, item) = ("env".to_owned(), item.to_owned());
+            Some(BecomePassword::From(Reference { source, item, field: None }))
+        };
+        assert_eq!((host("n1").becomes, &host("n1").become_password), (Some(Become::Sudo), &reference("SUDO")));
+        assert_eq!((host("n2").becomes, &host("n2").become_password), (Some(Become::Doas), &None));
+        assert_eq!(host("n3").become_password, Some(BecomePassword::Ask));
+        assert_eq!(host("n4").become_password, reference("A:B"));
+    }
+
+    #[test]
+    fn what_is_wrong_about_nodes_is_told_with_its_place() {
+        // The arrow stands before what is wrong.
+        let secret = |key: &str| format!("version: 1\nsecrets:\n  a: {{ path: /a, from: env:A, {key} }}\n");
+        let host = |keys: &str| format!("version: 1\nhosts:\n  n: {{ {keys} }}\n");
+        for (text, want) in [
+            (secret("restart: →'*.service'"), "`*.service` is not the name of a unit"),
+            (secret("restart: [→-x]"), "`-x` is not the name of a unit"),
+            (secret("restart: [x, →'a b']"), "`a b` is not the name of a unit"),
+            (secret("reload: [→'x@.service']"), "`x@.service` is a template, and no unit that runs"),
+            (secret("restart: →{}"), "`restart` is text or a list, and this is a mapping"),
+            (secret("run_after: [→reboot]"), "a program with its arguments is a list, and this is text"),
+            (secret("run_after: [→[]]"), "there is no program in this list"),
+            (secret("run_after: [[sleep, →5]]"), "an item of this list is text, and this is a number"),
+            (secret("health: →{}"), "`health` needs a `command`"),
+            (secret("health: { command: ['true'], timeout: →0 }"), "no health command can be given this time"),
+            (secret("settle: →3601"), "no unit can be watched for this time"),
+            (secret("kind: →k8s"), "unknown kind `k8s`"),
+            (host("become: →su"), "unknown become `su`"),
+            (host("become_password: →ask"), "`become_password` without `become` has no meaning"),
+            (host("become: doas, become_password: →ask"), "doas takes no password that is sent to it"),
+            (host("become: sudo, become_password: →hunter2"), "a reference has a source, a `:` and an item"),
+            (host("become: sudo, become_password: →x:y"), "unknown source `x`"),
+            (host("ssh_options: [→Port]"), "an option for ssh is `Name=value`"),
+            (host("ssh_options: [→'-v']"), "an option for ssh is `Name=value`"),
+            (host("ssh: →a@-b"), "`a@-b` is not an address for SSH"),
+            (host("ssh: →'ssh://a:0'"), "`ssh://a:0` is not an address for SSH: its port is no number from 1 to 65535"),
+            (host("ssh: →'ssh://-a@b'"), "`ssh://-a@b` is not an address for SSH"),
+            (host("ssh: →a@$(b)"), "`a@$(b)` is not an address for SSH: it holds `$`"),
+        ] {
+            let column = text.lines().nth(2).and_then(|line| line.chars().position(|character| character == '→'));
+            let text = text.replace('→', "");
+            let errors = parse(&text).unwrap_err();
+            let [problem] = errors.problems() else { panic!("{text}: one problem\n{errors}") };
+            let location = problem.location.unwrap();
+            assert_eq!(
+                (location.line, location.column, problem.message.as_str()),
+                (3, column.unwrap() + 1, want),
+                "{text}"
+            );
+            assert!(!errors.to_string().contains("hunter2"), "{errors}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Many hosts at once: on a terminal a line a running host with its step, and those that are done scroll away above;
+//! elsewhere one line as each host ends.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use unicode_width::UnicodeWidthStr;
+
+use super::rotate::{Kind, Row, WIDEST_NAME};
+use super::{Ui, print_error_stream};
+use crate::image::text;
+use crate::rotate::fleet::Watcher;
+use crate::rotate::{HostEnd, Step};
+
+/// How often a line on a terminal is drawn again.
+const FRAME: Duration = Duration::from_millis(120);
+
+/// Shows a run over hosts, and keeps how each of them ended.
+pub struct Hosts<'a> {
+    ui: &'a Ui,
+    kind: Kind,
+    names: Vec<&'a str>,
+    /// Width of the column of names.
+    width: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    rows: Vec<Option<Row>>,
+    ended: usize,
+    /// On a terminal.
+    live: Option<Live>,
+}
+
+impl<'a> Hosts<'a> {
+    /// For hosts of these names.
+    #[must_use]
+    pub fn new(ui: &'a Ui, kind: Kind, names: Vec<&'a str>) -> Self {
+        let width = names.iter().map(|name| name.width()).max().unwrap_or(0).min(WIDEST_NAME);
+        let live = (!ui.quiet && can_be_redrawn()).then(|| Live::new(names.len()));
+        let rows = names.iter().map(|_| None).collect();
+        Self { ui, kind, names, width, state: Mutex::new(State { rows, ended: 0, live }) }
+    }
+
+    /// Leaves the terminal to ssh's questions until [`Hosts::resume`].
+    pub fn pause(&self) {
+        if let Some(live) = &mut self.lock().live {
+            live.pause();
+        }
+    }
+
+    /// Shows again what goes on.
+    pub fn resume(&self) {
+        if let Some(live) = &mut self.lock().live {
+            live.resume();
+        }
+    }
+
+    /// How the hosts ended, in the order in which they were chosen. None is missing after a run.
+    #[must_use]
+    pub fn finish(self) -> Vec<Row> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut live) = state.live {
+            live.resume();
+            live.total.finish_and_clear();
+        }
+        state.rows.into_iter().flatten().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, state: &mut State, line: &str) {
+        match &mut state.live {
+            _ if self.ui.quiet => {}
+            Some(live) => live.print(line),
+            None => print_error_stream(line),
+        }
+    }
+}
+
+impl Watcher for Hosts<'_> {
+    fn begun(&self, host: usize) {
+        let (name, width) = (self.names[host], self.width);
+        if let Some(live) = &mut self.lock().live {
+            live.begin(host, &format!("{name:width$}"));
+        }
+    }
+
+    fn step(&self, host: usize, step: Step) {
+        if let Some(bar) = self.lock().live.as_ref().and_then(|live| live.bars.get(&host)) {
+            bar.set_message(word(step));
+        }
+    }
+
+    fn ended(&self, host: usize, end: HostEnd) {
+        let row = Row::new(self.names[host], end, self.kind, self.ui.verbose);
+        let line = row.line(self.width, self.kind);
+        let mut state = self.lock();
+        state.ended = state.ended.saturating_add(1);
+        let (ended, all) = (state.ended, state.rows.len());
+        if let Some(live) = &mut state.live {
+            live.end(host, ended, all);
+        }
+        self.say(&mut state, &line);
+        state.rows[host] = Some(row);
+    }
+
+    fn stopping(&self, running: usize) {
+        let words = match running {
+            0 => "stopped: no other host begins".to_owned(),
+            1 => "stopping: no other host begins; 1 still runs, and is not cut off".to_owned(),
+            _ => format!("stopping: no other host begins; {running} still run, and are not cut off"),
+        };
+        self.say(&mut self.lock(), &words);
+    }
+}
+
+/// A step in a word.
+fn word(step: Step) -> &'static str {
+    match step {
+        Step::Connecting => "connecting",
+        Step::Comparing => "comparing",
+        Step::Writing => "writing",
+        Step::Restarting => "restarting",
+        Step::Settling => "settling",
+    }
+}
+
+/// True on a terminal whose lines can be drawn again.
+fn can_be_redrawn() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// The lines at the bottom of a terminal.
+struct Live {
+    lines: MultiProgress,
+    /// "3 of 100 hosts".
+    total: ProgressBar,
+    bars: HashMap<usize, ProgressBar>,
+    /// While ssh asks: what is to be said afterwards.
+    waiting: Option<Vec<String>>,
+    /// Whether colours are to be left out.
+    plain: bool,
+}
+
+impl Live {
+    fn new(hosts: usize) -> Self {
+        let lines = MultiProgress::new();
+        let total = ProgressBar::new_spinner()
+            .with_style(style("  {msg}   {elapsed}"))
+            .with_message(format!("0 of {hosts} hosts"));
+        let total = lines.add(total);
+        total.enable_steady_tick(FRAME);
+        let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
+        Self { lines, total, bars: HashMap::new(), waiting: None, plain }
+    }
+
+    fn begin(&mut self, host: usize, name: &str) {
+        let shown = text::shown_text(name).unwrap_or_default();
+        let bar = ProgressBar::new_spinner()
+            .with_style(style("  {prefix}   {spinner} {msg}   {elapsed}"))
+            .with_prefix(format!("{shown:width$}", width = name.width()))
+            .with_message(word(Step::Connecting));
+        let bar = self.lines.insert_before(&self.total, bar);
+        bar.enable_steady_tick(FRAME);
+        self.bars.insert(host, bar);
+    }
+
+    fn end(&mut self, host: usize, ended: usize, all: usize) {
+        if let Some(bar) = self.bars.remove(&host) {
+            bar.finish_and_clear();
+            self.lines.remove(&bar);
+        }
+        self.total.set_message(format!("{ended} of {all} hosts"));
+    }
+
+    fn print(&mut self, line: &str) {
+        let line = if self.plain { anstream::adapter::strip_str(line).to_string() } else { line.to_owned() };
+        match &mut self.waiting {
+            Some(waiting) => waiting.push(line),
+            // Best effort, as all words for people.
+            None => drop(self.lines.println(line)),
+        }
+    }
+
+    fn pause(&mut self) {
+        // Best effort: a line that stays on the terminal harms nobody.
+        let _ = self.lines.clear();
+        self.lines.set_draw_target(ProgressDrawTarget::hidden());
+        self.waiting.get_or_insert_default();
+    }
+
+    fn resume(&mut self) {
+        let Some(waiting) = self.waiting.take() else { return };
+        self.lines.set_draw_target(ProgressDrawTarget::stderr());
+        waiting.iter().for_each(|line| drop(self.lines.println(line)));
+    }
+}
+
+/// OK to fall back: the templates are constants, and only a wrong one is an error.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// A turn at the terminal: one host at a time may ask.
+#[derive(Default)]
+pub struct Turn {
+    taken: Mutex<bool>,
+    free: std::sync::Condvar,
+}
+
+impl Turn {
+    /// Waits until it is free, and takes it.
+    pub fn take(&self) {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.free.wait_while(taken, |taken| *taken).unwrap_or_else(PoisonError::into_inner);
+        *taken = true;
+    }
+
+    /// Gives it to the next one. Who has not taken it must not.
+    pub fn give(&self) {
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.free.notify_one();
+    }
+}

@@ -1,0 +1,98 @@
+//! What is done on a node after its files have changed: each unit and program once, in the manifest's order.
+
+use std::time::Duration;
+
+use crate::manifest::SecretSpec;
+use crate::target::node::{Action, Unit, Work};
+
+/// Puts what the changed secrets ask for into `work`.
+pub(super) fn collect(changed: &[&SecretSpec], work: &mut Work<'_>) {
+    let mut settle = Duration::ZERO;
+    for spec in changed {
+        let asks = &spec.on_change;
+        // Where a check tells that all is well, nobody has to wait and see.
+        let watch = asks.health.is_none();
+        let names =
+            [(Action::Restart, &asks.restart), (Action::TryRestart, &asks.try_restart), (Action::Reload, &asks.reload)];
+        for (action, names) in names {
+            for name in names {
+                add_unit(&mut work.units, Unit { name: name.clone(), action, watch });
+                if watch {
+                    settle = settle.max(asks.settle);
+                }
+            }
+        }
+        for program in &asks.run_after {
+            if !work.programs.contains(program) {
+                work.programs.push(program.clone());
+            }
+        }
+        if let Some(health) = &asks.health {
+            match work.checks.iter_mut().find(|(_, command)| *command == health.command) {
+                Some((timeout, _)) => *timeout = (*timeout).max(health.timeout),
+                None => work.checks.push((health.timeout, health.command.clone())),
+            }
+        }
+    }
+    work.settle = settle;
+}
+
+/// A unit that is there already is acted on once, by the strongest of what is asked for.
+fn add_unit(units: &mut Vec<Unit>, unit: Unit) {
+    fn strength(action: Action) -> u8 {
+        match action {
+            Action::Restart => 2,
+            Action::TryRestart => 1,
+            Action::Reload => 0,
+        }
+    }
+    match units.iter_mut().find(|other| other.name == unit.name) {
+        None => units.push(unit),
+        Some(other) => {
+            other.watch |= unit.watch;
+            if strength(unit.action) > strength(other.action) {
+                other.action = unit.action;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::manifest::Manifest;
+
+    #[test]
+    fn each_unit_and_program_comes_once_in_the_manifests_order_and_by_the_strongest_wish() {
+        let manifest = Manifest::parse(
+            "version: 1
+secrets:
+  a: { path: /a, from: env:A, reload: [x, y], run_after: [[p, '1']], settle: 3 }
+  b: { path: /b, from: env:A, try_restart: [y], restart: [x, z], run_after: [[p, '1'], [q]], settle: 9 }
+  c: { path: /c, from: env:A, restart: [w, y], health: { command: [h], timeout: 4 }, settle: 100 }
+  d: { path: /d, from: env:A, health: { command: [h], timeout: 8 } }
+",
+            Path::new("m"),
+        )
+        .unwrap();
+        let specs: Vec<&SecretSpec> = manifest.secrets.iter().collect();
+        let mut work = Work::default();
+        collect(&specs, &mut work);
+        let units: Vec<(&str, Action, bool)> =
+            work.units.iter().map(|unit| (unit.name.as_str(), unit.action, unit.watch)).collect();
+        assert_eq!(
+            units,
+            [
+                ("x.service", Action::Restart, true),
+                ("y.service", Action::Restart, true),
+                ("z.service", Action::Restart, true),
+                ("w.service", Action::Restart, false),
+            ]
+        );
+        assert_eq!(work.programs, [vec!["p", "1"], vec!["q"]]);
+        assert_eq!(work.checks, [(Duration::from_secs(8), vec!["h".to_owned()])]);
+        assert_eq!(work.settle, Duration::from_secs(9));
+    }
+}

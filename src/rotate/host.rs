@@ -1,0 +1,195 @@
+//! One node, from ssh's first byte to its last word.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{HostEnd, HostJob, Options, Status, Step, actions, words};
+use crate::desired::{self, DesiredFile};
+use crate::image::tree::TreeChange;
+use crate::manifest::{self, SecretSpec};
+use crate::plan::{self, Action, Plan, Warning};
+use crate::report::Message;
+use crate::secret::Secret;
+use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Work};
+
+/// A node that `plan` and `verify` look at.
+pub type Node<'w> = NodeTarget<'w>;
+
+/// Enters a node; `host` is `None` for this machine.
+///
+/// # Errors
+/// The host has no address; ssh cannot be run; sudo does not take the password.
+pub fn enter<'w>(
+    name: &str,
+    host: Option<&manifest::Host>,
+    password: Option<Secret>,
+    options: &Options,
+    on_contact: &'w (dyn Fn() + Sync),
+) -> Result<Node<'w>, NodeError> {
+    let destination = match host.map(|host| &host.ssh) {
+        None => None,
+        Some(Some(destination)) => Some(destination.clone()),
+        Some(None) => {
+            return Err(NodeError::Refused {
+                reason: "the manifest does not say how SSH reaches it".into(),
+                hint: format!("add `ssh: root@ADDRESS` to {name} under `hosts`"),
+            });
+        }
+    };
+    let mut ssh_options = host.map_or(Vec::new(), |host| host.ssh_options.clone());
+    ssh_options.extend(options.ssh_options.iter().cloned());
+    let login = Login {
+        name: name.to_owned(),
+        destination,
+        ssh_config: options.ssh_config.clone(),
+        ssh_options,
+        becomes: host.and_then(|host| host.becomes),
+        password,
+        interactive: options.interactive,
+        silence: options.contact_timeout,
+        hidden: options.hidden.clone(),
+    };
+    NodeTarget::open(login, on_contact)
+}
+
+/// Brings one host to what is declared: looks, plans, applies, tells the units, and takes it back where they are not well with it.
+/// `progress` is told of each step. Never panics on what a node says; always ends.
+pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
+    let start = Instant::now();
+    let mut end = run(job, progress);
+    end.seconds = start.elapsed().as_secs_f64();
+    end
+}
+
+fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
+    progress(Step::Connecting);
+    let on_contact = || progress(Step::Comparing);
+    let HostJob { name, host, mut files, specs, become_password, options } = job;
+    let mut target = match enter(name, host, become_password, options, &on_contact) {
+        Ok(target) => target,
+        Err(error) => return HostEnd::unchanged(name, &error),
+    };
+    let planned = match look(&mut target, name, &mut files, options) {
+        Ok(planned) => planned,
+        Err(end) => return *end,
+    };
+    let mut plan = match planned {
+        Ok(plan) => plan,
+        Err(refused) => return HostEnd::failed(words::refused(name, &refused)),
+    };
+    plan.warnings.extend(words::warnings(&plan, &specs));
+    if options.dry_run && target.is_unfinished() {
+        plan.warnings.extend(unfinished_warning(&plan));
+    }
+    if plan.is_empty() {
+        target.close();
+        return HostEnd::well(Status::Unchanged, plan);
+    }
+    let mut work = Work { keep: !options.rollback, ..Work::default() };
+    actions::collect(&changed(&plan, &specs), &mut work);
+    if options.dry_run {
+        let checked = if work.units.is_empty() { Ok(()) } else { target.check_units(&work.units) };
+        return match checked {
+            Ok(()) => {
+                target.close();
+                HostEnd::well(Status::Done, plan)
+            }
+            Err(error) => HostEnd { plan: Some(plan), ..HostEnd::unchanged(name, &error) },
+        };
+    }
+    let changes: Vec<TreeChange> = match plan.tree_changes() {
+        Ok(changes) => changes,
+        Err(error) => {
+            return HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error));
+        }
+    };
+    work.changes = &changes;
+    let outcome = target.apply_all(&work, &|phase| {
+        progress(match phase {
+            Phase::Writing => Step::Writing,
+            Phase::Restarting | Phase::Restoring => Step::Restarting,
+            Phase::Settling => Step::Settling,
+        });
+    });
+    let watched = work.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
+    HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
+}
+
+/// Surveys and plans. What an interrupted run has left is dealt with first.
+fn look(
+    target: &mut Node<'_>,
+    name: &str,
+    files: &mut Vec<DesiredFile>,
+    options: &Options,
+) -> Result<Result<Plan, Vec<plan::Refused>>, Box<HostEnd>> {
+    let named = files.iter().any(|file| file.owner.fixed_id().is_none() || file.group.fixed_id().is_none());
+    if !named && files.iter().all(|file| file.password_users.is_empty()) {
+        target.without_users();
+    }
+    let wanted = desired::wanted(files);
+    let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
+    let mut survey = target.look(&wanted).map_err(unchanged)?;
+    if target.is_unfinished() && !options.dry_run {
+        target.recover().map_err(unchanged)?;
+        survey = target.look(&wanted).map_err(unchanged)?;
+    }
+    let survey = survey.map_err(|error| {
+        let message = Message::new(format!("{name}: nothing was changed")).caused_by(&error);
+        Box::new(HostEnd::failed(message.hint(error.hint().unwrap_or_default())))
+    })?;
+    desired::keep_standing_hashes(files, &survey);
+    desired::settle(files, &survey, Some(name), SystemTime::now()).map_err(|error| {
+        Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error)))
+    })?;
+    Ok(plan::plan(std::mem::take(files), &survey))
+}
+
+/// The secrets whose files change, in the manifest's order.
+fn changed<'a>(plan: &Plan, specs: &[&'a SecretSpec]) -> Vec<&'a SecretSpec> {
+    let changes = plan.changes.iter().filter(|change| change.action != Action::Unchanged);
+    changes.filter_map(|change| specs.iter().find(|spec| spec.name == change.secret).copied()).collect()
+}
+
+fn unfinished_warning(plan: &Plan) -> Option<Warning> {
+    let first = plan.changes.first()?;
+    Some(Warning {
+        code: "DD502",
+        secret: first.secret.clone(),
+        message: "an interrupted run has left its list on the node, and its files as they were then".into(),
+        hint: "the next run without --dry-run takes it back before it does anything else".into(),
+    })
+}
+
+impl HostEnd {
+    fn well(status: Status, plan: Plan) -> Self {
+        Self { plan: Some(plan), ..Self::new(status) }
+    }
+
+    fn failed(message: Message) -> Self {
+        Self { error: Some(message), ..Self::new(Status::Failed) }
+    }
+
+    fn unchanged(name: &str, error: &NodeError) -> Self {
+        let status = if error.is_unreachable() { Status::Unreachable } else { Status::Failed };
+        let needs_an_answer = error.needs_a_person();
+        Self { error: Some(words::unchanged(name, error)), needs_an_answer, ..Self::new(status) }
+    }
+
+    fn of(name: &str, plan: Plan, outcome: Outcome, settled: Option<Duration>) -> Self {
+        let (status, changed_anything, error) = match &outcome.end {
+            End::Done => (Status::Done, false, None),
+            End::Kept => (Status::Failed, true, Some(words::kept(name, &outcome))),
+            End::RolledBack => (Status::RolledBack, false, Some(words::rolled_back(name, &outcome))),
+            End::Stuck(path) => (Status::Failed, true, Some(words::stuck(name, path, &outcome))),
+            End::Refused(error) => (Status::Failed, false, Some(words::unchanged(name, error))),
+            End::Unknown(error) => (Status::Failed, true, Some(words::unknown(name, error))),
+        };
+        Self {
+            error,
+            changed_anything,
+            plan: Some(plan),
+            healthy_for: settled.filter(|_| status == Status::Done),
+            restarted: outcome.acted,
+            ..Self::new(status)
+        }
+    }
+}

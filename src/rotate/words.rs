@@ -1,0 +1,126 @@
+//! How a host ended, in words for a person.
+
+use crate::manifest::{SecretKind, SecretSpec};
+use crate::plan::Action;
+use crate::plan::{self, Plan, Warning};
+use crate::report::Message;
+use crate::target::node::{Bad, NodeError, Outcome};
+
+/// A host on which nothing was changed.
+pub(super) fn unchanged(name: &str, error: &NodeError) -> Message {
+    let what = if error.is_unreachable() { "could not be entered" } else { "nothing was changed" };
+    Message::new(format!("{name}: {what}")).caused_by(error).hint(error.hint())
+}
+
+/// A host whose end nobody knows.
+pub(super) fn unknown(name: &str, error: &NodeError) -> Message {
+    Message::new(format!("{name}: the session was lost, and it is not known whether the new files are in place"))
+        .caused_by(error)
+        .hint("the node goes on by itself if it can; run it again: it finds out, and does what is left")
+}
+
+/// Files that may not be put where they are declared.
+pub(super) fn refused(name: &str, refused: &[plan::Refused]) -> Message {
+    let lines: Vec<String> = refused
+        .iter()
+        .map(|refused| {
+            let code = refused.refusal.code.map_or(String::new(), |code| format!("{code}: "));
+            format!("{}: {code}{}", refused.secret, refused.refusal.reason)
+        })
+        .collect();
+    let message = Message::new(format!("{name}: nothing was changed")).cause(lines.join("\n"));
+    // One hint for each kind of refusal.
+    let mut hints: Vec<&str> = refused.iter().map(|refused| refused.refusal.hint.as_str()).collect();
+    hints.dedup();
+    hints.into_iter().fold(message, Message::hint)
+}
+
+/// Old files that are back.
+pub(super) fn rolled_back(name: &str, outcome: &Outcome) -> Message {
+    let what = outcome.bad.as_ref().map_or("something is not well", |bad| bad.what.as_str());
+    let well = match (outcome.still.is_empty(), outcome.acted.as_slice()) {
+        (false, _) => String::new(),
+        (true, []) => String::new(),
+        (true, [unit]) => format!(", {unit} runs again"),
+        (true, [first, rest @ ..]) => format!(", {first} and {} more run again", rest.len()),
+    };
+    let mut message = Message::new(format!("{name}: {what}: the old files are back{well}"));
+    message = said(message, outcome.bad.as_ref());
+    for still in &outcome.still {
+        message = message.cause(format!("with the old files too: {}", still.what));
+    }
+    message.hint(log_hint(name, outcome))
+}
+
+/// New files that stay although something is not well.
+pub(super) fn kept(name: &str, outcome: &Outcome) -> Message {
+    let what = outcome.bad.as_ref().map_or("something is not well", |bad| bad.what.as_str());
+    let message = Message::new(format!("{name}: {what}: the new files stay, as --no-rollback says"));
+    said(message, outcome.bad.as_ref()).hint(log_hint(name, outcome))
+}
+
+/// A file that could not be put back.
+pub(super) fn stuck(name: &str, path: &str, outcome: &Outcome) -> Message {
+    let message = Message::new(format!("{name}: stopped in the middle: the old {path} could not be put back"));
+    said(message, outcome.bad.as_ref())
+        .hint("look at the file system there, then run it again: the next run puts the old files back first")
+}
+
+fn said(message: Message, bad: Option<&Bad>) -> Message {
+    match bad {
+        Some(bad) if !bad.said.is_empty() => message.cause(format!("last lines of its log:\n{}", bad.said.join("\n"))),
+        Some(bad) => message.cause(bad.what.clone()),
+        None => message,
+    }
+}
+
+fn log_hint(name: &str, outcome: &Outcome) -> String {
+    match outcome.acted.last() {
+        Some(unit) => format!("journalctl -u {unit} on {name}"),
+        None => String::new(),
+    }
+}
+
+/// Secrets for which the file alone does not do it on a running node.
+pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for change in plan.changes.iter().filter(|change| matches!(change.action, Action::Create | Action::Replace)) {
+        let Some(spec) = specs.iter().find(|spec| spec.name == change.secret) else { continue };
+        let secret = || change.secret.clone();
+        if is_k3s_token(spec) {
+            warnings.push(Warning {
+                code: "NX113",
+                secret: secret(),
+                message: format!(
+                    "a cluster that runs does not take another token from {} alone: k3s stops, since its data is encrypted with the old one",
+                    change.path
+                ),
+                hint: "first, on one server: `k3s token rotate`, which takes the old and the new token; then this file everywhere, then restart \
+                       the servers one by one, then the agents. Keep the old token: older snapshots need it"
+                    .into(),
+            });
+        }
+        if spec.is_hashed_password_file() {
+            let who = spec.password_users().next().map_or(String::new(), |user| format!(" of {user}"));
+            warnings.push(Warning {
+                code: "DD501",
+                secret: secret(),
+                message: format!(
+                    "NixOS reads {} when a system is activated only: until then the password{who} is the old one",
+                    change.path
+                ),
+                hint: "on the node: /run/current-system/bin/switch-to-configuration switch, or reboot it".into(),
+            });
+        }
+    }
+    warnings
+}
+
+/// The secret says so, or an option of k3s or rke2 reads it.
+fn is_k3s_token(spec: &SecretSpec) -> bool {
+    let option = |option: &String| {
+        ["services.k3s.", "services.rke2."].iter().any(|service| option.starts_with(service))
+            && ["tokenFile", "agentTokenFile"].iter().any(|name| option.ends_with(name))
+    };
+    spec.kind == Some(SecretKind::K3sToken) || spec.used_by.iter().any(option)
+}

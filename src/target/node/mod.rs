@@ -1,0 +1,218 @@
+//! A running node: over the system's ssh, or this machine itself. One session a run.
+//!
+//! The node runs two small programs for a POSIX shell, `survey.sh` and `apply.sh` with `units.sh`, which deaddrop sends it; nothing is installed
+//! there. What stands where is told by the first in one answer (a second one where symbolic links lead elsewhere), and judged here,
+//! by the rules that hold for images ([`super::survey`]). The second puts everything in place, all of it or none.
+//!
+//! Called by `rotate`, and by `plan` and `verify` as a [`Target`]. Knows nothing of manifests' hosts and of sources.
+
+mod apply;
+mod error;
+mod protocol;
+mod text;
+mod transport;
+mod tree;
+
+use std::time::{Duration, SystemTime};
+
+pub use apply::{Action, Bad, End, Outcome, Phase, Unit, Work};
+pub use error::NodeError;
+pub use transport::Login;
+
+use super::survey::survey;
+use super::{Applied, Survey, Target, Wanted};
+use crate::image::error::ImageError;
+use crate::image::tree::TreeChange;
+use transport::Session;
+use tree::NodeTree;
+
+/// What tells what stands there.
+const SURVEY: &str = include_str!("survey.sh");
+/// What changes it.
+const APPLY: &str = include_str!("apply.sh");
+/// What tells the units.
+const UNITS: &str = include_str!("units.sh");
+
+/// How often a survey may ask: each time symbolic links have led to where nothing was known.
+const MOST_ROUNDS: usize = 45;
+/// How often a survey begins anew because files came or went under it.
+const MOST_TRIES: usize = 3;
+/// How long a node may take to bring an interrupted run to its end, or to wait for another run.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// A node as a target.
+pub struct NodeTarget<'w> {
+    session: Session,
+    login: Login,
+    tree: NodeTree,
+    /// Told once when the node has answered.
+    on_contact: &'w (dyn Fn() + Sync),
+    greeted: bool,
+    loaded: bool,
+    unfinished: bool,
+}
+
+impl<'w> NodeTarget<'w> {
+    /// Starts ssh (or a shell here); does not wait for it. `on_contact` is told when the node has answered.
+    ///
+    /// # Errors
+    /// ssh cannot be run, or sudo refuses the password.
+    pub fn open(login: Login, on_contact: &'w (dyn Fn() + Sync)) -> Result<Self, NodeError> {
+        let session = Session::start(&login, &text::without_comments(SURVEY))?;
+        let tree = NodeTree::default();
+        Ok(Self { session, login, tree, on_contact, greeted: false, loaded: false, unfinished: false })
+    }
+
+    /// No owner of a file is called by a name: the node's users do not matter, and are not asked for.
+    pub fn without_users(&mut self) {
+        self.tree.without_users = true;
+    }
+
+    /// True when the last survey has found an interrupted run.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// What stands at each wanted path, as [`Target::survey`].
+    ///
+    /// # Errors
+    /// The node cannot be entered or read; the inner error is that of a path's rules.
+    pub fn look(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, ImageError>, NodeError> {
+        for _ in 0..MOST_TRIES {
+            self.tree.forget();
+            self.first_questions(wanted);
+            for _ in 0..MOST_ROUNDS {
+                let asked = self.tree.take_asked();
+                if !self.ask(&asked)? {
+                    break;
+                }
+                let survey = survey(&self.tree, wanted);
+                if survey.is_err() || !self.tree.has_questions() {
+                    return Ok(survey);
+                }
+            }
+        }
+        Err(NodeError::refused("its files changed each time that they were looked at", "try again when it is at rest"))
+    }
+
+    /// What is wanted and all directories above, so that mostly one answer is enough.
+    fn first_questions(&self, wanted: &[Wanted]) {
+        for want in wanted {
+            let path = want.path.as_str();
+            for (end, _) in path.match_indices('/').skip(1) {
+                self.tree.ask(&path[..end], None);
+            }
+            self.tree.ask(path, Some(want.read_limit));
+        }
+        self.tree.ask("/etc", None);
+        self.tree.ask("/etc/static", None);
+        if !self.tree.without_users {
+            for path in ["/etc/passwd", "/etc/group"] {
+                self.tree.ask(path, Some(super::survey::USERS_FILE_LIMIT));
+            }
+            if wanted.iter().any(|want| want.is_password) {
+                self.tree.ask("/etc/shadow", Some(super::survey::USERS_FILE_LIMIT));
+            }
+        }
+    }
+
+    /// Asks for these paths and learns the answers; false when something came or went meanwhile, so that nothing was learnt.
+    fn ask(&mut self, asked: &[(String, Option<u64>)]) -> Result<bool, NodeError> {
+        self.session.queue(&protocol::question(asked));
+        self.greet()?;
+        self.session.expect(protocol::longest_answer(asked), self.login.silence);
+        let Some((unfinished, answers)) = protocol::answer(&mut self.session, asked)? else { return Ok(false) };
+        self.unfinished = unfinished;
+        for (path, known) in answers {
+            if let Err(error) = self.tree.learn(path, known) {
+                return Err(NodeError::refused(error.to_string(), error.hint().unwrap_or_default()));
+            }
+        }
+        Ok(true)
+    }
+
+    fn greet(&mut self) -> Result<(), NodeError> {
+        if self.greeted {
+            return Ok(());
+        }
+        self.session.greet()?;
+        self.session.expect(1 << 16, self.login.silence);
+        protocol::abilities(&mut self.session, &self.login)?;
+        self.greeted = true;
+        (self.on_contact)();
+        Ok(())
+    }
+
+    /// Sends the program that changes things, once.
+    fn load(&mut self) {
+        if !self.loaded {
+            let script = text::without_comments(&format!("{APPLY}{UNITS}"));
+            self.session.queue(format!("load {}\n", *text::base64(script.as_bytes())).as_bytes());
+            self.loaded = true;
+        }
+    }
+
+    /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up.
+    ///
+    /// # Errors
+    /// Another run is at work; a file cannot be put back.
+    pub fn recover(&mut self) -> Result<(), NodeError> {
+        self.load();
+        self.session.queue(b"recover\n");
+        self.session.expect(1 << 16, RECOVERY);
+        protocol::recovered(&mut self.session)
+    }
+
+    /// Whether the node has these units.
+    ///
+    /// # Errors
+    /// It does not have one, or no systemd.
+    pub fn check_units(&mut self, units: &[Unit]) -> Result<(), NodeError> {
+        self.load();
+        self.session.queue(apply::unit_question(units).as_bytes());
+        self.session.expect(1 << 20, RECOVERY);
+        apply::fine(&mut self.session)
+    }
+
+    /// Makes all changes, or none, and tells the units; ends the session.
+    pub fn apply_all(&mut self, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
+        self.load();
+        let outcome = apply::apply(&mut self.session, &self.tree, work, on_phase);
+        self.session.end();
+        outcome
+    }
+
+    /// Says farewell.
+    pub fn close(mut self) {
+        self.session.end();
+    }
+}
+
+impl Target for NodeTarget<'_> {
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+        let name = self.login.name.clone();
+        self.look(wanted).map_err(|error| {
+            let hint = error.hint().to_owned();
+            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+            ImageError::refused(format!("{name}: {error}{cause}"), hint)
+        })?
+    }
+
+    fn apply(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Applied, ImageError> {
+        let hint = format!("deaddrop rotate {}", self.login.name);
+        Err(ImageError::unsupported("files of a running node are changed by `rotate`, which tells its units", hint))
+    }
+
+    fn describe(&self) -> String {
+        let unfinished = if self.unfinished {
+            "; an interrupted run left its list there, and the next `rotate` takes it back"
+        } else {
+            ""
+        };
+        match &self.login.destination {
+            Some(destination) => format!("{}, a running node ({destination}){unfinished}", self.login.name),
+            None => format!("this machine{unfinished}"),
+        }
+    }
+}

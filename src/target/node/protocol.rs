@@ -1,0 +1,377 @@
+//! What `survey.sh` is asked and answers, line by line.
+//!
+//! ```text
+//! survey                         -> unfinished            if an interrupted run has left its list
+//! LIMIT PATH      up to 100      -> m NUMBER              nothing stands there
+//! …                                 l NUMBER TARGET       a symbolic link
+//! .               the end           x NUMBER              one whose target holds a line end
+//!                                   =
+//!                                   MODE UID GID SIZE LINKS DEV INO CTIME   of each path that stands, in order; MODE in hexadecimal
+//!                                   +                     if contents follow: of the regular files of at most LIMIT bytes, one after
+//!                                   BASE64                another, in order
+//!                                   ,                     the end of the hundred
+//!                                -> .                     the end
+//! recover                        -> recovered | refused WHY, then .
+//! ```
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use zeroize::Zeroizing;
+
+use super::error::NodeError;
+use super::text;
+use super::transport::{Login, Session};
+use super::tree::Known;
+use crate::image::tree::{Kind, Stat};
+use crate::secret::Secret;
+
+/// Paths that the node looks at in one go.
+const BATCH: usize = 100;
+/// The most bytes about one path, its content left out.
+const ABOUT_A_PATH: usize = 8 << 10;
+
+/// A path and what stands there.
+type Learnt = Vec<(String, Option<Known>)>;
+
+/// The question after these paths, with the size up to which a file's content is wanted.
+pub(super) fn question(asked: &[(String, Option<u64>)]) -> Vec<u8> {
+    let mut text = String::from("survey\n");
+    for (path, limit) in asked {
+        let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
+        // OK: writing to a String cannot fail.
+        let _ = writeln!(text, "{limit} {path}");
+    }
+    text.push_str(".\n");
+    text.into_bytes()
+}
+
+/// How long the answer can be, in bytes.
+pub(super) fn longest_answer(asked: &[(String, Option<u64>)]) -> usize {
+    let contents = asked
+        .iter()
+        .filter_map(|(_, limit)| *limit)
+        .fold(0_usize, |sum, limit| sum.saturating_add(usize::try_from(limit).unwrap_or(usize::MAX)));
+    // Base64 is a third longer, and has a line end for each 76 bytes.
+    let contents = contents.saturating_add(contents / 2);
+    asked.len().saturating_mul(ABOUT_A_PATH).saturating_add(contents).saturating_add(1 << 16)
+}
+
+/// What the node says about itself before anything else.
+pub(super) fn abilities(session: &mut Session, login: &Login) -> Result<(), NodeError> {
+    let mut lacks = Vec::new();
+    let mut user = None;
+    loop {
+        let line = session.line()?;
+        let line = String::from_utf8_lossy(&line);
+        match line.split_once(' ') {
+            _ if *line == *"." => break,
+            Some(("lacks", program)) => lacks.extend(text::lines(program)),
+            Some(("user", name)) => user = text::lines(name).pop(),
+            _ => return Err(NodeError::Garbled("its first answer")),
+        }
+    }
+    if let Some(user) = user {
+        let hint = match (&login.destination, login.becomes) {
+            (None, _) => "run it as root: `sudo deaddrop rotate --local`",
+            (_, None) => "log in as root, or add `become: sudo` to this host",
+            _ => "its sudo or doas gives another user than root",
+        };
+        return Err(NodeError::refused(
+            format!("the shell runs as {user}, and only root can put secrets in place"),
+            hint,
+        ));
+    }
+    if !lacks.is_empty() {
+        let what = match lacks.iter().any(|program| program == "printf") {
+            true => "its `sh` has no `printf` of its own, so that a value would have to be an argument".to_owned(),
+            false => format!("it has no {}", lacks.join(", ")),
+        };
+        return Err(NodeError::refused(what, "a POSIX shell and coreutils, or busybox, are all it takes"));
+    }
+    Ok(())
+}
+
+/// The answer to [`question`]: whether a run was interrupted, and what stands at each path. `None` when files came or went while
+/// they were looked at.
+pub(super) fn answer(
+    session: &mut Session,
+    asked: &[(String, Option<u64>)],
+) -> Result<Option<(bool, Learnt)>, NodeError> {
+    let mut unfinished = false;
+    let mut learnt = Vec::with_capacity(asked.len());
+    let mut whole = true;
+    let mut first = session.line()?;
+    if first.as_slice() == b"unfinished" {
+        unfinished = true;
+        first = session.line()?;
+    }
+    // The node looks at one batch more when the last one is full; it is empty then.
+    for number in 0..=asked.len() / BATCH {
+        let start = number.saturating_mul(BATCH).min(asked.len());
+        let batch = asked.get(start..start.saturating_add(BATCH).min(asked.len())).unwrap_or_default();
+        let line = if number == 0 { std::mem::take(&mut first) } else { session.line()? };
+        match one_batch(session, batch, line)? {
+            Some(answers) => learnt.extend(answers),
+            None => whole = false,
+        }
+    }
+    if session.line()?.as_slice() != b"." {
+        return Err(NodeError::Garbled("the end of a survey"));
+    }
+    Ok(whole.then_some((unfinished, learnt)))
+}
+
+fn one_batch(
+    session: &mut Session,
+    batch: &[(String, Option<u64>)],
+    mut line: Zeroizing<Vec<u8>>,
+) -> Result<Option<Learnt>, NodeError> {
+    const GARBLED: NodeError = NodeError::Garbled("a line of a survey");
+    let mut missing = vec![false; batch.len()];
+    let mut links: HashMap<usize, Option<Vec<u8>>> = HashMap::new();
+    while line.as_slice() != b"=" {
+        let (what, rest) = line.split_at_checked(2).ok_or(GARBLED)?;
+        let digits = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        let (index, target) = rest.split_at(digits);
+        let index: usize = std::str::from_utf8(index).ok().and_then(|text| text.parse().ok()).ok_or(GARBLED)?;
+        let gone = missing.get_mut(index).ok_or(GARBLED)?;
+        match what {
+            b"m " => *gone = true,
+            b"l " => drop(links.insert(index, Some(target.get(1..).unwrap_or_default().to_vec()))),
+            b"x " => drop(links.insert(index, None)),
+            _ => return Err(GARBLED),
+        }
+        line = session.line()?;
+    }
+    let mut answers: Learnt = Vec::with_capacity(batch.len());
+    // Indices into `answers` of the files whose contents follow, and how long each is.
+    let mut contents: Vec<(usize, usize)> = Vec::new();
+    let standing: Vec<usize> = (0..batch.len()).filter(|index| !missing[*index]).collect();
+    let mut stats = Vec::with_capacity(standing.len());
+    let mut line = session.line()?;
+    while line.as_slice() != b"," && line.as_slice() != b"+" {
+        if !line.is_empty() {
+            stats.push(stat(&line).ok_or(GARBLED)?);
+        }
+        if stats.len() > standing.len() {
+            return Err(GARBLED);
+        }
+        line = session.line()?;
+    }
+    let has_contents = line.as_slice() == b"+";
+    let whole = stats.len() == standing.len();
+    let mut stats = stats.into_iter();
+    for (index, (path, limit)) in batch.iter().enumerate() {
+        let known = match missing[index] {
+            true => None,
+            false => stats.next().map(|(stat, state)| Known {
+                stat,
+                state,
+                link: links.remove(&index).flatten(),
+                content: None,
+            }),
+        };
+        if let (Some(known), Some(limit)) = (&known, limit)
+            && known.stat.kind == Kind::File
+            && (1..=*limit).contains(&known.stat.size)
+        {
+            contents.push((answers.len(), usize::try_from(known.stat.size).map_err(|_| GARBLED)?));
+        }
+        answers.push((path.clone(), known));
+    }
+    if has_contents {
+        let want: usize = contents.iter().map(|(_, length)| length).sum();
+        let bytes = decoded(session, want)?;
+        if bytes.len() != want || !whole {
+            return Ok(None);
+        }
+        let mut rest = bytes.as_slice();
+        for (index, length) in contents {
+            let (content, after) = rest.split_at_checked(length).ok_or(GARBLED)?;
+            rest = after;
+            if let Some((_, Some(known))) = answers.get_mut(index) {
+                known.content = Some(Secret::new(content.to_vec()));
+            }
+        }
+    } else if !contents.is_empty() {
+        return Ok(None);
+    }
+    Ok(whole.then_some(answers))
+}
+
+/// Base64 up to the line `,`: about `want` bytes of it.
+fn decoded(session: &mut Session, want: usize) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+    let room = want.saturating_add(want / 3).saturating_add(8);
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
+    loop {
+        let line = session.line()?;
+        if line.as_slice() == b"," {
+            return text::from_base64(&text).ok_or(NodeError::Garbled("contents that are not base64"));
+        }
+        if text.len().saturating_add(line.len()) > room.saturating_add(1 << 10) {
+            // Files that grew: the rest is read over.
+            continue;
+        }
+        text.extend_from_slice(&line);
+    }
+}
+
+/// One line of `stat -c '%f %u %g %s %h %d %i %Z'`.
+fn stat(line: &[u8]) -> Option<(Stat, String)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let fields: Vec<&str> = line.split(' ').collect();
+    let [mode, uid, gid, size, links, device, inode, changed] = fields.as_slice() else { return None };
+    let mode = u32::from_str_radix(mode, 16).ok()?;
+    // inode(7), S_IFMT.
+    let kind = match mode & 0o170_000 {
+        0o100_000 => Kind::File,
+        0o040_000 => Kind::Directory,
+        0o120_000 => Kind::Symlink,
+        0o060_000 => Kind::BlockDevice,
+        0o020_000 => Kind::CharacterDevice,
+        0o010_000 => Kind::Fifo,
+        0o140_000 => Kind::Socket,
+        _ => return None,
+    };
+    let (uid, gid, size, links) = (uid.parse().ok()?, gid.parse().ok()?, size.parse().ok()?, links.parse().ok()?);
+    if [device, inode].iter().any(|number| number.parse::<u64>().is_err()) || changed.parse::<i64>().is_err() {
+        return None;
+    }
+    let state = format!("{device}:{inode}:{size}:{changed}");
+    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links }, state))
+}
+
+/// The answer to `recover`.
+pub(super) fn recovered(session: &mut Session) -> Result<(), NodeError> {
+    let line = session.line()?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    match (session.line()?.as_slice(), line.as_str()) {
+        (b".", "recovered") => Ok(()),
+        (b".", "refused locked") => Err(locked()),
+        (b".", refused) if refused.starts_with("refused stuck ") => {
+            let path = text::lines(refused.trim_start_matches("refused stuck ")).pop().unwrap_or_default();
+            Err(NodeError::refused(
+                format!("an interrupted run cannot be taken back: {path} cannot be put back"),
+                "look at the file system there; /var/lib/deaddrop/list says what the run was about",
+            ))
+        }
+        _ => Err(NodeError::Garbled("the answer to `recover`")),
+    }
+}
+
+/// Another run holds the lock.
+pub(super) fn locked() -> NodeError {
+    NodeError::refused("another deaddrop is at work there", "run it again when that one is done")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_stat_is_read_and_anything_else_is_not() {
+        let (found, state) = stat(b"8100 0 5 40 1 2049 77 1700000000").unwrap();
+        assert_eq!((found.kind, found.mode, found.uid, found.gid), (Kind::File, 0o400, 0, 5));
+        assert_eq!((found.size, found.links, state.as_str()), (40, 1, "2049:77:40:1700000000"));
+        assert_eq!(stat(b"a1ff 0 0 7 1 1 1 1").unwrap().0.kind, Kind::Symlink);
+        for line in [
+            "",
+            "8100 0 0 1 1 1 1",
+            "8100 0 0 1 1 1 1 1 1",
+            "8100 -1 0 1 1 1 1 1",
+            "g 0 0 1 1 1 1 1",
+            "0 0 0 1 1 1 1 1",
+        ] {
+            assert!(stat(line.as_bytes()).is_none(), "{line}");
+        }
+    }
+
+    /// A node that answers this.
+    fn hostile(answer: &[u8], silence: Duration) -> Session {
+        let login = Login {
+            name: "node".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence,
+            hidden: Vec::new(),
+        };
+        let mut session = Session::start(&login, "echo; echo \"$nonce hello\"; exec cat").unwrap();
+        session.queue(answer);
+        session.greet().unwrap();
+        session
+    }
+
+    #[test]
+    fn a_node_that_answers_anything_at_all_is_an_error_or_an_answer() {
+        const WORDS: [&str; 24] = [
+            "m 0",
+            "m 1",
+            "m 99",
+            "m",
+            "l 0 /x",
+            "l 1 ",
+            "l 18446744073709551616 x",
+            "x 1",
+            "=",
+            "=",
+            ",",
+            ",",
+            "+",
+            ".",
+            ".",
+            "",
+            "8100 0 0 3 1 1 1 1",
+            "8100 0 0 18446744073709551615 1 1 1 1",
+            "41ed 0 0 9 2 1 1 1",
+            "YWJj",
+            "YWJ",
+            "\u{1b}[2J",
+            "unfinished",
+            "é",
+        ];
+        let asked = [("/etc/x".to_owned(), Some(100)), ("/etc".to_owned(), None)];
+        // A simple generator, so that a failure can be repeated.
+        let mut state: u64 = 9;
+        let mut answered = 0;
+        for _ in 0..150 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let index = usize::try_from(state >> 40).unwrap() % WORDS.len();
+                text.push_str(WORDS[index]);
+                text.push('\n');
+            }
+            // The end of all of it: what is not an answer by then never is one.
+            text.push_str("=\n,\n.\n.\n");
+            let mut session = hostile(text.as_bytes(), Duration::from_secs(60));
+            session.expect(longest_answer(&asked), Duration::from_millis(50));
+            answered += usize::from(answer(&mut session, &asked).is_ok());
+        }
+        assert!(answered > 0, "some of it is an answer");
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_not_read_for_ever() {
+        let asked = [("/etc/x".to_owned(), Some(10))];
+        for line in ["m 0\n".repeat(100_000), "x".repeat(200_000), format!("m 0\n=\n+\n{}", "YWJj\n".repeat(60_000))] {
+            let mut session = hostile(line.as_bytes(), Duration::from_secs(60));
+            session.expect(longest_answer(&asked), Duration::from_secs(60));
+            assert!(matches!(answer(&mut session, &asked), Err(NodeError::Garbled(_))));
+        }
+    }
+
+    #[test]
+    fn an_answer_can_be_as_long_as_what_was_asked_for_and_no_longer() {
+        let asked = [("/etc/x".to_owned(), Some(1 << 20)), ("/etc".to_owned(), None)];
+        assert!(longest_answer(&asked) > (1 << 20) * 4 / 3 + (1 << 20) / 50);
+        assert!(longest_answer(&asked) < 2 << 20);
+        assert_eq!(question(&asked), b"survey\n1048576 /etc/x\n- /etc\n.\n");
+    }
+}

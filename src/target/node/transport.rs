@@ -1,0 +1,492 @@
+//! One session on a node: a POSIX shell behind the system's ssh, or the shell of this machine. Called by `NodeTarget`.
+//!
+//! All that is sent goes to the shell's standard input: no value is ever in an argument or a variable. Everything that comes back
+//! is hostile until proven otherwise: lines and answers have a length at most, and a node that says nothing is given up.
+//! Knows nothing of files and plans.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use zeroize::Zeroizing;
+
+use super::error::NodeError;
+use super::text;
+use crate::manifest::Become;
+use crate::secret::Secret;
+
+/// The longest line of an answer, in bytes: a path has at most 4,095.
+const MAX_LINE: usize = 16 << 10;
+/// What is said before the first line of ours, in bytes: greetings of a login shell.
+const MAX_NOISE: usize = 1 << 20;
+/// How much of what comes on standard error is kept, in bytes: the last of it.
+const KEPT_ERRORS: usize = 8 << 10;
+/// How long a person may take to answer ssh's own questions.
+const PERSON: Duration = Duration::from_secs(600);
+/// How long a session has to end after its last word.
+const GRACE: Duration = Duration::from_secs(3);
+/// The pause between two looks at a child that should end.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How a node is entered.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The node's name, for messages.
+    pub name: String,
+    /// What ssh calls it; this machine, without ssh, where it is `None`.
+    pub destination: Option<String>,
+    /// ssh's configuration file, instead of the person's own.
+    pub ssh_config: Option<PathBuf>,
+    /// For ssh's `-o`; of two that say different things, ssh takes the first.
+    pub ssh_options: Vec<String>,
+    /// How the user that logs in becomes root.
+    pub becomes: Option<Become>,
+    /// What sudo asks for.
+    pub password: Option<Secret>,
+    /// A terminal is there: ssh may ask a person.
+    pub interactive: bool,
+    /// How long a node may say nothing.
+    pub silence: Duration,
+    /// Environment variables that hold values: ssh does not get them.
+    pub hidden: Vec<String>,
+}
+
+/// A shell on a node, and what was said so far.
+pub(super) struct Session {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: ChildStdout,
+    errors: Option<ChildStderr>,
+    /// Still to be written, from `written` on.
+    pending: Zeroizing<Vec<u8>>,
+    written: usize,
+    /// Read and not taken yet, from `taken` on.
+    answer: Zeroizing<Vec<u8>>,
+    taken: usize,
+    /// Bytes that may still be read before an answer is too long.
+    budget: usize,
+    /// The end of what came on standard error.
+    said: Vec<u8>,
+    /// Which of the lines on standard output are ours.
+    nonce: String,
+    /// Shown by sudo when it wants the password.
+    prompt: Option<String>,
+    login: Login,
+    /// What was sent and must not be shown, should it come back: the password, values.
+    hidden: Vec<Secret>,
+    deadline: Instant,
+    greeted: bool,
+}
+
+impl Session {
+    /// Starts ssh, or a shell here. `script` is what the shell runs; it is sent, as is what is queued next, without waiting for an
+    /// answer, but where sudo could take it for another password.
+    ///
+    /// # Errors
+    /// ssh cannot be run; the password cannot be one.
+    pub(super) fn start(login: &Login, script: &str) -> Result<Self, NodeError> {
+        let mut random = [0_u8; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| NodeError::Start { program: "randomness", source: io::Error::other(error.to_string()) })?;
+        let nonce = random.iter().fold(String::from("deaddrop"), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        let password = login.password.as_ref().filter(|_| login.becomes == Some(Become::Sudo));
+        if password.is_some_and(|password| password.expose().iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0))) {
+            return Err(NodeError::refused(
+                "the password for sudo holds a line end or a NUL byte, and sudo reads one line",
+                "store the password as one line",
+            ));
+        }
+        let prompt = password.map(|_| format!("{nonce}:password"));
+        let shell = shell(&nonce, prompt.is_some());
+        let mut command = command(login, &shell, prompt.as_deref());
+        for name in &login.hidden {
+            command.env_remove(name);
+        }
+        let program = if login.destination.is_some() { "ssh" } else { "sh" };
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| NodeError::Start { program, source })?;
+        let (Some(input), Some(output), errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(NodeError::Start { program, source: io::ErrorKind::BrokenPipe.into() });
+        };
+        let mut session = Self {
+            child,
+            input: Some(input),
+            output,
+            errors,
+            pending: Zeroizing::default(),
+            written: 0,
+            answer: Zeroizing::default(),
+            taken: 0,
+            budget: MAX_NOISE,
+            said: Vec::new(),
+            nonce,
+            prompt,
+            login: login.clone(),
+            hidden: login.password.iter().cloned().collect(),
+            deadline: Instant::now() + if login.interactive { PERSON } else { login.silence },
+            greeted: false,
+        };
+        session.never_block(program)?;
+        if let Some(password) = password {
+            session.queue(password.expose());
+            session.queue(b"\n");
+            session.wait_for_sudo()?;
+        }
+        let line = format!("{}{}\n", session.nonce, *text::base64(session.with_nonce(script).as_bytes()));
+        session.queue(line.as_bytes());
+        Ok(session)
+    }
+
+    fn with_nonce(&self, script: &str) -> String {
+        format!("nonce={}\n{script}", self.nonce)
+    }
+
+    /// What marks lines of ours.
+    pub(super) fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    fn never_block(&self, program: &'static str) -> Result<(), NodeError> {
+        let failed = |errno: Errno| NodeError::Start { program, source: errno.into() };
+        let Some(input) = &self.input else { return Ok(()) };
+        for fd in [input.as_fd(), self.output.as_fd()].into_iter().chain(self.errors.as_ref().map(AsFd::as_fd)) {
+            let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL).map_err(failed)?);
+            fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Takes something to be sent; it goes as the node takes it.
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
+        if self.written == self.pending.len() {
+            self.pending.clear();
+            self.written = 0;
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// Waits until sudo has taken the password, so that nothing else is taken for one.
+    fn wait_for_sudo(&mut self) -> Result<(), NodeError> {
+        let ready = format!("{}:ready", self.nonce);
+        loop {
+            let line = self.line_or(|session| session.asked_again().then(NodeError::wrong_password))?;
+            if line.as_slice() == ready.as_bytes() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// True when sudo has asked for the password a second time.
+    fn asked_again(&self) -> bool {
+        let Some(prompt) = &self.prompt else { return false };
+        String::from_utf8_lossy(&self.said).matches(prompt.as_str()).count() > 1
+    }
+
+    /// Waits for the first line of ours; what stands before it is noise.
+    ///
+    /// # Errors
+    /// The node cannot be entered; it says nothing; there is no end of noise.
+    pub(super) fn greet(&mut self) -> Result<(), NodeError> {
+        let hello = format!("{} hello", self.nonce);
+        while self.line()?.as_slice() != hello.as_bytes() {}
+        self.greeted = true;
+        Ok(())
+    }
+
+    /// The node has `bytes` for its next answer, and `patience` for each part of it.
+    pub(super) fn expect(&mut self, bytes: usize, patience: Duration) {
+        // What was read already counts as read.
+        self.budget = bytes;
+        self.login.silence = patience;
+        self.deadline = Instant::now() + patience;
+    }
+
+    /// The next line, without its end.
+    ///
+    /// # Errors
+    /// The session ended; the node said nothing for too long, or too much.
+    pub(super) fn line(&mut self) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+        self.line_or(|_| None)
+    }
+
+    fn line_or(&mut self, stop: impl Fn(&Self) -> Option<NodeError>) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+        loop {
+            let rest = self.answer.get(self.taken..).unwrap_or_default();
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = Zeroizing::new(rest.get(..end).unwrap_or_default().to_vec());
+                self.taken = self.taken.saturating_add(end).saturating_add(1);
+                return Ok(line);
+            }
+            if rest.len() > MAX_LINE && self.greeted {
+                return Err(NodeError::Garbled("a line that does not end"));
+            }
+            if let Some(error) = stop(self) {
+                return Err(error);
+            }
+            self.pump()?;
+        }
+    }
+
+    /// Reads and writes what can be read and written now; waits for that until the deadline.
+    fn pump(&mut self) -> Result<(), NodeError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(NodeError::Silent { seconds: self.login.silence.as_secs(), greeted: self.greeted });
+        }
+        let timeout = PollTimeout::try_from(left.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX);
+        let mut fds = vec![PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+        if let Some(errors) = &self.errors {
+            fds.push(PollFd::new(errors.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(input) = self.input.as_ref().filter(|_| self.written < self.pending.len()) {
+            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLOUT));
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(NodeError::Start { program: "poll", source: errno.into() }),
+        }
+        let wrote = self.write_some();
+        self.read_errors();
+        match self.read_some()? {
+            Some(0) => Err(self.ended()),
+            Some(_) => {
+                self.refresh();
+                Ok(())
+            }
+            None => {
+                if wrote {
+                    self.refresh();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Something moved. Before the greeting that is no reason to wait longer: noise could go on for ever.
+    fn refresh(&mut self) {
+        if self.greeted {
+            self.deadline = Instant::now() + self.login.silence;
+        }
+    }
+
+    fn write_some(&mut self) -> bool {
+        let Some(input) = &mut self.input else { return false };
+        let Some(rest) = self.pending.get(self.written..).filter(|rest| !rest.is_empty()) else { return false };
+        match input.write(rest) {
+            Ok(count) => {
+                self.written = self.written.saturating_add(count);
+                count > 0
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Err(_) => {
+                // It reads no more: why not is what it says, or how it ends.
+                self.pending.clear();
+                self.written = 0;
+                self.input = None;
+                false
+            }
+        }
+    }
+
+    /// How many bytes came; 0 at the end; `None` when there is nothing now.
+    fn read_some(&mut self) -> Result<Option<usize>, NodeError> {
+        if self.taken > 0 && self.taken == self.answer.len() {
+            self.answer.clear();
+            self.taken = 0;
+        } else if self.taken > MAX_LINE {
+            self.answer.drain(..self.taken);
+            self.taken = 0;
+        }
+        let mut buffer = Zeroizing::new([0_u8; 16 << 10]);
+        match self.output.read(buffer.as_mut_slice()) {
+            Ok(count) => {
+                self.budget = self.budget.checked_sub(count).ok_or(NodeError::Garbled("more than was asked for"))?;
+                self.answer.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                Ok(Some(count))
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+            Err(_) => Ok(Some(0)),
+        }
+    }
+
+    fn read_errors(&mut self) {
+        let Some(errors) = &mut self.errors else { return };
+        let mut buffer = [0_u8; 4096];
+        // A part of what is there; the next look gets the next part.
+        match errors.read(&mut buffer) {
+            Ok(0) => self.errors = None,
+            Ok(count) => {
+                self.said.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                let over = self.said.len().saturating_sub(KEPT_ERRORS);
+                self.said.drain(..over);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.errors = None,
+        }
+    }
+
+    /// Why the session has ended: its status, and what it said last.
+    fn ended(&mut self) -> NodeError {
+        let status = self.wait(GRACE);
+        // Standard error may be kept open by ssh's control master: only what is there by now is read.
+        for _ in 0..8 {
+            self.read_errors();
+        }
+        let code = status.and_then(|status| status.code().or(status.signal().map(|signal| signal.saturating_add(128))));
+        let said = self.said();
+        if self.greeted {
+            return NodeError::Ended { said };
+        }
+        NodeError::not_entered(&self.login, code, said)
+    }
+
+    /// What was said on standard error, for people; without sudo's prompt.
+    pub(super) fn said(&self) -> Vec<String> {
+        let all = String::from_utf8_lossy(&self.said);
+        let prompt = self.prompt.as_deref();
+        self.fit(text::lines(&prompt.map_or(all.to_string(), |prompt| all.replace(prompt, ""))))
+    }
+
+    /// From here on these are not shown when the node says them.
+    pub(super) fn hide<'s>(&mut self, values: impl Iterator<Item = &'s Secret>) {
+        self.hidden.extend(values.cloned());
+    }
+
+    /// Lines of the node, less those that hold something hidden.
+    pub(super) fn fit(&self, lines: Vec<String>) -> Vec<String> {
+        text::without_values(lines, &self.hidden)
+    }
+
+    /// True when the node has taken all that was queued.
+    pub(super) fn all_is_sent(&self) -> bool {
+        self.input.is_some() && self.written == self.pending.len()
+    }
+
+    /// Says the last word, and lets the session end.
+    pub(super) fn end(&mut self) {
+        self.input = None;
+        self.wait(GRACE);
+    }
+
+    fn wait(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < until => {
+                    self.read_errors();
+                    thread::sleep(LOOK);
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.input = None;
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            // Best effort: it is ours, and nobody waits for its answer any more.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
+/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there.
+fn shell(nonce: &str, says_ready: bool) -> String {
+    let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
+    format!(
+        "{ready}while read -r s;do case $s in {nonce}*)eval \"$(printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
+    )
+}
+
+/// ssh with its options, or a shell here.
+fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
+    let Some(destination) = &login.destination else {
+        let mut command = Command::new("sh");
+        command.args(["-c", shell]).env_clear();
+        // Programs of `run_after` get what they would get over ssh, and none of what a person has here.
+        for name in ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        return command;
+    };
+    let mut command = Command::new("ssh");
+    if let Some(config) = &login.ssh_config {
+        command.arg("-F").arg(config);
+    }
+    // No terminal, no agent and no display for the node. Of options that come twice the first counts: these two are not for choosing.
+    command.args(["-T", "-a", "-x", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no"]);
+    if !login.interactive {
+        command.args(["-o", "BatchMode=yes"]);
+    }
+    for option in &login.ssh_options {
+        command.arg("-o").arg(option);
+    }
+    let seconds = login.silence.as_secs().max(1);
+    command.arg("-o").arg(format!("ConnectTimeout={seconds}"));
+    command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]);
+    command.args(["-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none"]);
+    let shell = match (login.becomes, prompt) {
+        (None, _) => format!("exec sh -c '{shell}'"),
+        // -k: a ticket that is still good would leave the password to the shell.
+        (Some(Become::Sudo), Some(prompt)) => format!("exec sudo -k -S -p '{prompt}' sh -c '{shell}'"),
+        (Some(Become::Sudo), None) => format!("exec sudo -n sh -c '{shell}'"),
+        (Some(Become::Doas), _) => format!("exec doas -n sh -c '{shell}'"),
+    };
+    command.arg("--").arg(destination).arg(shell);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_command_holds_nothing_that_a_login_shell_could_take_for_its_own() {
+        for says_ready in [false, true] {
+            let shell = shell("deaddrop00ff", says_ready);
+            assert!(!shell.contains(['\'', '\\', '!', '\n', '`']), "{shell}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_to_a_shell_of_this_machine_is_answered() {
+        let login = Login {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence: Duration::from_secs(30),
+            hidden: Vec::new(),
+        };
+        let mut session =
+            Session::start(&login, "echo noise; echo; echo \"$nonce hello\"; read -r x; echo \"got $x\"").unwrap();
+        session.queue(b"a  b\n");
+        session.greet().unwrap();
+        session.expect(100, Duration::from_secs(30));
+        assert_eq!(session.line().unwrap().as_slice(), b"got a  b");
+        assert!(matches!(session.line(), Err(NodeError::Ended { .. })));
+    }
+}

@@ -1,0 +1,14 @@
+//! `deaddrop rotate` against real sshds, each in a root of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod contact;
+mod files;
+mod interrupted;
+mod job;
+mod local;
+mod refused;
+mod secrecy;
+mod shells;
+mod units;
