@@ -19,6 +19,8 @@ use crate::report::suggest;
 const MAX_TOKENS: usize = 500;
 /// The most `elif` in a template, for the same reason.
 const MAX_ELIF: usize = 100;
+/// The most names that a template may `set`, and the most values that it may have.
+const MAX_NAMES: usize = 1000;
 /// The most faults that are told.
 const MAX_FAULTS: usize = 100;
 /// The most spaces that `indent` puts before a line.
@@ -50,7 +52,6 @@ pub(super) fn check(source: &str) -> Result<Found, Broken> {
         return Ok(Found { mentions: walker.mentions, names_host: walker.names_host });
     }
     walker.faults.sort_by_key(|fault| fault.part.start);
-    walker.faults.truncate(MAX_FAULTS);
     Err(Broken { faults: walker.faults, mentions: walker.mentions })
 }
 
@@ -112,6 +113,9 @@ struct Walker<'s> {
 
 impl<'s> Walker<'s> {
     fn fault(&mut self, span: Span, message: impl Into<String>, hint: &str) {
+        if self.faults.len() >= MAX_FAULTS {
+            return;
+        }
         self.faults.push(Fault { part: range(span), message: message.into(), hint: hint.to_owned() });
     }
 
@@ -196,6 +200,9 @@ impl<'s> Walker<'s> {
             return self.fault(name.span(), message, "choose another name");
         }
         self.defined.insert(name.id);
+        if self.defined.len() > MAX_NAMES {
+            return self.fault(name.span(), format!("over {MAX_NAMES} names, the limit of a template"), "");
+        }
         if is_secret {
             self.secret.insert(name.id);
         }
@@ -273,6 +280,7 @@ impl<'s> Walker<'s> {
                 false
             }
             _ if self.defined.contains(id) => self.secret.contains(id),
+            _ if self.faults.len() >= MAX_FAULTS => false,
             _ => {
                 let known = || self.defined.iter().copied().chain(["host", "secret"]);
                 let there_are = format!("names here: {}", suggest::list(known()));
@@ -317,6 +325,9 @@ impl<'s> Walker<'s> {
         let inside = quoted.start.saturating_add(1)..quoted.end.saturating_sub(1).max(quoted.start.saturating_add(1));
         match self.mentions.iter_mut().find(|mention| mention.text == text) {
             Some(mention) => mention.takes_bytes &= takes_bytes,
+            None if self.mentions.len() >= MAX_NAMES => {
+                self.fault(span, format!("over {MAX_NAMES} values, the limit of a template"), "");
+            }
             None => self.mentions.push(Mention { text: text.to_owned(), inside, takes_bytes }),
         }
         true
