@@ -12,7 +12,7 @@ use minijinja::ErrorKind;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt};
 use minijinja::machinery::{Span, Token, parse, tokenize};
 
-use super::{Broken, FILTERS, Fault, Mention, syntax};
+use super::{Broken, FILTERS, Fault, Mention, floor, syntax};
 use crate::report::suggest;
 
 /// The most words and signs in one tag: the engine's parser goes down into an expression by recursion.
@@ -78,12 +78,15 @@ fn bounded(source: &str) -> Result<(), Fault> {
 
 /// The engine's words for what it cannot read. No value is there yet, so they hold none.
 fn syntax_fault(source: &str, error: &minijinja::Error) -> Fault {
-    let part = error.range().unwrap_or_else(|| {
+    let range = error.range().unwrap_or_else(|| {
         // Only the line is known.
         let line = error.line().unwrap_or(1).saturating_sub(1);
         let start = source.split_inclusive('\n').take(line).map(str::len).sum();
         start..start
     });
+    // The engine may mean a single byte of a character.
+    let part = floor(source, range.start)
+        ..(range.end..).find(|end| source.is_char_boundary(*end) || *end > source.len()).unwrap_or(range.end);
     let detail = error.detail().unwrap_or_default();
     let hint = match error.kind() {
         _ if detail.starts_with("unknown statement") => "there are: for, if, set and filter",
@@ -244,7 +247,7 @@ impl<'s> Walker<'s> {
                     Some(second) => self.value(second) || first,
                     None => {
                         let hint = "write `… if … else ''`";
-                        self.fault(choice.span(), "this `if` has no `else`", hint);
+                        self.fault(choice.true_expr.span(), "this `if` has no `else`", hint);
                         first
                     }
                 }
@@ -323,9 +326,10 @@ impl<'s> Walker<'s> {
         };
         let quoted = range(argument.span());
         let inside = quoted.start.saturating_add(1)..quoted.end.saturating_sub(1).max(quoted.start.saturating_add(1));
+        let count = self.mentions.len();
         match self.mentions.iter_mut().find(|mention| mention.text == text) {
             Some(mention) => mention.takes_bytes &= takes_bytes,
-            None if self.mentions.len() >= MAX_NAMES => {
+            None if count >= MAX_NAMES => {
                 self.fault(span, format!("over {MAX_NAMES} values, the limit of a template"), "");
             }
             None => self.mentions.push(Mention { text: text.to_owned(), inside, takes_bytes }),

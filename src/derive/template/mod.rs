@@ -247,6 +247,7 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
         values.get(text).cloned().ok_or_else(|| Error::from(ErrorKind::InvalidOperation))
     });
     environment.add_filter("b64encode", |value: &Value| match value.as_bytes() {
+        Some(bytes) if bytes.len() > MAX_VALUE => Err(Error::from(ErrorKind::WriteFailure)),
         Some(bytes) => Ok(quote::b64encode(bytes)),
         None => Ok(quote::b64encode(text(value)?.as_bytes())),
     });
