@@ -121,7 +121,7 @@ fn make_files(directory: &std::path::Path, hidden: &[u8]) {
 
 /// What is made of a value is there until it is dropped, and then the value alone.
 fn made_of(value: &Secret, hidden: &[u8]) {
-    let template = "{% set x = secret('v') ~ '!' %}{{ x | shell_quote | trim }}{% if host %}{{ host }}{% endif %}";
+    let template = "{% set x = secret('v') ~ '!' %}{% if host %}{{ host }}: {% endif %}{{ x | shell_quote | trim }}";
     let template = Template::parse(template).unwrap();
     let made = template.render(Some("node1"), &HashMap::from([("v", value)])).unwrap();
     assert_eq!(count(hidden), 2 * TIMES, "a template, held");

@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// How many kinds of characters are named.
+const MAX_KINDS: usize = 5;
+
 /// What is odd about a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Oddity {
@@ -30,18 +33,21 @@ pub fn find(value: &[u8], is_file: bool) -> Vec<Oddity> {
     if text.contains('\r') {
         found.push(Oddity::CarriageReturn);
     }
-    let mut names: Vec<String> = Vec::new();
+    let mut unseen: Vec<(char, &str)> = Vec::new();
     for character in text.chars() {
-        if let Some(name) = invisible(character) {
-            let name = format!("U+{:04X} {name}", u32::from(character));
+        if let Some(name) = invisible(character)
+            && !unseen.contains(&(character, name))
+        {
+            unseen.push((character, name));
             // A hostile value holds many kinds; nobody reads more than a few.
-            if names.len() < 5 && !names.contains(&name) {
-                names.push(name);
+            if unseen.len() == MAX_KINDS {
+                break;
             }
         }
     }
-    if !names.is_empty() {
-        found.push(Oddity::Invisible(names));
+    if !unseen.is_empty() {
+        let named = |(character, name): (char, &str)| format!("U+{:04X} {name}", u32::from(character));
+        found.push(Oddity::Invisible(unseen.into_iter().map(named).collect()));
     }
     if is_one_line && line.trim_matches([' ', '\t']).len() != line.len() {
         found.push(Oddity::OuterSpace);

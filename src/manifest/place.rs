@@ -4,33 +4,44 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// The byte of `raw`, a scalar as it is written, where the byte `at` of its `text` stands. `None` where that cannot be told:
-/// texts that are folded from several lines.
+/// The byte of `raw`, a scalar as it is written, where the byte `at` of its `text` stands. Of a block, `raw` begins with its
+/// first character. `None` where that cannot be told: texts that are folded from several lines.
 pub(super) fn in_source(raw: &str, text: &str, at: usize) -> Option<usize> {
-    match raw.chars().next() {
-        Some('"') => quoted(raw, '"', at),
-        Some('\'') => quoted(raw, '\'', at),
-        Some('|') => literal(raw, text, at),
-        _ => (raw == text).then_some(at),
+    if raw == text {
+        return Some(at);
     }
+    let quote = raw.chars().next().filter(|first| matches!(first, '"' | '\''));
+    // A block may begin with a quote as well.
+    quote.and_then(|quote| quoted(raw, quote, text, at)).or_else(|| literal(raw, text, at))
 }
 
-/// Walks over what stands between quotes, on one line, until `at` bytes of text are made.
-fn quoted(raw: &str, quote: char, at: usize) -> Option<usize> {
+/// Walks over what stands between quotes, on one line.
+fn quoted(raw: &str, quote: char, text: &str, at: usize) -> Option<usize> {
     let mut rest = raw.char_indices().peekable();
     rest.next();
+    let mut found = None;
     let mut made: usize = 0;
-    while made < at {
-        let (_, character) = rest.next()?;
+    loop {
+        let (byte, character) = rest.next()?;
+        if made == at {
+            found = Some(byte);
+        }
         let means = match character {
             '\n' | '\r' => return None,
             '\\' if quote == '"' => unescaped(&mut rest)?,
-            '\'' if quote == '\'' => rest.next().map(|(_, second)| second)?,
+            '\'' if quote == '\'' && rest.peek().is_some_and(|(_, next)| *next == '\'') => {
+                rest.next();
+                '\''
+            }
+            _ if character == quote => break,
             _ => character,
         };
+        if !text.get(made..)?.starts_with(means) {
+            return None;
+        }
         made = made.saturating_add(means.len_utf8());
     }
-    if made == at { rest.next().map(|(byte, _)| byte) } else { None }
+    found.filter(|_| made == text.len() && rest.next().is_none())
 }
 
 /// What follows a backslash in double quotes.
@@ -64,19 +75,25 @@ fn unescaped(rest: &mut Peekable<CharIndices<'_>>) -> Option<char> {
     char::from_u32(code)
 }
 
-/// A block after `|`: its lines are those of the text, each after the same indentation.
+/// A block after `|`: its lines are those of the text, each after the same indentation; empty lines at its beginning, and
+/// the indentation of its first line, are not part of `raw`.
 fn literal(raw: &str, text: &str, at: usize) -> Option<usize> {
     let before = text.get(..at)?;
-    let number = before.matches('\n').count();
+    let empty = text.len().saturating_sub(text.trim_start_matches('\n').len());
+    let number = before.matches('\n').count().checked_sub(empty)?;
     let column = at.checked_sub(before.rfind('\n').map_or(0, |newline| newline.saturating_add(1)))?;
-    let line = text.split('\n').nth(number)?;
-    // The first line of the block is the one with the `|`.
+    let line = text.get(empty..)?.split('\n').nth(number)?;
     let mut start: usize = 0;
     let mut lines = raw.split_inclusive('\n');
-    for _ in 0..=number {
+    for _ in 0..number {
         start = start.checked_add(lines.next()?.len())?;
     }
     let written = lines.next().unwrap_or_default().trim_end_matches(['\n', '\r']);
+    if number == 0 {
+        let missing = line.len().saturating_sub(line.trim_start_matches(' ').len());
+        return (line.get(missing..)? == written.trim_start_matches(' ') && !written.starts_with(' '))
+            .then(|| column.checked_sub(missing))?;
+    }
     let indent = written.strip_suffix(line)?;
     let is_indent = indent.bytes().all(|byte| byte == b' ');
     is_indent.then(|| start.saturating_add(indent.len()).saturating_add(column))
@@ -92,14 +109,16 @@ mod tests {
             ("a:é@b", "a:é@b", "@"),
             ("'it''s @ é'", "it's @ é", "@"),
             (r#""\"\x41é\u00e9\n\t @""#, "\"Aéé\n\t @", "@"),
-            ("|\n    a\n\n      b @\n", "a\n\n  b @\n", "@"),
-            ("|2- # c\n    a @\n", "  a @", "@"),
-            ("|\r\n  a\r\n  @\r\n", "a\n@\n", "@"),
+            ("a\n\n      b @\n", "a\n\n  b @\n", "@"),
+            ("a @\n", "\n\n  a @", "@"),
+            ("\"a\": 'x'\n    'b': @\n", "\"a\": 'x'\n'b': @\n", "@"),
+            ("\"a\": @\n", "\"a\": @\n\n", "@"),
+            ("a\r\n  @\r\n", "a\n@\n", "@"),
         ] {
             let at = in_source(raw, text, text.find(part).unwrap()).unwrap();
             assert_eq!(&raw[at..=at], part, "{raw:?}");
         }
-        for (raw, text) in [("\"a\n  @\"", "a @"), (">\n  a\n  @\n", "a @\n"), ("a\n @", "a @")] {
+        for (raw, text) in [("\"a\n  @\"", "a @"), ("a\n  @\n", "a @\n"), ("a\n @", "a @")] {
             assert_eq!(in_source(raw, text, text.find('@').unwrap()), None, "{raw:?}");
         }
     }

@@ -18,11 +18,20 @@ use crate::derive::template::{self, Broken, Fault, Mention, Template};
 /// All templates of a manifest together, in bytes.
 const MAX_TOTAL: usize = 16 << 20;
 
+/// The most faults in templates: after them, no more are read.
+const MAX_FAULTS: usize = 1000;
+/// With more parts of a line to hide than these, all of the template is hidden.
+const MAX_HIDDEN: usize = 50;
+
+/// A template, and what each of its mentions refers to.
+type Resolved = (Arc<Template>, Vec<(String, Reference)>);
+
 /// Templates that were read: files are read once, however many secrets use them.
 #[derive(Default)]
 pub(super) struct Templates {
-    files: HashMap<PathBuf, Option<(Arc<Template>, Vec<(String, Reference)>)>>,
+    files: HashMap<PathBuf, Option<Resolved>>,
     total: usize,
+    faults: usize,
 }
 
 /// Where a template stands: what turns a part of it into a place.
@@ -56,7 +65,7 @@ impl Checker<'_, '_> {
         Some(TemplateSpec { file: Some(name.to_owned()), template, references })
     }
 
-    fn open_template(&self, id: NodeId, name: &str, path: &Path) -> Option<(Arc<Template>, Vec<(String, Reference)>)> {
+    fn open_template(&self, id: NodeId, name: &str, path: &Path) -> Option<Resolved> {
         const MANIFEST: &str = "a relative path starts at the manifest's directory";
         let bytes = match read::bytes(path, template::MAX_BYTES, "a template") {
             Ok(bytes) => bytes,
@@ -79,17 +88,15 @@ impl Checker<'_, '_> {
     }
 
     /// Reads a template, and resolves what it refers to.
-    fn read_template(
-        &self,
-        id: NodeId,
-        text: &str,
-        home: Home<'_>,
-    ) -> Option<(Arc<Template>, Vec<(String, Reference)>)> {
-        let total = {
+    fn read_template(&self, id: NodeId, text: &str, home: Home<'_>) -> Option<Resolved> {
+        let (total, faults) = {
             let mut templates = self.templates.borrow_mut();
             templates.total = templates.total.saturating_add(text.len());
-            templates.total
+            (templates.total, templates.faults)
         };
+        if faults >= MAX_FAULTS {
+            return None;
+        }
         if total > MAX_TOTAL {
             self.push(self.mark(id), "all templates together are over 16 MiB, the limit of a manifest", None);
             return None;
@@ -144,6 +151,13 @@ impl Checker<'_, '_> {
     }
 
     fn report(&self, id: NodeId, text: &str, home: Home<'_>, fault: Fault) {
+        {
+            let mut templates = self.templates.borrow_mut();
+            templates.faults = templates.faults.saturating_add(1);
+            if templates.faults > MAX_FAULTS {
+                return;
+            }
+        }
         let hint = Some(fault.hint).filter(|hint| !hint.is_empty());
         let hidden = template::outside_of_tags(text, &fault.part);
         match home {
@@ -151,7 +165,7 @@ impl Checker<'_, '_> {
                 let tree = self.context.tree;
                 let exact = tree.exact_part(id, fault.part.clone());
                 let mut problems = self.context.problems.borrow_mut();
-                match exact {
+                match exact.filter(|_| hidden.len() <= MAX_HIDDEN) {
                     Some(mark) => {
                         let hidden = hidden.into_iter().filter_map(|part| tree.exact_part(id, part));
                         hidden.for_each(|part| problems.veil(part));

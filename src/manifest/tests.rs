@@ -212,14 +212,14 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         (
             "  a: text",
             vec![
-                "9:6+4 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+                "9:6+4 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
              used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
-                "9:6+1 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+                "9:6+1 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
              used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is a list",
             ],
         ),
@@ -279,7 +279,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         // References
         ("  a: { path: /a, from: vualt:x }", vec!["9:24+5 unknown source `vualt`"]),
         ("  a: { path: /a, from: 'vualt:x' }", vec!["9:25+5 unknown source `vualt`"]),
-        ("  a: { path: /a, from: \"v\\u0075alt:x\" }", vec!["9:24+14 unknown source `vualt`"]),
+        ("  a: { path: /a, from: \"v\\u0075alt:x\" }", vec!["9:25+10 unknown source `vualt`"]),
         ("  a: { path: /a, from: vault }", vec!["9:24+5 a reference has a source, a `:` and an item"]),
         ("  a: { path: /a, from: \"vault:\" }", vec!["9:30+1 there is no item after the `:`"]),
         ("  a: { path: /a, from: vault:a#b#c }", vec!["9:33+1 a second `#` in a reference"]),

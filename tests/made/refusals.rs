@@ -11,8 +11,11 @@ fn one(keys: &str) -> Place {
     Place::new(&format!("secrets:\n  a: {{ path: /etc/a, from: env:VALUE, {keys} }}\n"))
 }
 
+/// The keys of a secret, what its value is with a planted word in it, and what is said of it.
+type Case<'c> = (&'c str, &'c dyn Fn(&str) -> String, &'c [&'c str]);
+
 /// Values that hold a planted word, and the refusal that each is to get.
-fn refused(cases: &[(&str, &dyn Fn(&str) -> String, &[&str])]) {
+fn refused(cases: &[Case<'_>]) {
     for (keys, value, want) in cases {
         let canary = Canary::new("the value");
         let place = one(keys);

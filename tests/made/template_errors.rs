@@ -18,8 +18,8 @@ fn an_error_in_an_inline_template_has_its_place_in_the_manifest() {
         ("  a: { path: /a, template: \"{{ secret('env:A#b') }}\" }\n", "b')", "what `env` holds has no fields"),
         ("  a: { path: /a, template: \"{% for i in host %}{% endfor %}\" }\n", "host", "a loop goes over a list"),
         (
-            "  a:\n    path: /a\n    template: >\n      a\n      {{ nome }}\n",
-            ">",
+            "  a:\n    path: /a\n    template: >\n      first\n      {{ nome }}\n",
+            "first",
             "line 1 of the template: undefined name `nome`",
         ),
     ] {

@@ -139,7 +139,6 @@ fn what_a_manifest_cannot_say_is_an_error_at_its_place() {
     let ok = "path: /etc/x, from: env:A";
     for (name, text, want) in [
         ("later: restart", one(&format!("{ok}, restart: [k3s.service]")), "m:3:35: unknown key `restart`"),
-        ("later: template", one("path: /etc/x, template: \"{{ x }}\""), "unknown key `template`"),
         ("later: generate", one("path: /etc/x, generate: { kind: wireguard }"), "unknown key `generate`"),
         ("never: value", one("path: /etc/x, value: hunter2"), "unknown key `value`"),
         ("a typo", one(&format!("{ok}, onwer: root")), "unknown key `onwer`"),

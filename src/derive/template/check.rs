@@ -12,13 +12,15 @@ use minijinja::ErrorKind;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt};
 use minijinja::machinery::{Span, Token, parse, tokenize};
 
-use super::{Broken, FILTERS, Fault, Mention, syntax};
+use super::{Broken, FILTERS, Fault, Mention, floor, syntax};
 use crate::report::suggest;
 
 /// The most words and signs in one tag: the engine's parser goes down into an expression by recursion.
 const MAX_TOKENS: usize = 500;
 /// The most `elif` in a template, for the same reason.
 const MAX_ELIF: usize = 100;
+/// The most names that a template may `set`, and the most values that it may have.
+const MAX_NAMES: usize = 1000;
 /// The most faults that are told.
 const MAX_FAULTS: usize = 100;
 /// The most spaces that `indent` puts before a line.
@@ -50,7 +52,6 @@ pub(super) fn check(source: &str) -> Result<Found, Broken> {
         return Ok(Found { mentions: walker.mentions, names_host: walker.names_host });
     }
     walker.faults.sort_by_key(|fault| fault.part.start);
-    walker.faults.truncate(MAX_FAULTS);
     Err(Broken { faults: walker.faults, mentions: walker.mentions })
 }
 
@@ -77,12 +78,15 @@ fn bounded(source: &str) -> Result<(), Fault> {
 
 /// The engine's words for what it cannot read. No value is there yet, so they hold none.
 fn syntax_fault(source: &str, error: &minijinja::Error) -> Fault {
-    let part = error.range().unwrap_or_else(|| {
+    let range = error.range().unwrap_or_else(|| {
         // Only the line is known.
         let line = error.line().unwrap_or(1).saturating_sub(1);
         let start = source.split_inclusive('\n').take(line).map(str::len).sum();
         start..start
     });
+    // The engine may mean a single byte of a character.
+    let part = floor(source, range.start)
+        ..(range.end..).find(|end| source.is_char_boundary(*end) || *end > source.len()).unwrap_or(range.end);
     let detail = error.detail().unwrap_or_default();
     let hint = match error.kind() {
         _ if detail.starts_with("unknown statement") => "there are: for, if, set and filter",
@@ -112,6 +116,9 @@ struct Walker<'s> {
 
 impl<'s> Walker<'s> {
     fn fault(&mut self, span: Span, message: impl Into<String>, hint: &str) {
+        if self.faults.len() >= MAX_FAULTS {
+            return;
+        }
         self.faults.push(Fault { part: range(span), message: message.into(), hint: hint.to_owned() });
     }
 
@@ -196,6 +203,9 @@ impl<'s> Walker<'s> {
             return self.fault(name.span(), message, "choose another name");
         }
         self.defined.insert(name.id);
+        if self.defined.len() > MAX_NAMES {
+            return self.fault(name.span(), format!("over {MAX_NAMES} names, the limit of a template"), "");
+        }
         if is_secret {
             self.secret.insert(name.id);
         }
@@ -237,7 +247,7 @@ impl<'s> Walker<'s> {
                     Some(second) => self.value(second) || first,
                     None => {
                         let hint = "write `… if … else ''`";
-                        self.fault(choice.span(), "this `if` has no `else`", hint);
+                        self.fault(choice.true_expr.span(), "this `if` has no `else`", hint);
                         first
                     }
                 }
@@ -273,6 +283,7 @@ impl<'s> Walker<'s> {
                 false
             }
             _ if self.defined.contains(id) => self.secret.contains(id),
+            _ if self.faults.len() >= MAX_FAULTS => false,
             _ => {
                 let known = || self.defined.iter().copied().chain(["host", "secret"]);
                 let there_are = format!("names here: {}", suggest::list(known()));
@@ -315,8 +326,12 @@ impl<'s> Walker<'s> {
         };
         let quoted = range(argument.span());
         let inside = quoted.start.saturating_add(1)..quoted.end.saturating_sub(1).max(quoted.start.saturating_add(1));
+        let count = self.mentions.len();
         match self.mentions.iter_mut().find(|mention| mention.text == text) {
             Some(mention) => mention.takes_bytes &= takes_bytes,
+            None if count >= MAX_NAMES => {
+                self.fault(span, format!("over {MAX_NAMES} values, the limit of a template"), "");
+            }
             None => self.mentions.push(Mention { text: text.to_owned(), inside, takes_bytes }),
         }
         true

@@ -189,24 +189,26 @@ pub fn outside_of_tags(source: &str, part: &Range<usize>) -> Vec<Range<usize>> {
     let line_start = source[..start].rfind('\n').map_or(0, |newline| newline.saturating_add(1));
     let line_end = source[start..].find('\n').map_or(source.len(), |length| start.saturating_add(length));
     let mut hidden = Vec::new();
-    let mut at: usize = 0;
-    while at < line_end {
-        let rest = &source[at..];
-        let Some((open, close)) = [("{{", "}}"), ("{%", "%}"), ("{#", "#}")]
-            .into_iter()
-            .filter_map(|(open, close)| Some((rest.find(open)?, close)))
-            .min()
-        else {
-            hidden.push(at..source.len());
-            break;
+    // Where the text began that is not in a tag, and where the search for the next tag goes on.
+    let (mut outside, mut at): (usize, usize) = (0, 0);
+    while let Some(brace) = source.get(at..line_end).and_then(|rest| rest.find('{')) {
+        let tag = at.saturating_add(brace);
+        let close = match source[tag..].chars().nth(1) {
+            Some('{') => "}}",
+            Some('%') => "%}",
+            Some('#') => "#}",
+            _ => {
+                at = tag.saturating_add(1);
+                continue;
+            }
         };
-        let tag = at.saturating_add(open);
-        hidden.push(at..tag);
-        // A tag that is never closed is shown to the end of its line.
+        hidden.push(outside..tag);
+        // One that is never closed is shown to the end of its line.
         let length = source[tag..].find(close).map(|length| length.saturating_add(close.len()));
-        let length = length.or_else(|| source[tag..].find('\n')).unwrap_or(source.len());
-        at = tag.saturating_add(length);
+        at = length.map_or(line_end, |length| tag.saturating_add(length));
+        outside = at;
     }
+    hidden.push(outside..source.len());
     let on_line = |part: Range<usize>| part.start.max(line_start)..part.end.min(line_end);
     hidden.into_iter().map(on_line).filter(|part| part.start < part.end).collect()
 }
@@ -227,6 +229,9 @@ fn syntax() -> SyntaxConfig {
     SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }
 
+/// A filter that may refuse.
+type Quote = fn(&str) -> Result<String, quote::Refusal>;
+
 /// An engine that knows `secret` and the filters, and nothing else.
 fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Misfit>>>) -> Environment<'e> {
     let mut environment = Environment::empty();
@@ -242,6 +247,7 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
         values.get(text).cloned().ok_or_else(|| Error::from(ErrorKind::InvalidOperation))
     });
     environment.add_filter("b64encode", |value: &Value| match value.as_bytes() {
+        Some(bytes) if bytes.len() > MAX_VALUE => Err(Error::from(ErrorKind::WriteFailure)),
         Some(bytes) => Ok(quote::b64encode(bytes)),
         None => Ok(quote::b64encode(text(value)?.as_bytes())),
     });
@@ -256,11 +262,12 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
         }
         Ok(quote::indent(&text, width, first.unwrap_or(false)))
     });
-    for (name, filter) in [
-        ("shell_quote", quote::shell_quote as fn(&str) -> Result<String, quote::Refusal>),
+    let quoting: [(&'static str, Quote); 3] = [
+        ("shell_quote", quote::shell_quote),
         ("systemd_quote", quote::systemd_quote),
         ("dotenv_quote", quote::dotenv_quote),
-    ] {
+    ];
+    for (name, filter) in quoting {
         let refused = Arc::clone(refused);
         environment.add_filter(name, move |value: &Value| {
             filter(&text(value)?).map_err(|refusal| {

@@ -187,3 +187,100 @@ fn of_a_line_only_its_tags_are_shown() {
     assert_eq!(hidden("hunter2 {{ x\nhunter2", 9), ["hunter2 "]);
     assert_eq!(hidden("hunter2", 0), ["hunter2"]);
 }
+
+#[test]
+fn any_words_in_any_order_are_a_template_or_a_fault_and_never_fail() {
+    let words = [
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        "-",
+        "if",
+        "elif",
+        "else",
+        "endif",
+        "for",
+        "in",
+        "endfor",
+        "set",
+        "endset",
+        "filter",
+        "endfilter",
+        "raw",
+        "endraw",
+        "secret",
+        "(",
+        ")",
+        "'v:a'",
+        "host",
+        "x",
+        "=",
+        "==",
+        "~",
+        "|",
+        "json",
+        "indent",
+        "b64encode",
+        "[",
+        "]",
+        ",",
+        ".",
+        "loop",
+        "index",
+        "not",
+        "and",
+        "is",
+        "1",
+        "\"",
+        "'",
+        "\n",
+        "é",
+        " ",
+        "{",
+        "}",
+        "recursive",
+        "*",
+        "with",
+    ];
+    // xorshift64* (Marsaglia and Vigna): the same in every run.
+    let mut state: u64 = 0x5eed_0fde_add0_0d02;
+    let mut next = |limit: usize| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        usize::try_from(state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % limit
+    };
+    let mut good = 0;
+    for _ in 0..20_000 {
+        let mut source = String::new();
+        for _ in 0..1 + next(14) {
+            let word = words[next(words.len())];
+            source += &if next(3) == 0 { format!("{{{{ {word} }}}}") } else { format!("{word} ") };
+        }
+        match Template::parse(&source) {
+            Ok(template) => {
+                good += 1;
+                let value = Secret::new(b"hunter2-\xff".to_vec());
+                let values = template.mentions().iter().map(|mention| (mention.text.as_str(), &value)).collect();
+                if let Err(failure) = template.render(Some("node1"), &values) {
+                    assert!(!failure.reason.contains("fails on it"), "{source:?}");
+                    assert!(!format!("{failure:?}").contains("hunter2"), "{source:?}");
+                }
+            }
+            Err(broken) => {
+                for fault in &broken.faults {
+                    assert!(!fault.message.contains("fails on it"), "{source:?}");
+                    assert!(
+                        source.get(fault.part.clone()).is_some() || fault.part.end > source.len(),
+                        "{source:?}: {fault:?}"
+                    );
+                    let _ = outside_of_tags(&source, &fault.part);
+                }
+            }
+        }
+    }
+    assert!(good > 500, "{good}");
+}
