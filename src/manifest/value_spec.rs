@@ -19,7 +19,11 @@ impl Checker<'_, '_> {
     /// elsewhere.
     pub(super) fn value_spec(&self, keys: ValueKeys, key: Mark, name: &str) -> Option<ValueSpec> {
         match keys.absent {
-            Field::Good(_, true) => return Some(ValueSpec::Absent),
+            Field::Good(_, true) => {
+                // It is one too many, and what is wrong with it is told all the same.
+                keys.from.good().and_then(|(id, from)| self.reference(id, from));
+                return Some(ValueSpec::Absent);
+            }
             // Reported, and may have been meant to be true.
             Field::Bad => return None,
             Field::Good(_, false) | Field::Missing => {}
