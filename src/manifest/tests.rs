@@ -213,14 +213,14 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         (
             "  a: text",
             vec![
-                "9:6+4 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+                "9:6+4 a secret is a mapping (path, from, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
              used_by, allow_empty, allow_world_readable), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
-                "9:6+1 a secret is a mapping (path, from, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
+                "9:6+1 a secret is a mapping (path, from, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
              used_by, allow_empty, allow_world_readable), and this is a list",
             ],
         ),
