@@ -44,8 +44,14 @@ pub fn changed_lines(plan: &Plan) -> String {
 
 /// What changes, and what there is a warning about: that stands under its line.
 fn worth_a_line(plan: &Plan) -> impl Iterator<Item = &Change> {
-    let warned = |change: &Change| plan.warnings.iter().any(|warning| warning.secret == change.secret);
+    let warned =
+        |change: &Change| owns_warnings(change) && plan.warnings.iter().any(|warning| warning.secret == change.secret);
     plan.changes.iter().filter(move |change| change.action != Action::Unchanged || warned(change))
+}
+
+/// Warnings of a secret stand under the line of its file, not under that of its public part as well.
+fn owns_warnings(change: &Change) -> bool {
+    !matches!(change.content, Content::PublicPart(_))
 }
 
 /// One line for people: a sign, a path, and two columns more.
@@ -58,7 +64,8 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(change: &'a Change, [what, note]: [String; 2]) -> Self {
-        Self { sign: sign(change.action), secret: Some(&change.secret), cells: [change.path.clone(), what, note] }
+        let secret = owns_warnings(change).then_some(change.secret.as_str());
+        Self { sign: sign(change.action), secret, cells: [change.path.clone(), what, note] }
     }
 
     fn directory(directory: &NewDirectory) -> Self {

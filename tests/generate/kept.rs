@@ -221,3 +221,36 @@ fn a_token_that_stands_is_kept_and_another_length_is_only_warned_about() {
     setup.scratch.write("secrets.yaml", manifest);
     setup.run("plan", &[]).expect_code(0).expect_error("DD402");
 }
+
+#[test]
+fn a_warning_is_told_once_and_not_for_the_public_part_again() {
+    let setup = Setup::new(
+        "version: 1\nsecrets:\n  key: { path: /var/tmp/key, generate: ssh-ed25519 }\n  \
+         token: { path: /etc/secrets/token, generate: token }\nhosts: { node1: , node2: }\n",
+    );
+    let check = super::Deaddrop::new(&setup.scratch).args(["check"]).run().expect_code(0).stderr();
+    assert!(check.contains("DD401") && check.contains("deaddrop generate token"), "{check}");
+    for command in ["plan", "inject", "inject"] {
+        let said = setup.run(command, &[]).expect_code(0).stderr();
+        for code in ["NX003", "DD401"] {
+            assert_eq!(said.matches(code).count(), 1, "{command}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_new_output_has_keys_that_its_input_has_not() {
+    let setup = Setup::each_kind();
+    let before = sha256_of(&setup.image.path);
+    setup.run("inject", &["-o", "out.img", "--public-out", "first"]).expect_code(0);
+    setup.run("inject", &["-o", "out.img", "--force", "--public-out", "second"]).expect_code(0);
+    assert_eq!(sha256_of(&setup.image.path), before);
+    let read = |name: &str| fs::read_to_string(setup.scratch.join(name)).unwrap();
+    assert_ne!(read("first"), read("second"), "the input holds none, so each output has its own");
+    super::Deaddrop::new(&setup.scratch)
+        .args(["inject", "out.img", "--host", "node1", "--public-out", "third"])
+        .run()
+        .expect_code(0)
+        .expect_error("nothing to do");
+    assert_eq!(read("second"), read("third"));
+}

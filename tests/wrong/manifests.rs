@@ -138,8 +138,7 @@ fn a_path_that_cannot_be_is_refused_with_its_code_and_its_place() {
 fn what_a_manifest_cannot_say_is_an_error_at_its_place() {
     let ok = "path: /etc/x, from: env:A";
     for (name, text, want) in [
-        ("later: restart", one(&format!("{ok}, restart: [k3s.service]")), "m:3:35: unknown key `restart`"),
-        ("later: generate", one("path: /etc/x, generate: { kind: wireguard }"), "unknown key `generate`"),
+        ("a kind of key that there is not", one("path: /etc/x, generate: { kind: rsa }"), "m:3:40: unknown kind `rsa`"),
         ("never: value", one("path: /etc/x, value: hunter2"), "unknown key `value`"),
         ("a typo", one(&format!("{ok}, onwer: root")), "unknown key `onwer`"),
         ("a typo at the top", format!("{}secret: {{}}\n", one(ok)), "unknown key `secret`"),
