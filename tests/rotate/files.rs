@@ -21,7 +21,7 @@ fn a_first_run_puts_files_in_place_and_the_next_one_writes_nothing() {
     assert_eq!(mode_and_owner(&node, "/srv/a"), (0o040_755, 0, 0));
 
     let before = everything(&node);
-    job.rotate().expect_code(0).expect_error("node1: unchanged");
+    job.rotate().expect_code(0).expect_error("node1   ✓ nothing to do");
     job.deaddrop(&["verify", "@node1"]).run().expect_code(0);
     assert_untouched(&node, &before);
 }
@@ -126,7 +126,7 @@ fn paths_and_values_of_any_kind_arrive_as_they_are() {
         let path = paths.get(at).cloned().unwrap_or("/etc/secrets/last".into());
         assert_eq!(&fs::read(node.at(&path)).unwrap(), value, "{path}");
     }
-    job.deaddrop(&["rotate", "node1"]).run().expect_code(0).expect_error("node1: unchanged");
+    job.deaddrop(&["rotate", "node1"]).run().expect_code(0).expect_error("node1   ✓ nothing to do");
 }
 
 #[test]
