@@ -209,8 +209,7 @@ fn secrets_of<'m>(manifest: &'m Manifest, chosen: &[Chosen<'m>], only: &[String]
     let mut targets = Vec::with_capacity(chosen.len());
     let mut got: HashSet<&str> = HashSet::new();
     for chosen in chosen {
-        let mut secrets =
-            manifest.select(Some(chosen.name), &[]).map_err(|error| flow::wrong_selection(&error))?;
+        let mut secrets = manifest.select(Some(chosen.name), &[]).map_err(|error| flow::wrong_selection(&error))?;
         secrets.retain(|secret| only.is_empty() || only.contains(&secret.name));
         if !only.is_empty() {
             got.extend(secrets.iter().map(|secret| secret.name.as_str()));
@@ -258,9 +257,11 @@ fn values(manifest: &Manifest, targets: &[Target<'_>]) -> Result<Values, Failure
             BecomePassword::Ask => None,
         })
         .collect();
-    wanted.extend(
-        passwords.iter().map(|(whose, reference)| source::Wanted { reference, secret: whose, allow_empty: false }),
-    );
+    wanted.extend(passwords.iter().map(|(whose, reference)| source::Wanted {
+        reference,
+        secret: whose,
+        allow_empty: false,
+    }));
     let values = source::fetch(manifest, &wanted).map_err(|errors| {
         let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
         Failure::refused(errors.iter().map(message).collect())
@@ -277,7 +278,8 @@ fn values(manifest: &Manifest, targets: &[Target<'_>]) -> Result<Values, Failure
 fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
     let prompt = format!("Password of the user on {}: ", suggest::list(hosts.iter().copied()));
     let refused = |what: String| {
-        let hint = "run it in a terminal, or say in the manifest where the password comes from: become_password: SOURCE:ITEM";
+        let hint =
+            "run it in a terminal, or say in the manifest where the password comes from: become_password: SOURCE:ITEM";
         Err(Failure::refused(vec![Message::new(what).hint(hint)]))
     };
     match source::ask(&prompt) {

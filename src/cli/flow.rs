@@ -172,7 +172,12 @@ fn only_rotate(target: &str) -> Failure {
 }
 
 /// A running node, to be looked at.
-fn open_node<'w>(manifest: &Manifest, looked: Looked<'_>, ssh: &SshArgs, name: &str) -> Result<Box<dyn Target + 'w>, Failure> {
+fn open_node<'w>(
+    manifest: &Manifest,
+    looked: Looked<'_>,
+    ssh: &SshArgs,
+    name: &str,
+) -> Result<Box<dyn Target + 'w>, Failure> {
     let only_for_images = |option: &str| {
         let message = format!("{option} is for images, and `@{name}` is a running node");
         Failure::usage(Message::new(message).hint("leave it out"))

@@ -87,7 +87,9 @@ impl Args {
             let image = images.first().map_or("IMAGE".into(), |image| image.display().to_string());
             let image = crate::image::text::shown_text(&image).unwrap_or_default();
             let hint = format!("deaddrop inject {image} --host NAME");
-            return Err(Failure::usage(Message::new("rotate is for nodes that run; on images it is `inject`").hint(hint)));
+            return Err(Failure::usage(
+                Message::new("rotate is for nodes that run; on images it is `inject`").hint(hint),
+            ));
         }
         let hosts = match self.local {
             true => Which::Local(self.host.as_deref()),

@@ -48,7 +48,9 @@ mod tests {
 
     fn parse(serial: &str) -> Result<Vec<String>, String> {
         let manifest = Manifest::parse(&format!("{HOSTS}serial: {serial}\n"), Path::new("m"));
-        manifest.map(|manifest| manifest.serial).map_err(|errors| anstream::adapter::strip_str(&errors.to_string()).to_string())
+        manifest
+            .map(|manifest| manifest.serial)
+            .map_err(|errors| anstream::adapter::strip_str(&errors.to_string()).to_string())
     }
 
     #[test]

@@ -363,11 +363,15 @@ fn every_mistake_elsewhere_is_told_at_its_place() {
         ("version: 1.0\n", vec!["1:10+3 `version` is not `1.0`"]),
         (
             "- a\n",
-            vec!["1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is a list"],
+            vec![
+                "1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is a list",
+            ],
         ),
         (
             "text\n",
-            vec!["1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is text"],
+            vec![
+                "1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is text",
+            ],
         ),
         ("version: 1\nsecret: {}\n", vec!["2:1+6 unknown key `secret`"]),
         ("version: 1\nsecrets: []\n", vec!["2:10+1 `secrets` is a mapping of names, and this is a list"]),

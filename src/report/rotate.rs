@@ -125,7 +125,8 @@ impl Row {
             }
         }
         let mut lines = lines.into_iter();
-        let mut text = format!("  {}{:pad$}   {} {}", self.host, "", paint(style, sign), lines.next().unwrap_or_default());
+        let mut text =
+            format!("  {}{:pad$}   {} {}", self.host, "", paint(style, sign), lines.next().unwrap_or_default());
         if self.status != Status::Skipped {
             let time = text::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
             let plain = anstream::adapter::strip_str(&text).to_string();
@@ -230,7 +231,10 @@ impl Sum {
         let plural = if self.hosts == 1 { "" } else { "s" };
         let mut parts = match kind {
             Kind::Rotate if good == self.hosts && self.done > 0 && self.unchanged > 0 => {
-                vec![format!("{good} of {} host{plural} done: {} changed, {} unchanged", self.hosts, self.done, self.unchanged)]
+                vec![format!(
+                    "{good} of {} host{plural} done: {} changed, {} unchanged",
+                    self.hosts, self.done, self.unchanged
+                )]
             }
             Kind::Rotate => vec![format!("{good} of {} host{plural} done", self.hosts)],
             Kind::DryRun | Kind::Plan => {
@@ -290,7 +294,8 @@ pub fn object(rows: &[Row], kind: Kind) -> Value {
                 }
             }
             let changes = row.changes.iter();
-            let changes = changes.map(|(secret, path, action)| json!({ "secret": secret, "path": path, "action": action.name() }));
+            let changes = changes
+                .map(|(secret, path, action)| json!({ "secret": secret, "path": path, "action": action.name() }));
             host["changes"] = changes.collect();
             host["warnings"] = json::warnings(&row.warnings);
             host["restarted"] = json!(row.restarted);
@@ -325,7 +330,10 @@ pub fn warnings(rows: &[Row]) -> Vec<String> {
     }
     let shown = |(warning, hosts): (&Warning, Vec<&str>)| {
         let on = suggest::list(hosts.into_iter());
-        report::warning_lines(&Warning { message: format!("{}: {} (on {on})", warning.secret, warning.message), ..warning.clone() })
+        report::warning_lines(&Warning {
+            message: format!("{}: {} (on {on})", warning.secret, warning.message),
+            ..warning.clone()
+        })
     };
     found.into_iter().map(shown).collect()
 }
@@ -388,13 +396,20 @@ mod tests {
 
     #[test]
     fn a_host_has_one_line_with_its_time_and_a_long_reason_goes_on_below() {
-        assert_eq!(plain(&rows()[0].line(6, Kind::Rotate, Some(100))).trim_end(), format!("  node1    ✓ nothing to do{:49}3.1 s", ""));
+        assert_eq!(
+            plain(&rows()[0].line(6, Kind::Rotate, Some(100))).trim_end(),
+            format!("  node1    ✓ nothing to do{:49}3.1 s", "")
+        );
         let long = "word ".repeat(40);
         let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, Kind::Rotate, Some(100)));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.1 s"), "{text}");
         assert!(lines.len() > 1 && lines[1].starts_with("             word"), "{text}");
-        let told = plain(&row("n", Status::Failed, Some(Message::new("it failed").cause("a  log"))).line(1, Kind::Rotate, None));
+        let told = plain(&row("n", Status::Failed, Some(Message::new("it failed").cause("a  log"))).line(
+            1,
+            Kind::Rotate,
+            None,
+        ));
         assert_eq!(told.lines().nth(1), Some("        a  log"));
     }
 

@@ -233,7 +233,11 @@ hosts:
         for (word, error, hint) in [
             ("web3", "unknown host `web3`", "did you mean `web1` or `web2`? hosts here: card, db1, web1, web2"),
             ("data", "unknown host `data`", "did you mean `tag:data`? hosts here: card, db1, web1, web2"),
-            ("tag:wep", "no host has the tag `wep`", "did you mean `tag:web`? tags here: tag:data, tag:edge, tag:image, tag:web"),
+            (
+                "tag:wep",
+                "no host has the tag `wep`",
+                "did you mean `tag:web`? tags here: tag:data, tag:edge, tag:image, tag:web",
+            ),
             ("tag:", "no host has the tag ``", "tags here: tag:data, tag:edge, tag:image, tag:web"),
             ("\u{1b}[2J", "unknown host `\u{fffd}[2J`", "hosts here: card, db1, web1, web2"),
         ] {

@@ -23,7 +23,9 @@ pub fn manifest(nodes: &Nodes, keys: &str, more: &str, top: &str) {
     let mut text = format!("version: 1\n{top}secrets:\n");
     for number in 0..SECRETS {
         let more = if number == 0 { more } else { "" };
-        text.push_str(&format!("  s{number:02}: {{ path: /etc/secrets/s{number:02}, from: env:S{number:02}{more} }}\n"));
+        text.push_str(&format!(
+            "  s{number:02}: {{ path: /etc/secrets/s{number:02}, from: env:S{number:02}{more} }}\n"
+        ));
     }
     text.push_str(&format!("hosts:\n{}", nodes.hosts(keys)));
     nodes.scratch.write("secrets.yaml", text);
@@ -35,12 +37,24 @@ pub struct Values(Vec<Canary>);
 impl Values {
     /// Texts that begin with `old`.
     pub fn new() -> Self {
-        Self((0..SECRETS).map(|number| Canary::of(&format!("s{number:02}"), format!("old-{}", Canary::new("random").text()).as_bytes())).collect())
+        Self(
+            (0..SECRETS)
+                .map(|number| {
+                    Canary::of(&format!("s{number:02}"), format!("old-{}", Canary::new("random").text()).as_bytes())
+                })
+                .collect(),
+        )
     }
 
     /// Others, whose text begins with `new`.
     pub fn other() -> Self {
-        Self((0..SECRETS).map(|number| Canary::of(&format!("s{number:02}"), format!("new-{}", Canary::new("random").text()).as_bytes())).collect())
+        Self(
+            (0..SECRETS)
+                .map(|number| {
+                    Canary::of(&format!("s{number:02}"), format!("new-{}", Canary::new("random").text()).as_bytes())
+                })
+                .collect(),
+        )
     }
 
     /// One of them.
@@ -56,7 +70,10 @@ impl Values {
     /// A run of `deaddrop` with these values, for these nodes' manifest and ssh configuration.
     pub fn deaddrop<'a>(&self, nodes: &'a Nodes, args: &[&str]) -> Deaddrop<'a> {
         let run = Deaddrop::new(&nodes.scratch).args(args).args(["--ssh-config", "ssh_config"]);
-        self.0.iter().enumerate().fold(run, |run, (number, value)| run.env(format!("S{number:02}"), value.text()).plant(value))
+        self.0
+            .iter()
+            .enumerate()
+            .fold(run, |run, (number, value)| run.env(format!("S{number:02}"), value.text()).plant(value))
     }
 
     /// Panics unless the node holds all of them.
@@ -73,7 +90,12 @@ impl Values {
 /// The statuses of the JSON object's hosts, in its order.
 pub fn statuses(object: &serde_json::Value) -> Vec<(String, String)> {
     let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
-    object["hosts"].as_array().expect("a list").iter().map(|host| (text(&host["host"]), text(&host["status"]))).collect()
+    object["hosts"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|host| (text(&host["host"]), text(&host["status"])))
+        .collect()
 }
 
 /// Panics unless the node has none of the secrets.

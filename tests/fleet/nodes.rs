@@ -166,7 +166,10 @@ impl Nodes {
         script.push_str("mount -t tmpfs -o mode=0755 tmpfs /run\nmkdir -p /run/sshd /run/systemd/system\n");
         let at = |name: &str| self.scratch.join(name).display().to_string();
         // The stand-in, whatever PATH a session has.
-        script.push_str(&format!("if [ -e /usr/bin/systemctl ]; then mount --bind '{}' /usr/bin/systemctl; fi\n", at("bin/systemctl")));
+        script.push_str(&format!(
+            "if [ -e /usr/bin/systemctl ]; then mount --bind '{}' /usr/bin/systemctl; fi\n",
+            at("bin/systemctl")
+        ));
         let options = [
             "ListenAddress=127.0.0.1".to_owned(),
             format!("AuthorizedKeysFile={}", at("user.pub")),
@@ -184,7 +187,16 @@ impl Nodes {
         let log = fs::File::create(self.log(number)).unwrap();
         let mut command = Command::new("setpriv");
         // Also when the test itself is killed.
-        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+        ]);
         command.args(["sh", "-c", &script]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("starting setpriv and unshare: {error}"))
     }

@@ -21,7 +21,10 @@ fn a_canary_that_fails_stops_all_others_before_they_are_contacted() {
     break_node(&nodes, 1);
     let values = Values::new();
     let before: Vec<usize> = (0..4).map(|number| nodes.connections(number)).collect();
-    let run = values.deaddrop(&nodes, &["rotate", "node000", "node001", "--all", "--canary", "2", "--json"]).run().expect_code(4);
+    let run = values
+        .deaddrop(&nodes, &["rotate", "node000", "node001", "--all", "--canary", "2", "--json"])
+        .run()
+        .expect_code(4);
     assert_eq!(status_words(&run.json()), ["done", "failed", "skipped", "skipped"]);
     assert!(run.json()["hosts"][2]["error"].as_str().unwrap().contains("a canary failed"));
     assert!(run.stderr().contains("1 of 4 hosts done, 1 failed, 2 not begun"), "{}", run.stderr());

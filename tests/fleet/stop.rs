@@ -15,7 +15,11 @@ use crate::{Values, assert_empty, manifest};
 fn stopped_at(nodes: &Nodes, values: &Values, args: &[&str], mark: &str, signal: Signal) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deaddrop"));
     command.args(["rotate", "--all", "--parallel", "1", "--json", "--ssh-config", "ssh_config"]).args(args);
-    command.current_dir(nodes.scratch.path()).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", nodes.scratch.path());
+    command
+        .current_dir(nodes.scratch.path())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", nodes.scratch.path());
     command.envs(values.environment()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("starting the program");
     while !nodes.scratch.join(mark).exists() {
@@ -37,7 +41,8 @@ fn a_host_that_runs_ends_whole_and_the_others_do_not_begin() {
         let output = stopped_at(&nodes, &values, &[], "mark", signal);
         assert_eq!(output.status.code(), Some(4), "{signal}");
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let words: Vec<&str> = object["hosts"].as_array().unwrap().iter().filter_map(|host| host["status"].as_str()).collect();
+        let words: Vec<&str> =
+            object["hosts"].as_array().unwrap().iter().filter_map(|host| host["status"].as_str()).collect();
         assert_eq!(words, ["done", "skipped", "skipped"], "{signal}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("no other host begins"), "{signal}");
         values.assert_on(&nodes, 0);
@@ -56,7 +61,10 @@ fn where_nothing_was_changed_the_exit_code_is_that_of_the_signal() {
         // The first host refuses, after it has left a mark: it is its login shell's doing.
         nodes.shell(0, "mkdir -p /etc/secrets/s03");
         let mark = nodes.scratch.join("mark");
-        let wait = format!("ProxyCommand=bash -c ': > {}; sleep 0.5; exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'", mark.display());
+        let wait = format!(
+            "ProxyCommand=bash -c ': > {}; sleep 0.5; exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'",
+            mark.display()
+        );
         let values = Values::new();
         let output = stopped_at(&nodes, &values, &["--ssh-option", &wait], "mark", signal);
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));

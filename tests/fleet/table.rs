@@ -36,7 +36,8 @@ fn of_a_hundred_nodes_three_fail_in_three_ways_and_the_others_are_done() {
         REFUSED => "failed",
         _ => "done",
     };
-    let wanted: Vec<(String, String)> = (0..NODES).map(|number| (Nodes::name(number), want(number).to_owned())).collect();
+    let wanted: Vec<(String, String)> =
+        (0..NODES).map(|number| (Nodes::name(number), want(number).to_owned())).collect();
     let other: Vec<_> = statuses(&object).into_iter().zip(wanted).filter(|(found, want)| found != want).collect();
     assert!(other.is_empty(), "{other:?}\n{}", first.stderr());
     let summary = serde_json::json!({
@@ -53,7 +54,11 @@ fn of_a_hundred_nodes_three_fail_in_three_ways_and_the_others_are_done() {
             values.assert_on(&nodes, number);
         }
     }
-    assert!(object["hosts"][REFUSED]["error"].as_str().unwrap().contains("/etc/secrets/s03"), "{}", object["hosts"][REFUSED]);
+    assert!(
+        object["hosts"][REFUSED]["error"].as_str().unwrap().contains("/etc/secrets/s03"),
+        "{}",
+        object["hosts"][REFUSED]
+    );
     assert!(object["hosts"][FOREIGN]["error"].as_str().unwrap().contains("host key"), "{}", object["hosts"][FOREIGN]);
     assert_empty(&nodes, DOWN);
     assert_empty(&nodes, FOREIGN);
@@ -64,7 +69,8 @@ fn of_a_hundred_nodes_three_fail_in_three_ways_and_the_others_are_done() {
     let said = first.stderr();
     for number in 0..NODES {
         let name = format!("  {} ", Nodes::name(number));
-        let line = said.lines().find(|line| line.starts_with(&name)).unwrap_or_else(|| panic!("{name} is missing:\n{said}"));
+        let line =
+            said.lines().find(|line| line.starts_with(&name)).unwrap_or_else(|| panic!("{name} is missing:\n{said}"));
         let sign = if FAILING.contains(&number) { '✗' } else { '✓' };
         assert!(line.contains(sign), "{line}");
         assert!(FAILING.contains(&number) || line.contains("10 changed"), "{line}");
@@ -111,7 +117,9 @@ fn on_a_terminal_running_hosts_have_a_line_with_their_step() {
 /// True where some text has a colour or is bold: `ESC [ … m`.
 fn is_coloured(screen: &str) -> bool {
     let codes = screen.split("\u{1b}[").skip(1);
-    codes.filter_map(|code| code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').chars().next()).any(|end| end == 'm')
+    codes
+        .filter_map(|code| code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').chars().next())
+        .any(|end| end == 'm')
 }
 
 #[test]

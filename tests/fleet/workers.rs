@@ -36,7 +36,8 @@ fn shards_cover_every_host_once_whatever_says_which_one_it_is() {
         assert_eq!((0..3).map(|worker| hosts(by(worker, how))).collect::<Vec<_>>(), shards, "{how}");
     }
     // One host alone is in one of many shards, and the others have nothing to do.
-    let alone = |shard: usize| values.deaddrop(&nodes, &["rotate", "node004", "--json", "--shard", &format!("{shard}/40")]);
+    let alone =
+        |shard: usize| values.deaddrop(&nodes, &["rotate", "node004", "--json", "--shard", &format!("{shard}/40")]);
     let found: usize = (1..=40).map(|shard| hosts(alone(shard)).len()).sum();
     assert_eq!(found, 1);
 }
@@ -46,7 +47,8 @@ fn a_vault_is_read_once_for_all_hosts() {
     let nodes = Nodes::start(3);
     let values = Values::new();
     // A program that notes each of its runs, and reads its values from a file, since it gets none of our variables that hold some.
-    let object: Vec<String> = (0..SECRETS).map(|number| format!("\"v{number:02}\": \"{}\"", values.text(number))).collect();
+    let object: Vec<String> =
+        (0..SECRETS).map(|number| format!("\"v{number:02}\": \"{}\"", values.text(number))).collect();
     nodes.scratch.write("vault.json", format!("{{{}}}", object.join(", ")));
     let program = nodes.scratch.write("vault", "#!/bin/sh\necho once >> runs\ncat vault.json\n");
     fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();

@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use crate::common::run::Deaddrop;
 use crate::nodes::Nodes;
 use crate::{Values, assert_empty, manifest};
-use crate::common::run::Deaddrop;
 
 #[test]
 fn an_unknown_host_or_tag_is_told_before_any_contact() {
@@ -58,7 +58,10 @@ fn a_value_that_cannot_be_had_or_does_not_fit_is_told_before_any_contact() {
     run.expect_refusal("none of the values", 1, &["$S00 is not set", "$S09 is not set"]);
     // Only on the second host, and only there unfit.
     let text = fs::read_to_string(nodes.scratch.join("secrets.yaml")).unwrap();
-    let unfit = text.replace("s09, from: env:S09", "s09, from: env:S09, hosts: [node001], used_by: users.users.a.hashedPasswordFile");
+    let unfit = text.replace(
+        "s09, from: env:S09",
+        "s09, from: env:S09, hosts: [node001], used_by: users.users.a.hashedPasswordFile",
+    );
     assert!(unfit != text);
     nodes.scratch.write("secrets.yaml", unfit);
     values.deaddrop(&nodes, &["rotate", "--all"]).run().expect_refusal("unfit", 1, &["s09: NX012"]);
