@@ -31,11 +31,20 @@ impl Person {
 }
 
 /// Runs `rotate --all` with these arguments on a terminal; `person` answers. Gives the exit code and all that was shown.
-fn on_a_terminal(nodes: &Nodes, values: &Values, args: &str, person: impl FnOnce(&mut Person)) -> (Option<i32>, String) {
+fn on_a_terminal(
+    nodes: &Nodes,
+    values: &Values,
+    args: &str,
+    person: impl FnOnce(&mut Person),
+) -> (Option<i32>, String) {
     let line = format!("{} rotate --all --ssh-config ssh_config {args}", env!("CARGO_BIN_EXE_deaddrop"));
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).current_dir(nodes.scratch.path()).env_clear();
-    command.env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").env("HOME", nodes.scratch.path()).env("TERM", "xterm");
+    command
+        .env("PATH", "/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", nodes.scratch.path())
+        .env("TERM", "xterm");
     command.envs(values.environment()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("running script (Debian package bsdutils)");
     let (keyboard, screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
