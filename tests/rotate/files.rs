@@ -175,3 +175,21 @@ fn names_that_nixos_makes_at_boot_are_refused_on_a_node_too() {
     job.rotate().expect_code(0);
     job.assert_in_place(&node);
 }
+
+#[test]
+fn hundreds_of_secrets_go_in_one_session() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let mut job = Job::new(&scratch);
+    // More than the node looks at, or gives one program, at once.
+    for at in 0..230 {
+        let directory = if at % 7 == 0 { "/srv/made" } else { "/etc/secrets" };
+        job.add(&format!("s{at}"), &format!("{directory}/s{at}"), "");
+    }
+    job.rotate().expect_code(0);
+    job.assert_in_place(&node);
+    job.rotate().expect_code(0).expect_error("node1: unchanged");
+    job.change_all().rotate().expect_code(0);
+    job.assert_in_place(&node);
+    assert_eq!(node.log().matches("Starting session").count(), 3, "one session a run");
+}
