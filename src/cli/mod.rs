@@ -40,7 +40,8 @@ struct Global {
     verbose: u8,
 }
 
-/// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, values from your password manager.
+/// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, values from
+/// your password manager.
 #[derive(Debug, Parser)]
 #[command(name = "deaddrop", version, arg_required_else_help = true, max_term_width = 100, after_help = THREE_USES)]
 struct Cli {
@@ -61,7 +62,8 @@ Three uses:
       deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate); 5 stopped in the middle, and the next run finishes it;
+3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate);
+5 stopped in the middle, and the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
 #[derive(Debug, Subcommand)]

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unicode_width::UnicodeWidthStr;
 
 use super::rotate::{Kind, Row, WIDEST_NAME};
-use super::{Ui, print_error_stream};
+use super::{Ui, print_error_stream, wrap};
 use crate::image::text;
 use crate::rotate::fleet::Watcher;
 use crate::rotate::{HostEnd, Step};
@@ -99,7 +99,8 @@ impl Watcher for Hosts<'_> {
 
     fn ended(&self, host: usize, end: HostEnd) {
         let row = Row::new(self.names[host], end, self.kind, self.ui.verbose);
-        let line = row.line(self.width, self.kind);
+        let width = std::io::stderr().is_terminal().then(wrap::width);
+        let line = row.line(self.width, self.kind, width);
         let mut state = self.lock();
         state.ended = state.ended.saturating_add(1);
         let (ended, all) = (state.ended, state.rows.len());

@@ -104,9 +104,10 @@ impl Row {
         reason.strip_prefix(&format!("{}: ", self.host)).map_or(reason.clone(), str::to_owned)
     }
 
-    /// The host's line for people, and the lines below it; `names` is the width of the column of names.
+    /// The host's line for people, and the lines below it; `names` is the width of the column of names, and `width` that of the
+    /// terminal, if there is one: a log is searched for whole lines.
     #[must_use]
-    pub fn line(&self, names: usize, kind: Kind) -> String {
+    pub fn line(&self, names: usize, kind: Kind, width: Option<usize>) -> String {
         let pad = names.saturating_sub(self.host.width());
         let indent = names.saturating_add(7);
         let (sign, style) = match self.status {
@@ -116,10 +117,12 @@ impl Row {
             _ => ("✗", style::ERROR),
         };
         let reason = self.error.as_ref().map_or_else(|| self.what.clone(), |error| self.reason(error));
-        let room = wrap::width().saturating_sub(indent);
         let mut lines: Vec<String> = Vec::new();
         for part in reason.lines() {
-            lines.extend(wrap::wrap(part, room));
+            match width {
+                Some(width) => lines.extend(wrap::wrap(part, width.saturating_sub(indent))),
+                None => lines.push(part.to_owned()),
+            }
         }
         let mut lines = lines.into_iter();
         let mut text =
@@ -394,19 +397,25 @@ mod tests {
     #[test]
     fn a_host_has_one_line_with_its_time_and_a_long_reason_goes_on_below() {
         assert_eq!(
-            plain(&rows()[0].line(6, Kind::Rotate)).trim_end(),
+            plain(&rows()[0].line(6, Kind::Rotate, Some(100))).trim_end(),
             format!("  node1    ✓ nothing to do{:49}3.1 s", "")
         );
         let long = "word ".repeat(40);
-        let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, Kind::Rotate));
+        let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, Kind::Rotate, Some(100)));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.1 s"), "{text}");
         assert!(lines.len() > 1 && lines[1].starts_with("             word"), "{text}");
+        let told = plain(&row("n", Status::Failed, Some(Message::new("it failed").cause("a  log"))).line(
+            1,
+            Kind::Rotate,
+            None,
+        ));
+        assert_eq!(told.lines().nth(1), Some("        a  log"));
     }
 
     #[test]
     fn a_reason_does_not_say_the_name_again() {
-        assert!(plain(&rows()[2].line(6, Kind::Rotate)).starts_with("  node 3   ✗ k3s.service failed  "));
+        assert!(plain(&rows()[2].line(6, Kind::Rotate, Some(100))).starts_with("  node 3   ✗ k3s.service failed  "));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asked;
 mod look;
 mod nodes;
 mod order;

@@ -1,6 +1,7 @@
 //! A run that is stopped: what runs ends whole, and nothing else begins.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,11 +22,12 @@ fn stopped_at(nodes: &Nodes, values: &Values, args: &[&str], mark: &str, signal:
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", nodes.scratch.path());
     command.envs(values.environment()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().expect("starting the program");
+    // As a terminal's Ctrl-C does it: the program and all that it has started get the signal.
+    let child = command.process_group(0).spawn().expect("starting the program");
     while !nodes.scratch.join(mark).exists() {
         sleep(Duration::from_millis(5));
     }
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).expect("sending a signal");
+    kill(Pid::from_raw(-i32::try_from(child.id()).unwrap()), signal).expect("sending a signal");
     child.wait_with_output().expect("waiting for the program")
 }
 

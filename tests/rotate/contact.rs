@@ -14,7 +14,7 @@ fn a_node_that_is_down_is_unreachable() {
     node.stop();
     let mut job = Job::new(&scratch);
     job.add("a", "/etc/secrets/a", "");
-    job.rotate().expect_code(1).expect_error("node1: could not be entered").expect_error("Connection refused");
+    job.rotate().expect_code(1).expect_error("node1   ✗ could not be entered").expect_error("Connection refused");
     job.deaddrop(&["plan", "@node1"]).run().expect_code(1).expect_error("Connection refused");
 }
 
@@ -57,7 +57,7 @@ fn a_host_that_takes_the_connection_and_says_nothing_is_given_up() {
     job.deaddrop(&["rotate", "node1", "--timeout", "1"])
         .run()
         .expect_code(1)
-        .expect_error("node1: could not be entered");
+        .expect_error("node1   ✗ could not be entered");
     // A login shell that hangs after the login.
     fs::write(node.at("/srv/hang"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
     drop(node);

@@ -21,7 +21,7 @@ fn a_first_run_puts_files_in_place_and_the_next_one_writes_nothing() {
     assert_eq!(mode_and_owner(&node, "/srv/a"), (0o040_755, 0, 0));
 
     let before = everything(&node);
-    job.rotate().expect_code(0).expect_error("node1: unchanged");
+    job.rotate().expect_code(0).expect_error("node1   ✓ nothing to do");
     job.deaddrop(&["verify", "@node1"]).run().expect_code(0);
     assert_untouched(&node, &before);
 }
@@ -126,7 +126,7 @@ fn paths_and_values_of_any_kind_arrive_as_they_are() {
         let path = paths.get(at).cloned().unwrap_or("/etc/secrets/last".into());
         assert_eq!(&fs::read(node.at(&path)).unwrap(), value, "{path}");
     }
-    job.deaddrop(&["rotate", "node1"]).run().expect_code(0).expect_error("node1: unchanged");
+    job.deaddrop(&["rotate", "node1"]).run().expect_code(0).expect_error("node1   ✓ nothing to do");
 }
 
 #[test]
@@ -174,4 +174,22 @@ fn names_that_nixos_makes_at_boot_are_refused_on_a_node_too() {
     job.add("a", "/etc/free", "");
     job.rotate().expect_code(0);
     job.assert_in_place(&node);
+}
+
+#[test]
+fn hundreds_of_secrets_go_in_one_session() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let mut job = Job::new(&scratch);
+    // More than the node looks at, or gives one program, at once.
+    for at in 0..230 {
+        let directory = if at % 7 == 0 { "/srv/made" } else { "/etc/secrets" };
+        job.add(&format!("s{at}"), &format!("{directory}/s{at}"), "");
+    }
+    job.rotate().expect_code(0);
+    job.assert_in_place(&node);
+    job.rotate().expect_code(0).expect_error("node1: unchanged");
+    job.change_all().rotate().expect_code(0);
+    job.assert_in_place(&node);
+    assert_eq!(node.log().matches("Starting session").count(), 3, "one session a run");
 }

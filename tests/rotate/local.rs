@@ -41,7 +41,7 @@ fn the_same_is_done_without_ssh() {
     assert_eq!(node.acts(), ["restart -- a.service"]);
     let before = everything(&node);
     let output = on_the_node(&scratch, &node, &["rotate", "--local", "--host", "node1"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("unchanged"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing to do"));
     assert_untouched(&node, &before);
     let output = on_the_node(&scratch, &node, &["rotate", "--local"]);
     assert_eq!(output.status.code(), Some(2), "a host is needed");

@@ -20,12 +20,12 @@ fn whole_life(scratch: &Scratch, node: &Node) {
     job.assert_in_place(node);
     assert!(node.at("/srv/a  b").exists());
     let before = everything(node);
-    job.rotate().expect_code(0).expect_error("node1: unchanged");
+    job.rotate().expect_code(0).expect_error("node1   ✓ nothing to do");
     assert_untouched(node, &before);
     job.change_all().rotate().expect_code(0);
     job.assert_in_place(node);
     node.on_restart("a.service", "exit 1");
-    job.change_all().rotate().expect_code(1).expect_error("node1: rolled-back");
+    job.change_all().rotate().expect_code(1).expect_error("1 failed and was rolled back");
     assert_eq!(job.states(node), ["old", "old"]);
     node.assert_clean();
 }

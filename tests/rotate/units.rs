@@ -68,7 +68,7 @@ fn a_unit_that_fails_with_the_new_value_gets_the_old_one_back() {
         .expect_code(1)
         .expect_error("b.service could not be restarted: the old files are back")
         .expect_error("the token is wrong")
-        .expect_error("node1: rolled-back");
+        .expect_error("1 failed and was rolled back");
     assert_eq!(job.states(&node), ["old", "new", "none"]);
     assert_eq!(fs::read(node.at("/etc/secrets/one")).unwrap(), old);
     assert!(!node.at("/etc/made").exists());

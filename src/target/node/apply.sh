@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
 # deaddrop on a node, second part: puts files in place, all of them or none, and tells the units that use them.
 # Sent only when something is to be done. docs/rotation.md describes the order of what is done, and why.
 #

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
 # deaddrop on a node, first part: tells what stands there. POSIX sh. Writes nothing.
 # Read by src/target/node/protocol.rs, which describes what is said here; comments and indentation are not sent.
 # $nonce is set before this: what the login shell said meanwhile does not hold it.

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
@@ -110,6 +110,10 @@ impl Session {
         let prompt = password.map(|_| format!("{nonce}:password"));
         let shell = shell(&nonce, prompt.is_some());
         let mut command = command(login, &shell, prompt.as_deref());
+        if !login.interactive {
+            // Out of reach of a terminal's Ctrl-C: a node that is being changed shall come to its end. ssh asks nothing here.
+            command.process_group(0);
+        }
         for name in &login.hidden {
             command.env_remove(name);
         }

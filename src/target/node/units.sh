@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
 # deaddrop on a node, third part: the units and programs that use what has changed, and whether they are well. Sent with the second part.
 #
 # $unit_1, …: `restart|try|reload WATCH NAME`, WATCH being 1 where the unit is watched for $settle seconds.
