@@ -261,7 +261,7 @@ impl Sum {
     }
 
     fn json(&self, kind: Kind) -> Value {
-        let done = if kind.is_dry() { DIFFERS } else { Status::Done.name() };
+        let done = status_name(Status::Done, kind);
         json!({
             done: self.done,
             Status::Unchanged.name(): self.unchanged,
@@ -273,8 +273,14 @@ impl Sum {
     }
 }
 
-/// The status of a host that would be changed, in a run that writes nothing.
-const DIFFERS: &str = "differs";
+/// A status in `--json`. `plan` and `verify` say of a host that would be changed that it differs; `rotate` has no other words
+/// when it only looks: `dry_run` tells.
+fn status_name(status: Status, kind: Kind) -> &'static str {
+    match (status, kind) {
+        (Status::Done, Kind::Plan | Kind::Verify) => "differs",
+        (status, _) => status.name(),
+    }
+}
 
 /// The object of `--json`.
 #[must_use]
@@ -282,11 +288,7 @@ pub fn object(rows: &[Row], kind: Kind) -> Value {
     let hosts: Vec<Value> = rows
         .iter()
         .map(|row| {
-            let status = match row.status {
-                Status::Done if kind.is_dry() => DIFFERS,
-                status => status.name(),
-            };
-            let mut host = json!({ "host": row.host, "status": status });
+            let mut host = json!({ "host": row.host, "status": status_name(row.status, kind) });
             if let Some(error) = &row.error {
                 host["error"] = json!(row.reason(error));
                 if !error.hints().is_empty() {
@@ -455,12 +457,12 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looked_says_differs_and_never_done() {
+    fn a_host_that_would_be_changed_differs_or_is_done_in_a_dry_run() {
         let rows = [row("a", Status::Done, None)];
-        for kind in [Kind::DryRun, Kind::Plan, Kind::Verify] {
+        for (kind, status) in [(Kind::DryRun, "done"), (Kind::Plan, "differs"), (Kind::Verify, "differs")] {
             let object = object(&rows, kind);
-            assert_eq!(object["hosts"][0]["status"], "differs");
-            assert_eq!((&object["summary"]["differs"], &object["summary"]["done"]), (&json!(1), &Value::Null));
+            assert_eq!(object["hosts"][0]["status"], status);
+            assert_eq!(object["summary"][status], 1);
             assert_eq!(object["dry_run"] == true, kind == Kind::DryRun);
         }
     }
