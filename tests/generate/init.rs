@@ -82,8 +82,7 @@ fn the_manifest_works_as_it_stands_once_the_vault_has_its_items() {
     let scratch = Scratch::new();
     let image = super::images::RAW_EFI.committed(&scratch);
     init(&scratch, &["--host", "node1", "--vault", "dotenv:secrets.env", "--yes"]).expect_code(0);
-    scratch
-        .write("secrets.env", "ADMIN_LOGIN='correct horse'\nK3S_TOKEN=abcdefghijklmnop\nWIFI='psk_home=xyzxyzxyz'\n");
+    scratch.write("secrets.env", "ADMIN_LOGIN='correct horse'\nK3S_TOKEN=abcdefghijklmnop\nWIFI=xyzxyzxyz\n");
     Deaddrop::new(&scratch).args(["inject", "raw-efi.img", "--host", "node1"]).run().expect_code(0);
     super::common::mount::assert_fsck_clean(&image);
     Deaddrop::new(&scratch).args(["verify", "raw-efi.img", "--host", "node1"]).run().expect_code(0);
