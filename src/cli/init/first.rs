@@ -131,63 +131,6 @@ impl Usual {
                  used_by: networking.wireless.secretsFile\n",
                 vault.item("Wifi")
             ),
-            Self::DeployKey => "deploy-key",
-            Self::HostKey => "host-key",
-        }
-    }
-
-    /// All of their names, for a question.
-    pub(super) fn names() -> String {
-        Self::ALL.map(Self::name).join(", ")
-    }
-
-    /// Those that are named, each once.
-    pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Self>, String> {
-        let mut list = Vec::new();
-        for name in names.map(str::trim).filter(|name| !name.is_empty()) {
-            let Some(usual) = Self::ALL.into_iter().find(|usual| usual.name() == name) else {
-                let near = suggest::near(name, Self::ALL.map(Self::name).into_iter());
-                let near = suggest::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
-                let name = crate::image::text::shown_text(name).unwrap_or_default();
-                return Err(format!("there is no `{name}` among {}{near}", Self::names()));
-            };
-            if !list.contains(&usual) {
-                list.push(usual);
-            }
-        }
-        Ok(list)
-    }
-
-    fn lines(self, vault: &Vault, user: &str) -> String {
-        let item = |title: &str| yaml(&vault.item(title));
-        match self {
-            Self::Login => {
-                let option = format!("users.users.{user}.hashedPasswordFile");
-                format!(
-                    "  # The login password of {user}. NixOS wants a hash, so one is made:\n  \
-                     #   {option} = \"/etc/secrets/{user}-password\";\n  \
-                     {}:\n    path: {}\n    from: {}\n    hash: yescrypt\n    used_by: {}\n",
-                    yaml(&format!("{user}-password")),
-                    yaml(&format!("/etc/secrets/{user}-password")),
-                    item(&format!("{user} login")),
-                    yaml(&option),
-                )
-            }
-            Self::K3sToken => format!(
-                "  # The token by which the nodes of a cluster join it: the same on all of them, so it comes from the vault.\n  \
-                 # `deaddrop generate token` prints a new one.\n  \
-                 #   services.k3s.tokenFile = \"/etc/secrets/k3s-token\";\n  \
-                 k3s-token:\n    path: /etc/secrets/k3s-token\n    from: {}\n    used_by: services.k3s.tokenFile\n",
-                item("k3s token")
-            ),
-            Self::Wifi => format!(
-                "  # Lines such as psk_home=PASSWORD, one a network:\n  \
-                 #   networking.wireless.secretsFile = \"/etc/secrets/wifi\";\n  \
-                 #   networking.wireless.networks.home.pskRaw = \"ext:psk_home\";\n  \
-                 wifi:\n    path: /etc/secrets/wifi\n    from: {}\n    newline: true\n    \
-                 used_by: networking.wireless.secretsFile\n",
-                item("Wifi")
-            ),
             Self::DeployKey => "  # The key by which each host reads a private repository (docs/deploy-key.md): made on the first run, kept from\n  \
                                 # then on. `inject --public-out keys.txt` writes the public part, for the forge.\n  \
                                 deploy-key:\n    path: /etc/secrets/deploy-key\n    generate: ssh-ed25519\n"
