@@ -557,7 +557,7 @@ mod tests {
             ),
             ("  a: { path: /a, generate: { kind: age, comment: x } }", vec!["6:50 `comment` has no meaning for `age`"]),
             ("  a: { path: /a, generate: { kind: age, per_host: true } }", vec!["6:51 every age key is for one host"]),
-            ("  a: { path: /a, generate: age, from: env:A }", vec!["6:39 `from` and `generate` do not go together"]),
+            ("  a: { path: /a, generate: age, from: env:A }", vec!["6:28 `from` and `generate` do not go together"]),
             (
                 "  a: { path: /a, generate: token, hash: yescrypt }",
                 vec!["6:41 `hash` and `generate` do not go together"],
