@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
@@ -112,6 +112,11 @@ impl Session {
         let mut command = command(login, &shell, prompt.as_deref());
         for name in &login.hidden {
             command.env_remove(name);
+        }
+        if !login.interactive {
+            // Ctrl-C on a terminal is for us alone: a change that has begun is followed to its end. (Where ssh may ask a person, it has
+            // to be with us, or it could not read the terminal.)
+            command.process_group(0);
         }
         let program = if login.destination.is_some() { "ssh" } else { "sh" };
         let mut child = command
