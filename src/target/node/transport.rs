@@ -117,6 +117,11 @@ impl Session {
         for name in &login.hidden {
             command.env_remove(name);
         }
+        if !login.interactive {
+            // Ctrl-C on a terminal is for us alone: a change that has begun is followed to its end. (Where ssh may ask a person, it has
+            // to be with us, or it could not read the terminal.)
+            command.process_group(0);
+        }
         let program = if login.destination.is_some() { "ssh" } else { "sh" };
         let mut child = command
             .stdin(Stdio::piped())
