@@ -29,7 +29,7 @@ impl<'a> Job<'a> {
     /// Adds a secret with a new value; `more` are keys for it, with a comma before them.
     pub fn add(&mut self, name: &str, path: &str, more: &str) -> &mut Self {
         let value = Canary::new(name);
-        self.planted.push(value.clone());
+        self.write_value(name, &value);
         self.secrets.push((name.to_owned(), path.to_owned(), more.to_owned(), value));
         self.write()
     }
@@ -43,9 +43,9 @@ impl<'a> Job<'a> {
     /// Gives a secret a new value.
     pub fn change(&mut self, name: &str) -> &mut Self {
         let value = Canary::new(name);
-        self.planted.push(value.clone());
+        self.write_value(name, &value);
         self.secrets.iter_mut().find(|(secret, ..)| secret == name).expect("it is there").3 = value;
-        self.write()
+        self
     }
 
     /// Gives every secret a new value.
@@ -63,13 +63,18 @@ impl<'a> Job<'a> {
         self.write()
     }
 
+    fn write_value(&mut self, name: &str, value: &Canary) {
+        self.planted.push(value.clone());
+        let values = self.scratch.join("values");
+        fs::create_dir_all(&values).expect("making a directory of ours");
+        fs::write(values.join(name), value.bytes()).expect("writing a file of ours");
+    }
+
     fn write(&mut self) -> &mut Self {
         let mut text = String::from("version: 1\nsecrets:\n");
-        fs::create_dir_all(self.scratch.join("values")).expect("making a directory of ours");
-        for (name, path, more, value) in &self.secrets {
+        for (name, path, more, _) in &self.secrets {
             let path = serde_json::to_string(path).expect("text is JSON");
             let _ = writeln!(text, "  {name}: {{ path: {path}, from: 'file:values/{name}'{more} }}");
-            self.scratch.write(format!("values/{name}"), value.bytes());
         }
         let _ = write!(text, "hosts:\n{}", self.hosts);
         self.scratch.write("secrets.yaml", text);

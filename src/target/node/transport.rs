@@ -110,12 +110,13 @@ impl Session {
         let prompt = password.map(|_| format!("{nonce}:password"));
         let shell = shell(&nonce, prompt.is_some());
         let mut command = command(login, &shell, prompt.as_deref());
-        if !login.interactive {
-            // Out of reach of a terminal's Ctrl-C: a node that is being changed shall come to its end. ssh asks nothing here.
-            command.process_group(0);
-        }
         for name in &login.hidden {
             command.env_remove(name);
+        }
+        if !login.interactive {
+            // Ctrl-C on a terminal is for us alone: a change that has begun is followed to its end. (Where ssh may ask a person, it has
+            // to be with us, or it could not read the terminal.)
+            command.process_group(0);
         }
         let program = if login.destination.is_some() { "ssh" } else { "sh" };
         let mut child = command
