@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     fn row(host: &str, status: Status, error: Option<Message>) -> Row {
-        Row::new(host, HostEnd { error, seconds: 3.14, ..HostEnd::new(status) }, Kind::Rotate, 0)
+        Row::new(host, HostEnd { error, seconds: 3.07, ..HostEnd::new(status) }, Kind::Rotate, 0)
     }
 
     fn rows() -> Vec<Row> {
@@ -400,12 +400,12 @@ mod tests {
     fn a_host_has_one_line_with_its_time_and_a_long_reason_goes_on_below() {
         assert_eq!(
             plain(&rows()[0].line(6, Kind::Rotate, Some(100))).trim_end(),
-            format!("  node1    ✓ nothing to do{:49}3.1 s", "")
+            format!("  node1    ✓ nothing to do{:49}3.0 s", "")
         );
         let long = "word ".repeat(40);
         let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, Kind::Rotate, Some(100)));
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.1 s"), "{text}");
+        assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.0 s"), "{text}");
         assert!(lines.len() > 1 && lines[1].starts_with("             word"), "{text}");
         let told = plain(&row("n", Status::Failed, Some(Message::new("it failed").cause("a  log"))).line(
             1,
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!((&object["version"], &object["command"]), (&json!(1), &json!("rotate")));
         let failed = json!({
             "host": "node2", "status": "unreachable", "error": "ssh: no route to host", "hint": "is it on?",
-            "changes": [], "warnings": [], "restarted": [], "seconds": 3.14,
+            "changes": [], "warnings": [], "restarted": [], "seconds": 3.07,
         });
         assert_eq!(object["hosts"][1], failed);
         let summary = json!({

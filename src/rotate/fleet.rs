@@ -24,10 +24,13 @@ pub trait Watcher: Sync {
     fn stopping(&self, running: usize);
 }
 
+/// Runs one host, and tells how far it is.
+pub type Run<'a> = dyn Fn(usize, &(dyn Fn(Step) + Sync)) -> HostEnd + Sync + 'a;
+
 /// What a run is made of.
 pub struct Fleet<'a> {
     /// Runs one host to its end, on a thread of its own.
-    pub run: &'a (dyn Fn(usize, &(dyn Fn(Step) + Sync)) -> HostEnd + Sync),
+    pub run: &'a Run<'a>,
     /// Is told.
     pub watcher: &'a dyn Watcher,
     /// True once the person or the system wants the run to stop.

@@ -61,7 +61,7 @@ fn ssh_asks_one_host_at_a_time() {
     const QUESTION: &str = "Enter passphrase for key";
     let nodes = Nodes::start(3);
     manifest(&nodes, "", "", "");
-    let values = Values::new();
+    let values = Values::old();
     let key = nodes.scratch.join("user");
     tool(Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", "a made-up phrase", "-f"]).arg(key));
     for parallel in ["--parallel 16", "--parallel 1"] {
@@ -83,7 +83,7 @@ fn ssh_asks_one_host_at_a_time() {
 fn a_password_for_sudo_is_asked_for_once_whatever_the_number_of_hosts() {
     let nodes = Nodes::start(2);
     manifest(&nodes, ", become: sudo, become_password: ask", "", "");
-    let values = Values::new();
+    let values = Values::old();
     let (code, shown) = on_a_terminal(&nodes, &values, "", |person| {
         person.waits_for("Password of the user on node000, node001: ", 1);
         person.types("hunter2-made-up");

@@ -11,7 +11,7 @@ fn words(object: &serde_json::Value) -> Vec<String> {
 fn what_only_looks_writes_nothing_and_tells_what_differs() {
     let mut nodes = Nodes::start(3);
     manifest(&nodes, "", ", restart: [app.service], settle: 0", "");
-    let values = Values::new();
+    let values = Values::old();
     for (args, code) in [
         (&["rotate", "--all", "--dry-run"][..], 0),
         (&["plan", "--all"], 0),

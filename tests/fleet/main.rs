@@ -37,25 +37,21 @@ pub struct Values(Vec<Canary>);
 
 impl Values {
     /// Texts that begin with `old`.
-    pub fn new() -> Self {
-        Self(
-            (0..SECRETS)
-                .map(|number| {
-                    Canary::of(&format!("s{number:02}"), format!("old-{}", Canary::new("random").text()).as_bytes())
-                })
-                .collect(),
-        )
+    pub fn old() -> Self {
+        Self::beginning_with("old")
     }
 
-    /// Others, whose text begins with `new`.
-    pub fn other() -> Self {
-        Self(
-            (0..SECRETS)
-                .map(|number| {
-                    Canary::of(&format!("s{number:02}"), format!("new-{}", Canary::new("random").text()).as_bytes())
-                })
-                .collect(),
-        )
+    /// Others, which begin with `new`.
+    pub fn others() -> Self {
+        Self::beginning_with("new")
+    }
+
+    fn beginning_with(start: &str) -> Self {
+        let value = |number| {
+            let text = format!("{start}-{}", Canary::new("random").text());
+            Canary::of(&format!("s{number:02}"), text.as_bytes())
+        };
+        Self((0..SECRETS).map(value).collect())
     }
 
     /// One of them.

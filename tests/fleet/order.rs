@@ -19,7 +19,7 @@ fn a_canary_that_fails_stops_all_others_before_they_are_contacted() {
     let nodes = Nodes::start(4);
     manifest(&nodes, "", "", "");
     break_node(&nodes, 1);
-    let values = Values::new();
+    let values = Values::old();
     let before: Vec<usize> = (0..4).map(|number| nodes.connections(number)).collect();
     let run = values
         .deaddrop(&nodes, &["rotate", "node000", "node001", "--all", "--canary", "2", "--json"])
@@ -42,7 +42,7 @@ fn one_failure_more_than_may_be_is_the_end_and_without_a_limit_all_go() {
     let nodes = Nodes::start(4);
     manifest(&nodes, "", "", "");
     break_node(&nodes, 0);
-    let values = Values::new();
+    let values = Values::old();
     let one_by_one = ["rotate", "--all", "--parallel", "1", "--json"];
     let limited = [&one_by_one[..], &["--max-failures", "0"]].concat();
     let run = values.deaddrop(&nodes, &limited).run().expect_code(1);
@@ -72,7 +72,7 @@ fn hosts_of_a_serial_tag_go_one_at_a_time() {
         manifest(&nodes, ", tags: [server]", &noting(&nodes), top);
         let _ = fs::remove_file(nodes.scratch.join("notes"));
         let args = [&["rotate", "--all"], flag].concat();
-        Values::new().deaddrop(&nodes, &args).run().expect_code(0);
+        Values::old().deaddrop(&nodes, &args).run().expect_code(0);
         assert_eq!(notes(&nodes), ["begin", "end"].repeat(4), "{top}{flag:?}");
     }
 }
@@ -82,7 +82,7 @@ fn what_is_left_of_a_serial_tag_does_not_begin_when_one_has_failed() {
     let nodes = Nodes::start(3);
     manifest(&nodes, ", tags: [server]", "", "serial: [server]\n");
     break_node(&nodes, 1);
-    let run = Values::new().deaddrop(&nodes, &["rotate", "--all", "--json"]).run().expect_code(4);
+    let run = Values::old().deaddrop(&nodes, &["rotate", "--all", "--json"]).run().expect_code(4);
     assert_eq!(status_words(&run.json()), ["done", "failed", "skipped"]);
     assert!(run.json()["hosts"][2]["error"].as_str().unwrap().contains("tag:server"), "{}", run.stderr());
 }
@@ -92,7 +92,7 @@ fn hosts_come_in_the_order_in_which_they_are_named_each_once() {
     let nodes = Nodes::start(3);
     manifest(&nodes, ", tags: [all]", "", "");
     let args = ["rotate", "node002", "tag:all", "node002", "--json"];
-    let run = Values::new().deaddrop(&nodes, &args).run().expect_code(0);
+    let run = Values::old().deaddrop(&nodes, &args).run().expect_code(0);
     let hosts: Vec<String> = statuses(&run.json()).into_iter().map(|(host, _)| host).collect();
     assert_eq!(hosts, ["node002", "node000", "node001"]);
     // Each was entered once: one connection, one session.
@@ -105,10 +105,10 @@ fn hosts_come_in_the_order_in_which_they_are_named_each_once() {
 fn a_node_whose_unit_fails_is_rolled_back_and_the_others_are_done() {
     let nodes = Nodes::start(3);
     manifest(&nodes, "", ", restart: [app.service], settle: 1", "");
-    let old = Values::new();
+    let old = Values::old();
     old.deaddrop(&nodes, &["rotate", "--all"]).run().expect_code(0);
     nodes.shell(1, ": > /etc/broken-unit");
-    let new = Values::other();
+    let new = Values::others();
     let run = new.deaddrop(&nodes, &["rotate", "--all", "--json"]).run().expect_code(4);
     assert_eq!(status_words(&run.json()), ["done", "rolled-back", "done"]);
     assert!(run.stderr().contains("2 of 3 hosts done, 1 failed and was rolled back"), "{}", run.stderr());

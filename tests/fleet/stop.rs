@@ -39,7 +39,7 @@ fn a_host_that_runs_ends_whole_and_the_others_do_not_begin() {
         // It holds until the signal is sent, and a good while longer.
         let slow = format!(", run_after: [[sh, -c, \": > {}; sleep 1\"]], settle: 0", mark.display());
         manifest(&nodes, "", &slow, "");
-        let values = Values::new();
+        let values = Values::old();
         let output = stopped_at(&nodes, &values, &[], "mark", signal);
         assert_eq!(output.status.code(), Some(4), "{signal}");
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -67,7 +67,7 @@ fn where_nothing_was_changed_the_exit_code_is_that_of_the_signal() {
             "ProxyCommand=bash -c ': > {}; sleep 0.5; exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'",
             mark.display()
         );
-        let values = Values::new();
+        let values = Values::old();
         let output = stopped_at(&nodes, &values, &["--ssh-option", &wait], "mark", signal);
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -25,7 +25,7 @@ fn of_a_hundred_nodes_three_fail_in_three_ways_and_the_others_are_done() {
     nodes.forget_host_key(FOREIGN);
     let known = fs::read(nodes.scratch.join("known_hosts")).unwrap();
 
-    let values = Values::new();
+    let values = Values::old();
     let first = values.deaddrop(&nodes, &["rotate", "--all", "--json"]).run().expect_code(4);
     let object = first.json();
     let keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
@@ -89,7 +89,7 @@ fn of_a_hundred_nodes_three_fail_in_three_ways_and_the_others_are_done() {
 fn on_a_terminal_running_hosts_have_a_line_with_their_step() {
     let nodes = Nodes::start(3);
     manifest(&nodes, "", "", "");
-    let values = Values::new();
+    let values = Values::old();
     let run = |environment: &[(&str, &str)]| {
         // script(1) gives the program a terminal.
         let line = format!("{} rotate --all --ssh-config ssh_config", env!("CARGO_BIN_EXE_deaddrop"));
@@ -126,7 +126,7 @@ fn is_coloured(screen: &str) -> bool {
 fn more_is_told_on_request_and_a_warning_once_for_all_hosts() {
     let nodes = Nodes::start(2);
     manifest(&nodes, "", ", kind: k3s-token", "");
-    let values = Values::new();
+    let values = Values::old();
     let said = values.deaddrop(&nodes, &["rotate", "--all", "-v"]).run().expect_code(0).stderr();
     assert_eq!(said.matches("+ /etc/secrets/s05").count(), 2, "{said}");
     // A token's file alone does not do it.

@@ -12,7 +12,7 @@ fn an_unknown_host_or_tag_is_told_before_any_contact() {
     manifest(&nodes, ", tags: [server]", "", "");
     let text = fs::read_to_string(nodes.scratch.join("secrets.yaml")).unwrap();
     nodes.scratch.write("secrets.yaml", format!("{text}  card: {{ tags: [image] }}\n"));
-    let values = Values::new();
+    let values = Values::old();
     for (words, texts) in [
         (&["node000", "node01"][..], &["unknown host `node01`", "did you mean `node001`"][..]),
         (&["node000", "tag:sever"], &["no host has the tag `sever`", "did you mean `tag:server`?"]),
@@ -53,7 +53,7 @@ fn an_unknown_host_or_tag_is_told_before_any_contact() {
 fn a_value_that_cannot_be_had_or_does_not_fit_is_told_before_any_contact() {
     let nodes = Nodes::start(2);
     manifest(&nodes, "", "", "");
-    let values = Values::new();
+    let values = Values::old();
     let run = Deaddrop::new(&nodes.scratch).args(["rotate", "--all", "--json", "--ssh-config", "ssh_config"]).run();
     run.expect_refusal("none of the values", 1, &["$S00 is not set", "$S09 is not set"]);
     // Only on the second host, and only there unfit.

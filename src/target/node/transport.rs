@@ -110,10 +110,6 @@ impl Session {
         let prompt = password.map(|_| format!("{nonce}:password"));
         let shell = shell(&nonce, prompt.is_some());
         let mut command = command(login, &shell, prompt.as_deref());
-        if !login.interactive {
-            // Out of reach of a terminal's Ctrl-C: a node that is being changed shall come to its end. ssh asks nothing here.
-            command.process_group(0);
-        }
         for name in &login.hidden {
             command.env_remove(name);
         }
