@@ -6,7 +6,7 @@
 //! KIND MODE MASK …               an item a change, as apply.sh describes them
 //! unit ACTION WATCH NAME         program BASE64     check SECONDS BASE64     settle SECONDS     keep
 //! .
-//! VALUE …                        for each new file, in order: its lines of base64
+//! VALUE …                        for each new file, in order: a line for printf, or lines of base64
 //! go NONCE                       so that it is known that nothing is missing
 //!                                -> refused WHY           nothing was changed
 //!                                   step NAME
@@ -186,8 +186,30 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     Ok(())
 }
 
-/// A value in lines of base64, the last one shorter than [`VALUE_LINE`].
+/// A longer value goes in base64, in bytes: the shell reads a line byte by byte, and an escape has four.
+const LONGEST_FOR_PRINTF: usize = 256;
+
+/// True for a short text: the shell's own printf writes it. (Not every printf can write a NUL byte.)
+fn is_for_printf(content: &Secret) -> bool {
+    content.len() <= LONGEST_FOR_PRINTF && !content.expose().contains(&0)
+}
+
+/// A value as the node's `value` reads it: a line for printf, every byte that is no letter and no digit as `\ooo`; or lines of
+/// base64, the last one shorter than [`VALUE_LINE`].
 fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
+    if is_for_printf(content) {
+        let mut line = Zeroizing::new(Vec::with_capacity(content.len().saturating_mul(4).saturating_add(1)));
+        for byte in content.expose() {
+            if byte.is_ascii_alphanumeric() {
+                line.push(*byte);
+            } else {
+                line.push(b'\\');
+                line.extend([byte >> 6, byte >> 3 & 7, byte & 7].map(|digit| b'0' + digit));
+            }
+        }
+        line.push(b'\n');
+        return line;
+    }
     let encoded = text::base64(content.expose());
     let encoded = encoded.as_bytes();
     let mut lines =
@@ -219,7 +241,8 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
         TreeChange::WriteFile { content, mode, uid, gid, .. } => {
             let kind = if standing.is_some() { "r" } else { "c" };
             let mask = 0o777 & !mode;
-            let (size, lines) = (content.len(), full_lines(content));
+            let size = content.len();
+            let lines = if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() };
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
         }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
@@ -453,8 +476,8 @@ mod tests {
 
     #[test]
     fn a_value_is_lines_of_one_block_and_a_shorter_one() {
-        for length in [0, 1, 3071, 3072, 3073, 6142, 10_000] {
-            let secret = Secret::new(vec![7; length]);
+        for length in [1, 3071, 3072, 3073, 6142, 10_000] {
+            let secret = Secret::new(vec![0; length]);
             let lines = value(&secret);
             let lines: Vec<&[u8]> = lines.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
             assert_eq!(lines.len(), full_lines(&secret) + 1, "{length}");
@@ -462,6 +485,30 @@ mod tests {
             assert!(full.iter().all(|line| line.len() == VALUE_LINE - 1) && last.len() < VALUE_LINE - 1, "{length}");
             assert_eq!(text::from_base64(&lines.concat()).unwrap().as_slice(), secret.expose(), "{length}");
         }
+    }
+
+    #[test]
+    fn a_short_text_is_one_line_that_the_printf_of_every_shell_makes_it_from() {
+        let every: Vec<u8> = (1..=255).collect();
+        for bytes in [b"".as_slice(), b"-n %s 100%\\n\n", b"\x011\x0777", &every] {
+            let line = value(&Secret::new(bytes.to_vec()));
+            assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+            for shell in [&["sh"][..], &["bash", "--posix"], &["busybox", "sh"]] {
+                let mut child = std::process::Command::new(shell[0])
+                    .args(&shell[1..])
+                    .args(["-c", "IFS= read -r line && printf \"$line\""])
+                    .env("LC_ALL", "C")
+                    .stdin(std::process::Stdio::piped())
+                    .stdout(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                std::io::Write::write_all(&mut child.stdin.take().unwrap(), &line).unwrap();
+                assert_eq!(child.wait_with_output().unwrap().stdout, bytes, "{shell:?}");
+            }
+        }
+        assert!(is_for_printf(&Secret::new(vec![1; LONGEST_FOR_PRINTF])));
+        assert!(!is_for_printf(&Secret::new(vec![1; LONGEST_FOR_PRINTF + 1])));
+        assert!(!is_for_printf(&Secret::new(b"a\0b".to_vec())));
     }
 
     #[test]

@@ -51,12 +51,14 @@ settle_on_disk() {
 
 # ---------------------------------------------------------------- one run at a time
 
-# Holds the lock until the shell ends. flock(1) leaves nothing behind; where there is none, a link holds who has it.
+# Holds the lock until the shell ends: on the directory that the list is in. flock(1) leaves nothing behind; where there is none, a
+# link holds who has it.
 lock() {
   waited=0
   boot=
+  [ -d "${state%/*}" ] || (umask 022 && mkdir -p "${state%/*}") || return 1
   if command -v flock >/dev/null 2>&1; then
-    exec 9</
+    exec 9<"${state%/*}"
     until flock -n 9; do
       [ "$waited" -lt 30 ] || return 1
       waited=$((waited + 1))
@@ -65,7 +67,6 @@ lock() {
     return 0
   fi
   boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo unknown)
-  mkdir -p "${state%/*}" || return 1
   until ln -s "$$/$boot" "$state.lock" 2>/dev/null; do
     holder=$(readlink "$state.lock")
     if [ "$holder" ] && { [ "${holder#*/}" != "$boot" ] || ! kill -0 "${holder%%/*}" 2>/dev/null; }; then
@@ -325,8 +326,18 @@ write_list() {
   settle_on_disk "$state/list" "$state"
 }
 
-# The next value: $lines lines of 4096 bytes and one that is shorter.
+# Writes the next value to what is open as 8. A short text is one line with escapes that printf knows: no program is needed for it.
 value() {
+  if [ "$lines" = p ]; then
+    # shellcheck disable=SC2059 # The line is made to be its format.
+    IFS= read -r line && printf "$line" >&8
+  else
+    encoded | base64 -d >&8
+  fi
+}
+
+# The next value in base64: $lines lines of 4096 bytes and one that is shorter.
+encoded() {
   if [ "$lines" -gt 8 ] && dd if=/dev/null bs=1 count=1 iflag=fullblock 2>/dev/null; then
     dd bs=4096 count="$lines" iflag=fullblock 2>/dev/null
   else
@@ -362,7 +373,7 @@ prepare() {
     # The file has its mode from its first moment.
     umask "$mask"
     {
-      own && value | base64 -d >&8
+      own && value
     } 8>"$new" || abort "write $path"
     umask 077
     label "$number" || abort "label $path"

@@ -148,7 +148,8 @@ impl<'w> NodeTarget<'w> {
     fn load(&mut self) {
         if !self.loaded {
             let script = text::without_comments(&format!("{APPLY}{UNITS}"));
-            self.session.queue(format!("load {}\n", *text::base64(script.as_bytes())).as_bytes());
+            let lines = script.matches('\n').count();
+            self.session.queue(format!("load {} {lines}\n{script}", script.len()).as_bytes());
             self.loaded = true;
         }
     }

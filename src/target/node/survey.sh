@@ -90,6 +90,22 @@ survey() {
   say .
 }
 
+# Reads the next part of this script, of $1 bytes and $2 lines, into $script. read(1) takes one byte at a time from a pipe: dd is
+# quicker, where it can be told to take all that it is to take, and no more.
+load() {
+  script=
+  if dd if=/dev/null bs=1 count=1 iflag=fullblock 2>/dev/null; then
+    script=$(dd bs="$1" count=1 iflag=fullblock 2>/dev/null)
+    return
+  fi
+  count=$2
+  while [ "$count" -gt 0 ]; do
+    IFS= read -r line || exit 1
+    script=$script$line$nl
+    count=$((count - 1))
+  done
+}
+
 printf '\n%s\n' "$nonce hello"
 for program in stat cat base64 readlink; do
   command -v "$program" >/dev/null 2>&1 || say "lacks $program"
@@ -103,7 +119,10 @@ say .
 while IFS= read -r line; do
   case $line in
     survey) survey ;;
-    load\ *) eval "$(printf %s "${line#load }" | base64 -d)" ;;
+    load\ *)
+      load ${line#load }
+      eval "$script"
+      ;;
     recover) recover ;;
     check) check_units ;;
     apply) apply ;;
