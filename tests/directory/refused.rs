@@ -124,7 +124,6 @@ fn what_is_no_root_is_refused_or_told() {
         ("a partition", &["inject", "root", "--root-partition", "2"], &["--root-partition is for images"]),
         ("an output", &["inject", "root", "-o", "out.img"], &["-o is for images"]),
         ("a mode to keep", &["inject", "root", "--keep-mode"], &["--keep-mode is for images"]),
-        ("a node", &["plan", "@node1"], &["SSH", "give an image, or a directory"]),
     ] {
         let before = root.tree();
         root.deaddrop(args).run().expect_refusal(name, 1, texts).expect_error("hint: ");
