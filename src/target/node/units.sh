@@ -202,6 +202,8 @@ run_checks() {
     eval "check=\$check_$number"
     limit=${check%% *}
     started=$(date +%s)
+    # What is said when its time is over: it hung, if no try has ever come to an end.
+    ended=hung
     while :; do
       run "${check#* }" &
       pid=$!
@@ -214,10 +216,11 @@ run_checks() {
         sleep 1
         kill -9 "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
-        bad="check $number hung"
+        bad="check $number $ended"
         break
       fi
       wait "$pid" && break
+      ended=failed
       if [ $(($(date +%s) - started)) -ge "$limit" ]; then
         bad="check $number failed"
         break
