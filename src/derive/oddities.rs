@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// A longer value, in bytes, is a whole file, and not what a person has typed or pasted: it is not looked at.
+const LONGEST: usize = 64 << 10;
+
 /// How many kinds of characters are named.
 const MAX_KINDS: usize = 5;
 
@@ -23,6 +26,9 @@ pub enum Oddity {
 /// source keeps whole files: these end with a newline as they should.
 #[must_use]
 pub fn find(value: &[u8], is_file: bool) -> Vec<Oddity> {
+    if value.len() > LONGEST {
+        return Vec::new();
+    }
     let Ok(text) = std::str::from_utf8(value) else { return Vec::new() };
     let mut found = Vec::new();
     let line = text.trim_end_matches(['\n', '\r']);
