@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::backend::BackendArgs;
+use super::become_password::become_password;
 use super::fleet::{self, Request, SshArgs, Which};
 use crate::desired::{self, PublicPart};
 use crate::image::error::ImageError;
@@ -196,7 +197,7 @@ fn open_node<'w>(
     // It was selected by its name: it is there.
     let host = manifest.hosts.get(name);
     let password = match host {
-        Some(host) => rotate::become_password(manifest, name, host)?,
+        Some(host) => become_password(manifest, name, host)?,
         None => None,
     };
     let options = rotate::Options {

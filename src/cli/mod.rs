@@ -1,6 +1,7 @@
 //! One file a command: its arguments and its run(). This file: the command line as a whole.
 
 mod backend;
+mod become_password;
 mod check;
 mod completions;
 mod fleet;

@@ -6,7 +6,6 @@ mod actions;
 pub mod choose;
 pub mod fleet;
 mod host;
-mod password;
 pub mod schedule;
 pub mod shard;
 mod words;
@@ -15,7 +14,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use host::{Node, enter, rotate_host};
-pub use password::become_password;
 
 use crate::desired::DesiredFile;
 use crate::manifest::{self, SecretSpec};

@@ -1,5 +1,6 @@
 //! The password that becomes root on a host: from a source, or asked for.
 
+use super::flow;
 use crate::manifest::{BecomePassword, Host, Manifest};
 use crate::report::{Failure, Message};
 use crate::secret::Secret;
@@ -23,12 +24,7 @@ pub fn become_password(manifest: &Manifest, name: &str, host: &Host) -> Result<O
             let secret = format!("become_password of {name}");
             let reference = &reference.for_host(Some(name));
             let wanted = [source::Wanted { reference, secret: &secret, allow_empty: false }];
-            let mut values = source::fetch(manifest, &wanted).map_err(|errors| {
-                let message =
-                    |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
-                Failure::refused(errors.iter().map(message).collect())
-            })?;
-            Ok(values.remove(reference))
+            Ok(flow::read_values(manifest, &[], &wanted)?.remove(reference))
         }
     }
 }
