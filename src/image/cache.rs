@@ -8,10 +8,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zeroize::Zeroizing;
-
 use super::bytes::length;
 use super::device::ReadAt;
+use super::wiped::Wiped;
 
 /// Bytes that are read at a time, and kept together.
 const LINE: usize = 16 << 10;
@@ -26,7 +25,7 @@ const MOST_LINES: usize = 512;
 pub(super) struct Cached {
     base: Arc<dyn ReadAt>,
     /// By number: offset over [`LINE`]. All have that length but the last of the device.
-    lines: Mutex<HashMap<u64, Zeroizing<Box<[u8]>>>>,
+    lines: Mutex<HashMap<u64, Wiped>>,
 }
 
 impl Cached {
@@ -55,7 +54,7 @@ impl ReadAt for Cached {
                 // Cannot overflow: it starts at or before `at`, which lies on the device.
                 let start = number * STEP;
                 let room = usize::try_from(self.size() - start).unwrap_or(LINE).min(LINE);
-                let mut line = Zeroizing::new(vec![0; room].into_boxed_slice());
+                let mut line = Wiped::zeros(room);
                 if self.base.read_exact_at(start, &mut line).is_err() {
                     // What is broken may lie beside what was asked for.
                     return self.base.read_exact_at(offset, buf);

@@ -19,11 +19,10 @@
 
 use std::io;
 
-use zeroize::Zeroizing;
-
 use super::journal::Map;
 use super::journal::superblock::JournalSuperblock;
 use super::journal::transaction::{self, Logged};
+use super::wiped::Wiped;
 
 /// What an image is written through. The order of calls is what makes the commit safe; tests record it.
 pub trait Medium {
@@ -52,7 +51,7 @@ pub struct Block {
     /// File-system block.
     pub number: u64,
     /// One block of bytes; may hold a value.
-    pub bytes: Zeroizing<Vec<u8>>,
+    pub bytes: Wiped,
 }
 
 /// One change to a file system, ready to be committed in place.

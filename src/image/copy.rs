@@ -5,13 +5,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use zeroize::Zeroizing;
-
 use super::bytes::length;
 use super::device::next_data;
 use super::error::ImageError;
 use super::progress::{Step, Watch, Work};
 use super::spool::write_sparse;
+use super::wiped::Wiped;
 use crate::sys;
 
 /// Bytes that are moved at a time.
@@ -45,7 +44,7 @@ impl Job<'_> {
         if sys::reflink(self.from, to).is_ok() {
             return Ok(None);
         }
-        let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+        let mut buffer = Wiped::zeros(CHUNK);
         let mut copied = 0_u64;
         let mut offset = 0;
         while let Some(run) = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {

@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
-pub(super) use self::pool::Bytes;
 use self::pool::{Frame, Pool, Sink};
 use super::bytes::length;
 use super::copy::Job;
@@ -20,6 +19,7 @@ use super::error::ImageError;
 use super::patch::Patch;
 use super::progress::Work;
 use super::spool::is_zero;
+use super::wiped::Wiped;
 
 /// Bytes of the disk that one frame holds; the last one holds what is left.
 pub(super) const FRAME: usize = 16 << 20;
@@ -57,7 +57,7 @@ impl Recorder {
     }
 
     /// A buffer of [`FRAME`] bytes.
-    pub(super) fn buffer(&mut self) -> Bytes {
+    pub(super) fn buffer(&mut self) -> Wiped {
         self.0.buffer(FRAME)
     }
 
@@ -65,7 +65,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When a frame cannot be made or written.
-    pub(super) fn take(&mut self, piece: Bytes, zero: bool) -> io::Result<()> {
+    pub(super) fn take(&mut self, piece: Wiped, zero: bool) -> io::Result<()> {
         if !zero {
             return self.0.compress(piece);
         }

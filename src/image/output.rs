@@ -12,7 +12,6 @@ use std::os::unix::fs::{FileExt as _, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use xattr::FileExt;
-use zeroize::Zeroizing;
 
 use super::commit::{CommitError, Medium, Transaction};
 use super::container::Container;
@@ -26,6 +25,7 @@ use super::patch::Patch;
 use super::progress::Watch;
 use super::undo::Rewrite;
 use super::unfinished::Unfinished;
+use super::wiped::Wiped;
 use super::{copy::Job, frames, text};
 use crate::sys::SignalsWait;
 
@@ -330,7 +330,7 @@ impl Output {
 pub(super) struct FileMedium<'a> {
     file: &'a File,
     /// What stood where it was written, the last at the end; `None` when nothing is to be taken back.
-    before: Option<Vec<(u64, Zeroizing<Vec<u8>>)>>,
+    before: Option<Vec<(u64, Wiped)>>,
     /// Bytes in `before`.
     remembered: usize,
 }
@@ -364,7 +364,7 @@ impl Medium for FileMedium<'_> {
             // Once over the limit it stays over it: what is not remembered cannot be taken back.
             self.remembered = self.remembered.saturating_add(bytes.len());
             if self.remembered <= REMEMBERED {
-                let mut old = Zeroizing::new(vec![0; bytes.len()]);
+                let mut old = Wiped::zeros(bytes.len());
                 self.file.read_exact_at(&mut old, offset)?;
                 before.push((offset, old));
             }

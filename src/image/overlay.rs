@@ -9,16 +9,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use zeroize::Zeroizing;
-
 use super::device::ReadAt;
+use super::wiped::Wiped;
 use crate::sys;
 
 /// A block to be written: its offset in bytes, and its bytes.
-pub type DirtyBlock = (u64, Zeroizing<Vec<u8>>);
+pub type DirtyBlock = (u64, Wiped);
 
 /// One block's bytes: zeroized on drop.
-type Block = Zeroizing<Box<[u8]>>;
+type Block = Wiped;
 
 /// Writes to memory over reads from a base. Shared between threads; each call is atomic for the blocks it touches.
 pub struct Overlay {
@@ -102,7 +101,7 @@ impl Overlay {
             }
             let offset = self.block_offset(number)?;
             let length = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(block.len());
-            let bytes = Zeroizing::new(block.get(..length).unwrap_or_default().to_vec());
+            let bytes = Wiped::from(block.get(..length).unwrap_or_default().to_vec());
             sys::lock_memory(&bytes);
             dirty.push((offset, bytes));
         }
@@ -137,7 +136,7 @@ impl Overlay {
 
     /// A whole block as the base has it; zeros where it reaches over the end of the device.
     fn read_base_block(&self, number: u64) -> io::Result<Block> {
-        let mut block = Zeroizing::new(vec![0; self.block_size].into_boxed_slice());
+        let mut block = Wiped::zeros(self.block_size);
         let offset = self.block_offset(number)?;
         let inside = usize::try_from(self.base.size().saturating_sub(offset)).unwrap_or(usize::MAX);
         let length = inside.min(self.block_size);

@@ -15,10 +15,11 @@ use zstd::zstd_safe::DParameter;
 use super::bytes::length;
 use super::container;
 use super::error::ImageError;
-use super::frames::{Bytes, Recorder};
+use super::frames::Recorder;
 use super::probe;
 use super::progress::{Step, Watch, Work};
 use super::text;
+use super::wiped::Wiped;
 
 /// The largest window that a frame may ask for, as a power of two: 128 MiB, which is what `zstd -d` takes without
 /// being told to, and every level of `zstd` without `--long=28` or more stays below.
@@ -97,7 +98,7 @@ fn decode_within(
         .and_then(|mut decoder| decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map(|()| decoder))
         .map_err(|e| ImageError::io(format!("decompressing {name}"), e))?;
     // What is in the image may be secret.
-    let mut piece = recorder.as_mut().map_or_else(|| Bytes::zeros(CHUNK), |recorder| recorder.buffer());
+    let mut piece = recorder.as_mut().map_or_else(|| Wiped::zeros(CHUNK), |recorder| recorder.buffer());
     let (mut size, mut stored) = (0_u64, 0_u64);
     loop {
         // One piece of the disk, chunk by chunk.

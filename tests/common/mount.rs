@@ -64,23 +64,30 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmount = |how: &[&str]| Command::new("umount").args(how).arg(self.root()).stderr(Stdio::null()).status();
-        // Another thread that starts a program holds our open files for a moment, in the child that is to become it.
-        let patiently = || {
-            (0..100).any(|_| {
-                let done = unmount(&[]).is_ok_and(|status| status.success());
-                if !done {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                done
-            })
-        };
-        // Busy: detach it, so that at least nothing stays where others look. Never remove what may still be mounted.
-        if !patiently() && !unmount(&["--lazy"]).is_ok_and(|status| status.success()) {
+        // Never remove what may still be mounted.
+        if !unmount(self.root()) {
             self.dir.disable_cleanup(true);
             eprintln!("{} stays mounted", self.root().display());
         }
     }
+}
+
+/// Unmounts what is mounted at a place. False when it could not, and still is.
+pub fn unmount(place: &Path) -> bool {
+    let unmount = |how: &[&str]| {
+        let status = Command::new("umount").args(how).arg(place).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    // Another thread that starts a program holds our open files for a moment, in the child that is to become it.
+    let patiently = (0..100).any(|_| {
+        let done = unmount(&[]);
+        if !done {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        done
+    });
+    // Busy: detach it, so that at least nothing stays where others look.
+    patiently || unmount(&["--lazy"])
 }
 
 /// Panics unless `e2fsck -fn` finds nothing at all to say about the root's file system.

@@ -17,6 +17,7 @@ use deaddrop::image::tree::{Label, Stat, Tree, TreeChange};
 use deaddrop::secret::Secret;
 use tempfile::TempDir;
 
+use crate::common::mount::unmount;
 use crate::log::{Memory, Op, Recorder};
 
 /// Seconds since 1970 of every change.
@@ -47,9 +48,12 @@ pub fn tool(name: &str, arguments: &[&str]) -> String {
 }
 
 pub fn run(name: &str, arguments: &[&str]) -> Output {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new(name);
-    command.args(arguments).env("PATH", path).env("LC_ALL", "C");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let homes = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    // By its path: a program that has to be looked for is started by fork(2), which copies the tables of all our pages.
+    let program = homes.map(|home| home.join(name)).find(|program| program.exists());
+    let mut command = Command::new(program.as_deref().unwrap_or(Path::new(name)));
+    command.args(arguments).env("LC_ALL", "C");
     command.output().unwrap_or_else(|error| panic!("running {name}: {error}"))
 }
 
@@ -252,8 +256,8 @@ pub fn mounted_with(image: &Path, options: &str, work: impl FnOnce(&Path)) -> bo
     struct Unmount(TempDir);
     impl Drop for Unmount {
         fn drop(&mut self) {
-            let output = run("umount", &[self.0.path().to_str().unwrap()]);
-            assert!(output.status.success() || std::thread::panicking(), "{output:?}");
+            let done = unmount(self.0.path());
+            assert!(done || std::thread::panicking(), "{} stays mounted", self.0.path().display());
         }
     }
     let place = scratch();
@@ -438,16 +442,7 @@ fn commit(transaction: Option<Transaction>, image: &mut Arc<Vec<u8>>) -> Result<
 
 /// How often `needle` is in `bytes`.
 pub fn count(bytes: &[u8], needle: &[u8]) -> usize {
-    const PIECE: usize = 4096;
-    let zeros = [0; PIECE];
-    let mut found = 0;
-    // Most of an image is zeros, which are compared in one go.
-    for (place, piece) in bytes.chunks(PIECE).enumerate().filter(|(_, piece)| **piece != zeros[..piece.len()]) {
-        for at in piece.iter().zip(place * PIECE..).filter(|(byte, _)| **byte == needle[0]).map(|(_, at)| at) {
-            found += usize::from(bytes[at..].starts_with(needle));
-        }
-    }
-    found
+    memchr::memmem::find_iter(bytes, needle).count()
 }
 
 /// Content and metadata of the file at a path that has no links on its way; `None` when there is no such file.

@@ -8,7 +8,7 @@ use deaddrop::image::commit::Block;
 use deaddrop::image::journal::superblock::JournalSuperblock;
 use deaddrop::image::journal::transaction::{Logged, encode};
 use deaddrop::image::journal::{MAGIC, put_be32};
-use zeroize::Zeroizing;
+use deaddrop::image::wiped::Wiped;
 
 use crate::bench::{Case, Change, Desk, Journal, Layout, TIME, mounted, open, read, record, shout, tool};
 use crate::judge::{fsck, preen};
@@ -82,7 +82,7 @@ fn a_logged_block_that_looks_like_the_journals_own_comes_back_whole() {
         put_be32(&mut bytes, 0, MAGIC);
         put_be32(&mut bytes, 4, 2);
         let number = blocks[0];
-        transaction.changes.logged.push(Block { number, bytes: Zeroizing::new(bytes.clone()) });
+        transaction.changes.logged.push(Block { number, bytes: Wiped::from(bytes.clone()) });
         let log = record(transaction);
         let point = case.commit_point(&log);
         // Up to the commit point: everything must come out of the log.
@@ -118,7 +118,7 @@ fn as_many_tags_as_a_descriptor_holds_and_one_more_are_replayed() {
             let data: Vec<u64> =
                 blocks.iter().copied().filter(|number| case.base[*number as usize * case.block_size] == b'x').collect();
             for number in &data[..count] {
-                let bytes = Zeroizing::new(number.to_be_bytes().repeat(case.block_size / 8));
+                let bytes = Wiped::from(number.to_be_bytes().repeat(case.block_size / 8));
                 transaction.changes.logged.push(Block { number: *number, bytes });
             }
             let log = record(transaction);

@@ -6,35 +6,50 @@ use std::sync::Arc;
 
 use crate::bench::{Case, Desk, mounted, shout};
 use crate::judge::{Side, fsck, is_torn, side};
-use crate::log::{Op, Random, State, prefixes, subsets};
-use crate::states::{LAYOUTS, number, seed};
+use crate::log::{Op, Random, State, prefixes, subsets, torn};
+use crate::states::{LAYOUTS, is_thorough, number, seed};
+
+/// The layouts that the kernel is asked about in an ordinary run.
+const SOME: [&str; 5] =
+    ["1 KiB, no checksums, first", "4 KiB, as mounted", "2 KiB, v3, no 64bit", "live copy, 1 KiB", "ext3, 1 KiB"];
 
 #[test]
 fn the_kernel_mounts_what_a_cut_leaves_and_sees_all_old_or_all_new() {
-    let mut tried = 0;
-    for name in
-        ["1 KiB, no checksums, first", "4 KiB, as mounted", "2 KiB, v3, no 64bit", "live copy, 1 KiB", "ext3, 1 KiB"]
-    {
-        let case = LAYOUTS.iter().find(|layout| layout.name == name).unwrap().make();
+    let mut all = 0;
+    let thorough = is_thorough();
+    for layout in LAYOUTS.iter().filter(|layout| thorough || SOME.contains(&layout.name)) {
+        let name = layout.name;
+        let case = layout.make();
         let log = case.log();
         let desk = Desk::new();
         desk.lay(&case.base);
         if !mounted(&desk.image, |_| {}) {
             return shout("SKIPPED: only root can mount an image: the kernel was not asked about cuts");
         }
-        let random = number("DEADDROP_CRASH_STATES", 1200) / 120;
+        let random = if thorough {
+            number("DEADDROP_CRASH_STATES", 1200).div_ceil(LAYOUTS.len())
+        } else {
+            number("DEADDROP_CRASH_STATES", 1200) / 120
+        };
         let mut states = prefixes(&log);
         // All prefixes of two layouts, a part of the others'.
-        let step = if tried == 0 || name.starts_with("4 KiB") { 1 } else { 5 };
+        let step = if thorough || all == 0 || name.starts_with("4 KiB") { 1 } else { 5 };
         states = states.into_iter().step_by(step).collect();
-        states.extend(subsets(&log, random, &mut Random(seed())));
+        let mut source = Random(seed());
+        if thorough {
+            states.extend(torn(&log, &case.superblocks(), 40, &mut source));
+        }
+        states.extend(subsets(&log, random, &mut source));
+        let mut tried = 0;
         for state in states {
             tried += usize::from(one(&case, &log, &state, &desk).unwrap_or_else(|e| {
                 panic!("{name}, seed {}: {state:?}: {e}", seed());
             }));
         }
+        eprintln!("{name}: {tried} states mounted by the kernel");
+        all += tried;
     }
-    eprintln!("{tried} states mounted by the kernel");
+    eprintln!("{all} states mounted by the kernel");
 }
 
 /// False for a state that the kernel does not take, as it is known not to.

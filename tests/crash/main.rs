@@ -9,7 +9,8 @@
 //! Needs mke2fs, e2fsck and debugfs, and a kernel that mounts loop devices for the layouts that are "as mounted".
 //!
 //! `DEADDROP_CRASH_STATES=N` tries N random states in place of the usual number, `DEADDROP_CRASH_SEED=S` starts from
-//! another seed. Each failure prints both.
+//! another seed. Each failure prints both. `DEADDROP_CRASH_THOROUGH=1` judges each state by everything: e2fsck after
+//! either recovery, a second run after either, and the kernel's mount, on all layouts.
 #![allow(clippy::as_conversions)]
 
 #[path = "../common/mod.rs"]

@@ -66,6 +66,11 @@ pub fn seed() -> u64 {
     number("DEADDROP_CRASH_SEED", 20_240_611) as u64
 }
 
+/// Every state is to be judged by everything.
+pub fn is_thorough() -> bool {
+    number("DEADDROP_CRASH_THOROUGH", 0) > 0
+}
+
 #[test]
 fn whatever_a_cut_leaves_is_all_old_or_all_new_and_mends() {
     let random = number("DEADDROP_CRASH_STATES", 1200).div_ceil(LAYOUTS.len());
@@ -113,7 +118,7 @@ fn all_states(layout: &Layout, random: usize) -> ([usize; 3], Vec<String>) {
         let last = state.applied.last().map_or(0, |(index, _)| *index);
         log[last.saturating_sub(1)..].iter().take(3).any(|op| matches!(op, Op::Flush))
     };
-    if groups[0].len() > LONG && random < LONG {
+    if groups[0].len() > LONG && random < LONG && !is_thorough() {
         // Those of 200 values, in a run that is to be short. Between two flushes most are much the same.
         let step = groups[0].len().div_ceil(LONG / 2);
         let mut place = 0;
@@ -126,6 +131,7 @@ fn all_states(layout: &Layout, random: usize) -> ([usize; 3], Vec<String>) {
     let step = groups[0].len().div_ceil(40);
     for (place, state) in groups.iter().flat_map(|group| group.iter().enumerate()) {
         let depth = match place % step {
+            _ if is_thorough() => Depth::Deep,
             0 if place % (4 * step) == 0 => Depth::Deep,
             0 => Depth::Full,
             _ if near_flush(state) => Depth::Full,

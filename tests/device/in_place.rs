@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::images::Image;
-use crate::common::mount::assert_fsck_clean;
+use crate::common::mount::{assert_fsck_clean, unmount};
 use crate::common::{Scratch, sha256_of, tool};
 use crate::machine::{Loop, ROOT, ROOT_SIZE, Zram, deaddrop, disk, disk_with_sectors, has_loop_devices};
 use crate::undo::assert_holds;
@@ -217,7 +217,7 @@ impl Medium {
 
 impl Drop for Medium {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
+        unmount(&self.0);
     }
 }
 

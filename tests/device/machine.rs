@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::mount::unmount;
 use crate::common::run::Deaddrop;
 use crate::common::{Scratch, is_root, tool};
 
@@ -172,6 +173,6 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
+        unmount(&self.0);
     }
 }

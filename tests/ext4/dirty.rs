@@ -6,6 +6,7 @@ use std::process::Command;
 use deaddrop::image::ext4::JournalState;
 use deaddrop::image::tree::Tree;
 
+use crate::common::mount::unmount;
 use crate::support::{Image, assert_applied, changes, find, shout, time, tree, write};
 
 /// A copy of a file system that the kernel has mounted and written to, as of a running machine; `None` without mounts.
@@ -26,7 +27,7 @@ fn copy_of_a_mounted(arguments: &str) -> Option<Image> {
     Command::new("sync").arg("-f").arg(&mount).status().unwrap();
     let copy = Image::empty();
     fs::copy(&live.path, &copy.path).unwrap();
-    Command::new("umount").arg(&mount).status().unwrap();
+    assert!(unmount(&mount));
     Some(copy)
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 
 use deaddrop::image::tree::{Label, Tree, TreeChange};
 
+use crate::common::mount::unmount;
 use crate::layouts::LAYOUTS;
 use crate::support::{Image, assert_applied, changes, directory, find, remove, shout, tree, write};
 
@@ -104,7 +105,7 @@ fn a_block_of_attributes_that_files_share_loses_one_user_and_stays() {
     for name in ["old-small", "old-large", "gone-small"] {
         xattr::set(mount.join("etc/secrets").join(name), Label::ATTRIBUTE, long.value()).unwrap();
     }
-    assert!(std::process::Command::new("umount").arg(&mount).status().unwrap().success());
+    assert!(unmount(&mount));
     image.assert_clean("labelled by the kernel");
     let ext4 = image.open().unwrap();
     for name in ["old-small", "old-large", "gone-small"] {

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use deaddrop::image::tree::{Tree, TreeChange};
 
+use crate::common::mount::unmount;
 use crate::support::{
     Image, all_inodes, assert_applied, changes, directory, find, pattern, remove, shout, time, tree, write,
 };
@@ -253,7 +254,7 @@ fn the_kernel_sees_the_files() {
         })
         .collect();
     let wrote = std::fs::write(mount.join("etc/by-the-kernel"), b"x");
-    Command::new("umount").arg(&mount).status().unwrap();
+    assert!(unmount(&mount));
     wrote.unwrap();
     for (path, same) in seen {
         assert!(same, "{path}: the kernel sees other content");

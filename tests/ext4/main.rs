@@ -4,6 +4,9 @@
 //! Needs mke2fs, e2fsck, debugfs and tune2fs.
 #![allow(clippy::as_conversions)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod alone;
 mod corpus;
 mod dirty;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::{Whence, lseek64};
 
 use crate::common::canary::Canary;
+use crate::common::mount::unmount;
 use crate::common::run::Deaddrop;
 use crate::common::tree::{Kind, Tree};
 use crate::common::{Scratch, is_root, sha256, tool};
@@ -123,16 +124,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmount = |how: &[&str]| Command::new("umount").args(how).arg(self.root()).stderr(Stdio::null()).status();
-        // Another thread that starts a program holds our open files for a moment, in the child that is to become it.
-        let done = (0..100).any(|_| {
-            let done = unmount(&[]).is_ok_and(|status| status.success());
-            if !done {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            done
-        });
-        if !done && !unmount(&["--lazy"]).is_ok_and(|status| status.success()) {
+        if !unmount(self.root()) {
             self.0.disable_cleanup(true);
             eprintln!("{} stays mounted", self.root().display());
         }

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::ROOT;
 use super::bytes::le32;
 use super::checksum::crc32c;
@@ -18,6 +16,7 @@ use super::reader::{Reader, usize_of};
 use super::writer::{Failure, Writer};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
+use crate::image::wiped::Wiped;
 
 /// One call of the writer. Holds no value.
 enum Step {
@@ -285,7 +284,7 @@ fn zero_old_content(before: &Reader, after: &Reader, overlay: &Overlay, old: &In
     if map.content_blocks().saturating_mul(u64::from(before.geometry.block_size)) > MOST_ZEROED {
         return Ok(());
     }
-    let zeros = Zeroizing::new(vec![0; usize_of(before.geometry.block_size)]);
+    let zeros = Wiped::zeros(usize_of(before.geometry.block_size));
     let mut known: Option<(u32, Bitmap)> = None;
     for block in map.content() {
         let number = after.group_of_block(block)?;

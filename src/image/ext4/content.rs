@@ -1,12 +1,11 @@
 //! The content of files and symbolic links.
 
-use zeroize::Zeroizing;
-
 use super::inode::{INLINE_DATA, Inode};
 use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::Kind;
+use crate::image::wiped::Wiped;
 use crate::secret::Secret;
 
 /// The longest target of a symbolic link, in bytes: PATH_MAX less its NUL.
@@ -48,9 +47,9 @@ impl Reader {
     }
 
     /// All bytes of an inode whose size the caller has checked.
-    fn content(&self, inode: &Inode) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+    fn content(&self, inode: &Inode) -> Result<Wiped, ImageError> {
         let size = usize::try_from(inode.size).map_err(|_| wrong(inode, "its size"))?;
-        let mut content = Zeroizing::new(vec![0; size]);
+        let mut content = Wiped::zeros(size);
         if inode.has(INLINE_DATA) {
             let inline = self.inline_content(inode)?;
             let (area, rest) = (inline.area.len().min(size), inline.rest.len());
@@ -71,7 +70,7 @@ impl Reader {
     /// Fills `content` from the start of what `map` maps. Holes and what was not written are left as they are.
     fn read_mapped(&self, map: &BlockMap, content: &mut [u8]) -> Result<(), ImageError> {
         let size = usize_of(self.geometry.block_size);
-        let mut block = Zeroizing::new(vec![0; size]);
+        let mut block = Wiped::zeros(size);
         for (logical, part) in (0_u64..).zip(content.chunks_mut(size)) {
             if let Some(physical) = map.find(logical) {
                 self.read_block(physical, &mut block)?;

@@ -1,13 +1,12 @@
 //! Block groups: their descriptors and their bitmaps. Kernel documentation, ext4, "Block Group Descriptors" and "Block
 //! and inode Bitmaps". Descriptors are read one at a time, where they are needed.
 
-use zeroize::Zeroizing;
-
 use super::bytes::{halves, le16, le32};
 use super::checksum::{crc16, crc32c};
 use super::features::{Compat, Incompat, RoCompat};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
+use crate::image::wiped::Wiped;
 
 /// Where the descriptor keeps its own checksum. `bg_checksum`, 0x1E.
 const CHECKSUM: usize = 0x1E;
@@ -222,7 +221,7 @@ impl Reader {
     /// When its checksum does not match, or it cannot be read.
     pub fn inode_bitmap(&self, group: &Group) -> Result<Bitmap, ImageError> {
         if group.flags & INODE_UNINIT != 0 {
-            let mut bitmap = Bitmap(Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]));
+            let mut bitmap = Bitmap(Wiped::zeros(usize_of(self.geometry.block_size)));
             bitmap.set_from(self.superblock.inodes_per_group);
             return Ok(bitmap);
         }
@@ -248,7 +247,7 @@ impl Reader {
     /// The bitmap that the kernel would make for a group that was never used: the group's own metadata and the bits
     /// beyond its end are set.
     fn unwritten_block_bitmap(&self, group: &Group) -> Result<Bitmap, ImageError> {
-        let mut bitmap = Bitmap(Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]));
+        let mut bitmap = Bitmap(Wiped::zeros(usize_of(self.geometry.block_size)));
         let first = self.first_block_of(group.number);
         let size = self.blocks_in(group.number);
         let mut set = |block: u64| {
@@ -282,7 +281,7 @@ impl Reader {
 
 /// A bitmap of one group.
 #[derive(Clone)]
-pub(super) struct Bitmap(pub Zeroizing<Vec<u8>>);
+pub(super) struct Bitmap(pub Wiped);
 
 impl Bitmap {
     /// True when `bit` is set, or lies beyond the bitmap.
@@ -327,7 +326,7 @@ mod tests {
     #[test]
     fn runs_of_bits_are_judged_and_set_at_any_place() {
         for (first, end) in [(0, 0), (0, 1), (3, 9), (8, 16), (5, 32), (31, 32), (7, 25)] {
-            let mut bitmap = Bitmap(Zeroizing::new(vec![0; 4]));
+            let mut bitmap = Bitmap(Wiped::zeros(4));
             (first..end).for_each(|bit| bitmap.set(bit));
             for from in 0..=32 {
                 for to in from..=32 {
@@ -342,7 +341,7 @@ mod tests {
             assert_eq!(bitmap.all(first, 100), (first..32).all(|bit| bitmap.get(bit)));
         }
         for first in 0..40 {
-            let mut bitmap = Bitmap(Zeroizing::new(vec![0; 4]));
+            let mut bitmap = Bitmap(Wiped::zeros(4));
             bitmap.set_from(first);
             assert!((0..32).all(|bit| bitmap.get(bit) == (bit >= first)), "{first}");
         }

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::Ext4;
 use super::fixed::damaged;
 use super::group::Bitmap;
@@ -17,6 +15,7 @@ use crate::image::error::ImageError;
 use crate::image::journal::Map;
 use crate::image::journal::superblock::JournalSuperblock;
 use crate::image::undo::Rewrite;
+use crate::image::wiped::Wiped;
 
 /// What differs from the device, in blocks as they are to be.
 struct Split {
@@ -145,8 +144,8 @@ impl Ext4 {
     }
 
     /// Bytes as they are on the device, with nothing mended or replayed.
-    fn on_device(&self, offset: u64, length: usize) -> Result<Zeroizing<Vec<u8>>, ImageError> {
-        let mut bytes = Zeroizing::new(vec![0; length]);
+    fn on_device(&self, offset: u64, length: usize) -> Result<Wiped, ImageError> {
+        let mut bytes = Wiped::zeros(length);
         self.base.read_exact_at(offset, &mut bytes).map_err(|error| ImageError::io("reading the image", error))?;
         Ok(bytes)
     }
@@ -161,7 +160,7 @@ pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map)
     let mut stale = Vec::new();
     let block_size = u64::from(old.geometry.block_size);
     let zeros = vec![0; usize_of(old.geometry.block_size)];
-    let mut buffer = Zeroizing::new(Vec::new());
+    let mut buffer = Wiped::default();
     let mut block = journal.first;
     while block < journal.blocks {
         let (place, length) =

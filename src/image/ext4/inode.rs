@@ -1,14 +1,13 @@
 //! Inodes. Kernel documentation, ext4, "Index Nodes" and, for content inside the inode, "Inline Data" and "Extended
 //! Attributes".
 
-use zeroize::Zeroizing;
-
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
 use super::group::{Group, INODE_UNINIT};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::{Kind, Stat};
+use crate::image::wiped::Wiped;
 
 /// `i_flags`: nobody may change it.
 pub(super) const IMMUTABLE: u32 = 0x10;
@@ -38,7 +37,7 @@ pub(super) struct Inode {
     /// Its number, from 1.
     pub number: u32,
     /// All of its bytes, as long as `s_inode_size` says. May hold content (`inline_data`).
-    pub raw: Zeroizing<Vec<u8>>,
+    pub raw: Wiped,
     /// Kind and permission bits. `i_mode`, 0x0, u16.
     pub mode: u16,
     /// `i_uid`, 0x2, u16, and `l_i_uid_high`, 0x78.
@@ -118,7 +117,7 @@ impl Reader {
             )));
         }
         let (block, offset) = self.place_in(&group, index);
-        let mut raw = Zeroizing::new(vec![0; usize::from(self.superblock.inode_size)]);
+        let mut raw = Wiped::zeros(usize::from(self.superblock.inode_size));
         self.read_part(block, offset, &mut raw)?;
         self.parse_inode(number, raw)
     }
@@ -127,7 +126,7 @@ impl Reader {
     ///
     /// # Errors
     /// When it is damaged or not in use.
-    pub fn parse_inode(&self, number: u32, mut raw: Zeroizing<Vec<u8>>) -> Result<Inode, ImageError> {
+    pub fn parse_inode(&self, number: u32, mut raw: Wiped) -> Result<Inode, ImageError> {
         let wrong = |what: &str| Err(ImageError::Corrupt(format!("ext4: inode {number}: {what}")));
         let mode = le16(&raw, 0x0);
         let extra_size = if raw.len() > GOOD_OLD_SIZE { le16(&raw, 0x80) } else { 0 };
@@ -207,14 +206,14 @@ impl Reader {
     /// # Errors
     /// When the attributes are damaged.
     pub fn inline_content(&self, inode: &Inode) -> Result<InlineContent, ImageError> {
-        let mut rest = Zeroizing::new(Vec::new());
+        let mut rest = Wiped::default();
         for attribute in inline_attributes(inode)? {
             // `e_name_index` 7 is "system.".
             if attribute.index == 7 && attribute.name == b"data" {
-                rest = Zeroizing::new(attribute.value.to_vec());
+                rest = Wiped::from(attribute.value.to_vec());
             }
         }
-        Ok(InlineContent { area: Zeroizing::new(inode.block_area().to_vec()), rest })
+        Ok(InlineContent { area: Wiped::from(inode.block_area().to_vec()), rest })
     }
 }
 
@@ -227,9 +226,9 @@ fn take_field(raw: &mut [u8], at: usize) -> Option<[u8; 2]> {
 /// Content inside an inode, in its two places.
 pub(super) struct InlineContent {
     /// `i_block`, 60 bytes.
-    pub area: Zeroizing<Vec<u8>>,
+    pub area: Wiped,
     /// The value of `system.data`; empty when there is none.
-    pub rest: Zeroizing<Vec<u8>>,
+    pub rest: Wiped,
 }
 
 /// One extended attribute in an inode.

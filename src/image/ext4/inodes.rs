@@ -1,8 +1,6 @@
 //! The inodes of a group that are in use, each with its map: for whoever asks which of them claims a block. Bounded, however
 //! a file system lies.
 
-use zeroize::Zeroizing;
-
 use super::bytes::le16;
 use super::fixed::damaged;
 use super::group::INODE_UNINIT;
@@ -10,6 +8,7 @@ use super::inode::Inode;
 use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
+use crate::image::wiped::Wiped;
 
 /// Blocks of inode tables and of maps that are read before we give up: more than the groups of a journal of 20 GiB have. A
 /// second or two.
@@ -76,9 +75,9 @@ impl Reader {
             let first = block.saturating_mul(in_block);
             (first..first.saturating_add(in_block).min(all)).any(|index| used.get(index))
         };
-        let mut buffer = Zeroizing::new(vec![0; usize_of(RUN * self.geometry.block_size)]);
+        let mut buffer = Wiped::zeros(usize_of(RUN * self.geometry.block_size));
         // One inode's bytes, and its map: kept, since there are thousands.
-        let mut bytes = Zeroizing::new(Vec::new());
+        let mut bytes = Wiped::default();
         let mut map = BlockMap::default();
         let mut block = 0;
         while block < self.geometry.inode_table_blocks {

@@ -1,8 +1,6 @@
 //! Which blocks an inode's content lies in. Kernel documentation, ext4, "Extent Tree" and "Direct/Indirect Block
 //! Addressing".
 
-use zeroize::Zeroizing;
-
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
 use super::fixed::damaged;
@@ -10,6 +8,7 @@ use super::inode::{BLOCK_SIZE, EXTENTS, INLINE_DATA, Inode};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::Kind;
+use crate::image::wiped::Wiped;
 
 /// `eh_magic` of every extent node.
 const EXTENT_MAGIC: u16 = 0xF30A;
@@ -144,7 +143,7 @@ struct Walk<'a> {
 struct Ahead {
     /// Number of the first.
     first: u64,
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
 }
 
 impl Ahead {
@@ -223,7 +222,7 @@ impl Walk<'_> {
     }
 
     /// Reads a block of the map, and counts it.
-    fn node(&mut self, block: u64) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+    fn node(&mut self, block: u64) -> Result<Wiped, ImageError> {
         self.count_node(block)?;
         self.reader.block(block)
     }

@@ -42,8 +42,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use zeroize::Zeroizing;
-
 use self::features::Compat;
 use self::fixed::Fixed;
 use self::inode::Inode;
@@ -55,6 +53,7 @@ use super::device::ReadAt;
 use super::error::ImageError;
 use super::overlay::{DirtyBlock, Overlay};
 use super::tree::{Label, Stat, Tree, TreeChange};
+use crate::image::wiped::Wiped;
 use crate::secret::Secret;
 use crate::sys;
 
@@ -280,7 +279,7 @@ impl Ext4 {
         for number in numbers {
             let offset = self.reader.block_offset(number)?;
             let now = self.reader.block(number)?;
-            let mut before = Zeroizing::new(vec![0; now.len()]);
+            let mut before = Wiped::zeros(now.len());
             self.base.read_exact_at(offset, &mut before).map_err(failed)?;
             if before != now {
                 sys::lock_memory(&now);

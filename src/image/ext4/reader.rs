@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::superblock::{self, Geometry, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
 use crate::image::journal::Map;
+use crate::image::wiped::Wiped;
 
 /// A file system whose superblock and geometry were checked.
 #[derive(Clone)]
@@ -72,8 +71,8 @@ impl Reader {
     ///
     /// # Errors
     /// When there is no such block, or it cannot be read.
-    pub fn block(&self, number: u64) -> Result<Zeroizing<Vec<u8>>, ImageError> {
-        let mut block = Zeroizing::new(vec![0; usize_of(self.geometry.block_size)]);
+    pub fn block(&self, number: u64) -> Result<Wiped, ImageError> {
+        let mut block = Wiped::zeros(usize_of(self.geometry.block_size));
         self.read_block(number, &mut block)?;
         Ok(block)
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use ext4_view::{Ext4Error, Ext4Read, Metadata};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::apply::Lookup;
 use super::features::Incompat;
@@ -23,6 +22,7 @@ use super::superblock::{self, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
+use crate::image::wiped::Wiped;
 use crate::secret::Secret;
 
 /// Features that `ext4-view` refuses by their bits, but that change nothing about what it is shown: attributes in inodes
@@ -63,11 +63,11 @@ struct View {
 
 /// One block of random bytes.
 #[derive(Clone)]
-struct Mask(Zeroizing<Vec<u8>>);
+struct Mask(Wiped);
 
 impl Mask {
     fn new(block_size: usize) -> io::Result<Self> {
-        let mut mask = Zeroizing::new(vec![0; block_size]);
+        let mut mask = Wiped::zeros(block_size);
         File::open("/dev/urandom")?.read_exact(&mut mask)?;
         Ok(Self(mask))
     }
@@ -275,7 +275,7 @@ fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask:
 
 /// True when `file`, which is as long as `content`, holds it under the mask.
 fn holds(file: &mut ext4_view::File, content: &Secret, mask: &Mask) -> Result<bool, Ext4Error> {
-    let mut read = Zeroizing::new(vec![0; content.len()]);
+    let mut read = Wiped::zeros(content.len());
     let mut filled = 0;
     while let Some(rest) = read.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_bytes(rest)? {

@@ -8,54 +8,20 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::num::NonZero;
-use std::ops::{Deref, DerefMut};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use zeroize::Zeroize;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::compress_bound;
+
+use crate::image::wiped::Wiped;
 
 /// zstd's default level, which nixpkgs takes for its images too.
 const LEVEL: i32 = 3;
 /// Most threads. More than this wait for the one that decodes.
 const MOST_THREADS: usize = 8;
-
-/// Bytes that may be secret, a piece of a disk or its frame: zeroized on drop. `Zeroizing` does so one byte after the other,
-/// which for 16 MiB takes as long as a tenth of the compressing.
-#[derive(Default)]
-pub(in crate::image) struct Bytes(Vec<u8>);
-
-impl Bytes {
-    /// So many zeros.
-    pub(in crate::image) fn zeros(size: usize) -> Self {
-        Self(vec![0; size])
-    }
-}
-
-impl Deref for Bytes {
-    type Target = Vec<u8>;
-
-    fn deref(&self) -> &Vec<u8> {
-        &self.0
-    }
-}
-
-impl DerefMut for Bytes {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.0
-    }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        // All of it is spare then, which is zeroized in one go.
-        self.0.clear();
-        self.0.spare_capacity_mut().zeroize();
-    }
-}
 
 /// Who gets the frames.
 pub(super) trait Sink {
@@ -77,15 +43,15 @@ pub(super) enum Frame<'a> {
 /// A piece to compress, and a buffer for its frame.
 struct Job {
     number: u64,
-    piece: Bytes,
-    frame: Bytes,
+    piece: Wiped,
+    frame: Wiped,
 }
 
 /// A frame in its buffer, or why there is none; and the piece's buffer, to be used again.
 struct Done {
     number: u64,
-    piece: Bytes,
-    frame: io::Result<Bytes>,
+    piece: Wiped,
+    frame: io::Result<Wiped>,
 }
 
 /// What the sink gets, in its order.
@@ -110,9 +76,9 @@ pub(super) struct Pool<S> {
     /// Jobs in `slots`.
     on_their_way: usize,
     /// Frames that came before their turn.
-    early: BTreeMap<u64, io::Result<Bytes>>,
-    pieces: Vec<Bytes>,
-    frames: Vec<Bytes>,
+    early: BTreeMap<u64, io::Result<Wiped>>,
+    pieces: Vec<Wiped>,
+    frames: Vec<Wiped>,
     /// Frames of zeros, by their length.
     zeros: BTreeMap<usize, Vec<u8>>,
 }
@@ -153,14 +119,14 @@ impl<S: Sink> Pool<S> {
     }
 
     /// A buffer of `size` bytes for a piece; what is in it is of no meaning.
-    pub(super) fn buffer(&mut self, size: usize) -> Bytes {
-        let Some(mut buffer) = self.pieces.pop() else { return Bytes::zeros(size) };
+    pub(super) fn buffer(&mut self, size: usize) -> Wiped {
+        let Some(mut buffer) = self.pieces.pop() else { return Wiped::zeros(size) };
         buffer.resize(size, 0);
         buffer
     }
 
     /// Gives back a buffer that is not needed.
-    pub(super) fn give_back(&mut self, buffer: Bytes) {
+    pub(super) fn give_back(&mut self, buffer: Wiped) {
         self.pieces.push(buffer);
     }
 
@@ -168,7 +134,7 @@ impl<S: Sink> Pool<S> {
     ///
     /// # Errors
     /// What the sink says, or zstd.
-    pub(super) fn compress(&mut self, piece: Bytes) -> io::Result<()> {
+    pub(super) fn compress(&mut self, piece: Wiped) -> io::Result<()> {
         // One a thread, and one that is ready for the first that is free.
         while self.on_their_way > self.threads.len() {
             self.settle_one()?;
@@ -235,8 +201,8 @@ impl<S: Sink> Pool<S> {
                 let frame = match self.zeros.entry(size) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(new) => {
-                        let mut frame = Bytes::default();
-                        compress(&mut compressor()?, &Bytes::zeros(size), &mut frame)?;
+                        let mut frame = Wiped::default();
+                        compress(&mut compressor()?, &Wiped::zeros(size), &mut frame)?;
                         new.insert(frame.to_vec())
                     }
                 };
@@ -289,7 +255,7 @@ fn compressor() -> io::Result<Compressor<'static>> {
     Ok(compressor)
 }
 
-fn compress(compressor: &mut Compressor<'_>, piece: &[u8], frame: &mut Bytes) -> io::Result<()> {
+fn compress(compressor: &mut Compressor<'_>, piece: &[u8], frame: &mut Wiped) -> io::Result<()> {
     frame.clear();
     frame.reserve(compress_bound(piece.len()));
     compressor.compress_to_buffer(piece, &mut **frame).map(drop)

@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use crate::image::bytes::{array, le32, le64, length};
 use crate::image::error::ImageError;
 use crate::image::held;
 use crate::image::text;
+use crate::image::wiped::Wiped;
 
 const MAGIC: [u8; 16] = *b"deaddrop undo\n\0\0";
 const VERSION: u32 = 1;
@@ -108,14 +108,14 @@ pub(super) struct Record {
     /// The block's number in the file system.
     pub number: u64,
     /// What it held.
-    pub old: Zeroizing<Vec<u8>>,
+    pub old: Wiped,
     /// Of each state that the run may have left it in, the digests of its sectors.
     states: Vec<Vec<[u8; DIGEST]>>,
 }
 
 impl Record {
     /// A block that holds `old`, and will hold each of `states` in turn.
-    pub(super) fn new(number: u64, old: Zeroizing<Vec<u8>>, states: &[&[u8]]) -> Self {
+    pub(super) fn new(number: u64, old: Wiped, states: &[&[u8]]) -> Self {
         let digests = |state: &&[u8]| state.chunks(SECTOR).map(|sector| Sha256::digest(sector).into()).collect();
         Self { number, old, states: states.iter().map(digests).collect() }
     }
@@ -129,10 +129,10 @@ impl Record {
             })
     }
 
-    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    fn to_bytes(&self) -> Wiped {
         let digests: usize = self.states.iter().map(|state| state.len().saturating_mul(DIGEST)).sum();
         // In one piece: a buffer that grows leaves copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(12 + self.old.len() + digests));
+        let mut bytes = Wiped::from(Vec::with_capacity(12 + self.old.len() + digests));
         bytes.extend(self.number.to_le_bytes());
         bytes.extend(u32::try_from(self.states.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(&self.old);
@@ -287,7 +287,7 @@ impl UndoFile {
         let number = le64(&head, 0).ok_or_else(broken)?;
         let states = le32(&head, 8).filter(|states| (1..=MOST_STATES).contains(states)).ok_or_else(broken)?;
         let mut at = at.checked_add(12).ok_or_else(broken)?;
-        let mut old = Zeroizing::new(vec![0; block_size]);
+        let mut old = Wiped::zeros(block_size);
         self.file.read_exact_at(&mut old, at)?;
         at = at.checked_add(u64::from(self.header.block_size)).ok_or_else(broken)?;
         let mut digests = vec![0; block_size / SECTOR * DIGEST];
@@ -327,7 +327,7 @@ impl Header {
 fn parse(file: &File, size: u64) -> io::Result<Option<(Header, u64)>> {
     let Some(end) = size.checked_sub(u64::try_from(DIGEST).unwrap_or(u64::MAX)) else { return Ok(None) };
     let mut digest = Sha256::new();
-    let mut buffer = Zeroizing::new(vec![0; 1 << 16]);
+    let mut buffer = Wiped::zeros(1 << 16);
     let mut header = None;
     let mut at = 0;
     while at < end {

@@ -21,8 +21,6 @@ mod tests;
 use std::io;
 use std::path::Path;
 
-use zeroize::Zeroizing;
-
 pub use self::file::Header;
 use self::file::{Found, Record, UndoFile};
 use super::commit::{Block, CommitError, Medium, Transaction};
@@ -31,6 +29,7 @@ use super::error::ImageError;
 use super::ext4::superblock::{self, Superblock};
 use super::table::Partition;
 use crate::image::text;
+use crate::image::wiped::Wiped;
 
 /// A change to a file system, ready to be written over a device with an undo file.
 pub struct Rewrite {
@@ -65,9 +64,9 @@ pub struct Disk<'a> {
 }
 
 impl Disk<'_> {
-    fn read(&self, start: u64, number: u64, block_size: u32) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+    fn read(&self, start: u64, number: u64, block_size: u32) -> Result<Wiped, ImageError> {
         let reading = |e| ImageError::io(format!("reading {}", self.name), e);
-        let mut bytes = Zeroizing::new(vec![0; usize::try_from(block_size).unwrap_or(0)]);
+        let mut bytes = Wiped::zeros(usize::try_from(block_size).unwrap_or(0));
         let offset = offset(start, number, block_size).map_err(reading)?;
         self.reader.read_exact_at(offset, &mut bytes).map_err(reading)?;
         Ok(bytes)
@@ -154,7 +153,7 @@ impl Rewrite {
     }
 
     /// Step 1, and the new values of step 2. Returns the superblock's block with the mark.
-    fn prepare(&self, disk: &mut Disk<'_>, start: u64, undo: &mut UndoFile) -> Result<Zeroizing<Vec<u8>>, ImageError> {
+    fn prepare(&self, disk: &mut Disk<'_>, start: u64, undo: &mut UndoFile) -> Result<Wiped, ImageError> {
         for block in &self.home {
             let old = disk.read(start, block.number, self.block_size)?;
             undo.add(&Record::new(block.number, old, &[&block.bytes]))?;
@@ -194,8 +193,8 @@ impl Rewrite {
 }
 
 /// The superblock's block, saying "not cleanly unmounted".
-fn marked(block: &[u8], number: u64) -> Zeroizing<Vec<u8>> {
-    let mut marked = Zeroizing::new(block.to_vec());
+fn marked(block: &[u8], number: u64) -> Wiped {
+    let mut marked = Wiped::from(block.to_vec());
     if let Some(raw) = superblock::in_block(&mut marked, number) {
         *raw = superblock::marked_unclean(raw);
     }

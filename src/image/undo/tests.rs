@@ -4,9 +4,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use super::file::{Found, Header, Record, UndoFile};
+use crate::image::wiped::Wiped;
 
 const UUID: [u8; 16] = [7; 16];
 
@@ -25,8 +25,8 @@ fn header(blocks: u64) -> Header {
 fn written() -> (tempfile::TempDir, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let mut undo = UndoFile::create(directory.path(), &header(2)).unwrap();
-    undo.add(&Record::new(9, Zeroizing::new(vec![1; 1024]), &[&[2; 1024]])).unwrap();
-    undo.add(&Record::new(1, Zeroizing::new(vec![3; 1024]), &[&[4; 1024], &[5; 1024]])).unwrap();
+    undo.add(&Record::new(9, Wiped::from(vec![1; 1024]), &[&[2; 1024]])).unwrap();
+    undo.add(&Record::new(1, Wiped::from(vec![3; 1024]), &[&[4; 1024], &[5; 1024]])).unwrap();
     undo.seal().unwrap();
     let bytes = fs::read(undo.path()).unwrap();
     (directory, bytes)
@@ -50,7 +50,7 @@ fn what_was_written_is_read() {
 
 #[test]
 fn a_block_is_explained_sector_by_sector() {
-    let record = Record::new(1, Zeroizing::new(vec![3; 1024]), &[&[4; 1024], &[5; 1024]]);
+    let record = Record::new(1, Wiped::from(vec![3; 1024]), &[&[4; 1024], &[5; 1024]]);
     for (first, second, explained) in
         [(3, 3, true), (4, 4, true), (5, 5, true), (3, 4, true), (5, 4, true), (6, 4, false), (3, 6, false)]
     {
