@@ -94,15 +94,7 @@ fn search_into(path: &Path, canaries: &[Canary], finds: &mut Vec<String>) {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some(&first) = needle.first() else { return false };
-    let mut rest = haystack;
-    while let Some(at) = rest.iter().position(|&byte| byte == first) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
+    !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
 }
 
 /// Base64 of whole groups of three bytes.

@@ -10,7 +10,8 @@
 //!
 //! `DEADDROP_CRASH_STATES=N` tries N random states in place of the usual number, `DEADDROP_CRASH_SEED=S` starts from
 //! another seed. Each failure prints both. `DEADDROP_CRASH_THOROUGH=1` judges each state by everything: e2fsck after
-//! either recovery, a second run after either, and the kernel's mount, on all layouts.
+//! either recovery, a second run after either, and the kernel's mount, on all layouts; `DEADDROP_CRASH_LAYOUT=A|B` takes
+//! those whose names hold A or B.
 #![allow(clippy::as_conversions)]
 
 #[path = "../common/mod.rs"]
