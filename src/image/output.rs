@@ -344,17 +344,27 @@ impl<'a> FileMedium<'a> {
         Self { file, before: None, remembered: 0 }
     }
 
-    /// Makes the file what it was when the change began.
+    /// Makes the file what it was when the change began: as much of it as can be.
     ///
     /// # Errors
-    /// When it cannot be written, or not all of it was remembered.
+    /// When not all of it is what it was: it cannot be written, or was not remembered.
     fn take_back(&mut self) -> io::Result<()> {
+        let mut taken_back = Ok(());
         for (offset, bytes) in self.before.take().into_iter().flatten().rev() {
-            self.file.write_all_at(&bytes, offset)?;
+            // Where no byte can be written (a full disk, a limit, a bad sector), none was, more often than not.
+            let restored = self.file.write_all_at(&bytes, offset);
+            if restored.is_err() && !self.holds(offset, &bytes) {
+                taken_back = restored;
+            }
         }
         // Best effort: it mostly is because syncing failed that we are here.
         let _ = self.file.sync_data();
-        if self.remembered > REMEMBERED { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+        if self.remembered > REMEMBERED { Err(io::ErrorKind::OutOfMemory.into()) } else { taken_back }
+    }
+
+    fn holds(&self, offset: u64, bytes: &[u8]) -> bool {
+        let mut now = Wiped::zeros(bytes.len());
+        self.file.read_exact_at(&mut now, offset).is_ok() && **now == *bytes
     }
 }
 

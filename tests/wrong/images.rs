@@ -1,6 +1,6 @@
 //! Images that are wrong, and outputs that cannot be: exit 1, the image byte for byte as before, and no file left.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 
 use super::common::canary::Canary;
 use super::common::images::{self, Image};
-use super::common::mount::assert_fsck_clean;
+use super::common::mount::{assert_fsck_clean, debugfs};
 use super::common::run::Deaddrop;
 use super::common::{Scratch, sha256_of, tool};
 use super::{MIB, disk, skipped_without_root, small_root};
@@ -167,6 +167,43 @@ fn a_full_file_system_is_told_with_what_it_needs() {
     small_root(&scratch, "inodes.img", 8 * MIB, "nixos", &["-N", "32"]);
     fill_inodes(&scratch.join("inodes.img"), &scratch);
     refused(&scratch, "no inodes", &["inodes.img"], &["nothing was changed", "inode", "hint: "]);
+}
+
+/// `ulimit -f`: no write beyond so many KiB of a file. The values' blocks are written before the log is.
+#[test]
+fn a_limit_on_the_size_of_a_file_ends_a_run_with_the_image_as_it_was() {
+    const LIMITED: &str = "ulimit -f $1; shift; exec \"$@\"";
+    let scratch = Scratch::new();
+    scratch.write("secrets.yaml", "version: 1\nsecrets:\n  a: { path: /etc/secrets/a, from: env:A }\n");
+    small_root(&scratch, "node.img", 48 * MIB, "nixos", &[]);
+    fs::set_permissions(scratch.join("node.img"), Permissions::from_mode(0o640)).unwrap();
+    let before = sha256_of(&scratch.join("node.img"));
+    let value = Canary::new("a");
+    let run = |kib: u32| {
+        let kib = kib.to_string();
+        let program = env!("CARGO_BIN_EXE_deaddrop");
+        Deaddrop::new(&scratch)
+            .instead("/bin/sh")
+            .args(["-c", LIMITED, "sh", kib.as_str(), program, "inject", "node.img"])
+            .env("A", value.text())
+            .plant(&value)
+            .run()
+    };
+    let journal = debugfs(&Image::new(scratch.join("node.img"), 0), &["blocks <8>".to_owned()]).concat();
+    let journal: u32 = journal.split_whitespace().next().unwrap().parse().unwrap();
+    // Before any value, before the log, and within it.
+    for kib in [1, 300, 1_000, journal - 1, journal + 1, journal + 3] {
+        run(kib).expect_refusal(
+            &format!("{kib} KiB"),
+            1,
+            &["nothing was changed", "writing node.img", "File too large"],
+        );
+        assert_eq!(sha256_of(&scratch.join("node.img")), before, "{kib} KiB");
+        let mode = fs::metadata(scratch.join("node.img")).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o640, "{kib} KiB");
+    }
+    run(48 << 10).expect_code(0);
+    assert_fsck_clean(&Image::new(scratch.join("node.img"), 0));
 }
 
 /// Fills a file system without leaving one block free.
