@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bytes::length;
 use super::device::ReadAt;
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// Bytes that are read at a time, and kept together.
 const LINE: usize = 16 << 10;

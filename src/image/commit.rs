@@ -22,7 +22,7 @@ use std::io;
 use super::journal::Map;
 use super::journal::superblock::JournalSuperblock;
 use super::journal::transaction::{self, Logged};
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// What an image is written through. The order of calls is what makes the commit safe; tests record it.
 pub trait Medium {

@@ -10,7 +10,7 @@ use super::device::next_data;
 use super::error::ImageError;
 use super::progress::{Step, Watch, Work};
 use super::spool::write_sparse;
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 use crate::sys;
 
 /// Bytes that are moved at a time.

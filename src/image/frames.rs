@@ -19,7 +19,7 @@ use super::error::ImageError;
 use super::patch::Patch;
 use super::progress::Work;
 use super::spool::is_zero;
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// Bytes of the disk that one frame holds; the last one holds what is left.
 pub(super) const FRAME: usize = 16 << 20;

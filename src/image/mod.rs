@@ -37,5 +37,4 @@ pub mod tree;
 pub mod undo;
 pub(crate) mod unfinished;
 pub mod walk;
-pub mod wiped;
 pub mod work;

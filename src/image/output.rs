@@ -25,8 +25,8 @@ use super::patch::Patch;
 use super::progress::Watch;
 use super::undo::Rewrite;
 use super::unfinished::Unfinished;
-use super::wiped::Wiped;
 use super::{copy::Job, frames, text};
+use crate::secret::Wiped;
 use crate::sys::SignalsWait;
 
 /// Where changes are committed to. Found to be possible when the image was opened.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::device::ReadAt;
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 use crate::sys;
 
 /// A block to be written: its offset in bytes, and its bytes.

@@ -19,7 +19,7 @@ use super::frames::Recorder;
 use super::probe;
 use super::progress::{Step, Watch, Work};
 use super::text;
-use super::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// The largest window that a frame may ask for, as a power of two: 128 MiB, which is what `zstd -d` takes without
 /// being told to, and every level of `zstd` without `--long=28` or more stays below.

@@ -122,12 +122,22 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Where a program is. Debian keeps the tools of file systems where only root's PATH looks. And one that has to be looked for
+/// in a PATH of its own is started by fork(2), which copies the tables of all our pages.
+pub fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places.map(|place| place.join(name)).find(|program| program.exists()).unwrap_or_else(|| name.into())
+}
+
 /// Runs another program (mke2fs, sfdisk, …) to its end; panics with what it said when it is missing or fails. Not for
 /// `deaddrop` itself: its output may hold what it must not, see [`run`].
 pub fn tool(command: &mut Command) -> Output {
-    // Debian keeps the tools of file systems where only root's PATH looks.
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C").env("TZ", "UTC");
+    if !path.split(':').any(|place| place == "/usr/sbin") {
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    }
+    command.env("LC_ALL", "C").env("TZ", "UTC");
     let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
     assert!(
         output.status.success(),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::images::Image;
-use super::{is_root, tool};
+use super::{is_root, program, tool};
 
 /// A kernel mount of an image's root file system. Unmounted, and its loop device freed, when dropped, also by a panic.
 /// Needs root and loop devices.
@@ -99,9 +99,8 @@ pub fn assert_fsck_clean(image: &Image) {
 
 /// What `e2fsck -fn` said, if it was anything but the names of its passes and the summary.
 pub fn fsck(image: &Image) -> Result<(), String> {
-    let output = Command::new("e2fsck")
+    let output = Command::new(program("e2fsck"))
         .args(["-fn", &image.for_e2fsprogs()])
-        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
         .env("LC_ALL", "C")
         .output()
         .expect("running e2fsck (Debian package e2fsprogs)");

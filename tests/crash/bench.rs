@@ -18,6 +18,7 @@ use deaddrop::secret::Secret;
 use tempfile::TempDir;
 
 use crate::common::mount::unmount;
+use crate::common::program;
 use crate::log::{Memory, Op, Recorder};
 
 /// Seconds since 1970 of every change.
@@ -48,11 +49,7 @@ pub fn tool(name: &str, arguments: &[&str]) -> String {
 }
 
 pub fn run(name: &str, arguments: &[&str]) -> Output {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let homes = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    // By its path: a program that has to be looked for is started by fork(2), which copies the tables of all our pages.
-    let program = homes.map(|home| home.join(name)).find(|program| program.exists());
-    let mut command = Command::new(program.as_deref().unwrap_or(Path::new(name)));
+    let mut command = Command::new(program(name));
     command.args(arguments).env("LC_ALL", "C");
     command.output().unwrap_or_else(|error| panic!("running {name}: {error}"))
 }

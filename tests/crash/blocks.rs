@@ -8,7 +8,7 @@ use deaddrop::image::commit::Block;
 use deaddrop::image::journal::superblock::JournalSuperblock;
 use deaddrop::image::journal::transaction::{Logged, encode};
 use deaddrop::image::journal::{MAGIC, put_be32};
-use deaddrop::image::wiped::Wiped;
+use deaddrop::secret::Wiped;
 
 use crate::bench::{Case, Change, Desk, Journal, Layout, TIME, mounted, open, read, record, shout, tool};
 use crate::judge::{fsck, preen};

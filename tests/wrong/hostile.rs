@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::common::Scratch;
 use super::common::canary::Canary;
 use super::common::run::Deaddrop;
+use super::common::{Scratch, program};
 use super::{MIB, disk, small_root};
 
 /// A scratch directory with a manifest of one secret, from $A.
@@ -46,8 +46,7 @@ fn survive(scratch: &Scratch, name: &str, bytes: &[u8], commands: &[&str]) -> bo
 
 /// e2fsck's exit code: 0 clean, 4 errors left, 8 it cannot be checked, …
 fn fsck(path: &Path) -> Option<i32> {
-    let mut e2fsck = Command::new("e2fsck");
-    e2fsck.args(["-fn"]).arg(path).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").output().unwrap().status.code()
+    Command::new(program("e2fsck")).args(["-fn"]).arg(path).output().unwrap().status.code()
 }
 
 fn put(bytes: &mut [u8], at: usize, value: u64, size: usize) {

@@ -12,7 +12,7 @@ use super::common::canary::Canary;
 use super::common::images::{self, Image};
 use super::common::mount::{assert_fsck_clean, debugfs};
 use super::common::run::Deaddrop;
-use super::common::{Scratch, sha256_of, tool};
+use super::common::{Scratch, program, sha256_of, tool};
 use super::{MIB, disk, skipped_without_root, small_root};
 
 /// The digests of all files in a scratch directory, but for the program's and the harness's own.
@@ -214,7 +214,7 @@ fn fill(image: &Path, scratch: &Scratch) {
     tool(&mut debugfs);
     fs::remove_file(scratch.join("filling")).unwrap();
     // What debugfs wrote until there was no more room: the counts are set right.
-    let _ = Command::new("e2fsck").args(["-fy"]).arg(image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").output();
+    let _ = Command::new(program("e2fsck")).args(["-fy"]).arg(image).output();
 }
 
 /// Makes empty files until no inode is free.
@@ -226,7 +226,7 @@ fn fill_inodes(image: &Path, scratch: &Scratch) {
     for name in ["empty", "script"] {
         fs::remove_file(scratch.join(name)).unwrap();
     }
-    let _ = Command::new("e2fsck").args(["-fy"]).arg(image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").output();
+    let _ = Command::new(program("e2fsck")).args(["-fy"]).arg(image).output();
 }
 
 #[test]

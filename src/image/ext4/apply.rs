@@ -16,7 +16,7 @@ use super::reader::{Reader, usize_of};
 use super::writer::{Failure, Writer};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// One call of the writer. Holds no value.
 enum Step {

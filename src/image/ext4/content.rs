@@ -5,8 +5,7 @@ use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::Kind;
-use crate::image::wiped::Wiped;
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 
 /// The longest target of a symbolic link, in bytes: PATH_MAX less its NUL.
 const MOST_TARGET: u64 = 4095;

@@ -6,7 +6,7 @@ use super::checksum::{crc16, crc32c};
 use super::features::{Compat, Incompat, RoCompat};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// Where the descriptor keeps its own checksum. `bg_checksum`, 0x1E.
 const CHECKSUM: usize = 0x1E;

@@ -15,7 +15,7 @@ use crate::image::error::ImageError;
 use crate::image::journal::Map;
 use crate::image::journal::superblock::JournalSuperblock;
 use crate::image::undo::Rewrite;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// What differs from the device, in blocks as they are to be.
 struct Split {

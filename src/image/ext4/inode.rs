@@ -7,7 +7,7 @@ use super::group::{Group, INODE_UNINIT};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::{Kind, Stat};
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// `i_flags`: nobody may change it.
 pub(super) const IMMUTABLE: u32 = 0x10;

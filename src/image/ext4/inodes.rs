@@ -8,7 +8,7 @@ use super::inode::Inode;
 use super::mapping::BlockMap;
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// Blocks of inode tables and of maps that are read before we give up: more than the groups of a journal of 20 GiB have. A
 /// second or two.

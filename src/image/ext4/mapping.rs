@@ -8,7 +8,7 @@ use super::inode::{BLOCK_SIZE, EXTENTS, INLINE_DATA, Inode};
 use super::reader::{Reader, usize_of};
 use crate::image::error::ImageError;
 use crate::image::tree::Kind;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// `eh_magic` of every extent node.
 const EXTENT_MAGIC: u16 = 0xF30A;

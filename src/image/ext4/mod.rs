@@ -53,8 +53,7 @@ use super::device::ReadAt;
 use super::error::ImageError;
 use super::overlay::{DirtyBlock, Overlay};
 use super::tree::{Label, Stat, Tree, TreeChange};
-use crate::image::wiped::Wiped;
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 use crate::sys;
 
 pub use self::facts::{Facts, JournalState, probe};

@@ -9,7 +9,7 @@ use super::superblock::{self, Geometry, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
 use crate::image::journal::Map;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// A file system whose superblock and geometry were checked.
 #[derive(Clone)]

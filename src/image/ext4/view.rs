@@ -22,8 +22,7 @@ use super::superblock::{self, Superblock};
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
-use crate::image::wiped::Wiped;
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 
 /// Features that `ext4-view` refuses by their bits, but that change nothing about what it is shown: attributes in inodes
 /// of their own, large directories (bounded by our reader), and inline content (which no file of ours has, and no

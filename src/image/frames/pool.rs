@@ -16,7 +16,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::compress_bound;
 
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// zstd's default level, which nixpkgs takes for its images too.
 const LEVEL: i32 = 3;

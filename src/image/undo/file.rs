@@ -29,7 +29,7 @@ use crate::image::bytes::{array, le32, le64, length};
 use crate::image::error::ImageError;
 use crate::image::held;
 use crate::image::text;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 const MAGIC: [u8; 16] = *b"deaddrop undo\n\0\0";
 const VERSION: u32 = 1;

@@ -29,7 +29,7 @@ use super::error::ImageError;
 use super::ext4::superblock::{self, Superblock};
 use super::table::Partition;
 use crate::image::text;
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 /// A change to a file system, ready to be written over a device with an undo file.
 pub struct Rewrite {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use sha2::{Digest, Sha256};
 
 use super::file::{Found, Header, Record, UndoFile};
-use crate::image::wiped::Wiped;
+use crate::secret::Wiped;
 
 const UUID: [u8; 16] = [7; 16];
 
