@@ -57,8 +57,10 @@ impl Inject {
         let complaints = said
             .lines()
             .filter(|line| !line.starts_with("Pass ") && !line.contains(" files (") && !line.contains("clean,"))
-            // debugfs puts the time of its replay in the place of one that lies. Ours is none of its own.
+            // debugfs puts the time of its replay in the place of one that lies. Ours is none of its own. With a time of more
+            // digits e2fsck breaks the line.
             .filter(|line| !line.contains("is in the future") && !line.contains("by less than a day"))
+            .filter(|line| !line.starts_with("Superblock last ") && *line != "Fix? no")
             .map(|line| plain(line).split_whitespace().collect::<Vec<_>>().join(" "))
             .collect();
         (output.status.code().unwrap_or(99), complaints, said + &String::from_utf8_lossy(&output.stderr))
