@@ -259,6 +259,22 @@ pub fn lock_memory(bytes: &[u8]) {
     let _ = unsafe { mman::mlock(address, bytes.len()) };
 }
 
+/// [`lock_memory`] of many pieces: what lies on the same or adjacent pages is locked by one call. A call costs as much as
+/// writing a block.
+pub fn lock_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) {
+    /// Where pages are larger, what is adjacent by this size is so as well.
+    const PAGE: usize = 4096;
+    let mut pieces: Vec<&[u8]> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+    pieces.sort_unstable_by_key(|piece| piece.as_ptr().addr());
+    let end = |piece: &[u8]| piece.as_ptr().addr().saturating_add(piece.len());
+    for run in pieces.chunk_by(|one, next| next.as_ptr().addr() / PAGE <= end(one).saturating_sub(1) / PAGE + 1) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let length = end(last).saturating_sub(first.as_ptr().addr());
+        // SAFETY: mlock only changes residency. Each page of the range holds a byte of a piece, so that it is mapped.
+        let _ = unsafe { mman::mlock(NonNull::from(*first).cast(), length) };
+    }
+}
+
 /// A clock that runs while one thread has the processor.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadClock(libc::clockid_t);

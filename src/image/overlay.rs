@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::device::ReadAt;
 use crate::secret::Wiped;
@@ -18,6 +18,9 @@ pub type DirtyBlock = (u64, Wiped);
 
 /// One block's bytes: zeroized on drop.
 type Block = Wiped;
+
+/// Blocks that are made and locked at a time.
+const BATCH: usize = 32;
 
 /// Writes to memory over reads from a base. Shared between threads; each call is atomic for the blocks it touches.
 pub struct Overlay {
@@ -30,6 +33,8 @@ pub struct Overlay {
     full: AtomicBool,
     /// Block number (byte offset over block size) to content.
     blocks: RwLock<BTreeMap<u64, Block>>,
+    /// Locked blocks that nothing was written to yet.
+    spare: Mutex<Vec<Block>>,
 }
 
 /// A write would make the overlay larger than it may be.
@@ -43,7 +48,14 @@ impl Overlay {
     #[must_use]
     pub fn new(base: Arc<dyn ReadAt>, block_size: u32, limit: usize) -> Self {
         let block_size = usize::try_from(block_size).unwrap_or(usize::MAX).max(1);
-        Self { base, block_size, limit, full: AtomicBool::new(false), blocks: RwLock::new(BTreeMap::new()) }
+        Self {
+            base,
+            block_size,
+            limit,
+            full: AtomicBool::new(false),
+            blocks: RwLock::default(),
+            spare: Mutex::default(),
+        }
     }
 
     /// Bytes a block.
@@ -73,8 +85,8 @@ impl Overlay {
                     self.full.store(true, Ordering::SeqCst);
                     return Err(io::Error::other(OverlayFull(self.limit)));
                 }
-                let block = self.read_base_block(piece.block)?;
-                sys::lock_memory(&block);
+                let mut block = self.locked_block();
+                self.read_base(piece.block, &mut block)?;
                 blocks.insert(piece.block, block);
             }
             if let Some(block) = blocks.get_mut(&piece.block)
@@ -94,17 +106,18 @@ impl Overlay {
     /// When the base cannot be read.
     pub fn dirty(&self) -> io::Result<Vec<DirtyBlock>> {
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let mut base = Wiped::zeros(self.block_size);
         let mut dirty = Vec::new();
         for (&number, block) in blocks.iter() {
-            if self.read_base_block(number)? == *block {
+            self.read_base(number, &mut base)?;
+            if base == *block {
                 continue;
             }
             let offset = self.block_offset(number)?;
             let length = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(block.len());
-            let bytes = Wiped::from(block.get(..length).unwrap_or_default().to_vec());
-            sys::lock_memory(&bytes);
-            dirty.push((offset, bytes));
+            dirty.push((offset, Wiped::from(block.get(..length).unwrap_or_default().to_vec())));
         }
+        sys::lock_all(dirty.iter().map(|(_, bytes)| bytes.as_slice()));
         Ok(dirty)
     }
 
@@ -114,9 +127,11 @@ impl Overlay {
     /// When the base cannot be read.
     pub fn dirty_numbers(&self) -> io::Result<Vec<u64>> {
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let mut base = Wiped::zeros(self.block_size);
         let mut dirty = Vec::new();
         for (&number, block) in blocks.iter() {
-            if self.read_base_block(number)? != *block {
+            self.read_base(number, &mut base)?;
+            if base != *block {
                 dirty.push(number);
             }
         }
@@ -134,16 +149,23 @@ impl Overlay {
         number.checked_mul(size).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// A whole block as the base has it; zeros where it reaches over the end of the device.
-    fn read_base_block(&self, number: u64) -> io::Result<Block> {
-        let mut block = Wiped::zeros(self.block_size);
+    /// A block of zeros that is locked against swap.
+    fn locked_block(&self) -> Block {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_empty() {
+            spare.resize_with(BATCH, || Wiped::zeros(self.block_size));
+            sys::lock_all(spare.iter().map(|block| block.as_slice()));
+        }
+        spare.pop().unwrap_or_else(|| Wiped::zeros(self.block_size))
+    }
+
+    /// Reads a whole block of the base into `block`; what reaches over the end of the device is zero.
+    fn read_base(&self, number: u64, block: &mut Block) -> io::Result<()> {
         let offset = self.block_offset(number)?;
         let inside = usize::try_from(self.base.size().saturating_sub(offset)).unwrap_or(usize::MAX);
-        let length = inside.min(self.block_size);
-        if let Some(part) = block.get_mut(..length) {
-            self.base.read_exact_at(offset, part)?;
-        }
-        Ok(block)
+        let (part, beyond) = block.split_at_mut(inside.min(self.block_size));
+        beyond.fill(0);
+        self.base.read_exact_at(offset, part)
     }
 
     fn check_range(&self, offset: u64, length: usize) -> io::Result<()> {

@@ -281,10 +281,10 @@ impl Ext4 {
             let mut before = Wiped::zeros(now.len());
             self.base.read_exact_at(offset, &mut before).map_err(failed)?;
             if before != now {
-                sys::lock_memory(&now);
                 dirty.push((offset, now));
             }
         }
+        sys::lock_all(dirty.iter().map(|(_, bytes)| bytes.as_slice()));
         Ok(dirty)
     }
 
