@@ -251,12 +251,7 @@ pub fn raise_open_files_limit() {
 /// Asks the kernel to keep `bytes` out of swap. Best effort: RLIMIT_MEMLOCK may be small. Never unlocked, since
 /// locks cover whole pages and a neighbour on the page may still need them; the process is short-lived.
 pub fn lock_memory(bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let address = NonNull::from(bytes).cast();
-    // SAFETY: mlock only changes residency of pages that hold `bytes`, which is a valid, mapped slice.
-    let _ = unsafe { mman::mlock(address, bytes.len()) };
+    lock_all([bytes]);
 }
 
 /// [`lock_memory`] of many pieces: what lies on the same or adjacent pages is locked by one call. A call costs as much as

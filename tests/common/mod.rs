@@ -124,7 +124,8 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Where a program is. Debian keeps the tools of file systems where only root's PATH looks. And one that has to be looked for
 /// in a PATH of its own is started by fork(2), which copies the tables of all our pages.
-pub fn program(name: &str) -> PathBuf {
+pub fn program(name: impl AsRef<Path>) -> PathBuf {
+    let name = name.as_ref();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     places.map(|place| place.join(name)).find(|program| program.exists()).unwrap_or_else(|| name.into())

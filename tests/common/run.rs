@@ -148,7 +148,7 @@ impl<'a> Deaddrop<'a> {
             words.extend(["timeout", "--signal=KILL", "10", "prlimit", "--as=600000000"].map(OsString::from));
         }
         words.push(program.clone().into());
-        let mut command = Command::new(words[0].to_str().map_or_else(|| words[0].clone().into(), super::program));
+        let mut command = Command::new(super::program(&words[0]));
         command.args(&words[1..]).args(&self.args).current_dir(self.scratch.path()).env_clear();
         command.env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.scratch.path()).env("TMPDIR", &tmp);
         command.env("LC_ALL", "C.UTF-8").envs(self.env.iter().map(|(name, value)| (name, value)));

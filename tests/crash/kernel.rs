@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::bench::{Case, Desk, mounted, shout};
 use crate::judge::{Side, fsck, is_torn, side};
 use crate::log::{Op, Random, State, prefixes, subsets, torn};
-use crate::states::{LAYOUTS, is_thorough, layouts, number, seed};
+use crate::states::{is_thorough, layouts, number, random_of_each, seed};
 
 /// The layouts that the kernel is asked about in an ordinary run.
 const SOME: [&str; 5] =
@@ -27,15 +27,10 @@ fn the_kernel_mounts_what_a_cut_leaves_and_sees_all_old_or_all_new() {
         if !mounted(&desk.image, |_| {}) {
             return shout("SKIPPED: only root can mount an image: the kernel was not asked about cuts");
         }
-        let random = if thorough {
-            number("DEADDROP_CRASH_STATES", 1200).div_ceil(LAYOUTS.len())
-        } else {
-            number("DEADDROP_CRASH_STATES", 1200) / 120
-        };
-        let mut states = prefixes(&log);
+        let random = if thorough { random_of_each() } else { number("DEADDROP_CRASH_STATES", 1200) / 120 };
         // All prefixes of two layouts, a part of the others'.
         let step = if thorough || all == 0 || name.starts_with("4 KiB") { 1 } else { 5 };
-        states = states.into_iter().step_by(step).collect();
+        let mut states: Vec<State> = prefixes(&log).into_iter().step_by(step).collect();
         let mut source = Random(seed());
         if thorough {
             states.extend(torn(&log, &case.superblocks(), 40, &mut source));

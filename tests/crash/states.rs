@@ -72,6 +72,11 @@ pub fn layouts() -> Vec<&'static Layout> {
     LAYOUTS.iter().filter(|layout| only.split('|').any(|part| layout.name.contains(part))).collect()
 }
 
+/// Random states of each layout.
+pub fn random_of_each() -> usize {
+    number("DEADDROP_CRASH_STATES", 1200).div_ceil(LAYOUTS.len())
+}
+
 /// Every state is to be judged by everything.
 pub fn is_thorough() -> bool {
     number("DEADDROP_CRASH_THOROUGH", 0) > 0
@@ -79,7 +84,7 @@ pub fn is_thorough() -> bool {
 
 #[test]
 fn whatever_a_cut_leaves_is_all_old_or_all_new_and_mends() {
-    let random = number("DEADDROP_CRASH_STATES", 1200).div_ceil(LAYOUTS.len());
+    let random = random_of_each();
     let layouts = layouts();
     let next = AtomicUsize::new(0);
     let lines = Mutex::new(Vec::new());

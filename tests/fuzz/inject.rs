@@ -57,8 +57,8 @@ impl Inject {
         let complaints = said
             .lines()
             .filter(|line| !line.starts_with("Pass ") && !line.contains(" files (") && !line.contains("clean,"))
-            // debugfs puts the time of its replay in the place of one that lies. Ours is none of its own. With a time of more
-            // digits e2fsck breaks the line.
+            // debugfs puts the time of its replay in the place of one that lies. Ours is none of its own. e2fsck says
+            // it in two lines, and asks.
             .filter(|line| !line.contains("is in the future") && !line.contains("by less than a day"))
             .filter(|line| !line.starts_with("Superblock last ") && *line != "Fix? no")
             .map(|line| plain(line).split_whitespace().collect::<Vec<_>>().join(" "))
