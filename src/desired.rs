@@ -1,6 +1,6 @@
 //! Manifest, values and host joined: the files that one target should hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use zeroize::Zeroizing;
 
@@ -9,7 +9,8 @@ mod generated;
 use crate::derive::oddities::{self, Oddity};
 use crate::derive::{Misfit, generate, password};
 use crate::manifest::{
-    DataFormat, HashScheme, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath, TemplateSpec, ValueSpec,
+    DataFormat, DirectoryOwner, HashScheme, Manifest, Owner, Reference, SecretSpec, SourceSpec, TargetPath,
+    TemplateSpec, ValueSpec,
 };
 use crate::secret::Secret;
 use crate::source::{MAX_TOTAL, MIB};
@@ -35,6 +36,10 @@ pub struct DesiredFile {
     pub mode: u32,
     /// Permission bits of its directory, if that has to be made and the manifest says so.
     pub directory_mode: Option<u32>,
+    /// Who owns its directory, if that has to be made and the manifest says so.
+    pub directory_owner: Option<DirectoryOwner>,
+    /// Codes of refusals that are gone past, each with the person's reason.
+    pub allow: BTreeMap<String, String>,
     /// Owning user.
     pub owner: Owner,
     /// Owning group.
@@ -156,6 +161,8 @@ pub fn build(
             content,
             mode: spec.mode,
             directory_mode: spec.directory_mode,
+            directory_owner: spec.directory_owner.clone(),
+            allow: spec.allow.clone(),
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             password_users: match spec.value {

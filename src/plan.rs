@@ -41,13 +41,15 @@ impl Action {
     }
 }
 
-/// A directory that has to be made, root:root.
+/// A directory that has to be made.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewDirectory {
     /// Physical path.
     pub path: String,
     /// Permission bits.
     pub mode: u32,
+    /// Who owns it.
+    pub owner: parents::Owned,
     /// SELinux label; none where nothing is labelled.
     pub label: Option<Label>,
 }
@@ -126,15 +128,20 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     for (file, place) in files.into_iter().zip(&survey.places) {
         let secret = file.secret.clone();
         let ids = owner_ids(&file, &survey.users);
-        match (place, ids) {
+        let owned = match place {
+            Ok(standing) => parents::owned(&file, standing, &survey.users),
+            Err(_) => Ok(parents::Owners::default()),
+        };
+        match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
             }
-            (Ok(standing), Ok((uid, gid))) => {
+            (Ok(standing), Ok(((uid, gid), owners))) => {
                 warnings.extend(value_warnings(&file));
                 warnings.extend(token_warning(&file));
                 warnings.extend(shadow_warnings(&file, &survey.users));
-                parents.add(standing, &file, uid);
+                warnings.extend(home_warning(&file, standing));
+                parents.add(standing, &file, uid, &owners);
                 let change = change(file, standing, uid, gid);
                 warnings.extend(link_warning(&change));
                 warnings.extend(label_warning(&change, standing));
@@ -189,8 +196,8 @@ impl Plan {
         let directories = self.directories.iter().map(|directory| TreeChange::MakeDirectory {
             path: directory.path.clone(),
             mode: directory.mode,
-            uid: 0,
-            gid: 0,
+            uid: directory.owner.uid,
+            gid: directory.owner.gid,
             label: directory.label.clone(),
         });
         let mut all: Vec<TreeChange> = directories.collect();
@@ -259,24 +266,47 @@ fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
     if matches!(file.content, Content::Absent) {
         return Ok((0, 0));
     }
-    let unknown = |kind, name: &str, table, option| Refusal {
+    Ok((user_id(file, &file.owner, users)?, group_id(file, &file.group, users)?))
+}
+
+/// The number of a user that a file's manifest names.
+fn user_id(file: &DesiredFile, user: &Owner, users: &Users) -> Result<u32, Refusal> {
+    match user {
+        Owner::Id(id) => Ok(*id),
+        Owner::Name(name) => {
+            users.uid(name).ok_or_else(|| unknown(file, "user", name, "/etc/passwd", "users.users", "uid"))
+        }
+    }
+}
+
+/// The number of a group that a file's manifest names.
+fn group_id(file: &DesiredFile, group: &Owner, users: &Users) -> Result<u32, Refusal> {
+    match group {
+        Owner::Id(id) => Ok(*id),
+        Owner::Name(name) => {
+            users.gid(name).ok_or_else(|| unknown(file, "group", name, "/etc/group", "users.groups", "gid"))
+        }
+    }
+}
+
+fn unknown(file: &DesiredFile, kind: &str, name: &str, table: &str, option: &str, id: &str) -> Refusal {
+    Refusal {
         code: None,
         reason: format!("{}: the target has no {kind} `{name}` yet (no line in its {table})", file.path),
-        hint: format!("write the number instead of the name, the one that {option} will have"),
-    };
-    let uid = match &file.owner {
-        Owner::Id(id) => *id,
-        Owner::Name(name) => {
-            users.uid(name).ok_or_else(|| unknown("user", name, "/etc/passwd", format!("users.users.{name}.uid")))?
-        }
-    };
-    let gid = match &file.group {
-        Owner::Id(id) => *id,
-        Owner::Name(name) => {
-            users.gid(name).ok_or_else(|| unknown("group", name, "/etc/group", format!("users.groups.{name}.gid")))?
-        }
-    };
-    Ok((uid, gid))
+        hint: format!("write the number instead of the name, the one that {option}.{name}.{id} will have"),
+    }
+}
+
+/// NX108, where the person has allowed it.
+fn home_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
+    let home = parents::missing_home(file, standing)?;
+    let reason = file.allow.get(parents::NO_HOME)?;
+    Some(Warning {
+        code: parents::NO_HOME,
+        secret: Some(file.secret.clone()),
+        message: format!("{}; that is allowed: {reason}", parents::no_home(file, home)),
+        hint: format!("{} cannot use what is root's in its home", home.user.name),
+    })
 }
 
 /// DD301 to DD304: values that hold what is probably not meant.
@@ -392,11 +422,13 @@ struct Parent {
     holds_a_file: bool,
     asked: Option<u32>,
     shared: bool,
+    in_home: bool,
+    owner: Option<parents::Owned>,
     label: Option<Label>,
 }
 
 impl Parents {
-    fn add(&mut self, standing: &Standing, file: &DesiredFile, uid: u32) {
+    fn add(&mut self, standing: &Standing, file: &DesiredFile, uid: u32, owners: &parents::Owners) {
         if matches!(file.content, Content::Absent) {
             return;
         }
@@ -408,10 +440,16 @@ impl Parents {
             // The public part of a key needs no way to it: it is for whoever has the key.
             parent.shared |= !matches!(file.content, Content::PublicPart(_))
                 && (uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0);
+            parent.in_home |= owners.home.is_some();
             if Some(index) == last {
                 parent.holds_a_file = true;
                 parent.asked = parent.asked.or(file.directory_mode);
+                // What the manifest says of it counts more than what another file's silence says.
+                if owners.asked.is_some() {
+                    parent.owner.clone_from(&owners.asked);
+                }
             }
+            parent.owner = parent.owner.take().or_else(|| owners.home.clone());
         }
     }
 
@@ -419,8 +457,11 @@ impl Parents {
         self.directories
             .into_iter()
             .map(|(path, parent)| {
-                let mode = parents::mode(&path, parent.holds_a_file, parent.asked, parent.shared);
-                NewDirectory { path, mode, label: parent.label }
+                let mode = match parent.in_home {
+                    true => parent.asked.unwrap_or(0o700),
+                    false => parents::mode(&path, parent.holds_a_file, parent.asked, parent.shared),
+                };
+                NewDirectory { path, mode, owner: parent.owner.unwrap_or_default(), label: parent.label }
             })
             .collect()
     }
@@ -462,6 +503,8 @@ mod tests {
             content: Content::Exact(Secret::new(content.as_bytes().to_vec())),
             mode: 0o400,
             directory_mode: None,
+            directory_owner: None,
+            allow: BTreeMap::new(),
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
             password_users: Vec::new(),
@@ -474,6 +517,7 @@ mod tests {
         Ok(Standing {
             physical: path.into(),
             missing_parents: Vec::new(),
+            home: None,
             file: Some(StandingFile {
                 stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
@@ -484,7 +528,7 @@ mod tests {
 
     fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Ok(Standing { physical: path.into(), missing_parents, file: None, labels: None })
+        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None })
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {

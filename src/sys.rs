@@ -458,6 +458,23 @@ pub fn extents(file: &File, start: u64, answer: &mut [u8; 32 + 32 * EXTENT_SIZE]
     usize::try_from(count).map_err(|_| Errno::EOVERFLOW)
 }
 
+/// `FS_IMMUTABLE_FL` and `FS_APPEND_FL` of [`file_flags`] (include/uapi/linux/fs.h).
+pub const IMMUTABLE: u32 = 0x10;
+/// See [`IMMUTABLE`].
+pub const APPEND_ONLY: u32 = 0x20;
+
+/// The flags of an open file, as chattr(1) sets them. FS_IOC_GETFLAGS, ioctl_iflags(2).
+///
+/// # Errors
+/// When the file system has none.
+pub fn file_flags(file: &File) -> nix::Result<u32> {
+    // The number says `long`, and what is written is an int.
+    let mut flags: [u32; 2] = [0; 2];
+    // SAFETY: the kernel writes an int to `flags`, which has room for a long and lives until the call returns.
+    Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, flags.as_mut_ptr()) })?;
+    Ok(flags[0])
+}
+
 /// What btrfs says of the subvolume that `place` is in: `struct btrfs_ioctl_get_subvol_info_args`.
 /// include/uapi/linux/btrfs.h, BTRFS_IOC_GET_SUBVOL_INFO.
 ///

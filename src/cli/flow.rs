@@ -11,6 +11,7 @@ use crate::desired::{self, PublicPart};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::progress::Watch;
+use crate::image::tree::TreeChange;
 use crate::manifest::{Manifest, Reference, SecretSpec, SelectError};
 use crate::plan::{self, Plan, Warning};
 use crate::report::public::KnownAs;
@@ -119,6 +120,14 @@ pub struct Looked<'a> {
     pub place: &'a PlaceArgs,
     /// How a node is reached; `None` for what does not take one.
     pub ssh: Option<&'a SshArgs>,
+}
+
+impl Looked<'_> {
+    /// True for `@HOST`.
+    #[must_use]
+    pub fn is_node(&self) -> bool {
+        self.target.display().to_string().starts_with('@')
+    }
 }
 
 impl TargetArgs {
@@ -357,6 +366,35 @@ fn open<'w>(
         }
     }
 }
+
+/// The changes of a plan; new password hashes are made here.
+///
+/// # Errors
+/// Exit 1 when the system has no randomness for a salt.
+pub fn tree_changes(plan: &Plan, target: &str) -> Result<Vec<TreeChange>, Failure> {
+    plan.tree_changes().map_err(|error| {
+        Failure::refused(vec![Message::new(format!("{target}: nothing was changed")).caused_by(&error)])
+    })
+}
+
+/// One time for the whole run: SOURCE_DATE_EPOCH if it is set, else now. The specification
+/// (reproducible-builds.org/specs/source-date-epoch) wants a malformed one refused.
+///
+/// # Errors
+/// Exit 2 for one that is no time that a file can have.
+pub fn time_of_run() -> Result<SystemTime, Failure> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
+    let seconds = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let seconds = seconds.and_then(|text| text.parse().ok()).filter(|seconds| *seconds <= LATEST);
+    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    time.ok_or_else(|| {
+        let hint = format!("set it to seconds since 1970, at most {LATEST}, or unset it");
+        Failure::usage(Message::new("SOURCE_DATE_EPOCH is not a time that a file can have").hint(hint))
+    })
+}
+
+/// The last second that an ext4 inode of 256 bytes can hold (34 bits, from 1901 on): in the year 2446.
+const LATEST: u64 = (1 << 34) - (1 << 31) - 1;
 
 /// A failure of a target that was to be changed.
 #[must_use]

@@ -1,15 +1,15 @@
 //! `deaddrop inject`: the main job.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use super::flow::{self, ManifestArgs, TargetArgs};
+use super::flow::{self, ManifestArgs, TargetArgs, time_of_run};
 use super::public_out::{self, PublicOut};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
 use crate::image::root::Backend;
 use crate::image::text;
-use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report, print_error_stream, public};
+use crate::report::{Exit, Failure, Progress, Ui, json, plan as report, print_error_stream, public};
 
 /// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
 ///
@@ -75,9 +75,7 @@ impl Args {
         let plan = &prepared.plan;
 
         let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
-        let changes = plan.tree_changes().map_err(|error| {
-            Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
-        })?;
+        let changes = flow::tree_changes(plan, &name)?;
         let public_out = self.public_out.as_ref().map(|path| {
             let (known_as, parts) = (&prepared.known_as, &prepared.public_parts);
             let text = match public_out::is_json(path) {
@@ -126,19 +124,3 @@ fn in_place_must_be_asked_for() -> ImageError {
         "-o OUT makes a new image, which is whole or not there; --in-place changes this one all the same",
     )
 }
-
-/// One time for the whole run: SOURCE_DATE_EPOCH if it is set, else now. The specification
-/// (reproducible-builds.org/specs/source-date-epoch) wants a malformed one refused.
-fn time_of_run() -> Result<SystemTime, Failure> {
-    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
-    let seconds = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let seconds = seconds.and_then(|text| text.parse().ok()).filter(|seconds| *seconds <= LATEST);
-    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    time.ok_or_else(|| {
-        let hint = format!("set it to seconds since 1970, at most {LATEST}, or unset it");
-        Failure::usage(Message::new("SOURCE_DATE_EPOCH is not a time that a file can have").hint(hint))
-    })
-}
-
-/// The last second that an ext4 inode of 256 bytes can hold (34 bits, from 1901 on): in the year 2446.
-const LATEST: u64 = (1 << 34) - (1 << 31) - 1;

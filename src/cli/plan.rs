@@ -1,8 +1,10 @@
 //! `deaddrop plan`: what inject or rotate would do, never a value.
 
-use super::flow::{self, LookArgs, ManifestArgs};
+use std::time::SystemTime;
+
+use super::flow::{self, LookArgs, ManifestArgs, Prepared, time_of_run};
 use crate::report::rotate::Kind;
-use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
+use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
 
 /// Shows what inject would do to an image or a directory, or rotate to a running node, and writes nothing.
 ///
@@ -18,6 +20,13 @@ pub struct Args {
     /// Exit with 3 when there is something to do
     #[arg(long)]
     exit_code: bool,
+
+    /// Only compare: do not judge whether inject could make the changes (images and block devices)
+    ///
+    /// Without it, the whole change to an image is made and checked in memory, as inject does it: what inject would refuse, plan
+    /// refuses.
+    #[arg(long, conflicts_with = "all")]
+    quick: bool,
 }
 
 impl Args {
@@ -26,19 +35,39 @@ impl Args {
         let Some(looked) = self.target.one() else {
             return self.target.all(ui, &self.manifest, Kind::Plan, self.exit_code);
         };
+        if self.quick && (looked.is_node() || looked.target.is_dir()) {
+            let what = if looked.is_node() { "a running node" } else { "a directory" };
+            let message =
+                format!("--quick is for images and block devices, and `{}` is {what}", looked.target.display());
+            return Err(Failure::usage(Message::new(message).hint("leave it out: there is nothing more to judge")));
+        }
+        let time = time_of_run()?;
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
-        let prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
-        let (name, plan) = (looked.target.display().to_string(), &prepared.plan);
-        ui.print_json(|| json::plan("plan", &name, plan))?;
-        let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
-        ui.say(&format!("{}{host}\n", prepared.target.describe()));
-        ui.say(&report::table(plan));
-        if plan.is_empty() {
-            ui.say(&format!("\nNothing to do: {} as declared.", report::secrets(plan.secrets().len())));
-            return Ok(Exit::Done);
+        let mut prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
+        let name = looked.target.display().to_string();
+        let heading = prepared.target.describe();
+        let judged = if self.quick { Ok(Vec::new()) } else { judge(&mut prepared, &name, time) };
+        let plan = &prepared.plan;
+        match (&judged, ui.json) {
+            // A program gets the plan of what can be done, or the error.
+            (Err(_), true) => {}
+            _ => ui.print_json(|| json::plan("plan", &name, plan))?,
         }
-        ui.say(&format!("\n{}. Nothing was written.", report::sum(plan)));
-        Ok(if self.exit_code { Exit::Differences } else { Exit::Done })
+        let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
+        let sum = match plan.is_empty() {
+            true => format!("Nothing to do: {} as declared.", report::secrets(plan.secrets().len())),
+            false => format!("{}. Nothing was written.", report::sum(plan)),
+        };
+        let notes: String = judged.iter().flatten().map(|note| format!("\n{note}\n")).collect();
+        ui.print(&format!("{heading}{host}\n\n{}\n\n{sum}\n{notes}", report::table(plan)))?;
+        judged?;
+        Ok(if self.exit_code && !plan.is_empty() { Exit::Differences } else { Exit::Done })
     }
+}
+
+/// What inject would refuse is refused here, with the same words.
+fn judge(prepared: &mut Prepared<'_>, name: &str, time: SystemTime) -> Result<Vec<String>, Failure> {
+    let changes = flow::tree_changes(&prepared.plan, name)?;
+    prepared.target.judge(&changes, time).map_err(|error| flow::failed(name, &error))
 }

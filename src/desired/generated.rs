@@ -82,6 +82,8 @@ pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
         content: Content::PublicPart(None),
         mode: 0o644,
         directory_mode: spec.directory_mode,
+        directory_owner: spec.directory_owner.clone(),
+        allow: spec.allow.clone(),
         owner: Owner::Name("root".into()),
         group: Owner::Name("root".into()),
         password_users: Vec::new(),

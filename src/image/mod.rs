@@ -8,6 +8,7 @@
 //! Knows nothing of manifests, sources or hosts. Everything read from an image is hostile input: checked arithmetic,
 //! bounded memory and time, no panic.
 
+pub mod acl;
 mod bytes;
 mod cache;
 pub mod commit;

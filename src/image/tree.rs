@@ -99,6 +99,12 @@ pub trait Tree {
     /// When it cannot be read.
     fn root(&self) -> Result<Self::Node, ImageError>;
 
+    /// What the top directory is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn root_stat(&self) -> Result<Stat, ImageError>;
+
     /// What `name` in `directory` is; links are not followed. `None` when there is no such name.
     ///
     /// # Errors
@@ -122,6 +128,13 @@ pub trait Tree {
     /// # Errors
     /// When it cannot be read, is damaged, or is longer than [`Label::LONGEST`].
     fn label(&self, node: &Self::Node) -> Result<Option<Label>, ImageError>;
+
+    /// True when the access ACL of a directory, whose group may write to it, lets somebody else write as well: a user or a group
+    /// other than number 0 (acl(5)).
+    ///
+    /// # Errors
+    /// When the ACL cannot be read, or is damaged.
+    fn acl_lets_write(&self, directory: &Self::Node) -> Result<bool, ImageError>;
 
     /// At most `limit` of the files and directories in `directory`, in no order that means anything. What is damaged is left
     /// out.

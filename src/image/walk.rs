@@ -1,7 +1,8 @@
 //! The walk from a path to what stands there: one component at a time, links followed inside the tree only.
 //!
 //! Absolute links start at the tree's own root and `..` never leaves it, as in a chroot. The last component is never
-//! followed: what it is, is for the caller to judge.
+//! followed: what it is, is for the caller to judge. A link that others than root and the owner of the tree's root could have
+//! laid is not followed at all: it could lead root's files anywhere.
 
 use super::error::ImageError;
 use super::text;
@@ -58,6 +59,14 @@ pub enum WalkError {
     Loop {
         /// The links.
         links: Vec<Link>,
+    },
+    /// Somebody else than root and the owner of the tree's root could have laid the link.
+    #[error("the symbolic link {} -> {} is not followed: {why}", shown(&link.at), shown(&link.to))]
+    Foreign {
+        /// The link.
+        link: Link,
+        /// Who could.
+        why: String,
     },
     /// A link's text cannot be a path to a file here (not UTF-8, empty, a NUL, or the root itself).
     #[error("the symbolic link {} leads to no place for a file", shown(at))]
@@ -117,27 +126,16 @@ pub fn resolve<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError
 
 fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T::Node>, WalkError> {
     let root = tree.root()?;
-    // The directories that lead to where we are, each with its name; `..` pops one.
-    let mut above: Vec<(T::Node, String)> = Vec::new();
+    // The directories that lead to where we are; `..` pops one.
+    let mut above: Vec<Above<T::Node>> = Vec::new();
     let mut links: Vec<Link> = Vec::new();
     let mut todo: Vec<Step> = steps_reversed(path, false).collect();
-    let physical = |above: &[(T::Node, String)], name: &str| {
-        let mut path = String::new();
-        for (_, directory) in above {
-            path.push('/');
-            path.push_str(directory);
-        }
-        path.push('/');
-        path.push_str(name);
-        path
-    };
-
     while let Some(step) = todo.pop() {
         if step.name == ".." {
             above.pop();
             continue;
         }
-        let directory = above.last().map_or(&root, |(node, _)| node);
+        let directory = above.last().map_or(&root, |above| &above.node);
         let at = physical(&above, &step.name);
         let is_last = todo.is_empty();
         let Some((node, stat)) = tree.child(directory, step.name.as_bytes())? else {
@@ -152,7 +150,11 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                     .ok()
                     .filter(|to| !to.is_empty() && !to.contains('\0'))
                     .ok_or_else(|| WalkError::BadLink { at: at.clone() })?;
-                links.push(Link { at, to: to.clone() });
+                let link = Link { at, to: to.clone() };
+                if let Some(why) = who_could_lay(tree, &root, &above, &stat)? {
+                    return Err(WalkError::Foreign { link, why });
+                }
+                links.push(link);
                 if links.len() > MAX_LINKS {
                     return Err(WalkError::Loop { links });
                 }
@@ -165,18 +167,72 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                 let (directory, missing_parents) = (directory.clone(), Vec::new());
                 return Ok(Walk { physical: at, links, missing_parents, directory, found: Some((node, stat)) });
             }
-            Kind::Directory => above.push((node, step.name)),
+            Kind::Directory => above.push(Above { node, stat, name: step.name }),
             kind => return Err(WalkError::NotADirectory { path: at, kind, links }),
         }
     }
     // Only a path that ends in `/`, `.` or `..` (a link's text can) comes here: it names a directory we are in.
-    let Some((node, name)) = above.pop() else {
+    let Some(Above { node, name, .. }) = above.pop() else {
         return Err(WalkError::BadLink { at: links.pop().map_or_else(|| "/".into(), |link| link.at) });
     };
     let at = physical(&above, &name);
-    let directory = above.last().map_or(&root, |(node, _)| node).clone();
+    let directory = above.last().map_or(&root, |above| &above.node).clone();
     let found = tree.child(&directory, name.as_bytes())?.map(|(_, stat)| (node, stat));
     Ok(Walk { physical: at, links, missing_parents: Vec::new(), directory, found })
+}
+
+/// A directory that leads to where a walk is.
+struct Above<N> {
+    node: N,
+    stat: Stat,
+    name: String,
+}
+
+/// The physical path of `name` in the last of these directories.
+fn physical<N>(above: &[Above<N>], name: &str) -> String {
+    let names = above.iter().map(|above| above.name.as_str()).chain([name]);
+    names.fold(String::new(), |path, name| path + "/" + name)
+}
+
+/// Who else than root and the owner of the tree's root could have laid a link that stands in the last of these directories; `None`
+/// when nobody could. Where the names of a directory can be changed by others, what stands there is theirs (but for sticky
+/// directories: unlink(2), EPERM).
+fn who_could_lay<T: Tree>(
+    tree: &T,
+    root: &T::Node,
+    above: &[Above<T::Node>],
+    link: &Stat,
+) -> Result<Option<String>, ImageError> {
+    const STICKY: u32 = 0o1000;
+    let root_stat = tree.root_stat()?;
+    let is_ours = |stat: &Stat| stat.uid == 0 || stat.uid == root_stat.uid;
+    let mut path = String::new();
+    let below = above.iter().map(|above| (above.name.as_str(), &above.node, &above.stat));
+    for (name, node, stat) in std::iter::once(("", root, &root_stat)).chain(below) {
+        if !name.is_empty() {
+            path.push('/');
+            path.push_str(name);
+        }
+        let directory = || if path.is_empty() { "/".to_owned() } else { shown(&path) };
+        if !is_ours(stat) {
+            return Ok(Some(format!("{} belongs to user {}", directory(), stat.uid)));
+        }
+        if stat.mode & STICKY != 0 {
+            continue;
+        }
+        if stat.mode & 0o002 != 0 {
+            return Ok(Some(format!("every user may write to {}", directory())));
+        }
+        if stat.mode & 0o020 != 0 {
+            if stat.gid != 0 {
+                return Ok(Some(format!("group {} may write to {}", stat.gid, directory())));
+            }
+            if tree.acl_lets_write(node)? {
+                return Ok(Some(format!("an ACL lets others write to {}", directory())));
+            }
+        }
+    }
+    Ok((!is_ours(link)).then(|| format!("it belongs to user {}", link.uid)))
 }
 
 /// `at` does not exist: it and all of `todo` but the last component are directories to make.
@@ -200,7 +256,19 @@ mod tests {
     use crate::secret::Secret;
 
     /// A tree in memory: a path to a directory (`None`) or a link's text; files are links to "" of kind File.
-    struct Toy(BTreeMap<&'static str, (Kind, &'static str)>);
+    struct Toy(BTreeMap<&'static str, (Kind, &'static str)>, BTreeMap<&'static str, (u32, u32, u32)>);
+
+    impl Toy {
+        /// Mode, user and group are 0755 and root's where nothing else is said.
+        fn stat(&self, kind: Kind, path: &str) -> Stat {
+            let (mode, uid, gid) = self.1.get(path).copied().unwrap_or((0o755, 0, 0));
+            Stat { kind, mode, uid, gid, size: 0, links: 1 }
+        }
+
+        fn owned(owners: &[(&'static str, (u32, u32, u32))]) -> Self {
+            Self(nixos().0, owners.iter().copied().collect())
+        }
+    }
 
     impl Tree for Toy {
         type Node = String;
@@ -209,10 +277,18 @@ mod tests {
             Ok(String::new())
         }
 
+        fn root_stat(&self) -> Result<Stat, ImageError> {
+            Ok(self.stat(Kind::Directory, "/"))
+        }
+
+        fn acl_lets_write(&self, directory: &String) -> Result<bool, ImageError> {
+            Ok(directory.ends_with("/lib"))
+        }
+
         fn child(&self, directory: &String, name: &[u8]) -> Result<Option<(String, Stat)>, ImageError> {
             let path = format!("{directory}/{}", String::from_utf8_lossy(name));
             Ok(self.0.get(path.as_str()).map(|(kind, _)| {
-                let stat = Stat { kind: *kind, mode: 0o755, uid: 0, gid: 0, size: 0, links: 1 };
+                let stat = self.stat(*kind, &path);
                 (path.clone(), stat)
             }))
         }
@@ -236,29 +312,87 @@ mod tests {
 
     fn nixos() -> Toy {
         use Kind::{Directory, File, Symlink};
-        Toy(BTreeMap::from([
-            ("/etc", (Directory, "")),
-            ("/etc/static", (Symlink, "/nix/store/e/etc")),
-            ("/etc/hosts", (Symlink, "/etc/static/hosts")),
-            ("/etc/systemd", (Directory, "")),
-            ("/etc/systemd/system", (Symlink, "../static/units")),
-            ("/etc/up", (Symlink, "../../../../var")),
-            ("/etc/dangling", (Symlink, "/home/nobody/x")),
-            ("/etc/escape", (Symlink, "/\u{1b}[2J")),
-            ("/etc/a", (Symlink, "b")),
-            ("/etc/b", (Symlink, "a")),
-            ("/etc/file", (File, "")),
-            ("/etc/self", (Symlink, ".")),
-            ("/nix", (Directory, "")),
-            ("/nix/store", (Directory, "")),
-            ("/nix/store/e", (Directory, "")),
-            ("/nix/store/e/etc", (Directory, "")),
-            ("/nix/store/e/etc/hosts", (File, "")),
-            ("/nix/store/e/etc/units", (Directory, "")),
-            ("/var", (Directory, "")),
-            ("/var/run", (Symlink, "/run")),
-            ("/run", (Directory, "")),
-        ]))
+        Toy(
+            BTreeMap::from([
+                ("/etc", (Directory, "")),
+                ("/etc/static", (Symlink, "/nix/store/e/etc")),
+                ("/etc/hosts", (Symlink, "/etc/static/hosts")),
+                ("/etc/systemd", (Directory, "")),
+                ("/etc/systemd/system", (Symlink, "../static/units")),
+                ("/etc/up", (Symlink, "../../../../var")),
+                ("/etc/dangling", (Symlink, "/home/nobody/x")),
+                ("/etc/escape", (Symlink, "/\u{1b}[2J")),
+                ("/etc/a", (Symlink, "b")),
+                ("/etc/b", (Symlink, "a")),
+                ("/etc/file", (File, "")),
+                ("/etc/self", (Symlink, ".")),
+                ("/nix", (Directory, "")),
+                ("/nix/store", (Directory, "")),
+                ("/nix/store/e", (Directory, "")),
+                ("/nix/store/e/etc", (Directory, "")),
+                ("/nix/store/e/etc/hosts", (File, "")),
+                ("/nix/store/e/etc/units", (Directory, "")),
+                ("/var", (Directory, "")),
+                ("/var/run", (Symlink, "/run")),
+                ("/run", (Directory, "")),
+            ]),
+            BTreeMap::new(),
+        )
+    }
+
+    #[test]
+    fn a_link_that_others_could_have_laid_is_not_followed() {
+        let user = (0o755, 1000, 100);
+        for (name, path, owners, want) in [
+            ("all is root's", "/var/run/x", vec![], None),
+            (
+                "the link is a user's",
+                "/var/run/x",
+                vec![("/var/run", (0o777, 1000, 100))],
+                Some("it belongs to user 1000"),
+            ),
+            ("its directory is", "/var/run/x", vec![("/var", user)], Some("/var belongs to user 1000")),
+            (
+                "the top is, and so is everything",
+                "/var/run/x",
+                vec![("/", user), ("/var", user), ("/var/run", user)],
+                None,
+            ),
+            (
+                "the top is, and the link another's",
+                "/var/run/x",
+                vec![("/", user), ("/var/run", (0o755, 7, 7))],
+                Some("it belongs to user 7"),
+            ),
+            ("everybody writes", "/var/run/x", vec![("/var", (0o757, 0, 0))], Some("every user may write to /var")),
+            ("everybody writes, and it is sticky", "/var/run/x", vec![("/var", (0o1777, 0, 0))], None),
+            ("a group writes", "/var/run/x", vec![("/var", (0o775, 0, 50))], Some("group 50 may write to /var")),
+            ("root's group writes", "/var/run/x", vec![("/var", (0o775, 0, 0))], None),
+            ("the store", "/etc/systemd/system/x", vec![("/nix/store", (0o1775, 0, 30000))], None),
+            ("the top is open", "/var/run/x", vec![("/", (0o777, 0, 0))], Some("every user may write to /")),
+            ("a file without a link on the way", "/nix/x", vec![("/nix", user)], None),
+            ("a second link", "/etc/up/lib/x", vec![("/var/lib", user)], Some("it belongs to user 1000")),
+            (
+                "an ACL",
+                "/var/lib/link/x",
+                vec![("/var/lib", (0o775, 0, 0))],
+                Some("an ACL lets others write to /var/lib"),
+            ),
+            ("an ACL whose mask has no write", "/var/lib/link/x", vec![("/var/lib", (0o755, 0, 0))], None),
+        ] {
+            let mut tree = Toy::owned(&owners);
+            tree.0.insert(
+                "/var/lib",
+                if path.contains("/link/") { (Kind::Directory, "") } else { (Kind::Symlink, "/run") },
+            );
+            tree.0.insert("/var/lib/link", (Kind::Symlink, "/run"));
+            let why = match walk(&tree, path) {
+                Ok(_) => None,
+                Err(WalkError::Foreign { why, .. }) => Some(why),
+                Err(other) => Some(other.to_string()),
+            };
+            assert_eq!(why.as_deref(), want, "{name}");
+        }
     }
 
     #[test]

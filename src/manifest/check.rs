@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::collide::{self, Placed};
 use super::decode::Context;
 use super::field::{Entries, Entry, Field};
-use super::model::{Host, Location, Manifest, Owner, SecretSpec, TargetPath, ValueSpec, Warning};
+use super::model::{DirectoryOwner, Host, Location, Manifest, Owner, SecretSpec, TargetPath, ValueSpec, Warning};
 use super::overlap::{Population, TooEntangled};
 use super::problem::{Mark, quoted};
 use super::rotation;
@@ -235,6 +235,36 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     /// `Some(None)` when it is missing, `None` when it is wrong.
+    fn directory_owner(&self, field: Field<NameOrNumber>) -> Option<Option<(DirectoryOwner, NodeId)>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(id, value) => self.accept(id, values::directory_owner(value)).map(|owner| Some((owner, id))),
+        }
+    }
+
+    /// The codes of a secret's `allow`, each with its reason.
+    fn allow(&self, field: Field<Entries<String>>) -> Option<BTreeMap<String, String>> {
+        let entries = match field {
+            Field::Missing => return Some(BTreeMap::new()),
+            Field::Bad => return None,
+            Field::Good(_, entries) => entries.0,
+        };
+        // Each is judged, so that all that is wrong is reported.
+        let judged: Vec<Option<(String, String)>> = entries
+            .into_iter()
+            .map(|entry| {
+                let reason = entry.value.good().map(|(_, reason)| reason);
+                // A reason that is wrong is reported; the code is judged all the same.
+                let text = reason.as_deref().unwrap_or("wrong");
+                self.accept(entry.key, values::allowed(&entry.name, text))?;
+                Some((entry.name, reason?))
+            })
+            .collect();
+        judged.into_iter().collect()
+    }
+
+    /// `Some(None)` when it is missing, `None` when it is wrong.
     fn mode(
         &self,
         field: Field<String>,
@@ -272,13 +302,17 @@ impl<'c, 't> Checker<'c, 't> {
         let expect = self.expect(raw.expect);
         let hosts = self.selectors(raw.hosts);
         let directory_mode = self.mode(raw.directory_mode, values::directory_mode);
-        if let (Some((path, path_id)), Some(hosts), Some(directory_mode)) = (&path, &hosts, &directory_mode) {
+        let directory_owner = self.directory_owner(raw.directory_owner);
+        if let (Some((path, path_id)), Some(hosts), Some(directory_mode), Some(directory_owner)) =
+            (&path, &hosts, &directory_mode, &directory_owner)
+        {
             let placed = Placed {
                 name: name.clone(),
                 path: path.clone(),
                 path_mark: self.mark(*path_id),
                 selectors: (!hosts.0.is_empty()).then(|| hosts.1.clone()),
-                directory_mode: directory_mode.map(|(mode, id)| (mode, self.mark(id))),
+                directory_mode: directory_mode.map(|(mode, id)| (format!("{mode:04o}"), self.mark(id))),
+                directory_owner: directory_owner.as_ref().map(|(owner, id)| (owner.to_string(), self.mark(*id))),
                 is_public_part: false,
             };
             if let Some(ValueSpec::Generate(generate)) = &value {
@@ -294,6 +328,7 @@ impl<'c, 't> Checker<'c, 't> {
         let owner = self.owner(raw.owner);
         let group = self.owner(raw.group);
         let used_by = self.used_by(raw.used_by);
+        let allow = self.allow(raw.allow);
         Some(SecretSpec {
             name,
             location: key.location(),
@@ -307,12 +342,14 @@ impl<'c, 't> Checker<'c, 't> {
             group: group?.unwrap_or_else(|| defaults.group.clone()),
             mode: mode?,
             directory_mode: directory_mode?.map(|(mode, _)| mode),
+            directory_owner: directory_owner?.map(|(owner, _)| owner),
             newline: flag(raw.newline)?,
             hosts: hosts?.0,
             used_by: used_by?,
             kind: optional(raw.kind)?,
             on_change: on_change?,
             allow_empty: flag(raw.allow_empty)?,
+            allow: allow?,
         })
     }
 

@@ -1,6 +1,8 @@
 //! Secrets that cannot all be in one target: two of one path, one below another's file, two that want different modes
 //! for a directory. Only where some host gets both.
 
+use std::collections::HashMap;
+
 use super::model::TargetPath;
 use super::overlap::{Claim, Overlaps, Population, Selector, TooEntangled, grouped, nested};
 use super::problem::{Mark, Problems, quoted};
@@ -12,7 +14,8 @@ pub(super) struct Placed {
     pub path_mark: Mark,
     /// `None` for every host.
     pub selectors: Option<Vec<Selector>>,
-    pub directory_mode: Option<(u32, Mark)>,
+    pub directory_mode: Said,
+    pub directory_owner: Said,
     /// It is the public part of a key, which goes beside it.
     pub is_public_part: bool,
 }
@@ -34,7 +37,8 @@ pub(super) fn report(placed: &[Placed], population: &Population, problems: &mut 
     let groups = grouped(placed.iter().enumerate().map(|(at, placed)| (at, placed.path.as_str())));
     same_paths(placed, &groups, &mut overlaps, problems)?;
     nested_paths(placed, &groups, &mut overlaps, problems)?;
-    directory_modes(placed, &mut overlaps, problems)
+    directories(placed, ("be", "directory_mode"), |placed| &placed.directory_mode, &mut overlaps, problems)?;
+    directories(placed, ("belong to", "directory_owner"), |placed| &placed.directory_owner, &mut overlaps, problems)
 }
 
 /// Paths, each with the secrets that have it.
@@ -88,23 +92,32 @@ fn nested_paths(
     })
 }
 
-fn directory_modes(
+/// `directory_mode` or `directory_owner` as one secret says it: in words, and where.
+type Said = Option<(String, Mark)>;
+
+/// Secrets that say different things of one directory under `key`, which `said` gives; `be` is the verb of it.
+fn directories(
     placed: &[Placed],
+    (be, key): (&str, &str),
+    said: fn(&Placed) -> &Said,
     overlaps: &mut Overlaps<'_>,
     problems: &mut Problems,
 ) -> Result<(), TooEntangled> {
-    let with_mode = placed.iter().enumerate().filter(|(_, placed)| placed.directory_mode.is_some());
-    for (directory, members) in grouped(with_mode.map(|(at, placed)| (at, placed.path.parent()))) {
-        let claims: Vec<Claim<'_>> = members
-            .into_iter()
-            .filter_map(|at| Some(claim(placed, at, usize::try_from(placed[at].directory_mode?.0).ok()?)))
-            .collect();
+    let saying = placed.iter().enumerate().filter(|(_, placed)| said(placed).is_some());
+    for (directory, members) in grouped(saying.map(|(at, placed)| (at, placed.path.parent()))) {
+        let mut kinds: HashMap<&str, usize> = HashMap::new();
+        let mut claims: Vec<Claim<'_>> = Vec::new();
+        for at in members {
+            let Some((text, _)) = said(&placed[at]) else { continue };
+            let next = kinds.len();
+            claims.push(claim(placed, at, *kinds.entry(text).or_insert(next)));
+        }
         for (later, earlier) in overlaps.find(&claims)? {
             let (later, earlier) = (&placed[later], &placed[earlier]);
-            if let (Some((mode, mark)), Some((other, _))) = (later.directory_mode, earlier.directory_mode) {
+            if let (Some((text, mark)), Some((other, _))) = (said(later), said(earlier)) {
                 let directory = quoted(directory);
-                let message = format!("{directory} cannot be {mode:04o} here and {other:04o} for {}", earlier.at());
-                problems.push(mark, message, Some("give both the same `directory_mode`".to_owned()));
+                let message = format!("{directory} cannot {be} {text} here and {other} for {}", earlier.at());
+                problems.push(*mark, message, Some(format!("give both the same `{key}`")));
             }
         }
     }

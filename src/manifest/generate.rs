@@ -347,6 +347,7 @@ impl Checker<'_, '_> {
                     path_mark: *path_mark,
                     selectors: selectors.clone(),
                     directory_mode: None,
+                    directory_owner: None,
                     is_public_part: true,
                 });
             }

@@ -41,8 +41,8 @@ use std::path::Path;
 pub use excerpt::Excerpt;
 pub use generate::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
 pub use model::{
-    HOST, HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath, TemplateSpec,
-    ValueSpec, Warning,
+    DirectoryOwner, HOST, HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath,
+    TemplateSpec, ValueSpec, Warning,
 };
 pub use problem::{ManifestErrors, Problem};
 pub use rotation::{Become, BecomePassword, Health, OnChange, SecretKind};

@@ -86,6 +86,8 @@ pub struct SecretSpec {
     pub mode: u32,
     /// Permission bits of the last parent, when it has to be made; the design's rule decides without it.
     pub directory_mode: Option<u32>,
+    /// Who owns the last parent, when it has to be made; the design's rule decides without it.
+    pub directory_owner: Option<DirectoryOwner>,
     /// Add one newline to the value.
     pub newline: bool,
     /// Only for these hosts; empty means every host.
@@ -98,6 +100,8 @@ pub struct SecretSpec {
     pub on_change: OnChange,
     /// An empty value is meant.
     pub allow_empty: bool,
+    /// Codes of refusals that are gone past, each with the person's reason.
+    pub allow: BTreeMap<String, String>,
 }
 
 /// What a secret's file holds: exactly one of these keys stands in the manifest.
@@ -231,6 +235,24 @@ impl fmt::Display for Owner {
         match self {
             Self::Id(id) => write!(f, "{id}"),
             Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `directory_owner`: USER or USER:GROUP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryOwner {
+    /// Owning user.
+    pub user: Owner,
+    /// Owning group; that of the user where there is none.
+    pub group: Option<Owner>,
+}
+
+impl fmt::Display for DirectoryOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}:{group}", self.user),
+            None => write!(f, "{}", self.user),
         }
     }
 }

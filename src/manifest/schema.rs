@@ -107,6 +107,9 @@ pub(super) struct RawSecret {
     /// Permission bits of the file's directory, octal, in quotes, if it has to be made.
     #[schemars(extend("pattern" = DIRECTORY_MODE_PATTERN))]
     pub directory_mode: Field<String>,
+    /// Who owns the file's directory, if it has to be made: USER or USER:GROUP, names or numbers. Default: root, and below a home
+    /// directory its user.
+    pub directory_owner: Field<NameOrNumber>,
     /// Write a newline after the value. Not together with `hash`, which ends in one.
     #[schemars(extend("default" = false))]
     pub newline: Field<bool>,
@@ -137,11 +140,14 @@ pub(super) struct RawSecret {
     /// A mode that lets everybody on the node read the file is meant.
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
+    /// Refusals that are gone past all the same, by their code, each with the reason: `NX108`.
+    #[schemars(extend("propertyNames" = { "enum": ALLOWED }))]
+    pub allow: Field<Entries<String>>,
 }
 
 impl RawSecret {
     /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 16] {
+    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 17] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
@@ -155,6 +161,7 @@ impl RawSecret {
             ("group", self.group.place()),
             ("mode", self.mode.place()),
             ("directory_mode", self.directory_mode.place()),
+            ("directory_owner", self.directory_owner.place()),
             ("newline", self.newline.place()),
             ("kind", self.kind.place()),
             ("allow_empty", self.allow_empty.place()),
@@ -338,6 +345,9 @@ fn one_of_the_values() -> serde_json::Value {
         .map(|key| serde_json::json!({ "required": [key] }))
         .collect()
 }
+
+/// The codes that `allow` takes.
+pub(super) const ALLOWED: [&str; 1] = ["NX108"];
 
 /// What `values::file_mode` accepts, world-readable ones included.
 const MODE_PATTERN: &str = "^0?[0246][04][04]$";

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use super::model::Owner;
+use super::model::{DirectoryOwner, Owner};
 use super::problem::quoted;
-use super::schema::NameOrNumber;
+use super::schema::{ALLOWED, NameOrNumber};
 
 /// The highest uid and gid. The one above, 2^32 - 1, means "leave it" in chown(2).
 pub(super) const MAX_ID: u32 = u32::MAX - 1;
@@ -102,6 +102,30 @@ pub(super) fn owner(value: NameOrNumber) -> Result<Owner, Refusal> {
             }
         }
     }
+}
+
+/// `directory_owner`: USER or USER:GROUP, in which digits are a number.
+pub(super) fn directory_owner(value: NameOrNumber) -> Result<DirectoryOwner, Refusal> {
+    let part = |text: &str| match text.parse() {
+        Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => owner(NameOrNumber::Number(number)),
+        _ => owner(NameOrNumber::Name(text.to_owned())),
+    };
+    match value {
+        NameOrNumber::Name(text) if text.contains(':') => {
+            let (user, group) = text.split_once(':').unwrap_or((&text, ""));
+            Ok(DirectoryOwner { user: part(user)?, group: Some(part(group)?) })
+        }
+        one => Ok(DirectoryOwner { user: owner(one)?, group: None }),
+    }
+}
+
+/// `allow`: why a refusal of this code is gone past.
+pub(super) fn allowed(code: &str, reason: &str) -> Result<(), Refusal> {
+    if !ALLOWED.contains(&code) {
+        let there_are = format!("there are: {}", ALLOWED.join(", "));
+        return Err(refusal(format!("{} cannot be allowed", quoted(code)), &there_are));
+    }
+    text(reason, "the reason")
 }
 
 /// The name of a source, host or tag: something that can be written in a reference or behind `tag:`.

@@ -1,4 +1,13 @@
-//! Modes of the directories that have to be made above a file.
+//! Modes and owners of the directories that have to be made above a file.
+
+use super::{group_id, user_id};
+use crate::desired::{Content, DesiredFile};
+use crate::manifest::Owner;
+use crate::target::users::Users;
+use crate::target::{Home, Refusal, Standing};
+
+/// The code of a path below a home that does not stand.
+pub(super) const NO_HOME: &str = "NX108";
 
 /// Directories that a system has for everybody: 0755 when they have to be made. docs/manifest.md shows this table.
 const SYSTEM_DIRECTORIES: &[&str] = &[
@@ -34,6 +43,88 @@ pub fn mode(path: &str, is_last: bool, asked: Option<u32>, shared: bool) -> u32 
         (_, true, None) if shared => 0o711,
         (_, true, None) => 0o700,
     }
+}
+
+/// Who owns a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// Both in words: `root:root`.
+    pub shown: String,
+}
+
+impl Default for Owned {
+    fn default() -> Self {
+        Self { uid: 0, gid: 0, shown: "root:root".to_owned() }
+    }
+}
+
+/// Who owns the directories that have to be made for a file; root where there is nobody else.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    /// The file's own directory, as the manifest says.
+    pub asked: Option<Owned>,
+    /// All of them: they are below this user's home.
+    pub home: Option<Owned>,
+}
+
+/// Decides who owns the directories that have to be made for `file`.
+///
+/// # Errors
+/// The target has no such user or group; the path is below a home that does not stand (NX108), and that is not allowed.
+pub(super) fn owned(file: &DesiredFile, standing: &Standing, users: &Users) -> Result<Owners, Refusal> {
+    if matches!(file.content, Content::Absent) {
+        return Ok(Owners::default());
+    }
+    let asked = file.directory_owner.as_ref().map(|owner| {
+        let uid = user_id(file, &owner.user, users)?;
+        let gid = match (&owner.group, &owner.user) {
+            (Some(group), _) => group_id(file, group, users)?,
+            (None, Owner::Name(name)) => users.own_group(uid, Some(name)).unwrap_or_default(),
+            (None, Owner::Id(_)) => users.own_group(uid, None).unwrap_or_default(),
+        };
+        let group = owner.group.as_ref().map_or_else(|| users.group_shown(gid), ToString::to_string);
+        Ok(Owned { uid, gid, shown: format!("{}:{group}", owner.user) })
+    });
+    let asked = asked.transpose()?;
+    if let Some(home) = missing_home(file, standing)
+        && !file.allow.contains_key(NO_HOME)
+    {
+        return Err(Refusal {
+            code: Some(NO_HOME),
+            reason: no_home(file, home),
+            hint: format!(
+                "declare another path, make the home in the target first, or go on with directories that are root's: \
+                 `allow: {{ {NO_HOME}: \"the reason\" }}`"
+            ),
+        });
+    }
+    let home = standing.home.as_ref().filter(|home| home.stands).map(|home| Owned {
+        uid: home.user.uid,
+        gid: home.user.gid,
+        shown: format!("{}:{}", home.user.name, users.group_shown(home.user.gid)),
+    });
+    Ok(Owners { asked, home })
+}
+
+/// The home that does not stand, and that directories for this file would have to be made in.
+pub(super) fn missing_home<'s>(file: &DesiredFile, standing: &'s Standing) -> Option<&'s Home> {
+    if matches!(file.content, Content::Absent) {
+        return None;
+    }
+    standing.home.as_ref().filter(|home| !home.stands)
+}
+
+/// What is wrong with a path below a home that does not stand.
+pub(super) fn no_home(file: &DesiredFile, home: &Home) -> String {
+    let (path, user) = (&file.path, &home.user.name);
+    format!(
+        "{path} is below {}, the home of {user}, which is not there: it would be made, and belong to root",
+        home.path
+    )
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl<'a> Line<'a> {
     }
 
     fn directory(directory: &NewDirectory) -> Self {
-        let what = format!("directory {:04o} root:root", directory.mode);
+        let what = format!("directory {:04o} {}", directory.mode, directory.owner.shown);
         Self { sign: '+', secret: None, cells: [format!("{}/", walk::shown(&directory.path)), what, String::new()] }
     }
 }

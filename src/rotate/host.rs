@@ -121,10 +121,6 @@ fn look(
     files: &mut Vec<DesiredFile>,
     options: &Options,
 ) -> Result<Result<Plan, Vec<plan::Refused>>, Box<HostEnd>> {
-    let named = files.iter().any(|file| file.owner.fixed_id().is_none() || file.group.fixed_id().is_none());
-    if !named && files.iter().all(|file| file.password_users.is_empty()) {
-        target.without_users();
-    }
     let wanted = desired::wanted(files);
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
     let mut survey = target.look(&wanted).map_err(unchanged)?;

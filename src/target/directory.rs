@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
+use crate::image::acl;
 use crate::image::error::ImageError;
 use crate::image::text;
 use crate::image::tree::{Kind, Label, Stat, Tree, TreeChange};
@@ -55,6 +56,10 @@ impl DirectoryTarget {
 impl Target for DirectoryTarget {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
         survey(&self.tree, wanted)
+    }
+
+    fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, ImageError> {
+        Ok(Vec::new())
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
@@ -124,11 +129,36 @@ impl DirectoryTree {
     }
 }
 
+impl DirectoryTree {
+    /// Opens what stands at a physical path, to ask about it; `None` when nothing does, or it is neither a file nor a directory.
+    pub(super) fn open_to_look(&self, path: &str) -> Result<Option<File>, ImageError> {
+        let mut node = self.root.clone();
+        let mut kind = Kind::Directory;
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            match self.child(&node, component.as_bytes())? {
+                Some((child, stat)) => (node, kind) = (child, stat.kind),
+                None => return Ok(None),
+            }
+        }
+        let (parent, name) = match &node.0.parent {
+            _ if !matches!(kind, Kind::Directory | Kind::File) => return Ok(None),
+            Some((parent, name)) => (parent, name.as_slice()),
+            None => (&node, b".".as_slice()),
+        };
+        let opened = open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        opened.map(|fd| Some(File::from(fd))).map_err(|errno| failure("opening", &node.path(), errno))
+    }
+}
+
 impl Tree for DirectoryTree {
     type Node = Node;
 
     fn root(&self) -> Result<Node, ImageError> {
         Ok(self.root.clone())
+    }
+
+    fn root_stat(&self) -> Result<Stat, ImageError> {
+        fd_stat(&self.root.0.fd).map_err(|errno| failure("looking at", "/", errno))
     }
 
     fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, ImageError> {
@@ -166,6 +196,20 @@ impl Tree for DirectoryTree {
             return Err(ImageError::refused(format!("{path} was replaced while it was read"), hint));
         }
         read_at_most(File::from(opened), limit).map_err(|error| ImageError::io(format!("reading {path}"), error))
+    }
+
+    fn acl_lets_write(&self, directory: &Node) -> Result<bool, ImageError> {
+        let failed = |error| ImageError::io(format!("reading the ACL of {}", directory.path()), error);
+        let opened = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let file = File::from(opened.map_err(|errno| failed(errno.into()))?);
+        match file.get_xattr(acl::ATTRIBUTE) {
+            Ok(None) => Ok(false),
+            // What is no ACL as we know it may say anything.
+            Ok(Some(value)) => Ok(acl::lets_write(&value, acl::Form::Attribute).unwrap_or(true)),
+            // A file system without ACLs.
+            Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EOPNOTSUPP) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     fn label(&self, node: &Node) -> Result<Option<Label>, ImageError> {

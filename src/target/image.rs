@@ -85,6 +85,17 @@ impl<'w> ImageTarget<'w> {
         with_undo(ImageError::refused(what, hint), &self.name, self.device)
     }
 
+    /// Makes the changes on the overlay. `device`: the image is a device that is changed in place; one that is half changed may
+    /// look as declared, and is not.
+    fn change_in_memory(&mut self, changes: &[TreeChange], time: SystemTime, device: bool) -> Result<(), ImageError> {
+        match changes.is_empty() {
+            true if device => self.file_system.check_writable(),
+            true => Ok(()),
+            false => self.file_system.apply(changes, time),
+        }
+        .map_err(|error| self.with_commands(error))
+    }
+
     /// What `-v` tells: which partition is the root, and why.
     #[must_use]
     pub fn details(&self) -> String {
@@ -137,20 +148,21 @@ impl Target for ImageTarget<'_> {
         survey(&self.file_system, wanted).map_err(|error| self.with_commands(error))
     }
 
+    fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, ImageError> {
+        self.change_in_memory(changes, time, self.device)?;
+        Ok(Vec::new())
+    }
+
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {
         let Some((image, Some(output))) = self.open.take() else {
             return Err(ImageError::corrupt("the image was opened to be looked at"));
         };
         let mut details = Vec::new();
         let started = Instant::now();
+        self.change_in_memory(changes, time, image.is_device() && output.is_in_place())?;
         if !changes.is_empty() {
-            self.file_system.apply(changes, time).map_err(|error| self.with_commands(error))?;
             let time = text::duration(started.elapsed());
             details.push(format!("written in memory, checked, and read back by another reader ({time})"));
-        }
-        if changes.is_empty() && image.is_device() && output.is_in_place() {
-            // One that is half changed may look as declared, and is not.
-            self.file_system.check_writable().map_err(|error| self.with_commands(error))?;
         }
         let start = self.root.partition.start;
         let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());

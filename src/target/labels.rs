@@ -147,6 +147,14 @@ mod tests {
             Ok(String::new())
         }
 
+        fn root_stat(&self) -> Result<Stat, ImageError> {
+            Ok(stat(Kind::Directory))
+        }
+
+        fn acl_lets_write(&self, _: &String) -> Result<bool, ImageError> {
+            Ok(false)
+        }
+
         fn child(&self, directory: &String, name: &[u8]) -> Result<Option<(String, Stat)>, ImageError> {
             let path = format!("{directory}/{}", String::from_utf8_lossy(name));
             Ok(self.0.get(path.as_str()).map(|(kind, ..)| (path.clone(), stat(*kind))))

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
 pub use labels::{Chosen, Labels, Origin};
-pub use survey::{Refusal, Standing, StandingFile, Survey, Wanted};
+pub use survey::{Home, Refusal, Standing, StandingFile, Survey, Wanted};
 
 /// A place that holds files.
 pub trait Target {
@@ -26,6 +26,13 @@ pub trait Target {
     /// # Errors
     /// When the target as a whole cannot be read. What is wrong with one path is in its own entry.
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError>;
+
+    /// Whether [`Target::apply`] could make these changes, as far as that can be told without writing. Nothing else is asked of
+    /// the target after it. Returns what a person should know of what was judged.
+    ///
+    /// # Errors
+    /// As [`Target::apply`] would.
+    fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, ImageError>;
 
     /// Makes all changes, or none. `time` becomes the times of new files.
     ///

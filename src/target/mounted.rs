@@ -10,6 +10,7 @@
 //! The tree is walked and changed as a directory is, relative to the mount's own top. With an output of its own nothing
 //! that fails, and no signal, leaves anything; in place the kernel writes as it goes, and signals wait.
 
+mod room;
 mod scrub;
 
 use std::path::Path;
@@ -196,18 +197,25 @@ impl<'w> MountedTarget<'w> {
         };
         if self.root.kind == Kind::Btrfs {
             let subvolume = btrfs::subvolume(&view.mount.open_top()?)?;
-            if subvolume.read_only && !matches!(self.stage, Stage::Looking(_)) {
-                let what = if subvolume.is_snapshot { "a read-only snapshot" } else { "read-only" };
-                let default = if self.asked.is_some() { "" } else { "the default, " };
-                return Err(ImageError::refused(
-                    format!("{}: {default}{} is {what}", self.name, subvolume.title()),
-                    "name one that can be written (--subvolume NAME), or make this one so: `btrfs property set DIRECTORY ro false`",
-                ));
+            if !matches!(self.stage, Stage::Looking(_)) {
+                self.refuse_read_only(&subvolume)?;
             }
             self.subvolume = Some(subvolume);
         }
         self.view = Some(view);
         Ok(())
+    }
+
+    fn refuse_read_only(&self, subvolume: &Subvolume) -> Result<(), ImageError> {
+        if !subvolume.read_only {
+            return Ok(());
+        }
+        let what = if subvolume.is_snapshot { "a read-only snapshot" } else { "read-only" };
+        let default = if self.asked.is_some() { "" } else { "the default, " };
+        Err(ImageError::refused(
+            format!("{}: {default}{} is {what}", self.name, subvolume.title()),
+            "name one that can be written (--subvolume NAME), or make this one so: `btrfs property set DIRECTORY ro false`",
+        ))
     }
 
     /// Lets the kernel replay the log, in the file to be worked on.
@@ -390,6 +398,22 @@ impl Target for MountedTarget<'_> {
             Some(view) => survey(&view.tree, wanted),
             None => Err(ImageError::corrupt("the image is closed")),
         }
+    }
+
+    fn judge(&mut self, changes: &[TreeChange], _: SystemTime) -> Result<Vec<String>, ImageError> {
+        let (Stage::Looking(image), Some(view)) = (&self.stage, &self.view) else {
+            return Err(ImageError::corrupt("the image was opened to be changed"));
+        };
+        judge(&image.partition(&self.root.partition)?, self.root.kind, true)?;
+        if let Some(subvolume) = &self.subvolume {
+            self.refuse_read_only(subvolume)?;
+        }
+        room::judge(&view.tree, &view.mount.top()?, changes)?;
+        Ok(vec![
+            "Judged as far as can be told by reading: features, errors, free space, immutable files; the rest the kernel says \
+             when it writes."
+                .to_owned(),
+        ])
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {

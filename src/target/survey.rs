@@ -8,7 +8,7 @@ use crate::nixos;
 use crate::secret::Secret;
 
 use super::labels::{Labeller, Labels};
-use super::users::Users;
+use super::users::{User, Users};
 
 /// The largest passwd, group or shadow file that is read, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 16 << 20;
@@ -40,10 +40,23 @@ pub struct Standing {
     pub physical: String,
     /// Directories to make first, topmost first.
     pub missing_parents: Vec<String>,
+    /// The home directory of the target that the path is below; none where it is below none, or root's.
+    pub home: Option<Home>,
     /// The regular file that stands there.
     pub file: Option<StandingFile>,
     /// The SELinux labels of what would be made here; none where nothing is labelled.
     pub labels: Option<Labels>,
+}
+
+/// A home directory that a declared path is below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// Its path, as passwd has it.
+    pub path: String,
+    /// Whose it is.
+    pub user: User,
+    /// It is there.
+    pub stands: bool,
 }
 
 /// A regular file of the target.
@@ -79,18 +92,21 @@ impl Refusal {
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError> {
     let managed = nixos::etc::ManagedEtc::find(tree)?;
     let mut labeller = Labeller::new(tree);
-    let mut places = Vec::with_capacity(wanted.len());
-    for want in wanted {
-        places.push(place(tree, &managed, &mut labeller, want)?);
-    }
     // Only root may read it, and mostly nobody asks.
     let with_shadow = wanted.iter().any(|want| want.is_password);
-    Ok(Survey { places, users: users(tree, with_shadow)? })
+    let users = users(tree, with_shadow)?;
+    let homes = Homes::of(tree, &users)?;
+    let mut places = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        places.push(place(tree, &managed, &homes, &mut labeller, want)?);
+    }
+    Ok(Survey { places, users })
 }
 
 fn place<T: Tree>(
     tree: &T,
     managed: &nixos::etc::ManagedEtc<T::Node>,
+    homes: &Homes<'_>,
     labeller: &mut Labeller<'_, T>,
     want: &Wanted,
 ) -> Result<Result<Standing, Refusal>, ImageError> {
@@ -123,7 +139,50 @@ fn place<T: Tree>(
         Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
     };
     let labels = labeller.choose(&walked)?;
-    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, file, labels }))
+    let home = homes.above(tree, path, &walked)?;
+    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, home, file, labels }))
+}
+
+/// The homes of a target's users.
+struct Homes<'u> {
+    users: Vec<(&'u User, &'u str)>,
+    /// Where `/home` really is, if a link leads elsewhere.
+    moved: Option<String>,
+}
+
+impl<'u> Homes<'u> {
+    fn of<T: Tree>(tree: &T, users: &'u Users) -> Result<Self, ImageError> {
+        let users: Vec<(&User, &str)> = users.with_homes().collect();
+        let moved = match walk::resolve(tree, "/home") {
+            _ if users.is_empty() => None,
+            Ok(walked) => Some(walked.physical).filter(|physical| physical != "/home"),
+            Err(WalkError::Image(error)) => return Err(error),
+            Err(_) => None,
+        };
+        Ok(Self { users, moved })
+    }
+
+    /// The innermost home that `path` is below, where it is declared or where it really is.
+    fn above<T: Tree>(&self, tree: &T, path: &str, walked: &Walk<T::Node>) -> Result<Option<Home>, ImageError> {
+        for (user, home) in &self.users {
+            let moved = self.moved.as_ref().zip(home.strip_prefix("/home/")).map(|(top, name)| format!("{top}/{name}"));
+            let is_below = |home: &str| [path, walked.physical.as_str()].iter().any(|path| is_below(path, home));
+            if !is_below(home) && !moved.as_deref().is_some_and(is_below) {
+                continue;
+            }
+            let stands = match walk::resolve(tree, home) {
+                Ok(walked) => walked.found.is_some_and(|(_, stat)| stat.kind == Kind::Directory),
+                Err(WalkError::Image(error)) => return Err(error),
+                Err(_) => false,
+            };
+            return Ok(Some(Home { path: (*home).to_owned(), user: (*user).clone(), stands }));
+        }
+        Ok(None)
+    }
+}
+
+fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Refuses the place that the links led to, with the way there.
@@ -173,6 +232,10 @@ fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: Kin
 fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
     let hint = match error {
         WalkError::NotADirectory { .. } => "choose a path whose parents are directories",
+        WalkError::Foreign { .. } => {
+            "links are followed only where nobody but root can lay them: declare the path where it leads, or give the link and \
+             its directories to root"
+        }
         _ => "choose a path without this link on the way",
     };
     // A link on the way that cannot be followed inside the image "leaves the root" in the words of NX010.

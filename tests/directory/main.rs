@@ -5,6 +5,7 @@ mod common;
 
 mod all_or_nothing;
 mod files;
+mod homes;
 mod refused;
 
 use std::fs;

@@ -9,9 +9,12 @@ use super::checksum::crc32c;
 use super::features::Compat;
 use super::inode::{GOOD_OLD_SIZE, Inode, XATTR_MAGIC, attributes, inline_attributes};
 use super::reader::{Reader, usize_of};
+use crate::image::acl;
 use crate::image::error::ImageError;
 use crate::image::tree::Label;
 
+/// `e_name_index` of "system.posix_acl_access", which has no name behind that.
+const ACCESS_ACL: u8 = 2;
 /// `e_name_index` of "security.".
 const SECURITY: u8 = 6;
 /// The name behind that.
@@ -34,6 +37,29 @@ impl Reader {
     /// # Errors
     /// When its attributes are damaged or cannot be read, or the label is longer than we write, or in an inode of its own.
     pub fn label(&self, inode: &Inode) -> Result<Option<Label>, ImageError> {
+        let Some(value) = self.attribute(inode, SECURITY, NAME)?.filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        Label::new(value).map(Some).ok_or_else(|| {
+            let what = format!("the SELinux label of inode {} has over {} bytes", inode.number, Label::LONGEST);
+            ImageError::unsupported(what, "give it a usual one: `chcon`, or `restorecon` where the system runs")
+        })
+    }
+
+    /// True when the access ACL of an inode lets somebody write whom its mode does not name; what is no ACL as we know it may.
+    ///
+    /// # Errors
+    /// When its attributes are damaged or cannot be read.
+    pub fn acl_lets_write(&self, inode: &Inode) -> Result<bool, ImageError> {
+        let acl = self.attribute(inode, ACCESS_ACL, b"")?;
+        Ok(acl.is_some_and(|value| acl::lets_write(&value, acl::Form::Ext4).unwrap_or(true)))
+    }
+
+    /// The value of an extended attribute; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the attributes are damaged or cannot be read, or this one is in an inode of its own.
+    fn attribute(&self, inode: &Inode, index: u8, name: &[u8]) -> Result<Option<Vec<u8>>, ImageError> {
         let block = match inode.xattr_block {
             0 => None,
             number => Some(self.attribute_block(inode, number)?),
@@ -45,16 +71,17 @@ impl Reader {
             Some(block) => attributes(block, BLOCK_HEADER).ok_or_else(|| damaged(inode))?,
         };
         let mut all = inside.iter().chain(&outside);
-        let Some(found) = all.find(|attribute| attribute.index == SECURITY && attribute.name == NAME) else {
-            return Ok(None);
-        };
-        if found.value.is_empty() && found.value_inode == 0 {
-            return Ok(None);
+        match all.find(|attribute| attribute.index == index && attribute.name == name) {
+            None => Ok(None),
+            Some(found) if found.value_inode != 0 => {
+                let what = format!(
+                    "ext4 feature `ea_inode`: an attribute of inode {} lies in an inode of its own",
+                    inode.number
+                );
+                Err(ImageError::unsupported(what, "remove the attribute (setfattr -x) first"))
+            }
+            Some(found) => Ok(Some(found.value.to_vec())),
         }
-        Label::new(found.value.to_vec()).map(Some).ok_or_else(|| {
-            let what = format!("the SELinux label of inode {} has over {} bytes", inode.number, Label::LONGEST);
-            ImageError::unsupported(what, "give it a usual one: `chcon`, or `restorecon` where the system runs")
-        })
     }
 
     /// The block of attributes of an inode, its header judged.

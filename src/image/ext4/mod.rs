@@ -346,6 +346,14 @@ impl Tree for Ext4 {
         }
     }
 
+    fn root_stat(&self) -> Result<Stat, ImageError> {
+        Ok(self.root()?.0.stat())
+    }
+
+    fn acl_lets_write(&self, directory: &Node) -> Result<bool, ImageError> {
+        self.reader.acl_lets_write(&directory.0)
+    }
+
     fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, ImageError> {
         let Some(entry) = self.reader.find(&directory.0, name)? else { return Ok(None) };
         let inode = self.reader.inode(entry.inode)?;

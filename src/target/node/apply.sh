@@ -364,8 +364,8 @@ prepare() {
     enter "$dir" || abort "parent $dir"
     case $kind in
       d)
-        mkdir -m "$mode" "$name" || abort "write $path"
-        [ ! -g . ] || chown 0:0 "$name" || abort "write $path"
+        # Root's, and closed, until all is in it.
+        mkdir -m 700 "$name" || abort "write $path"
         continue
         ;;
       r) ln "$name" "$old" || abort "link $path" ;;
@@ -445,6 +445,23 @@ commit() {
         ;;
     esac
   done
+  while [ "$number" -gt 0 ]; do
+    load_item "$number"
+    [ "$kind" != d ] || open_directory || return 1
+    number=$((number - 1))
+  done
+}
+
+# Gives a directory that was made its owner and mode, from inside: who owns the one above could put another in its place. What is
+# entered is root's and still closed.
+open_directory() {
+  enter "$path" || return 1
+  case $(stat -c '%u %a' .) in
+    '0 700' | '0 2700') ;;
+    *) return 1 ;;
+  esac
+  [ "$mode" = 700 ] || chmod "$mode" . || return 1
+  [ "$uid:$gid" = 0:0 ] && [ ! -g . ] || chown "$uid:$gid" .
 }
 
 sync_directories() {

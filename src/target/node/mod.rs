@@ -63,11 +63,6 @@ impl<'w> NodeTarget<'w> {
         Ok(Self { session, login, tree, on_contact, greeted: false, loaded: false, unfinished: false })
     }
 
-    /// No owner of a file is called by a name: the node's users do not matter, and are not asked for.
-    pub fn without_users(&mut self) {
-        self.tree.without_users = true;
-    }
-
     /// True when the last survey has found an interrupted run.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
@@ -87,6 +82,7 @@ impl<'w> NodeTarget<'w> {
                 if !self.ask(&asked)? {
                     break;
                 }
+                self.ask_writers()?;
                 let survey = survey(&self.tree, wanted);
                 if survey.is_err() || !self.tree.has_questions() {
                     return Ok(survey);
@@ -105,15 +101,15 @@ impl<'w> NodeTarget<'w> {
             }
             self.tree.ask(path, Some(want.read_limit));
         }
+        self.tree.ask("/", None);
         self.tree.ask("/etc", None);
         self.tree.ask("/etc/static", None);
-        if !self.tree.without_users {
-            for path in ["/etc/passwd", "/etc/group"] {
-                self.tree.ask(path, Some(super::survey::USERS_FILE_LIMIT));
-            }
-            if wanted.iter().any(|want| want.is_password) {
-                self.tree.ask("/etc/shadow", Some(super::survey::USERS_FILE_LIMIT));
-            }
+        self.tree.ask("/home", None);
+        for path in ["/etc/passwd", "/etc/group"] {
+            self.tree.ask(path, Some(super::survey::USERS_FILE_LIMIT));
+        }
+        if wanted.iter().any(|want| want.is_password) {
+            self.tree.ask("/etc/shadow", Some(super::survey::USERS_FILE_LIMIT));
         }
     }
 
@@ -130,6 +126,20 @@ impl<'w> NodeTarget<'w> {
             }
         }
         Ok(true)
+    }
+
+    /// Asks for the ACLs that the rules about links want to know of.
+    fn ask_writers(&mut self) -> Result<(), NodeError> {
+        let asked = self.tree.asked_writers();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.session.queue(&protocol::writers_question(&asked));
+        self.session.expect(asked.len().saturating_mul(16).saturating_add(1 << 10), self.login.silence);
+        for (path, others_write) in asked.iter().zip(protocol::writers(&mut self.session, &asked)?) {
+            self.tree.learn_writers(path.clone(), others_write);
+        }
+        Ok(())
     }
 
     fn greet(&mut self) -> Result<(), NodeError> {
@@ -198,6 +208,10 @@ impl Target for NodeTarget<'_> {
             let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
             ImageError::refused(format!("{name}: {error}{cause}"), hint)
         })?
+    }
+
+    fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, ImageError> {
+        Ok(Vec::new())
     }
 
     fn apply(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Applied, ImageError> {

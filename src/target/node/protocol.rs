@@ -11,6 +11,10 @@
 //!                                   BASE64                another, in order
 //!                                   ,                     the end of the hundred
 //!                                -> .                     the end
+//! writers                        -> yes | no              a line a directory: whether an ACL lets others write to it
+//! PATH                              .
+//! …
+//! .
 //! recover                        -> recovered | refused WHY, then .
 //! ```
 
@@ -120,6 +124,26 @@ pub(super) fn answer(
         return Err(NodeError::Garbled("the end of a survey"));
     }
     Ok(whole.then_some((unfinished, learnt)))
+}
+
+/// The question whether ACLs let others write to these directories.
+pub(super) fn writers_question(directories: &[String]) -> Vec<u8> {
+    let lines = directories.iter().map(|directory| format!("{directory}\n"));
+    format!("writers\n{}.\n", lines.collect::<String>()).into_bytes()
+}
+
+/// The answer to [`writers_question`], in the same order.
+pub(super) fn writers(session: &mut Session, directories: &[String]) -> Result<Vec<bool>, NodeError> {
+    const GARBLED: NodeError = NodeError::Garbled("a line about an ACL");
+    let mut answers = Vec::with_capacity(directories.len());
+    for _ in directories {
+        answers.push(match session.line()?.as_slice() {
+            b"yes" => true,
+            b"no" => false,
+            _ => return Err(GARBLED),
+        });
+    }
+    if session.line()?.as_slice() == b"." { Ok(answers) } else { Err(GARBLED) }
 }
 
 fn one_batch(

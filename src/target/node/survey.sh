@@ -90,6 +90,41 @@ survey() {
   say .
 }
 
+# Answers a list of directories that ends with a dot, a line each: `yes` where an ACL lets somebody else write than the owner and
+# group 0, or where that cannot be told; else `no`. The group of each may write to it, and so may, by its mask, whom the ACL names.
+writers() {
+  while :; do
+    IFS= read -r path || exit 1
+    [ "$path" != . ] || break
+    answer=yes
+    if command -v getfacl >/dev/null 2>&1; then
+      if named=$(getfacl -cpn -- "$path" 2>/dev/null </dev/null); then
+        answer=no
+        while [ "$named" ]; do
+          line=${named%%"$nl"*}
+          case $named in
+            *"$nl"*) named=${named#*"$nl"} ;;
+            *) named= ;;
+          esac
+          case $line in
+            user::* | group::* | user:0:* | group:0:*) ;;
+            user:*:?w* | group:*:?w*) answer=yes ;;
+          esac
+        done
+      fi
+    elif ls --version >/dev/null 2>&1; then
+      # GNU's ls marks every ACL.
+      line=$(ls -ld -- "$path" 2>/dev/null)
+      case ${line%% *} in
+        *+ | '') ;;
+        *) answer=no ;;
+      esac
+    fi
+    say "$answer"
+  done
+  say .
+}
+
 # Reads the next part of this script, of $1 bytes and $2 lines, into $script. read(1) takes one byte at a time from a pipe: dd is
 # quicker, where it can be told to take all that it is to take, and no more.
 load() {
@@ -119,6 +154,7 @@ say .
 while IFS= read -r line; do
   case $line in
     survey) survey ;;
+    writers) writers ;;
     load\ *)
       load ${line#load }
       eval "$script"

@@ -13,6 +13,9 @@ const MOST_PATHS: usize = 400_000;
 /// The longest path that Linux takes, in bytes, less its NUL.
 const LONGEST_PATH: usize = 4095;
 
+/// What is not known yet is taken for this, until the node has answered.
+const UNKNOWN: Stat = Stat { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, size: 0, links: 2 };
+
 /// What stands at a path.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -32,8 +35,8 @@ pub(super) struct NodeTree {
     known: HashMap<String, Option<Known>>,
     /// Looked for, and not known yet: with the size up to which a regular file's content is wanted.
     asked: RefCell<BTreeMap<String, Option<u64>>>,
-    /// Who the owners of files are does not matter: nobody is named.
-    pub without_users: bool,
+    /// Whether an ACL lets others write to a directory, by physical path; `None` where that was asked and is not known yet.
+    writers: RefCell<BTreeMap<String, Option<bool>>>,
 }
 
 impl NodeTree {
@@ -51,9 +54,20 @@ impl NodeTree {
         std::mem::take(&mut *self.asked.borrow_mut()).into_iter().collect()
     }
 
+    /// Directories whose ACLs have to be asked for now.
+    pub(super) fn asked_writers(&self) -> Vec<String> {
+        let writers = self.writers.borrow();
+        writers.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Learns whether an ACL lets others write to a directory.
+    pub(super) fn learn_writers(&self, path: String, others_write: bool) {
+        self.writers.borrow_mut().insert(path, Some(others_write));
+    }
+
     /// True when something was looked for that is not known.
     pub(super) fn has_questions(&self) -> bool {
-        !self.asked.borrow().is_empty()
+        !self.asked.borrow().is_empty() || self.writers.borrow().values().any(Option::is_none)
     }
 
     pub(super) fn learn(&mut self, path: String, known: Option<Known>) -> Result<(), ImageError> {
@@ -71,6 +85,7 @@ impl NodeTree {
     pub(super) fn forget(&mut self) {
         self.known.clear();
         self.asked.borrow_mut().clear();
+        self.writers.borrow_mut().clear();
     }
 
     /// What stands at a physical path; `None` where nothing does, or it was not looked at.
@@ -86,6 +101,25 @@ impl Tree for NodeTree {
         Ok(String::new())
     }
 
+    fn root_stat(&self) -> Result<Stat, ImageError> {
+        match self.known.get("/") {
+            Some(Some(known)) => Ok(known.stat),
+            _ => {
+                self.ask("/", None);
+                Ok(UNKNOWN)
+            }
+        }
+    }
+
+    fn acl_lets_write(&self, directory: &String) -> Result<bool, ImageError> {
+        let path = if directory.is_empty() { "/" } else { directory };
+        let mut writers = self.writers.borrow_mut();
+        if writers.len() >= MOST_PATHS {
+            return Ok(true);
+        }
+        Ok(writers.entry(path.to_owned()).or_default().unwrap_or(false))
+    }
+
     fn child(&self, directory: &String, name: &[u8]) -> Result<Option<(String, Stat)>, ImageError> {
         let path = format!("{directory}/{}", String::from_utf8_lossy(name));
         if path.len() > LONGEST_PATH || path.contains(['\n', '\0']) {
@@ -94,15 +128,11 @@ impl Tree for NodeTree {
                 "choose paths without links on the way",
             ));
         }
-        if self.without_users && matches!(path.as_str(), "/etc/passwd" | "/etc/group" | "/etc/shadow") {
-            return Ok(None);
-        }
         match self.known.get(&path) {
             Some(known) => Ok(known.as_ref().map(|known| (path, known.stat))),
             None => {
                 self.ask(&path, None);
-                let stat = Stat { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, size: 0, links: 2 };
-                Ok(Some((path, stat)))
+                Ok(Some((path, UNKNOWN)))
             }
         }
     }
