@@ -148,9 +148,9 @@ fn colour_is_for_terminals_and_no_color_forbids_it() {
     assert!(!run(&[("NO_COLOR", "1")]).contains('\u{1b}'), "NO_COLOR");
     assert!(!run(&[("TERM", "dumb")]).contains('\u{1b}'), "a terminal that knows none");
     let piped = Deaddrop::new(&scratch).args(["plan", "root"]).env("A", "a value").env("TERM", "xterm").run();
-    assert!(!piped.stderr().contains('\u{1b}'), "no terminal");
+    assert!(!piped.stdout().contains('\u{1b}'), "no terminal");
     // What is not said in colour is said in signs.
-    assert!(piped.stderr().contains("+ /etc/a"));
+    assert!(piped.stdout().contains("+ /etc/a"));
 }
 
 #[test]

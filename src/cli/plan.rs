@@ -59,8 +59,13 @@ impl Args {
             true => format!("Nothing to do: {} as declared.", report::secrets(plan.secrets().len())),
             false => format!("{}. Nothing was written.", report::sum(plan)),
         };
-        let notes: String = judged.iter().flatten().map(|note| format!("\n{note}\n")).collect();
-        ui.print(&format!("{heading}{host}\n\n{}\n\n{sum}\n{notes}", report::table(plan)))?;
+        let notes: String = judged.iter().flatten().map(|note| format!("\n{note}")).collect();
+        let text = format!("{heading}{host}\n\n{}\n\n{sum}{notes}", report::table(plan));
+        if ui.json {
+            ui.say(&text)
+        } else {
+            ui.print(&format!("{text}\n"))?
+        }
         judged?;
         Ok(if self.exit_code && !plan.is_empty() { Exit::Differences } else { Exit::Done })
     }

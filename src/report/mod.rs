@@ -59,6 +59,9 @@ impl Ui {
     /// # Errors
     /// See [`print_output`].
     pub fn print(&self, text: &str) -> Result<(), Failure> {
+        // Without colour codes where there is no terminal for them.
+        let shown = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+        let text = if shown { text.to_owned() } else { anstream::adapter::strip_str(text).to_string() };
         if self.json { Ok(()) } else { print_output(text.as_bytes()) }
     }
 

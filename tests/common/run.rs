@@ -253,6 +253,13 @@ impl Finished {
         self
     }
 
+    /// Panics unless standard output holds this text.
+    #[track_caller]
+    pub fn expect_output(self, want: &str) -> Self {
+        assert!(self.stdout().contains(want), "`{want}` was not printed{}", self.said());
+        self
+    }
+
     /// The exit code; none when a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.status.code()

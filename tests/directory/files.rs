@@ -58,7 +58,7 @@ fn each_difference_is_planned_written_and_then_gone() {
         "4 changes: 1 to create, 1 to replace, 1 of mode or owner, 1 to remove; 2 unchanged. Nothing was written.",
     ] {
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(squeezed(&plan.stderr()).contains(&squeezed(line)), "{line}\n{}", plan.stderr());
+        assert!(squeezed(&plan.stdout()).contains(&squeezed(line)), "{line}\n{}", plan.stdout());
     }
     let verify = root.deaddrop(&["verify", "root", "--json"]).run().expect_code(3);
     assert_eq!(verify.json(), object("verify", &changes));
@@ -76,7 +76,7 @@ fn each_difference_is_planned_written_and_then_gone() {
     assert_eq!(before.at("/etc/open").inode, after.at("/etc/open").inode, "only its mode was to change");
 
     root.deaddrop(&["verify", "root"]).run().expect_code(0).expect_error("6 secrets as declared");
-    root.deaddrop(&["plan", "root", "--exit-code"]).run().expect_code(0).expect_error("Nothing to do");
+    root.deaddrop(&["plan", "root", "--exit-code"]).run().expect_code(0).expect_output("Nothing to do");
     root.inject().expect_code(0).expect_error("nothing to do, 6 secrets as declared");
     after.assert_same(&root.tree(), false);
 }

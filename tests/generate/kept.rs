@@ -21,7 +21,7 @@ fn a_second_run_changes_not_one_byte() {
     }
     assert!(tree == Tree::of(&setup.image));
     setup.run("verify", &[]).expect_code(0).expect_error("5 secrets as declared");
-    setup.run("plan", &["--exit-code"]).expect_code(0).expect_error("Nothing to do: 5 secrets as declared");
+    setup.run("plan", &["--exit-code"]).expect_code(0).expect_output("Nothing to do: 5 secrets as declared");
     // Without the host's name the comment would be another one: the keys that stand are kept all the same.
     let alone = setup.scratch.write("alone.yaml", "version: 1\nsecrets:\n  deploy-key: { path: /etc/secrets/deploy-key, generate: ssh-ed25519, mode: \"0600\" }\n");
     super::Deaddrop::new(&setup.scratch)
@@ -37,7 +37,7 @@ fn a_second_run_changes_not_one_byte() {
 fn the_plan_tells_what_is_made_and_what_is_kept() {
     let setup = Setup::each_kind();
     let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let planned = squeezed(&setup.run("plan", &[]).expect_code(0).stderr());
+    let planned = squeezed(&setup.run("plan", &[]).expect_code(0).stdout());
     for line in [
         "+ /etc/ssh/ssh_host_ed25519_key 0400 root:root host-key, generated (ssh-host-ed25519)",
         "+ /etc/ssh/ssh_host_ed25519_key.pub 0644 root:root host-key, its public part",
@@ -48,7 +48,7 @@ fn the_plan_tells_what_is_made_and_what_is_kept() {
     }
     setup.run("inject", &[]).expect_code(0);
     setup.debugfs_write("set_inode_field /etc/secrets/wg0 mode 0100444\n");
-    let planned = squeezed(&setup.run("plan", &[]).expect_code(0).stderr());
+    let planned = squeezed(&setup.run("plan", &[]).expect_code(0).stdout());
     for line in [
         "/etc/ssh/ssh_host_ed25519_key unchanged host-key, generated (ssh-host-ed25519), kept",
         "~ /etc/secrets/wg0 mode 0444 → 0440 wg0, generated (wireguard), kept",
@@ -219,7 +219,7 @@ fn a_token_that_stands_is_kept_and_another_length_is_only_warned_about() {
     let manifest = super::MANIFEST.replace("length: 60,", "length: 61,");
     setup.put("/etc/secrets/restic", &[b'a'; 60]);
     setup.scratch.write("secrets.yaml", manifest);
-    setup.run("plan", &[]).expect_code(0).expect_error("DD402");
+    setup.run("plan", &[]).expect_code(0).expect_output("DD402");
 }
 
 #[test]
@@ -231,7 +231,8 @@ fn a_warning_is_told_once_and_not_for_the_public_part_again() {
     let check = super::Deaddrop::new(&setup.scratch).args(["check"]).run().expect_code(0).stderr();
     assert!(check.contains("DD401") && check.contains("deaddrop generate token"), "{check}");
     for command in ["plan", "inject", "inject"] {
-        let said = setup.run(command, &[]).expect_code(0).stderr();
+        let run = setup.run(command, &[]).expect_code(0);
+        let said = run.stdout() + &run.stderr();
         for code in ["NX003", "DD401"] {
             assert_eq!(said.matches(code).count(), 1, "{command}: {said}");
         }

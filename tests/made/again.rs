@@ -49,7 +49,7 @@ fn the_plan_says_which_template_a_file_is_made_from() {
     let place = Place::new(SECRETS);
     place.scratch.write("file.j2", "a: {{ secret('env:VALUE') | json }}\n");
     let plan = place.run(&["plan", "root"]).env("VALUE", "hunter22").env("HEX", "61").run().expect_code(0);
-    plan.expect_error("inline, from template\n")
-        .expect_error("file, from template file.j2")
-        .expect_error("decoded, from env:HEX");
+    plan.expect_output("inline, from template\n")
+        .expect_output("file, from template file.j2")
+        .expect_output("decoded, from env:HEX");
 }
