@@ -2,7 +2,8 @@
 
 mod parents;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::derive::password::{self, Verdict};
 use crate::desired::{Content, DesiredFile, Generated, KeyState};
@@ -10,7 +11,7 @@ use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
 use crate::manifest::Owner;
 use crate::target::users::Users;
-use crate::target::{Origin, Refusal, Standing, Survey};
+use crate::target::{Interrupted, Origin, Refusal, Standing, Survey};
 
 /// What has to happen to one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// In the manifest's order.
     pub warnings: Vec<Warning>,
+    /// What a `rotate` that was cut off has left, and that is finished in the same step.
+    pub interrupted: Option<Arc<Interrupted>>,
 }
 
 /// A declared file that may not be put where it is declared.
@@ -125,6 +128,8 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut parents = Parents::default();
+    let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
+    let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
     for (file, place) in files.into_iter().zip(&survey.places) {
         let secret = file.secret.clone();
         let ids = owner_ids(&file, &survey.users);
@@ -143,7 +148,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 warnings.extend(home_warning(&file, standing));
                 parents.add(standing, &file, uid, &owners);
                 let change = change(file, standing, uid, gid);
-                warnings.extend(link_warning(&change));
+                warnings.extend(link_warning(&change, &of_a_run));
                 warnings.extend(label_warning(&change, standing));
                 changes.push(change);
             }
@@ -155,7 +160,9 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     if !refused.is_empty() {
         return Err(refused);
     }
-    Ok(Plan { directories: parents.into_directories(), changes, warnings })
+    warnings.extend(interrupted_warnings(&changes, survey.interrupted.as_deref()));
+    let interrupted = survey.interrupted.clone();
+    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
 }
 
 impl Plan {
@@ -220,7 +227,51 @@ impl Plan {
                 Action::Unchanged => {}
             }
         }
+        all.extend(self.finishing());
         Ok(all)
+    }
+
+    /// What finishes a `rotate` that was cut off. Where a file is declared in this run, that says what stands there.
+    fn finishing(&self) -> Vec<TreeChange> {
+        let Some(interrupted) = &self.interrupted else { return Vec::new() };
+        // Each path once, whatever the list says.
+        let mut seen = declared(&self.changes);
+        let mut all = Vec::new();
+        let mut directories = Vec::new();
+        for leftover in &interrupted.leftovers {
+            if let Some(change) = &leftover.restore
+                && seen.insert(&leftover.path)
+            {
+                let to = if matches!(change, TreeChange::RemoveDirectory { .. }) { &mut directories } else { &mut all };
+                to.push(change.clone());
+            }
+            let names = leftover.drop.iter().filter(|name| seen.insert(name.as_str()));
+            all.extend(names.map(|name| TreeChange::RemoveFile { path: name.clone() }));
+        }
+        all.extend(directories);
+        all.extend(interrupted.forget.iter().cloned());
+        all
+    }
+
+    /// What was done about a `rotate` that was cut off, in words; none where there was none.
+    #[must_use]
+    pub fn finished_words(&self) -> Option<String> {
+        let interrupted = self.interrupted.as_ref()?;
+        let declared = declared(&self.changes);
+        let open = interrupted.leftovers.iter().filter(|leftover| !declared.contains(leftover.path.as_str()));
+        let restored = open.filter(|leftover| leftover.restore.is_some()).count();
+        Some(match (interrupted.done, restored) {
+            (true, _) => {
+                "a rotate that was cut off was finished: its new files stay, what was left of the old ones is gone"
+                    .to_owned()
+            }
+            (false, 0) => {
+                "a rotate that was cut off was finished: nothing had to be taken back but what is declared here"
+                    .to_owned()
+            }
+            (false, 1) => "a rotate that was cut off was taken back: 1 file is as before it".to_owned(),
+            (false, count) => format!("a rotate that was cut off was taken back: {count} files are as before it"),
+        })
     }
 }
 
@@ -373,8 +424,10 @@ fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-fn link_warning(change: &Change) -> Option<Warning> {
-    let others = change.standing?.links.saturating_sub(1);
+/// DD101. `of_a_run` are the names that a run which was cut off has left, by the path of their file.
+fn link_warning(change: &Change, of_a_run: &HashMap<&str, u32>) -> Option<Warning> {
+    let of_a_run = of_a_run.get(change.physical.as_str()).copied().unwrap_or(0);
+    let others = change.standing?.links.saturating_sub(1).saturating_sub(of_a_run);
     let effect = match change.action {
         Action::Replace | Action::Remove => "keeps the old content",
         Action::Metadata => "gets the new mode and owner too",
@@ -386,6 +439,38 @@ fn link_warning(change: &Change) -> Option<Warning> {
         message: format!("{} has {others} more hard link{}, which {effect}", change.path, plural(others)),
         hint: "find and remove the other names: find / -xdev -samefile FILE".into(),
     })
+}
+
+/// The physical paths of all files of this run.
+fn declared(changes: &[Change]) -> HashSet<&str> {
+    changes.iter().map(|change| change.physical.as_str()).collect()
+}
+
+/// DD504: a `rotate` was cut off there; DD503: a file that it was about is by now somebody else's.
+fn interrupted_warnings(changes: &[Change], interrupted: Option<&Interrupted>) -> Vec<Warning> {
+    let Some(interrupted) = interrupted else { return Vec::new() };
+    let what = match interrupted.done {
+        true => "its new files stay, and what is left of the old ones goes",
+        false => "its old files come back, but for those that are declared in this run",
+    };
+    let mut warnings = vec![Warning {
+        code: "DD504",
+        secret: None,
+        message: format!("a rotate that was cut off has left its list in /var/lib/deaddrop: {what}"),
+        hint: "inject finishes it in the same step; or the next rotate does, once the node runs".into(),
+    }];
+    let declared = declared(changes);
+    let foreign = interrupted.leftovers.iter().filter(|left| left.foreign && !declared.contains(left.path.as_str()));
+    warnings.extend(foreign.map(|leftover| Warning {
+        code: "DD503",
+        secret: None,
+        message: format!(
+            "{} is neither the old nor the new file of the rotate that was cut off: it is left as it is",
+            walk::shown(&leftover.path)
+        ),
+        hint: "somebody has written it since: compare it with what it should be".into(),
+    }));
+    warnings
 }
 
 /// DD201: nothing tells the label that a new file, or a directory made for it, should have.
@@ -519,7 +604,7 @@ mod tests {
             missing_parents: Vec::new(),
             home: None,
             file: Some(StandingFile {
-                stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links },
+                stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links, inode: 0, modified: 0 },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
             }),
             labels: None,
@@ -532,7 +617,8 @@ mod tests {
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {
-        Survey { places, users: Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n") }
+        let users = Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n");
+        Survey { places, users, interrupted: None }
     }
 
     #[test]

@@ -393,7 +393,7 @@ impl Hands<'_, '_> {
         let target = &self.targets[host];
         if target.secrets.is_empty() && self.some_only {
             // --only names nothing of this host's: it need not be asked.
-            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new() };
+            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
             return HostEnd { plan: Some(plan), ..HostEnd::new(Status::Unchanged) };
         }
         let become_password = match target.host.and_then(|host| host.become_password.as_ref()) {

@@ -97,6 +97,9 @@ impl Args {
         for note in applied.notes {
             ui.say(&note);
         }
+        if let Some(words) = plan.finished_words() {
+            ui.say(&format!("{name}: {words}"));
+        }
         if let Some(Err(message)) = public_out.map(PublicOut::put) {
             // The keys are in their place: that is done, and stays done.
             print_error_stream(&message.render());

@@ -61,7 +61,7 @@ impl Args {
         };
         let notes: String = judged.iter().flatten().map(|note| format!("\n{note}")).collect();
         let text = format!("{heading}{host}\n\n{}\n\n{sum}{notes}", report::table(plan));
-        if ui.json {
+        if ui.json || ui.quiet {
             ui.say(&text)
         } else {
             ui.print(&format!("{text}\n"))?

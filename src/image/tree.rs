@@ -55,6 +55,10 @@ pub struct Stat {
     pub size: u64,
     /// Number of names (hard links).
     pub links: u32,
+    /// Its inode's number.
+    pub inode: u64,
+    /// When its content was last changed, in seconds since 1970.
+    pub modified: i64,
 }
 
 /// A SELinux label: the value of the extended attribute `security.selinux`, byte for byte. Mostly a context in ASCII and a
@@ -146,6 +150,7 @@ pub trait Tree {
 
 /// One change to a tree. Paths are absolute and physical: no component is a symbolic link. Parents come before
 /// what is in them.
+#[derive(Clone)]
 pub enum TreeChange {
     /// Make a directory; its parent exists.
     MakeDirectory {
@@ -193,6 +198,12 @@ pub enum TreeChange {
         /// Absolute path.
         path: String,
     },
+    /// Take away a directory that is empty once all other changes are made; one that is not stays. Comes after what takes away
+    /// the names in it.
+    RemoveDirectory {
+        /// Absolute path.
+        path: String,
+    },
 }
 
 impl TreeChange {
@@ -203,7 +214,8 @@ impl TreeChange {
             Self::MakeDirectory { path, .. }
             | Self::WriteFile { path, .. }
             | Self::SetMetadata { path, .. }
-            | Self::RemoveFile { path } => path,
+            | Self::RemoveFile { path }
+            | Self::RemoveDirectory { path } => path,
         }
     }
 
@@ -212,7 +224,14 @@ impl TreeChange {
     pub fn label(&self) -> Option<&Label> {
         match self {
             Self::MakeDirectory { label, .. } | Self::WriteFile { label, .. } => label.as_ref(),
-            Self::SetMetadata { .. } | Self::RemoveFile { .. } => None,
+            Self::SetMetadata { .. } | Self::RemoveFile { .. } | Self::RemoveDirectory { .. } => None,
         }
+    }
+}
+
+impl std::fmt::Debug for TreeChange {
+    /// Its path, and never a value.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a change of {}", self.path())
     }
 }

@@ -262,7 +262,7 @@ mod tests {
         /// Mode, user and group are 0755 and root's where nothing else is said.
         fn stat(&self, kind: Kind, path: &str) -> Stat {
             let (mode, uid, gid) = self.1.get(path).copied().unwrap_or((0o755, 0, 0));
-            Stat { kind, mode, uid, gid, size: 0, links: 1 }
+            Stat { kind, mode, uid, gid, size: 0, links: 1, inode: 0, modified: 0 }
         }
 
         fn owned(owners: &[(&'static str, (u32, u32, u32))]) -> Self {

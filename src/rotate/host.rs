@@ -9,7 +9,7 @@ use crate::manifest::{self, SecretSpec};
 use crate::plan::{self, Action, Plan, Warning};
 use crate::report::Message;
 use crate::secret::Secret;
-use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Work};
+use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, Work};
 
 /// A node that `plan` and `verify` look at.
 pub type Node<'w> = NodeTarget<'w>;
@@ -68,8 +68,8 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         Ok(target) => target,
         Err(error) => return HostEnd::unchanged(name, &error),
     };
-    let planned = match look(&mut target, name, &mut files, options) {
-        Ok(planned) => planned,
+    let (planned, recovered) = match look(&mut target, name, &mut files, options) {
+        Ok(looked) => looked,
         Err(end) => return *end,
     };
     let mut plan = match planned {
@@ -77,8 +77,12 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         Err(refused) => return HostEnd::failed(words::refused(name, &refused)),
     };
     plan.warnings.extend(words::warnings(&plan, &specs));
+    if let Some(recovery) = &recovered {
+        let warnings = recovered_warnings(recovery, &plan);
+        plan.warnings.extend(warnings);
+    }
     if options.dry_run && target.is_unfinished() {
-        plan.warnings.extend(unfinished_warning(&plan));
+        plan.warnings.push(unfinished_warning());
     }
     if plan.is_empty() {
         target.close();
@@ -120,12 +124,13 @@ fn look(
     name: &str,
     files: &mut Vec<DesiredFile>,
     options: &Options,
-) -> Result<Result<Plan, Vec<plan::Refused>>, Box<HostEnd>> {
+) -> Result<(Result<Plan, Vec<plan::Refused>>, Option<Recovery>), Box<HostEnd>> {
     let wanted = desired::wanted(files);
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
     let mut survey = target.look(&wanted).map_err(unchanged)?;
+    let mut recovered = None;
     if target.is_unfinished() && !options.dry_run {
-        target.recover().map_err(unchanged)?;
+        recovered = target.recover().map_err(unchanged)?;
         survey = target.look(&wanted).map_err(unchanged)?;
     }
     let survey = survey.map_err(|error| {
@@ -136,7 +141,7 @@ fn look(
     desired::settle(files, &survey, Some(name), SystemTime::now()).map_err(|error| {
         Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error)))
     })?;
-    Ok(plan::plan(std::mem::take(files), &survey))
+    Ok((plan::plan(std::mem::take(files), &survey), recovered))
 }
 
 /// The secrets whose files change, in the manifest's order.
@@ -145,14 +150,36 @@ fn changed<'a>(plan: &Plan, specs: &[&'a SecretSpec]) -> Vec<&'a SecretSpec> {
     changes.filter_map(|change| specs.iter().find(|spec| spec.name == change.secret).copied()).collect()
 }
 
-fn unfinished_warning(plan: &Plan) -> Option<Warning> {
-    let first = plan.changes.first()?;
-    Some(Warning {
+/// DD502, before anything is done about it.
+fn unfinished_warning() -> Warning {
+    Warning {
         code: "DD502",
-        secret: Some(first.secret.clone()),
+        secret: None,
         message: "an interrupted run has left its list on the node, and its files as they were then".into(),
         hint: "the next run without --dry-run takes it back before it does anything else".into(),
-    })
+    }
+}
+
+/// DD502, once it is dealt with; DD503 for each file that it was about and that is by now somebody else's.
+fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
+    let (what, hint) = match recovery.taken_back {
+        true => (
+            "an interrupted run was rolled back first: its files are as before it, but for what this run has changed",
+            "values that it was to bring, and that this run did not, have to be rotated again",
+        ),
+        false => (
+            "an interrupted run was finished first: its new files stay",
+            "it had only to clear up: there is nothing to do",
+        ),
+    };
+    let mut warnings = vec![Warning { code: "DD502", secret: None, message: what.into(), hint: hint.into() }];
+    warnings.extend(recovery.left.iter().map(|path| Warning {
+        code: "DD503",
+        secret: plan.changes.iter().find(|change| change.physical == *path).map(|change| change.secret.clone()),
+        message: format!("{path} was neither the old nor the new file of the interrupted run: it was left as it is"),
+        hint: "somebody has written it since: compare it with what it should be".into(),
+    }));
+    warnings
 }
 
 impl HostEnd {

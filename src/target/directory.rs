@@ -21,7 +21,7 @@ use nix::sys::stat::{self, Mode, SFlag};
 use xattr::FileExt;
 use zeroize::Zeroizing;
 
-use super::survey::survey;
+use super::survey::survey_disk;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::acl;
 use crate::image::error::ImageError;
@@ -55,7 +55,7 @@ impl DirectoryTarget {
 
 impl Target for DirectoryTarget {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
-        survey(&self.tree, wanted)
+        survey_disk(&self.tree, wanted)
     }
 
     fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, ImageError> {
@@ -298,6 +298,8 @@ fn fd_stat(fd: &OwnedFd) -> nix::Result<Stat> {
         gid: stat.st_gid,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        inode: stat.st_ino,
+        modified: stat.st_mtime,
     })
 }
 

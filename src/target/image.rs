@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::survey::survey;
+use super::survey::survey_disk;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::commit::Transaction;
 use crate::image::container::Container;
@@ -145,7 +145,7 @@ fn holds_store(section: Section) -> bool {
 
 impl Target for ImageTarget<'_> {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
-        survey(&self.file_system, wanted).map_err(|error| self.with_commands(error))
+        survey_disk(&self.file_system, wanted).map_err(|error| self.with_commands(error))
     }
 
     fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, ImageError> {

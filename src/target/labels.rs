@@ -137,7 +137,7 @@ mod tests {
     struct Toy(BTreeMap<&'static str, (Kind, &'static str, &'static str)>);
 
     fn stat(kind: Kind) -> Stat {
-        Stat { kind, mode: 0o755, uid: 0, gid: 0, size: 0, links: 1 }
+        Stat { kind, mode: 0o755, uid: 0, gid: 0, size: 0, links: 1, inode: 0, modified: 0 }
     }
 
     impl Tree for Toy {

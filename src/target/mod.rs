@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod image;
+pub mod interrupted;
 pub mod labels;
 pub mod maintenance;
 pub mod mounted;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
+pub use interrupted::{Interrupted, Leftover};
 pub use labels::{Chosen, Labels, Origin};
 pub use survey::{Home, Refusal, Standing, StandingFile, Survey, Wanted};
 

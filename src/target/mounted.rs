@@ -20,7 +20,7 @@ use std::time::{Instant, SystemTime};
 use super::directory::DirectoryTree;
 use super::directory::transaction::{Finished, Transaction, read_back, unlabelled_note};
 use super::image::{copied, notes};
-use super::survey::survey;
+use super::survey::survey_disk;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
@@ -395,7 +395,7 @@ fn has_store(image: &DiskImage, root: &Root, subvolume: Option<&str>) -> bool {
 impl Target for MountedTarget<'_> {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
         match &self.view {
-            Some(view) => survey(&view.tree, wanted),
+            Some(view) => survey_disk(&view.tree, wanted),
             None => Err(ImageError::corrupt("the image is closed")),
         }
     }

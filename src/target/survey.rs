@@ -1,5 +1,7 @@
 //! The survey: what stands at each declared path of a tree, and whether a file may be put there.
 
+use std::sync::Arc;
+
 use crate::image::error::ImageError;
 use crate::image::tree::{Kind, Stat, Tree};
 use crate::image::walk::{self, Walk, WalkError};
@@ -7,6 +9,7 @@ use crate::manifest::TargetPath;
 use crate::nixos;
 use crate::secret::Secret;
 
+use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
 use super::users::{User, Users};
 
@@ -31,6 +34,8 @@ pub struct Survey {
     pub places: Vec<Result<Standing, Refusal>>,
     /// The target's own users and groups.
     pub users: Users,
+    /// What a `rotate` that was cut off has left; never known of a running node, which deals with it by itself.
+    pub interrupted: Option<Arc<Interrupted>>,
 }
 
 /// A place where a file may be put, and what is there now.
@@ -85,6 +90,15 @@ impl Refusal {
     }
 }
 
+/// Surveys the tree of a disk, on which a `rotate` may have been cut off.
+///
+/// # Errors
+/// As [`survey`]; when what it has left cannot be finished here.
+pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+    let survey = survey(tree, wanted)?;
+    Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), ..survey })
+}
+
 /// Surveys any tree.
 ///
 /// # Errors
@@ -100,7 +114,7 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError
     for want in wanted {
         places.push(place(tree, &managed, &homes, &mut labeller, want)?);
     }
-    Ok(Survey { places, users })
+    Ok(Survey { places, users, interrupted: None })
 }
 
 fn place<T: Tree>(

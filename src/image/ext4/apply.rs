@@ -56,6 +56,11 @@ enum Step {
         parent: Parent,
         name: Vec<u8>,
     },
+    RemoveDirectory {
+        parent: Parent,
+        name: Vec<u8>,
+        inode: u32,
+    },
 }
 
 /// Carries out `plan` on `overlay`, which lies over the device of `before`.
@@ -172,7 +177,7 @@ fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
                     Step::Create { parent, name, path, mode, uid, gid, size: content.len() }
                 }
                 Action::SetMetadata { file } => Step::SetMetadata { inode: file.number, mode, uid, gid },
-                Action::Remove { .. } => continue,
+                Action::Remove { .. } | Action::RemoveDirectory { .. } => continue,
             },
         ));
         if let Some(label) = change.label {
@@ -186,6 +191,9 @@ fn steps_of(plan: &Plan) -> Vec<(usize, Step)> {
                 steps.push((place, Step::Replace { parent, temporary: temporary.clone(), name }));
             }
             Action::Remove { .. } => steps.push((place, Step::Remove { parent, name })),
+            Action::RemoveDirectory { old } => {
+                steps.push((place, Step::RemoveDirectory { parent, name, inode: old.number }));
+            }
             Action::MakeDirectory | Action::Create { .. } | Action::SetMetadata { .. } => {}
         }
     }
@@ -238,6 +246,12 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
                 let parent = find(parent)?;
                 writer.remove(parent, name).map_err(failed)?;
                 touched.insert(parent);
+            }
+            Step::RemoveDirectory { parent, name, inode } => {
+                let parent = find(parent)?;
+                writer.remove_directory(parent, name).map_err(failed)?;
+                touched.insert(parent);
+                touched.remove(inode);
             }
         }
     }

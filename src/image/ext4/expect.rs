@@ -26,8 +26,8 @@ pub(super) struct Changed {
     pub names: Names,
     /// Names that are gone.
     pub gone: BTreeSet<Vec<u8>>,
-    /// Directories among the new names.
-    pub directories: u16,
+    /// Directories among the new names, less those among the names that are gone.
+    pub directories: i32,
     /// Blocks that it gained.
     pub gained: u64,
 }
@@ -71,7 +71,7 @@ impl Expected {
         let mut lost: BTreeMap<u32, u16> = BTreeMap::new();
         let mut old: BTreeMap<u32, Inode> = BTreeMap::new();
         for (place, change) in plan.changes.iter().enumerate() {
-            if let Action::Remove { old: removed } = &change.action {
+            if let Action::Remove { old: removed } | Action::RemoveDirectory { old: removed } = &change.action {
                 // Its name is looked for with the names of its directory.
                 inodes.push(removed.number);
                 *lost.entry(removed.number).or_default() += 1;
@@ -92,7 +92,10 @@ impl Expected {
                     *lost.entry(replaced.number).or_default() += 1;
                     old.insert(replaced.number, replaced.clone());
                 }
-                Action::MakeDirectory | Action::Create { .. } | Action::Remove { .. } => {}
+                Action::MakeDirectory
+                | Action::Create { .. }
+                | Action::Remove { .. }
+                | Action::RemoveDirectory { .. } => {}
             }
             if matches!(change.action, Action::MakeDirectory) {
                 expected.made_names.insert(inode.number, Names::new());
@@ -106,7 +109,8 @@ impl Expected {
         }
         for (number, inode) in old {
             let lost = lost.get(&number).copied().unwrap_or(0);
-            if lost < inode.links {
+            // A directory has one name, and goes with it.
+            if lost < inode.links && inode.kind != Kind::Directory {
                 expected.unlinked.insert(number, (inode, lost));
             } else {
                 expected.free_all(before, &inode)?;
@@ -164,6 +168,12 @@ impl Expected {
             if matches!(change.action, Action::SetMetadata { .. }) {
                 continue;
             }
+            if let Parent::Standing(number) = change.parent
+                && self.dropped.contains_key(&number)
+            {
+                // Its names went with it.
+                continue;
+            }
             // `file_type` 1 is a file, 2 a directory.
             let entry = Entry { inode: *inode, file_type: if is_directory { 2 } else { 1 } };
             let names = match change.parent {
@@ -180,11 +190,12 @@ impl Expected {
                             gained: 0,
                         }),
                     };
-                    if matches!(change.action, Action::Remove { .. }) {
+                    if let Action::Remove { old } | Action::RemoveDirectory { old } = &change.action {
                         changed.gone.insert(change.name.to_vec());
+                        changed.directories -= i32::from(old.kind == Kind::Directory);
                         continue;
                     }
-                    changed.directories += u16::from(is_directory);
+                    changed.directories += i32::from(is_directory);
                     Some(&mut changed.names)
                 }
             };

@@ -82,7 +82,17 @@ impl Inode {
             gid: self.gid,
             size: self.size,
             links: u32::from(self.links),
+            inode: u64::from(self.number),
+            modified: self.modified(),
         }
+    }
+
+    /// `i_mtime`, 0x10, and the two lowest bits of `i_mtime_extra`, 0x88, which count the times that 2^32 seconds have gone by.
+    /// Kernel documentation, ext4, "Inode Timestamps".
+    fn modified(&self) -> i64 {
+        let low = i64::from(i32::from_ne_bytes(le32(&self.raw, 0x10).to_ne_bytes()));
+        let epoch = if self.extra_size >= 12 { le32(&self.raw, 0x88) & 3 } else { 0 };
+        low + (i64::from(epoch) << 32)
     }
 }
 

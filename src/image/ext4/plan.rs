@@ -75,6 +75,11 @@ pub(super) enum Action<'a> {
         /// The file that loses its name.
         old: Inode,
     },
+    /// Takes away a directory, whose names all earlier changes have taken away.
+    RemoveDirectory {
+        /// The directory.
+        old: Inode,
+    },
 }
 
 impl Planned<'_> {
@@ -82,7 +87,10 @@ impl Planned<'_> {
     pub fn content(&self) -> Option<&Secret> {
         match &self.action {
             Action::Create { content } | Action::Replace { content, .. } => Some(content),
-            Action::MakeDirectory | Action::SetMetadata { .. } | Action::Remove { .. } => None,
+            Action::MakeDirectory
+            | Action::SetMetadata { .. }
+            | Action::Remove { .. }
+            | Action::RemoveDirectory { .. } => None,
         }
     }
 }
@@ -96,10 +104,10 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The files that lose a name each: replaced or removed.
+    /// What loses a name each: files that are replaced or removed, and directories.
     pub fn losers(&self) -> impl Iterator<Item = &Inode> {
         self.changes.iter().filter_map(|change| match &change.action {
-            Action::Replace { old, .. } | Action::Remove { old } => Some(old),
+            Action::Replace { old, .. } | Action::Remove { old } | Action::RemoveDirectory { old } => Some(old),
             Action::MakeDirectory | Action::Create { .. } | Action::SetMetadata { .. } => None,
         })
     }
@@ -114,6 +122,11 @@ impl<'a> Plan<'a> {
             Planner { reader, directories: HashMap::new(), made: BTreeMap::new(), seen: HashSet::new(), temporary: 0 };
         let mut planned = Vec::with_capacity(changes.len());
         for change in changes {
+            if let TreeChange::RemoveDirectory { path } = change
+                && !planner.will_be_empty(path, &planned)?
+            {
+                continue;
+            }
             let next = planner.plan(change, planned.len())?;
             planned.push(next);
         }
@@ -143,7 +156,7 @@ impl<'a> Plan<'a> {
         let mut inodes = reader.superblock.free_inodes;
         for change in &self.changes {
             let need = match (&change.action, change.content()) {
-                (Action::SetMetadata { .. } | Action::Remove { .. }, _) => continue,
+                (Action::SetMetadata { .. } | Action::Remove { .. } | Action::RemoveDirectory { .. }, _) => continue,
                 (_, Some(content)) => Self::blocks_for(reader, content.len()),
                 (_, None) => 1,
             };
@@ -245,6 +258,12 @@ impl<'a> Planner<'_, 'a> {
                 self.check_zeroable(&old, path)?;
                 (&0, &0, &0, Action::Remove { old })
             }
+            TreeChange::RemoveDirectory { .. } => {
+                let Some(old) = standing else { return wrong("it does not exist") };
+                self.check_changeable(parent, path)?;
+                check_flags(&old, path)?;
+                (&0, &0, &0, Action::RemoveDirectory { old })
+            }
         };
         let mode = u16::try_from(*mode).ok().filter(|mode| *mode <= 0o7777);
         let Some(mode) = mode else { return wrong("its mode has bits that are no permissions") };
@@ -253,6 +272,29 @@ impl<'a> Planner<'_, 'a> {
             return wrong("4294967295 is nobody's number");
         }
         Ok(Planned { path, name, parent, mode, uid: *uid, gid: *gid, label, action })
+    }
+
+    /// True when a directory stands at `path` that the changes before this one empty, and that can be taken away.
+    fn will_be_empty(&mut self, path: &str, planned: &[Planned<'a>]) -> Result<bool, ImageError> {
+        let (above, name) = split(path)?;
+        let Parent::Standing(parent) = self.resolve(above)? else { return Ok(false) };
+        let Some(old) = self.standing(parent, name)? else { return Ok(false) };
+        // What lies inside an inode, or in an inode of its own, is not ours to take apart.
+        let odd = old.has(INLINE_DATA) || self.has_attribute_elsewhere(&old, path)?;
+        if old.kind != Kind::Directory || odd {
+            return Ok(false);
+        }
+        let here = Parent::Standing(old.number);
+        let gone = |name: &[u8]| {
+            let is_it = |change: &&Planned<'_>| change.parent == here && change.name == name;
+            let last = planned.iter().rfind(is_it).map(|change| &change.action);
+            matches!(last, Some(Action::Remove { .. } | Action::RemoveDirectory { .. }))
+        };
+        let comes = |change: &Planned<'_>| {
+            change.parent == here && !matches!(change.action, Action::Remove { .. } | Action::RemoveDirectory { .. })
+        };
+        let names = &self.directory(old.number, path)?.names;
+        Ok(!planned.iter().any(comes) && names.keys().all(|name| matches!(&name[..], b"." | b"..") || gone(name)))
     }
 
     /// The directory at `path`, one component at a time; no links are followed.
@@ -316,8 +358,19 @@ impl<'a> Planner<'_, 'a> {
             return Err(ImageError::Corrupt(format!("{path}: it is {}", old.kind.name())));
         }
         check_flags(old, path)?;
+        if self.has_attribute_elsewhere(old, path)? {
+            return Err(ImageError::unsupported(
+                format!("ext4 feature `ea_inode`: an attribute of {path} lies in an inode of its own"),
+                "remove the attribute (setfattr -x) or the file first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// True when an attribute lies in an inode of its own, which would have to go with it.
+    fn has_attribute_elsewhere(&self, old: &Inode, path: &str) -> Result<bool, ImageError> {
         if !self.reader.superblock.features.incompat.has(Incompat::EA_INODE) {
-            return Ok(());
+            return Ok(false);
         }
         let mut outside = inline_attributes(old)?.iter().any(|attribute| attribute.value_inode != 0);
         if old.xattr_block != 0 {
@@ -327,13 +380,7 @@ impl<'a> Planner<'_, 'a> {
                 .ok_or_else(|| ImageError::Corrupt(format!("{path}: its attributes are damaged")))?;
             outside |= found.iter().any(|attribute| attribute.value_inode != 0);
         }
-        if outside {
-            return Err(ImageError::unsupported(
-                format!("ext4 feature `ea_inode`: an attribute of {path} lies in an inode of its own"),
-                "remove the attribute (setfattr -x) or the file first",
-            ));
-        }
-        Ok(())
+        Ok(outside)
     }
 
     /// Refuses to remove a file whose content would stay behind: it is larger than what is zeroed.

@@ -168,6 +168,11 @@ impl Writer {
         Ok(self.fs.apply_unlink_at(parent, name)?)
     }
 
+    /// Takes away an empty directory.
+    pub fn remove_directory(&self, parent: u32, name: &[u8]) -> Result<(), Failure> {
+        Ok(self.fs.apply_rmdir_at(parent, name)?)
+    }
+
     /// Gives a new file or directory a SELinux label. The crate sets attributes by path only; it follows no links.
     pub fn label(&self, path: &str, label: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_setxattr(path, Label::ATTRIBUTE, label)?)

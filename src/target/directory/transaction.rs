@@ -59,6 +59,8 @@ pub(in crate::target) struct Transaction<'a> {
     /// The directories that are worked in, by path: each is opened once, and synced once at the end.
     directories: BTreeMap<String, Node>,
     unlabelled: Unlabelled,
+    /// Directories that go at the end, if they are empty then.
+    emptied: Vec<(Node, String)>,
 }
 
 /// An old file whose name is gone.
@@ -90,7 +92,13 @@ struct Staged<'c> {
 impl<'a> Transaction<'a> {
     /// One in which nothing has happened yet.
     pub(in crate::target) fn new(tree: &'a DirectoryTree) -> Self {
-        Self { tree, undo: Vec::new(), directories: BTreeMap::new(), unlabelled: Unlabelled::new() }
+        Self {
+            tree,
+            undo: Vec::new(),
+            directories: BTreeMap::new(),
+            unlabelled: Unlabelled::new(),
+            emptied: Vec::new(),
+        }
     }
 
     /// Makes all changes, and reads them back. `time` becomes the time of new files.
@@ -116,7 +124,8 @@ impl<'a> Transaction<'a> {
                     unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))?;
                     staged.push(Staged { path, parent, name, file });
                 }
-                TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } => {}
+                TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {
+                }
             }
         }
         for change in changes {
@@ -128,8 +137,13 @@ impl<'a> Transaction<'a> {
             self.put_in_place(file)?;
         }
         for change in changes {
-            if let TreeChange::RemoveFile { path } = change {
-                self.set_aside(path)?;
+            match change {
+                TreeChange::RemoveFile { path } => self.set_aside(path)?,
+                TreeChange::RemoveDirectory { path } => {
+                    let place = self.parent(path)?;
+                    self.emptied.push(place);
+                }
+                _ => {}
             }
         }
         read_back(self.tree, changes, &self.unlabelled)
@@ -279,6 +293,10 @@ impl<'a> Transaction<'a> {
                 notes.push(format!("the old {path} could not be removed ({why}): it is {old} now, remove it"));
             }
         }
+        for (parent, name) in &self.emptied {
+            // One that is not empty stays.
+            let _ = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::RemoveDir);
+        }
     }
 
     /// Takes back every step, the last first, and returns the error with what could not be taken back.
@@ -383,6 +401,8 @@ pub(in crate::target) fn read_back(
             }
             TreeChange::RemoveFile { .. } if found.is_none() => continue,
             TreeChange::RemoveFile { .. } => return Err(differs()),
+            // It goes once nothing is taken back any more.
+            TreeChange::RemoveDirectory { .. } => continue,
         };
         let (node, stat) = found.ok_or_else(differs)?;
         if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {

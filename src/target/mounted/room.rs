@@ -25,7 +25,9 @@ pub(super) fn judge(tree: &DirectoryTree, top: &OwnedFd, changes: &[TreeChange])
         let new = match change {
             TreeChange::MakeDirectory { .. } => 1,
             TreeChange::WriteFile { content, .. } => u64::try_from(content.len()).unwrap_or(u64::MAX).div_ceil(block),
-            TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } => continue,
+            TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {
+                continue;
+            }
         };
         blocks = blocks.saturating_add(new);
         inodes = inodes.saturating_add(1);

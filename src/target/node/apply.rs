@@ -251,6 +251,8 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
             format!("m {mode:o} {narrow:o} {uid} {gid} {old} 0 {state} {path}")
         }
         TreeChange::RemoveFile { .. } => format!("x 0 - 0 0 - 0 {state} {path}"),
+        // The node takes back by itself what a run of its own has begun.
+        TreeChange::RemoveDirectory { .. } => return Err(NodeError::Garbled("a directory that is to go")),
     })
 }
 

@@ -9,7 +9,9 @@
 #   m  set mode and owner
 #   x  remove a file                 o: the file, until the end
 # n and o stand for `.deaddrop-RUN-NUMBERn` and `…o` in the file's own directory. The list of items stands in $state/list from before
-# the first of these names is made until after the last is gone. $state/done says that the new files stay.
+# the first of these names is made until after the last is gone. $state/done says that the new files stay. $state/new holds a line
+# `INODE:SIZE:TIME` for each new file, in the list's order, from before the first name changes: by it a new file is known afterwards.
+# src/target/interrupted.rs reads all of it on a disk that is written offline.
 # MASK is the umask that gives a new file its mode; for m, what both the old and the new mode allow. BEFORE is the size of a new file;
 # for m, what mode and owner were, MODE:UID:GID. LINES: see `value`. STATE is that of `stat -c %d:%i:%s:%Z` when the file was looked at.
 
@@ -114,7 +116,7 @@ overwrite() {
 forget_list() {
   cd /
   # In this order: a list without `done` would be taken back.
-  rm -f "$state/list" "$state/output"
+  rm -f "$state/list" "$state/new" "$state/output"
   rm -f "$state/done"
   rmdir "$state" 2>/dev/null
   return 0
@@ -145,9 +147,12 @@ finish() {
   forget_list
 }
 
-# The old files come back, the last first. It can be stopped anywhere and done again.
+# The old files come back, the last first. It can be stopped anywhere and done again. $left gets the paths, a line each, where
+# somebody else has put something since: that is left alone.
 take_back() {
   stuck=
+  left=
+  known_files
   number=$items
   while [ "$number" -gt 0 ]; do
     load_item "$number"
@@ -160,6 +165,36 @@ take_back() {
   [ -z "$stuck" ]
 }
 
+# Sets $file_NUMBER to what $state/new says of each new file.
+known_files() {
+  number=0
+  [ -e "$state/new" ] || return 0
+  while IFS= read -r line; do
+    while [ "$number" -lt "$items" ]; do
+      number=$((number + 1))
+      load_item "$number"
+      case $kind in
+        c | r)
+          eval "file_$number=\$line"
+          break
+          ;;
+      esac
+    done
+  done <"$state/new"
+}
+
+# True when what stands at $name is the new file of this item, though its other name may be gone.
+is_new() {
+  [ -f "$name" ] && [ ! -L "$name" ] || return 1
+  [ ! -e "$new" ] || [ ! "$name" -ef "$new" ] || return 0
+  eval "file=\${file_$number:-}"
+  [ "$file" ] && [ "$(stat -c %i:%s:%Y -- "$name" 2>/dev/null)" = "$file" ]
+}
+
+leave() {
+  left=$left$path$nl
+}
+
 take_back_item() {
   case $kind in
     d) rmdir "$name" 2>/dev/null || : ;;
@@ -167,13 +202,18 @@ take_back_item() {
       # It has both names until the end, so it is known which file is ours.
       if [ -e "$new" ] && [ "$name" -ef "$new" ]; then
         rm -f "$name" || return 1
+      elif stands "$name"; then
+        leave
       fi
       wipe "$new"
       ;;
     r)
       if stands "$old"; then
-        if [ "$name" -ef "$old" ] || { [ -e "$new" ] && ! [ "$name" -ef "$new" ]; }; then
-          # It was not replaced yet; or somebody else has put another file there since.
+        if [ "$name" -ef "$old" ]; then
+          # It was not replaced yet.
+          wipe "$old"
+        elif ! is_new; then
+          leave
           wipe "$old"
         else
           # The new value gets its other name again, so as to be overwritten once its place is taken.
@@ -184,19 +224,31 @@ take_back_item() {
       wipe "$new"
       ;;
     m)
-      [ -f "$name" ] && [ ! -L "$name" ] || return 0
+      if [ ! -f "$name" ] || [ -L "$name" ]; then
+        leave
+        return 0
+      fi
+      # The number of the device is another one after a boot.
+      file=${expected#*:}
+      file=${file%%:*}
       {
-        case $(stat -L -c '%d:%i %a:%u:%g' /proc/self/fd/8) in
-          "${expected%:*:*} $before") ;;
-          "${expected%:*:*} "*)
+        case $(stat -L -c '%i %a:%u:%g' /proc/self/fd/8) in
+          "$file $before") ;;
+          "$file $mask:${before#*:}" | "$file $mask:$uid:$gid" | "$file $mode:$uid:$gid")
             chmod "$mask" /proc/self/fd/8 && chown "${before#*:}" /proc/self/fd/8 && chmod "${before%%:*}" /proc/self/fd/8
             ;;
+          *) leave ;;
         esac
       } 8<"$name" || return 1
       ;;
     x)
       if stands "$old"; then
-        if stands "$name"; then wipe "$old"; else put "$old" "$name" || return 1; fi
+        if stands "$name"; then
+          [ "$name" -ef "$old" ] || leave
+          wipe "$old"
+        else
+          put "$old" "$name" || return 1
+        fi
       fi
       ;;
   esac
@@ -210,8 +262,10 @@ put() {
 
 # ---------------------------------------------------------------- what an interrupted run left
 
-# Takes back, or brings to its end, what the list says, if there is one.
+# Takes back, or brings to its end, what the list says, if there is one. $how tells which.
 recover_list() {
+  how=nothing
+  left=
   [ -e "$state/list" ] || {
     forget_list
     return 0
@@ -224,9 +278,11 @@ recover_list() {
       end)
         [ "$run" ] || break
         if [ -e "$state/done" ]; then
+          how=finished
           finish
           return 0
         fi
+        how=back
         take_back || return 1
         break
         ;;
@@ -244,7 +300,11 @@ recover() {
   if ! lock; then
     say "refused locked"
   elif recover_list; then
-    say recovered
+    while [ "$left" ]; do
+      say "left ${left%%"$nl"*}"
+      left=${left#*"$nl"}
+    done
+    say "recovered $how"
   else
     say "refused stuck $stuck"
   fi
@@ -310,7 +370,7 @@ write_list() {
   umask 077
   [ -d "$state" ] || mkdir "$state" || refuse "list"
   enter "$state" || refuse "list"
-  rm -f "$state/done" "$state/list" || refuse "list"
+  rm -f "$state/done" "$state/new" "$state/list" || refuse "list"
   {
     number=0
     say "run $run"
@@ -364,8 +424,7 @@ prepare() {
     enter "$dir" || abort "parent $dir"
     case $kind in
       d)
-        # Root's, and closed, until all is in it.
-        mkdir -m 700 "$name" || abort "write $path"
+        mkdir -m 700 "$name" && open_directory || abort "write $path"
         continue
         ;;
       r) ln "$name" "$old" || abort "link $path" ;;
@@ -421,7 +480,8 @@ read_back() {
 read_back_some() {
   [ $# -gt 0 ] || return 0
   [ "$(stat -c '%a %u %g %s' -- "$@" 2>/dev/null)$nl" = "$wanted" ] || return 1
-  settle_on_disk "$@"
+  stat -c %i:%s:%Y -- "$@" >>"$state/new" || return 1
+  settle_on_disk "$@" "$state/new" "$state"
 }
 
 # One name after another; nothing is written here but names.
@@ -445,17 +505,12 @@ commit() {
         ;;
     esac
   done
-  while [ "$number" -gt 0 ]; do
-    load_item "$number"
-    [ "$kind" != d ] || open_directory || return 1
-    number=$((number - 1))
-  done
 }
 
-# Gives a directory that was made its owner and mode, from inside: who owns the one above could put another in its place. What is
-# entered is root's and still closed.
+# Gives a directory that was just made its owner and mode, from inside: who owns the one above could put another in its place. What
+# is entered is root's, closed and empty.
 open_directory() {
-  enter "$path" || return 1
+  enter "$path" && [ -z "$(ls -A .)" ] || return 1
   case $(stat -c '%u %a' .) in
     '0 700' | '0 2700') ;;
     *) return 1 ;;

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 pub use apply::{Action, Bad, End, Outcome, Phase, Unit, Work};
 pub use error::NodeError;
+pub use protocol::Recovery;
 pub use transport::Login;
 
 use super::survey::survey;
@@ -37,6 +38,8 @@ const UNITS: &str = include_str!("units.sh");
 const MOST_ROUNDS: usize = 45;
 /// How often a survey begins anew because files came or went under it.
 const MOST_TRIES: usize = 3;
+/// The most bytes that a node says about an interrupted run.
+const LONGEST_RECOVERY: usize = 16 << 20;
 /// How long a node may take to bring an interrupted run to its end, or to wait for another run.
 const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -164,14 +167,15 @@ impl<'w> NodeTarget<'w> {
         }
     }
 
-    /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up.
+    /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up; `None` when there was nothing
+    /// to do.
     ///
     /// # Errors
     /// Another run is at work; a file cannot be put back.
-    pub fn recover(&mut self) -> Result<(), NodeError> {
+    pub fn recover(&mut self) -> Result<Option<Recovery>, NodeError> {
         self.load();
         self.session.queue(b"recover\n");
-        self.session.expect(1 << 16, RECOVERY);
+        self.session.expect(LONGEST_RECOVERY, RECOVERY);
         protocol::recovered(&mut self.session)
     }
 

@@ -15,7 +15,9 @@
 //! PATH                              .
 //! …
 //! .
-//! recover                        -> recovered | refused WHY, then .
+//! recover                        -> left PATH             a line a file that is neither the run's old nor its new one
+//!                                   recovered HOW, HOW being back, finished or nothing; or refused WHY
+//!                                   .
 //! ```
 
 use std::collections::HashMap;
@@ -263,15 +265,35 @@ fn stat(line: &[u8]) -> Option<(Stat, String)> {
         return None;
     }
     let state = format!("{device}:{inode}:{size}:{changed}");
-    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links }, state))
+    // The time of the last change of its content is not asked for.
+    let inode = inode.parse().ok()?;
+    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links, inode, modified: 0 }, state))
 }
 
-/// The answer to `recover`.
-pub(super) fn recovered(session: &mut Session) -> Result<(), NodeError> {
-    let line = session.line()?;
-    let line = String::from_utf8_lossy(&line).into_owned();
+/// What was done about an interrupted run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Its old files came back; else its new ones stay.
+    pub taken_back: bool,
+    /// Files that were neither, and were left alone.
+    pub left: Vec<String>,
+}
+
+/// The answer to `recover`; `None` when there was nothing to be done.
+pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeError> {
+    let mut left = Vec::new();
+    let line = loop {
+        let line = session.line()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        match line.strip_prefix("left ") {
+            Some(path) => left.extend(text::lines(path)),
+            None => break line,
+        }
+    };
     match (session.line()?.as_slice(), line.as_str()) {
-        (b".", "recovered") => Ok(()),
+        (b".", "recovered nothing") => Ok(None),
+        (b".", "recovered back") => Ok(Some(Recovery { taken_back: true, left })),
+        (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left })),
         (b".", "refused locked") => Err(locked()),
         (b".", refused) if refused.starts_with("refused stuck ") => {
             let path = text::lines(refused.trim_start_matches("refused stuck ")).pop().unwrap_or_default();

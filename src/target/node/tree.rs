@@ -14,7 +14,8 @@ const MOST_PATHS: usize = 400_000;
 const LONGEST_PATH: usize = 4095;
 
 /// What is not known yet is taken for this, until the node has answered.
-const UNKNOWN: Stat = Stat { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, size: 0, links: 2 };
+const UNKNOWN: Stat =
+    Stat { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, size: 0, links: 2, inode: 0, modified: 0 };
 
 /// What stands at a path.
 #[derive(Debug)]
