@@ -7,6 +7,7 @@ mod common;
 mod absent;
 mod confined;
 mod files;
+mod interrupted;
 mod job;
 mod journal;
 mod manifest;

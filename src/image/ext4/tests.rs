@@ -12,7 +12,17 @@ fn image() -> Arc<dyn ReadAt> {
     let directory = tempfile::TempDir::new().unwrap();
     let tree = directory.path().join("tree");
     std::fs::create_dir_all(tree.join("etc/secrets")).unwrap();
-    for name in ["etc/secrets/old", "etc/secrets/other", "etc/secrets/mode", "etc/secrets/gone", "standing"] {
+    std::fs::create_dir_all(tree.join("etc/emptied/deep")).unwrap();
+    std::fs::create_dir_all(tree.join("etc/kept")).unwrap();
+    for name in [
+        "etc/secrets/old",
+        "etc/secrets/other",
+        "etc/secrets/mode",
+        "etc/secrets/gone",
+        "standing",
+        "etc/emptied/deep/file",
+        "etc/kept/file",
+    ] {
         std::fs::write(tree.join(name), vec![b'o'; 3000]).unwrap();
     }
     let path = directory.path().join("image");
@@ -48,6 +58,10 @@ fn changes() -> Vec<TreeChange> {
         write("/etc/secrets/old", 10, label(30)),
         TreeChange::SetMetadata { path: "/etc/secrets/mode".into(), mode: 0o400, uid: 5, gid: 6 },
         TreeChange::RemoveFile { path: "/etc/secrets/gone".into() },
+        TreeChange::RemoveFile { path: "/etc/emptied/deep/file".into() },
+        TreeChange::RemoveDirectory { path: "/etc/emptied/deep".into() },
+        TreeChange::RemoveDirectory { path: "/etc/emptied".into() },
+        TreeChange::RemoveDirectory { path: "/etc/kept".into() },
     ]
 }
 

@@ -205,8 +205,14 @@ fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, 
         let (above, name) = split(path);
         names.entry(above).or_default().insert(name);
     }
+    // What is in a directory that goes is gone with it; that it is gone is seen in the one above.
+    let gone: BTreeSet<&str> = wanted
+        .iter()
+        .filter(|wanted| matches!(wanted.what, What::Nothing))
+        .map(|wanted| wanted.path.as_str())
+        .collect();
     let mut listings = Listings::new();
-    for (above, names) in names {
+    for (above, names) in names.into_iter().filter(|(above, _)| !gone.contains(above)) {
         let failed = |error: Ext4Error| format!("{above}: {CANNOT_READ}: {error}");
         let listing = listings.entry(above).or_default();
         for entry in fs.read_dir(above).map_err(failed)? {
