@@ -193,3 +193,48 @@ fn hundreds_of_secrets_go_in_one_session() {
     job.assert_in_place(&node);
     assert_eq!(node.log().matches("Starting session").count(), 3, "one session a run");
 }
+
+#[test]
+fn directories_below_a_home_are_its_users_and_a_users_link_is_not_followed() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let home = fs::metadata(node.at("/home/admin")).unwrap();
+    let mut job = Job::new(&scratch);
+    job.add("key", "/home/admin/.config/app/key", ", owner: admin");
+    job.add("asked", "/srv/app/asked", ", directory_owner: 'admin:96', directory_mode: '0750'");
+    job.rotate().expect_code(0);
+    job.assert_in_place(&node);
+    let group = fs::metadata(node.at("/home/admin/.config")).unwrap().gid();
+    assert_eq!(mode_and_owner(&node, "/home/admin/.config"), (0o040_700, 1000, group));
+    assert_eq!(mode_and_owner(&node, "/home/admin/.config/app"), (0o040_700, 1000, group));
+    assert_eq!(mode_and_owner(&node, "/srv/app"), (0o040_750, 1000, 96));
+    assert_eq!(home.uid(), 1000);
+
+    fs::create_dir(node.at("/srv/rootdir")).unwrap();
+    fs::write(node.at("/srv/rootdir/key"), "of root").unwrap();
+    fs::rename(node.at("/home/admin/.config/app"), node.at("/home/admin/.config/away")).unwrap();
+    std::os::unix::fs::symlink("/srv/rootdir", node.at("/home/admin/.config/app")).unwrap();
+    let run = job.change("key").rotate().expect_code(1);
+    assert!(run.stderr().contains("/home/admin/.config/app -> /srv/rootdir is not followed"), "{}", run.stderr());
+    assert_eq!(fs::read(node.at("/srv/rootdir/key")).unwrap(), b"of root");
+}
+
+#[test]
+fn an_acl_on_the_way_to_a_link_is_asked_for_on_the_node() {
+    for (busybox, entry, followed) in
+        [(false, "u:1000:rwx", false), (false, "u:1000:rx", true), (true, "u:1000:rx", false)]
+    {
+        let scratch = Scratch::new();
+        let builder = NodeBuilder::new("node1");
+        let node = if busybox { builder.busybox() } else { builder }.start(&scratch);
+        let mut job = Job::new(&scratch);
+        job.add("key", "/srv/app/conf/key", "");
+        fs::create_dir_all(node.at("/srv/app")).unwrap();
+        std::os::unix::fs::symlink("/etc/secrets", node.at("/srv/app/conf")).unwrap();
+        fs::set_permissions(node.at("/srv/app"), fs::Permissions::from_mode(0o775)).unwrap();
+        crate::common::tool(std::process::Command::new("setfacl").args(["-m", entry]).arg(node.at("/srv/app")));
+        let run = job.rotate();
+        // Where nothing can tell of ACLs, there may be one.
+        assert_eq!(run.code(), Some(if followed { 0 } else { 1 }), "busybox: {busybox}, {entry}: {}", run.stderr());
+    }
+}

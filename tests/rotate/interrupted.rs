@@ -294,3 +294,38 @@ fn a_file_that_changes_between_the_look_and_the_change_is_not_overwritten() {
     assert!(!node.at("/etc/secrets/one").exists());
     node.assert_clean();
 }
+
+/// What `run_after` is to run so that the session ends there, with nothing said: every process of the node but sshd's first one.
+const CUT: &str = ", run_after: [[sh, -c, 'kill -9 -1']]";
+
+#[test]
+fn what_is_no_longer_the_runs_own_is_left_and_the_roll_back_is_said() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let mut job = Job::new(&scratch);
+    for name in ["a", "b", "c"] {
+        job.add(name, &format!("/etc/secrets/{name}"), "");
+    }
+    job.rotate().expect_code(0);
+    let old: Vec<Vec<u8>> = job.secrets.iter().map(|secret| secret.3.bytes().to_vec()).collect();
+    job.change_all().with("a", CUT).add("made", "/etc/secrets/made", "");
+    job.rotate().expect_code(4);
+    assert_eq!(job.states(&node), ["new"; 4]);
+    // Somebody writes one of them, and one that was made, before the next run.
+    for name in ["b", "made"] {
+        fs::remove_file(node.at(&format!("/etc/secrets/{name}"))).unwrap();
+        fs::write(node.at(&format!("/etc/secrets/{name}")), "of somebody else").unwrap();
+    }
+    job.with("a", "");
+    let run = job.deaddrop(&["rotate", "node1", "--only", "a", "--json"]).run().expect_code(0);
+    let json = run.json();
+    let warnings = json["hosts"][0]["warnings"].as_array().unwrap();
+    let codes: Vec<&str> = warnings.iter().map(|warning| warning["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["DD502", "DD503", "DD503"], "{json}");
+    assert!(warnings[0]["message"].as_str().unwrap().contains("rolled back first"), "{json}");
+    let read = |name: &str| fs::read(node.at(&format!("/etc/secrets/{name}"))).unwrap();
+    assert_eq!(read("a"), job.secrets[0].3.bytes());
+    assert_eq!((read("b"), read("made")), (b"of somebody else".to_vec(), b"of somebody else".to_vec()));
+    assert_eq!(read("c"), old[2]);
+    node.assert_clean();
+}
