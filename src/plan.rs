@@ -86,8 +86,8 @@ pub struct Change {
 pub struct Warning {
     /// `NX…`, or `DD…` for our own.
     pub code: &'static str,
-    /// The secret's name.
-    pub secret: String,
+    /// The secret's name; none when it is about the target as a whole.
+    pub secret: Option<String>,
     /// What it is about.
     pub message: String,
     /// What to do.
@@ -283,7 +283,7 @@ fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
 pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
     file.oddities.iter().map(|finding| Warning {
         code: finding.oddity.code(),
-        secret: file.secret.clone(),
+        secret: Some(file.secret.clone()),
         message: format!("the value of {} {}", finding.from, finding.oddity),
         hint: "it is written as it is; if that is not meant, correct it in the source".into(),
     })
@@ -301,7 +301,7 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
         };
         (!in_force).then(|| Warning {
             code: "NX101",
-            secret: file.secret.clone(),
+            secret: Some(file.secret.clone()),
             message: format!(
                 "/etc/shadow already has a line for {user}, with another password or none: with users.mutableUsers = \
                  true (the default) NixOS keeps that line, and {} is never applied",
@@ -330,7 +330,7 @@ fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
 fn token_warning(file: &DesiredFile) -> Option<Warning> {
     matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
         code: "DD402",
-        secret: file.secret.clone(),
+        secret: Some(file.secret.clone()),
         message: format!(
             "{} is kept, and is not of the length and alphabet that are declared: it may be in use",
             file.path
@@ -352,7 +352,7 @@ fn link_warning(change: &Change) -> Option<Warning> {
     };
     (others > 0).then(|| Warning {
         code: "DD101",
-        secret: change.secret.clone(),
+        secret: Some(change.secret.clone()),
         message: format!("{} has {others} more hard link{}, which {effect}", change.path, plural(others)),
         hint: "find and remove the other names: find / -xdev -samefile FILE".into(),
     })
@@ -367,7 +367,7 @@ fn label_warning(change: &Change, standing: &Standing) -> Option<Warning> {
     let guessed = labels.parents.iter().chain([&labels.file]).find(|chosen| chosen.origin == Origin::Directory)?;
     Some(Warning {
         code: "DD201",
-        secret: change.secret.clone(),
+        secret: Some(change.secret.clone()),
         message: format!(
             "{} gets the SELinux label of its directory, {}: neither a policy in the target nor a neighbour tells a better one",
             change.path, guessed.label

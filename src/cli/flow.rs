@@ -221,7 +221,7 @@ pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Wa
     warnings
         .map(|warning| Warning {
             code: warning.code,
-            secret: warning.secret.clone(),
+            secret: Some(warning.secret.clone()),
             message: warning.message.clone(),
             hint: warning.hint.clone(),
         })

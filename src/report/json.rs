@@ -29,7 +29,7 @@ pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
     })
 }
 
-/// The list of warnings: `[{code, secret, message}]`.
+/// The list of warnings: `[{code, secret, message}]`; `secret` is null for one about the target as a whole.
 #[must_use]
 pub fn warnings(warnings: &[Warning]) -> Value {
     warnings

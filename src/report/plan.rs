@@ -44,9 +44,15 @@ pub fn changed_lines(plan: &Plan) -> String {
 
 /// What changes, and what there is a warning about: that stands under its line.
 fn worth_a_line(plan: &Plan) -> impl Iterator<Item = &Change> {
-    let warned =
-        |change: &Change| owns_warnings(change) && plan.warnings.iter().any(|warning| warning.secret == change.secret);
+    let warned = |change: &Change| {
+        owns_warnings(change) && plan.warnings.iter().any(|warning| is_about(warning, &change.secret))
+    };
     plan.changes.iter().filter(move |change| change.action != Action::Unchanged || warned(change))
+}
+
+/// True for a warning about this secret.
+fn is_about(warning: &Warning, secret: &str) -> bool {
+    warning.secret.as_deref() == Some(secret)
 }
 
 /// Warnings of a secret stand under the line of its file, not under that of its public part as well.
@@ -74,7 +80,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The lines in columns, each with its warnings.
+/// The lines in columns, each with its warnings; then the warnings about no secret.
 fn render(lines: &[Line<'_>], plan: &Plan) -> String {
     let width = |column: usize| lines.iter().map(|line| line.cells[column].width()).max().unwrap_or(0);
     let widths = [width(0), width(1)];
@@ -88,9 +94,12 @@ fn render(lines: &[Line<'_>], plan: &Plan) -> String {
             line.extend(std::iter::repeat_n(' ', rest));
         }
         let _ = writeln!(text, "{}", paint(sign_style(*sign), line.trim_end()));
-        for warning in plan.warnings.iter().filter(|warning| Some(warning.secret.as_str()) == *secret) {
+        for warning in plan.warnings.iter().filter(|warning| secret.is_some_and(|secret| is_about(warning, secret))) {
             let _ = writeln!(text, "{}", warning_lines(warning));
         }
+    }
+    for warning in plan.warnings.iter().filter(|warning| warning.secret.is_none()) {
+        let _ = writeln!(text, "{}", warning_lines(warning));
     }
     text.trim_end_matches('\n').to_owned()
 }

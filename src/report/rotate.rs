@@ -332,10 +332,8 @@ pub fn warnings(rows: &[Row]) -> Vec<String> {
     }
     let shown = |(warning, hosts): (&Warning, Vec<&str>)| {
         let on = suggest::list(hosts.into_iter());
-        report::warning_lines(&Warning {
-            message: format!("{}: {} (on {on})", warning.secret, warning.message),
-            ..warning.clone()
-        })
+        let about = warning.secret.as_ref().map_or(String::new(), |secret| format!("{secret}: "));
+        report::warning_lines(&Warning { message: format!("{about}{} (on {on})", warning.message), ..warning.clone() })
     };
     found.into_iter().map(shown).collect()
 }

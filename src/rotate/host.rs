@@ -153,7 +153,7 @@ fn unfinished_warning(plan: &Plan) -> Option<Warning> {
     let first = plan.changes.first()?;
     Some(Warning {
         code: "DD502",
-        secret: first.secret.clone(),
+        secret: Some(first.secret.clone()),
         message: "an interrupted run has left its list on the node, and its files as they were then".into(),
         hint: "the next run without --dry-run takes it back before it does anything else".into(),
     })

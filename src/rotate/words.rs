@@ -86,7 +86,7 @@ pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for change in plan.changes.iter().filter(|change| matches!(change.action, Action::Create | Action::Replace)) {
         let Some(spec) = specs.iter().find(|spec| spec.name == change.secret) else { continue };
-        let secret = || change.secret.clone();
+        let secret = || Some(change.secret.clone());
         if is_k3s_token(spec) {
             warnings.push(Warning {
                 code: "NX113",
