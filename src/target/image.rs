@@ -15,10 +15,10 @@ use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
-use crate::image::root::{Backend, Root};
+use crate::image::root::{Backend, Look, Root};
 use crate::image::text;
-use crate::image::tree::{Kind, TreeChange};
-use crate::image::walk;
+use crate::image::tree::TreeChange;
+use crate::plan::Warning;
 
 /// What is said when an undo file was used.
 pub const TAKEN_BACK: &str = "an earlier run was cut off, and what it wrote was taken back";
@@ -123,18 +123,41 @@ pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, Image
 /// # Errors
 /// As [`choose_root`].
 pub fn choose_root_for(image: &DiskImage, backend: Backend, asked: Option<&str>) -> Result<Root, ImageError> {
-    image.root_for(backend, asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+    image.root_for(backend, asked, &|partition| match partition.file_system.as_ref().is_some_and(|fs| fs.kind.is_ext())
+    {
+        true => look(image.partition(partition)?),
+        false => Ok(Look::Unknown),
+    })
 }
 
-fn holds_store(section: Section) -> bool {
-    let Ok(file_system) = Ext4::open(Arc::new(section)) else { return false };
-    let found = walk::resolve(&file_system, "/nix/store").ok().and_then(|walked| walked.found);
-    found.is_some_and(|(_, stat)| stat.kind == Kind::Directory)
+/// What an ext4 looks like. Where it is no root, a feature that nobody writes to is what has to be said of it.
+fn look(section: Section) -> Result<Look, ImageError> {
+    // Damage is told, and better, by whoever opens it for good.
+    let Ok(file_system) = Ext4::open(Arc::new(section)) else { return Ok(Look::Unknown) };
+    match Look::of(&file_system) {
+        Look::Other => file_system.check_features().map(|()| Look::Other),
+        look => Ok(look),
+    }
+}
+
+/// DD102, for a root that may be none.
+pub(super) fn doubt(root: &Root) -> Option<Warning> {
+    root.doubtful.then(|| Warning {
+        code: "DD102",
+        secret: None,
+        message: "this does not look like a root: it has neither /nix/store, nor /etc with /usr or /bin".into(),
+        hint: "is it a partition of a system, or an image that is still empty? what boots it may never look here"
+            .into(),
+    })
 }
 
 impl Target for ImageTarget<'_> {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError> {
         survey(&self.file_system, wanted).map_err(|error| self.with_commands(error))
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        doubt(&self.root).into_iter().collect()
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {

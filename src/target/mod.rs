@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
+use crate::plan::Warning;
 pub use labels::{Chosen, Labels, Origin};
 pub use survey::{Refusal, Standing, StandingFile, Survey, Wanted};
 
@@ -26,6 +27,11 @@ pub trait Target {
     /// # Errors
     /// When the target as a whole cannot be read. What is wrong with one path is in its own entry.
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, ImageError>;
+
+    /// What a person should know about the target as a whole.
+    fn warnings(&self) -> Vec<Warning> {
+        Vec::new()
+    }
 
     /// Makes all changes, or none. `time` becomes the times of new files.
     ///

@@ -56,6 +56,7 @@ use super::tree::{Label, Stat, Tree, TreeChange};
 use crate::secret::{Secret, Wiped};
 use crate::sys;
 
+pub(in crate::image) use self::checksum::crc32c;
 pub use self::facts::{Facts, JournalState, probe};
 pub use self::recover::HINT as FSCK_HINT;
 
@@ -168,6 +169,14 @@ impl Ext4 {
         self.check_state()?;
         self.fixed()?;
         self.check_journal()
+    }
+
+    /// Says whether every feature is one that we write to.
+    ///
+    /// # Errors
+    /// [`ImageError::Unsupported`] with the features' names as in `tune2fs -O`.
+    pub fn check_features(&self) -> Result<(), ImageError> {
+        features::check_written(&self.reader.superblock)
     }
 
     /// What the superblock and the journal tell of it.
