@@ -114,7 +114,10 @@ impl Audit<'_> {
         let fail = |what: &str| Err(wrong(&format!("{}: {what}", change.path)));
         let map = self.after.map(inode)?;
         let names = self.expected.made_names.get(&inode.number);
-        let below = names.into_iter().flatten().filter(|(_, entry)| entry.file_type == 2).count();
+        let is_directory = |entry: &Entry| {
+            self.expected.made.get(&entry.inode).is_some_and(|(inode, _)| inode.kind == Kind::Directory)
+        };
+        let below = names.into_iter().flatten().filter(|(_, entry)| is_directory(entry)).count();
         let (kind, links, size) = match change.content() {
             Some(content) => (Kind::File, 1, u64::try_from(content.len()).unwrap_or(u64::MAX)),
             None => (Kind::Directory, below + 2, inode.size),
@@ -193,8 +196,8 @@ impl Audit<'_> {
                 }
             };
             let mut want = names.clone();
-            want.insert(b".".to_vec(), Entry { inode: *number, file_type: 2 });
-            want.insert(b"..".to_vec(), Entry { inode: parent, file_type: 2 });
+            want.insert(b".".to_vec(), self.after.entry(*number, Kind::Directory));
+            want.insert(b"..".to_vec(), self.after.entry(parent, Kind::Directory));
             if self.after.entries(inode)? != want {
                 return Err(wrong(&format!("directory inode {number}: its names")));
             }

@@ -343,8 +343,11 @@ impl Tree for Ext4 {
     type Node = Node;
 
     fn root(&self) -> Result<Node, ImageError> {
+        features::check_readable(&self.reader.superblock)?;
         // What lies under a journal that was not replayed is not what the kernel would show.
         if let Some(obstacle) = &self.obstacle {
+            // What e2fsck does not mend is said first.
+            self.check_features()?;
             return Err(obstacle.clone().into());
         }
         let root = self.reader.inode(ROOT)?;
