@@ -11,7 +11,7 @@ use crate::image::container::Container;
 use crate::image::device::Section;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
-use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
+use crate::image::ext4::{DAMAGE_HINT, Ext4, FSCK_HINT, JournalState, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
@@ -62,27 +62,9 @@ impl<'w> ImageTarget<'w> {
         Ok(Self { name: image.name(), open: Some((image, output)), root, packed, device, file_system, watch })
     }
 
-    /// Where the hint is to run e2fsck: the commands for this image and the partition in it. (`e2fsck IMAGE?offset=N`
-    /// would need no root, but e2fsck 1.47 loses the offset once it has replayed a journal; without -f it leaves names in
-    /// the orphan file.)
+    /// Where the hint is to run e2fsck: the commands for this image and the partition in it.
     fn with_commands(&self, error: ImageError) -> ImageError {
-        let what = match error {
-            ImageError::Refused { what, hint } if hint == FSCK_HINT => what,
-            other => return other,
-        };
-        let (first, image) = match self.name.strip_suffix(".zst") {
-            Some(raw) if self.packed => ("decompress it (zstd -d), then", raw),
-            _ => ("first", self.name.as_str()),
-        };
-        let (start, size) = (self.root.partition.start, self.root.partition.size);
-        let hint = match start {
-            0 => format!("{first} run `e2fsck -p -f '{image}'`"),
-            _ => format!(
-                "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `e2fsck -p -f` on the \
-                 device that it names, and `losetup -d` on that"
-            ),
-        };
-        with_undo(ImageError::refused(what, hint), &self.name, self.device)
+        with_commands(error, &self.name, self.packed, &self.root, &self.file_system, self.device)
     }
 
     /// What `-v` tells: which partition is the root, and why.
@@ -99,8 +81,41 @@ impl<'w> ImageTarget<'w> {
     }
 }
 
+/// Where the hint is to run e2fsck: the commands for the image `name` and the partition in it. `e2fsck IMAGE?offset=N` needs
+/// no root, and is enough where no journal is to be replayed: e2fsck 1.47 loses the offset after that. (Without -f it leaves
+/// names in the orphan file.)
+pub(super) fn with_commands(
+    error: ImageError,
+    name: &str,
+    packed: bool,
+    root: &Root,
+    file_system: &Ext4,
+    device: bool,
+) -> ImageError {
+    let (what, command) = match error {
+        ImageError::Refused { what, hint } if hint == FSCK_HINT => (what, "e2fsck -p -f"),
+        ImageError::Refused { what, hint } if hint == DAMAGE_HINT => (what, "e2fsck -f"),
+        other => return other,
+    };
+    let (first, image) = match name.strip_suffix(".zst") {
+        Some(raw) if packed => ("decompress it (zstd -d), then", raw),
+        _ => ("first", name),
+    };
+    let (start, size) = (root.partition.start, root.partition.size);
+    let replays = file_system.was_replayed() || matches!(file_system.facts().journal, JournalState::NeedsRecovery { .. });
+    let hint = match (start, replays) {
+        (0, _) => format!("{first} run `{command} '{image}'`"),
+        (_, false) => format!("{first} run `{command} '{image}?offset={start}'`"),
+        (_, true) => format!(
+            "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `{command}` on the device that \
+             it names, and `losetup -d` on that"
+        ),
+    };
+    with_undo(ImageError::refused(what, hint), name, device)
+}
+
 /// A device that says "not cleanly unmounted" may be one that a run with an undo file left half changed.
-pub(super) fn with_undo(error: ImageError, name: &str, device: bool) -> ImageError {
+fn with_undo(error: ImageError, name: &str, device: bool) -> ImageError {
     match error {
         ImageError::Refused { what, hint } if device && what == UNCLEAN => {
             let undo = format!("was a run with --undo cut off? then `deaddrop recover '{name}' --undo DIR`; else");

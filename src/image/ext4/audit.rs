@@ -14,6 +14,7 @@ use super::group::{BLOCK_UNINIT, Bitmap, Group, INODE_UNINIT};
 use super::inode::{BLOCK, BLOCK_SIZE, EXTENTS, Inode};
 use super::plan::{Parent, Plan};
 use super::reader::Reader;
+use super::writer::Unheeded;
 use super::{label, superblock};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
@@ -367,12 +368,21 @@ impl Audit<'_> {
             fields.extend_from_slice(DESCRIPTOR_BITMAPS);
         }
         // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
-        fields.retain(|field| field.end <= usize::from(self.before.superblock.descriptor_size));
+        let size = usize::from(self.before.superblock.descriptor_size);
+        fields.retain(|field| field.end <= size);
         let mut may = Vec::new();
         for number in groups.keys() {
             let (place, at) = self.before.descriptor_place(*number)?;
             if place == block {
                 may.extend(fields.iter().map(|field| at + field.start..at + field.end));
+                if !self.before.has_group_checksums() {
+                    // They mean nothing, and may become nothing.
+                    let unheeded = Unheeded::FIELDS.into_iter().filter(|field| field.end <= size);
+                    let unheeded = unheeded.map(|field| at + field.start..at + field.end);
+                    may.extend(unheeded.filter(|field| {
+                        new.get(field.clone()).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+                    }));
+                }
             }
         }
         if differs_only_in(old, new, &may) { Ok(()) } else { Err(wrong(&format!("descriptor block {block}"))) }

@@ -60,6 +60,9 @@ pub(in crate::image) use self::checksum::crc32c;
 pub use self::facts::{Facts, JournalState, probe};
 pub use self::recover::HINT as FSCK_HINT;
 
+/// What a person can do about damage that e2fsck does not mend without being asked.
+pub const DAMAGE_HINT: &str = "run `e2fsck -f` on it first";
+
 /// Memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
 /// The refusal of a file system that is not clean: after a crash, or with our own mark, see [`super::undo`].
@@ -200,7 +203,7 @@ impl Ext4 {
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";
-            return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
+            return Err(ImageError::refused(what, DAMAGE_HINT));
         }
         match self.reader.journal() {
             Err(error) => {
@@ -209,7 +212,7 @@ impl Ext4 {
             // The kernel would drop it unread, e2fsck would replay it: it is not ours to choose.
             Ok(Some(journal)) if journal.superblock.start != 0 => {
                 let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
-                return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
+                return Err(ImageError::refused(what, DAMAGE_HINT));
             }
             Ok(_) => {}
         }
