@@ -16,6 +16,7 @@ use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
 use crate::image::root::{Backend, Look, Root};
+use crate::image::table::Partition;
 use crate::image::text;
 use crate::image::tree::TreeChange;
 use crate::plan::Warning;
@@ -64,7 +65,7 @@ impl<'w> ImageTarget<'w> {
 
     /// Where the hint is to run e2fsck: the commands for this image and the partition in it.
     fn with_commands(&self, error: ImageError) -> ImageError {
-        with_commands(error, &self.name, self.packed, &self.root, &self.file_system, self.device)
+        with_commands(error, &self.name, self.packed, &self.root.partition, &self.file_system, self.device)
     }
 
     /// What `-v` tells: which partition is the root, and why.
@@ -84,11 +85,11 @@ impl<'w> ImageTarget<'w> {
 /// Where the hint is to run e2fsck: the commands for the image `name` and the partition in it. `e2fsck IMAGE?offset=N` needs
 /// no root, and is enough where no journal is to be replayed: e2fsck 1.47 loses the offset after that. (Without -f it leaves
 /// names in the orphan file.)
-pub(super) fn with_commands(
+pub fn with_commands(
     error: ImageError,
     name: &str,
     packed: bool,
-    root: &Root,
+    partition: &Partition,
     file_system: &Ext4,
     device: bool,
 ) -> ImageError {
@@ -101,8 +102,9 @@ pub(super) fn with_commands(
         Some(raw) if packed => ("decompress it (zstd -d), then", raw),
         _ => ("first", name),
     };
-    let (start, size) = (root.partition.start, root.partition.size);
-    let replays = file_system.was_replayed() || matches!(file_system.facts().journal, JournalState::NeedsRecovery { .. });
+    let (start, size) = (partition.start, partition.size);
+    let replays =
+        file_system.was_replayed() || matches!(file_system.facts().journal, JournalState::NeedsRecovery { .. });
     let hint = match (start, replays) {
         (0, _) => format!("{first} run `{command} '{image}'`"),
         (_, false) => format!("{first} run `{command} '{image}?offset={start}'`"),

@@ -65,7 +65,7 @@ pub enum Recovered {
 pub fn recover(args: &ImageArgs<'_>) -> Result<Recovered, ImageError> {
     let Opened { image, output, root, file_system } = open(args)?;
     // A compressed image was refused.
-    let commands = |error| with_commands(error, &image.name(), false, &root, &file_system, image.is_device());
+    let commands = |error| with_commands(error, &image.name(), false, &root.partition, &file_system, image.is_device());
     file_system.check_writable().map_err(commands)?;
     let found = if image.was_taken_back() { Recovered::TakenBack } else { Recovered::Nothing };
     let Some(transaction) = file_system.transaction()? else { return Ok(found) };

@@ -18,9 +18,10 @@ use std::time::{Instant, SystemTime};
 
 use super::directory::DirectoryTree;
 use super::directory::transaction::{Finished, Transaction, read_back, unlabelled_note};
-use super::image::{copied, doubt, notes};
+use super::image::{copied, doubt, notes, with_commands};
 use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
+use crate::image::container::Container;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::Ext4;
@@ -117,7 +118,16 @@ impl<'w> MountedTarget<'w> {
             }
         };
         let name = image.name();
-        let looks = |root: &Root| judge(&image.partition(&root.partition)?, root.kind, output.is_some());
+        let looks = |root: &Root| {
+            let section = image.partition(&root.partition)?;
+            judge(&section, root.kind, output.is_some()).map_err(|error| match Ext4::open(Arc::new(section)) {
+                Ok(ext4) => {
+                    let packed = image.container() != Container::Raw;
+                    with_commands(error, &name, packed, &root.partition, &ext4, image.is_device())
+                }
+                Err(_) => error,
+            })
+        };
         let root = image.root_for(Backend::Mount, root_partition, &|partition| {
             let Some(probe) = &partition.file_system else { return Ok(Look::Unknown) };
             let candidate =

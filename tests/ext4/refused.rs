@@ -63,9 +63,7 @@ fn feature_bits_without_a_tool_are_refused_by_their_names() {
 
 #[test]
 fn other_formats_are_refused_by_what_they_are() {
-    for (arguments, want) in [
-        ("-t ext4 -b 8192", "ext4 blocks of 8 KiB"),
-    ] {
+    for (arguments, want) in [("-t ext4 -b 8192", "ext4 blocks of 8 KiB")] {
         assert_eq!(refusal(&Image::make(arguments, "16M", None)).0, want);
     }
     let image = Image::make("-t ext4", "16M", None);

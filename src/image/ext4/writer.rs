@@ -86,7 +86,10 @@ impl Unheeded {
     }
 
     fn hide(descriptor: &mut [u8]) {
-        Self::FIELDS.into_iter().filter_map(|field| descriptor.get_mut(field).map(|field| field.fill(0))).for_each(drop);
+        Self::FIELDS
+            .into_iter()
+            .filter_map(|field| descriptor.get_mut(field).map(|field| field.fill(0)))
+            .for_each(drop);
     }
 }
 
