@@ -3,6 +3,7 @@
 use std::fs;
 
 use deaddrop::image::error::ImageError;
+use deaddrop::image::tree::Tree;
 
 use crate::support::{Image, remove, time, tree, write};
 
@@ -35,6 +36,39 @@ fn features_that_we_do_not_write_are_refused_by_their_names() {
         let facts = image.open().unwrap().facts();
         assert!(facts.features.iter().any(|feature| feature == name), "{name}: {:?}", facts.features);
     }
+}
+
+#[test]
+fn the_kernel_is_named_where_it_writes_what_we_do_not() {
+    // What was built into the kernel of this machine: it says so itself.
+    let there = |name: &str| std::path::Path::new("/sys/fs/ext4").join(name).exists();
+    for (arguments, kernel) in [
+        ("-O bigalloc", there("")),
+        ("-O mmp", there("")),
+        ("-O meta_bg,^resize_inode", there("")),
+        ("-O encrypt", there("features/encryption")),
+        ("-O casefold", there("features/casefold")),
+        ("-b 65536", there("features/blocksize_gt_pagesize")),
+        // Whether quotas were built in is told nowhere.
+        ("-O quota", false),
+    ] {
+        let (what, hint) = refusal(&Image::make(&format!("-t ext4 {arguments}"), "64M", None));
+        assert_eq!(hint.contains("--backend mount"), kernel, "{arguments}: {what}: {hint}");
+    }
+}
+
+#[test]
+fn what_our_reader_cannot_read_is_named_before_it_is_read() {
+    for arguments in ["-O bigalloc", "-O bigalloc,^metadata_csum,^uninit_bg"] {
+        let image = Image::make(&format!("-t ext4 {arguments}"), "64M", None);
+        image.assert_clean(arguments);
+        let error = image.open().unwrap().root().err().unwrap();
+        assert_eq!(error.to_string(), "ext4 feature `bigalloc`", "{arguments}");
+    }
+    // And before a journal that waits, which e2fsck would bring home for nothing.
+    let image = Image::make("-t ext4 -O encrypt", "16M", None);
+    image.debugfs_write("feature needs_recovery");
+    assert_eq!(image.open().unwrap().root().err().unwrap().to_string(), "ext4 feature `encrypt`");
 }
 
 #[test]
