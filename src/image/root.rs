@@ -155,7 +155,10 @@ pub fn choose(
                         partition.title(),
                         list(table)
                     ),
-                    "if it is the root all the same, say so: --root-partition N",
+                    format!(
+                        "if it is the root all the same, say so: --root-partition {}",
+                        partition.number.map_or("N".to_owned(), |number| number.to_string())
+                    ),
                 ));
             }
             Ok(Root { partition: partition.clone(), kind: probe.kind, reason, doubtful })

@@ -289,6 +289,23 @@ fn values_up_to_the_limit_are_written() {
 }
 
 #[test]
+fn what_genext2fs_makes_is_written() {
+    // Revision 0: no features at all, `filetype` among them.
+    for options in [&[][..], &["-B", "4096"]] {
+        let (tree, image) = (tree(100), Image::empty());
+        let mut genext2fs = Command::new("genext2fs");
+        genext2fs.arg("-d").arg(tree.path()).args(["-b", "16384", "-N", "2048"]).args(options).arg(&image.path);
+        let output = genext2fs.output().expect("genext2fs (Debian package genext2fs)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        image.assert_clean("genext2fs");
+        let changes = changes(usize::try_from(image.open().unwrap().facts().block_size).unwrap());
+        image.apply(&changes).unwrap();
+        image.assert_clean("genext2fs, written");
+        assert_applied(&image, &changes, "genext2fs");
+    }
+}
+
+#[test]
 fn unused_inodes_in_descriptors_without_checksums_hide_none_of_ours() {
     // As github.com/pilat/go-ext4fs writes them: the kernel does not look, and e2fsck ends with 0.
     for flags in [0, 3] {

@@ -149,9 +149,12 @@ const UNREADABLE_INCOMPAT: u32 = !(WRITTEN_INCOMPAT
 const HINT: &str = "make the file system without it (mke2fs -O ^FEATURE; some can be turned off by tune2fs -O ^FEATURE); \
                     docs/ext4.md lists what is supported";
 
-/// The same where the kernel of this machine can be let write it.
-const KERNEL_HINT: &str = "`--backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust); or \
-                           make the file system without it (mke2fs -O ^FEATURE)";
+/// What to do about a file system that we do not write: `otherwise`, or the kernel, where that of this machine can be let
+/// write it.
+fn hint(superblock: &Superblock, otherwise: &str) -> String {
+    let kernel = "`--backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)";
+    if kernel_writes(superblock) { format!("{kernel}; or {otherwise}") } else { otherwise.to_owned() }
+}
 
 /// Whether the kernel that runs here mounts a file system with these features, blocks and inodes to be written.
 ///
@@ -187,8 +190,7 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
         .chain(RoCompat(features.ro_compat.0 & !(WRITTEN_RO_COMPAT | STATE_RO_COMPAT)).names())
         .map(|name| format!("`{name}`"))
         .collect();
-    let hint = || if kernel_writes(superblock) { KERNEL_HINT } else { HINT };
-    let unsupported = |what: String| Err(ImageError::unsupported(what, hint()));
+    let unsupported = |what: String| Err(ImageError::unsupported(what, hint(superblock, HINT)));
     match refused.as_slice() {
         [] => {}
         [one] => return unsupported(format!("ext4 feature {one}")),
@@ -200,10 +202,9 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
         return Err(ImageError::unsupported("ext4 with an external journal", EXTERNAL_JOURNAL_HINT));
     }
     if superblock.log_block_size > 2 {
-        return unsupported(format!(
-            "ext4 blocks of {} KiB",
-            1_u32.checked_shl(superblock.log_block_size).unwrap_or(0)
-        ));
+        let what = format!("ext4 blocks of {} KiB", 1_u32.checked_shl(superblock.log_block_size).unwrap_or(0));
+        let otherwise = "make the file system with blocks of 4 KiB (mke2fs -b 4096)";
+        return Err(ImageError::unsupported(what, hint(superblock, otherwise)));
     }
     if superblock.creator != 0 {
         return Err(ImageError::unsupported(

@@ -73,16 +73,18 @@ impl Unheeded {
 
     /// The descriptors that lie wholly in a buffer of `length` bytes from `offset` on, as places in it. The crate reads and
     /// writes whole blocks, and a block holds whole descriptors.
-    fn within(&self, offset: u64, length: usize) -> impl Iterator<Item = Range<usize>> + '_ {
-        let place = move |number: u32| {
-            let at = u64::from(number).checked_mul(u64::try_from(self.size).ok()?)?.checked_add(self.start)?;
-            let place = usize::try_from(at.checked_sub(offset)?).ok()?;
-            let end = place.checked_add(self.size)?;
-            (end <= length).then_some(place..end)
-        };
-        let length = u64::try_from(length).unwrap_or(u64::MAX);
-        let touches = offset.saturating_add(length) > self.start;
-        (0..if touches { self.count } else { 0 }).filter_map(place)
+    fn within(&self, offset: u64, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (size, count, start) = (self.size, u64::from(self.count), self.start);
+        // A descriptor has 32 bytes or more, and 2^16 at most.
+        let bytes = u64::try_from(size).unwrap_or(u64::MAX).max(1);
+        let end = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let first = offset.saturating_sub(start).div_ceil(bytes).min(count);
+        let after = end.saturating_sub(start) / bytes;
+        (first..after.min(count)).filter_map(move |number| {
+            let at = number.checked_mul(bytes)?.checked_add(start)?.checked_sub(offset)?;
+            let at = usize::try_from(at).ok()?;
+            Some(at..at.checked_add(size)?).filter(|place| place.end <= length)
+        })
     }
 
     fn hide(descriptor: &mut [u8]) {
@@ -240,5 +242,29 @@ impl Writer {
     /// Sets the times of the last modification and change of a directory whose entries changed.
     pub fn touch(&self, inode: u32) -> Result<(), Failure> {
         Ok(self.fs.apply_utimens_ino(inode, 0, UTIME_OMIT, self.seconds, 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_found_in_what_is_read() {
+        let table = Unheeded { start: 2048, size: 32, count: 40 };
+        for (offset, length, want) in [
+            (0, 2048, vec![]),
+            (0, 2080, std::iter::once(2048..2080).collect()),
+            (1024, 1024, vec![]),
+            (2048, 1024, (0..32).map(|at| at * 32..at * 32 + 32).collect()),
+            (3072, 1024, (0..8).map(|at| at * 32..at * 32 + 32).collect()),
+            (4096, 4096, vec![]),
+            (2040, 71, std::iter::once(8..40).collect()),
+            (2049, 62, vec![]),
+            (u64::MAX, 10, vec![]),
+        ] {
+            let found: Vec<Range<usize>> = table.within(offset, length).collect();
+            assert_eq!(found, want, "{length} bytes from {offset} on");
+        }
     }
 }
