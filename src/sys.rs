@@ -43,6 +43,12 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Bytes of a page of memory.
+pub fn page_size() -> u64 {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    page.and_then(|page| u64::try_from(page).ok()).unwrap_or(4096)
+}
+
 /// Makes `to` share all of `from`'s blocks, on a file system that can (btrfs, xfs, bcachefs, …). `to` becomes as
 /// long as `from`; writes to one do not reach the other.
 ///

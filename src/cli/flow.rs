@@ -329,6 +329,7 @@ pub fn prepare<'w>(
     })?;
     let mut warnings = manifest_warnings(&loaded, &secrets);
     warnings.append(&mut plan.warnings);
+    warnings.extend(opened.warnings());
     plan.warnings = warnings;
     Ok(Prepared { target: opened, plan, public_parts, known_as })
 }

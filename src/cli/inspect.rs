@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::flow;
+use crate::image::container::Container;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::{self, JournalState};
 use crate::image::root::Backend;
 use crate::report::inspect::Inspection;
 use crate::report::{Exit, Failure, Progress, Ui};
-use crate::target::image::choose_root_for;
+use crate::target::image::{choose_root_for, with_commands};
 
 /// Shows an image's container, partitions and file systems, and which one is the root.
 ///
@@ -36,6 +37,12 @@ impl Args {
         let root = choose_root_for(&image, Backend::Mount, self.root_partition.as_deref());
         let native = root.as_ref().ok().filter(|root| root.kind.is_ext());
         let opened = native.map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
+        let packed = image.container() != Container::Raw;
+        let partition = native.map(|root| root.partition.clone());
+        let hinted = |error, ext4: &ext4::Ext4| match &partition {
+            Some(partition) => with_commands(error, &name, packed, partition, ext4, image.is_device()),
+            None => error,
+        };
         let (ext4, damage) = match opened.transpose() {
             Ok(ext4) => (ext4, None),
             Err(error) => (None, Some(error)),
@@ -50,7 +57,7 @@ impl Args {
                 Ok(root) => Ok((root.partition, root.reason.to_string())),
                 Err(error) => Err((error.to_string(), error.hint().unwrap_or_default().to_owned())),
             },
-            ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable())),
+            ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable().map_err(|error| hinted(error, &ext4)))),
         };
         ui.say(&inspection.text(ui.verbose > 0));
         // The table is there all the same, to see what kind of image this is.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::bytes::{le32, le64};
 use super::device::ReadAt;
 use super::error::ImageError;
 
@@ -37,9 +38,15 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\xfd7zXZ\0", "xz-compressed", "decompress it first: unxz -k IMAGE"),
     (0, b"BZh", "bzip2-compressed", "decompress it first: bunzip2 -k IMAGE"),
     (0, b"\x04\x22\x4d\x18", "lz4-compressed", "decompress it first: unlz4 IMAGE disk.img"),
+    (0, b"LZIP\x01", "lzip-compressed", "decompress it first: lzip -dk IMAGE"),
+    (0, b"\x89LZO\0\r\n\x1a\n", "lzop-compressed", "decompress it first: lzop -d IMAGE"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it first: unzip IMAGE"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x IMAGE"),
     (0, b"QFI\xfb", "a qcow2 image", CONVERT),
+    (0, b"QED\0", "a QED image", CONVERT),
+    // block/parallels.c in qemu: the two versions of the format.
+    (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
+    (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
     (0, b"vhdxfile", "a VHDX image", CONVERT),
     (0, b"conectix", "a VHD image", CONVERT),
     (0, b"KDMV", "a VMDK image", CONVERT),
@@ -91,6 +98,10 @@ pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, ImageError> {
 /// # Errors
 /// `Unsupported`, with what to do instead.
 pub fn judge(head: &[u8], name: &str) -> Result<(), ImageError> {
+    if is_lzma(head) {
+        let hint = "decompress it first: unlzma -k IMAGE";
+        return Err(ImageError::unsupported(format!("{name} is lzma-compressed"), hint));
+    }
     match FOREIGN.iter().find(|(offset, magic, ..)| has(head, *offset, magic)) {
         Some((.., kind, hint)) => Err(ImageError::unsupported(format!("{name} is {kind}"), *hint)),
         None => Ok(()),
@@ -100,6 +111,21 @@ pub fn judge(head: &[u8], name: &str) -> Result<(), ImageError> {
 /// RFC 8878 section 3.1.2: the numbers 0x184D2A50 to 0x184D2A5F. pzstd and seekable writers begin with one.
 fn is_skippable_frame(head: &[u8]) -> bool {
     matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma` and
+/// `xz` write 0x5D), the size of the dictionary (u32; they write 2^n or 2^n + 2^(n-1), from 4 KiB on), the size of the content
+/// (u64; all ones where it is not known), then the coder's first byte, which is 0. As liblzma's `lzma_alone_decoder` judges,
+/// content has less than 256 GiB.
+fn is_lzma(head: &[u8]) -> bool {
+    let (Some(dictionary), Some(content)) = (le32(head, 1), le64(head, 5)) else { return false };
+    let ones = dictionary.count_ones();
+    let usual = ones == 1 || ones == 2 && (dictionary >> dictionary.trailing_zeros()) == 3;
+    head.first() == Some(&0x5D)
+        && usual
+        && dictionary >= 4096
+        && (content == u64::MAX || content < 1 << 38)
+        && head.get(13) == Some(&0)
 }
 
 fn has(head: &[u8], offset: usize, magic: &[u8]) -> bool {
@@ -119,6 +145,9 @@ mod tests {
             assert_eq!(error.to_string(), format!("x.img is {kind}"));
             assert!(error.hint().is_some(), "{kind}");
         }
+        // What `lzma` and `xz --format=lzma` write first, of a dictionary of 8 MiB and of unknown size.
+        let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x08".to_vec();
+        assert_eq!(sniff(&lzma, "x.img").unwrap_err().to_string(), "x.img is lzma-compressed");
         let mut fixed = vec![0; 4096];
         fixed[3584..3592].copy_from_slice(b"conectix");
         assert_eq!(sniff(&fixed, "x.img").unwrap_err().to_string(), "x.img is a fixed VHD image");
@@ -131,6 +160,7 @@ mod tests {
             ("skippable frame first", b"\x5e\x2a\x4d\x18\x00\x00\x00\x00", Container::Zstd),
             ("zeros", &[0; 600], Container::Raw),
             ("short", b"\x28", Container::Raw),
+            ("lzma's properties alone", b"\x5d\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Container::Raw),
             ("nothing", b"", Container::Raw),
         ] {
             assert_eq!(sniff(&bytes.to_vec(), "x").unwrap(), want, "{name}");

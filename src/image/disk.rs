@@ -17,7 +17,7 @@ use super::frames::{Kept, Recorder};
 use super::input::{Access, Input};
 use super::output::{Destination, FileMedium, Output};
 use super::progress::Watch;
-use super::root::{self, Backend, Root};
+use super::root::{self, Backend, LookInto, Root};
 use super::spool;
 use super::table::{Partition, Table};
 use super::undo::{self, Disk};
@@ -226,21 +226,16 @@ impl DiskImage {
     ///
     /// # Errors
     /// When there is none, more than one, or it cannot be used.
-    pub fn root(&self, asked: Option<&str>, holds_store: &dyn Fn(&Partition) -> bool) -> Result<Root, ImageError> {
-        self.root_for(Backend::Native, asked, holds_store)
+    pub fn root(&self, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, ImageError> {
+        self.root_for(Backend::Native, asked, look)
     }
 
     /// The same for what `backend` is to write.
     ///
     /// # Errors
     /// As [`DiskImage::root`].
-    pub fn root_for(
-        &self,
-        backend: Backend,
-        asked: Option<&str>,
-        holds_store: &dyn Fn(&Partition) -> bool,
-    ) -> Result<Root, ImageError> {
-        root::choose(&self.table, asked, backend, holds_store, &self.name())
+    pub fn root_for(&self, backend: Backend, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, ImageError> {
+        root::choose(&self.table, asked, backend, look, &self.name())
     }
 
     /// The file that holds the raw disk.

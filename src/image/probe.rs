@@ -1,7 +1,10 @@
-//! Which file system a partition holds: its kind, label, UUID and size, from a few bytes at its start.
+//! Which file system a partition holds: its kind, label, UUID and size, from a few bytes at its start. And which layer it
+//! lies in, if any: `layers` also looks at the end.
 //!
 //! Called by [`super::table`] for each partition. Looks at magics only; whether the file system is sound is for its
 //! own reader. Offsets are bytes from the partition's start, on-disk names those of the Linux headers.
+
+pub(in crate::image) mod layers;
 
 use serde::Serialize;
 
@@ -35,6 +38,30 @@ pub enum Kind {
     Zfs,
     Raid,
     Verity,
+    Jfs,
+    Nilfs2,
+    Reiserfs,
+    Reiser4,
+    Ubifs,
+    Ubi,
+    Bcache,
+    Drbd,
+    Stratis,
+    Vdo,
+    Integrity,
+    Bluestore,
+    SnapshotCow,
+    Bitlocker,
+    Ddf,
+    Intel,
+    Nvidia,
+    Adaptec,
+    HighPoint,
+    Jmicron,
+    Lsi,
+    Promise,
+    Silicon,
+    Via,
 }
 
 impl Kind {
@@ -62,6 +89,30 @@ impl Kind {
             Self::Zfs => "ZFS",
             Self::Raid => "Linux RAID",
             Self::Verity => "dm-verity",
+            Self::Jfs => "jfs",
+            Self::Nilfs2 => "nilfs2",
+            Self::Reiserfs => "reiserfs",
+            Self::Reiser4 => "reiser4",
+            Self::Ubifs => "ubifs",
+            Self::Ubi => "UBI",
+            Self::Bcache => "bcache",
+            Self::Drbd => "DRBD",
+            Self::Stratis => "Stratis",
+            Self::Vdo => "VDO",
+            Self::Integrity => "dm-integrity",
+            Self::Bluestore => "Ceph BlueStore",
+            Self::SnapshotCow => "dm-snapshot",
+            Self::Bitlocker => "BitLocker",
+            Self::Ddf => "DDF RAID",
+            Self::Intel => "Intel RAID",
+            Self::Nvidia => "NVIDIA RAID",
+            Self::Adaptec => "Adaptec RAID",
+            Self::HighPoint => "HighPoint RAID",
+            Self::Jmicron => "JMicron RAID",
+            Self::Lsi => "LSI MegaRAID",
+            Self::Promise => "Promise FastTrack RAID",
+            Self::Silicon => "Silicon Image RAID",
+            Self::Via => "VIA RAID",
         }
     }
 
@@ -71,12 +122,39 @@ impl Kind {
         matches!(self, Self::Ext2 | Self::Ext3 | Self::Ext4)
     }
 
+    /// True for a member of a RAID or a replica: written alone, it would differ from the others.
+    #[must_use]
+    pub fn is_member(self) -> bool {
+        matches!(
+            self,
+            Self::Raid
+                | Self::Drbd
+                | Self::Ddf
+                | Self::Intel
+                | Self::Nvidia
+                | Self::Adaptec
+                | Self::HighPoint
+                | Self::Jmicron
+                | Self::Lsi
+                | Self::Promise
+                | Self::Silicon
+                | Self::Via
+        )
+    }
+
     /// True for what a Linux root can lie on, or in: everything but boot partitions, swap, and hash trees.
     #[must_use]
     pub fn can_hold_root(self) -> bool {
         !matches!(
             self,
-            Self::Ext4Journal | Self::Iso9660 | Self::Vfat | Self::Exfat | Self::Ntfs | Self::Swap | Self::Verity
+            Self::Ext4Journal
+                | Self::Iso9660
+                | Self::Vfat
+                | Self::Exfat
+                | Self::Ntfs
+                | Self::Bitlocker
+                | Self::Swap
+                | Self::Verity
         )
     }
 }
@@ -121,14 +199,37 @@ const HEAD: usize = 0x11000;
 /// OpenZFS, `vdev_impl.h`: `vdev_label_t`, `vl_uberblock`.
 const UBERBLOCKS: (u64, usize) = (0x20000, 0x20000);
 
-/// What `device` holds. `None` when it is nothing that we know, or cannot be read at all.
+/// What the partition `device` holds. `None` when it is nothing that we know, or cannot be read at all.
 #[must_use]
 pub fn probe(device: &dyn ReadAt) -> Option<Probe> {
+    look(device, false)
+}
+
+/// The same for a whole disk, which a RAID controller may have its metadata on.
+#[must_use]
+pub fn probe_disk(device: &dyn ReadAt) -> Option<Probe> {
+    look(device, true)
+}
+
+fn look(device: &dyn ReadAt, whole: bool) -> Option<Probe> {
     let mut head = vec![0; usize::try_from(device.size()).unwrap_or(HEAD).min(HEAD)];
     device.read_exact_at(0, &mut head).ok()?;
     // Layers below a file system first: what they cover may still look like what stood there before.
-    let known = [luks, lvm, raid, verity, bcachefs, btrfs, xfs, ext, f2fs, erofs, squashfs, swap, iso9660, dos];
-    known.iter().find_map(|probe| probe(&head)).or_else(|| zfs(device))
+    let layers = [luks, lvm, verity, bcachefs].iter().find_map(|probe| probe(&head));
+    if let Some(layer) = layers.or_else(|| layers::at_the_start(device, &head)) {
+        return Some(layer);
+    }
+    let known = [btrfs, xfs, ext, f2fs, erofs, squashfs, layers::reiserfs, layers::jfs, swap, iso9660, dos];
+    let known = layers::nilfs2(device, 1024).or_else(|| known.iter().find_map(|probe| probe(&head)));
+    let known = known.or_else(|| zfs(device));
+    // What lies inside of a file system is a part of it: of an earlier use, or a file's.
+    let inside = |at: u64| known.as_ref().and_then(|found| found.size).is_some_and(|size| at < size);
+    if let Some((layer, at)) = layers::at_the_end(device, whole)
+        && !inside(at)
+    {
+        return Some(layer);
+    }
+    known.or_else(|| layers::luks_copy(device)).or_else(|| layers::nilfs2_copy(device))
 }
 
 /// Documentation/filesystems/ext4, "The Super Block"; the superblock is at 1024.
@@ -242,18 +343,15 @@ fn luks(head: &[u8]) -> Option<Probe> {
     Some(probe)
 }
 
-/// LVM2, `struct label_header` in one of the first four sectors; the type is at 24 in it.
+/// LVM2, `struct label_header` in one of the first four sectors; the type is at 24 in it. LVM1: "HM", then its version.
 fn lvm(head: &[u8]) -> Option<Probe> {
+    if slice(head, 0, 2)? == b"HM" && matches!(le16(head, 2)?, 1 | 2) {
+        return Some(Probe::new(Kind::Lvm));
+    }
     let found = [0, 512, 1024, 1536]
         .into_iter()
         .any(|at| slice(head, at, 8) == Some(b"LABELONE") && slice(head, at + 24, 8) == Some(b"LVM2 001"));
     found.then(|| Probe::new(Kind::Lvm))
-}
-
-/// include/uapi/linux/raid/md_p.h, `struct mdp_superblock_1`: versions 1.1 (at 0) and 1.2 (at 4096).
-fn raid(head: &[u8]) -> Option<Probe> {
-    let at = [0, 4096].into_iter().find(|&at| le32(head, at) == Some(0xa92b_4efc) && le32(head, at + 4) == Some(1))?;
-    Some(Probe::new(Kind::Raid).named(slice(head, at + 32, 32), array(head, at + 16)))
 }
 
 /// cryptsetup, lib/verity/verity.c, `struct verity_sb` at 0.
@@ -332,7 +430,6 @@ mod tests {
             (Kind::Luks, "crypt", vec![(0, b"LUKS\xba\xbe\0\x02"), (24, label("crypt"))]),
             (Kind::Luks, "", vec![(0, b"LUKS\xba\xbe\0\x01"), (24, label("xts-plain"))]),
             (Kind::Lvm, "", vec![(512, b"LABELONE"), (536, b"LVM2 001")]),
-            (Kind::Raid, "host:0", vec![(4096, b"\xfc\x4e\x2b\xa9\x01"), (4128, label("host:0"))]),
             (Kind::Verity, "", vec![(0, b"verity\0\0")]),
             (Kind::Vfat, "ESP", vec![(71, label("ESP        FAT32   ")), (510, b"\x55\xaa")]),
             (Kind::Vfat, "", vec![(43, label("NO NAME    FAT16   ")), (510, b"\x55\xaa")]),

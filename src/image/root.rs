@@ -1,7 +1,7 @@
 //! Which partition is the root: as the design says, and why it was that one.
 //!
-//! Called with a table that is read, by `inspect` and by every command that opens the root. Whether a file system
-//! holds `/nix/store` is answered by the caller, who has the readers.
+//! Called with a table that is read, by `inspect` and by every command that opens the root. What a file system looks like
+//! is answered by the caller, who has the readers; [`Look::of`] is how.
 
 use std::fmt;
 
@@ -11,6 +11,8 @@ use super::error::ImageError;
 use super::probe::Kind;
 use super::table::{Partition, Table, TableKind};
 use super::text;
+use super::tree::{self, Tree};
+use super::walk;
 
 /// Labels that nixpkgs gives to a root: make-disk-image's and sd-image's.
 const LABELS: [&str; 2] = ["nixos", "NIXOS_SD"];
@@ -50,6 +52,8 @@ pub enum Reason {
     Label,
     /// No other holds `/nix/store`.
     Store,
+    /// No other has the type of a root in the GPT.
+    Type,
     /// No other is a Linux file system.
     Only,
 }
@@ -60,10 +64,49 @@ impl fmt::Display for Reason {
             Self::Asked => "chosen by --root-partition",
             Self::Label => "chosen by its label",
             Self::Store => "the only one that holds /nix/store",
+            Self::Type => "the only one with the type of a root",
             Self::Only => "the only Linux file system",
         })
     }
 }
+
+/// What a file system looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It holds `/nix/store`.
+    Store,
+    /// It has `/etc`, and `/usr` or `/bin`; or it is one that a deployment of OSTree is booted from.
+    Root,
+    /// None of these.
+    Other,
+    /// It cannot be told: nobody here can read it.
+    Unknown,
+}
+
+impl Look {
+    /// Looks into a tree.
+    pub fn of<T: Tree>(tree: &T) -> Self {
+        let Ok(_) = tree.root() else { return Self::Unknown };
+        let is_directory = |path: &str| {
+            let found = walk::resolve(tree, path).ok().and_then(|walked| walked.found);
+            found.is_some_and(|(_, stat)| stat.kind == tree::Kind::Directory)
+        };
+        if is_directory("/nix/store") {
+            Self::Store
+        } else if is_directory("/etc") && (is_directory("/usr") || is_directory("/bin")) || is_directory(OSTREE) {
+            Self::Root
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// Where OSTree keeps the roots that it boots.
+pub const OSTREE: &str = "/ostree/deploy";
+
+/// What the caller finds when it looks into a partition; the error is why it is not written to, if that is all there is to
+/// say of it.
+pub type LookInto<'l> = &'l dyn Fn(&Partition) -> Result<Look, ImageError>;
 
 /// The partition that is the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,32 +117,51 @@ pub struct Root {
     pub kind: Kind,
     /// Why this one.
     pub reason: Reason,
+    /// True for a file system that is the whole image, was not asked for, and does not look like a root.
+    pub doubtful: bool,
 }
 
 /// Chooses the root: `asked` (a partition's number, a file system's label, or a GPT name) if given, else by label,
-/// by `/nix/store`, or because there is no other. `holds_store` is asked only about file systems that `backend` writes
+/// by `/nix/store`, by its type, or because there is no other. `look` is asked only about file systems that `backend` writes
 /// and that lie in the image. `name` is the image's, for messages.
 ///
 /// # Errors
-/// `Refused` when there is none, or more than one, with a list of what there is; `Corrupt` when the one is not wholly
-/// in the image; `Unsupported` when it is of a kind that `backend` does not write.
+/// `Refused` when there is none, or more than one, with a list of what there is, or when the one does not look like a root;
+/// `Corrupt` when it is not wholly in the image; `Unsupported` when it is of a kind that `backend` does not write; what
+/// `look` says of it.
 pub fn choose(
     table: &Table,
     asked: Option<&str>,
     backend: Backend,
-    holds_store: &dyn Fn(&Partition) -> bool,
+    look: LookInto<'_>,
     name: &str,
 ) -> Result<Root, ImageError> {
-    let (partition, reason) = match asked {
-        Some(asked) => (by_name(table, asked, name)?, Reason::Asked),
-        None => by_itself(table, backend, holds_store, name)?,
+    let (partition, reason, look) = match asked {
+        Some(asked) => (by_name(table, asked, name)?, Reason::Asked, Ok(Look::Unknown)),
+        None => by_itself(table, backend, look, name)?,
     };
     if let Some(problem) = &partition.problem {
         return Err(ImageError::corrupt(format!("{name}: {} cannot be used: {problem}", partition.title())));
     }
     match &partition.file_system {
         Some(probe) if backend.writes(probe.kind) => {
-            Ok(Root { partition: partition.clone(), kind: probe.kind, reason })
+            let asked_for_its_look = matches!(reason, Reason::Type | Reason::Only);
+            let doubtful = asked_for_its_look && look? == Look::Other;
+            if doubtful && table.kind != TableKind::None {
+                return Err(ImageError::refused(
+                    format!(
+                        "{name}: {} ({reason}) does not look like a root: it has neither /nix/store, nor /etc with /usr or \
+                         /bin\n{}",
+                        partition.title(),
+                        list(table)
+                    ),
+                    format!(
+                        "if it is the root all the same, say so: --root-partition {}",
+                        partition.number.map_or("N".to_owned(), |number| number.to_string())
+                    ),
+                ));
+            }
+            Ok(Root { partition: partition.clone(), kind: probe.kind, reason, doubtful })
         }
         Some(probe) => Err(ImageError::unsupported(
             format!("{name}: the root is {}, and {} cannot be written", partition.title(), probe.kind.name()),
@@ -137,23 +199,25 @@ fn by_name<'a>(table: &'a Table, asked: &str, name: &str) -> Result<&'a Partitio
     }
 }
 
-/// The partition that stands out.
+/// The partition that stands out, why, and what it looks like where that was seen.
+#[allow(clippy::type_complexity)] // One caller, which takes it apart.
 fn by_itself<'a>(
     table: &'a Table,
     backend: Backend,
-    holds_store: &dyn Fn(&Partition) -> bool,
+    look: LookInto<'_>,
     name: &str,
-) -> Result<(&'a Partition, Reason), ImageError> {
-    let linux: Vec<(&Partition, Kind, Option<&str>)> = table
-        .partitions
-        .iter()
-        .filter_map(|p| p.file_system.as_ref().map(|fs| (p, fs.kind, fs.label.as_deref())))
-        .filter(|(_, kind, _)| kind.can_hold_root())
-        .collect();
-    let labelled: Vec<&Partition> =
-        linux.iter().filter(|(.., label)| label.is_some_and(|label| LABELS.contains(&label))).map(|c| c.0).collect();
+) -> Result<(&'a Partition, Reason, Result<Look, ImageError>), ImageError> {
+    let whole = table.kind == TableKind::None;
+    // What is unknown counts: a root that nobody recognises must not make another one "the only one".
+    let candidates: Vec<&Partition> =
+        table.partitions.iter().filter(|p| p.may_be_root() && !(whole && p.file_system.is_none())).collect();
+    let has_label = |p: &Partition| {
+        let label = p.file_system.as_ref().and_then(|fs| fs.label.as_deref());
+        label.is_some_and(|label| LABELS.contains(&label))
+    };
+    let labelled: Vec<&Partition> = candidates.iter().copied().filter(|p| has_label(p)).collect();
     match labelled[..] {
-        [one] => return Ok((one, Reason::Label)),
+        [one] => return Ok((one, Reason::Label, Ok(Look::Unknown))),
         [] => {}
         _ => {
             return Err(ImageError::refused(
@@ -162,36 +226,57 @@ fn by_itself<'a>(
             ));
         }
     }
-    let stores: Vec<&Partition> = linux
-        .iter()
-        .filter(|(p, kind, _)| backend.writes(*kind) && p.problem.is_none() && holds_store(p))
-        .map(|candidate| candidate.0)
-        .collect();
-    match (&stores[..], &linux[..]) {
-        ([one], _) => Ok((one, Reason::Store)),
-        ([], [(one, ..)]) => Ok((one, Reason::Only)),
-        ([], []) => Err(ImageError::refused(
+    let read = |p: &Partition| {
+        let writes = p.file_system.as_ref().is_some_and(|fs| backend.writes(fs.kind));
+        if writes && p.problem.is_none() { look(p) } else { Ok(Look::Unknown) }
+    };
+    let mut looks: Vec<(&Partition, Result<Look, ImageError>)> =
+        candidates.iter().map(|partition| (*partition, read(partition))).collect();
+    let mut only = |is: &dyn Fn(&Partition, &Result<Look, ImageError>) -> bool| {
+        let mut found = (0..looks.len()).filter(|place| is(looks[*place].0, &looks[*place].1));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(looks.swap_remove(one)),
+            (None, _) => Err(0),
+            (Some(_), Some(_)) => Err(found.count() + 2),
+        }
+    };
+    match only(&|_, look| matches!(look, Ok(Look::Store))) {
+        Ok((one, look)) => return Ok((one, Reason::Store, look)),
+        Err(0) => {}
+        Err(stores) => {
+            return Err(ImageError::refused(
+                format!("{name}: {stores} partitions hold /nix/store\n{}", list(table)),
+                hint(table),
+            ));
+        }
+    }
+    if let Ok((one, look)) = only(&|p, _| p.is_typed_root()) {
+        return Ok((one, Reason::Type, look));
+    }
+    match only(&|_, _| true) {
+        Ok((one, look)) => Ok((one, Reason::Only, look)),
+        Err(0) => Err(ImageError::refused(
             format!("{name}: no root found: no Linux file system\n{}", list(table)),
             "is this the image of a NixOS system? (if a partition is encrypted or damaged, nothing can be told of it)",
         )),
-        ([], _) => Err(ImageError::refused(
+        Err(all) => Err(ImageError::refused(
             format!(
-                "{name}: no root found: {} Linux file systems, none of them with a label of NixOS or with /nix/store\n{}",
-                linux.len(),
+                "{name}: no root found: {all} partitions may hold it, none of them with a label of NixOS, with /nix/store, or \
+                 alone with the type of a root\n{}",
                 list(table)
             ),
-            match linux.iter().any(|(_, kind, _)| Backend::of(*kind).is_some_and(|needed| needed != Backend::Native)) {
-                true if backend == Backend::Native => {
-                    format!("{}; `--backend mount` (root) looks into btrfs and xfs", hint(table))
-                }
-                _ => hint(table),
+            match candidates.iter().any(|p| needs_mount(p)) && backend == Backend::Native {
+                true => format!("{}; `--backend mount` (root) looks into btrfs and xfs", hint(table)),
+                false => hint(table),
             },
         )),
-        _ => Err(ImageError::refused(
-            format!("{name}: {} partitions hold /nix/store\n{}", stores.len(), list(table)),
-            hint(table),
-        )),
     }
+}
+
+/// True for a file system that the native back end does not write, and the kernel does.
+fn needs_mount(partition: &Partition) -> bool {
+    let kind = partition.file_system.as_ref().map(|fs| fs.kind);
+    kind.and_then(Backend::of).is_some_and(|needed| needed != Backend::Native)
 }
 
 /// What is in the image, a line a partition.
@@ -241,7 +326,18 @@ fn way_out(kind: Kind) -> &'static str {
         }
         Kind::Zfs => "no Linux kernel writes ZFS without its module: put the secrets in when the system runs",
         Kind::Squashfs | Kind::Erofs => "it is read-only by design: build an image whose root is ext4",
-        Kind::Lvm | Kind::Raid => {
+        member if member.is_member() => {
+            "it is one of several disks that belong together, and written alone it would differ from the others: put them \
+             together, and name the device that comes out"
+        }
+        Kind::Lvm
+        | Kind::Bcache
+        | Kind::Stratis
+        | Kind::Vdo
+        | Kind::Integrity
+        | Kind::Bluestore
+        | Kind::SnapshotCow
+        | Kind::Ubi => {
             "the file system lies in a layer that has to be put together first: build an image whose root is a partition"
         }
         Kind::Btrfs | Kind::Xfs => {

@@ -1,9 +1,9 @@
 //! What deriving a key from a password may cost. A file says itself what it takes, so a hostile one could ask for days.
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{SysconfVar, sysconf};
 
 use super::read::MIB;
+use crate::sys;
 
 /// The most memory that deriving a key may take, in bytes: 1 GiB.
 pub(super) const MAX_MEMORY: u64 = 1 << 30;
@@ -25,7 +25,7 @@ pub(super) fn fits(memory: u64) -> Result<(), String> {
     let limit = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
     let used = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = used.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|page| u64::try_from(page).ok()).unwrap_or(4096);
+    let page = sys::page_size();
     let used = pages.saturating_mul(page);
     // Something is left for everything else.
     match used.saturating_add(memory).saturating_add(16 * mib) <= limit {

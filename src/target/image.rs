@@ -11,14 +11,15 @@ use crate::image::container::Container;
 use crate::image::device::Section;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
-use crate::image::ext4::{Ext4, FSCK_HINT, UNCLEAN};
+use crate::image::ext4::{DAMAGE_HINT, Ext4, FSCK_HINT, JournalState, UNCLEAN};
 use crate::image::output::{Committed, Copied, Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::progress::Watch;
-use crate::image::root::{Backend, Root};
+use crate::image::root::{Backend, Look, Root};
+use crate::image::table::Partition;
 use crate::image::text;
-use crate::image::tree::{Kind, TreeChange};
-use crate::image::walk;
+use crate::image::tree::TreeChange;
+use crate::plan::Warning;
 
 /// What is said when an undo file was used.
 pub const TAKEN_BACK: &str = "an earlier run was cut off, and what it wrote was taken back";
@@ -62,27 +63,9 @@ impl<'w> ImageTarget<'w> {
         Ok(Self { name: image.name(), open: Some((image, output)), root, packed, device, file_system, watch })
     }
 
-    /// Where the hint is to run e2fsck: the commands for this image and the partition in it. (`e2fsck IMAGE?offset=N`
-    /// would need no root, but e2fsck 1.47 loses the offset once it has replayed a journal; without -f it leaves names in
-    /// the orphan file.)
+    /// Where the hint is to run e2fsck: the commands for this image and the partition in it.
     fn with_commands(&self, error: ImageError) -> ImageError {
-        let what = match error {
-            ImageError::Refused { what, hint } if hint == FSCK_HINT => what,
-            other => return other,
-        };
-        let (first, image) = match self.name.strip_suffix(".zst") {
-            Some(raw) if self.packed => ("decompress it (zstd -d), then", raw),
-            _ => ("first", self.name.as_str()),
-        };
-        let (start, size) = (self.root.partition.start, self.root.partition.size);
-        let hint = match start {
-            0 => format!("{first} run `e2fsck -p -f '{image}'`"),
-            _ => format!(
-                "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `e2fsck -p -f` on the \
-                 device that it names, and `losetup -d` on that"
-            ),
-        };
-        with_undo(ImageError::refused(what, hint), &self.name, self.device)
+        with_commands(error, &self.name, self.packed, &self.root.partition, &self.file_system, self.device)
     }
 
     /// Makes the changes on the overlay. `device`: the image is a device that is changed in place; one that is half changed may
@@ -110,8 +93,42 @@ impl<'w> ImageTarget<'w> {
     }
 }
 
+/// Where the hint is to run e2fsck: the commands for the image `name` and the partition in it. `e2fsck IMAGE?offset=N` needs
+/// no root, and is enough where no journal is to be replayed: e2fsck 1.47 loses the offset after that. (Without -f it leaves
+/// names in the orphan file.)
+pub fn with_commands(
+    error: ImageError,
+    name: &str,
+    packed: bool,
+    partition: &Partition,
+    file_system: &Ext4,
+    device: bool,
+) -> ImageError {
+    let (what, command) = match error {
+        ImageError::Refused { what, hint } if hint == FSCK_HINT => (what, "e2fsck -p -f"),
+        ImageError::Refused { what, hint } if hint == DAMAGE_HINT => (what, "e2fsck -f"),
+        other => return other,
+    };
+    let (first, image) = match name.strip_suffix(".zst") {
+        Some(raw) if packed => ("decompress it (zstd -d), then", raw),
+        _ => ("first", name),
+    };
+    let (start, size) = (partition.start, partition.size);
+    let replays =
+        file_system.was_replayed() || matches!(file_system.facts().journal, JournalState::NeedsRecovery { .. });
+    let hint = match (start, replays) {
+        (0, _) => format!("{first} run `{command} '{image}'`"),
+        (_, false) => format!("{first} run `{command} '{image}?offset={start}'`"),
+        (_, true) => format!(
+            "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `{command}` on the device that \
+             it names, and `losetup -d` on that"
+        ),
+    };
+    with_undo(ImageError::refused(what, hint), name, device)
+}
+
 /// A device that says "not cleanly unmounted" may be one that a run with an undo file left half changed.
-pub(super) fn with_undo(error: ImageError, name: &str, device: bool) -> ImageError {
+fn with_undo(error: ImageError, name: &str, device: bool) -> ImageError {
     match error {
         ImageError::Refused { what, hint } if device && what == UNCLEAN => {
             let undo = format!("was a run with --undo cut off? then `deaddrop recover '{name}' --undo DIR`; else");
@@ -134,13 +151,32 @@ pub fn choose_root(image: &DiskImage, asked: Option<&str>) -> Result<Root, Image
 /// # Errors
 /// As [`choose_root`].
 pub fn choose_root_for(image: &DiskImage, backend: Backend, asked: Option<&str>) -> Result<Root, ImageError> {
-    image.root_for(backend, asked, &|partition| image.partition(partition).is_ok_and(holds_store))
+    image.root_for(backend, asked, &|partition| match partition.file_system.as_ref().is_some_and(|fs| fs.kind.is_ext())
+    {
+        true => look(image.partition(partition)?),
+        false => Ok(Look::Unknown),
+    })
 }
 
-fn holds_store(section: Section) -> bool {
-    let Ok(file_system) = Ext4::open(Arc::new(section)) else { return false };
-    let found = walk::resolve(&file_system, "/nix/store").ok().and_then(|walked| walked.found);
-    found.is_some_and(|(_, stat)| stat.kind == Kind::Directory)
+/// What an ext4 looks like. Where it is no root, a feature that nobody writes to is what has to be said of it.
+fn look(section: Section) -> Result<Look, ImageError> {
+    // Damage is told, and better, by whoever opens it for good.
+    let Ok(file_system) = Ext4::open(Arc::new(section)) else { return Ok(Look::Unknown) };
+    match Look::of(&file_system) {
+        Look::Other => file_system.check_features().map(|()| Look::Other),
+        look => Ok(look),
+    }
+}
+
+/// DD102, for a root that may be none.
+pub(super) fn doubt(root: &Root) -> Option<Warning> {
+    root.doubtful.then(|| Warning {
+        code: "DD102",
+        secret: None,
+        message: "this does not look like a root: it has neither /nix/store, nor /etc with /usr or /bin".into(),
+        hint: "is it a partition of a system, or an image that is still empty? what boots it may never look here"
+            .into(),
+    })
 }
 
 impl Target for ImageTarget<'_> {
@@ -151,6 +187,10 @@ impl Target for ImageTarget<'_> {
     fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, ImageError> {
         self.change_in_memory(changes, time, self.device)?;
         Ok(Vec::new())
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        doubt(&self.root).into_iter().collect()
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::image::{choose_root, with_undo};
+use super::image::{choose_root, with_commands};
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::Ext4;
@@ -64,7 +64,9 @@ pub enum Recovered {
 /// When the image cannot be opened, read or written, or needs `e2fsck`.
 pub fn recover(args: &ImageArgs<'_>) -> Result<Recovered, ImageError> {
     let Opened { image, output, root, file_system } = open(args)?;
-    file_system.check_writable().map_err(|error| with_undo(error, &image.name(), image.is_device()))?;
+    // A compressed image was refused.
+    let commands = |error| with_commands(error, &image.name(), false, &root.partition, &file_system, image.is_device());
+    file_system.check_writable().map_err(commands)?;
     let found = if image.was_taken_back() { Recovered::TakenBack } else { Recovered::Nothing };
     let Some(transaction) = file_system.transaction()? else { return Ok(found) };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

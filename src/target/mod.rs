@@ -18,6 +18,7 @@ use std::time::SystemTime;
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
 pub use interrupted::{Interrupted, Leftover};
+use crate::plan::Warning;
 pub use labels::{Chosen, Labels, Origin};
 pub use survey::{Home, Refusal, Standing, StandingFile, Survey, Wanted};
 
@@ -35,6 +36,11 @@ pub trait Target {
     /// # Errors
     /// As [`Target::apply`] would.
     fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, ImageError>;
+
+    /// What a person should know about the target as a whole.
+    fn warnings(&self) -> Vec<Warning> {
+        Vec::new()
+    }
 
     /// Makes all changes, or none. `time` becomes the times of new files.
     ///

@@ -19,9 +19,10 @@ use std::time::{Instant, SystemTime};
 
 use super::directory::DirectoryTree;
 use super::directory::transaction::{Finished, Transaction, read_back, unlabelled_note};
-use super::image::{copied, notes};
+use super::image::{copied, doubt, notes, with_commands};
 use super::survey::survey_disk;
 use super::{Applied, Survey, Target, Wanted};
+use crate::image::container::Container;
 use crate::image::disk::DiskImage;
 use crate::image::error::ImageError;
 use crate::image::ext4::Ext4;
@@ -31,11 +32,11 @@ use crate::image::output::{Destination, Output};
 use crate::image::patch::Patch;
 use crate::image::probe::Kind;
 use crate::image::progress::{Step, Watch, Work as Doing};
-use crate::image::root::{Backend, Reason, Root};
+use crate::image::root::{Backend, Look, Reason, Root};
 use crate::image::text;
-use crate::image::tree::{self, TreeChange};
-use crate::image::walk;
+use crate::image::tree::TreeChange;
 use crate::image::work::Work;
+use crate::plan::Warning;
 use crate::sys::{self, SignalsWait};
 
 /// Steps of a change that are told: mount, change, sync, old values, unmount, free space, mount again, read back.
@@ -118,11 +119,22 @@ impl<'w> MountedTarget<'w> {
             }
         };
         let name = image.name();
-        let looks = |root: &Root| judge(&image.partition(&root.partition)?, root.kind, output.is_some());
+        let looks = |root: &Root| {
+            let section = image.partition(&root.partition)?;
+            judge(&section, root.kind, output.is_some()).map_err(|error| match Ext4::open(Arc::new(section)) {
+                Ok(ext4) => {
+                    let packed = image.container() != Container::Raw;
+                    with_commands(error, &name, packed, &root.partition, &ext4, image.is_device())
+                }
+                Err(_) => error,
+            })
+        };
         let root = image.root_for(Backend::Mount, root_partition, &|partition| {
-            let Some(probe) = &partition.file_system else { return false };
-            let candidate = Root { partition: partition.clone(), kind: probe.kind, reason: Reason::Store };
-            looks(&candidate).is_ok() && has_store(&image, &candidate, subvolume)
+            let Some(probe) = &partition.file_system else { return Ok(Look::Unknown) };
+            let candidate =
+                Root { partition: partition.clone(), kind: probe.kind, reason: Reason::Store, doubtful: false };
+            looks(&candidate)?;
+            Ok(look(&image, &candidate, subvolume))
         })?;
         looks(&root)?;
         if root.kind != Kind::Btrfs && subvolume.is_some() {
@@ -380,16 +392,15 @@ fn half_done(error: ImageError) -> ImageError {
     }
 }
 
-/// Looks for /nix/store in what the kernel shows. What cannot be mounted has none.
-fn has_store(image: &DiskImage, root: &Root, subvolume: Option<&str>) -> bool {
+/// What the kernel shows of a file system. What cannot be mounted is not known.
+fn look(image: &DiskImage, root: &Root, subvolume: Option<&str>) -> Look {
     let subvolume = subvolume.filter(|_| root.kind == Kind::Btrfs);
     let request = Request { disk: image.raw_file(), root, subvolume, name: &image.name() };
     let view = View::open(&request, Access::Look).or_else(|_| View::open(&request, Access::LookUnreplayed));
-    let Ok(view) = view else { return false };
-    let found = walk::resolve(&view.tree, "/nix/store").ok().and_then(|walked| walked.found);
-    let found = found.is_some_and(|(_, stat)| stat.kind == tree::Kind::Directory);
+    let Ok(view) = view else { return Look::Unknown };
+    let look = Look::of(&view.tree);
     view.close();
-    found
+    look
 }
 
 impl Target for MountedTarget<'_> {
@@ -414,6 +425,10 @@ impl Target for MountedTarget<'_> {
              when it writes."
                 .to_owned(),
         ])
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        doubt(&self.root).into_iter().collect()
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, ImageError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::image::error::ImageError;
+use crate::image::root::OSTREE;
 use crate::image::tree::{Kind, Stat, Tree};
 use crate::image::walk::{self, Walk, WalkError};
 use crate::manifest::TargetPath;
@@ -104,6 +105,7 @@ pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, Image
 /// # Errors
 /// When the tree cannot be read, or is damaged where a path leads.
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+    refuse_physical_root(tree)?;
     let managed = nixos::etc::ManagedEtc::find(tree)?;
     let mut labeller = Labeller::new(tree);
     // Only root may read it, and mostly nobody asks.
@@ -115,6 +117,25 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, ImageError
         places.push(place(tree, &managed, &homes, &mut labeller, want)?);
     }
     Ok(Survey { places, users, interrupted: None })
+}
+
+/// Refuses the root below the roots that OSTree boots: it has no /etc of its own, and a system that runs never sees one
+/// that is made there.
+fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), ImageError> {
+    let stands = |path| match walk::resolve(tree, path) {
+        Ok(walked) => Ok(walked.found.is_some()),
+        Err(WalkError::Image(error)) => Err(error),
+        // A link that leads nowhere, or too far: nothing stands there.
+        Err(_) => Ok(false),
+    };
+    if stands(OSTREE)? && !stands("/etc")? {
+        return Err(ImageError::refused(
+            format!("this is the physical root of an OSTree system: it has {OSTREE}, and no /etc"),
+            "the /etc that is booted is a deployment's, /ostree/deploy/OS/deploy/ID/etc, and OSTree merges it with each \
+             update: put the secrets in when the system runs (Ignition, cloud-init, `deaddrop rotate`)",
+        ));
+    }
+    Ok(())
 }
 
 fn place<T: Tree>(

@@ -50,6 +50,11 @@ pub const LAYOUTS: &[Layout] = &[
     Layout { name: "inline_data", arguments: "-t ext4 -b 4096 -J size=4 -O inline_data -I 256", size: "12M", journal: Journal::Mounted, change: Change::Longer, ..BASE },
     Layout { name: "labelled", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3 | WIDE), labelled: true, ..BASE },
     Layout { name: "labelled, 128-byte inodes", arguments: "-t ext4 -b 1024 -I 128 -O ^metadata_csum", change: Change::First, labelled: true, ..BASE },
+    Layout { name: "128-byte inodes, checksums", arguments: "-t ext4 -b 1024 -I 128 -O metadata_csum", journal: Journal::Features(V3 | WIDE), change: Change::Longer, ..BASE },
+    Layout { name: "128-byte inodes, checksums, live copy", arguments: "-t ext4 -b 4096 -J size=4 -I 128 -O metadata_csum", size: "12M", journal: Journal::Live, values: 3, ..BASE },
+    Layout { name: "labelled, 128-byte inodes, checksums", arguments: "-t ext4 -b 1024 -I 128 -O metadata_csum,^filetype", change: Change::First, labelled: true, ..BASE },
+    Layout { name: "no filetype", arguments: "-t ext4 -b 4096 -J size=4 -O ^filetype", size: "12M", journal: Journal::Mounted, ..BASE },
+    Layout { name: "no filetype, ext3", arguments: "-t ext3 -b 1024 -O ^filetype", change: Change::First, values: 3, ..BASE },
     Layout { name: "200 new", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3 | WIDE), values: 200, change: Change::First, size: "16M", ..BASE },
     Layout { name: "200 mixed", arguments: "-t ext4 -b 4096 -J size=4", size: "16M", journal: Journal::Mounted, values: 200, ..BASE },
 ];

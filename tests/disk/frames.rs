@@ -6,6 +6,7 @@ use std::path::Path;
 use deaddrop::image::disk::DiskImage;
 use deaddrop::image::patch::Patch;
 use deaddrop::image::progress::quiet;
+use deaddrop::image::root::Look;
 
 use crate::tools::*;
 
@@ -38,7 +39,7 @@ fn frames(path: &Path) -> Vec<Vec<u8>> {
 
 fn copy_without_change(from: &Path, to: &Path) {
     let (image, output) = DiskImage::open_for(from, &new_file(to), &quiet).unwrap();
-    let root = image.root(None, &|_| false).unwrap();
+    let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
     output.commit(image, &Patch::new(&root.partition, []).unwrap(), &quiet).unwrap();
 }
 

@@ -3,6 +3,7 @@
 mod children;
 mod frames;
 mod inputs;
+mod layers;
 mod layouts;
 mod outputs;
 mod tools;

@@ -8,6 +8,7 @@ use deaddrop::image::disk::DiskImage;
 use deaddrop::image::output::{Copied, Destination};
 use deaddrop::image::patch::Patch;
 use deaddrop::image::progress::quiet;
+use deaddrop::image::root::Look;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -88,7 +89,7 @@ fn nothing_to_do_does_not_touch_an_image_and_still_makes_an_output() {
         let before = fingerprint(&path);
         let nothing = |destination: &Destination| {
             let (image, output) = DiskImage::open_for(&path, destination, &quiet).unwrap();
-            let root = image.root(None, &|_| false).unwrap();
+            let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
             output.commit(image, &Patch::new(&root.partition, []).unwrap(), &quiet).unwrap()
         };
         let done = nothing(&in_place());
@@ -177,7 +178,7 @@ fn what_happens_meanwhile_stops_the_commit() {
     ] {
         let out = path("out.img");
         let (image, output) = DiskImage::open_for(&path(from), &new_file(&out), &quiet).unwrap();
-        let root = image.root(None, &|_| false).unwrap();
+        let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
         match meanwhile {
             "out" => fs::write(&out, "theirs").unwrap(),
             "touch" => {

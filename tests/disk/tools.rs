@@ -11,6 +11,7 @@ use deaddrop::image::error::ImageError;
 use deaddrop::image::output::{Committed, Destination};
 use deaddrop::image::patch::Patch;
 use deaddrop::image::progress::quiet;
+use deaddrop::image::root::Look;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -94,7 +95,7 @@ pub const CHANGE: (u64, [u8; 4096]) = (5 * MIB, [0xA5; 4096]);
 /// Opens `image`, puts the change into its root, and commits.
 pub fn commit(image: &Path, destination: &Destination) -> Result<Committed, ImageError> {
     let (disk, output) = DiskImage::open_for(image, destination, &quiet)?;
-    let root = disk.root(None, &|_| false)?;
+    let root = disk.root(None, &|_| Ok(Look::Unknown))?;
     let patch = Patch::new(&root.partition, [(CHANGE.0, &CHANGE.1[..])])?;
     output.commit(disk, &patch, &quiet)
 }

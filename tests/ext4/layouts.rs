@@ -38,6 +38,11 @@ pub const LAYOUTS: &[(&str, &str, &str)] = &[
     ("no sparse_super", "-t ext4 -b 1024 -O ^sparse_super,^resize_inode", "40M"),
     ("no resize_inode", "-t ext4 -O ^resize_inode", "64M"),
     ("128-byte inodes", "-t ext4 -I 128 -O ^metadata_csum", "64M"),
+    ("128-byte inodes, checksums", "-t ext4 -I 128 -O metadata_csum", "64M"),
+    ("128-byte inodes, checksums, 1 KiB", "-t ext4 -b 1024 -I 128 -O metadata_csum,64bit", "24M"),
+    ("no filetype", "-t ext4 -O ^filetype", "64M"),
+    ("no filetype, ext2, 1 KiB", "-t ext2 -b 1024 -O ^filetype", "24M"),
+    ("no filetype, no checksums", "-t ext4 -O ^filetype,^metadata_csum,^64bit,^dir_index", "64M"),
     ("512-byte inodes", "-t ext4 -I 512", "64M"),
     ("1024-byte inodes", "-t ext4 -I 1024", "64M"),
     ("ea_inode", "-t ext4 -O ea_inode", "64M"),
@@ -221,9 +226,15 @@ fn a_failed_apply_leaves_nothing_and_a_second_one_builds_on_the_first() {
 
 #[test]
 fn the_kernel_sees_the_files() {
+    for arguments in ["-t ext4", "-t ext4 -I 128 -O metadata_csum", "-t ext4 -O ^filetype", "-t ext2 -O ^filetype"] {
+        see_by_the_kernel(arguments);
+    }
+}
+
+fn see_by_the_kernel(arguments: &str) {
     let tree = tree(100);
-    let image = Image::make("-t ext4", "32M", Some(tree.path()));
-    let changes = changes(4096);
+    let image = Image::make(arguments, "32M", Some(tree.path()));
+    let changes = changes(usize::try_from(image.open().unwrap().facts().block_size).unwrap());
     image.apply(&changes).unwrap();
     let mount = image.directory.path().join("mount");
     std::fs::create_dir(&mount).unwrap();
@@ -246,7 +257,7 @@ fn the_kernel_sees_the_files() {
     assert!(unmount(&mount));
     wrote.unwrap();
     for (path, same) in seen {
-        assert!(same, "{path}: the kernel sees other content");
+        assert!(same, "{arguments}: {path}: the kernel sees other content");
     }
     image.assert_clean("after the kernel");
 }
@@ -274,6 +285,50 @@ fn values_up_to_the_limit_are_written() {
         image.apply(&changes).unwrap_or_else(|error| panic!("{arguments}: {error}"));
         image.assert_clean(arguments);
         assert!(image.dump("/large") == pattern(16 << 20, 1), "{arguments}");
+    }
+}
+
+#[test]
+fn what_genext2fs_makes_is_written() {
+    // Revision 0: no features at all, `filetype` among them.
+    for options in [&[][..], &["-B", "4096"]] {
+        let (tree, image) = (tree(100), Image::empty());
+        let mut genext2fs = Command::new("genext2fs");
+        genext2fs.arg("-d").arg(tree.path()).args(["-b", "16384", "-N", "2048"]).args(options).arg(&image.path);
+        let output = genext2fs.output().expect("genext2fs (Debian package genext2fs)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        image.assert_clean("genext2fs");
+        let changes = changes(usize::try_from(image.open().unwrap().facts().block_size).unwrap());
+        image.apply(&changes).unwrap();
+        image.assert_clean("genext2fs, written");
+        assert_applied(&image, &changes, "genext2fs");
+    }
+}
+
+#[test]
+fn unused_inodes_in_descriptors_without_checksums_hide_none_of_ours() {
+    // As github.com/pilat/go-ext4fs writes them: the kernel does not look, and e2fsck ends with 0.
+    for flags in [0, 3] {
+        let tree = tree(10);
+        let image = Image::make("-t ext4 -b 1024 -O ^metadata_csum,^uninit_bg -N 4096", "32M", Some(tree.path()));
+        let free = image.debugfs(&["show_super_stats".into()]);
+        let first = free.split(" free inodes").next().unwrap().rsplit([',', ' ']).next().unwrap().trim().to_owned();
+        image.debugfs_write(&format!("set_bg 0 itable_unused {first}"));
+        for group in 1..4 {
+            image.debugfs_write(&format!("set_bg {group} itable_unused 1024"));
+            image.debugfs_write(&format!("set_bg {group} flags {flags}"));
+        }
+        let (code, before) = image.fsck();
+        assert_eq!(code, 0);
+        image.apply(&[directory("/etc/new"), write("/etc/new/x", b"value", 0o400, 0, 0)]).unwrap();
+        let (code, said) = image.fsck();
+        // What it says of groups that nobody touched, it said before.
+        let new = said.iter().find(|line| !before.contains(line));
+        assert_eq!((code, new), (0, None), "{flags}: {said:?}");
+        assert_eq!(image.dump("/etc/new/x"), b"value");
+        // Again, where the first run has been.
+        image.apply(&[write("/etc/new/y", b"value", 0o400, 0, 0)]).unwrap();
+        assert_eq!(image.fsck().0, 0, "{flags}");
     }
 }
 

@@ -33,6 +33,7 @@ const LAYOUTS: &[(&str, usize)] = &[
     ("-t ext3 -b 1024", 6),
     ("-t ext2 -b 1024", 4),
     ("-t ext4 -b 2048 -O ^has_journal,^resize_inode,^metadata_csum,^uninit_bg -g 2048", 8),
+    ("-t ext4 -b 1024 -I 128 -O metadata_csum,^filetype", 6),
     ("-t ext4 -b 1024 -I 256 -O inline_data,ea_inode,large_dir", 6),
     ("-t ext4 -b 1024 -O ^flex_bg,sparse_super2 -g 1024 -N 512", 6),
 ];

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use deaddrop::image::device::{ReadAt, Section};
-use deaddrop::image::root::{Backend, choose};
+use deaddrop::image::root::{Backend, Look, choose};
 use deaddrop::image::table::Table;
 
 use crate::engine::Target;
@@ -64,11 +64,18 @@ impl Target for Tables {
             }
         }
         serde_json::to_string(&table).expect("a table is shown as JSON");
-        let root = choose(&table, None, Backend::Native, &|partition| partition.number == Some(2), "image");
+        let root = choose(
+            &table,
+            None,
+            Backend::Native,
+            &|partition| Ok(if partition.number == Some(2) { Look::Store } else { Look::Other }),
+            "image",
+        );
         if let Ok(root) = &root {
             assert!(root.partition.problem.is_none());
         }
-        let _ = choose(&table, Some("2"), Backend::Native, &|_| false, "image").map_err(|error| error.to_string());
+        let _ = choose(&table, Some("2"), Backend::Native, &|_| Ok(Look::Unknown), "image")
+            .map_err(|error| error.to_string());
         format!("{}{}", table.kind.name(), if root.is_ok() { ", with a root" } else { "" })
     }
 

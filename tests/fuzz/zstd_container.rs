@@ -4,6 +4,7 @@ use std::fs;
 
 use deaddrop::image::disk::DiskImage;
 use deaddrop::image::progress::quiet;
+use deaddrop::image::root::Look;
 use tempfile::TempDir;
 
 use crate::engine::{Target, write_anew};
@@ -64,7 +65,7 @@ impl Target for Zstd {
                 for partition in &image.table().partitions {
                     assert_eq!(image.partition(partition).is_ok(), partition.problem.is_none());
                 }
-                let root = image.root(None, &|_| true).map_err(|error| error.to_string());
+                let root = image.root(None, &|_| Ok(Look::Store)).map_err(|error| error.to_string());
                 format!("opened, {}{}", image.container().name(), if root.is_ok() { ", with a root" } else { "" })
             }
             Err(error) => {

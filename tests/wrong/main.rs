@@ -7,6 +7,7 @@ mod common;
 mod hostile;
 mod images;
 mod manifests;
+mod roots;
 mod sources;
 mod vaults;
 

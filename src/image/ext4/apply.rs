@@ -13,7 +13,7 @@ use super::guard::{self, Steps};
 use super::inode::Inode;
 use super::plan::{Action, MOST_ZEROED, Parent, Plan, no_inodes, no_space};
 use super::reader::{Reader, usize_of};
-use super::writer::{Failure, Writer};
+use super::writer::{Failure, Unheeded, Writer};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
 use crate::secret::Wiped;
@@ -119,10 +119,11 @@ fn run_writer(before: &Reader, overlay: &Arc<Overlay>, plan: &Plan) -> Result<()
     let (disk, inside) = (Arc::clone(overlay), Arc::clone(&budget));
     let seconds = plan.seconds;
     let seed = generation_seed(before, plan);
+    let unheeded = if before.has_group_checksums() { None } else { Some(descriptor_table(before)?) };
     let changes = plan.changes.len();
     let longest = Duration::from_secs(5) + Duration::from_millis(20) * u32::try_from(changes).unwrap_or(u32::MAX);
     let outcome = guard::run("the ext4 writer", &budget, longest, move || {
-        let writer = Writer::open(disk, inside, seconds, seed).map_err(|failure| (None, failure))?;
+        let writer = Writer::open(disk, inside, unheeded, seconds, seed).map_err(|failure| (None, failure))?;
         carry_out(&writer, &steps, changes)
     })?;
     let Err((place, failure)) = outcome else { return Ok(()) };
@@ -256,6 +257,13 @@ fn carry_out(writer: &Writer, steps: &[(usize, Step)], changes: usize) -> Result
         }
     }
     touched.into_iter().try_for_each(|inode| writer.touch(inode).map_err(|failure| (None, failure)))
+}
+
+/// Where the descriptors are.
+fn descriptor_table(before: &Reader) -> Result<Unheeded, ImageError> {
+    // In one piece: `meta_bg` is refused.
+    let start = before.block_offset(before.descriptor_place(0)?.0)?;
+    Ok(Unheeded { start, size: usize::from(before.superblock.descriptor_size), count: before.geometry.groups })
 }
 
 /// How many device calls the writer may make: what honest work needs, several times over.

@@ -14,6 +14,7 @@ use super::group::{BLOCK_UNINIT, Bitmap, Group, INODE_UNINIT};
 use super::inode::{BLOCK, BLOCK_SIZE, EXTENTS, Inode};
 use super::plan::{Parent, Plan};
 use super::reader::Reader;
+use super::writer::Unheeded;
 use super::{label, superblock};
 use crate::image::error::ImageError;
 use crate::image::overlay::Overlay;
@@ -114,7 +115,10 @@ impl Audit<'_> {
         let fail = |what: &str| Err(wrong(&format!("{}: {what}", change.path)));
         let map = self.after.map(inode)?;
         let names = self.expected.made_names.get(&inode.number);
-        let below = names.into_iter().flatten().filter(|(_, entry)| entry.file_type == 2).count();
+        let is_directory = |entry: &Entry| {
+            self.expected.made.get(&entry.inode).is_some_and(|(inode, _)| inode.kind == Kind::Directory)
+        };
+        let below = names.into_iter().flatten().filter(|(_, entry)| is_directory(entry)).count();
         let (kind, links, size) = match change.content() {
             Some(content) => (Kind::File, 1, u64::try_from(content.len()).unwrap_or(u64::MAX)),
             None => (Kind::Directory, below + 2, inode.size),
@@ -193,8 +197,8 @@ impl Audit<'_> {
                 }
             };
             let mut want = names.clone();
-            want.insert(b".".to_vec(), Entry { inode: *number, file_type: 2 });
-            want.insert(b"..".to_vec(), Entry { inode: parent, file_type: 2 });
+            want.insert(b".".to_vec(), self.after.entry(*number, Kind::Directory));
+            want.insert(b"..".to_vec(), self.after.entry(parent, Kind::Directory));
             if self.after.entries(inode)? != want {
                 return Err(wrong(&format!("directory inode {number}: its names")));
             }
@@ -366,12 +370,21 @@ impl Audit<'_> {
             fields.extend_from_slice(DESCRIPTOR_BITMAPS);
         }
         // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
-        fields.retain(|field| field.end <= usize::from(self.before.superblock.descriptor_size));
+        let size = usize::from(self.before.superblock.descriptor_size);
+        fields.retain(|field| field.end <= size);
         let mut may = Vec::new();
         for number in groups.keys() {
             let (place, at) = self.before.descriptor_place(*number)?;
             if place == block {
                 may.extend(fields.iter().map(|field| at + field.start..at + field.end));
+                if !self.before.has_group_checksums() {
+                    // They mean nothing, and may become nothing.
+                    let unheeded = Unheeded::FIELDS.into_iter().filter(|field| field.end <= size);
+                    let unheeded = unheeded.map(|field| at + field.start..at + field.end);
+                    may.extend(unheeded.filter(|field| {
+                        new.get(field.clone()).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+                    }));
+                }
             }
         }
         if differs_only_in(old, new, &may) { Ok(()) } else { Err(wrong(&format!("descriptor block {block}"))) }

@@ -27,6 +27,21 @@ pub(super) struct Entry {
 }
 
 impl Reader {
+    /// The entry that leads to this inode: with its type, where entries have one.
+    pub fn entry(&self, inode: u32, kind: Kind) -> Entry {
+        let file_type = match kind {
+            _ if !self.superblock.features.incompat.has(Incompat::FILETYPE) => 0,
+            Kind::File => 1,
+            Kind::Directory => 2,
+            Kind::CharacterDevice => 3,
+            Kind::BlockDevice => 4,
+            Kind::Fifo => 5,
+            Kind::Socket => 6,
+            Kind::Symlink => 7,
+        };
+        Entry { inode, file_type }
+    }
+
     /// Looks for `name`; `None` when it is not there.
     ///
     /// # Errors
@@ -57,7 +72,7 @@ impl Reader {
         if twice { Err(wrong(directory, "a name is there twice")) } else { Ok(entries) }
     }
 
-    /// The inodes of at most `limit` names, those of files and directories only.
+    /// The inodes of at most `limit` names, those of files and directories only where the names tell.
     ///
     /// # Errors
     /// As [`Reader::find`].
@@ -67,7 +82,7 @@ impl Reader {
             if inodes.len() >= limit {
                 return ControlFlow::Break(());
             }
-            if matches!(entry.file_type, 1 | 2) && name != b"." && name != b".." {
+            if matches!(entry.file_type, 0..=2) && name != b"." && name != b".." {
                 inodes.push(entry.inode);
             }
             ControlFlow::Continue(())

@@ -174,8 +174,7 @@ impl Expected {
                 // Its names went with it.
                 continue;
             }
-            // `file_type` 1 is a file, 2 a directory.
-            let entry = Entry { inode: *inode, file_type: if is_directory { 2 } else { 1 } };
+            let entry = after.entry(*inode, if is_directory { Kind::Directory } else { Kind::File });
             let names = match change.parent {
                 Parent::Made(place) => inodes.get(place).and_then(|made| self.made_names.get_mut(made)),
                 Parent::Standing(number) => {

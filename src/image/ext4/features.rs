@@ -3,8 +3,11 @@
 //! Names are those of `tune2fs -O`; bits from the kernel documentation, ext4, "Super Block" (`s_feature_compat`,
 //! `s_feature_incompat`, `s_feature_ro_compat`).
 
+use std::path::Path;
+
 use super::superblock::Superblock;
 use crate::image::error::ImageError;
+use crate::sys;
 
 /// One feature word of 32 bits.
 macro_rules! word {
@@ -133,9 +136,47 @@ const WRITTEN_RO_COMPAT: u32 = RoCompat::SPARSE_SUPER
 const STATE_INCOMPAT: u32 = Incompat::NEEDS_RECOVERY;
 const STATE_RO_COMPAT: u32 = RoCompat::ORPHAN_PRESENT;
 
+/// Incompat features that our reader cannot read past: it would take what it finds for damage.
+const UNREADABLE_INCOMPAT: u32 = !(WRITTEN_INCOMPAT
+    | STATE_INCOMPAT
+    | Incompat::META_BG
+    | Incompat::MMP
+    | Incompat::DIRDATA
+    | Incompat::ENCRYPT
+    | Incompat::CASEFOLD);
+
 /// What to do about a file system that we only read.
 const HINT: &str = "make the file system without it (mke2fs -O ^FEATURE; some can be turned off by tune2fs -O ^FEATURE); \
                     docs/ext4.md lists what is supported";
+
+/// What to do about a file system that we do not write: `otherwise`, or the kernel, where that of this machine can be let
+/// write it.
+fn hint(superblock: &Superblock, otherwise: &str) -> String {
+    let kernel = "`--backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)";
+    if kernel_writes(superblock) { format!("{kernel}; or {otherwise}") } else { otherwise.to_owned() }
+}
+
+/// Whether the kernel that runs here mounts a file system with these features, blocks and inodes to be written.
+///
+/// /sys/fs/ext4/features lists what depends on how it was built (fs/ext4/sysfs.c). The rest every kernel since 4.4 knows
+/// (fs/ext4/ext4.h, `EXT4_FEATURE_INCOMPAT_SUPP` and `EXT4_FEATURE_RO_COMPAT_SUPP`); `verity` since 5.4, so that one with
+/// `fast_commit` (5.10) does. Whether quotas were built in is told nowhere.
+fn kernel_writes(superblock: &Superblock) -> bool {
+    const BUILT_IN: u32 = WRITTEN_INCOMPAT | STATE_INCOMPAT | Incompat::META_BG | Incompat::MMP;
+    const BUILT_IN_RO: u32 = WRITTEN_RO_COMPAT | STATE_RO_COMPAT | RoCompat::BIGALLOC;
+    let there = |path: &str| Path::new(path).exists();
+    let bits = |there: bool, bits: u32| if there { bits } else { 0 };
+    let incompat = BUILT_IN
+        | bits(there("/sys/fs/ext4/features/encryption"), Incompat::ENCRYPT)
+        | bits(there("/sys/fs/ext4/features/casefold"), Incompat::CASEFOLD);
+    let verity = ["verity", "fast_commit"].iter().any(|name| there(&format!("/sys/fs/ext4/features/{name}")));
+    let ro_compat = BUILT_IN_RO | bits(verity, RoCompat::VERITY);
+    let block_size = 1024_u64.checked_shl(superblock.log_block_size).unwrap_or(u64::MAX);
+    there("/sys/fs/ext4")
+        && superblock.features.incompat.0 & !incompat == 0
+        && superblock.features.ro_compat.0 & !ro_compat == 0
+        && (block_size <= sys::page_size() || there("/sys/fs/ext4/features/blocksize_gt_pagesize"))
+}
 
 /// Why we do not write to this file system, as far as its features tell. A dirty journal and orphans are another
 /// matter: see `recover`.
@@ -149,34 +190,46 @@ pub fn check_written(superblock: &Superblock) -> Result<(), ImageError> {
         .chain(RoCompat(features.ro_compat.0 & !(WRITTEN_RO_COMPAT | STATE_RO_COMPAT)).names())
         .map(|name| format!("`{name}`"))
         .collect();
-    let unsupported = |what: String| Err(ImageError::unsupported(what, HINT));
+    let unsupported = |what: String| Err(ImageError::unsupported(what, hint(superblock, HINT)));
     match refused.as_slice() {
         [] => {}
         [one] => return unsupported(format!("ext4 feature {one}")),
         many => return unsupported(format!("ext4 features {}", many.join(", "))),
     }
-    if !features.incompat.has(Incompat::FILETYPE) {
-        return unsupported("ext4 without the feature `filetype`".into());
-    }
     // What names one besides its own is damaged to the kernel, and e2fsck opens nothing that names one.
     if superblock.names_external_journal || (features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode == 0)
     {
-        return unsupported("ext4 with an external journal".into());
+        return Err(ImageError::unsupported("ext4 with an external journal", EXTERNAL_JOURNAL_HINT));
     }
     if superblock.log_block_size > 2 {
-        return unsupported(format!(
-            "ext4 blocks of {} KiB",
-            1_u32.checked_shl(superblock.log_block_size).unwrap_or(0)
-        ));
-    }
-    if superblock.has_checksums() && superblock.inode_size == 128 {
-        return unsupported("ext4 feature `metadata_csum` with 128-byte inodes".into());
+        let what = format!("ext4 blocks of {} KiB", 1_u32.checked_shl(superblock.log_block_size).unwrap_or(0));
+        let otherwise = "make the file system with blocks of 4 KiB (mke2fs -b 4096)";
+        return Err(ImageError::unsupported(what, hint(superblock, otherwise)));
     }
     if superblock.creator != 0 {
-        return unsupported(format!("ext4 made by an operating system other than Linux ({})", superblock.creator));
+        return Err(ImageError::unsupported(
+            format!("ext4 made by an operating system other than Linux ({})", superblock.creator),
+            "make the file system on Linux; docs/ext4.md lists what is supported",
+        ));
     }
     Ok(())
 }
+
+/// Why our reader cannot read this file system, by its features. With `bigalloc` the bits of bitmaps stand for clusters.
+///
+/// # Errors
+/// As [`check_written`].
+pub fn check_readable(superblock: &Superblock) -> Result<(), ImageError> {
+    let features = superblock.features;
+    if features.incompat.0 & UNREADABLE_INCOMPAT != 0 || features.ro_compat.has(RoCompat::BIGALLOC) {
+        return check_written(superblock);
+    }
+    Ok(())
+}
+
+/// A journal that is somewhere else is not brought home by a mount either.
+const EXTERNAL_JOURNAL_HINT: &str =
+    "make its journal an internal one: `tune2fs -O ^has_journal`, then `e2fsck -f`, then `tune2fs -j`";
 
 #[cfg(test)]
 mod tests {

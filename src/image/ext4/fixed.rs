@@ -80,5 +80,5 @@ impl Fixed {
 
 /// The refusal of a file system that contradicts itself.
 pub(super) fn damaged(what: String) -> ImageError {
-    ImageError::refused(format!("the ext4 file system is damaged: {what}"), "run `e2fsck -f` on it first")
+    ImageError::refused(format!("the ext4 file system is damaged: {what}"), super::DAMAGE_HINT)
 }

@@ -56,8 +56,12 @@ use super::tree::{Label, Stat, Tree, TreeChange};
 use crate::secret::{Secret, Wiped};
 use crate::sys;
 
+pub(in crate::image) use self::checksum::crc32c;
 pub use self::facts::{Facts, JournalState, probe};
 pub use self::recover::HINT as FSCK_HINT;
+
+/// What a person can do about damage that e2fsck does not mend without being asked.
+pub const DAMAGE_HINT: &str = "run `e2fsck -f` on it first";
 
 /// Memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
@@ -170,6 +174,14 @@ impl Ext4 {
         self.check_journal()
     }
 
+    /// Says whether every feature is one that we write to.
+    ///
+    /// # Errors
+    /// [`ImageError::Unsupported`] with the features' names as in `tune2fs -O`.
+    pub fn check_features(&self) -> Result<(), ImageError> {
+        features::check_written(&self.reader.superblock)
+    }
+
     /// What the superblock and the journal tell of it.
     fn check_state(&self) -> Result<(), ImageError> {
         let superblock = &self.reader.superblock;
@@ -191,7 +203,7 @@ impl Ext4 {
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";
-            return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
+            return Err(ImageError::refused(what, DAMAGE_HINT));
         }
         match self.reader.journal() {
             Err(error) => {
@@ -200,7 +212,7 @@ impl Ext4 {
             // The kernel would drop it unread, e2fsck would replay it: it is not ours to choose.
             Ok(Some(journal)) if journal.superblock.start != 0 => {
                 let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
-                return Err(ImageError::refused(what, "run `e2fsck -f` on it first"));
+                return Err(ImageError::refused(what, DAMAGE_HINT));
             }
             Ok(_) => {}
         }
@@ -334,8 +346,11 @@ impl Tree for Ext4 {
     type Node = Node;
 
     fn root(&self) -> Result<Node, ImageError> {
+        features::check_readable(&self.reader.superblock)?;
         // What lies under a journal that was not replayed is not what the kernel would show.
         if let Some(obstacle) = &self.obstacle {
+            // What e2fsck does not mend is said first.
+            self.check_features()?;
             return Err(obstacle.clone().into());
         }
         let root = self.reader.inode(ROOT)?;

@@ -14,8 +14,10 @@ use ext4_view::{Ext4Error, Ext4Read, Metadata};
 use subtle::ConstantTimeEq;
 
 use super::apply::Lookup;
-use super::features::Incompat;
+use super::bytes::{le16, le32};
+use super::features::{Incompat, RoCompat};
 use super::guard::{self, Guarded, Steps};
+use super::inode::GOOD_OLD_SIZE;
 use super::plan::{Action, Plan};
 use super::reader::Reader;
 use super::superblock::{self, Superblock};
@@ -57,6 +59,8 @@ struct View {
     steps: Arc<Steps>,
     /// Blocks that hold values.
     values: BTreeSet<u64>,
+    /// Blocks of directories whose entries have no types (no `filetype`).
+    untyped: BTreeSet<u64>,
     mask: Mask,
 }
 
@@ -97,22 +101,43 @@ impl Ext4Read for View {
                 if self.values.contains(&number) {
                     self.mask.apply(block);
                 }
+                if self.untyped.contains(&number) {
+                    give_types(block);
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Takes the hidden features out of a superblock, and makes its checksum fit again.
+/// Takes the hidden features out of a superblock, and makes its checksum fit again. Checksums are hidden (our reader has
+/// checked all of them) with inodes of 128 bytes, since `ext4-view` wants the half that such an inode has no room for, and
+/// without `filetype`, where directories are not shown as they are.
 fn hide_features(raw: &mut [u8; superblock::SIZE]) {
     let Some(read) = Superblock::parse(raw) else { return };
-    if read.features.incompat.0 & HIDDEN == 0 {
-        return;
+    let shown = read.features.incompat.0 & !HIDDEN | Incompat::FILETYPE;
+    raw[0x60..0x64].copy_from_slice(&shown.to_le_bytes());
+    let typed = read.features.incompat.has(Incompat::FILETYPE);
+    if read.has_checksums() && (usize::from(read.inode_size) == GOOD_OLD_SIZE || !typed) {
+        let shown = read.features.ro_compat.0 & !RoCompat::METADATA_CSUM;
+        raw[0x64..0x68].copy_from_slice(&shown.to_le_bytes());
     }
-    raw[0x60..0x64].copy_from_slice(&(read.features.incompat.0 & !HIDDEN).to_le_bytes());
-    let checksum = Superblock::checksum_of(raw);
-    if read.has_checksums() {
-        raw[0x3FC..].copy_from_slice(&checksum.to_le_bytes());
+    superblock::seal(raw);
+}
+
+/// Gives each entry of a directory block a type, since `ext4-view` takes none without one: "file" for all, which it does not
+/// rely on. It asks the inodes. Kernel documentation, ext4, "Directory Entries".
+fn give_types(block: &mut [u8]) {
+    let mut at = 0;
+    while let Some(entry) = block.get_mut(at..).filter(|rest| rest.len() >= 8) {
+        let length = usize::from(le16(entry, 4));
+        if le32(entry, 0) != 0 {
+            entry[7] = 1;
+        }
+        if length < 8 {
+            return;
+        }
+        at += length;
     }
 }
 
@@ -174,8 +199,17 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<ReadBack,
     for change in plan.changes.iter().filter(|change| change.content().is_some()) {
         values.extend(reader.map(&lookup.find(change.path)?)?.content());
     }
+    let mut untyped = BTreeSet::new();
+    if !reader.superblock.features.incompat.has(Incompat::FILETYPE) {
+        for change in &plan.changes {
+            for (at, _) in change.path.match_indices('/') {
+                let above = change.path.get(..at).unwrap_or_default();
+                untyped.extend(reader.map(&lookup.find(above)?)?.content());
+            }
+        }
+    }
     let mask = Mask::new(overlay.block_size()).map_err(|error| ImageError::io("reading /dev/urandom", error))?;
-    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, mask: mask.clone() };
+    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, untyped, mask: mask.clone() };
     let guarded = guard::start("the read-back", &steps, longest, move || {
         let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
         let listings = list(&fs, &wanted)?;

@@ -4,6 +4,7 @@
 //! code, and it never sees a value: files get zeros of the right length from it, and `apply` puts the content into their
 //! blocks. Its own journal, which would log what it writes, is never opened.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -53,10 +54,52 @@ impl From<Error> for Failure {
     }
 }
 
+/// The descriptor table of a file system without checksums of descriptors. Flags of unused groups and numbers of unused inodes
+/// mean nothing to the kernel there (some tools write them), and the crate heeds them: it sees zeros. In descriptors that it
+/// changes they become zeros on the disk as well, as e2fsck makes them: it would miss inodes in use otherwise.
+pub(super) struct Unheeded {
+    /// Where the table begins, in bytes.
+    pub start: u64,
+    /// Bytes a descriptor: 32 or more.
+    pub size: usize,
+    /// Descriptors.
+    pub count: u32,
+}
+
+impl Unheeded {
+    /// Descriptor: flags, unused inodes and checksum, unused inodes (high). Kernel documentation, ext4, "Block Group
+    /// Descriptors".
+    pub const FIELDS: [Range<usize>; 3] = [0x12..0x14, 0x1C..0x20, 0x32..0x34];
+
+    /// The descriptors that lie wholly in a buffer of `length` bytes from `offset` on, as places in it. The crate reads and
+    /// writes whole blocks, and a block holds whole descriptors.
+    fn within(&self, offset: u64, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (size, count, start) = (self.size, u64::from(self.count), self.start);
+        // A descriptor has 32 bytes or more, and 2^16 at most.
+        let bytes = u64::try_from(size).unwrap_or(u64::MAX).max(1);
+        let end = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let first = offset.saturating_sub(start).div_ceil(bytes).min(count);
+        let after = end.saturating_sub(start) / bytes;
+        (first..after.min(count)).filter_map(move |number| {
+            let at = number.checked_mul(bytes)?.checked_add(start)?.checked_sub(offset)?;
+            let at = usize::try_from(at).ok()?;
+            Some(at..at.checked_add(size)?).filter(|place| place.end <= length)
+        })
+    }
+
+    fn hide(descriptor: &mut [u8]) {
+        Self::FIELDS
+            .into_iter()
+            .filter_map(|field| descriptor.get_mut(field).map(|field| field.fill(0)))
+            .for_each(drop);
+    }
+}
+
 /// The overlay as the crate's block device.
 struct Disk {
     overlay: Arc<Overlay>,
     steps: Arc<Steps>,
+    unheeded: Option<Unheeded>,
     /// False while mounting, so that the crate does not open its own journal.
     writable: AtomicBool,
 }
@@ -70,7 +113,12 @@ impl Disk {
 impl BlockDevice for Disk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         self.step()?;
-        Ok(self.overlay.read_exact_at(offset, buf)?)
+        self.overlay.read_exact_at(offset, buf)?;
+        if let Some(unheeded) = &self.unheeded {
+            // OK to index: within the buffer.
+            unheeded.within(offset, buf.len()).for_each(|place| Unheeded::hide(&mut buf[place]));
+        }
+        Ok(())
     }
 
     fn size_bytes(&self) -> u64 {
@@ -79,7 +127,19 @@ impl BlockDevice for Disk {
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), Error> {
         self.step()?;
-        Ok(self.overlay.write_at(offset, buf)?)
+        let Some(unheeded) = &self.unheeded else { return Ok(self.overlay.write_at(offset, buf)?) };
+        let mut bytes = buf.to_vec();
+        for place in unheeded.within(offset, buf.len()) {
+            // OK to index: within the buffer. Cannot overflow: likewise.
+            let mut stands = vec![0; place.len()];
+            self.overlay.read_exact_at(offset + u64::try_from(place.start).unwrap_or(0), &mut stands)?;
+            let mut seen = stands.clone();
+            Unheeded::hide(&mut seen);
+            if seen == buf[place.clone()] {
+                bytes[place].copy_from_slice(&stands);
+            }
+        }
+        Ok(self.overlay.write_at(offset, &bytes)?)
     }
 
     fn is_writable(&self) -> bool {
@@ -113,8 +173,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the file system on `overlay`, whose journal is empty. `seed` goes into the generations of new inodes.
-    pub fn open(overlay: Arc<Overlay>, steps: Arc<Steps>, seconds: i64, seed: u32) -> Result<Self, Failure> {
-        let disk = Arc::new(Disk { overlay, steps, writable: AtomicBool::new(false) });
+    pub fn open(
+        overlay: Arc<Overlay>,
+        steps: Arc<Steps>,
+        unheeded: Option<Unheeded>,
+        seconds: i64,
+        seed: u32,
+    ) -> Result<Self, Failure> {
+        let disk = Arc::new(Disk { overlay, steps, unheeded, writable: AtomicBool::new(false) });
         let clock = Arc::new(Clock { seconds, seed, count: AtomicU32::new(0) });
         let device: Arc<dyn BlockDevice> = disk.clone();
         let fs = Filesystem::mount_with_runtime(device, clock)?;
@@ -181,5 +247,29 @@ impl Writer {
     /// Sets the times of the last modification and change of a directory whose entries changed.
     pub fn touch(&self, inode: u32) -> Result<(), Failure> {
         Ok(self.fs.apply_utimens_ino(inode, 0, UTIME_OMIT, self.seconds, 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_found_in_what_is_read() {
+        let table = Unheeded { start: 2048, size: 32, count: 40 };
+        for (offset, length, want) in [
+            (0, 2048, vec![]),
+            (0, 2080, std::iter::once(2048..2080).collect()),
+            (1024, 1024, vec![]),
+            (2048, 1024, (0..32).map(|at| at * 32..at * 32 + 32).collect()),
+            (3072, 1024, (0..8).map(|at| at * 32..at * 32 + 32).collect()),
+            (4096, 4096, vec![]),
+            (2040, 71, std::iter::once(8..40).collect()),
+            (2049, 62, vec![]),
+            (u64::MAX, 10, vec![]),
+        ] {
+            let found: Vec<Range<usize>> = table.within(offset, length).collect();
+            assert_eq!(found, want, "{length} bytes from {offset} on");
+        }
     }
 }

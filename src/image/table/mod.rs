@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::bytes::length;
 use super::device::{ReadAt, Section};
 use super::error::ImageError;
-use super::probe::{self, Probe};
+use super::probe::{self, Probe, layers};
 use super::text;
 
 /// The kind of table.
@@ -108,6 +108,21 @@ impl Partition {
         self.size > 0 && other.size > 0 && self.start < other.end() && other.start < self.end()
     }
 
+    /// True for one with the type of a root ("Discoverable Partitions Specification").
+    pub(super) fn is_typed_root(&self) -> bool {
+        self.type_id.as_deref().is_some_and(types::is_root)
+    }
+
+    /// True for what the root may be, as far as type and content tell: a Linux file system (or a layer that one may lie in),
+    /// and what nothing is known of.
+    pub(super) fn may_be_root(&self) -> bool {
+        let has_type = |is: fn(&str) -> bool| self.type_id.as_deref().is_some_and(is);
+        match &self.file_system {
+            Some(found) => found.kind.can_hold_root() && !has_type(types::is_extended_boot),
+            None => !has_type(types::is_no_root) && !self.is_container(),
+        }
+    }
+
     /// True for an MBR partition that only holds the logical ones.
     fn is_container(&self) -> bool {
         matches!(self.type_id.as_deref(), Some("0x05" | "0x0f" | "0x85"))
@@ -124,10 +139,11 @@ impl Table {
         let mut table = Self::read_raw(disk.as_ref(), name)?;
         table.partitions.sort_by_key(|partition| partition.number);
         for partition in &mut table.partitions {
-            judge(partition, disk.size(), table.kind, table.sector_size);
             if !(table.kind == TableKind::Mbr && partition.is_container()) {
                 partition.file_system = partition.file_system.take().or_else(|| look_into(partition, disk));
             }
+            table.notes.extend(shorten(partition, disk.size()));
+            judge(partition, disk.size(), table.kind, table.sector_size);
         }
         for index in 0..table.partitions.len() {
             let mine = &table.partitions[index];
@@ -152,7 +168,27 @@ impl Table {
         let mut sector = [0; 512];
         disk.read_exact_at(0, &mut sector).map_err(io)?;
         let mbr = mbr::Mbr::decode(&sector, name)?;
-        let whole = probe::probe(disk);
+        let whole = probe::probe_disk(disk);
+        let table = Self::read_tables(disk, name, mbr, whole.as_ref())?;
+        // One half of a mirror has the table of the whole: a signature that lies in no partition is the disk's own.
+        let covers = |at: u64| table.partitions.iter().any(|p| !p.is_container() && p.start <= at && at < p.end());
+        match layers::at_the_end(disk, true) {
+            Some((member, at)) if table.kind != TableKind::None && !covers(at) => {
+                Ok(Self::of_whole_disk(disk.size(), Some(member)))
+            }
+            _ if table.kind == TableKind::None => Ok(Self::of_whole_disk(disk.size(), whole)),
+            _ => Ok(table),
+        }
+    }
+
+    /// The table by itself. `whole` is what the disk would hold without one.
+    fn read_tables(
+        disk: &dyn ReadAt,
+        name: &str,
+        mbr: Option<mbr::Mbr>,
+        whole: Option<&Probe>,
+    ) -> Result<Self, ImageError> {
+        let io = |e| ImageError::io(format!("reading the partition table of {name}"), e);
         if mbr.as_ref().is_none_or(mbr::Mbr::protects_a_gpt) {
             match gpt::read(disk).map_err(io)? {
                 gpt::Found::Table(table) => return Ok(table),
@@ -177,7 +213,7 @@ impl Table {
             Some(mbr) if !mbr.is_empty() && (whole.is_none() || mbr.is_faultless(disk.size())) => {
                 mbr.table(disk).map_err(|e| e.in_image(name))
             }
-            _ => Ok(Self::of_whole_disk(disk.size(), whole)),
+            _ => Ok(Self::of_whole_disk(disk.size(), None)),
         }
     }
 
@@ -223,6 +259,22 @@ fn judge(partition: &mut Partition, disk: u64, kind: TableKind, sector_size: u32
         return;
     };
     partition.problem.get_or_insert(problem);
+}
+
+/// Takes a partition that ends behind the end of the image for as long as the image is, if its file system says that it is
+/// wholly there: as the kernel does (block/partitions/core.c, `blk_add_partition`). What is said of it, if so.
+fn shorten(partition: &mut Partition, disk: u64) -> Option<String> {
+    let there = disk.checked_sub(partition.start).filter(|there| *there < partition.size)?;
+    let size = partition.file_system.as_ref()?.size.filter(|size| *size > 0 && *size <= there)?;
+    let note = format!(
+        "{} ends at {} by the table, and the image at {}: its file system of {} is wholly there",
+        partition.title(),
+        text::size(partition.end()),
+        text::size(disk),
+        text::size(size),
+    );
+    partition.size = there;
+    Some(note)
 }
 
 /// Probes a partition, or as much of it as the image has.

@@ -167,7 +167,8 @@ fn entries_that_do_not_lie_in_the_image_are_listed_and_cannot_be_used() {
     disk.truncate(5 * MIB / 2);
     let table = read(&disk).unwrap();
     assert_eq!(table.partitions[1].title(), "partition 2 (ext4)", "what is there is still looked at");
-    let error = root::choose(&table, None, root::Backend::Native, &|_| true, "x.img").unwrap_err().to_string();
+    let error =
+        root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Store), "x.img").unwrap_err().to_string();
     let want = "x.img: partition 2 (ext4) cannot be used: it ends at 3 MiB, and the image at 2.5 MiB: \
                 the image is truncated";
     assert_eq!(error, want);
@@ -270,7 +271,7 @@ fn a_file_system_from_the_start_on_is_not_taken_for_a_partition_table() {
     {
         let table = read(disk).unwrap();
         assert_eq!((table.kind, table.partitions.len()), (TableKind::None, 1), "{name}");
-        let root = root::choose(&table, None, root::Backend::Native, &|_| false, "x.img").unwrap();
+        let root = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Unknown), "x.img").unwrap();
         assert_eq!((root.partition.number, root.partition.size), (None, 4 * MIB as u64), "{name}");
     }
     let mut stale = bare.clone();
@@ -331,7 +332,7 @@ fn random_damage_never_panics_and_never_gives_a_usable_partition_outside_the_ima
             if let Ok(table) = read(&disk) {
                 let usable = table.partitions.iter().filter(|p| p.problem.is_none());
                 assert!(usable.clone().all(|p| p.end() <= size), "{name}, round {round} of seed {SEED:#x}");
-                let _ = root::choose(&table, None, root::Backend::Native, &|_| false, "x.img");
+                let _ = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Unknown), "x.img");
             }
         }
     }

@@ -7,12 +7,6 @@ const GPT: &[(&str, &str)] = &[
     ("21686148-6449-6e6f-744e-656564454649", "BIOS boot"),
     ("bc13c2ff-59e6-4262-a352-b275fd6f7172", "Linux extended boot"),
     ("0fc63daf-8483-4772-8e79-3d69d8477de4", "Linux"),
-    ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "Linux root (x86-64)"),
-    ("44479540-f297-41b2-9af7-d131d5f0458a", "Linux root (x86)"),
-    ("b921b045-1df0-41c3-af44-4c6f280d3fae", "Linux root (ARM64)"),
-    ("69dad710-2ce4-4e3c-b16c-21a1d49abed3", "Linux root (ARM)"),
-    ("72ec70a6-cf74-40e6-bd49-4bda08e8f224", "Linux root (RISC-V 64)"),
-    ("77055800-792c-4f94-b39a-98c91b762bb6", "Linux root (LoongArch 64)"),
     ("8484680c-9521-48c6-9c11-b0720656f69e", "Linux /usr (x86-64)"),
     ("b0e01050-ee5f-4390-949a-9101b17104e9", "Linux /usr (ARM64)"),
     ("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "Linux root verity (x86-64)"),
@@ -37,6 +31,48 @@ const GPT: &[(&str, &str)] = &[
     ("516e7cba-6ecf-11d6-8ff8-00022d09712b", "FreeBSD ZFS"),
     ("48465300-0000-11aa-aa11-00306543ecac", "Apple HFS+"),
 ];
+
+/// GPT types of a root, one an architecture. "Discoverable Partitions Specification", "Defined Partition Type UUIDs".
+const ROOTS: &[(&str, &str)] = &[
+    ("6523f8ae-3eb1-4e2a-a05a-18b695ae656f", "Linux root (Alpha)"),
+    ("d27f46ed-2919-4cb8-bd25-9531f3c16534", "Linux root (ARC)"),
+    ("69dad710-2ce4-4e3c-b16c-21a1d49abed3", "Linux root (ARM)"),
+    ("b921b045-1df0-41c3-af44-4c6f280d3fae", "Linux root (ARM64)"),
+    ("993d8d3d-f80e-4225-855a-9daf8ed7ea97", "Linux root (IA-64)"),
+    ("77055800-792c-4f94-b39a-98c91b762bb6", "Linux root (LoongArch 64)"),
+    ("e9434544-6e2c-47cc-bae2-12d6deafb44c", "Linux root (MIPS)"),
+    ("d113af76-80ef-41b4-bdb6-0cff4d3d4a25", "Linux root (MIPS64)"),
+    ("37c58c8a-d913-4156-a25f-48b1b64e07f0", "Linux root (MIPS LE)"),
+    ("700bda43-7a34-4507-b179-eeb93d7a7ca3", "Linux root (MIPS64 LE)"),
+    ("1aacdb3b-5444-4138-bd9e-e5c2239b2346", "Linux root (PA-RISC)"),
+    ("1de3f1ef-fa98-47b5-8dcd-4a860a654d78", "Linux root (PPC)"),
+    ("912ade1d-a839-4913-8964-a10eee08fbd2", "Linux root (PPC64)"),
+    ("c31c45e6-3f39-412e-80fb-4809c4980599", "Linux root (PPC64 LE)"),
+    ("60d5a7fe-8e7d-435c-b714-3dd8162144e1", "Linux root (RISC-V 32)"),
+    ("72ec70a6-cf74-40e6-bd49-4bda08e8f224", "Linux root (RISC-V 64)"),
+    ("08a7acea-624c-4a20-91e8-6e0fa67d23f9", "Linux root (s390)"),
+    ("5eead9a9-fe09-4a1e-a1d7-520d00531306", "Linux root (s390x)"),
+    ("c50cdd70-3862-4cc3-90e1-809a8c93ee2c", "Linux root (TILE-Gx)"),
+    ("44479540-f297-41b2-9af7-d131d5f0458a", "Linux root (x86)"),
+    ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "Linux root (x86-64)"),
+];
+
+/// Types, of either table, of partitions that never hold a root, whatever is in them: the system partitions of firmware
+/// and boot loaders, swap, and what Microsoft reserves. "Linux extended boot" (XBOOTLDR) is apart: it holds a Linux file
+/// system.
+const NO_ROOT: &[&str] = &[
+    "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+    "21686148-6449-6e6f-744e-656564454649",
+    "9e1a2d38-c612-4316-aa26-8b49521e5a8b",
+    "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
+    "e3c9e316-0b5c-4db8-817d-f92df00215ae",
+    "0xef",
+    "0x41",
+    "0x82",
+];
+
+/// XBOOTLDR in a GPT and in an MBR.
+const EXTENDED_BOOT: [&str; 2] = ["bc13c2ff-59e6-4262-a352-b275fd6f7172", "0xea"];
 
 /// MBR types, as util-linux names them.
 const MBR: &[(u8, &str)] = &[
@@ -63,7 +99,22 @@ const MBR: &[(u8, &str)] = &[
 
 /// The name of a GPT type; `guid` as the `uuid` crate prints it.
 pub(super) fn gpt(guid: &str) -> Option<&'static str> {
-    GPT.iter().find(|(known, _)| *known == guid).map(|(_, name)| *name)
+    GPT.iter().chain(ROOTS).find(|(known, _)| *known == guid).map(|(_, name)| *name)
+}
+
+/// True for the type of a root, of whatever architecture; `id` as a partition has it.
+pub(super) fn is_root(id: &str) -> bool {
+    ROOTS.iter().any(|(known, _)| *known == id)
+}
+
+/// True for the type of a partition whose content does not matter: it is no root.
+pub(super) fn is_no_root(id: &str) -> bool {
+    NO_ROOT.contains(&id) || is_extended_boot(id)
+}
+
+/// True for the type of a second boot partition, with kernels on it.
+pub(super) fn is_extended_boot(id: &str) -> bool {
+    EXTENDED_BOOT.contains(&id)
 }
 
 /// The name of an MBR type.
