@@ -4,11 +4,14 @@
 //! Called by [`super::table`] for each partition. Looks at magics only; whether the file system is sound is for its
 //! own reader. Offsets are bytes from the partition's start, on-disk names those of the Linux headers.
 
-pub(in crate::image) mod layers;
+mod layers;
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::bytes::{array, be16, be32, be64, le16, le32, le64, slice};
+use super::bytes::{array, be16, be32, be64, le16, le32, le64, length, slice};
 use super::device::ReadAt;
 use super::text;
 
@@ -199,16 +202,64 @@ const HEAD: usize = 0x11000;
 /// OpenZFS, `vdev_impl.h`: `vdev_label_t`, `vl_uberblock`.
 const UBERBLOCKS: (u64, usize) = (0x20000, 0x20000);
 
-/// What the partition `device` holds. `None` when it is nothing that we know, or cannot be read at all.
-#[must_use]
-pub fn probe(device: &dyn ReadAt) -> Option<Probe> {
-    look(device, false)
+/// What the partition `device` holds. `None` when it is nothing that we know.
+///
+/// # Errors
+/// When a place that would tell cannot be read: a member of a RAID must not pass for a file system of its own.
+pub fn probe(device: &dyn ReadAt) -> io::Result<Option<Probe>> {
+    Noting::ask(device, |device| look(device, false))
 }
 
 /// The same for a whole disk, which a RAID controller may have its metadata on.
-#[must_use]
-pub fn probe_disk(device: &dyn ReadAt) -> Option<Probe> {
-    look(device, true)
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_disk(device: &dyn ReadAt) -> io::Result<Option<Probe>> {
+    Noting::ask(device, |device| look(device, true))
+}
+
+/// A device that notes when it cannot be read, for those who ask whether something is there.
+struct Noting<'d> {
+    device: &'d dyn ReadAt,
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl<'d> Noting<'d> {
+    /// Asks, and prefers an error of the device to the answer.
+    fn ask<T>(device: &'d dyn ReadAt, ask: impl FnOnce(&dyn ReadAt) -> T) -> io::Result<T> {
+        let noting = Self { device, failed: Mutex::new(None) };
+        let answer = ask(&noting);
+        match noting.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl ReadAt for Noting<'_> {
+    fn size(&self) -> u64 {
+        self.device.size()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        // Whoever asks for what lies behind the end gets no answer, which is one.
+        if offset.checked_add(length(buf)).is_none_or(|end| end > self.size()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.device.read_exact_at(offset, buf).map_err(|error| {
+            let kind = error.kind();
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            kind.into()
+        })
+    }
+}
+
+/// Whether a layer's signature lies at the end of `device`, and where; see [`layers::at_the_end`].
+///
+/// # Errors
+/// As [`probe`].
+pub(super) fn at_the_end(device: &dyn ReadAt, whole: bool) -> io::Result<Option<(Probe, u64)>> {
+    Noting::ask(device, |device| layers::at_the_end(device, whole))
 }
 
 fn look(device: &dyn ReadAt, whole: bool) -> Option<Probe> {
@@ -437,16 +488,16 @@ mod tests {
             (Kind::Exfat, "", vec![(3, label("EXFAT   "))]),
             (Kind::Zfs, "", vec![(0x20400, b"\x0c\xb1\xba\0\0\0\0\0")]),
         ] {
-            let probe = probe(&device(&pieces)).unwrap_or_else(|| panic!("{want:?} not found"));
+            let probe = probe(&device(&pieces)).unwrap().unwrap_or_else(|| panic!("{want:?} not found"));
             assert_eq!((probe.kind, probe.label.as_deref().unwrap_or("")), (want, want_label));
         }
-        assert_eq!(probe(&device(&[])), None);
+        assert_eq!(probe(&device(&[])).unwrap(), None);
     }
 
     #[test]
     fn a_layer_wins_over_what_was_there_before_it() {
         let stale = device(&[(0, b"LUKS\xba\xbe\0\x02"), (0x438, b"\x53\xef")]);
-        assert_eq!(probe(&stale).unwrap().kind, Kind::Luks);
+        assert_eq!(probe(&stale).unwrap().unwrap().kind, Kind::Luks);
     }
 
     #[test]
@@ -459,8 +510,29 @@ mod tests {
         for value in [0_u32, 3, 65535, u32::MAX] {
             for field in (0..0x400).step_by(4).filter(|field| *field != 0x38) {
                 let found = probe(&device(&[(0x438, b"\x53\xef"), (0x400 + field, &value.to_le_bytes())]));
-                assert!(found.is_some(), "field {field:#x} at {value}");
+                assert!(found.unwrap().is_some(), "field {field:#x} at {value}");
             }
         }
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_read_is_an_error_and_not_the_absence_of_a_layer() {
+        struct Failing(Vec<u8>);
+        impl ReadAt for Failing {
+            fn size(&self) -> u64 {
+                self.0.size()
+            }
+
+            fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+                if offset >= 256 << 10 {
+                    Err(io::Error::other("a bad sector"))
+                } else {
+                    self.0.read_exact_at(offset, buf)
+                }
+            }
+        }
+        let failing = Failing(device(&[(0x438, b"\x53\xef")]));
+        assert_eq!(probe(&failing).unwrap_err().to_string(), "a bad sector");
+        assert_eq!(at_the_end(&failing, true).unwrap_err().to_string(), "a bad sector");
     }
 }

@@ -179,7 +179,7 @@ fn refuse_what_is_no_disk(head: &[u8], name: &str) -> Result<(), ImageError> {
     container::judge(head, &name)?;
     let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
     let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
-    if signed || gpt || probe::probe(&head.to_vec()).is_some() {
+    if signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some()) {
         return Ok(());
     }
     Err(ImageError::unsupported(

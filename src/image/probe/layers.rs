@@ -16,7 +16,7 @@ const SECTOR: u64 = 512;
 
 /// A layer whose signature lies at the end of `device`, and where it begins (bytes). `whole` says that this is a whole
 /// disk: controllers of RAIDs know no partitions.
-pub(in crate::image) fn at_the_end(device: &dyn ReadAt, whole: bool) -> Option<(Probe, u64)> {
+pub(super) fn at_the_end(device: &dyn ReadAt, whole: bool) -> Option<(Probe, u64)> {
     let found = md_at_the_end(device).or_else(|| drbd(device));
     found.or_else(|| if whole { controller(device) } else { None })
 }

@@ -8,6 +8,7 @@ mod gpt;
 mod mbr;
 mod types;
 
+use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use super::bytes::length;
 use super::device::{ReadAt, Section};
 use super::error::ImageError;
-use super::probe::{self, Probe, layers};
+use super::probe::{self, Probe};
 use super::text;
 
 /// The kind of table.
@@ -140,7 +141,10 @@ impl Table {
         table.partitions.sort_by_key(|partition| partition.number);
         for partition in &mut table.partitions {
             if !(table.kind == TableKind::Mbr && partition.is_container()) {
-                partition.file_system = partition.file_system.take().or_else(|| look_into(partition, disk));
+                let looking = |e| ImageError::io(format!("looking into {} of {name}", partition.title()), e);
+                if partition.file_system.is_none() {
+                    partition.file_system = look_into(partition, disk).map_err(looking)?;
+                }
             }
             table.notes.extend(shorten(partition, disk.size()));
             judge(partition, disk.size(), table.kind, table.sector_size);
@@ -168,11 +172,11 @@ impl Table {
         let mut sector = [0; 512];
         disk.read_exact_at(0, &mut sector).map_err(io)?;
         let mbr = mbr::Mbr::decode(&sector, name)?;
-        let whole = probe::probe_disk(disk);
+        let whole = probe::probe_disk(disk).map_err(io)?;
         let table = Self::read_tables(disk, name, mbr, whole.as_ref())?;
         // One half of a mirror has the table of the whole: a signature that lies in no partition is the disk's own.
         let covers = |at: u64| table.partitions.iter().any(|p| !p.is_container() && p.start <= at && at < p.end());
-        match layers::at_the_end(disk, true) {
+        match probe::at_the_end(disk, true).map_err(io)? {
             Some((member, at)) if table.kind != TableKind::None && !covers(at) => {
                 Ok(Self::of_whole_disk(disk.size(), Some(member)))
             }
@@ -278,13 +282,14 @@ fn shorten(partition: &mut Partition, disk: u64) -> Option<String> {
 }
 
 /// Probes a partition, or as much of it as the image has.
-fn look_into(partition: &Partition, disk: &Arc<dyn ReadAt>) -> Option<Probe> {
-    let there = disk.size().checked_sub(partition.start)?.min(partition.size);
-    probe::probe(&Section::new(Arc::clone(disk), partition.start, there)?)
+fn look_into(partition: &Partition, disk: &Arc<dyn ReadAt>) -> io::Result<Option<Probe>> {
+    let there = disk.size().checked_sub(partition.start).map(|there| there.min(partition.size));
+    let section = there.and_then(|there| Section::new(Arc::clone(disk), partition.start, there));
+    section.map_or(Ok(None), |section| probe::probe(&section))
 }
 
 /// Reads whole sectors, or says that they are not all there.
-fn read_inside(disk: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> std::io::Result<bool> {
+fn read_inside(disk: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
     if offset.checked_add(length(buf)).is_none_or(|end| end > disk.size()) {
         return Ok(false);
     }
