@@ -51,6 +51,7 @@ use self::recover::{Obstacle, Recovered};
 use super::cache::Cached;
 use super::device::ReadAt;
 use super::error::ImageError;
+use super::journal::replay::Waiting;
 use super::overlay::{DirtyBlock, Overlay};
 use super::tree::{Label, Stat, Tree, TreeChange};
 use crate::secret::{Secret, Wiped};
@@ -79,6 +80,8 @@ pub struct Ext4 {
     old: Reader,
     /// The journal as it is after its replay; `None` when it was clean.
     recovered: Option<Journal>,
+    /// What waits in the journal, on the device.
+    waiting: Option<Waiting>,
     /// Set when a change drops an old value, which may stand in the journal's log.
     drops_values: bool,
     /// What a mount left behind and we could not deal with.
@@ -116,16 +119,18 @@ impl Ext4 {
             old: reader.clone(),
             reader,
             recovered: None,
+            waiting: None,
             drops_values: false,
             obstacle: None,
             fixed: OnceLock::new(),
             journal_is_alone: OnceLock::new(),
         };
+        ext4.waiting = recover::waiting(&ext4.reader);
         if !recover::is_needed(&ext4.reader.superblock) {
             return Ok(ext4);
         }
         if features::check_written(&ext4.reader.superblock).is_err() {
-            ext4.obstacle = Some(Obstacle("a mount left its journal or its orphans behind".into()));
+            ext4.obstacle = Some(Obstacle::new("a mount left its journal or its orphans behind"));
             return Ok(ext4);
         }
         match recover::recover(&ext4.reader) {
@@ -143,7 +148,7 @@ impl Ext4 {
     /// What the file system says about itself, for `inspect`.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten())
+        Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten(), self.waiting)
     }
 
     /// Bytes a block.

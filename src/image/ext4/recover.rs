@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::reader::{Reader, usize_of};
 use super::superblock::{self, Superblock};
 use crate::image::error::ImageError;
-use crate::image::journal::replay;
+use crate::image::journal::replay::{self, Waiting};
 use crate::image::overlay::Overlay;
 
 /// Memory for replayed blocks, in bytes.
@@ -21,13 +21,57 @@ const ORPHAN_MAGIC: u32 = 0x0B10_CA04;
 /// What a person can do about a state that we do not mend.
 pub const HINT: &str = "run `e2fsck -p` on it first";
 
-/// A state that keeps us from reading and writing: what it is. The remedy is [`HINT`].
+/// What a person can do about fast commits. Neither of their readers brings all of them home; docs/ext4.md says more.
+const FAST_COMMIT_HINT: &str =
+    "shut down the system that wrote it in good order and copy it again, or run `e2fsck -p` on a copy first";
+/// The same when the log in front of them is empty: no reader looks at them then.
+const FROZEN_HINT: &str =
+    "shut down the system that wrote it in good order and copy it again; `e2fsck -p` gives them up";
+
+/// A state that keeps us from reading and writing: what it is, and what to do.
 #[derive(Debug, Clone)]
-pub(super) struct Obstacle(pub String);
+pub(super) struct Obstacle {
+    what: String,
+    hint: &'static str,
+}
+
+impl Obstacle {
+    /// One that e2fsck deals with.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: HINT }
+    }
+}
 
 impl From<Obstacle> for ImageError {
     fn from(obstacle: Obstacle) -> Self {
-        Self::refused(obstacle.0, HINT)
+        Self::refused(obstacle.what, obstacle.hint)
+    }
+}
+
+/// What waits in the journal of the file system as it is on the device. `None` when it has none, when nothing of it waits
+/// for a replay, or when it cannot be read.
+pub(super) fn waiting(reader: &Reader) -> Option<Waiting> {
+    let journal = reader.journal().ok()??;
+    let is_marked = reader.superblock.features.incompat.has(Incompat::NEEDS_RECOVERY);
+    (is_marked || journal.superblock.start != 0).then(|| waiting_in(reader, &journal).ok())?
+}
+
+fn waiting_in(reader: &Reader, journal: &Journal) -> Result<Waiting, ImageError> {
+    replay::waiting(
+        &journal.superblock,
+        &journal.map,
+        usize_of(reader.geometry.block_size),
+        reader.superblock.features.compat.has(Compat::FAST_COMMIT),
+        &|block, bytes| reader.read_block(block, bytes),
+    )
+}
+
+/// Words for fast commits that wait: `count` whole ones.
+fn fast_commits(count: u32) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    match count {
+        0 => "its journal holds a fast commit that was cut off or is damaged, which deaddrop does not replay".into(),
+        _ => format!("its journal holds {count} fast commit{ending}, which deaddrop does not replay"),
     }
 }
 
@@ -51,34 +95,39 @@ pub(super) struct Recovered {
 /// Deals with what a mount left, on an overlay over `reader`'s device. The file system's features are known to be ones
 /// that we write to.
 pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
-    let dirty = |error: ImageError| Obstacle(format!("its journal is dirty and cannot be replayed: {error}"));
+    let dirty = |error: ImageError| Obstacle::new(format!("its journal is dirty and cannot be replayed: {error}"));
     let overlay = Arc::new(Overlay::new(Arc::clone(&reader.device), reader.geometry.block_size, REPLAY_LIMIT));
     let mut emptied = None;
     if reader.superblock.features.incompat.has(Incompat::NEEDS_RECOVERY) {
         let Some(journal) = reader.journal().map_err(dirty)? else {
-            return Err(Obstacle("it needs recovery, but has no journal".into()));
+            return Err(Obstacle::new("it needs recovery, but has no journal"));
         };
+        let waiting = waiting_in(reader, &journal).map_err(dirty)?;
+        if let Some(count) = waiting.fast_commits {
+            let hint = if journal.superblock.start == 0 { FROZEN_HINT } else { FAST_COMMIT_HINT };
+            return Err(Obstacle { what: fast_commits(count), hint });
+        }
         emptied = Some(replay(reader, &overlay, journal).map_err(dirty)?);
     }
     let replayed = Reader::open(overlay.clone()).map_err(dirty)?;
     if replayed.geometry != reader.geometry || replayed.superblock.uuid != reader.superblock.uuid {
-        return Err(Obstacle("its journal would change the file system's size or identity".into()));
+        return Err(Obstacle::new("its journal would change the file system's size or identity"));
     }
     if let Some(journal) = &emptied
         && replayed.journal().map_err(dirty)?.is_none_or(|after| after.map != journal.map)
     {
-        return Err(Obstacle("its journal would change the place of the journal itself".into()));
+        return Err(Obstacle::new("its journal would change the place of the journal itself"));
     }
     if replayed.superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT) {
-        let orphans = |error: ImageError| Obstacle(format!("its orphan file cannot be read: {error}"));
+        let orphans = |error: ImageError| Obstacle::new(format!("its orphan file cannot be read: {error}"));
         if !is_orphan_file_empty(&replayed).map_err(orphans)? {
-            return Err(Obstacle("files that were deleted while open still take space (orphans)".into()));
+            return Err(Obstacle::new("files that were deleted while open still take space (orphans)"));
         }
     }
     let counts = if emptied.is_some() { Some(count_again(&replayed).map_err(dirty)?) } else { None };
     let marked = Arc::new(Overlay::new(overlay.clone(), reader.geometry.block_size, REPLAY_LIMIT));
     mark_recovered(&marked, &replayed.superblock, counts)
-        .map_err(|error| Obstacle(format!("its superblock cannot be written: {error}")))?;
+        .map_err(|error| Obstacle::new(format!("its superblock cannot be written: {error}")))?;
     Ok(Recovered { replayed: overlay, marked, journal: emptied })
 }
 
