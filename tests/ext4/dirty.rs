@@ -52,13 +52,13 @@ fn a_copy_of_a_mounted_file_system_is_replayed_and_written() {
 }
 
 /// A file's first block, by debugfs.
-fn first_block(image: &Image, path: &str) -> u64 {
+pub fn first_block(image: &Image, path: &str) -> u64 {
     let shown = image.debugfs(&[format!("blocks {path}")]);
     shown.lines().nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Leaves a transaction in the journal that gives `/etc/file-20` another first block.
-fn leave_transaction(image: &Image, open: &str, block_size: usize) -> Vec<u8> {
+pub fn leave_transaction(image: &Image, open: &str, block_size: usize) -> Vec<u8> {
     let block = first_block(image, "/etc/file-20");
     let content = image.directory.path().join("block");
     let bytes = vec![b'J'; block_size];

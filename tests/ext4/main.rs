@@ -14,4 +14,5 @@ mod hostile;
 mod labels;
 mod layouts;
 mod refused;
+mod states;
 mod support;

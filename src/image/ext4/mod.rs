@@ -188,11 +188,9 @@ impl Ext4 {
         if !superblock.is_clean() {
             return Err(ImageError::refused(UNCLEAN, recover::HINT));
         }
-        if superblock.last_orphan != 0 {
-            return Err(ImageError::refused(
-                "files that were deleted while open still take space (orphans)",
-                recover::HINT,
-            ));
+        // The kernel looks into the orphan file whether it is marked or not.
+        if superblock.last_orphan != 0 || !recover::is_orphan_file_empty(&self.reader)? {
+            return Err(ImageError::refused(recover::ORPHANS, recover::HINT));
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";

@@ -18,6 +18,8 @@ use crate::image::overlay::Overlay;
 const REPLAY_LIMIT: usize = 128 << 20;
 /// `ob_magic` at the end of each block of the orphan file.
 const ORPHAN_MAGIC: u32 = 0x0B10_CA04;
+/// The refusal of orphans.
+pub(super) const ORPHANS: &str = "files that were deleted while open still take space (orphans)";
 /// What a person can do about a state that we do not mend.
 pub const HINT: &str = "run `e2fsck -p` on it first";
 
@@ -121,12 +123,12 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
     if replayed.superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT) {
         let orphans = |error: ImageError| Obstacle::new(format!("its orphan file cannot be read: {error}"));
         if !is_orphan_file_empty(&replayed).map_err(orphans)? {
-            return Err(Obstacle::new("files that were deleted while open still take space (orphans)"));
+            return Err(Obstacle::new(ORPHANS));
         }
     }
     let counts = if emptied.is_some() { Some(count_again(&replayed).map_err(dirty)?) } else { None };
     let marked = Arc::new(Overlay::new(overlay.clone(), reader.geometry.block_size, REPLAY_LIMIT));
-    mark_recovered(&marked, &replayed.superblock, counts)
+    mark_recovered(&marked, &reader.superblock, &replayed.superblock, counts)
         .map_err(|error| Obstacle::new(format!("its superblock cannot be written: {error}")))?;
     Ok(Recovered { replayed: overlay, marked, journal: emptied })
 }
@@ -154,7 +156,7 @@ fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Jo
 }
 
 /// True when no block of the orphan file names an inode.
-fn is_orphan_file_empty(reader: &Reader) -> Result<bool, ImageError> {
+pub(super) fn is_orphan_file_empty(reader: &Reader) -> Result<bool, ImageError> {
     if !reader.superblock.features.compat.has(Compat::ORPHAN_FILE) {
         return Ok(true);
     }
@@ -186,8 +188,17 @@ fn count_again(reader: &Reader) -> Result<(u64, u32), ImageError> {
 }
 
 /// Clears `needs_recovery` and `orphan_present` in the superblock, and puts right its counts of free blocks and inodes.
-fn mark_recovered(overlay: &Overlay, superblock: &Superblock, counts: Option<(u64, u32)>) -> std::io::Result<()> {
+///
+/// Errors are recorded beside the journal: they are taken from the superblock as it was found (`found`), not from the copy
+/// that the log may hold. So do the kernel (`ext4_load_journal`) and e2fsck (`e2fsck_run_ext3_journal`).
+fn mark_recovered(
+    overlay: &Overlay,
+    found: &Superblock,
+    superblock: &Superblock,
+    counts: Option<(u64, u32)>,
+) -> std::io::Result<()> {
     let mut raw = superblock::with_recovery(&superblock.raw, false);
+    superblock::keep_errors(&mut raw, found);
     let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
     raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
     if let Some((blocks, inodes)) = counts {
