@@ -61,6 +61,8 @@ pub enum Journal {
     Fresh,
     /// With these feature bits.
     Features(u32),
+    /// With these feature bits, and a fast commit of earlier times behind the log: nobody clears it.
+    Outdated(u32),
     /// As a mount of the kernel leaves it; as mke2fs does where there are no mounts.
     Mounted,
     /// With a transaction in it by debugfs, opened with these options.
@@ -197,6 +199,10 @@ impl Layout {
         match self.journal {
             Journal::Fresh => {}
             Journal::Features(bits) => set_journal_features(image, bits),
+            Journal::Outdated(bits) => {
+                set_journal_features(image, bits);
+                leave_outdated(image);
+            }
             Journal::Mounted => {
                 mounted(image, |_| {});
             }
@@ -286,6 +292,19 @@ pub fn set_journal_features(image: &Path, bits: u32) {
         let checksum = crc32c(!0, superblock);
         put_be32(superblock, 0xFC, checksum);
     }
+    fs::write(image, bytes).unwrap();
+}
+
+/// Puts the head of a fast commit of transaction 77 into the journal's area for them.
+fn leave_outdated(image: &Path) {
+    let mut bytes = fs::read(image).unwrap();
+    let block_size = 1024_usize << bytes[1024 + 0x18];
+    let journal = journal_blocks(image);
+    let at = journal[0] as usize * block_size;
+    let field = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    // `s_maxlen` - `s_num_fc_blks` + 1.
+    let first = journal[(field(at + 0x10) - field(at + 0x54) + 1) as usize] as usize * block_size;
+    bytes[first..first + 12].copy_from_slice(&[9, 0, 8, 0, 0, 0, 0, 0, 77, 0, 0, 0]);
     fs::write(image, bytes).unwrap();
 }
 
