@@ -69,6 +69,8 @@ pub enum Journal {
     Pending(&'static str),
     /// A copy that was taken while the kernel had it mounted; with a pending transaction where there are no mounts.
     Live,
+    /// The same, while files were open that had been deleted.
+    Orphans,
 }
 
 /// What is changed.
@@ -207,14 +209,24 @@ impl Layout {
                 mounted(image, |_| {});
             }
             Journal::Pending(options) => leave_pending(image, directory, options),
-            Journal::Live => {
+            Journal::Live | Journal::Orphans => {
                 let copy = directory.join("copy");
                 let taken = mounted(image, |root| {
                     fs::write(root.join("etc/live"), "written while it was mounted").unwrap();
                     fs::remove_file(root.join("etc/file-2")).unwrap();
                     fs::create_dir(root.join("etc/live-directory")).unwrap();
+                    let open: Vec<fs::File> = (0..if self.journal == Journal::Orphans { 4 } else { 0 })
+                        .map(|number| {
+                            let path = root.join(format!("etc/open-{number}"));
+                            fs::write(&path, "of a file that is deleted while it is open\n".repeat(number * 700)).unwrap();
+                            let file = fs::File::open(&path).unwrap();
+                            fs::remove_file(&path).unwrap();
+                            file
+                        })
+                        .collect();
                     Command::new("sync").arg("-f").arg(root).status().unwrap();
                     fs::copy(image, &copy).unwrap();
+                    drop(open);
                 });
                 match taken {
                     true => drop(fs::rename(copy, image)),

@@ -130,7 +130,8 @@ fn a_mark_of_orphans_without_orphans_is_cleared_and_with_orphans_refused() {
     image.patch(1024 + 0x64, &(word | 1 << 16).to_le_bytes());
     let inode = u32::from_le_bytes(image.bytes()[1024 + 0x280..1024 + 0x284].try_into().unwrap());
     let block = first_block(&image, &format!("<{inode}>")) * image.open().unwrap().facts().block_size;
-    image.patch(block + 8, &12_u32.to_le_bytes());
+    // No such inode.
+    image.patch(block + 8, &4_000_000_u32.to_le_bytes());
     let error = image.open().unwrap().check_writable().unwrap_err();
     assert_eq!(error.to_string(), "files that were deleted while open still take space (orphans)");
 }

@@ -289,7 +289,7 @@ const STATES: &[State] = &[
         make: |image| super_value(image, "last_orphan", 12),
         looks: 0,
         preens: 0,
-        answer: Refused(ORPHANS),
+        answer: Written,
     },
     State {
         name: "an orphan list behind a journal",
@@ -300,7 +300,7 @@ const STATES: &[State] = &[
         },
         looks: 0,
         preens: 0,
-        answer: Refused(ORPHANS),
+        answer: Written,
     },
     State {
         name: "an orphan list that leads nowhere",
@@ -327,7 +327,7 @@ const STATES: &[State] = &[
         },
         looks: 4,
         preens: 1,
-        answer: Refused(ORPHANS),
+        answer: Written,
     },
     State {
         name: "orphans in the orphan file without their mark",
@@ -335,7 +335,7 @@ const STATES: &[State] = &[
         make: |image| orphan_in_file(image, 12),
         looks: 4,
         preens: 1,
-        answer: Refused(ORPHANS),
+        answer: Written,
     },
     State {
         name: "a mark of orphans, and no orphan file",

@@ -27,6 +27,7 @@ mod label;
 mod mapping;
 mod mend;
 mod neighbours;
+mod orphans;
 mod plan;
 mod reader;
 mod recover;
@@ -80,6 +81,9 @@ pub struct Ext4 {
     old: Reader,
     /// The journal as it is after its replay; `None` when it was clean.
     recovered: Option<Journal>,
+    /// Set when orphans were released: how the file system is after that, and how many layers that took. A change comes
+    /// in a transaction of its own, since it may take their blocks: see [`Ext4::transaction`].
+    released: Option<(Reader, usize)>,
     /// What waits in the journal, on the device.
     waiting: Option<Waiting>,
     /// Set when a change drops an old value, which may stand in the journal's log.
@@ -119,6 +123,7 @@ impl Ext4 {
             old: reader.clone(),
             reader,
             recovered: None,
+            released: None,
             waiting: None,
             drops_values: false,
             obstacle: None,
@@ -126,7 +131,7 @@ impl Ext4 {
             journal_is_alone: OnceLock::new(),
         };
         ext4.waiting = recover::waiting(&ext4.reader);
-        if !recover::is_needed(&ext4.reader.superblock) {
+        if !recover::is_needed(&ext4.reader) {
             return Ok(ext4);
         }
         if features::check_written(&ext4.reader.superblock).is_err() {
@@ -134,11 +139,14 @@ impl Ext4 {
             return Ok(ext4);
         }
         match recover::recover(&ext4.reader) {
-            Ok(Recovered { replayed, marked, journal }) => {
+            Ok(Recovered { replayed, released, marked, journal }) => {
                 ext4.push(replayed)?;
                 ext4.old = ext4.reader.clone();
+                let is_released = released.is_some();
+                released.into_iter().try_for_each(|released| ext4.push(released))?;
                 ext4.push(marked)?;
                 ext4.recovered = journal;
+                ext4.released = is_released.then(|| (ext4.reader.clone(), ext4.layers.len()));
             }
             Err(obstacle) => ext4.obstacle = Some(obstacle),
         }
@@ -189,8 +197,8 @@ impl Ext4 {
             return Err(ImageError::refused(UNCLEAN, recover::HINT));
         }
         // The kernel looks into the orphan file whether it is marked or not.
-        if superblock.last_orphan != 0 || !recover::is_orphan_file_empty(&self.reader)? {
-            return Err(ImageError::refused(recover::ORPHANS, recover::HINT));
+        if orphans::are_there(&self.reader)? {
+            return Err(ImageError::refused(orphans::REFUSAL, recover::HINT));
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";

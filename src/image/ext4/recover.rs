@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::bytes::le32;
 use super::features::{Compat, Incompat, RoCompat};
 use super::journal::Journal;
+use super::orphans;
 use super::reader::{Reader, usize_of};
 use super::superblock::{self, Superblock};
 use crate::image::error::ImageError;
@@ -16,10 +16,6 @@ use crate::image::overlay::Overlay;
 
 /// Memory for replayed blocks, in bytes.
 const REPLAY_LIMIT: usize = 128 << 20;
-/// `ob_magic` at the end of each block of the orphan file.
-const ORPHAN_MAGIC: u32 = 0x0B10_CA04;
-/// The refusal of orphans.
-pub(super) const ORPHANS: &str = "files that were deleted while open still take space (orphans)";
 /// What a person can do about a state that we do not mend.
 pub const HINT: &str = "run `e2fsck -p` on it first";
 
@@ -78,15 +74,25 @@ fn fast_commits(count: u32) -> String {
 }
 
 /// True when a mount left something to be dealt with.
-pub(super) fn is_needed(superblock: &Superblock) -> bool {
-    superblock.features.incompat.has(Incompat::NEEDS_RECOVERY)
-        || superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT)
+pub(super) fn is_needed(reader: &Reader) -> bool {
+    let features = reader.superblock.features;
+    features.incompat.has(Incompat::NEEDS_RECOVERY)
+        || features.ro_compat.has(RoCompat::ORPHAN_PRESENT)
+        || (can_release(&reader.superblock) && orphans::are_there(reader).unwrap_or(false))
+}
+
+/// Orphans are released only where the kernel and e2fsck would: not after errors (both forget them then), and only
+/// through a journal.
+fn can_release(superblock: &Superblock) -> bool {
+    superblock.is_clean() && superblock.features.compat.has(Compat::HAS_JOURNAL)
 }
 
 /// What a mount left, dealt with in memory.
 pub(super) struct Recovered {
     /// The journal's transactions, brought home as they are, over the device.
     pub replayed: Arc<Overlay>,
+    /// Over that: the blocks and inodes of orphans freed; `None` when there were none, or when they stay.
+    pub released: Option<Arc<Overlay>>,
     /// Over that: what we change ourselves, the marks in the superblock and its counts. In place they are a part of the
     /// transaction: a superblock that is torn by a cut is found whole in the log.
     pub marked: Arc<Overlay>,
@@ -120,17 +126,28 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
     {
         return Err(Obstacle::new("its journal would change the place of the journal itself"));
     }
-    if replayed.superblock.features.ro_compat.has(RoCompat::ORPHAN_PRESENT) {
-        let orphans = |error: ImageError| Obstacle::new(format!("its orphan file cannot be read: {error}"));
-        if !is_orphan_file_empty(&replayed).map_err(orphans)? {
-            return Err(Obstacle::new(ORPHANS));
-        }
-    }
-    let counts = if emptied.is_some() { Some(count_again(&replayed).map_err(dirty)?) } else { None };
-    let marked = Arc::new(Overlay::new(overlay.clone(), reader.geometry.block_size, REPLAY_LIMIT));
-    mark_recovered(&marked, &reader.superblock, &replayed.superblock, counts)
+    let released = release(&replayed.guard_journal(), !reader.superblock.has_errors());
+    let top = released.clone().unwrap_or_else(|| overlay.clone());
+    let settled = Reader::open(top.clone()).map_err(dirty)?.guard_journal();
+    let counts = match emptied.is_some() || released.is_some() {
+        true => Some(count_again(&settled).map_err(dirty)?),
+        false => None,
+    };
+    let marked = Arc::new(Overlay::new(top, reader.geometry.block_size, REPLAY_LIMIT));
+    mark_recovered(&marked, &reader.superblock, &settled, released.is_some(), counts)
         .map_err(|error| Obstacle::new(format!("its superblock cannot be written: {error}")))?;
-    Ok(Recovered { replayed: overlay, marked, journal: emptied })
+    Ok(Recovered { replayed: overlay, released, marked, journal: emptied })
+}
+
+/// Releases orphans on an overlay over `reader`'s device. `None` when there are none, or when that cannot be done: then
+/// they stand, and are refused.
+fn release(reader: &Reader, may: bool) -> Option<Arc<Overlay>> {
+    if !may || !can_release(&reader.superblock) || !orphans::are_there(reader).ok()? {
+        return None;
+    }
+    let overlay = Arc::new(Overlay::new(Arc::clone(&reader.device), reader.geometry.block_size, REPLAY_LIMIT));
+    orphans::release(reader, &overlay).ok()?;
+    Some(overlay)
 }
 
 /// Brings home what the journal holds, and empties it.
@@ -155,26 +172,6 @@ fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Jo
     Ok(journal)
 }
 
-/// True when no block of the orphan file names an inode.
-pub(super) fn is_orphan_file_empty(reader: &Reader) -> Result<bool, ImageError> {
-    if !reader.superblock.features.compat.has(Compat::ORPHAN_FILE) {
-        return Ok(true);
-    }
-    let inode = reader.inode(reader.superblock.orphan_file_inode)?;
-    for number in reader.map(&inode)?.content() {
-        let block = reader.block(number)?;
-        // A block holds inode numbers, then its magic and a checksum, four bytes each.
-        let names = block.len() - 8;
-        if le32(&block, names) != ORPHAN_MAGIC {
-            return Err(ImageError::corrupt("ext4: an orphan file's block without its magic number"));
-        }
-        if block.get(..names).is_none_or(|names| names.iter().any(|byte| *byte != 0)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Adds up the free blocks and inodes, as the kernel does when it mounts: while it runs, the superblock's own counts lag
 /// behind those of the groups, and the journal does not bring them up to date.
 fn count_again(reader: &Reader) -> Result<(u64, u32), ImageError> {
@@ -194,13 +191,21 @@ fn count_again(reader: &Reader) -> Result<(u64, u32), ImageError> {
 fn mark_recovered(
     overlay: &Overlay,
     found: &Superblock,
-    superblock: &Superblock,
+    reader: &Reader,
+    is_released: bool,
     counts: Option<(u64, u32)>,
 ) -> std::io::Result<()> {
+    let superblock = &reader.superblock;
     let mut raw = superblock::with_recovery(&superblock.raw, false);
     superblock::keep_errors(&mut raw, found);
-    let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
-    raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
+    if is_released {
+        // `s_last_orphan`.
+        raw[0xE8..0xEC].fill(0);
+    }
+    if is_released || !orphans::are_there(reader).unwrap_or(true) {
+        let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
+        raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
+    }
     if let Some((blocks, inodes)) = counts {
         let [low, high] = [0, 4].map(|at| blocks.to_le_bytes()[at..at + 4].to_owned());
         raw[0xC..0x10].copy_from_slice(&low);
