@@ -218,7 +218,8 @@ impl Layout {
                     let open: Vec<fs::File> = (0..if self.journal == Journal::Orphans { 4 } else { 0 })
                         .map(|number| {
                             let path = root.join(format!("etc/open-{number}"));
-                            fs::write(&path, "of a file that is deleted while it is open\n".repeat(number * 700)).unwrap();
+                            fs::write(&path, "of a file that is deleted while it is open\n".repeat(number * 700))
+                                .unwrap();
                             let file = fs::File::open(&path).unwrap();
                             fs::remove_file(&path).unwrap();
                             file
@@ -452,7 +453,7 @@ impl Case {
     /// The write of the log that is the commit point: the journal's superblock, its `s_start` (0x1C) not zero.
     pub fn commit_point(&self, log: &[Op]) -> usize {
         let is_it = |op: &Op| matches!(op, Op::Write(offset, bytes) if *offset == self.journal_at() && bytes[0x1C..0x20] != [0; 4]);
-        log.iter().position(is_it).expect("the commit points at its log")
+        log.iter().rposition(is_it).expect("the commit points at its log")
     }
 }
 
