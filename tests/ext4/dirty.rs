@@ -135,3 +135,64 @@ fn a_mark_of_orphans_without_orphans_is_cleared_and_with_orphans_refused() {
     let error = image.open().unwrap().check_writable().unwrap_err();
     assert_eq!(error.to_string(), "files that were deleted while open still take space (orphans)");
 }
+
+#[test]
+fn fast_commits_that_wait_are_refused_by_their_number_and_older_ones_are_not() {
+    let freeze = |mount: &std::path::Path| {
+        for how in ["-f", "-u"] {
+            assert!(Command::new("fsfreeze").arg(how).arg(mount).status().unwrap().success());
+        }
+    };
+    let fsynced = |mount: &std::path::Path| {
+        for number in 0..5 {
+            let path = mount.join(format!("etc/fsynced-{number}"));
+            fs::write(&path, "fsynced").unwrap();
+            fs::File::open(&path).unwrap().sync_all().unwrap();
+        }
+    };
+    let synced = |mount: &std::path::Path| {
+        // Not one of the things that a fast commit can say.
+        std::os::unix::fs::chown(mount.join("etc"), Some(7), None).unwrap();
+        assert!(Command::new("sync").arg("-f").arg(mount).status().unwrap().success());
+    };
+    let cases: [(&str, &[&dyn Fn(&std::path::Path)], Option<u32>); 3] = [
+        ("waiting", &[&synced, &fsynced], Some(5)),
+        ("waiting behind a freeze", &[&synced, &freeze, &fsynced], Some(5)),
+        ("of earlier times", &[&synced, &fsynced, &synced], None),
+    ];
+    for (name, steps, want) in cases {
+        let tree = tree(0);
+        let live = Image::make("-t ext4 -O fast_commit", "32M", Some(tree.path()));
+        let mount = live.directory.path().join("mount");
+        fs::create_dir(&mount).unwrap();
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&live.path).arg(&mount).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            shout("no loop mount here: fast commits were not tried");
+            return;
+        }
+        steps.iter().for_each(|step| step(&mount));
+        let image = Image::empty();
+        fs::copy(&live.path, &image.path).unwrap();
+        assert!(unmount(&mount));
+        let raw = image.bytes();
+        let ext4 = image.open().unwrap();
+        let waiting = ext4.facts().waiting.unwrap();
+        assert_eq!(waiting.fast_commits, want, "{name}: {waiting:?}");
+        let answer = ext4.check_writable();
+        match want {
+            Some(_) => {
+                let error = answer.unwrap_err();
+                assert_eq!(error.to_string(), "its journal holds 5 fast commits, which deaddrop does not replay");
+                assert!(error.hint().unwrap().contains("e2fsck -p"), "{name}");
+                assert!(image.apply(&[write("/x", b"y", 0o400, 0, 0)]).is_err() && ext4.root().is_err(), "{name}");
+                assert!(raw == image.bytes() && ext4.dirty().unwrap().is_empty(), "{name}");
+            }
+            None => {
+                answer.unwrap_or_else(|error| panic!("{name}: {error}"));
+                image.apply(&[write("/x", b"y", 0o400, 0, 0)]).unwrap();
+                image.assert_clean(name);
+                assert_eq!(image.dump("/etc/fsynced-4"), b"fsynced", "{name}");
+            }
+        }
+    }
+}
