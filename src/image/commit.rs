@@ -72,6 +72,9 @@ pub struct Transaction {
     pub changes: Changes,
     /// Journal blocks that hold something of earlier transactions, and are to be zeroed.
     pub stale: Vec<u32>,
+    /// One that is committed before, altogether: it frees blocks that this one may use, and a block that is in use before a
+    /// transaction would have to go through the log.
+    pub first: Option<Box<Transaction>>,
 }
 
 /// What a journal holds that is replayed first.
@@ -105,7 +108,7 @@ impl Transaction {
     /// True when there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.dirty.is_none() && self.changes.new.is_empty() && self.changes.logged.is_empty()
+        self.first.is_none() && self.dirty.is_none() && self.changes.new.is_empty() && self.changes.logged.is_empty()
     }
 
     /// True when the change fits into the journal as one transaction, and the journal's tags can name its blocks.
@@ -114,8 +117,16 @@ impl Transaction {
         let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
         let needed = transaction::log_blocks(&self.journal, block_size, self.changes.logged.len());
         let can_name = |block: &Block| self.journal.has_wide_tags() || u32::try_from(block.number).is_ok();
-        u32::try_from(needed).is_ok_and(|needed| needed <= self.journal.log_blocks())
+        self.first.as_ref().is_none_or(|first| first.fits())
+            && u32::try_from(needed).is_ok_and(|needed| needed <= self.journal.log_blocks())
             && self.changes.logged.iter().all(can_name)
+    }
+
+    /// The sequence number that the journal asks for next when this is committed.
+    #[must_use]
+    pub fn next_sequence(&self) -> u32 {
+        let is_logged = !(self.changes.new.is_empty() && self.changes.logged.is_empty());
+        self.journal.sequence.wrapping_add(u32::from(is_logged))
     }
 
     /// Bytes of all blocks to be written home.
@@ -130,7 +141,13 @@ impl Transaction {
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub fn commit(self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
+    pub fn commit(mut self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
+        if let Some(first) = self.first.take() {
+            // Whatever becomes of it: of the change itself nothing is written yet.
+            first.commit(&mut Quiet(medium), start, seconds).map_err(|error| match error {
+                CommitError::Before(error) | CommitError::After(error) => CommitError::Before(error),
+            })?;
+        }
         let mut writer = Writer { medium, start, block_size: u64::from(self.block_size), map: &self.map };
         let mut journal = self.journal.clone();
         let first_sequence = journal.sequence;
@@ -196,6 +213,19 @@ impl Transaction {
             logged.iter().map(|block| Logged { block: block.number, bytes: &block.bytes }).collect();
         let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
         transaction::encode(&self.journal, block_size, self.journal.sequence, &images, seconds)
+    }
+}
+
+/// A medium that is not told where the change begins and ends: what is written comes before it.
+struct Quiet<'a>(&'a mut dyn Medium);
+
+impl Medium for Quiet<'_> {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

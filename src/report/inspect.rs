@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::style::{self, paint};
 use crate::image::error::ImageError;
 use crate::image::ext4::{Facts, JournalState};
+use crate::image::journal::replay::Waiting;
 use crate::image::root::Backend;
 use crate::image::table::Partition;
 use crate::image::text::size;
@@ -190,8 +191,7 @@ fn ext4_text(facts: &Facts, writable: &Result<(), ImageError>) -> String {
         ["metadata_csum", "64bit", "orphan_file", "inline_data", "meta_bg", "bigalloc", "encrypt", "casefold"];
     let features: Vec<&str> = telling.into_iter().filter(|name| facts.features.iter().any(|has| has == name)).collect();
     let features = if features.is_empty() { String::new() } else { format!(", {}", features.join(", ")) };
-    let mut text =
-        format!("\n{}: {} blocks{features}; {}", facts.kind, size(facts.block_size), journal_text(facts.journal));
+    let mut text = format!("\n{}: {} blocks{features}; {}", facts.kind, size(facts.block_size), journal_text(facts));
     match writable {
         Ok(()) => text.push_str("; written natively"),
         Err(error) => {
@@ -204,13 +204,29 @@ fn ext4_text(facts: &Facts, writable: &Result<(), ImageError>) -> String {
     text
 }
 
-fn journal_text(journal: JournalState) -> String {
+fn journal_text(facts: &Facts) -> String {
     let sized = |bytes: Option<u64>| bytes.map_or("journal".to_owned(), |bytes| format!("journal {}", size(bytes)));
-    match journal {
-        JournalState::None => "no journal".to_owned(),
-        JournalState::External => "journal on another device".to_owned(),
-        JournalState::Clean { size } => format!("{}, clean", sized(size)),
-        JournalState::NeedsRecovery { size } => format!("{}, to be replayed", sized(size)),
+    match (facts.journal, facts.waiting.map(waiting_text)) {
+        (JournalState::None, _) => "no journal".to_owned(),
+        (JournalState::External, _) => "journal on another device".to_owned(),
+        (JournalState::Clean { size }, None) => format!("{}, clean", sized(size)),
+        (JournalState::NeedsRecovery { size }, None) => format!("{}, to be replayed", sized(size)),
+        // With the mark that nothing waits, too: it is one of the two that is wrong.
+        (JournalState::Clean { size }, Some(waiting)) => format!("{}, not replayed ({waiting})", sized(size)),
+        (JournalState::NeedsRecovery { size }, Some(waiting)) => format!("{}, to be replayed ({waiting})", sized(size)),
+    }
+}
+
+/// What waits in a journal.
+fn waiting_text(waiting: Waiting) -> String {
+    let counted = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    match (waiting.transactions, waiting.fast_commits) {
+        (0, None) => "nothing waits in it".to_owned(),
+        (transactions, None) => counted(transactions, "transaction"),
+        (transactions, Some(0)) => format!("{}, part of a fast commit", counted(transactions, "transaction")),
+        (transactions, Some(fast)) => {
+            format!("{}, {}", counted(transactions, "transaction"), counted(fast, "fast commit"))
+        }
     }
 }
 
@@ -229,7 +245,13 @@ fn ext4_json(facts: &Facts, writable: &Result<(), ImageError>) -> Value {
         "inodes": facts.inodes,
         "free_inodes": facts.free_inodes,
         "features": facts.features,
-        "journal": { "state": journal, "size": journal_size },
+        "journal": {
+            "state": journal,
+            "size": journal_size,
+            "transactions": facts.waiting.map(|waiting| waiting.transactions),
+            "fast_commits": facts.waiting.map(|waiting| waiting.fast_commits.unwrap_or(0)),
+            "fast_commit_cut_off": facts.waiting.map(|waiting| waiting.fast_commits == Some(0)),
+        },
         "clean": facts.clean,
         "writable": writable.is_ok(),
         "problem": writable.as_ref().err().map(ToString::to_string),

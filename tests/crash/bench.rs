@@ -61,12 +61,16 @@ pub enum Journal {
     Fresh,
     /// With these feature bits.
     Features(u32),
+    /// With these feature bits, and a fast commit of earlier times behind the log: nobody clears it.
+    Outdated(u32),
     /// As a mount of the kernel leaves it; as mke2fs does where there are no mounts.
     Mounted,
     /// With a transaction in it by debugfs, opened with these options.
     Pending(&'static str),
     /// A copy that was taken while the kernel had it mounted; with a pending transaction where there are no mounts.
     Live,
+    /// The same, while files were open that had been deleted.
+    Orphans,
 }
 
 /// What is changed.
@@ -197,18 +201,33 @@ impl Layout {
         match self.journal {
             Journal::Fresh => {}
             Journal::Features(bits) => set_journal_features(image, bits),
+            Journal::Outdated(bits) => {
+                set_journal_features(image, bits);
+                leave_outdated(image);
+            }
             Journal::Mounted => {
                 mounted(image, |_| {});
             }
             Journal::Pending(options) => leave_pending(image, directory, options),
-            Journal::Live => {
+            Journal::Live | Journal::Orphans => {
                 let copy = directory.join("copy");
                 let taken = mounted(image, |root| {
                     fs::write(root.join("etc/live"), "written while it was mounted").unwrap();
                     fs::remove_file(root.join("etc/file-2")).unwrap();
                     fs::create_dir(root.join("etc/live-directory")).unwrap();
+                    let open: Vec<fs::File> = (0..if self.journal == Journal::Orphans { 4 } else { 0 })
+                        .map(|number| {
+                            let path = root.join(format!("etc/open-{number}"));
+                            fs::write(&path, "of a file that is deleted while it is open\n".repeat(number * 700))
+                                .unwrap();
+                            let file = fs::File::open(&path).unwrap();
+                            fs::remove_file(&path).unwrap();
+                            file
+                        })
+                        .collect();
                     Command::new("sync").arg("-f").arg(root).status().unwrap();
                     fs::copy(image, &copy).unwrap();
+                    drop(open);
                 });
                 match taken {
                     true => drop(fs::rename(copy, image)),
@@ -286,6 +305,19 @@ pub fn set_journal_features(image: &Path, bits: u32) {
         let checksum = crc32c(!0, superblock);
         put_be32(superblock, 0xFC, checksum);
     }
+    fs::write(image, bytes).unwrap();
+}
+
+/// Puts the head of a fast commit of transaction 77 into the journal's area for them.
+fn leave_outdated(image: &Path) {
+    let mut bytes = fs::read(image).unwrap();
+    let block_size = 1024_usize << bytes[1024 + 0x18];
+    let journal = journal_blocks(image);
+    let at = journal[0] as usize * block_size;
+    let field = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    // `s_maxlen` - `s_num_fc_blks` + 1.
+    let first = journal[(field(at + 0x10) - field(at + 0x54) + 1) as usize] as usize * block_size;
+    bytes[first..first + 12].copy_from_slice(&[9, 0, 8, 0, 0, 0, 0, 0, 77, 0, 0, 0]);
     fs::write(image, bytes).unwrap();
 }
 
@@ -421,7 +453,7 @@ impl Case {
     /// The write of the log that is the commit point: the journal's superblock, its `s_start` (0x1C) not zero.
     pub fn commit_point(&self, log: &[Op]) -> usize {
         let is_it = |op: &Op| matches!(op, Op::Write(offset, bytes) if *offset == self.journal_at() && bytes[0x1C..0x20] != [0; 4]);
-        log.iter().position(is_it).expect("the commit points at its log")
+        log.iter().rposition(is_it).expect("the commit points at its log")
     }
 }
 

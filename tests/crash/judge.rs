@@ -165,7 +165,7 @@ pub fn is_torn(image: &[u8]) -> bool {
     superblock.has_checksums() && superblock.checksum != Superblock::checksum_of(&superblock.raw)
 }
 
-/// `e2fsck -p`, which must have nothing to say but that it recovers the journal. A mark of orphans, as a mount leaves it,
+/// `e2fsck -p`, which must have nothing to say but that it recovers the journal, and releases orphans. A mark of orphans, as a mount leaves it,
 /// is only seen with `-f` (1.47.0).
 pub fn preen(image: &[u8], desk: &Desk) -> Result<Vec<u8>, String> {
     desk.lay(image);
@@ -174,8 +174,12 @@ pub fn preen(image: &[u8], desk: &Desk) -> Result<Vec<u8>, String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let ordinary = |line: &str| {
         let summary = line.contains(": clean, ") || (has_mark && line.contains(" files ("));
-        let mark = has_mark && (line.contains("orphan_present is set but orphan file is clean") || line == "CLEARED.");
-        line.ends_with(": recovering journal") || summary || mark || line.is_empty()
+        let mark = has_mark
+            && (line.contains("orphan_present is set but orphan file is clean")
+                || line.contains("Orphan file (inode ")
+                || line == "CLEARED.");
+        let orphan = line.contains(": Clearing orphaned inode ");
+        line.ends_with(": recovering journal") || summary || mark || orphan || line.is_empty()
     };
     if !matches!(output.status.code(), Some(0 | 1)) || !said.lines().all(ordinary) {
         return Err(format!("e2fsck -p: {}: {said}", output.status));

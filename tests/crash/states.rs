@@ -13,6 +13,7 @@ const REVOKE: u32 = 1;
 const WIDE: u32 = 2;
 const V2: u32 = 8;
 const V3: u32 = 16;
+const FAST: u32 = 32;
 
 const BASE: Layout = Layout {
     name: "",
@@ -48,6 +49,9 @@ pub const LAYOUTS: &[Layout] = &[
     Layout { name: "nearly full", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3), change: Change::Longer, spare: Some(8), ..BASE },
     Layout { name: "small groups, the first ones full", arguments: "-t ext4 -b 1024 -g 1024 -O ^flex_bg", change: Change::Mixed, spare: Some(700), ..BASE },
     Layout { name: "inline_data", arguments: "-t ext4 -b 4096 -J size=4 -O inline_data -I 256", size: "12M", journal: Journal::Mounted, change: Change::Longer, ..BASE },
+    Layout { name: "live copy with orphans, 1 KiB", arguments: "-t ext4 -b 1024", journal: Journal::Orphans, values: 3, ..BASE },
+    Layout { name: "live copy with orphans, orphan_file", arguments: "-t ext4 -b 4096 -J size=4 -O orphan_file", size: "12M", journal: Journal::Orphans, change: Change::Longer, values: 3, ..BASE },
+    Layout { name: "outdated fast commits", arguments: "-t ext4 -b 1024 -J size=2 -O fast_commit", journal: Journal::Outdated(V3 | WIDE | FAST), size: "8M", change: Change::First, values: 3, ..BASE },
     Layout { name: "labelled", arguments: "-t ext4 -b 1024", journal: Journal::Features(V3 | WIDE), labelled: true, ..BASE },
     Layout { name: "labelled, 128-byte inodes", arguments: "-t ext4 -b 1024 -I 128 -O ^metadata_csum", change: Change::First, labelled: true, ..BASE },
     Layout { name: "128-byte inodes, checksums", arguments: "-t ext4 -b 1024 -I 128 -O metadata_csum", journal: Journal::Features(V3 | WIDE), change: Change::Longer, ..BASE },

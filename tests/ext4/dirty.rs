@@ -52,13 +52,13 @@ fn a_copy_of_a_mounted_file_system_is_replayed_and_written() {
 }
 
 /// A file's first block, by debugfs.
-fn first_block(image: &Image, path: &str) -> u64 {
+pub fn first_block(image: &Image, path: &str) -> u64 {
     let shown = image.debugfs(&[format!("blocks {path}")]);
     shown.lines().nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Leaves a transaction in the journal that gives `/etc/file-20` another first block.
-fn leave_transaction(image: &Image, open: &str, block_size: usize) -> Vec<u8> {
+pub fn leave_transaction(image: &Image, open: &str, block_size: usize) -> Vec<u8> {
     let block = first_block(image, "/etc/file-20");
     let content = image.directory.path().join("block");
     let bytes = vec![b'J'; block_size];
@@ -130,7 +130,76 @@ fn a_mark_of_orphans_without_orphans_is_cleared_and_with_orphans_refused() {
     image.patch(1024 + 0x64, &(word | 1 << 16).to_le_bytes());
     let inode = u32::from_le_bytes(image.bytes()[1024 + 0x280..1024 + 0x284].try_into().unwrap());
     let block = first_block(&image, &format!("<{inode}>")) * image.open().unwrap().facts().block_size;
-    image.patch(block + 8, &12_u32.to_le_bytes());
+    // No such inode.
+    image.patch(block + 8, &4_000_000_u32.to_le_bytes());
     let error = image.open().unwrap().check_writable().unwrap_err();
     assert_eq!(error.to_string(), "files that were deleted while open still take space (orphans)");
+}
+
+#[test]
+fn fast_commits_that_wait_are_refused_by_their_number_and_older_ones_are_not() {
+    let freeze = |mount: &std::path::Path| {
+        for how in ["-f", "-u"] {
+            assert!(Command::new("fsfreeze").arg(how).arg(mount).status().unwrap().success());
+        }
+    };
+    let fsynced = |mount: &std::path::Path| {
+        for number in 0..5 {
+            let path = mount.join(format!("etc/fsynced-{number}"));
+            fs::write(&path, "fsynced").unwrap();
+            fs::File::open(&path).unwrap().sync_all().unwrap();
+        }
+    };
+    let synced = |mount: &std::path::Path| {
+        // Not one of the things that a fast commit can say.
+        std::os::unix::fs::chown(mount.join("etc"), Some(7), None).unwrap();
+        assert!(Command::new("sync").arg("-f").arg(mount).status().unwrap().success());
+    };
+    type Step<'a> = &'a dyn Fn(&std::path::Path);
+    let cases: [(&str, &[Step<'_>], Option<u32>); 3] = [
+        ("waiting", &[&synced, &fsynced], Some(5)),
+        ("waiting behind a freeze", &[&synced, &freeze, &fsynced], Some(5)),
+        ("of earlier times", &[&synced, &fsynced, &synced], None),
+    ];
+    for (name, steps, want) in cases {
+        let tree = tree(0);
+        // Somebody else on this machine may sync all file systems meanwhile: then nothing waits.
+        let image = (0..20).find_map(|_| {
+            let live = Image::make("-t ext4 -O fast_commit", "32M", Some(tree.path()));
+            let mount = live.directory.path().join("mount");
+            fs::create_dir(&mount).unwrap();
+            let mounted = Command::new("mount").args(["-o", "loop,commit=600"]).arg(&live.path).arg(&mount).output();
+            if !mounted.is_ok_and(|output| output.status.success()) {
+                return Some(None);
+            }
+            steps.iter().for_each(|step| step(&mount));
+            let image = Image::empty();
+            fs::copy(&live.path, &image.path).unwrap();
+            assert!(unmount(&mount));
+            let waiting = image.open().unwrap().facts().waiting;
+            waiting.is_some_and(|waiting| waiting.fast_commits == want).then_some(Some(image))
+        });
+        let Some(image) = image.unwrap_or_else(|| panic!("{name}: never {want:?} fast commits")) else {
+            shout("no loop mount here: fast commits were not tried");
+            return;
+        };
+        let raw = image.bytes();
+        let ext4 = image.open().unwrap();
+        let answer = ext4.check_writable();
+        match want {
+            Some(_) => {
+                let error = answer.unwrap_err();
+                assert_eq!(error.to_string(), "its journal holds 5 fast commits, which deaddrop does not replay");
+                assert!(error.hint().unwrap().contains("e2fsck -p"), "{name}");
+                assert!(image.apply(&[write("/x", b"y", 0o400, 0, 0)]).is_err() && ext4.root().is_err(), "{name}");
+                assert!(raw == image.bytes() && ext4.dirty().unwrap().is_empty(), "{name}");
+            }
+            None => {
+                answer.unwrap_or_else(|error| panic!("{name}: {error}"));
+                image.apply(&[write("/x", b"y", 0o400, 0, 0)]).unwrap();
+                image.assert_clean(name);
+                assert_eq!(image.dump("/etc/fsynced-4"), b"fsynced", "{name}");
+            }
+        }
+    }
 }

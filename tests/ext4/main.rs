@@ -13,5 +13,7 @@ mod dirty;
 mod hostile;
 mod labels;
 mod layouts;
+mod orphans;
 mod refused;
+mod states;
 mod support;

@@ -6,6 +6,7 @@ use super::reader::read_superblock;
 use super::superblock::Superblock;
 use crate::image::device::ReadAt;
 use crate::image::error::ImageError;
+use crate::image::journal::replay::Waiting;
 
 /// A file system's own word about itself. Nothing of it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Facts {
     pub features: Vec<String>,
     /// The journal.
     pub journal: JournalState,
+    /// What waits in it to be replayed; `None` when nothing can, or when it could not be read.
+    pub waiting: Option<Waiting>,
     /// Cleanly unmounted, without recorded errors.
     pub clean: bool,
     /// Errors are recorded.
@@ -64,7 +67,7 @@ pub enum JournalState {
 }
 
 impl Facts {
-    pub(super) fn new(superblock: &Superblock, journal: Option<Journal>) -> Self {
+    pub(super) fn new(superblock: &Superblock, journal: Option<Journal>, waiting: Option<Waiting>) -> Self {
         let features = superblock.features;
         let has_journal = features.compat.has(Compat::HAS_JOURNAL);
         let size = journal.map(|journal| journal.size);
@@ -92,6 +95,7 @@ impl Facts {
                 (true, _) if features.incompat.has(Incompat::NEEDS_RECOVERY) => JournalState::NeedsRecovery { size },
                 (true, _) => JournalState::Clean { size },
             },
+            waiting,
             clean: superblock.is_clean(),
             has_errors: superblock.has_errors(),
             last_mounted: superblock.last_mounted.clone(),
@@ -106,7 +110,7 @@ impl Facts {
 /// # Errors
 /// When the device cannot be read.
 pub fn probe(device: &dyn ReadAt) -> Result<Option<Facts>, ImageError> {
-    Ok(read_superblock(device)?.map(|superblock| Facts::new(&superblock, None)))
+    Ok(read_superblock(device)?.map(|superblock| Facts::new(&superblock, None, None)))
 }
 
 /// A UUID as people write it.

@@ -201,6 +201,40 @@ impl Reader {
         }
     }
 
+    /// The descriptor as it is to be written: with the counts of `group`, and made to fit its bitmaps where they are given.
+    pub fn edited_descriptor(&self, group: &Group, blocks: Option<&Bitmap>, inodes: Option<&Bitmap>) -> Vec<u8> {
+        let mut edited = group.clone();
+        let wide = edited.raw.len() >= 64;
+        let mut put = |low: usize, high: usize, value: u32| {
+            let [a, b, c, d] = value.to_le_bytes();
+            for (at, half) in [(low, [a, b]), (high, [c, d])] {
+                if let Some(field) = edited.raw.get_mut(at..at + 2).filter(|_| at == low || wide) {
+                    field.copy_from_slice(&half);
+                }
+            }
+        };
+        put(0xC, 0x2C, group.free_blocks);
+        put(0xE, 0x2E, group.free_inodes);
+        put(0x10, 0x30, group.directories);
+        if self.superblock.has_checksums() {
+            let checksum = |bitmap: &Bitmap, bits: u32| {
+                crc32c(self.superblock.checksum_seed, bitmap.0.get(..usize_of(bits / 8)).unwrap_or_default())
+            };
+            if let Some(bitmap) = blocks {
+                put(0x18, 0x38, checksum(bitmap, self.superblock.blocks_per_group));
+            }
+            if let Some(bitmap) = inodes {
+                put(0x1A, 0x3A, checksum(bitmap, self.superblock.inodes_per_group));
+            }
+        }
+        if let Some(checksum) = self.descriptor_checksum(&edited)
+            && let Some(field) = edited.raw.get_mut(CHECKSUM..CHECKSUM + 2)
+        {
+            field.copy_from_slice(&checksum.to_le_bytes());
+        }
+        edited.raw
+    }
+
     /// The group's block bitmap: bit n is block `first_block_of(group) + n`. Made up when it was never written.
     ///
     /// # Errors
@@ -287,6 +321,13 @@ impl Bitmap {
     /// True when `bit` is set, or lies beyond the bitmap.
     pub fn get(&self, bit: u32) -> bool {
         self.0.get(usize_of(bit / 8)).is_none_or(|byte| byte & (1 << (bit % 8)) != 0)
+    }
+
+    /// Clears `bit`, if it lies in the bitmap.
+    pub fn clear(&mut self, bit: u32) {
+        if let Some(byte) = self.0.get_mut(usize_of(bit / 8)) {
+            *byte &= !(1 << (bit % 8));
+        }
     }
 
     fn set(&mut self, bit: u32) {

@@ -32,15 +32,25 @@ impl Ext4 {
     /// # Errors
     /// When the image cannot be read, or is damaged: the journal shares a block with something else, among others.
     pub fn transaction(&self) -> Result<Option<Transaction>, ImageError> {
-        let Some(Journal { superblock: journal, map, .. }) = self.empty_journal()? else { return Ok(None) };
-        let old = &self.old;
+        let Some(Journal { superblock: mut journal, map, .. }) = self.empty_journal()? else { return Ok(None) };
+        let first = self.release()?;
+        let old = self.before_change();
+        if let Some(first) = &first {
+            journal.set_log(0, first.next_sequence());
+        }
         let Split { replayed, changes } = self.split(Some(&map))?;
         if self.recovered.is_some() || !self.layers.is_empty() {
             self.fixed()?;
             self.check_journal()?;
         }
-        let dirty = self.recovered.as_ref().map(|_| Dirty { home: replayed });
-        let stale = if dirty.is_some() || self.drops_values { stale_blocks(old, &journal, &map)? } else { Vec::new() };
+        let dirty = self.recovered.as_ref().filter(|_| first.is_none()).map(|_| Dirty { home: replayed });
+        // A fast commit of earlier times says nothing to the kernel; but e2fsck (to 1.47.4) takes it for damage, and does not
+        // replay the transaction before it, which is ours. It must be gone before the commit point.
+        let has_fast_commits = journal.has_fast_commits() && !self.layers.is_empty();
+        let stale = match dirty.is_some() || self.drops_values || has_fast_commits {
+            true => stale_blocks(old, &journal, &map)?,
+            false => Vec::new(),
+        };
         Ok(Some(Transaction {
             block_size: old.geometry.block_size,
             superblock_old: superblock::with_recovery(&old.superblock.raw, true).to_vec(),
@@ -50,7 +60,28 @@ impl Ext4 {
             dirty,
             changes,
             stale,
+            first: first.map(Box::new),
         }))
+    }
+
+    /// The transaction that brings the journal home and releases orphans, if a change was made on top of that. `None` when
+    /// there were no orphans, or nothing else is to be written.
+    fn release(&self) -> Result<Option<Transaction>, ImageError> {
+        // What was found there the first time is found there again: nobody wrote since.
+        if self.is_on_released() { Self::open(Arc::clone(&self.base))?.transaction() } else { Ok(None) }
+    }
+
+    /// True when a change was made on top of released orphans.
+    fn is_on_released(&self) -> bool {
+        self.released.as_ref().is_some_and(|(_, layers)| self.layers.len() > *layers)
+    }
+
+    /// The file system that the change is made to.
+    fn before_change(&self) -> &Reader {
+        match &self.released {
+            Some((reader, _)) if self.is_on_released() => reader,
+            _ => &self.old,
+        }
     }
 
     /// The changes for a device where they cannot be one journal transaction.
@@ -66,10 +97,13 @@ impl Ext4 {
         let number = superblock::OFFSET / u64::from(geometry.block_size);
         let home = changes.logged.into_iter().filter(|block| block.number != number).collect();
         // A dirty journal is brought home by itself, as if nothing else were to be changed.
-        let replay = match self.recovered {
-            Some(_) => Self::open(Arc::clone(&self.base))?.transaction()?,
-            None => None,
+        let replay = match self.recovered.is_some() || self.released.is_some() {
+            true => Self::open(Arc::clone(&self.base))?.transaction()?,
+            false => None,
         };
+        if replay.as_ref().is_some_and(|replay| !replay.fits()) {
+            return Err(ImageError::refused("the journal is too small to release the orphans", super::recover::HINT));
+        }
         Ok(Rewrite {
             why: if journal.is_some() { "the journal is too small for it" } else { "its file system has no journal" },
             block_size: geometry.block_size,
@@ -93,7 +127,9 @@ impl Ext4 {
     /// Sorts what differs; `map` tells the journal's own blocks, if there are any. The superblock's block has
     /// `needs_recovery` set.
     fn split(&self, map: Option<&Map>) -> Result<Split, ImageError> {
-        let old = &self.old;
+        let old = self.before_change();
+        // Else the transaction before has brought it home.
+        let brings_home = self.recovered.is_some() && !self.is_on_released();
         let block_size = u64::from(old.geometry.block_size);
         let mut split = Split { replayed: Vec::new(), changes: Changes::default() };
         let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
@@ -113,7 +149,7 @@ impl Ext4 {
                     *raw = superblock::with_recovery(raw, true);
                 }
             }
-            if self.recovered.is_some() && self.on_device(offset, before.len())? != before {
+            if brings_home && self.on_device(offset, before.len())? != before {
                 split.replayed.push(Block { number, bytes: before.clone() });
             }
             if before == bytes {

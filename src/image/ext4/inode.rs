@@ -117,6 +117,20 @@ impl Reader {
     /// # Errors
     /// When there is no such inode, it is damaged or not in use, or cannot be read.
     pub fn inode(&self, number: u32) -> Result<Inode, ImageError> {
+        let raw = self.inode_bytes(number)?;
+        self.parse_inode(number, raw)
+    }
+
+    /// The same for an inode that may have no name any more.
+    ///
+    /// # Errors
+    /// As [`Reader::inode`].
+    pub fn orphan_inode(&self, number: u32) -> Result<Inode, ImageError> {
+        let raw = self.inode_bytes(number)?;
+        self.parse_named_or_not(number, raw)
+    }
+
+    fn inode_bytes(&self, number: u32) -> Result<Wiped, ImageError> {
         let (group, index) = self.group_of_inode(number)?;
         let group = self.group(group)?;
         // Cannot underflow: checked by `group`.
@@ -129,14 +143,35 @@ impl Reader {
         let (block, offset) = self.place_in(&group, index);
         let mut raw = Wiped::zeros(usize::from(self.superblock.inode_size));
         self.read_part(block, offset, &mut raw)?;
-        self.parse_inode(number, raw)
+        Ok(raw)
+    }
+
+    /// Makes the checksum of an inode's bytes right.
+    pub fn seal_inode(&self, inode: &mut Inode) {
+        let Some((_, checksum)) = self.inode_checksum(inode.number, &mut inode.raw, inode.extra_size) else { return };
+        let [a, b, c, d] = checksum.to_le_bytes();
+        for (at, half, is_there) in [(0x7C, [a, b], true), (0x82, [c, d], inode.extra_size >= 4)] {
+            if let Some(field) = inode.raw.get_mut(at..at + 2).filter(|_| is_there) {
+                field.copy_from_slice(&half);
+            }
+        }
     }
 
     /// Reads the fields of an inode's bytes and checks them.
     ///
     /// # Errors
     /// When it is damaged or not in use.
-    pub fn parse_inode(&self, number: u32, mut raw: Wiped) -> Result<Inode, ImageError> {
+    pub fn parse_inode(&self, number: u32, raw: Wiped) -> Result<Inode, ImageError> {
+        let inode = self.parse_named_or_not(number, raw)?;
+        if inode.links == 0 {
+            return Err(ImageError::Corrupt(format!(
+                "ext4: inode {number}: a directory leads to it, but it has no links"
+            )));
+        }
+        Ok(inode)
+    }
+
+    fn parse_named_or_not(&self, number: u32, mut raw: Wiped) -> Result<Inode, ImageError> {
         let wrong = |what: &str| Err(ImageError::Corrupt(format!("ext4: inode {number}: {what}")));
         let mode = le16(&raw, 0x0);
         let extra_size = if raw.len() > GOOD_OLD_SIZE { le16(&raw, 0x80) } else { 0 };
@@ -160,9 +195,6 @@ impl Reader {
         };
         let flags = le32(&raw, 0x20);
         let links = le16(&raw, 0x1A);
-        if links == 0 {
-            return wrong("a directory leads to it, but it has no links");
-        }
         let sectors = halves(le32(&raw, 0x1C), u32::from(le16(&raw, 0x74)));
         let unit = if flags & HUGE_FILE != 0 { u64::from(self.geometry.block_size / 512) } else { 1 };
         Ok(Inode {

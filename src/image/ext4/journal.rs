@@ -59,7 +59,7 @@ impl Reader {
         let size = inode.size / block_size;
         let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, size)?;
         // e2fsck asks the same of what a fast-commit area leaves.
-        let log = if superblock.fast_commit_area().is_empty() { size } else { u64::from(superblock.end()) };
+        let log = if superblock.has_fast_commits() { u64::from(superblock.end()) } else { size };
         if size.min(log) < FEWEST_BLOCKS {
             return Err(ImageError::Corrupt(format!("ext4: a journal of {} blocks", size.min(log))));
         }

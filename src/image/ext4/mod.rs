@@ -27,6 +27,7 @@ mod label;
 mod mapping;
 mod mend;
 mod neighbours;
+mod orphans;
 mod plan;
 mod reader;
 mod recover;
@@ -51,6 +52,7 @@ use self::recover::{Obstacle, Recovered};
 use super::cache::Cached;
 use super::device::ReadAt;
 use super::error::ImageError;
+use super::journal::replay::Waiting;
 use super::overlay::{DirtyBlock, Overlay};
 use super::tree::{Label, Stat, Tree, TreeChange};
 use crate::secret::{Secret, Wiped};
@@ -83,6 +85,11 @@ pub struct Ext4 {
     old: Reader,
     /// The journal as it is after its replay; `None` when it was clean.
     recovered: Option<Journal>,
+    /// Set when orphans were released: how the file system is after that, and how many layers that took. A change comes
+    /// in a transaction of its own, since it may take their blocks: see [`Ext4::transaction`].
+    released: Option<(Reader, usize)>,
+    /// What waits in the journal, on the device.
+    waiting: Option<Waiting>,
     /// Set when a change drops an old value, which may stand in the journal's log.
     drops_values: bool,
     /// What a mount left behind and we could not deal with.
@@ -120,24 +127,30 @@ impl Ext4 {
             old: reader.clone(),
             reader,
             recovered: None,
+            released: None,
+            waiting: None,
             drops_values: false,
             obstacle: None,
             fixed: OnceLock::new(),
             journal_is_alone: OnceLock::new(),
         };
-        if !recover::is_needed(&ext4.reader.superblock) {
+        ext4.waiting = recover::waiting(&ext4.reader);
+        if !recover::is_needed(&ext4.reader) {
             return Ok(ext4);
         }
         if features::check_written(&ext4.reader.superblock).is_err() {
-            ext4.obstacle = Some(Obstacle("a mount left its journal or its orphans behind".into()));
+            ext4.obstacle = Some(Obstacle::new("a mount left its journal or its orphans behind"));
             return Ok(ext4);
         }
         match recover::recover(&ext4.reader) {
-            Ok(Recovered { replayed, marked, journal }) => {
+            Ok(Recovered { replayed, released, marked, journal }) => {
                 ext4.push(replayed)?;
                 ext4.old = ext4.reader.clone();
+                let is_released = released.is_some();
+                released.into_iter().try_for_each(|released| ext4.push(released))?;
                 ext4.push(marked)?;
                 ext4.recovered = journal;
+                ext4.released = is_released.then(|| (ext4.reader.clone(), ext4.layers.len()));
             }
             Err(obstacle) => ext4.obstacle = Some(obstacle),
         }
@@ -147,7 +160,7 @@ impl Ext4 {
     /// What the file system says about itself, for `inspect`.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten())
+        Facts::new(&self.reader.superblock, self.reader.journal().ok().flatten(), self.waiting)
     }
 
     /// Bytes a block.
@@ -195,11 +208,9 @@ impl Ext4 {
         if !superblock.is_clean() {
             return Err(ImageError::refused(UNCLEAN, recover::HINT));
         }
-        if superblock.last_orphan != 0 {
-            return Err(ImageError::refused(
-                "files that were deleted while open still take space (orphans)",
-                recover::HINT,
-            ));
+        // The kernel looks into the orphan file whether it is marked or not.
+        if orphans::are_there(&self.reader)? {
+            return Err(ImageError::refused(orphans::REFUSAL, recover::HINT));
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";

@@ -317,6 +317,14 @@ pub fn with_recovery(raw: &[u8; SIZE], needed: bool) -> [u8; SIZE] {
     copy
 }
 
+/// Takes what `found` records of errors into `raw`, whose checksum is then to be made right: the bit in `s_state`, and the
+/// fields from `s_error_count`, 0x194, to the one before `s_mount_opts`, 0x200.
+pub fn keep_errors(raw: &mut [u8; SIZE], found: &Superblock) {
+    let state = le16(raw, 0x3A) | (found.state & STATE_ERRORS);
+    raw[0x3A..0x3C].copy_from_slice(&state.to_le_bytes());
+    raw[0x194..0x200].copy_from_slice(&found.raw[0x194..0x200]);
+}
+
 /// A copy of a superblock that says "not cleanly unmounted" (`s_state`, 0x3A, bit 0 clear), its checksum made right: e2fsck
 /// looks at the whole file system then, and we refuse to write to it.
 #[must_use]

@@ -3,6 +3,7 @@
 //! Every integer on disk is big-endian here, unlike in the rest of ext4. Layout: kernel documentation,
 //! filesystems/ext4, "Journal (jbd2)". Knows journal and file-system block numbers; no paths, no values' meaning.
 
+pub mod fast_commit;
 pub mod replay;
 pub mod superblock;
 pub mod transaction;

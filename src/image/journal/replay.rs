@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::fast_commit;
 use super::superblock::{INCOMPAT_64BIT, INCOMPAT_ASYNC_COMMIT, INCOMPAT_CSUM_V3, JournalSuperblock};
 use super::transaction::block_checksum;
 use super::{
@@ -21,13 +22,23 @@ pub struct Replayed {
     pub next_sequence: u32,
 }
 
+/// What waits in a journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Whole transactions in the log.
+    pub transactions: u32,
+    /// Whole fast commits on top of them, as [`fast_commit::count`] gives them: they are not replayed.
+    pub fast_commits: Option<u32>,
+}
+
 /// Reads one file-system block into the buffer.
 pub type ReadBlock<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<(), ImageError>;
 
 /// Takes one replayed block: where it belongs, and its content.
 pub type PutBlock<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), ImageError>;
 
-/// Replays the log through `put`; later transactions come later.
+/// Replays the log through `put`; later transactions come later. Fast commits on top of them are not looked at: see
+/// [`waiting`].
 ///
 /// `fs_blocks` is the number of blocks of the file system; a tag beyond it is damage.
 ///
@@ -51,7 +62,6 @@ pub fn replay(
     }
     let transactions = log.scan()?;
     let end = superblock.sequence.wrapping_add(transactions);
-    log.refuse_fast_commits(end)?;
     let mut revoked: HashMap<u64, u32> = HashMap::new();
     log.each_block(transactions, |sequence, kind, block, _| {
         if kind == REVOKE {
@@ -79,6 +89,30 @@ pub fn replay(
     })?;
     // One more than the last: a half-written transaction of that number may lie in the log (kernel, jbd2_journal_recover).
     Ok(Replayed { transactions, next_sequence: end.wrapping_add(1) })
+}
+
+/// Looks at what waits in a journal, and replays nothing.
+///
+/// `is_used_for_fast_commits`: the file system says that it has some. After it was frozen and thawed the kernel writes fast
+/// commits while its journal's superblock still says that the log is empty, and that nothing else is there either.
+///
+/// # Errors
+/// As [`replay`].
+pub fn waiting(
+    superblock: &JournalSuperblock,
+    map: &Map,
+    block_size: usize,
+    is_used_for_fast_commits: bool,
+    read: ReadBlock<'_>,
+) -> Result<Waiting, ImageError> {
+    let log = Log { superblock, map, block_size, fs_blocks: 0, read };
+    let transactions = if superblock.start == 0 { 0 } else { log.scan()? };
+    let next = superblock.sequence.wrapping_add(transactions);
+    let fast_commits = match is_used_for_fast_commits || superblock.has_fast_commits() {
+        true => fast_commit::count(superblock, map, block_size, next, read)?,
+        false => None,
+    };
+    Ok(Waiting { transactions, fast_commits })
 }
 
 /// Sequence numbers wrap.
@@ -128,6 +162,8 @@ impl Log<'_> {
         let mut done: u32 = 0;
         // Set when a block of the transaction that is being read is damaged: fatal only if it was committed.
         let mut is_damaged = false;
+        let mut checksum = !0;
+        let mut last_time = 0;
         while done < self.superblock.log_blocks() {
             let block = self.block(self.advance(self.superblock.start, done))?;
             let sequence = self.superblock.sequence.wrapping_add(whole);
@@ -138,11 +174,28 @@ impl Log<'_> {
                         is_damaged |= !self.has_good_tail(&block);
                         let tags = u32::try_from(self.tags(&block)?.len()).map_err(|_| damaged())?;
                         steps = steps.checked_add(tags).ok_or_else(damaged)?;
+                        if self.superblock.has_commit_checksums() {
+                            checksum = crc32_be(checksum, &block);
+                            for step in (1..steps).take_while(|step| *step < self.superblock.log_blocks()) {
+                                let at = self.advance(self.superblock.start, done.saturating_add(step));
+                                checksum = crc32_be(checksum, &self.block(at)?);
+                            }
+                        }
                     }
                     REVOKE => is_damaged |= !self.has_good_tail(&block),
-                    COMMIT if !self.has_good_commit(&block) => break,
-                    COMMIT if is_damaged => return Err(damaged()),
-                    COMMIT => whole = whole.checked_add(1).ok_or_else(damaged)?,
+                    COMMIT => {
+                        let time = commit_time(&block);
+                        if is_damaged || !self.has_good_commit(&block, checksum) {
+                            // Left of a longer log of earlier times. Else it is one that was committed: neither the
+                            // kernel nor e2fsck goes on as if it had not been.
+                            if time < last_time {
+                                break;
+                            }
+                            return Err(damaged());
+                        }
+                        (last_time, checksum) = (time, !0);
+                        whole = whole.checked_add(1).ok_or_else(damaged)?;
+                    }
                     _ => break,
                 },
                 _ => break,
@@ -249,8 +302,18 @@ impl Log<'_> {
         self.has_checksum_at(block, self.block_size.saturating_sub(4))
     }
 
-    fn has_good_commit(&self, block: &[u8]) -> bool {
-        self.has_checksum_at(block, 16)
+    /// `transaction`: the crc32 of its descriptors and their blocks, for a journal with commit checksums (version 1),
+    /// where zeroes stand for none. Kernel, `struct commit_header`.
+    fn has_good_commit(&self, block: &[u8], transaction: u32) -> bool {
+        if !self.superblock.has_commit_checksums() {
+            return self.has_checksum_at(block, 16);
+        }
+        // `h_chksum_type` 1 is crc32, `h_chksum_size` its bytes.
+        match (block.get(12..14), be32(block, 16)) {
+            (Some([0, 0]), Some(0)) => true,
+            (Some([1, 4]), Some(found)) => found == transaction,
+            _ => false,
+        }
     }
 
     fn has_checksum_at(&self, block: &[u8], at: usize) -> bool {
@@ -264,21 +327,37 @@ impl Log<'_> {
         }
         found == Some(crc32c(self.superblock.seed(), &copy))
     }
+}
 
-    /// A fast commit on top of the last whole transaction would be lost. Kernel, fs/ext4/fast_commit.h: each starts
-    /// with a head tag (type 9, little-endian) that carries the transaction's number.
-    fn refuse_fast_commits(&self, next: u32) -> Result<(), ImageError> {
-        let Some(first) = Some(self.superblock.fast_commit_area()).filter(|area| !area.is_empty()) else {
-            return Ok(());
-        };
-        let block = self.block(first.start)?;
-        let is_head = block.get(..2) == Some(&[9, 0]);
-        let number = block.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-        if is_head && number == Some(next) {
-            return Err(ImageError::unsupported("the journal is dirty and has fast commits", "run e2fsck -p first"));
+/// `h_commit_sec`, 0x30, u64: when a transaction was committed, in seconds.
+fn commit_time(block: &[u8]) -> u64 {
+    block.get(48..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u64::from_be_bytes(*field))
+}
+
+/// One byte's worth of [`crc32_be`].
+const CRC32_BE: [u32; 256] = {
+    let mut table = [0; 256];
+    let (mut index, mut byte): (usize, u32) = (0, 0);
+    while index < 256 {
+        let mut crc = byte << 24;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 << 31 != 0 { (crc << 1) ^ 0x04C1_1DB7 } else { crc << 1 };
+            bit += 1;
         }
-        Ok(())
+        table[index] = crc;
+        (index, byte) = (index + 1, byte + 1);
     }
+    table
+};
+
+/// crc32, highest bit first, seeded and not inverted: what commit blocks of version 1 carry (kernel, `crc32_be`).
+fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |crc, byte| {
+        let [high, ..] = crc.to_be_bytes();
+        // OK to index: a byte, into 256 entries.
+        (crc << 8) ^ CRC32_BE[usize::from(high ^ byte)]
+    })
 }
 
 fn header(block: &[u8]) -> Option<(u32, u32)> {
@@ -300,9 +379,13 @@ mod tests {
 
     /// A journal of 64 blocks that lie at 1000 in the file system.
     fn superblock(incompat: u32) -> JournalSuperblock {
+        superblock_with(0, incompat)
+    }
+
+    fn superblock_with(compat: u32, incompat: u32) -> JournalSuperblock {
         let mut raw = vec![0; SIZE];
         for (at, value) in
-            [(0, MAGIC), (4, 4), (0x0C, 1024), (0x10, LOG), (0x14, 1), (0x18, 7), (0x1C, 0), (0x28, incompat)]
+            [(0, MAGIC), (4, 4), (0x0C, 1024), (0x10, LOG), (0x14, 1), (0x18, 7), (0x24, compat), (0x28, incompat)]
         {
             put_be32(&mut raw, at, value);
         }
@@ -416,6 +499,41 @@ mod tests {
         let (replayed, home) = disk.replay(&superblock).unwrap();
         assert_eq!(replayed.transactions, 2);
         assert_eq!(home.keys().copied().collect::<Vec<_>>(), [10, 12], "11 is revoked by the later transaction");
+    }
+
+    #[test]
+    fn checksums_of_commit_blocks_are_looked_at() {
+        // Check value of CRC-32/MPEG-2.
+        assert_eq!(crc32_be(!0, b"123456789"), 0x0376_E6E7);
+        for (name, broken, want) in
+            [("none", None, Some(1)), ("as it should be", Some(0), Some(1)), ("another", Some(1), None)]
+        {
+            let mut superblock = superblock_with(1, 0);
+            let mut disk = Disk(BTreeMap::new());
+            let mut log = transaction::encode(&superblock, BLOCK, 7, &logged(&images(10, 3, 1)), 0);
+            if let Some(broken) = broken {
+                let checksum = log[..4].iter().fold(!0, |crc, block| crc32_be(crc, block)) ^ broken;
+                log[4][12..14].copy_from_slice(&[1, 4]);
+                put_be32(&mut log[4], 16, checksum);
+            }
+            disk.lay(60, log);
+            superblock.set_log(60, 7);
+            assert_eq!(disk.replay(&superblock).ok().map(|(replayed, _)| replayed.transactions), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_commit_block_whose_checksum_is_wrong_is_an_error_unless_it_is_older() {
+        for (seconds, want) in [(50, None), (49, Some(1))] {
+            let mut superblock = superblock(INCOMPAT_CSUM_V3);
+            let mut disk = Disk(BTreeMap::new());
+            let mut log = transaction::encode(&superblock, BLOCK, 7, &logged(&images(10, 1, 1)), 50);
+            log.extend(transaction::encode(&superblock, BLOCK, 8, &logged(&images(10, 1, 2)), seconds));
+            log.last_mut().unwrap()[100] ^= 1;
+            disk.lay(1, log);
+            superblock.set_log(1, 7);
+            assert_eq!(disk.replay(&superblock).ok().map(|(replayed, _)| replayed.transactions), want, "{seconds}");
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ mod at {
     pub const CHECKSUM: usize = 0xFC;
 }
 
+/// `s_feature_compat`: commit blocks carry a crc32 of their transaction.
+const COMPAT_CHECKSUM: u32 = 0x1;
 /// `s_feature_incompat`: the log may hold revoke blocks.
 pub const INCOMPAT_REVOKE: u32 = 0x1;
 /// `s_feature_incompat`: block numbers in tags have 64 bits.
@@ -55,8 +57,10 @@ pub struct JournalSuperblock {
     pub start: u32,
     /// `s_feature_incompat`; 0 in a version 1 superblock.
     pub incompat: u32,
-    /// Blocks of the fast-commit area.
-    fast_commit_blocks: u32,
+    /// The log shares the journal with a fast-commit area.
+    has_fast_commits: bool,
+    /// The older checksum feature: a crc32 in each commit block.
+    has_commit_checksums: bool,
     uuid: [u8; 16],
 }
 
@@ -90,7 +94,7 @@ impl JournalSuperblock {
             | INCOMPAT_CSUM_V2
             | INCOMPAT_CSUM_V3
             | INCOMPAT_FAST_COMMIT;
-        if incompat & !known != 0 || ro_compat != 0 || compat & !1 != 0 {
+        if incompat & !known != 0 || ro_compat != 0 || compat & !COMPAT_CHECKSUM != 0 {
             return Err(ImageError::unsupported(
                 format!("the journal has unknown features ({compat:#x}, {incompat:#x}, {ro_compat:#x})"),
                 "this image is newer than this deaddrop",
@@ -103,14 +107,6 @@ impl JournalSuperblock {
                 "run e2fsck -f on the image first",
             ));
         }
-        let fast_commit_blocks = match incompat & INCOMPAT_FAST_COMMIT {
-            0 => 0,
-            // 0 stands for the default of 256 blocks (kernel, jbd2_journal_get_num_fc_blks).
-            _ => match field(at::FC_BLOCKS)? {
-                0 => 256,
-                blocks => blocks,
-            },
-        };
         let uuid = raw[at::UUID..at::UUID + 16].try_into().map_err(|_| short())?;
         let parsed = Self {
             blocks: field(at::MAXLEN)?,
@@ -118,13 +114,17 @@ impl JournalSuperblock {
             sequence: field(at::SEQUENCE)?,
             start: field(at::START)?,
             incompat,
-            fast_commit_blocks,
+            has_fast_commits: incompat & INCOMPAT_FAST_COMMIT != 0,
+            has_commit_checksums: compat & COMPAT_CHECKSUM != 0,
             uuid,
             raw,
         };
         if parsed.has_checksums() {
             if incompat & INCOMPAT_CSUM_V2 != 0 && incompat & INCOMPAT_CSUM_V3 != 0 {
                 return Err(ImageError::corrupt("the journal claims checksums of version 2 and of version 3"));
+            }
+            if parsed.has_commit_checksums {
+                return Err(ImageError::corrupt("the journal claims checksums of version 1 and of a later one"));
             }
             if parsed.raw[at::CHECKSUM_TYPE] != CHECKSUM_CRC32C {
                 return Err(ImageError::corrupt("the journal's checksum type is not crc32c"));
@@ -147,10 +147,11 @@ impl JournalSuperblock {
         Ok(parsed)
     }
 
-    /// The first block after the log: `s_maxlen` without the fast-commit area.
+    /// One after the last block of the log: `s_maxlen`, or, with a fast-commit area, so many blocks before (kernel,
+    /// `jbd2_journal_load`: `j_last`).
     #[must_use]
     pub fn end(&self) -> u32 {
-        self.blocks.saturating_sub(self.fast_commit_blocks)
+        if self.has_fast_commits { self.blocks.saturating_sub(self.fast_commit_blocks()) } else { self.blocks }
     }
 
     /// Blocks that the log can hold.
@@ -159,10 +160,32 @@ impl JournalSuperblock {
         self.end().saturating_sub(self.first)
     }
 
-    /// Where the fast-commit area is, if there is one.
+    /// True when readers must look at the fast-commit area. The kernel takes the mark back with each empty log.
+    #[must_use]
+    pub fn has_fast_commits(&self) -> bool {
+        self.has_fast_commits
+    }
+
+    /// Where the fast-commit area is, or would be: its first block is not the one behind the log but the next (kernel,
+    /// `jbd2_journal_load`: `j_fc_first` is `j_last` + 1).
     #[must_use]
     pub fn fast_commit_area(&self) -> std::ops::Range<u32> {
-        self.end()..self.blocks
+        let before = self.blocks.saturating_sub(self.fast_commit_blocks());
+        before.saturating_add(1).min(self.blocks)..self.blocks
+    }
+
+    /// `s_num_fc_blks`; 0 stands for the default of 256 blocks (kernel, `jbd2_journal_get_num_fc_blks`).
+    fn fast_commit_blocks(&self) -> u32 {
+        match field_of(&self.raw, at::FC_BLOCKS) {
+            0 => 256,
+            blocks => blocks,
+        }
+    }
+
+    /// True when commit blocks carry a crc32 of their transaction (version 1), or zeroes instead.
+    #[must_use]
+    pub fn has_commit_checksums(&self) -> bool {
+        self.has_commit_checksums
     }
 
     /// True when blocks of the log carry checksums (version 2 or 3).
@@ -232,8 +255,20 @@ fn field_of(raw: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A journal of `blocks` blocks of 1 KiB, `area` of them for fast commits.
+    pub fn with_fast_commits(blocks: u32, area: u32) -> JournalSuperblock {
+        let mut raw = good();
+        let incompat = INCOMPAT_CSUM_V3 | INCOMPAT_FAST_COMMIT;
+        for (at, value) in
+            [(at::BLOCKSIZE, 1024), (at::MAXLEN, blocks), (at::FEATURE_INCOMPAT, incompat), (at::FC_BLOCKS, area)]
+        {
+            put_be32(&mut raw, at, value);
+        }
+        JournalSuperblock::parse(&sealed(raw), 1024, u64::from(blocks)).unwrap()
+    }
 
     /// A sound version 2 superblock: 1024 blocks of 4096 bytes, checksums version 3.
     fn good() -> Vec<u8> {
@@ -278,6 +313,7 @@ mod tests {
             ("unknown incompat", at::FEATURE_INCOMPAT, 0x40),
             ("unknown ro_compat", at::FEATURE_RO_COMPAT, 1),
             ("two checksum versions", at::FEATURE_INCOMPAT, INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3),
+            ("checksums of version 1 too", at::FEATURE_COMPAT, COMPAT_CHECKSUM),
             ("fast-commit area larger than all", at::FC_BLOCKS, u32::MAX),
         ] {
             let mut raw = good();
@@ -290,6 +326,16 @@ mod tests {
         let mut torn = good();
         torn[at::SEQUENCE] ^= 1;
         assert!(JournalSuperblock::parse(&torn, 4096, 1024).is_err(), "checksum");
+    }
+
+    #[test]
+    fn the_log_ends_before_the_fast_commit_area() {
+        // Kernel, jbd2_journal_load: j_fc_last = s_maxlen, j_last = j_fc_last - blocks, j_fc_first = j_last + 1.
+        for (area, end, first) in [(64, 4032, 4033), (0, 3840, 3841), (1, 4095, 4096)] {
+            let superblock = with_fast_commits(4096, area);
+            assert_eq!(superblock.end(), end, "{area}");
+            assert_eq!(superblock.fast_commit_area(), first..4096, "{area}");
+        }
     }
 
     #[test]
