@@ -212,15 +212,15 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         (
             "  a: text",
             vec![
-                "9:6+4 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is text",
+                "9:6+4 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
-                "9:6+1 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable), and this is a list",
+                "9:6+1 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow), and this is a list",
             ],
         ),
         ("  a:", vec!["9:3+1 secret `a` has no `path`", "9:3+1 secret `a` has no `from`"]),
@@ -319,6 +319,20 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         (
             "  a: { path: /d/a, from: ci:A, directory_mode: '0700' }\n  b: { path: /d/b, from: ci:A, directory_mode: '700' }",
             vec![],
+        ),
+        (
+            "  a: { path: /d/a, from: ci:A, directory_owner: 'x:1' }\n  b: { path: /d/b, from: ci:A, directory_owner: x }",
+            vec!["10:49+1 `/d` cannot belong to x here and x:1 for `a` (line 9)"],
+        ),
+        (
+            "  a: { path: /a, from: ci:A, directory_owner: '1x:2' }",
+            vec!["9:47+6 `1x` cannot be the name of a user or group"],
+        ),
+        ("  a: { path: /a, from: ci:A, directory_owner: 1000:100 }", vec![]),
+        ("  a: { path: /a, from: ci:A, allow: { NX108: 'made at boot' } }", vec![]),
+        (
+            "  a: { path: /a, from: ci:A, allow: { NX001: x, NX108: '' } }",
+            vec!["9:39+5 `NX001` cannot be allowed", "9:49+5 the reason is empty"],
         ),
         (
             "  a: { path: /d/a, from: ci:A, directory_mode: '0700', hosts: [node1] }
@@ -459,8 +473,8 @@ fn hints_say_what_to_do() {
         ),
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
-            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, newline, hosts, used_by, \
-             kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable",
+            "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, used_by, \
+             kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),

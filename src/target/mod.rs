@@ -17,8 +17,8 @@ use std::time::SystemTime;
 
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
-pub use interrupted::{Interrupted, Leftover};
 use crate::plan::Warning;
+pub use interrupted::{Interrupted, Leftover};
 pub use labels::{Chosen, Labels, Origin};
 pub use survey::{Home, Refusal, Standing, StandingFile, Survey, Wanted};
 
