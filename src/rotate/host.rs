@@ -118,13 +118,16 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
     HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
 }
 
+/// The plan, or the files that may not be put where they are declared.
+type Planned = Result<Plan, Vec<plan::Refused>>;
+
 /// Surveys and plans. What an interrupted run has left is dealt with first.
 fn look(
     target: &mut Node<'_>,
     name: &str,
     files: &mut Vec<DesiredFile>,
     options: &Options,
-) -> Result<(Result<Plan, Vec<plan::Refused>>, Option<Recovery>), Box<HostEnd>> {
+) -> Result<(Planned, Option<Recovery>), Box<HostEnd>> {
     let wanted = desired::wanted(files);
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
     let mut survey = target.look(&wanted).map_err(unchanged)?;

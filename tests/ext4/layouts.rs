@@ -372,3 +372,34 @@ fn times() {
         image.assert_clean(size);
     }
 }
+
+#[test]
+fn a_directory_that_is_emptied_goes_and_one_that_is_not_stays() {
+    let gone = |path: &str| TreeChange::RemoveDirectory { path: path.into() };
+    for arguments in [
+        "-t ext4 -b 1024",
+        "-t ext4 -b 4096 -O orphan_file,metadata_csum_seed",
+        "-t ext4 -b 1024 -O ^metadata_csum,^uninit_bg",
+        "-t ext4 -I 128",
+        "-t ext4 -O ^filetype",
+        "-t ext3 -b 1024",
+        "-t ext2 -b 4096",
+    ] {
+        let tree = tree(100);
+        std::fs::create_dir_all(tree.path().join("etc/emptied/deep")).unwrap();
+        std::fs::create_dir_all(tree.path().join("etc/kept")).unwrap();
+        for number in 0..60 {
+            std::fs::write(tree.path().join(format!("etc/emptied/deep/a-name-{number}")), b"old").unwrap();
+        }
+        std::fs::write(tree.path().join("etc/kept/file"), b"old").unwrap();
+        let image = Image::make(arguments, "32M", Some(tree.path()));
+        let mut changes: Vec<TreeChange> =
+            (0..60).map(|number| remove(&format!("/etc/emptied/deep/a-name-{number}"))).collect();
+        changes.extend([gone("/etc/emptied/deep"), gone("/etc/emptied")]);
+        let all: Vec<TreeChange> = changes.iter().cloned().chain([gone("/etc/kept")]).collect();
+        image.apply(&all).unwrap_or_else(|error| panic!("{arguments}: {error}"));
+        image.assert_clean(arguments);
+        assert_applied(&image, &changes, arguments);
+        assert!(find(&image.open().unwrap(), "/etc/kept/file").is_some(), "{arguments}");
+    }
+}

@@ -226,7 +226,7 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
     let mut stats = stats.split("debugfs: stat ").skip(1);
     for change in changes {
         let path = change.path();
-        if matches!(change, TreeChange::RemoveFile { .. }) {
+        if matches!(change, TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. }) {
             assert!(find(&ext4, path).is_none(), "{what}: {path} is still there");
             let shown = stats.next().unwrap();
             assert!(!shown.contains("Inode:"), "{what}: debugfs sees {path}: {shown}");
@@ -237,7 +237,7 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
             TreeChange::MakeDirectory { mode, uid, gid, .. }
             | TreeChange::WriteFile { mode, uid, gid, .. }
             | TreeChange::SetMetadata { mode, uid, gid, .. } => (*mode, *uid, *gid),
-            TreeChange::RemoveFile { .. } => unreachable!(),
+            TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => unreachable!(),
         };
         assert_eq!((stat.mode, stat.uid, stat.gid), (mode, uid, gid), "{what}: {path}");
         let shown = stats.next().unwrap();
@@ -260,7 +260,7 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
                 }
             }
             TreeChange::MakeDirectory { .. } => assert_eq!(stat.kind, Kind::Directory, "{what}: {path}"),
-            TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } => {}
+            _ => {}
         }
     }
 }

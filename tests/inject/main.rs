@@ -12,5 +12,6 @@ mod job;
 mod journal;
 mod manifest;
 mod outputs;
+mod planned;
 mod roots;
 mod signals;

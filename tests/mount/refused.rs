@@ -120,3 +120,27 @@ fn what_the_kernel_does_not_have_is_said_by_name() {
         assert!(tried, "{tampering}: no loop device was ours at once");
     }
 }
+
+#[test]
+fn a_plan_judges_what_can_be_read_and_says_that_this_is_all() {
+    for system in [BTRFS, XFS, EXT4].into_iter().filter(|system| system.is_here()) {
+        let scratch = Scratch::new();
+        let disk = Disk::new(&scratch, system);
+        let plan = ["plan", "disk.img", "--backend", "mount"];
+        let before = fingerprint(&disk.path);
+        deaddrop(&scratch, "new", &plan).run().expect_code(0).expect_output("Judged as far as can be told by reading");
+        let quick = [&plan[..], &["--quick"]].concat();
+        assert!(!deaddrop(&scratch, "new", &quick).run().expect_code(0).stdout().contains("Judged"));
+        assert_eq!(fingerprint(&disk.path), before);
+        let immutable = |root: &std::path::Path| {
+            crate::common::tool(std::process::Command::new("chattr").arg("+i").arg(root.join("etc/secrets")));
+        };
+        let scratch = Scratch::new();
+        Disk::filled(&scratch, system, &immutable);
+        let run = deaddrop(&scratch, "new", &plan).run().expect_code(1).expect_output("/etc/secrets/small");
+        run.expect_error("/etc/secrets is immutable").expect_error("chattr -i");
+        assert_eq!(deaddrop(&scratch, "new", &[&plan[..], &["--json"]].concat()).run().expect_code(1).stdout(), "");
+        deaddrop(&scratch, "new", &quick).run().expect_code(0);
+        assert_nothing_left(&scratch, &["disk.img"]);
+    }
+}

@@ -18,7 +18,7 @@ use super::bytes::{le16, le32};
 use super::features::{Incompat, RoCompat};
 use super::guard::{self, Guarded, Steps};
 use super::inode::GOOD_OLD_SIZE;
-use super::plan::{Action, Plan};
+use super::plan::{Action, Plan, Planned};
 use super::reader::Reader;
 use super::superblock::{self, Superblock};
 use crate::image::device::ReadAt;
@@ -201,9 +201,11 @@ pub(super) fn read_back(overlay: &Arc<Overlay>, plan: &Plan) -> Result<ReadBack,
     }
     let mut untyped = BTreeSet::new();
     if !reader.superblock.features.incompat.has(Incompat::FILETYPE) {
+        let is_gone = |change: &&Planned<'_>| matches!(change.action, Action::RemoveDirectory { .. });
+        let gone: BTreeSet<&str> = plan.changes.iter().filter(is_gone).map(|change| change.path).collect();
         for change in &plan.changes {
-            for (at, _) in change.path.match_indices('/') {
-                let above = change.path.get(..at).unwrap_or_default();
+            let ways = change.path.match_indices('/').map(|(at, _)| change.path.get(..at).unwrap_or_default());
+            for above in ways.filter(|above| !gone.contains(above)) {
                 untyped.extend(reader.map(&lookup.find(above)?)?.content());
             }
         }
