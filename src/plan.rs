@@ -1,8 +1,9 @@
 //! Desired files against a survey: the changes. Pure: it reads and writes nothing.
 
+mod interrupted;
 mod parents;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::derive::password::{self, Verdict};
@@ -160,7 +161,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     if !refused.is_empty() {
         return Err(refused);
     }
-    warnings.extend(interrupted_warnings(&changes, survey.interrupted.as_deref()));
+    warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
     let interrupted = survey.interrupted.clone();
     Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
 }
@@ -229,49 +230,6 @@ impl Plan {
         }
         all.extend(self.finishing());
         Ok(all)
-    }
-
-    /// What finishes a `rotate` that was cut off. Where a file is declared in this run, that says what stands there.
-    fn finishing(&self) -> Vec<TreeChange> {
-        let Some(interrupted) = &self.interrupted else { return Vec::new() };
-        // Each path once, whatever the list says.
-        let mut seen = declared(&self.changes);
-        let mut all = Vec::new();
-        let mut directories = Vec::new();
-        for leftover in &interrupted.leftovers {
-            if let Some(change) = &leftover.restore
-                && seen.insert(&leftover.path)
-            {
-                let to = if matches!(change, TreeChange::RemoveDirectory { .. }) { &mut directories } else { &mut all };
-                to.push(change.clone());
-            }
-            let names = leftover.drop.iter().filter(|name| seen.insert(name.as_str()));
-            all.extend(names.map(|name| TreeChange::RemoveFile { path: name.clone() }));
-        }
-        all.extend(directories);
-        all.extend(interrupted.forget.iter().cloned());
-        all
-    }
-
-    /// What was done about a `rotate` that was cut off, in words; none where there was none.
-    #[must_use]
-    pub fn finished_words(&self) -> Option<String> {
-        let interrupted = self.interrupted.as_ref()?;
-        let declared = declared(&self.changes);
-        let open = interrupted.leftovers.iter().filter(|leftover| !declared.contains(leftover.path.as_str()));
-        let restored = open.filter(|leftover| leftover.restore.is_some()).count();
-        Some(match (interrupted.done, restored) {
-            (true, _) => {
-                "a rotate that was cut off was finished: its new files stay, what was left of the old ones is gone"
-                    .to_owned()
-            }
-            (false, 0) => {
-                "a rotate that was cut off was finished: nothing had to be taken back but what is declared here"
-                    .to_owned()
-            }
-            (false, 1) => "a rotate that was cut off was taken back: 1 file is as before it".to_owned(),
-            (false, count) => format!("a rotate that was cut off was taken back: {count} files are as before it"),
-        })
     }
 }
 
@@ -439,38 +397,6 @@ fn link_warning(change: &Change, of_a_run: &HashMap<&str, u32>) -> Option<Warnin
         message: format!("{} has {others} more hard link{}, which {effect}", change.path, plural(others)),
         hint: "find and remove the other names: find / -xdev -samefile FILE".into(),
     })
-}
-
-/// The physical paths of all files of this run.
-fn declared(changes: &[Change]) -> HashSet<&str> {
-    changes.iter().map(|change| change.physical.as_str()).collect()
-}
-
-/// DD504: a `rotate` was cut off there; DD503: a file that it was about is by now somebody else's.
-fn interrupted_warnings(changes: &[Change], interrupted: Option<&Interrupted>) -> Vec<Warning> {
-    let Some(interrupted) = interrupted else { return Vec::new() };
-    let what = match interrupted.done {
-        true => "its new files stay, and what is left of the old ones goes",
-        false => "its old files come back, but for those that are declared in this run",
-    };
-    let mut warnings = vec![Warning {
-        code: "DD504",
-        secret: None,
-        message: format!("a rotate that was cut off has left its list in /var/lib/deaddrop: {what}"),
-        hint: "inject finishes it in the same step; or the next rotate does, once the node runs".into(),
-    }];
-    let declared = declared(changes);
-    let foreign = interrupted.leftovers.iter().filter(|left| left.foreign && !declared.contains(left.path.as_str()));
-    warnings.extend(foreign.map(|leftover| Warning {
-        code: "DD503",
-        secret: None,
-        message: format!(
-            "{} is neither the old nor the new file of the rotate that was cut off: it is left as it is",
-            walk::shown(&leftover.path)
-        ),
-        hint: "somebody has written it since: compare it with what it should be".into(),
-    }));
-    warnings
 }
 
 /// DD201: nothing tells the label that a new file, or a directory made for it, should have.
