@@ -37,7 +37,8 @@ impl Plan {
         let interrupted = self.interrupted.as_ref()?;
         let declared = declared(&self.changes);
         let open = interrupted.leftovers.iter().filter(|leftover| !declared.contains(leftover.path.as_str()));
-        let restored = open.filter(|leftover| leftover.restore.is_some()).count();
+        let is_file = |change: &TreeChange| !matches!(change, TreeChange::RemoveDirectory { .. });
+        let restored = open.filter(|leftover| leftover.restore.as_ref().is_some_and(is_file)).count();
         Some(match (interrupted.done, restored) {
             (true, _) => {
                 "a rotate that was cut off was finished: its new files stay, what was left of the old ones is gone"
