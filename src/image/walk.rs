@@ -27,6 +27,9 @@ pub struct Walk<N> {
     pub physical: String,
     /// Links followed on the way, in order.
     pub links: Vec<Link>,
+    /// The first of them that somebody else than root and the owner of the tree's root could have laid, and who. Only
+    /// [`trace`] and [`trace_to_end`] go past one.
+    pub foreign: Option<(Link, String)>,
     /// Directories that would have to be made, topmost first; physical paths.
     pub missing_parents: Vec<String>,
     /// The last directory on the way that stands: it holds what was found, or would hold what is missing.
@@ -113,7 +116,7 @@ fn steps_reversed(path: &str, from_link: bool) -> impl Iterator<Item = Step> + '
 /// # Errors
 /// See [`WalkError`]; a missing file or a missing parent is not an error.
 pub fn walk<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError> {
-    walk_from(tree, path, false)
+    ours(walk_from(tree, path, false)?)
 }
 
 /// Like [`walk`], and follows a link at the end as well. A dangling one is an error.
@@ -121,7 +124,32 @@ pub fn walk<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError> {
 /// # Errors
 /// See [`WalkError`].
 pub fn resolve<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError> {
+    ours(walk_from(tree, path, true)?)
+}
+
+/// Like [`walk`], whoever has laid the links: to judge where they lead. Nothing may be read or written there if
+/// [`Walk::foreign`] says so.
+///
+/// # Errors
+/// See [`WalkError`], but for `Foreign`.
+pub fn trace<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError> {
+    walk_from(tree, path, false)
+}
+
+/// Like [`resolve`], whoever has laid the links: to tell where they lead.
+///
+/// # Errors
+/// See [`WalkError`], but for `Foreign`.
+pub fn trace_to_end<T: Tree>(tree: &T, path: &str) -> Result<Walk<T::Node>, WalkError> {
     walk_from(tree, path, true)
+}
+
+/// A walk that met no link of somebody else's.
+fn ours<N>(mut walk: Walk<N>) -> Result<Walk<N>, WalkError> {
+    match walk.foreign.take() {
+        Some((link, why)) => Err(WalkError::Foreign { link, why }),
+        None => Ok(walk),
+    }
 }
 
 fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T::Node>, WalkError> {
@@ -129,6 +157,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
     // The directories that lead to where we are; `..` pops one.
     let mut above: Vec<Above<T::Node>> = Vec::new();
     let mut links: Vec<Link> = Vec::new();
+    let mut foreign = None;
     let mut todo: Vec<Step> = steps_reversed(path, false).collect();
     while let Some(step) = todo.pop() {
         if step.name == ".." {
@@ -142,7 +171,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
             if step.from_link {
                 return Err(WalkError::Dangling { links });
             }
-            return Ok(missing(at, links, todo, directory.clone()));
+            return Ok(Walk { foreign, ..missing(at, links, todo, directory.clone()) });
         };
         match stat.kind {
             Kind::Symlink if !is_last || follow_last => {
@@ -151,8 +180,8 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                     .filter(|to| !to.is_empty() && !to.contains('\0'))
                     .ok_or_else(|| WalkError::BadLink { at: at.clone() })?;
                 let link = Link { at, to: to.clone() };
-                if let Some(why) = who_could_lay(tree, &root, &above, &stat)? {
-                    return Err(WalkError::Foreign { link, why });
+                if foreign.is_none() {
+                    foreign = who_could_lay(tree, &root, &above, &stat)?.map(|why| (link.clone(), why));
                 }
                 links.push(link);
                 if links.len() > MAX_LINKS {
@@ -165,7 +194,14 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
             }
             _ if is_last => {
                 let (directory, missing_parents) = (directory.clone(), Vec::new());
-                return Ok(Walk { physical: at, links, missing_parents, directory, found: Some((node, stat)) });
+                return Ok(Walk {
+                    physical: at,
+                    links,
+                    foreign,
+                    missing_parents,
+                    directory,
+                    found: Some((node, stat)),
+                });
             }
             Kind::Directory => above.push(Above { node, stat, name: step.name }),
             kind => return Err(WalkError::NotADirectory { path: at, kind, links }),
@@ -178,7 +214,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
     let at = physical(&above, &name);
     let directory = above.last().map_or(&root, |above| &above.node).clone();
     let found = tree.child(&directory, name.as_bytes())?.map(|(_, stat)| (node, stat));
-    Ok(Walk { physical: at, links, missing_parents: Vec::new(), directory, found })
+    Ok(Walk { physical: at, links, foreign, missing_parents: Vec::new(), directory, found })
 }
 
 /// A directory that leads to where a walk is.
@@ -244,7 +280,7 @@ fn missing<N>(at: String, links: Vec<Link>, mut todo: Vec<Step>, directory: N) -
         physical.push('/');
         physical.push_str(&step.name);
     }
-    Walk { physical, links, missing_parents, directory, found: None }
+    Walk { physical, links, foreign: None, missing_parents, directory, found: None }
 }
 
 #[cfg(test)]

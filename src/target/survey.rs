@@ -150,7 +150,7 @@ fn place<T: Tree>(
     if let Some(finding) = managed.judge(tree, path)? {
         return Ok(Err(refusal(finding)));
     }
-    let walked = match walk::walk(tree, path) {
+    let mut walked = match walk::trace(tree, path) {
         Ok(walked) => walked,
         Err(WalkError::Image(error)) => return Err(error),
         Err(error) => return Ok(Err(walk_refusal(path, &error))),
@@ -165,6 +165,9 @@ fn place<T: Tree>(
         if let Some(finding) = finding {
             return Ok(Err(landing_refusal(path, &walked, finding)));
         }
+    }
+    if let Some((link, why)) = walked.foreign.take() {
+        return Ok(Err(walk_refusal(path, &WalkError::Foreign { link, why })));
     }
     let file = match &walked.found {
         None => None,
@@ -241,7 +244,7 @@ fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: Kin
         return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
     }
     // The chain says what the link would have led to; where it cannot be followed, the error says so itself.
-    match walk::resolve(tree, path) {
+    match walk::trace_to_end(tree, path) {
         Ok(end) => {
             let in_store = nixos::paths::is_at_or_below(&end.physical, "/nix/store");
             Refusal {

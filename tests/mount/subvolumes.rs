@@ -117,6 +117,13 @@ fn what_cannot_be_written_is_refused_by_name_and_can_be_looked_at() {
         if want.contains("read-only") {
             let mut args = vec!["plan", "disk.img", "--backend", "mount"];
             args.extend(asked.iter().flat_map(|asked| ["--subvolume", asked]));
+            // What would change is shown, and then that it cannot be.
+            deaddrop(&scratch, "new", &args)
+                .run()
+                .expect_code(1)
+                .expect_output("/etc/secrets/small")
+                .expect_error(want);
+            args.push("--quick");
             deaddrop(&scratch, "new", &args).run().expect_code(0);
         }
     }
