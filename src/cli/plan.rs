@@ -49,10 +49,9 @@ impl Args {
         let heading = prepared.target.describe();
         let judged = if self.quick { Ok(Vec::new()) } else { judge(&mut prepared, &name, time) };
         let plan = &prepared.plan;
-        match (&judged, ui.json) {
-            // A program gets the plan of what can be done, or the error.
-            (Err(_), true) => {}
-            _ => ui.print_json(|| json::plan("plan", &name, plan))?,
+        // A program gets the plan of what can be done, or the error.
+        if judged.is_ok() {
+            ui.print_json(|| json::plan("plan", &name, plan))?;
         }
         let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
         let sum = match plan.is_empty() {

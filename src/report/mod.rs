@@ -59,10 +59,15 @@ impl Ui {
     /// # Errors
     /// See [`print_output`].
     pub fn print(&self, text: &str) -> Result<(), Failure> {
+        if self.json {
+            return Ok(());
+        }
         // Without colour codes where there is no terminal for them.
         let shown = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
-        let text = if shown { text.to_owned() } else { anstream::adapter::strip_str(text).to_string() };
-        if self.json { Ok(()) } else { print_output(text.as_bytes()) }
+        match shown {
+            true => print_output(text.as_bytes()),
+            false => print_output(anstream::adapter::strip_str(text).to_string().as_bytes()),
+        }
     }
 
     /// As [`Ui::print_json`], after something was written: that stays done, so a failure to print is told, and is no failure of the run.

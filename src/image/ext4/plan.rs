@@ -118,12 +118,18 @@ impl<'a> Plan<'a> {
     /// [`ImageError::Refused`] when there is no room or a directory is immutable, [`ImageError::Unsupported`] for what we
     /// could not read back, [`ImageError::Corrupt`] when the tree is damaged or not what `changes` were made for.
     pub fn new(reader: &Reader, changes: &'a [TreeChange], time: SystemTime) -> Result<Self, ImageError> {
-        let mut planner =
-            Planner { reader, directories: HashMap::new(), made: BTreeMap::new(), seen: HashSet::new(), temporary: 0 };
+        let mut planner = Planner {
+            reader,
+            directories: HashMap::new(),
+            made: BTreeMap::new(),
+            seen: HashSet::new(),
+            touched: HashMap::new(),
+            temporary: 0,
+        };
         let mut planned = Vec::with_capacity(changes.len());
         for change in changes {
             if let TreeChange::RemoveDirectory { path } = change
-                && !planner.will_be_empty(path, &planned)?
+                && !planner.will_be_empty(path)?
             {
                 continue;
             }
@@ -204,8 +210,19 @@ struct Planner<'r, 'a> {
     made: BTreeMap<&'a str, usize>,
     /// Paths that have a change.
     seen: HashSet<&'a str>,
+    /// What the changes so far do to the names of standing directories, by inode.
+    touched: HashMap<u32, Touched<'a>>,
     /// Number of the next temporary name.
     temporary: u32,
+}
+
+/// What changes do to the names of a directory.
+#[derive(Default)]
+struct Touched<'a> {
+    /// Names that are taken away.
+    gone: HashSet<&'a [u8]>,
+    /// Another name is made or changed.
+    keeps: bool,
 }
 
 impl<'a> Planner<'_, 'a> {
@@ -271,11 +288,18 @@ impl<'a> Planner<'_, 'a> {
         if *uid == u32::MAX || *gid == u32::MAX {
             return wrong("4294967295 is nobody's number");
         }
+        if let Parent::Standing(directory) = parent {
+            let touched = self.touched.entry(directory).or_default();
+            match action {
+                Action::Remove { .. } | Action::RemoveDirectory { .. } => drop(touched.gone.insert(name)),
+                _ => touched.keeps = true,
+            }
+        }
         Ok(Planned { path, name, parent, mode, uid: *uid, gid: *gid, label, action })
     }
 
     /// True when a directory stands at `path` that the changes before this one empty, and that can be taken away.
-    fn will_be_empty(&mut self, path: &str, planned: &[Planned<'a>]) -> Result<bool, ImageError> {
+    fn will_be_empty(&mut self, path: &str) -> Result<bool, ImageError> {
         let (above, name) = split(path)?;
         let Parent::Standing(parent) = self.resolve(above)? else { return Ok(false) };
         let Some(old) = self.standing(parent, name)? else { return Ok(false) };
@@ -284,17 +308,15 @@ impl<'a> Planner<'_, 'a> {
         if old.kind != Kind::Directory || odd {
             return Ok(false);
         }
-        let here = Parent::Standing(old.number);
-        let gone = |name: &[u8]| {
-            let is_it = |change: &&Planned<'_>| change.parent == here && change.name == name;
-            let last = planned.iter().rfind(is_it).map(|change| &change.action);
-            matches!(last, Some(Action::Remove { .. } | Action::RemoveDirectory { .. }))
-        };
-        let comes = |change: &Planned<'_>| {
-            change.parent == here && !matches!(change.action, Action::Remove { .. } | Action::RemoveDirectory { .. })
-        };
-        let names = &self.directory(old.number, path)?.names;
-        Ok(!planned.iter().any(comes) && names.keys().all(|name| matches!(&name[..], b"." | b"..") || gone(name)))
+        self.directory(old.number, path)?;
+        let touched = self.touched.get(&old.number);
+        if touched.is_some_and(|touched| touched.keeps) {
+            return Ok(false);
+        }
+        let gone = |name: &[u8]| touched.is_some_and(|touched| touched.gone.contains(name));
+        // OK to index: read above.
+        let names = &self.directories[&old.number].names;
+        Ok(names.keys().all(|name| matches!(&name[..], b"." | b"..") || gone(name)))
     }
 
     /// The directory at `path`, one component at a time; no links are followed.
