@@ -132,7 +132,7 @@ find_started() {
       line=
       IFS= read -r line <"/proc/$process/stat"
       # Its name may hold anything but is followed by the last parenthesis.
-      line=${line##*) }
+      line=${line##*\) }
       parent=${line#* }
       session=${parent#* * }
       parent=${parent%% *} session=${session%% *}
