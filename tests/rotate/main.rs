@@ -5,6 +5,7 @@ mod common;
 
 mod contact;
 mod files;
+mod hostile;
 mod interrupted;
 mod job;
 mod local;
