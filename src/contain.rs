@@ -65,8 +65,7 @@ mod tests {
             say_little();
             assert_eq!(contain(|| -> u32 { panic!("hunter2 inside") }), None);
             std::thread::spawn(|| panic!("hunter2 in a thread")).join().unwrap_err();
-            let value: Result<u32, String> = Err("hunter2 in an error".to_owned());
-            value.expect("hunter2 expected");
+            std::hint::black_box(Err::<u32, _>("hunter2 in an error")).expect("hunter2 expected");
         }
         for backtrace in ["0", "1", "full"] {
             let output = std::process::Command::new(std::env::current_exe().unwrap())
