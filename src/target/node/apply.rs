@@ -230,6 +230,7 @@ fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
 }
 
 fn full_lines(content: &Secret) -> usize {
+    // OK to fall back: only a length near that of all memory has none.
     base64::encoded_len(content.len(), true).unwrap_or(0) / (VALUE_LINE - 1)
 }
 
@@ -349,7 +350,7 @@ fn report(
                     "done" => End::Done,
                     "kept" => End::Kept,
                     "rolled-back" => End::RolledBack,
-                    "stuck" => End::Stuck(stuck.take().unwrap_or_default()),
+                    "stuck" => End::Stuck(stuck.take().ok_or(GARBLED)?),
                     _ => return Err(GARBLED),
                 });
             }
