@@ -311,6 +311,25 @@ fn what_a_unit_says_with_a_short_value_is_read_on_the_node() {
 }
 
 #[test]
+fn what_stood_there_and_was_not_read_lets_nothing_be_shown() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let mut job = Job::new(&scratch);
+    job.add(
+        "one",
+        "/etc/secrets/one",
+        ", run_after: [[sh, -c, 'tail -c 40 /etc/secrets/one; echo; echo harmless; exit 1']]",
+    );
+    fs::create_dir_all(node.at("/etc/secrets")).expect("making a directory of the node");
+    for (length, shown) in [(64 << 10, true), ((64 << 10) + 1, false)] {
+        fs::write(node.at("/etc/secrets/one"), "x".repeat(length)).expect("writing a file of the node");
+        let said = job.deaddrop(&["rotate", "node1"]).run().expect_code(1).stderr();
+        assert_eq!(said.contains("harmless"), shown, "{length}: {said}");
+        assert_eq!(said.contains("for what stands at /etc/secrets/one was not read"), !shown, "{length}: {said}");
+    }
+}
+
+#[test]
 fn output_is_hidden_only_in_a_run_that_changes_the_secret() {
     let scratch = Scratch::new();
     let _node = NodeBuilder::new("node1").start(&scratch);

@@ -566,6 +566,18 @@ mod tests {
         ] {
             assert_eq!(bad(&work, &Values::default(), said).as_deref(), want, "{said}");
         }
+        // A value in the place of one of these.
+        let values = Values::of_password(Some(&Secret::new(b"hunter2".to_vec())));
+        let left_out = "(a line that holds a value is not shown)";
+        for (said, want) in [
+            ("state k3s.service hunter2 hunter2", format!("k3s.service is {left_out} after the change")),
+            ("state k3s.service failed xhunter2", format!("k3s.service is failed ({left_out}) after the change")),
+        ] {
+            assert_eq!(bad(&work, &values, said), Some(want));
+        }
+        for said in ["changed /etc/hunter2", "unit a.service=hunter2", "unit hunter2=masked", "write /x hunter2"] {
+            assert!(!refused(said, &[], &values).to_string().contains("hunter2"), "{said}");
+        }
         let error = refused("unit a.service=not-found b.service=masked", &[], &Values::default());
         assert_eq!(error.to_string(), "there is no unit a.service, the unit b.service is masked");
     }

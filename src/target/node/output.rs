@@ -101,9 +101,10 @@ impl Values {
                 None => {}
             }
         }
+        let by_path: HashMap<&str, &RunFile> = work.files.iter().map(|file| (file.path.as_str(), file)).collect();
         for change in work.changes {
             let TreeChange::WriteFile { path, content, .. } = change else { continue };
-            let file = work.files.iter().find(|file| file.path == *path);
+            let file = by_path.get(path.as_str());
             let whose = file.map_or_else(|| shown::text(path), |file| format!("a value of `{}`", file.secret));
             let composed = file.and_then(|file| file.composed.clone());
             self.held.push(Held { whose, whole: content.clone(), composed });

@@ -466,6 +466,27 @@ mod tests {
     }
 
     #[test]
+    fn a_value_on_standard_error_is_not_shown() {
+        let login = Login {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: Some(Secret::new(b"hunter2".to_vec())),
+            interactive: false,
+            silence: Duration::from_secs(30),
+            hidden: Vec::new(),
+        };
+        let mut session = Session::start(&login, "echo \"$nonce hello\"; echo it is hunter2 >&2; echo so >&2").unwrap();
+        session.greet().unwrap();
+        match session.line() {
+            Err(NodeError::Ended { said }) => assert_eq!(said, ["(a line that holds a value is not shown)", "so"]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn what_is_sent_to_a_shell_of_this_machine_is_answered() {
         let login = Login {
             name: "here".into(),
