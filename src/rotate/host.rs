@@ -114,6 +114,9 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
             Phase::Settling => Step::Settling,
         });
     });
+    let what = "was changed by somebody else before the old files came back";
+    let left: Vec<Warning> = outcome.left.iter().map(|path| left_warning(path, what, &plan)).collect();
+    plan.warnings.extend(left);
     let watched = work.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
     HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
 }
@@ -180,6 +183,16 @@ fn unfinished_warning() -> Warning {
     }
 }
 
+/// DD503: a file that is somebody else's by now.
+fn left_warning(path: &str, what: &str, plan: &Plan) -> Warning {
+    Warning {
+        code: "DD503",
+        secret: plan.changes.iter().find(|change| change.physical == path).map(|change| change.secret.clone()),
+        message: format!("{path} {what}: it was left as it is"),
+        hint: "somebody has written it since: compare it with what it should be".into(),
+    }
+}
+
 /// DD502, once it is dealt with; DD503 for each file that it was about and that is by now somebody else's.
 fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     let (what, hint) = match recovery.taken_back {
@@ -193,12 +206,8 @@ fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
         ),
     };
     let mut warnings = vec![Warning { code: "DD502", secret: None, message: what.into(), hint: hint.into() }];
-    warnings.extend(recovery.left.iter().map(|path| Warning {
-        code: "DD503",
-        secret: plan.changes.iter().find(|change| change.physical == *path).map(|change| change.secret.clone()),
-        message: format!("{path} was neither the old nor the new file of the interrupted run: it was left as it is"),
-        hint: "somebody has written it since: compare it with what it should be".into(),
-    }));
+    let what = "was neither the old nor the new file of the interrupted run";
+    warnings.extend(recovery.left.iter().map(|path| left_warning(path, what, plan)));
     warnings
 }
 

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! apply
-//! run NUMBER                     names the temporary files of this run
-//! KIND MODE MASK …               an item a change, as apply.sh describes them
+//! run NUMBER                     names the run's own directories
+//! mark NUMBER                    by which it knows them
+//! in INODE DIRECTORY             each directory that stands and in which a file changes
+//! KIND MODE MASK …               an item a change, as apply.sh describes them: directories, then the files, those of one directory together
 //! unit ACTION WATCH NAME         program BASE64     check SECONDS BASE64     settle SECONDS     keep
 //! .
 //! VALUE …                        for each new file, in order: a line for printf, or lines of base64
@@ -12,6 +14,7 @@
 //!                                   step NAME
 //!                                   acted UNIT
 //!                                   bad WHAT, then `output`, base64 and `,`
+//!                                   left PATH            somebody has changed it meanwhile
 //!                                   stuck PATH, still WHAT, again WHAT
 //!                                   end done | kept | rolled-back | stuck
 //!                                   .
@@ -33,8 +36,8 @@ use crate::secret::Secret;
 
 /// The length of a line of a value with its end, in bytes: one block of what `dd` reads on the node.
 const VALUE_LINE: usize = 4096;
-/// How long one step on the node may take; a unit may take 90 s to start by default, and some take longer.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long one step on the node may take: a program of `run_after` is ended after 900 s (`program_limit` of units.sh).
+const PATIENCE: Duration = Duration::from_secs(930);
 /// The most bytes that a node says about a change.
 const LONGEST_REPORT: usize = 1 << 20;
 
@@ -105,6 +108,8 @@ pub struct Outcome {
     pub bad: Option<Bad>,
     /// What is not well after the old files came back.
     pub still: Vec<Bad>,
+    /// Files that somebody has changed meanwhile, and that were left alone when the old ones came back.
+    pub left: Vec<String>,
 }
 
 /// How it ended.
@@ -135,7 +140,7 @@ pub struct Bad {
 
 /// Sends a change and reads what comes of it.
 pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
-    let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new() };
+    let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new(), left: Vec::new() };
     session.values.add_run(tree, work);
     if let Err(error) = send(session, tree, work) {
         outcome.end = End::Refused(error);
@@ -159,14 +164,20 @@ fn content(change: &TreeChange) -> Option<&Secret> {
 }
 
 fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), NodeError> {
-    let mut random = [0_u8; 8];
-    getrandom::fill(&mut random).map_err(|error| NodeError::Start {
-        program: "randomness",
-        source: std::io::Error::other(error.to_string()),
-    })?;
-    let mut head = format!("apply\nrun {:016x}\n", u64::from_ne_bytes(random));
+    let mut head = format!("apply\nrun {}\nmark {}\n", random()?, random()?);
+    let changes = in_order(work.changes);
     // OK throughout: writing to a String cannot fail.
-    for change in work.changes {
+    let mut before = None;
+    for change in &changes {
+        let directory = parent(change.path());
+        if before != Some(directory)
+            && let Some(known) = tree.at(directory)
+        {
+            let _ = writeln!(head, "in {} {directory}", known.stat.inode);
+        }
+        before = Some(directory);
+    }
+    for change in &changes {
         let _ = writeln!(head, "{}", item(tree, change)?);
     }
     head.push_str(&units(&work.units));
@@ -182,12 +193,40 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());
-    for content in work.changes.iter().filter_map(content) {
+    for content in changes.iter().filter_map(|change| content(change)) {
         session.queue(&value(content));
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
     Ok(())
+}
+
+/// A name that nobody can guess.
+fn random() -> Result<String, NodeError> {
+    let mut random = [0_u8; 8];
+    getrandom::fill(&mut random).map_err(|error| NodeError::Start {
+        program: "randomness",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
+}
+
+/// Directories first, then files, those of one directory together.
+fn in_order(changes: &[TreeChange]) -> Vec<&TreeChange> {
+    let mut all: Vec<&TreeChange> = changes.iter().collect();
+    all.sort_by_key(|change| match change {
+        TreeChange::MakeDirectory { .. } => None,
+        _ => Some(parent(change.path())),
+    });
+    all
+}
+
+/// The directory that a path lies in.
+fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((directory, _)) => directory,
+    }
 }
 
 /// A longer value goes in base64, in bytes: the shell reads a line byte by byte, and an escape has four.
@@ -251,9 +290,10 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
         }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
-            let was = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat;
-            let (narrow, old) = (was.mode & mode, format!("{:o}:{}:{}", was.mode, was.uid, was.gid));
-            format!("m {mode:o} {narrow:o} {uid} {gid} {old} 0 {state} {path}")
+            // By a new file: whose directory it is could put something else in the place of the old one.
+            let size = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat.size;
+            let mask = 0o777 & !mode;
+            format!("r {mode:o} {mask:03o} {uid} {gid} {size} = {state} {path}")
         }
         TreeChange::RemoveFile { .. } => format!("x 0 - 0 0 - 0 {state} {path}"),
         // The node takes back by itself what a run of its own has begun.
@@ -344,6 +384,7 @@ fn report(
                 let rest = rest.strip_prefix("program").map_or(rest.to_owned(), |number| format!("program{number} 1"));
                 outcome.still.push(Bad { what: bad(work, &session.values, &rest).ok_or(GARBLED)?, said: Vec::new() });
             }
+            "left" => outcome.left.push(session.values.word(rest)),
             "stuck" => stuck = Some(session.values.word(rest)),
             "end" => {
                 end = Some(match rest {
@@ -411,6 +452,10 @@ fn bad(work: &Work<'_>, values: &Values, what: &str) -> Option<String> {
             }
         }
         ["again", unit] => format!("{} ended after the change, and was started again", unit_name(work, unit)?),
+        ["mark"] => "/var/lib/deaddrop/done, which says that the new files stay, cannot be written".to_owned(),
+        ["program", number, "hung"] => {
+            format!("`{}` of `run_after` did not end within 900 s", program(&work.programs, number)?)
+        }
         ["program", number, status] => {
             let (program, status) = (program(&work.programs, number)?, status.parse::<u32>().ok()?);
             format!("`{program}` of `run_after` ended with status {status}")
@@ -486,6 +531,14 @@ fn refused(why: &str, said: &[String], values: &Values) -> NodeError {
         "write" | "commit" | "label" => {
             NodeError::refused(format!("{path} cannot be written{because}"), "is the file system full, or read-only?")
         }
+        "modes" => NodeError::refused(
+            format!("a file that is made in {path} does not get the mode that it is made with{because}"),
+            "a default ACL, and no `setfacl` on the node to leave it out? a file system without modes (vfat) cannot hold secrets",
+        ),
+        "sync" => NodeError::refused(
+            format!("{path} cannot be brought to the disk{because}"),
+            "look at the node's disk: `dmesg` says what is wrong with it",
+        ),
         "link" => NodeError::refused(
             format!("the old {path} cannot be kept under a second name{because}"),
             "the file system must know hard links, and the file must not be immutable",

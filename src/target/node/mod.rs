@@ -1,7 +1,7 @@
 //! A running node: over the system's ssh, or this machine itself. One session a run.
 //!
-//! The node runs two small programs for a POSIX shell, `survey.sh` and `apply.sh` with `units.sh`, which deaddrop sends it; nothing is installed
-//! there. What stands where is told by the first in one answer (a second one where symbolic links lead elsewhere), and judged here,
+//! The node runs two small programs for a POSIX shell, `survey.sh` and `apply.sh` (with `lock.sh`, `recover.sh` and `units.sh`), which deaddrop sends
+//! it; nothing is installed there. What stands where is told by the first in one answer (a second one where symbolic links lead elsewhere), and judged here,
 //! by the rules that hold for images ([`super::survey`]). The second puts everything in place, all of it or none.
 //!
 //! Called by `rotate`, and by `plan` and `verify` as a [`Target`]. Knows nothing of manifests' hosts and of sources.
@@ -32,7 +32,7 @@ use tree::NodeTree;
 /// What tells what stands there.
 const SURVEY: &str = include_str!("survey.sh");
 /// What changes it.
-const APPLY: &str = include_str!("apply.sh");
+const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), include_str!("recover.sh"));
 /// What tells the units.
 const UNITS: &str = include_str!("units.sh");
 

@@ -86,6 +86,7 @@ impl Values {
         self.nothing = work.conceals.as_ref().map(|secret| format!("`output: hide` of `{secret}`"));
         self.ours.extend(work.units.iter().map(|unit| unit.name.clone()));
         self.ours.extend(work.changes.iter().map(|change| change.path().to_owned()));
+        self.ours.extend(work.files.iter().map(|file| file.path.clone()));
         for file in &work.files {
             let whose = format!("a value of `{}`", file.secret);
             let Some(known) = tree.at(&file.path) else { continue };

@@ -6,7 +6,8 @@
 //! …                                 l NUMBER TARGET       a symbolic link
 //! .               the end           x NUMBER              one whose target holds a line end
 //!                                   =
-//!                                   MODE UID GID SIZE LINKS DEV INO CTIME   of each path that stands, in order; MODE in hexadecimal
+//!                                   MODE UID GID SIZE LINKS DEV INO MTIME CTIME   of each path that stands, in order; MODE in hexadecimal
+//!                                   u NUMBER              of those that stand, one whose content is not read: a link leads there
 //!                                   +                     if contents follow: of the regular files of at most LIMIT bytes, one after
 //!                                   BASE64                another, in order
 //!                                   ,                     the end of the hundred
@@ -175,9 +176,13 @@ fn one_batch(
     let mut contents: Vec<(usize, usize)> = Vec::new();
     let standing: Vec<usize> = (0..batch.len()).filter(|index| !missing[*index]).collect();
     let mut stats = Vec::with_capacity(standing.len());
+    let mut unread = vec![false; standing.len()];
     let mut line = session.line()?;
     while line.as_slice() != b"," && line.as_slice() != b"+" {
-        if !line.is_empty() {
+        if let Some(number) = line.strip_prefix(b"u ") {
+            let number: usize = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).ok_or(GARBLED)?;
+            *unread.get_mut(number).ok_or(GARBLED)? = true;
+        } else if !line.is_empty() {
             stats.push(stat(&line).ok_or(GARBLED)?);
         }
         if stats.len() > standing.len() {
@@ -188,7 +193,9 @@ fn one_batch(
     let has_contents = line.as_slice() == b"+";
     let whole = stats.len() == standing.len();
     let mut stats = stats.into_iter();
+    let mut unread = unread.into_iter();
     for (index, (path, limit)) in batch.iter().enumerate() {
+        let is_read = missing[index] || !unread.next().unwrap_or_default();
         let known = match missing[index] {
             true => None,
             false => stats.next().map(|(stat, state)| Known {
@@ -200,6 +207,7 @@ fn one_batch(
         };
         if let (Some(known), Some(limit)) = (&known, limit)
             && known.stat.kind == Kind::File
+            && is_read
             && (1..=*limit).contains(&known.stat.size)
         {
             contents.push((answers.len(), usize::try_from(known.stat.size).map_err(|_| GARBLED)?));
@@ -243,11 +251,11 @@ fn decoded(session: &mut Session, want: usize) -> Result<Zeroizing<Vec<u8>>, Nod
     }
 }
 
-/// One line of `stat -c '%f %u %g %s %h %d %i %Z'`.
+/// One line of `stat -c '%f %u %g %s %h %d %i %Y %Z'`.
 fn stat(line: &[u8]) -> Option<(Stat, String)> {
     let line = std::str::from_utf8(line).ok()?;
     let fields: Vec<&str> = line.split(' ').collect();
-    let [mode, uid, gid, size, links, device, inode, changed] = fields.as_slice() else { return None };
+    let [mode, uid, gid, size, links, device, inode, modified, changed] = fields.as_slice() else { return None };
     let mode = u32::from_str_radix(mode, 16).ok()?;
     // inode(7), S_IFMT.
     let kind = match mode & 0o170_000 {
@@ -261,13 +269,12 @@ fn stat(line: &[u8]) -> Option<(Stat, String)> {
         _ => return None,
     };
     let (uid, gid, size, links) = (uid.parse().ok()?, gid.parse().ok()?, size.parse().ok()?, links.parse().ok()?);
-    if [device, inode].iter().any(|number| number.parse::<u64>().is_err()) || changed.parse::<i64>().is_err() {
+    if device.parse::<u64>().is_err() || changed.parse::<i64>().is_err() {
         return None;
     }
-    let state = format!("{device}:{inode}:{size}:{changed}");
-    // The time of the last change of its content is not asked for.
-    let inode = inode.parse().ok()?;
-    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links, inode, modified: 0 }, state))
+    let state = format!("{device}:{inode}:{size}:{modified}:{changed}");
+    let (inode, modified) = (inode.parse().ok()?, modified.parse().ok()?);
+    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links, inode, modified }, state))
 }
 
 /// What was done about an interrupted run.
@@ -319,17 +326,17 @@ mod tests {
 
     #[test]
     fn a_line_of_stat_is_read_and_anything_else_is_not() {
-        let (found, state) = stat(b"8100 0 5 40 1 2049 77 1700000000").unwrap();
+        let (found, state) = stat(b"8100 0 5 40 1 2049 77 1690000000 1700000000").unwrap();
         assert_eq!((found.kind, found.mode, found.uid, found.gid), (Kind::File, 0o400, 0, 5));
-        assert_eq!((found.size, found.links, state.as_str()), (40, 1, "2049:77:40:1700000000"));
-        assert_eq!(stat(b"a1ff 0 0 7 1 1 1 1").unwrap().0.kind, Kind::Symlink);
+        assert_eq!((found.size, found.links, state.as_str()), (40, 1, "2049:77:40:1690000000:1700000000"));
+        assert_eq!(stat(b"a1ff 0 0 7 1 1 1 1 1").unwrap().0.kind, Kind::Symlink);
         for line in [
             "",
             "8100 0 0 1 1 1 1",
-            "8100 0 0 1 1 1 1 1 1",
-            "8100 -1 0 1 1 1 1 1",
-            "g 0 0 1 1 1 1 1",
-            "0 0 0 1 1 1 1 1",
+            "8100 0 0 1 1 1 1 1 1 1",
+            "8100 -1 0 1 1 1 1 1 1",
+            "g 0 0 1 1 1 1 1 1",
+            "0 0 0 1 1 1 1 1 1",
         ] {
             assert!(stat(line.as_bytes()).is_none(), "{line}");
         }
@@ -356,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_node_that_answers_anything_at_all_is_an_error_or_an_answer() {
-        const GOOD: [&str; 7] = ["=", "8100 0 0 3 1 1 1 1", "41ed 0 0 9 2 1 1 1", "+", "YWJj", ",", "."];
+        const GOOD: [&str; 7] = ["=", "8100 0 0 3 1 1 1 1 1", "41ed 0 0 9 2 1 1 1 1", "+", "YWJj", ",", "."];
         const WORDS: [&str; 22] = [
             "m 0",
             "m 1",
@@ -371,15 +378,15 @@ mod tests {
             "+",
             ".",
             "",
-            "8100 0 0 3 1 1 1 1",
-            "8100 0 0 18446744073709551615 1 1 1 1",
-            "a1ff 0 0 9 2 1 1 1",
+            "8100 0 0 3 1 1 1 1 1",
+            "8100 0 0 18446744073709551615 1 1 1 1 1",
+            "a1ff 0 0 9 2 1 1 1 1",
             "YWJj",
             "YWJ",
             "\u{1b}[2J",
             "unfinished",
             "é",
-            "8100 0 0 100 1 1 1 1",
+            "8100 0 0 100 1 1 1 1 1",
         ];
         let asked = [("/etc/x".to_owned(), Some(100)), ("/etc".to_owned(), None)];
         // A simple generator, so that a failure can be repeated.
