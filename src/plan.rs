@@ -11,6 +11,7 @@ use crate::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
 use crate::manifest::Owner;
+use crate::secret::Secret;
 use crate::target::users::Users;
 use crate::target::{Interrupted, Origin, Refusal, Standing, Survey};
 
@@ -71,6 +72,8 @@ pub struct Change {
     pub action: Action,
     /// What should be there.
     pub content: Content,
+    /// What is secret of it, as [`DesiredFile::parts`].
+    pub parts: Option<Vec<Secret>>,
     /// Permission bits that it should have.
     pub mode: u32,
     /// Owner that it should have, in words: `root:root`.
@@ -262,6 +265,7 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
         from: file.from,
         action,
         content: file.content,
+        parts: file.parts,
         mode: file.mode,
         owner: format!("{}:{}", file.owner, file.group),
         uid,
@@ -503,7 +507,6 @@ mod tests {
     use super::*;
     use crate::image::tree::Kind;
     use crate::manifest::TargetPath;
-    use crate::secret::Secret;
     use crate::target::StandingFile;
 
     fn desired(secret: &str, path: &str, content: &str) -> DesiredFile {
@@ -512,6 +515,7 @@ mod tests {
             path: TargetPath::parse(path).unwrap(),
             from: "env:X".into(),
             content: Content::Exact(Secret::new(content.as_bytes().to_vec())),
+            parts: None,
             mode: 0o400,
             directory_mode: None,
             directory_owner: None,

@@ -396,6 +396,10 @@ impl Hands<'_, '_> {
             let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
             return HostEnd { plan: Some(plan), ..HostEnd::new(Status::Unchanged) };
         }
+        let failed = |why: String| {
+            let message = Message::new(format!("{}: nothing was changed", target.name)).cause(why);
+            HostEnd { error: Some(message), ..HostEnd::new(Status::Failed) }
+        };
         let become_password = match target.host.and_then(|host| host.become_password.as_ref()) {
             Some(BecomePassword::Ask) => self.values.typed.clone(),
             Some(BecomePassword::From(_)) => {
@@ -403,8 +407,14 @@ impl Hands<'_, '_> {
             }
             None => None,
         };
-        // Cannot fail: the same was made before.
-        let files = target.files(self.manifest, self.values).unwrap_or_default();
+        if become_password.is_none() && target.host.is_some_and(|host| host.become_password.is_some()) {
+            return failed("no value was read for its `become_password`".to_owned());
+        }
+        // Should not fail, for the same was made before: a host that then had no files would be told to be as declared.
+        let files = match target.files(self.manifest, self.values) {
+            Ok(files) => files,
+            Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
+        };
         let specs = target.secrets.clone();
         let job = HostJob { name: target.name, host: target.host, files, specs, become_password, options };
         rotate_host(job, progress)
@@ -429,5 +439,46 @@ impl Hands<'_, '_> {
         });
         is_connected();
         end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Become;
+
+    #[test]
+    fn a_host_whose_files_or_password_are_not_there_fails_and_is_not_told_unchanged() {
+        let text = "version: 1\nsecrets:\n  a: { path: /etc/secrets/a, from: env:A }\n";
+        let manifest = Manifest::parse(text, Path::new("m")).expect("a manifest");
+        let host = Host {
+            become_password: Some(BecomePassword::Ask),
+            becomes: Some(Become::Sudo),
+            ..Manifest::parse("version: 1\nhosts: { h: { ssh: h } }\n", Path::new("m")).expect("a manifest").hosts["h"]
+                .clone()
+        };
+        let target = |host| Target { name: "here", host, as_host: None, secrets: manifest.secrets.iter().collect() };
+        let targets = [target(None), target(Some(&host))];
+        let values = Values { values: HashMap::new(), typed: None };
+        let ui = Ui { json: false, quiet: true, verbose: 0 };
+        let hosts = Hosts::new(&ui, Kind::DryRun, vec!["here"; 2]);
+        let options = || Options { dry_run: true, ..Options::default() };
+        let hands = Hands {
+            manifest: &manifest,
+            targets: &targets,
+            values: &values,
+            some_only: false,
+            silent: options(),
+            asking: options(),
+            turn: Turn::default(),
+            hosts: &hosts,
+        };
+        for (number, why) in
+            ["a: no value was read for env:A", "no value was read for its `become_password`"].iter().enumerate()
+        {
+            let end = hands.run(number, &hands.silent, &|_| panic!("it is not contacted"));
+            assert_eq!(end.status, Status::Failed);
+            assert!(!end.changed_anything && end.error.expect("a reason").reason().ends_with(why));
+        }
     }
 }

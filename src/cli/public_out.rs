@@ -30,6 +30,7 @@ impl PublicOut {
             _ => Path::new("."),
         };
         let written = || {
+            // Where that cannot be known, the directory cannot be written to either.
             if let Ok(there) = path.symlink_metadata()
                 && !there.is_file()
             {

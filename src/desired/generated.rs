@@ -80,6 +80,7 @@ pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
         path: public_path(&spec.path, kind)?,
         from: origin(kind),
         content: Content::PublicPart(None),
+        parts: Some(Vec::new()),
         mode: 0o644,
         directory_mode: spec.directory_mode,
         directory_owner: spec.directory_owner.clone(),

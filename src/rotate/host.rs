@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{HostEnd, HostJob, Options, Status, Step, actions, words};
-use crate::desired::{self, DesiredFile};
+use crate::desired::{self, Content, DesiredFile};
 use crate::image::tree::TreeChange;
 use crate::manifest::{self, SecretSpec};
 use crate::plan::{self, Action, Plan, Warning};
 use crate::report::Message;
 use crate::secret::Secret;
-use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, Work};
+use crate::target::node::{Composed, End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, RunFile, Work};
 
 /// A node that `plan` and `verify` look at.
 pub type Node<'w> = NodeTarget<'w>;
@@ -88,7 +88,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         target.close();
         return HostEnd::well(Status::Unchanged, plan);
     }
-    let mut work = Work { keep: !options.rollback, ..Work::default() };
+    let mut work = Work { keep: !options.rollback, files: files_of(&plan), ..Work::default() };
     actions::collect(&changed(&plan, &specs), &mut work);
     if options.dry_run {
         let checked = if work.units.is_empty() { Ok(()) } else { target.check_units(&work.units) };
@@ -131,7 +131,7 @@ fn look(
     files: &mut Vec<DesiredFile>,
     options: &Options,
 ) -> Result<(Planned, Option<Recovery>), Box<HostEnd>> {
-    let wanted = desired::wanted(files);
+    let wanted = desired::wanted_on_node(files);
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
     let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
@@ -148,6 +148,23 @@ fn look(
         Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error)))
     })?;
     Ok((plan::plan(std::mem::take(files), &survey), recovered))
+}
+
+/// All files of a plan, and what is secret of each.
+fn files_of(plan: &Plan) -> Vec<RunFile> {
+    let file = |change: &plan::Change| {
+        let whole = match &change.content {
+            Content::Exact(whole) | Content::PublicPart(Some(whole)) => Some(whole),
+            _ => None,
+        };
+        let composed = whole.zip(change.parts.as_ref());
+        RunFile {
+            secret: change.secret.clone(),
+            path: change.physical.clone(),
+            composed: composed.map(|(whole, parts)| Composed { whole: whole.clone(), parts: parts.clone() }),
+        }
+    };
+    plan.changes.iter().map(file).collect()
 }
 
 /// The secrets whose files change, in the manifest's order.

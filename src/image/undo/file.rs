@@ -295,6 +295,7 @@ impl UndoFile {
         for _ in 0..states {
             self.file.read_exact_at(&mut digests, at)?;
             at = at.checked_add(length(&digests)).ok_or_else(broken)?;
+            // None is left out: each chunk has the length of a digest.
             read.push(digests.chunks_exact(DIGEST).filter_map(|digest| digest.try_into().ok()).collect());
         }
         Ok(Record { number, old, states: read })

@@ -26,12 +26,12 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::output::{RunFile, Values};
 use super::protocol;
 use super::text;
 use super::transport::Session;
 use super::tree::NodeTree;
 use crate::image::tree::TreeChange;
-use crate::image::walk;
 use crate::secret::Secret;
 
 /// The length of a line of a value with its end, in bytes: one block of what `dd` reads on the node.
@@ -78,6 +78,10 @@ pub struct Work<'a> {
     pub settle: Duration,
     /// The new files stay, whatever happens then.
     pub keep: bool,
+    /// All files of the run, also those that stay as they are: what programs say of them is not shown.
+    pub files: Vec<RunFile>,
+    /// A changed secret whose programs are not to be shown at all.
+    pub conceals: Option<String>,
 }
 
 /// How far the node is.
@@ -137,7 +141,7 @@ pub struct Bad {
 /// Sends a change and reads what comes of it.
 pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
     let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new(), left: Vec::new() };
-    session.hide(work.changes.iter().filter_map(content));
+    session.values.add_run(tree, work);
     if let Err(error) = send(session, tree, work) {
         outcome.end = End::Refused(error);
         return outcome;
@@ -265,6 +269,7 @@ fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
 }
 
 fn full_lines(content: &Secret) -> usize {
+    // OK to fall back: only a length near that of all memory has none.
     base64::encoded_len(content.len(), true).unwrap_or(0) / (VALUE_LINE - 1)
 }
 
@@ -319,7 +324,7 @@ pub(super) fn fine(session: &mut Session) -> Result<(), NodeError> {
     let line = String::from_utf8_lossy(&line).into_owned();
     match line.split_once(' ') {
         _ if line == "fine" => {}
-        Some(("refused", why)) => return Err(refused(why, &[])),
+        Some(("refused", why)) => return Err(refused(why, &[], &session.values)),
         _ => return Err(NodeError::Garbled("the answer about units")),
     }
     match session.line()?.as_slice() {
@@ -337,6 +342,7 @@ fn report(
     const GARBLED: NodeError = NodeError::Garbled("a line about the change");
     let mut end = None;
     let mut stuck = None;
+    let mut elsewhere = String::new();
     loop {
         let line = match session.line() {
             Ok(line) => line,
@@ -357,31 +363,35 @@ fn report(
             }),
             "acted" => outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?),
             "refused" => {
-                let error = refused(rest, &session.said());
+                let error = refused(rest, &session.said(), &session.values);
                 end = Some(match stuck.take() {
                     Some(path) => End::Stuck(path),
                     None => End::Refused(error),
                 });
             }
-            "bad" => outcome.bad = Some(Bad { what: bad(work, rest).ok_or(GARBLED)?, said: Vec::new() }),
+            "bad" => {
+                elsewhere = where_it_is(work, rest);
+                let what = bad(work, &session.values, rest).ok_or(GARBLED)?;
+                outcome.bad = Some(Bad { what, said: Vec::new() });
+            }
             "output" => {
-                let said = output(session)?;
+                let said = output(session, &elsewhere)?;
                 if let Some(bad) = outcome.bad.as_mut() {
                     bad.said.extend(said);
                 }
             }
             "still" | "again" => {
                 let rest = rest.strip_prefix("program").map_or(rest.to_owned(), |number| format!("program{number} 1"));
-                outcome.still.push(Bad { what: bad(work, &rest).ok_or(GARBLED)?, said: Vec::new() });
+                outcome.still.push(Bad { what: bad(work, &session.values, &rest).ok_or(GARBLED)?, said: Vec::new() });
             }
-            "left" => outcome.left.extend(text::lines(rest)),
-            "stuck" => stuck = text::lines(rest).pop(),
+            "left" => outcome.left.push(session.values.word(rest)),
+            "stuck" => stuck = Some(session.values.word(rest)),
             "end" => {
                 end = Some(match rest {
                     "done" => End::Done,
                     "kept" => End::Kept,
                     "rolled-back" => End::RolledBack,
-                    "stuck" => End::Stuck(stuck.take().unwrap_or_default()),
+                    "stuck" => End::Stuck(stuck.take().ok_or(GARBLED)?),
                     _ => return Err(GARBLED),
                 });
             }
@@ -391,14 +401,16 @@ fn report(
 }
 
 /// Base64 up to the line `,`, as lines for people.
-fn output(session: &mut Session) -> Result<Vec<String>, NodeError> {
+fn output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
     let mut encoded = Zeroizing::new(Vec::new());
     loop {
         let line = session.line()?;
         if line.as_slice() == b"," {
-            let bytes = text::from_base64(&encoded).unwrap_or_default();
-            let said = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-            return Ok(session.fit(text::lines(&said)));
+            // A line tells that nothing is known: what cannot be read is not nothing.
+            return Ok(match text::from_base64(&encoded) {
+                Some(said) => session.values.lines(&said, elsewhere),
+                None => vec![format!("(what it said did not arrive as it was sent{elsewhere})")],
+            });
         }
         encoded.extend_from_slice(&line);
     }
@@ -409,8 +421,22 @@ fn unit_name(work: &Work<'_>, name: &str) -> Option<String> {
     work.units.iter().find(|unit| unit.name == name).map(|unit| unit.name.clone())
 }
 
+/// How a person can read what is not shown here.
+fn where_it_is(work: &Work<'_>, bad: &str) -> String {
+    let mut words = bad.split(' ');
+    match (words.next(), words.next().and_then(|name| unit_name(work, name))) {
+        (Some("program" | "check"), _) => ": run it by hand on the node".to_owned(),
+        (_, Some(unit)) => format!(": `journalctl -u {unit}` on the node shows it"),
+        (_, None) => String::new(),
+    }
+}
+
+/// States of a unit (systemctl(1), `ActiveState`): no value.
+const STATES: [&str; 8] =
+    ["active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance", "refreshing"];
+
 /// What is not well, in words.
-fn bad(work: &Work<'_>, what: &str) -> Option<String> {
+fn bad(work: &Work<'_>, values: &Values, what: &str) -> Option<String> {
     let words: Vec<&str> = what.split(' ').collect();
     Some(match words.as_slice() {
         ["restart", unit] => format!("{} could not be restarted", unit_name(work, unit)?),
@@ -418,10 +444,11 @@ fn bad(work: &Work<'_>, what: &str) -> Option<String> {
         ["reload", unit] => format!("{} could not be reloaded", unit_name(work, unit)?),
         ["state", unit, "unknown", _] => format!("nothing is known of {} after the change", unit_name(work, unit)?),
         ["state", unit, active, sub] => {
-            let (unit, state) = (unit_name(work, unit)?, text::lines(active).pop()?);
-            match text::lines(sub).pop().filter(|sub| *sub != state) {
-                Some(sub) => format!("{unit} is {state} ({sub}) after the change"),
-                None => format!("{unit} is {state} after the change"),
+            let unit = unit_name(work, unit)?;
+            match (STATES.contains(active), sub == active || STATES.contains(sub)) {
+                (true, true) => format!("{unit} is {active} after the change"),
+                (true, false) => format!("{unit} is {active} ({}) after the change", values.word(sub)),
+                (false, _) => format!("{unit} is {} after the change", values.word(active)),
             }
         }
         ["again", unit] => format!("{} ended after the change, and was started again", unit_name(work, unit)?),
@@ -453,13 +480,13 @@ fn program(programs: &[Vec<String>], number: &str) -> Option<String> {
 
 /// A program's name; its arguments are nobody's business.
 fn shown_program(argv: &[String]) -> String {
-    argv.first().and_then(|name| text::lines(name).pop()).unwrap_or_default()
+    argv.first().and_then(|name| crate::image::text::shown_text(name)).unwrap_or_default()
 }
 
 /// Why nothing was changed.
-fn refused(why: &str, said: &[String]) -> NodeError {
+fn refused(why: &str, said: &[String], values: &Values) -> NodeError {
     let (word, rest) = why.split_once(' ').unwrap_or((why, ""));
-    let path = walk::shown(rest);
+    let path = values.word(rest);
     let because = if said.is_empty() { String::new() } else { format!(":\n{}", said.join("\n")) };
     match word {
         "locked" => protocol::locked(),
@@ -481,7 +508,7 @@ fn refused(why: &str, said: &[String]) -> NodeError {
                 .split(' ')
                 .filter_map(|unit| {
                     let (name, state) = unit.split_once('=')?;
-                    let (name, state) = (text::lines(name).pop()?, text::lines(state).pop()?);
+                    let (name, state) = (values.word(name), values.word(state));
                     Some(match state.as_str() {
                         "not-found" => format!("there is no unit {name}"),
                         _ => format!("the unit {name} is {state}"),
@@ -590,9 +617,21 @@ mod tests {
             ("restart other.service", None),
             ("nonsense", None),
         ] {
-            assert_eq!(bad(&work, said).as_deref(), want, "{said}");
+            assert_eq!(bad(&work, &Values::default(), said).as_deref(), want, "{said}");
         }
-        let error = refused("unit a.service=not-found b.service=masked", &[]);
+        // A value in the place of one of these.
+        let values = Values::of_password(Some(&Secret::new(b"hunter2".to_vec())));
+        let left_out = "(a line that holds a value is not shown)";
+        for (said, want) in [
+            ("state k3s.service hunter2 hunter2", format!("k3s.service is {left_out} after the change")),
+            ("state k3s.service failed xhunter2", format!("k3s.service is failed ({left_out}) after the change")),
+        ] {
+            assert_eq!(bad(&work, &values, said), Some(want));
+        }
+        for said in ["changed /etc/hunter2", "unit a.service=hunter2", "unit hunter2=masked", "write /x hunter2"] {
+            assert!(!refused(said, &[], &values).to_string().contains("hunter2"), "{said}");
+        }
+        let error = refused("unit a.service=not-found b.service=masked", &[], &Values::default());
         assert_eq!(error.to_string(), "there is no unit a.service, the unit b.service is masked");
     }
 }

@@ -8,6 +8,7 @@
 
 mod apply;
 mod error;
+mod output;
 mod protocol;
 mod text;
 mod transport;
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 pub use apply::{Action, Bad, End, Outcome, Phase, Unit, Work};
 pub use error::NodeError;
+pub use output::{Composed, RunFile};
 pub use protocol::Recovery;
 pub use transport::Login;
 

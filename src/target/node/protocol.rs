@@ -73,8 +73,8 @@ pub(super) fn abilities(session: &mut Session, login: &Login) -> Result<(), Node
         let line = String::from_utf8_lossy(&line);
         match line.split_once(' ') {
             _ if *line == *"." => break,
-            Some(("lacks", program)) => lacks.extend(text::lines(program)),
-            Some(("user", name)) => user = text::lines(name).pop(),
+            Some(("lacks", program)) => lacks.push(session.values.word(program)),
+            Some(("user", name)) => user = Some(session.values.word(name)),
             _ => return Err(NodeError::Garbled("its first answer")),
         }
     }
@@ -293,7 +293,7 @@ pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeE
         let line = session.line()?;
         let line = String::from_utf8_lossy(&line).into_owned();
         match line.strip_prefix("left ") {
-            Some(path) => left.extend(text::lines(path)),
+            Some(path) => left.push(session.values.word(path)),
             None => break line,
         }
     };
@@ -303,7 +303,7 @@ pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeE
         (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left })),
         (b".", "refused locked") => Err(locked()),
         (b".", refused) if refused.starts_with("refused stuck ") => {
-            let path = text::lines(refused.trim_start_matches("refused stuck ")).pop().unwrap_or_default();
+            let path = session.values.word(refused.trim_start_matches("refused stuck "));
             Err(NodeError::refused(
                 format!("an interrupted run cannot be taken back: {path} cannot be put back"),
                 "look at the file system there; /var/lib/deaddrop/list says what the run was about",

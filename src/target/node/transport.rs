@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::output::Values;
 use super::text;
 use crate::manifest::Become;
 use crate::secret::Secret;
@@ -80,8 +81,8 @@ pub(super) struct Session {
     /// Shown by sudo when it wants the password.
     prompt: Option<String>,
     login: Login,
-    /// What was sent and must not be shown, should it come back: the password, values.
-    hidden: Vec<Secret>,
+    /// What must not be shown, should the node say it: the password, values.
+    pub(super) values: Values,
     deadline: Instant,
     greeted: bool,
 }
@@ -142,7 +143,7 @@ impl Session {
             nonce,
             prompt,
             login: login.clone(),
-            hidden: login.password.iter().cloned().collect(),
+            values: Values::of_password(login.password.as_ref()),
             deadline: Instant::now() + if login.interactive { PERSON } else { login.silence },
             greeted: false,
         };
@@ -362,19 +363,10 @@ impl Session {
 
     /// What was said on standard error, for people; without sudo's prompt.
     pub(super) fn said(&self) -> Vec<String> {
-        let all = String::from_utf8_lossy(&self.said);
-        let prompt = self.prompt.as_deref();
-        self.fit(text::lines(&prompt.map_or(all.to_string(), |prompt| all.replace(prompt, ""))))
-    }
-
-    /// From here on these are not shown when the node says them.
-    pub(super) fn hide<'s>(&mut self, values: impl Iterator<Item = &'s Secret>) {
-        self.hidden.extend(values.cloned());
-    }
-
-    /// Lines of the node, less those that hold something hidden.
-    pub(super) fn fit(&self, lines: Vec<String>) -> Vec<String> {
-        text::without_values(lines, &self.hidden)
+        match &self.prompt {
+            None => self.values.lines(&self.said, ""),
+            Some(prompt) => self.values.lines(String::from_utf8_lossy(&self.said).replace(prompt, "").as_bytes(), ""),
+        }
     }
 
     /// True when the node has taken all that was queued.
@@ -470,6 +462,27 @@ mod tests {
         for says_ready in [false, true] {
             let shell = shell("deaddrop00ff", says_ready);
             assert!(!shell.contains(['\'', '\\', '!', '\n', '`']), "{shell}");
+        }
+    }
+
+    #[test]
+    fn a_value_on_standard_error_is_not_shown() {
+        let login = Login {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: Some(Secret::new(b"hunter2".to_vec())),
+            interactive: false,
+            silence: Duration::from_secs(30),
+            hidden: Vec::new(),
+        };
+        let mut session = Session::start(&login, "echo \"$nonce hello\"; echo it is hunter2 >&2; echo so >&2").unwrap();
+        session.greet().unwrap();
+        match session.line() {
+            Err(NodeError::Ended { said }) => assert_eq!(said, ["(a line that holds a value is not shown)", "so"]),
+            other => panic!("{other:?}"),
         }
     }
 
