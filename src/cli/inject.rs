@@ -100,12 +100,14 @@ impl Args {
         if let Some(words) = plan.finished_words() {
             ui.say(&format!("{name}: {words}"));
         }
+        let mut exit = Exit::Done;
         if let Some(Err(message)) = public_out.map(PublicOut::put) {
             // The keys are in their place: that is done, and stays done.
             print_error_stream(&message.render());
+            exit = Exit::HalfDone;
         }
         ui.say(&self.closing_line(&name, plan, started.elapsed()));
-        Ok(Exit::Done)
+        Ok(exit)
     }
 
     fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {
