@@ -147,6 +147,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 warnings.extend(token_warning(&file));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 warnings.extend(home_warning(&file, standing));
+                warnings.extend(parents::open_warning(&file, standing, uid, &survey.users));
                 parents.add(standing, &file, uid, &owners);
                 let change = change(file, standing, uid, gid);
                 warnings.extend(link_warning(&change, &of_a_run));
@@ -534,12 +535,13 @@ mod tests {
                 content: Some(Secret::new(content.as_bytes().to_vec())),
             }),
             labels: None,
+            open: Vec::new(),
         })
     }
 
     fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None })
+        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open: Vec::new() })
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::image::acl::Open;
 use crate::image::error::ImageError;
 use crate::image::root::OSTREE;
 use crate::image::tree::{Kind, Stat, Tree};
@@ -52,6 +53,8 @@ pub struct Standing {
     pub file: Option<StandingFile>,
     /// The SELinux labels of what would be made here; none where nothing is labelled.
     pub labels: Option<Labels>,
+    /// Directories on the way whose names others than root can change, the file's owner perhaps among them; topmost first.
+    pub open: Vec<Open>,
 }
 
 /// A home directory that a declared path is below.
@@ -178,7 +181,8 @@ fn place<T: Tree>(
     };
     let labels = labeller.choose(&walked)?;
     let home = homes.above(tree, path, &walked)?;
-    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, home, file, labels }))
+    let open = walk::open_on_the_way(tree, &walked)?;
+    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, home, file, labels, open }))
 }
 
 /// The homes of a target's users.
