@@ -168,13 +168,13 @@ impl<'w> NodeTarget<'w> {
     }
 
     /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up; `None` when there was nothing
-    /// to do.
+    /// to do. With `forget`, names in directories that are not there are given up.
     ///
     /// # Errors
-    /// Another run is at work; a file cannot be put back.
-    pub fn recover(&mut self) -> Result<Option<Recovery>, NodeError> {
+    /// Another run is at work; a file cannot be put back; a directory is not there.
+    pub fn recover(&mut self, forget: bool) -> Result<Option<Recovery>, NodeError> {
         self.load();
-        self.session.queue(b"recover\n");
+        self.session.queue(if forget { &b"recover forget\n"[..] } else { b"recover\n" });
         self.session.expect(LONGEST_RECOVERY, RECOVERY);
         protocol::recovered(&mut self.session)
     }
