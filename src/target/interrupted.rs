@@ -121,9 +121,11 @@ pub fn find<T: Tree>(tree: &T) -> Result<Option<Interrupted>, ImageError> {
     };
     let written = text(&new).unwrap_or_default().lines().map(str::to_owned).collect();
     let mut look = Look { tree, list: &list, written, done: found.done, places: HashMap::new() };
-    for (number, item) in (1_usize..).zip(&list.items) {
-        match look.leftover(number, item)? {
+    for item in &list.items {
+        match look.leftover(item)? {
             Ok(leftover) => found.leftovers.push(leftover),
+            // A directory that the run was to make has no value in it.
+            Err(_) if item.kind == 'd' => {}
             Err(what) => found.missing.push(Missing { path: item.path.as_str().to_owned(), what }),
         }
     }
@@ -165,17 +167,14 @@ struct List {
 /// One file or directory of a list.
 struct Item {
     kind: char,
-    /// Inode of the file when it was looked at.
-    inode: Option<u64>,
     path: TargetPath,
 }
 
-impl Item {
-    fn directory(&self) -> &str {
-        match self.path.parent().trim_end_matches('/') {
-            "" => "/",
-            path => path,
-        }
+/// The directory that a path lies in.
+fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((directory, _)) => directory,
     }
 }
 
@@ -222,22 +221,32 @@ fn parse(text: &str) -> Result<Option<List>, ImageError> {
 /// `KIND MODE MASK UID GID BEFORE LINES STATE PATH`
 fn item(line: &str) -> Option<Item> {
     let fields: Vec<&str> = line.splitn(9, ' ').collect();
-    let [kind, _, _, _, _, _, _, state, path] = fields.as_slice() else { return None };
+    let [kind, _, _, _, _, _, _, _, path] = fields.as_slice() else { return None };
     Some(Item {
         kind: kind.chars().next().filter(|letter| kind.len() == 1 && "dcrx".contains(*letter))?,
-        inode: state.split(':').nth(1).and_then(|inode| inode.parse().ok()),
         path: TargetPath::parse(path).ok()?,
     })
 }
 
 /// A directory of the list, as it is found.
+#[derive(Clone)]
 enum Place<N> {
     /// It is not the one that the run worked in; what is wrong with it.
     Missing(String),
     /// The run was to make it, and did not.
     NotBegun,
-    /// The directory, and the run's own in it; none where the run had not come so far, or is done there.
-    There { node: N, own: Option<N> },
+    /// The directory, and the run's own in it.
+    There { node: N, own: Own<N> },
+}
+
+/// The run's own directory; nothing of it where the run had not come so far, or is done there.
+#[derive(Clone)]
+struct Own<N> {
+    /// It, with the run's mark in it.
+    node: Option<N>,
+    /// In it, the directory of new files, and that of old ones.
+    new: Option<N>,
+    old: Option<N>,
 }
 
 /// The list, and what is found of it.
@@ -251,7 +260,25 @@ struct Look<'a, T: Tree> {
 }
 
 impl<'a, T: Tree> Look<'a, T> {
-    /// Looks at a directory of the list.
+    /// Looks at a directory of the list, once.
+    fn place(&mut self, path: &'a str) -> Result<Place<T::Node>, ImageError> {
+        if let Some(place) = self.places.get(path) {
+            return Ok(place.clone());
+        }
+        // One that the run was to make is where the one above it is that stood.
+        let stood = std::iter::successors(Some(path), |path| (*path != "/").then(|| parent(path)));
+        let stood = stood.into_iter().find(|path| self.list.directories.contains_key(*path));
+        let place = match stood.filter(|stood| *stood != path) {
+            Some(above) => match self.place(above)? {
+                Place::There { .. } => self.look_at(path)?,
+                not_there => not_there,
+            },
+            None => self.look_at(path)?,
+        };
+        self.places.insert(path, place.clone());
+        Ok(place)
+    }
+
     fn look_at(&self, path: &str) -> Result<Place<T::Node>, ImageError> {
         let shown = walk::shown(path);
         let there = match path {
@@ -274,13 +301,15 @@ impl<'a, T: Tree> Look<'a, T> {
             (Some((node, _)), None) => node,
             (None, None) => return Ok(Place::NotBegun),
         };
-        let own = match self.tree.child(&node, self.own_name().as_bytes())? {
-            Some((own, stat)) if stat.kind == Kind::Directory && is_ours(self.tree, &stat)? => {
-                let mark = self.tree.child(&own, self.list.mark.as_bytes())?;
-                mark.filter(|(_, stat)| stat.kind == Kind::File).map(|_| own)
-            }
-            _ => None,
-        };
+        let mut own = Own { node: None, new: None, old: None };
+        if let Some((found, stat)) = self.directory(&node, &self.own_name())?
+            && is_ours(self.tree, &stat)?
+            && self.file(&found, &self.list.mark)?.is_some()
+        {
+            own.new = self.directory(&found, "n")?.map(|(node, _)| node);
+            own.old = self.directory(&found, "o")?.map(|(node, _)| node);
+            own.node = Some(found);
+        }
         Ok(Place::There { node, own })
     }
 
@@ -288,73 +317,65 @@ impl<'a, T: Tree> Look<'a, T> {
         format!(".deaddrop-{}", self.list.run)
     }
 
+    fn directory(&self, above: &T::Node, name: &str) -> Result<Option<(T::Node, Stat)>, ImageError> {
+        Ok(self.tree.child(above, name.as_bytes())?.filter(|(_, stat)| stat.kind == Kind::Directory))
+    }
+
+    fn file(&self, above: &T::Node, name: &str) -> Result<Option<(T::Node, Stat)>, ImageError> {
+        Ok(self.tree.child(above, name.as_bytes())?.filter(|(_, stat)| stat.kind == Kind::File))
+    }
+
     /// What is left of one file; in words why that cannot be told here.
-    fn leftover(&mut self, number: usize, item: &'a Item) -> Result<Result<Leftover, String>, ImageError> {
+    fn leftover(&mut self, item: &'a Item) -> Result<Result<Leftover, String>, ImageError> {
         let path = item.path.as_str();
         let mut leftover = Leftover { path: path.to_owned(), ..Leftover::default() };
-        let directory = item.directory();
+        let directory = parent(path);
         if !self.list.directories.contains_key(directory) && !self.list.to_make.contains(directory) && item.kind != 'd'
         {
             return Err(damaged(&format!("it does not tell of the directory {}", walk::shown(directory))));
         }
-        if !self.places.contains_key(directory) {
-            let place = self.look_at(directory)?;
-            self.places.insert(directory, place);
-        }
-        let (node, own) = match self.places.get(directory) {
-            Some(Place::There { node, own }) => (node, own.as_ref()),
-            Some(Place::Missing(what)) => return Ok(Err(what.clone())),
-            Some(Place::NotBegun) | None => return Ok(Ok(leftover)),
+        let (node, own) = match self.place(directory)? {
+            Place::There { node, own } => (node, own),
+            Place::Missing(what) => return Ok(Err(what)),
+            Place::NotBegun => return Ok(Ok(leftover)),
         };
         let name = path.rsplit('/').next().unwrap_or_default();
-        let here = self.tree.child(node, name.as_bytes())?;
+        let here = self.tree.child(&node, name.as_bytes())?;
         let here = here.as_ref().map(|(_, stat)| stat);
         let above = format!("{}/{}", directory.trim_end_matches('/'), self.own_name());
-        let (mut new, mut old) = (None, None);
-        if let Some(own) = own {
-            let stands = |suffix: &str| {
-                let there = self.tree.child(own, format!("{number}{suffix}").as_bytes())?;
-                Ok::<_, ImageError>(there.filter(|(_, stat)| stat.kind == Kind::File))
-            };
-            (new, old) = (stands("n")?, stands("o")?);
-            for (suffix, is_there) in [
-                ("n", new.is_some()),
-                ("o", old.is_some()),
-                ("k", stands("k")?.is_some()),
-                ("k.pub", stands("k.pub")?.is_some()),
-            ] {
-                if is_there {
-                    leftover.drop.push(format!("{above}/{number}{suffix}"));
-                }
+        let kept = |own: &Option<T::Node>| own.as_ref().map_or(Ok(None), |own| self.file(own, name));
+        let (new, old) = (kept(&own.new)?, kept(&own.old)?);
+        for (place, there) in [("n", &new), ("o", &old)] {
+            if there.is_some() {
+                leftover.drop.push(format!("{above}/{place}/{name}"));
             }
         }
         let same = |one: Option<&Stat>, other: &Option<(T::Node, Stat)>| {
             one.zip(other.as_ref()).is_some_and(|(one, (_, other))| one.kind == Kind::File && one.inode == other.inode)
         };
         leftover.own_names = u32::from(same(here, &new)).saturating_add(u32::from(same(here, &old)));
-        // Before the run, and when it was taken back, the file stands; when it has come to its end, a removed one does not.
-        let must_be_somewhere = item.kind == 'r' || item.kind == 'x' && !self.done;
-        if must_be_somewhere && here.is_none() && own.is_none() {
-            return Ok(Err(format!("neither {} nor what the run has kept of it is there", walk::shown(path))));
-        }
         if self.done {
             return Ok(Ok(leftover));
         }
-        let is_old = here.is_some_and(|stat| Some(stat.inode) == item.inode);
-        match item.kind {
-            'd' if here.is_some_and(|stat| stat.kind == Kind::Directory) => {
+        // Until the end a file is in its place, or kept.
+        if matches!(item.kind, 'r' | 'x') && here.is_none() && own.node.is_none() {
+            return Ok(Err(format!("neither {} nor what the run has kept of it is there", walk::shown(path))));
+        }
+        match (item.kind, &old) {
+            ('d', _) if here.is_some_and(|stat| stat.kind == Kind::Directory) => {
                 leftover.restore = Some(TreeChange::RemoveDirectory { path: path.to_owned() });
             }
-            'c' if same(here, &new) => leftover.restore = Some(TreeChange::RemoveFile { path: path.to_owned() }),
-            'c' => leftover.foreign = here.is_some(),
-            'r' if same(here, &new) || self.is_written(here) => match &old {
-                Some(old) => leftover.restore = Some(self.bring_back(path, old)?),
-                None => leftover.foreign = true,
-            },
-            'x' if here.is_none() => {
-                leftover.restore = old.as_ref().map(|old| self.bring_back(path, old)).transpose()?;
+            ('c', _) if same(here, &new) => {
+                leftover.restore = Some(TreeChange::RemoveFile { path: path.to_owned() });
             }
-            'r' | 'x' => leftover.foreign = !is_old && !same(here, &old),
+            ('c', _) => leftover.foreign = here.is_some(),
+            ('r', Some(old)) if same(here, &new) || self.is_written(here) => {
+                leftover.restore = Some(self.bring_back(path, old)?);
+            }
+            ('x', Some(old)) if here.is_none() => leftover.restore = Some(self.bring_back(path, old)?),
+            ('r' | 'x', Some(_)) => leftover.foreign = !same(here, &old),
+            // It was not begun, or is taken back; or what was kept of it is gone.
+            ('r', None) => leftover.foreign = self.is_written(here),
             _ => {}
         }
         Ok(Ok(leftover))
@@ -388,16 +409,20 @@ impl<'a, T: Tree> Look<'a, T> {
         for (path, place) in places {
             let Place::There { node, own } = place else { continue };
             let at = format!("{}/{}", path.trim_end_matches('/'), self.own_name());
-            for name in own.iter().flat_map(|_| [self.list.mark.as_str(), "probe"]) {
-                let there = own.as_ref().map(|own| self.tree.child(own, name.as_bytes())).transpose()?.flatten();
-                if there.is_some_and(|(_, stat)| stat.kind == Kind::File) {
-                    changes.push(TreeChange::RemoveFile { path: format!("{at}/{name}") });
+            if let Some(own) = &own.node {
+                for name in ["probe", "key", "key.pub", &self.list.mark] {
+                    if self.file(own, name)?.is_some() {
+                        changes.push(TreeChange::RemoveFile { path: format!("{at}/{name}") });
+                    }
                 }
             }
-            let there = self.tree.child(node, self.own_name().as_bytes())?;
-            if there.is_some_and(|(_, stat)| stat.kind == Kind::Directory) {
-                changes.push(TreeChange::RemoveDirectory { path: at });
+            let Some((own, _)) = self.directory(node, &self.own_name())? else { continue };
+            for name in ["n", "o"] {
+                if self.directory(&own, name)?.is_some() {
+                    changes.push(TreeChange::RemoveDirectory { path: format!("{at}/{name}") });
+                }
             }
+            changes.push(TreeChange::RemoveDirectory { path: at });
         }
         Ok(changes)
     }

@@ -62,21 +62,23 @@ impl Disk {
         self.directories.push(format!("in @{}@ {directory}", self.inode(directory)));
     }
 
-    /// The name of the run's own for item `number` of /etc/secrets. Its directory is made and marked.
-    fn own_name(&self, number: usize, letter: char) -> String {
-        let own = Self::own("/etc/secrets");
+    /// The run's own name of a file: `n` its new one, `o` its old one. Their directory is made and marked.
+    fn own_name(&self, path: &str, kind: &str) -> String {
+        let (directory, name) = path.rsplit_once('/').unwrap();
+        let own = Self::own(directory);
         if !self.at(&own).exists() {
-            fs::create_dir(self.at(&own)).unwrap();
-            fs::set_permissions(self.at(&own), fs::Permissions::from_mode(0o700)).unwrap();
+            for made in [own.clone(), format!("{own}/n"), format!("{own}/o")] {
+                fs::create_dir(self.at(&made)).unwrap();
+                fs::set_permissions(self.at(&made), fs::Permissions::from_mode(0o700)).unwrap();
+            }
             self.write(&format!("{own}/{MARK}"), "");
             self.write(&format!("{own}/probe"), "");
         }
-        format!("{own}/{number}{letter}")
+        format!("{own}/{kind}/{name}")
     }
 
-    fn item(&mut self, kind: char, more: &str, path: &str) -> usize {
+    fn item(&mut self, kind: char, more: &str, path: &str) {
         self.items.push(format!("{kind} {more} {path}"));
-        self.items.len()
     }
 
     /// Notes how a new file is known.
@@ -89,9 +91,9 @@ impl Disk {
     fn replaced(&mut self, name: &str, committed: bool) {
         let path = format!("/etc/secrets/{name}");
         self.write(&path, &format!("old {name}"));
-        let number = self.item('r', &format!("400 377 0 0 8 p 1:@{}@:8:1", self.inode(&path)), &path);
-        fs::hard_link(self.at(&path), self.at(&self.own_name(number, 'o'))).unwrap();
-        let new = self.own_name(number, 'n');
+        self.item('r', &format!("400 377 0 0 8 p 1:@{}@:8:1:1", self.inode(&path)), &path);
+        fs::hard_link(self.at(&path), self.at(&self.own_name(&path, "o"))).unwrap();
+        let new = self.own_name(&path, "n");
         self.write(&new, &format!("new {name}"));
         self.note(&new);
         if committed {
@@ -102,8 +104,8 @@ impl Disk {
     /// A file that was made.
     fn created(&mut self, name: &str, committed: bool) {
         let path = format!("/etc/secrets/{name}");
-        let number = self.item('c', "400 377 0 0 8 p -", &path);
-        let new = self.own_name(number, 'n');
+        self.item('c', "400 377 0 0 8 p -", &path);
+        let new = self.own_name(&path, "n");
         self.write(&new, &format!("new {name}"));
         self.note(&new);
         if committed {
@@ -283,26 +285,23 @@ fn modes_removed_files_and_directories_come_back_too() {
     let mut disk = Disk::new();
     // A file that got another mode and owner, by being replaced.
     disk.write("/etc/secrets/mode", "value");
-    let number =
-        disk.item('r', &format!("440 337 5 6 5 = 1:@{}@:5:1", disk.inode("/etc/secrets/mode")), "/etc/secrets/mode");
-    fs::rename(disk.at("/etc/secrets/mode"), disk.at(&disk.own_name(number, 'o'))).unwrap();
+    disk.item('r', &format!("440 337 5 6 5 = 1:@{}@:5:1:1", disk.inode("/etc/secrets/mode")), "/etc/secrets/mode");
+    fs::rename(disk.at("/etc/secrets/mode"), disk.at(&disk.own_name("/etc/secrets/mode", "o"))).unwrap();
     disk.write("/etc/secrets/mode", "value");
     chown(disk.at("/etc/secrets/mode"), Some(5), Some(6)).unwrap();
     fs::set_permissions(disk.at("/etc/secrets/mode"), fs::Permissions::from_mode(0o440)).unwrap();
     disk.note("/etc/secrets/mode");
-    let number = disk.item('x', "0 - 0 0 - 0 1:@2@:3:4", "/etc/secrets/gone");
-    disk.write(&disk.own_name(number, 'o'), "old gone");
+    disk.item('x', "0 - 0 0 - 0 1:@2@:3:4:4", "/etc/secrets/gone");
+    disk.write(&disk.own_name("/etc/secrets/gone", "o"), "old gone");
     // What a program has made for a key, and had no time to take away.
-    let number = disk.item('c', "400 377 0 0 - g -", "/etc/secrets/key");
-    disk.write(&disk.own_name(number, 'k'), "a key");
-    disk.write(&(disk.own_name(number, 'k') + ".pub"), "its public part");
+    disk.item('c', "400 377 0 0 - g -", "/etc/secrets/key");
+    disk.write(&format!("{}/key", Disk::own("/etc/secrets")), "a key");
+    disk.write(&format!("{}/key.pub", Disk::own("/etc/secrets")), "its public part");
     disk.item('d', "700 - 0 0 - 0 -", "/srv/made");
     disk.item('d', "700 - 0 0 - 0 -", "/srv/made/deep");
     fs::create_dir_all(disk.at("/srv/made/deep")).unwrap();
-    let number = disk.item('c', "400 377 0 0 8 p -", "/srv/made/deep/file");
-    fs::create_dir(disk.at(&Disk::own("/srv/made/deep"))).unwrap();
-    disk.write(&format!("{}/{MARK}", Disk::own("/srv/made/deep")), "");
-    disk.write(&format!("{}/{number}n", Disk::own("/srv/made/deep")), "new");
+    disk.item('c', "400 377 0 0 8 p -", "/srv/made/deep/file");
+    disk.write(&disk.own_name("/srv/made/deep/file", "n"), "new");
     disk.item('d', "700 - 0 0 - 0 -", "/srv/used");
     fs::create_dir_all(disk.at("/srv/used")).unwrap();
     disk.write("/srv/used/by-somebody", "x");
@@ -332,7 +331,8 @@ fn a_directory_without_the_runs_mark_goes_only_if_it_is_empty() {
     let own = Disk::own("/etc/secrets");
     fs::remove_file(disk.at(&format!("{own}/{MARK}"))).unwrap();
     disk.item('c', "400 377 0 0 8 p -", "/srv/b");
-    fs::create_dir(disk.at(&Disk::own("/srv"))).unwrap();
+    // One that was made, and not marked yet.
+    fs::create_dir_all(disk.at(&format!("{}/n", Disk::own("/srv")))).unwrap();
     disk.list(false, true);
     disk.declare(&[]);
     disk.image();
@@ -342,7 +342,7 @@ fn a_directory_without_the_runs_mark_goes_only_if_it_is_empty() {
     }
     let image = Tree::of(&Image::new(disk.scratch.join("root.img"), 0));
     for tree in [image, Tree::of_directory(&disk.at(""))] {
-        assert!(tree.0.contains_key(&format!("{own}/1o")) && !tree.0.contains_key(&Disk::own("/srv")));
+        assert!(tree.0.contains_key(&format!("{own}/o/a")) && !tree.0.contains_key(&Disk::own("/srv")));
         assert!(!tree.0.contains_key("/var/lib/deaddrop"));
     }
     assert_eq!(fs::read_to_string(disk.at("/etc/secrets/a")).unwrap(), "new a");
@@ -354,11 +354,11 @@ fn names_in_a_directory_that_is_not_there_are_refused_until_they_are_given_up() 
     disk.replaced("here", true);
     // Another disk was mounted there; one stood where nothing is now; a file that is nowhere.
     fs::create_dir(disk.at("/srv/data")).unwrap();
-    for (directory, more) in [("/srv/data", "r 400 377 0 0 8 p 1:7:8:1"), ("/srv/none", "c 400 377 0 0 8 p -")] {
+    for (directory, more) in [("/srv/data", "r 400 377 0 0 8 p 1:7:8:1:1"), ("/srv/none", "c 400 377 0 0 8 p -")] {
         disk.directories.push(format!("in 4000001 {directory}"));
         disk.items.push(format!("{more} {directory}/file"));
     }
-    disk.item('x', "0 - 0 0 - 0 1:7:3:4", "/srv/lost");
+    disk.item('x', "0 - 0 0 - 0 1:7:3:4:4", "/srv/lost");
     disk.list(false, true);
     disk.declare(&[]);
     let image = disk.image();
