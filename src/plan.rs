@@ -6,13 +6,14 @@ mod parents;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::derive::generate::Recipe;
 use crate::derive::password::{self, Verdict};
 use crate::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
-use crate::manifest::Owner;
+use crate::manifest::{KeyKind, Owner};
 use crate::target::users::Users;
-use crate::target::{Interrupted, Origin, Refusal, Standing, Survey};
+use crate::target::{Interrupted, KeyMaker, Origin, Refusal, Standing, Survey};
 
 /// What has to happen to one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +146,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             (Ok(standing), Ok(((uid, gid), owners))) => {
                 warnings.extend(value_warnings(&file));
                 warnings.extend(token_warning(&file));
+                warnings.extend(sent_key_warning(&file, standing));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 warnings.extend(home_warning(&file, standing));
                 warnings.extend(parents::open_warning(&file, standing, uid, &survey.users));
@@ -210,8 +212,20 @@ impl Plan {
             label: directory.label.clone(),
         });
         let mut all: Vec<TreeChange> = directories.collect();
+        // The public part of a key that the target makes is known to the target alone.
+        let mut made_there = false;
         for change in &self.changes {
             let (path, mode, uid, gid) = (change.physical.clone(), change.mode, change.uid, change.gid);
+            let recipe = match &change.content {
+                Content::Generated(Generated { key: KeyState::MadeThere(recipe), .. }) => Some(recipe.clone()),
+                Content::PublicPart(None) if made_there => Some(Recipe::PublicPart),
+                _ => None,
+            };
+            made_there = recipe.is_some();
+            if let Some(recipe) = recipe {
+                all.push(TreeChange::MakeKey { path, recipe, mode, uid, gid });
+                continue;
+            }
             match change.action {
                 Action::Create | Action::Replace => {
                     let content = match &change.content {
@@ -243,7 +257,9 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
             let same_content = match (&file.content, &there.content) {
                 (Content::Exact(want), Some(have)) => want == have,
                 (Content::Hash { standing, .. }, _) => standing.is_some(),
-                (Content::Generated(generated), _) => !matches!(generated.key, KeyState::Made(_)),
+                (Content::Generated(generated), _) => {
+                    !matches!(generated.key, KeyState::Made(_) | KeyState::MadeThere(_))
+                }
                 (Content::PublicPart(Some(want)), Some(have)) => want == have,
                 (Content::Exact(_) | Content::PublicPart(_), None)
                 | (Content::PublicPart(None) | Content::Absent, _) => false,
@@ -376,6 +392,29 @@ fn token_warning(file: &DesiredFile) -> Option<Warning> {
             file.path
         ),
         hint: "to have a new one, remove the file in the target, and run this again".into(),
+    })
+}
+
+/// DD403: a running node does not make a key by itself.
+fn sent_key_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
+    let Content::Generated(Generated { spec, key: KeyState::Made(_), .. }) = &file.content else { return None };
+    if standing.key_maker != KeyMaker::HereForNode {
+        return None;
+    }
+    let (path, kind) = (&file.path, spec.kind.kind());
+    let (why, hint) = match kind {
+        KeyKind::Age => ("no node makes keys of age", "if it must not leave the node: age-keygen there, by hand"),
+        KeyKind::WireGuard => ("the node has no wg", "with wireguard-tools on the node it is made there"),
+        KeyKind::Token => ("the node has no tr, wc or dd", "with coreutils or busybox on the node it is made there"),
+        KeyKind::SshEd25519 | KeyKind::SshHostEd25519 => {
+            ("the node has no ssh-keygen", "with ssh-keygen on the node it is made there")
+        }
+    };
+    Some(Warning {
+        code: "DD403",
+        secret: Some(file.secret.clone()),
+        message: format!("the key of {path} is made here and sent, once: {why}"),
+        hint: hint.into(),
     })
 }
 
@@ -533,15 +572,18 @@ mod tests {
             file: Some(StandingFile {
                 stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links, inode: 0, modified: 0 },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
+                judged: None,
             }),
             labels: None,
             open: Vec::new(),
+            key_maker: KeyMaker::Here,
         })
     }
 
     fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open: Vec::new() })
+        let (open, key_maker) = (Vec::new(), KeyMaker::Here);
+        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open, key_maker })
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {

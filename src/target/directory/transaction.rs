@@ -124,6 +124,7 @@ impl<'a> Transaction<'a> {
                     unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))?;
                     staged.push(Staged { path, parent, name, file });
                 }
+                TreeChange::MakeKey { path, .. } => return Err(ImageError::no_key_maker(path)),
                 TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {
                 }
             }
@@ -431,6 +432,7 @@ pub(in crate::target) fn read_back(
             TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
                 (Kind::File, mode, uid, gid)
             }
+            TreeChange::MakeKey { path, .. } => return Err(ImageError::no_key_maker(path)),
             TreeChange::RemoveFile { .. } if found.is_none() => continue,
             TreeChange::RemoveFile { .. } => return Err(differs()),
             // It goes once nothing is taken back any more.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::keys;
 use super::protocol;
 use super::text;
 use super::transport::Session;
@@ -189,8 +190,12 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());
-    for content in changes.iter().filter_map(|change| content(change)) {
-        session.queue(&value(content));
+    for change in changes {
+        match change {
+            TreeChange::WriteFile { content, .. } => session.queue(&value(content)),
+            TreeChange::MakeKey { recipe, .. } => session.queue(keys::line(recipe)?.as_bytes()),
+            _ => {}
+        }
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
@@ -284,6 +289,10 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
             let lines = if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() };
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
         }
+        TreeChange::MakeKey { mode, uid, gid, .. } => {
+            let (kind, mask) = (if standing.is_some() { "r" } else { "c" }, 0o777 & !mode);
+            format!("{kind} {mode:o} {mask:03o} {uid} {gid} - g {state} {path}")
+        }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
             // By a new file: whose directory it is could put something else in the place of the old one.
             let size = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat.size;
@@ -365,7 +374,13 @@ fn report(
             }
             "bad" => outcome.bad = Some(Bad { what: bad(work, rest).ok_or(GARBLED)?, said: Vec::new() }),
             "output" => {
-                let said = output(session)?;
+                let mut said = output(session)?;
+                if work.changes.iter().any(|change| matches!(change, TreeChange::MakeKey { .. })) {
+                    // No line of it can be told from the key.
+                    said = vec![
+                        "not shown: it may hold a key that was made on the node, and is known there alone".to_owned(),
+                    ];
+                }
                 if let Some(bad) = outcome.bad.as_mut() {
                     bad.said.extend(said);
                 }
