@@ -152,6 +152,9 @@ fn whole_life(node: NodeBuilder) {
     let (key, public) = (wire.read("/etc/secrets/deploy"), wire.read("/etc/secrets/deploy.pub"));
     fs::write(wire.node.at("/etc/secrets/deploy.pub"), wire.read("/srv/ssh/host.pub")).unwrap();
     fs::set_permissions(wire.node.at("/etc/secrets/deploy"), Permissions::from_mode(0o444)).unwrap();
+    // A list is dealt with first, and all is looked at again.
+    fs::create_dir(wire.node.at("/var/lib/deaddrop")).unwrap();
+    fs::write(wire.node.at("/var/lib/deaddrop/list"), "run 0a\n").unwrap();
     wire.rotate().expect_code(0);
     assert_eq!((wire.read("/etc/secrets/deploy"), wire.read("/etc/secrets/deploy.pub")), (key, public));
     wire.assert_keys();

@@ -190,3 +190,61 @@ fn characters(token: &TokenSpec) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::GenerateSpec;
+
+    fn kind(kind: KeyKind) -> KeySpec {
+        GenerateSpec::new(kind, None, None, None).unwrap().kind
+    }
+
+    #[test]
+    fn a_verdict_is_one_of_ours_or_nothing() {
+        const SSH: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK0pE/x/7hyW7HPqV1AviQbF2CY4qm1qZYQdNxZTAV+A";
+        const WIREGUARD: &str = "pGhnFYU2SA+gmKJCbZWoTbtyUC4cMm8i/4dcRcV97EU=";
+        let shown = |of: KeyKind, line: &str| match verdict(&kind(of), line) {
+            None => "none".to_owned(),
+            Some(Standing::Key(Public::Ssh(key))) => key.line(),
+            Some(Standing::Key(Public::WireGuard(key))) => key,
+            Some(Standing::Foreign(why)) => why.to_owned(),
+            Some(other) => format!("{other:?}"),
+        };
+        for (of, line, want) in [
+            (KeyKind::Token, "yes", "Key(Nothing)"),
+            (KeyKind::Token, "no", "OtherToken"),
+            (KeyKind::Token, "", "none"),
+            (KeyKind::SshEd25519, &format!("yes {SSH}"), SSH),
+            (KeyKind::SshEd25519, &format!("yes {SSH} a comment"), &format!("{SSH} a comment")),
+            (KeyKind::SshEd25519, &format!("yes {SSH} \u{1b}[2J"), SSH),
+            (KeyKind::SshEd25519, &format!("yes {}", SSH.replace("AAAAC3", "AAAAC4")), "none"),
+            (KeyKind::SshEd25519, &format!("yes {}", SSH.replace("ssh-ed25519", "ssh-rsa")), "none"),
+            (KeyKind::SshEd25519, "yes", "none"),
+            (KeyKind::SshHostEd25519, "no passphrase", ssh::PASSPHRASE),
+            (KeyKind::SshHostEd25519, "no reason", "none"),
+            (KeyKind::WireGuard, &format!("yes {WIREGUARD}"), WIREGUARD),
+            (KeyKind::WireGuard, "yes AAAA", "none"),
+            (KeyKind::WireGuard, "no", wireguard::OTHER),
+        ] {
+            assert_eq!(shown(of, line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_a_key_is_one_line() {
+        let recipe = |kind, alphabet, comment| {
+            let spec = GenerateSpec::new(kind, None, alphabet, comment).unwrap();
+            line(&Recipe::of(&spec, "a@b", true).unwrap()).unwrap()
+        };
+        let token = recipe(KeyKind::Token, Some("-\\ab"), None);
+        assert_eq!(token, "token 40 \\055\\134\\141\\142 newline\n");
+        assert_eq!(recipe(KeyKind::SshEd25519, None, None), "ssh a@b\n");
+        assert_eq!(recipe(KeyKind::SshHostEd25519, None, Some("x y")), "ssh x y\n");
+        assert_eq!(recipe(KeyKind::WireGuard, None, None), "wireguard\n");
+        assert_eq!(line(&Recipe::PublicPart).unwrap(), "public\n");
+        assert!(line(&Recipe::Ssh { comment: "a\nb".into() }).is_err());
+        let age = GenerateSpec::new(KeyKind::Age, None, None, None).unwrap();
+        assert_eq!(Recipe::of(&age, "a@b", false), None);
+    }
+}
