@@ -359,3 +359,40 @@ fn what_is_no_longer_the_runs_own_is_left_and_the_roll_back_is_said() {
     assert_eq!(read("c"), old[2]);
     node.assert_clean();
 }
+
+#[test]
+fn a_directory_that_is_not_there_keeps_the_list_until_its_names_are_given_up() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    fs::create_dir(node.at("/srv/data")).unwrap();
+    let mut job = Job::new(&scratch);
+    job.add("a", "/etc/secrets/a", "").add("b", "/srv/data/b", "").add("c", "/etc/secrets/c", "");
+    job.rotate().expect_code(0);
+    let old: Vec<Vec<u8>> = job.secrets.iter().map(|secret| secret.3.bytes().to_vec()).collect();
+    job.change("a").change("b").with("a", CUT);
+    job.rotate().expect_code(4);
+    job.with("a", "");
+    // The disk is not mounted any more.
+    fs::rename(node.at("/srv/data"), node.at("/srv/away")).unwrap();
+    let list = fs::read(node.at("/var/lib/deaddrop/list")).unwrap();
+    for place in ["none", "another"] {
+        if place == "another" {
+            fs::create_dir(node.at("/srv/data")).unwrap();
+        }
+        let run = job.deaddrop(&["rotate", "node1", "--only", "c"]).run().expect_code(1);
+        run.expect_error("/srv/data is not there, or is another directory than then").expect_error("--forget-list");
+        assert_eq!(fs::read(node.at("/var/lib/deaddrop/list")).unwrap(), list);
+        assert_eq!(fs::read(node.at("/etc/secrets/a")).unwrap(), job.secrets[0].3.bytes());
+    }
+    let run = job.deaddrop(&["rotate", "node1", "--only", "c", "--forget-list", "--json"]).run().expect_code(0);
+    let warnings = run.json()["hosts"][0]["warnings"].as_array().unwrap().clone();
+    let codes: Vec<&str> = warnings.iter().map(|warning| warning["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["DD502", "DD503"], "{warnings:?}");
+    let message = warnings[1]["message"].as_str().unwrap();
+    assert!(message.starts_with("/srv/data/b was given up: its directory is not there"), "{message}");
+    assert_eq!(fs::read(node.at("/etc/secrets/a")).unwrap(), old[0]);
+    assert_eq!(fs::read(node.at("/srv/away/b")).unwrap(), job.secrets[1].3.bytes());
+    assert!(!node.at("/var/lib/deaddrop").exists());
+    // Without a list it means nothing.
+    job.deaddrop(&["rotate", "node1", "--only", "c", "--forget-list"]).run().expect_code(0);
+}
