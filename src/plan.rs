@@ -1,6 +1,7 @@
 //! Desired files against a survey: the changes. Pure: it reads and writes nothing.
 
 mod interrupted;
+mod keys;
 mod parents;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,9 +12,9 @@ use crate::derive::password::{self, Verdict};
 use crate::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
-use crate::manifest::{KeyKind, Owner};
+use crate::manifest::Owner;
 use crate::target::users::Users;
-use crate::target::{Interrupted, KeyMaker, Origin, Refusal, Standing, Survey};
+use crate::target::{Interrupted, Origin, Refusal, Standing, Survey};
 
 /// What has to happen to one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +141,13 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             Err(_) => Ok(parents::Owners::default()),
         };
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
-            (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
-                refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
+            (Ok(_), Ok(_)) if keys::foreign_key(&file).is_some() => {
+                refused.extend(keys::foreign_key(&file).map(|refusal| Refused { secret, refusal }));
             }
             (Ok(standing), Ok(((uid, gid), owners))) => {
                 warnings.extend(value_warnings(&file));
-                warnings.extend(token_warning(&file));
-                warnings.extend(sent_key_warning(&file, standing));
+                warnings.extend(keys::token_warning(&file));
+                warnings.extend(keys::sent_warning(&file, standing));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 warnings.extend(home_warning(&file, standing));
                 warnings.extend(parents::open_warning(&file, standing, uid, &survey.users));
@@ -368,56 +369,6 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
     })
 }
 
-/// The refusal of what stands in the place of a key, and is none of its kind.
-fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
-    let Content::Generated(Generated { spec, key: KeyState::Foreign(reason), .. }) = &file.content else { return None };
-    Some(Refusal {
-        code: None,
-        reason: format!(
-            "{} holds something else than a key of the kind {}, and it may be in use: {reason}",
-            file.path,
-            spec.kind.kind().name()
-        ),
-        hint: "it is never overwritten: move it away in the target, or choose another path".into(),
-    })
-}
-
-/// DD402: a token that is kept is not what the manifest asks for.
-fn token_warning(file: &DesiredFile) -> Option<Warning> {
-    matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
-        code: "DD402",
-        secret: Some(file.secret.clone()),
-        message: format!(
-            "{} is kept, and is not of the length and alphabet that are declared: it may be in use",
-            file.path
-        ),
-        hint: "to have a new one, remove the file in the target, and run this again".into(),
-    })
-}
-
-/// DD403: a running node does not make a key by itself.
-fn sent_key_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
-    let Content::Generated(Generated { spec, key: KeyState::Made(_), .. }) = &file.content else { return None };
-    if standing.key_maker != KeyMaker::HereForNode {
-        return None;
-    }
-    let (path, kind) = (&file.path, spec.kind.kind());
-    let (why, hint) = match kind {
-        KeyKind::Age => ("no node makes keys of age", "if it must not leave the node: age-keygen there, by hand"),
-        KeyKind::WireGuard => ("the node has no wg", "with wireguard-tools on the node it is made there"),
-        KeyKind::Token => ("the node has no tr, wc or dd", "with coreutils or busybox on the node it is made there"),
-        KeyKind::SshEd25519 | KeyKind::SshHostEd25519 => {
-            ("the node has no ssh-keygen", "with ssh-keygen on the node it is made there")
-        }
-    };
-    Some(Warning {
-        code: "DD403",
-        secret: Some(file.secret.clone()),
-        message: format!("the key of {path} is made here and sent, once: {why}"),
-        hint: hint.into(),
-    })
-}
-
 fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
@@ -544,7 +495,7 @@ mod tests {
     use crate::image::tree::Kind;
     use crate::manifest::TargetPath;
     use crate::secret::Secret;
-    use crate::target::StandingFile;
+    use crate::target::{KeyMaker, StandingFile};
 
     fn desired(secret: &str, path: &str, content: &str) -> DesiredFile {
         DesiredFile {
