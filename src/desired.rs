@@ -333,6 +333,10 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
                 Content::Absent => 0,
             },
             is_password: !file.password_users.is_empty(),
+            key: match &file.content {
+                Content::Generated(generated) => Some(generated.spec.clone()),
+                _ => None,
+            },
         })
         .collect()
 }

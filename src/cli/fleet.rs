@@ -62,6 +62,8 @@ pub struct Request<'a> {
     pub ssh: &'a SshArgs,
     /// Put the old files back where units fail with the new ones.
     pub rollback: bool,
+    /// Of an interrupted run, give up the files in directories that are not there.
+    pub forget_list: bool,
     /// What for.
     pub kind: Kind,
     /// A host that differs is exit code 3, where nothing is written.
@@ -344,6 +346,7 @@ fn drive(
         ssh_config: request.ssh.ssh_config.clone(),
         ssh_options: request.ssh.ssh_option.clone(),
         rollback: request.rollback,
+        forget_list: request.forget_list,
         dry_run: request.kind.is_dry(),
         contact_timeout: Duration::from_secs(request.ssh.timeout),
         interactive,

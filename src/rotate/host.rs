@@ -136,7 +136,7 @@ fn look(
     let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
     if target.is_unfinished() && !options.dry_run {
-        recovered = target.recover().map_err(unchanged)?;
+        recovered = target.recover(options.forget_list).map_err(unchanged)?;
         survey = target.look(&wanted).map_err(unchanged)?;
     }
     let survey = survey.map_err(|error| {
@@ -208,6 +208,12 @@ fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     let mut warnings = vec![Warning { code: "DD502", secret: None, message: what.into(), hint: hint.into() }];
     let what = "was neither the old nor the new file of the interrupted run";
     warnings.extend(recovery.left.iter().map(|path| left_warning(path, what, plan)));
+    warnings.extend(recovery.given_up.iter().map(|path| Warning {
+        code: "DD503",
+        secret: None,
+        message: format!("{path} was given up: its directory is not there"),
+        hint: "old values may be left in `.deaddrop-…` beside it: look at it where it is".into(),
+    }));
     warnings
 }
 

@@ -65,6 +65,18 @@ fn a_wrong_mode_or_owner_is_set_right_by_a_new_file() {
 }
 
 #[test]
+fn a_directory_that_others_may_write_to_is_warned_about() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    fs::create_dir(node.at("/srv/app")).unwrap();
+    std::os::unix::fs::chown(node.at("/srv/app"), Some(1000), Some(0)).unwrap();
+    let mut job = Job::new(&scratch);
+    job.add("a", "/srv/app/a", "").add("b", "/srv/app/b", ", owner: admin");
+    let run = job.rotate().expect_code(0).expect_error("/srv/app belongs to admin, who can replace /srv/app/a");
+    assert_eq!(run.stderr().matches("DD210").count(), 1, "{}", run.stderr());
+}
+
+#[test]
 fn an_absent_file_goes_and_its_other_names_keep_their_content() {
     let scratch = Scratch::new();
     let node = NodeBuilder::new("node1").start(&scratch);

@@ -8,6 +8,7 @@ mod files;
 mod hostile;
 mod interrupted;
 mod job;
+mod keys;
 mod local;
 mod refused;
 mod secrecy;

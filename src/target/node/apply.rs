@@ -26,6 +26,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::keys;
 use super::output::{RunFile, Values};
 use super::protocol;
 use super::text;
@@ -156,13 +157,6 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_
     outcome
 }
 
-fn content(change: &TreeChange) -> Option<&Secret> {
-    match change {
-        TreeChange::WriteFile { content, .. } => Some(content),
-        _ => None,
-    }
-}
-
 fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), NodeError> {
     let mut head = format!("apply\nrun {}\nmark {}\n", random()?, random()?);
     let changes = in_order(work.changes);
@@ -193,8 +187,12 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());
-    for content in changes.iter().filter_map(|change| content(change)) {
-        session.queue(&value(content));
+    for change in changes {
+        match change {
+            TreeChange::WriteFile { content, .. } => session.queue(&value(content)),
+            TreeChange::MakeKey { recipe, .. } => session.queue(keys::line(recipe)?.as_bytes()),
+            _ => {}
+        }
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
@@ -288,6 +286,10 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
             let size = content.len();
             let lines = if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() };
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
+        }
+        TreeChange::MakeKey { mode, uid, gid, .. } => {
+            let (kind, mask) = (if standing.is_some() { "r" } else { "c" }, 0o777 & !mode);
+            format!("{kind} {mode:o} {mask:03o} {uid} {gid} - g {state} {path}")
         }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
             // By a new file: whose directory it is could put something else in the place of the old one.

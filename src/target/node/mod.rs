@@ -8,6 +8,7 @@
 
 mod apply;
 mod error;
+mod keys;
 mod output;
 mod protocol;
 mod text;
@@ -33,6 +34,8 @@ use tree::NodeTree;
 const SURVEY: &str = include_str!("survey.sh");
 /// What changes it.
 const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), include_str!("recover.sh"));
+/// What makes and judges keys.
+const GENERATE: &str = include_str!("generate.sh");
 /// What tells the units.
 const UNITS: &str = include_str!("units.sh");
 
@@ -54,6 +57,8 @@ pub struct NodeTarget<'w> {
     on_contact: &'w (dyn Fn() + Sync),
     greeted: bool,
     loaded: bool,
+    /// The program for keys was sent.
+    makes_keys: bool,
     unfinished: bool,
 }
 
@@ -65,7 +70,16 @@ impl<'w> NodeTarget<'w> {
     pub fn open(login: Login, on_contact: &'w (dyn Fn() + Sync)) -> Result<Self, NodeError> {
         let session = Session::start(&login, &text::without_comments(SURVEY))?;
         let tree = NodeTree::default();
-        Ok(Self { session, login, tree, on_contact, greeted: false, loaded: false, unfinished: false })
+        Ok(Self {
+            session,
+            login,
+            tree,
+            on_contact,
+            greeted: false,
+            loaded: false,
+            makes_keys: false,
+            unfinished: false,
+        })
     }
 
     /// True when the last survey has found an interrupted run.
@@ -79,6 +93,40 @@ impl<'w> NodeTarget<'w> {
     /// # Errors
     /// The node cannot be entered or read; the inner error is that of a path's rules.
     pub fn look(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, ImageError>, NodeError> {
+        let mut able = keys::Able::ALL;
+        // The second time with the contents of keys that the node cannot judge.
+        for _ in 0..2 {
+            let asked = keys::without_keys(wanted, able);
+            let mut survey = match self.look_at(&asked)? {
+                Ok(survey) if wanted.iter().any(|want| want.key.is_some()) => survey,
+                other => return Ok(other),
+            };
+            able = self.judge_keys(wanted, &mut survey, able)?;
+            if !keys::is_unread(&asked, wanted, &survey, able) {
+                return Ok(Ok(survey));
+            }
+        }
+        Err(NodeError::Garbled("the answer about keys"))
+    }
+
+    /// Has the node judge the keys that stand; what it can make and judge.
+    fn judge_keys(
+        &mut self,
+        wanted: &[Wanted],
+        survey: &mut Survey,
+        able: keys::Able,
+    ) -> Result<keys::Able, NodeError> {
+        let script = if self.makes_keys { "" } else { GENERATE };
+        self.send_program(&format!("{script}judge\n"));
+        self.makes_keys = true;
+        let (question, asked) = keys::question(&self.tree, wanted, survey, able);
+        self.session.queue(question.as_bytes());
+        self.session.expect(keys::longest_answer(&asked), self.login.silence);
+        keys::judged(&mut self.session, wanted, survey, &asked)
+    }
+
+    /// What stands at each wanted path, keys as any other file.
+    fn look_at(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, ImageError>, NodeError> {
         for _ in 0..MOST_TRIES {
             self.tree.forget();
             self.first_questions(wanted);
@@ -162,21 +210,26 @@ impl<'w> NodeTarget<'w> {
     /// Sends the program that changes things, once.
     fn load(&mut self) {
         if !self.loaded {
-            let script = text::without_comments(&format!("{APPLY}{UNITS}"));
-            let lines = script.matches('\n').count();
-            self.session.queue(format!("load {} {lines}\n{script}", script.len()).as_bytes());
+            self.send_program(&format!("{APPLY}{UNITS}"));
             self.loaded = true;
         }
     }
 
+    /// Sends a part of the program, which is run once it is there.
+    fn send_program(&mut self, script: &str) {
+        let script = text::without_comments(script);
+        let lines = script.matches('\n').count();
+        self.session.queue(format!("load {} {lines}\n{script}", script.len()).as_bytes());
+    }
+
     /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up; `None` when there was nothing
-    /// to do.
+    /// to do. With `forget`, names in directories that are not there are given up.
     ///
     /// # Errors
-    /// Another run is at work; a file cannot be put back.
-    pub fn recover(&mut self) -> Result<Option<Recovery>, NodeError> {
+    /// Another run is at work; a file cannot be put back; a directory is not there.
+    pub fn recover(&mut self, forget: bool) -> Result<Option<Recovery>, NodeError> {
         self.load();
-        self.session.queue(b"recover\n");
+        self.session.queue(if forget { &b"recover forget\n"[..] } else { b"recover\n" });
         self.session.expect(LONGEST_RECOVERY, RECOVERY);
         protocol::recovered(&mut self.session)
     }

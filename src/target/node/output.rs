@@ -102,6 +102,11 @@ impl Values {
                 None => {}
             }
         }
+        if work.changes.iter().any(|change| matches!(change, TreeChange::MakeKey { .. })) {
+            self.nothing.get_or_insert_with(|| {
+                "it may hold a key that was made on the node, and is known there alone".to_owned()
+            });
+        }
         let by_path: HashMap<&str, &RunFile> = work.files.iter().map(|file| (file.path.as_str(), file)).collect();
         for change in work.changes {
             let TreeChange::WriteFile { path, content, .. } = change else { continue };

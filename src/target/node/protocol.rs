@@ -17,6 +17,7 @@
 //! …
 //! .
 //! recover                        -> left PATH             a line a file that is neither the run's old nor its new one
+//! or recover forget                 gave-up PATH          a line a name in a directory that is not there (only with `forget`)
 //!                                   recovered HOW, HOW being back, finished or nothing; or refused WHY
 //!                                   .
 //! ```
@@ -284,24 +285,36 @@ pub struct Recovery {
     pub taken_back: bool,
     /// Files that were neither, and were left alone.
     pub left: Vec<String>,
+    /// Names in directories that were not there, and that nobody looks after any more.
+    pub given_up: Vec<String>,
 }
 
 /// The answer to `recover`; `None` when there was nothing to be done.
 pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeError> {
-    let mut left = Vec::new();
+    let (mut left, mut given_up) = (Vec::new(), Vec::new());
     let line = loop {
         let line = session.line()?;
         let line = String::from_utf8_lossy(&line).into_owned();
-        match line.strip_prefix("left ") {
-            Some(path) => left.push(session.values.word(path)),
-            None => break line,
+        match line.split_once(' ') {
+            Some(("left", path)) => left.push(session.values.word(path)),
+            Some(("gave-up", path)) => given_up.push(session.values.word(path)),
+            _ => break line,
         }
     };
     match (session.line()?.as_slice(), line.as_str()) {
         (b".", "recovered nothing") => Ok(None),
-        (b".", "recovered back") => Ok(Some(Recovery { taken_back: true, left })),
-        (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left })),
+        (b".", "recovered back") => Ok(Some(Recovery { taken_back: true, left, given_up })),
+        (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left, given_up })),
         (b".", "refused locked") => Err(locked()),
+        (b".", refused) if refused.starts_with("refused missing ") => {
+            let directory = session.values.word(refused.trim_start_matches("refused missing "));
+            Err(NodeError::refused(
+                format!(
+                    "an interrupted run cannot be taken back: {directory} is not there, or is another directory than then"
+                ),
+                "mount what was there and run it again; or give up the files in it, and finish the others: --forget-list",
+            ))
+        }
         (b".", refused) if refused.starts_with("refused stuck ") => {
             let path = session.values.word(refused.trim_start_matches("refused stuck "));
             Err(NodeError::refused(
@@ -413,6 +426,35 @@ mod tests {
             answered += usize::from(answer(&mut session, &asked).is_ok());
         }
         assert!((1..60).contains(&answered), "{answered} are answers");
+    }
+
+    #[test]
+    fn what_was_done_about_an_interrupted_run_is_told_with_its_names() {
+        let recovery = |taken_back, left: &[&str], given_up: &[&str]| {
+            let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Some(Recovery { taken_back, left: names(left), given_up: names(given_up) })
+        };
+        for (said, want) in [
+            ("recovered nothing", Ok(None)),
+            ("recovered finished", Ok(recovery(false, &[], &[]))),
+            ("left /a b\ngave-up /c\nrecovered back", Ok(recovery(true, &["/a b"], &["/c"]))),
+            ("refused locked", Err("another deaddrop is at work there")),
+            (
+                "refused missing /srv/x",
+                Err("an interrupted run cannot be taken back: /srv/x is not there, or is another directory than then"),
+            ),
+            ("refused stuck /x", Err("an interrupted run cannot be taken back: /x cannot be put back")),
+            ("gave-up", Err("it does not answer as deaddrop's program does")),
+        ] {
+            let mut session = hostile(format!("{said}\n.\n").as_bytes(), Duration::from_secs(60));
+            session.expect(1000, Duration::from_secs(60));
+            match (recovered(&mut session), want) {
+                (Ok(found), Ok(want)) => assert_eq!(found, want, "{said}"),
+                (Err(NodeError::Garbled(_)), Err(want)) => assert!(want.starts_with("it does not answer"), "{said}"),
+                (Err(error), Err(want)) => assert_eq!(error.to_string(), want, "{said}"),
+                (found, _) => panic!("{said}: {found:?}"),
+            }
+        }
     }
 
     #[test]

@@ -315,7 +315,8 @@ while IFS= read -r line; do
       load ${line#load }
       eval "$script"
       ;;
-    recover) recover ;;
+    recover) recover '' ;;
+    recover\ forget) recover forget ;;
     check) check_units ;;
     apply) apply ;;
     *) exit 0 ;;
