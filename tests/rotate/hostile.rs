@@ -131,7 +131,10 @@ fn an_owner_who_makes_fifos_or_reads_everything_gets_no_value_of_roots() {
         let node = builder.start(scratch);
         let directory = others_directory(scratch, &node);
         let mut job = Job::new(scratch);
-        job.add("own", "/srv/app/own", ", owner: 65534, group: 65534").add("roots", "/srv/app/roots", "");
+        job.add("own", "/srv/app/own", ", owner: 65534, group: 65534");
+        for number in 2..8 {
+            job.add(&format!("roots{number}"), &format!("/srv/app/roots{number}"), "");
+        }
         job.rotate().expect_code(0);
         for attack in ["fifos", "reads", "fifos", "reads"] {
             let racer = Racer::start(attack, &directory, "");

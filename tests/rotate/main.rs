@@ -4,6 +4,7 @@
 mod common;
 
 mod contact;
+mod ended;
 mod files;
 mod hostile;
 mod interrupted;

@@ -59,11 +59,10 @@ def fifos():
     while time.time() < end:
         for name in ours():
             stem = name.rsplit("-", 1)[0] if name.count("-") > 1 else name
-            for number in range(1, 9):
-                for made in (f"{stem}-{number}n", f"{stem}/n", f"{stem}/o"):
-                    with contextlib.suppress(OSError):
-                        os.mkfifo(made, 0o666)
-                        held[os.open(made, os.O_RDONLY | os.O_NONBLOCK)] = made
+            for made in [f"{stem}-{number}n" for number in range(8, 1, -1)] + [f"{stem}/n", f"{stem}/o", f"{stem}/n/roots7"]:
+                with contextlib.suppress(OSError):
+                    os.mkfifo(made, 0o666)
+                    held[os.open(made, os.O_RDONLY | os.O_NONBLOCK)] = made
         for descriptor in held:
             with contextlib.suppress(OSError):
                 show(os.read(descriptor, 65536))

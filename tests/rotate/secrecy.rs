@@ -11,6 +11,15 @@ use crate::common::canary::Canary;
 use crate::common::node::{NodeBuilder, deaddrop};
 use crate::job::Job;
 
+/// Tells a thread to stop when the test ends, also where it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Looks at the arguments and environments of all processes of this machine, nodes' included, until it is told to stop.
 fn look(canaries: &[Canary], stop: &AtomicBool, rounds: &AtomicUsize) -> BTreeSet<String> {
     let mut finds = BTreeSet::new();
@@ -44,6 +53,7 @@ fn no_value_is_in_any_argument_or_environment_nor_in_a_log() {
     let planted: Vec<Canary> = job.planted.clone();
     let finds = thread::scope(|scope| {
         let looking = scope.spawn(|| look(&planted, &stop, &rounds));
+        let stopping = Stop(&stop);
         // The first run, some that replace, one that is taken back: the same values each time.
         job.rotate().expect_code(0);
         while rounds.load(Ordering::SeqCst) < 40 {
@@ -55,7 +65,7 @@ fn no_value_is_in_any_argument_or_environment_nor_in_a_log() {
         fs::write(node.at("/etc/secrets/s0"), "another").expect("writing a file of ours");
         node.on_restart("a.service", "exit 1");
         job.rotate().expect_code(1);
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         looking.join().expect("looking does not panic")
     });
     assert!(finds.is_empty(), "{finds:?}");
@@ -78,10 +88,11 @@ fn a_value_in_an_argument_or_an_environment_would_be_seen() {
         let canaries = [canary];
         let finds = thread::scope(|scope| {
             let looking = scope.spawn(|| look(&canaries, &stop, &rounds));
+            let stopping = Stop(&stop);
             while rounds.load(Ordering::SeqCst) < 2 {
                 thread::yield_now();
             }
-            stop.store(true, Ordering::SeqCst);
+            drop(stopping);
             looking.join().expect("looking does not panic")
         });
         drop(child.stdin.take());
@@ -377,10 +388,11 @@ fn a_reader_never_sees_a_file_that_is_missing_empty_or_half() {
             }
             seen
         });
+        let stopping = Stop(&stop);
         for _ in 0..5 {
             job.change_all().rotate().expect_code(0);
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         reading.join().expect("reading does not panic")
     });
     assert!(seen.len() > 3, "{} values were seen", seen.len());

@@ -51,7 +51,8 @@ start_of() {
   started=
   IFS= read -r started </proc/"$1"/stat
   set -- ${started##*\)}
-  printf %s "${20-}"
+  # One that has ended may still have its entry.
+  [ "${1-Z}" = Z ] || printf %s "${20-}"
 } 2>/dev/null
 
 # Says whether runs that are alive have a lower or a higher number; takes away the flags of dead ones.

@@ -149,16 +149,21 @@ find_started() {
   set -f
 } 2>/dev/null
 
+# No more than the other side takes. What is left of a line that was longer is not shown there, for it is longer than any that is.
+last_bytes() {
+  tail -c 100000
+}
+
 # The end of what it said.
 show_output() {
   say output
-  tail -n 5 "$state/output" 2>/dev/null | base64
+  tail -n 5 "$state/output" 2>/dev/null | last_bytes | base64
   say ,
 }
 
 show_journal() {
   say output
-  journalctl -u "$1" -n 5 -q --no-pager -o cat 2>/dev/null </dev/null | base64
+  journalctl -u "$1" -n 5 -q --no-pager -o cat 2>/dev/null </dev/null | last_bytes | base64
   say ,
 }
 
