@@ -423,6 +423,22 @@ fn shell(nonce: &str, says_ready: bool) -> String {
     )
 }
 
+/// What is not for choosing. Of options that come twice ssh takes the first. Only such as every OpenSSH of the last ten years knows:
+/// it refuses to run with one that it does not.
+const FIXED: [&str; 8] = [
+    // The key of a host is known, or there is no session; loopback is no exception, since others can listen there.
+    "StrictHostKeyChecking=yes",
+    "NoHostAuthenticationForLocalhost=no",
+    "UpdateHostKeys=no",
+    // Such a command reads ssh's own standard input: values.
+    "PermitLocalCommand=no",
+    // Nothing of this machine's is lent to the node.
+    "ClearAllForwardings=yes",
+    "Tunnel=no",
+    "GSSAPIDelegateCredentials=no",
+    "RemoteCommand=none",
+];
+
 /// ssh with its options, or a shell here.
 fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
     let Some(destination) = &login.destination else {
@@ -438,8 +454,11 @@ fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
     if let Some(config) = &login.ssh_config {
         command.arg("-F").arg(config);
     }
-    // No terminal, no agent and no display for the node. Of options that come twice the first counts: these two are not for choosing.
-    command.args(["-T", "-a", "-x", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no"]);
+    // No terminal, no agent and no display for the node.
+    command.args(["-T", "-a", "-x"]);
+    for option in FIXED {
+        command.args(["-o", option]);
+    }
     if !login.interactive {
         command.args(["-o", "BatchMode=yes"]);
     }
@@ -449,7 +468,6 @@ fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
     let seconds = login.silence.as_secs().max(1);
     command.arg("-o").arg(format!("ConnectTimeout={seconds}"));
     command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]);
-    command.args(["-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none"]);
     let shell = match (login.becomes, prompt) {
         (None, _) => format!("exec sh -c '{shell}'"),
         // -k: a ticket that is still good would leave the password to the shell.
