@@ -35,7 +35,7 @@ pub struct SshArgs {
     #[arg(long, value_name = "OPTION")]
     pub ssh_option: Vec<String>,
 
-    /// Give up a host that says nothing for so many seconds
+    /// Give up a host that has not answered after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 

@@ -133,7 +133,11 @@ fn look(
     let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
     if target.is_unfinished() && !options.dry_run {
-        recovered = target.recover().map_err(unchanged)?;
+        recovered = target.recover().map_err(|error| match &error {
+            NodeError::Refused { .. } => unchanged(error),
+            // Old files may be back, or some of them.
+            _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
+        })?;
         survey = target.look(&wanted).map_err(unchanged)?;
     }
     let survey = survey.map_err(|error| {

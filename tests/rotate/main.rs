@@ -11,4 +11,5 @@ mod local;
 mod refused;
 mod secrecy;
 mod shells;
+mod stopped;
 mod units;

@@ -9,6 +9,7 @@
 mod apply;
 mod error;
 mod protocol;
+mod terminal;
 mod text;
 mod transport;
 mod tree;
@@ -150,7 +151,6 @@ impl<'w> NodeTarget<'w> {
             return Ok(());
         }
         self.session.greet()?;
-        self.session.expect(1 << 16, self.login.silence);
         protocol::abilities(&mut self.session, &self.login)?;
         self.greeted = true;
         (self.on_contact)();
@@ -175,7 +175,7 @@ impl<'w> NodeTarget<'w> {
     pub fn recover(&mut self) -> Result<Option<Recovery>, NodeError> {
         self.load();
         self.session.queue(b"recover\n");
-        self.session.expect(LONGEST_RECOVERY, RECOVERY);
+        self.session.expect_change(LONGEST_RECOVERY, RECOVERY, 0);
         protocol::recovered(&mut self.session)
     }
 
@@ -186,7 +186,7 @@ impl<'w> NodeTarget<'w> {
     pub fn check_units(&mut self, units: &[Unit]) -> Result<(), NodeError> {
         self.load();
         self.session.queue(apply::unit_question(units).as_bytes());
-        self.session.expect(1 << 20, RECOVERY);
+        self.session.expect(1 << 20, self.login.silence);
         apply::fine(&mut self.session)
     }
 
