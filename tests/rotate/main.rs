@@ -12,4 +12,5 @@ mod refused;
 mod secrecy;
 mod shells;
 mod stopped;
+mod terminal;
 mod units;
