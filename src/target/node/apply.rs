@@ -322,7 +322,10 @@ fn report(
                 "restoring" => Phase::Restoring,
                 _ => return Err(GARBLED),
             }),
-            "acted" => outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?),
+            // Once with the new files, once with the old ones.
+            "acted" if outcome.acted.len() < work.units.len().saturating_mul(2) => {
+                outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?);
+            }
             "refused" => {
                 let error = refused(rest, &session.said());
                 end = Some(match stuck.take() {

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use super::error::NodeError;
 use super::text;
 use super::transport::{Login, Session};
-use super::tree::Known;
+use super::tree::{Known, LONGEST_PATH};
 use crate::image::tree::{Kind, Stat};
 use crate::secret::Secret;
 
@@ -36,6 +36,11 @@ use crate::secret::Secret;
 const BATCH: usize = 100;
 /// The most bytes about one path, its content left out.
 const ABOUT_A_PATH: usize = 8 << 10;
+
+/// The most bytes of links in one answer: the declared paths could all be links.
+const MOST_LINKS: usize = 4 << 20;
+/// The most files of an interrupted run that are told by name: a manifest has as many secrets.
+const MOST_LEFT: usize = 10_000;
 
 /// A path and what stands there.
 type Learnt = Vec<(String, Option<Known>)>;
@@ -107,6 +112,7 @@ pub(super) fn answer(
     let mut unfinished = false;
     let mut learnt = Vec::with_capacity(asked.len());
     let mut whole = true;
+    let mut links = 0_usize;
     let mut first = session.line()?;
     if first.as_slice() == b"unfinished" {
         unfinished = true;
@@ -118,7 +124,14 @@ pub(super) fn answer(
         let batch = asked.get(start..start.saturating_add(BATCH).min(asked.len())).unwrap_or_default();
         let line = if number == 0 { std::mem::take(&mut first) } else { session.line()? };
         match one_batch(session, batch, line)? {
-            Some(answers) => learnt.extend(answers),
+            Some(answers) => {
+                let lengths = answers.iter().filter_map(|(_, known)| Some(known.as_ref()?.link.as_ref()?.len()));
+                links = lengths.fold(links, usize::saturating_add);
+                if links > MOST_LINKS {
+                    return Err(NodeError::refused("its symbolic links are too long", "choose paths without links"));
+                }
+                learnt.extend(answers);
+            }
             None => whole = false,
         }
     }
@@ -164,7 +177,10 @@ fn one_batch(
         let gone = missing.get_mut(index).ok_or(GARBLED)?;
         match what {
             b"m " => *gone = true,
-            b"l " => drop(links.insert(index, Some(target.get(1..).unwrap_or_default().to_vec()))),
+            // (No file system has a longer one.)
+            b"l " if target.len() <= LONGEST_PATH + 1 => {
+                links.insert(index, Some(target.get(1..).unwrap_or_default().to_vec()));
+            }
             b"x " => drop(links.insert(index, None)),
             _ => return Err(GARBLED),
         }
@@ -286,6 +302,7 @@ pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeE
         let line = session.line()?;
         let line = String::from_utf8_lossy(&line).into_owned();
         match line.strip_prefix("left ") {
+            Some(_) if left.len() >= MOST_LEFT => return Err(NodeError::Garbled("the answer to `recover`")),
             Some(path) => left.extend(text::lines(path)),
             None => break line,
         }
