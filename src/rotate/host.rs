@@ -9,6 +9,7 @@ use crate::manifest::{self, SecretSpec};
 use crate::plan::{self, Action, Plan, Warning};
 use crate::report::Message;
 use crate::secret::Secret;
+use crate::target::Target;
 use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, Work};
 
 /// A node that `plan` and `verify` look at.
@@ -76,6 +77,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         Ok(plan) => plan,
         Err(refused) => return HostEnd::failed(words::refused(name, &refused)),
     };
+    plan.warnings.extend(target.warnings());
     plan.warnings.extend(words::warnings(&plan, &specs));
     if let Some(recovery) = &recovered {
         let warnings = recovered_warnings(recovery, &plan);

@@ -25,6 +25,7 @@ use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
+use crate::plan::Warning;
 use transport::Session;
 use tree::NodeTree;
 
@@ -217,6 +218,26 @@ impl Target for NodeTarget<'_> {
 
     fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, ImageError> {
         Ok(Vec::new())
+    }
+
+    /// DD601: sudo there keeps what is sent, or what stands there.
+    fn warnings(&self) -> Vec<Warning> {
+        let records = self.session.records();
+        let (what, whose) = match (records.input, records.output) {
+            (false, false) => return Vec::new(),
+            (true, false) => ("`log_input`", "all that is sent to the node, new values included"),
+            (false, true) => ("`log_output`", "all that comes from the node, the values that stand there included"),
+            (true, true) => {
+                ("`log_input` and `log_output`", "all that goes over this session, new and old values included")
+            }
+        };
+        vec![Warning {
+            code: "DD601",
+            secret: None,
+            message: format!("sudo has {what} on for the user who logs in: it records {whose}"),
+            hint: "in the node's sudoers: `Defaults:USER !log_input, !log_output`; its records so far are in /var/log/sudo-io"
+                .into(),
+        }]
     }
 
     fn apply(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Applied, ImageError> {

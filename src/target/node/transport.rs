@@ -95,6 +95,8 @@ pub(super) struct Session {
     /// Shown by sudo when it wants the password.
     prompt: Option<String>,
     login: Login,
+    /// What sudo records of this session, as far as it says so.
+    records: Records,
     /// What was sent and must not be shown, should it come back: the password, values.
     hidden: Vec<Secret>,
     /// The current answer: since when it is waited for, until when, and whether a part of it has come.
@@ -138,7 +140,7 @@ impl Session {
             ));
         }
         let prompt = password.map(|_| format!("{nonce}:password"));
-        let shell = shell(&nonce, prompt.is_some());
+        let shell = shell(&nonce, login.becomes, prompt.is_some());
         let mut command = command(login, &shell, prompt.as_deref());
         for name in &login.hidden {
             command.env_remove(name);
@@ -175,6 +177,7 @@ impl Session {
             said: Vec::new(),
             nonce,
             prompt,
+            records: Records::default(),
             login: login.clone(),
             hidden: login.password.iter().cloned().collect(),
             since,
@@ -248,7 +251,16 @@ impl Session {
     /// The node cannot be entered; it says nothing; there is no end of noise.
     pub(super) fn greet(&mut self) -> Result<(), NodeError> {
         let hello = format!("{} hello", self.nonce);
-        while self.line()?.as_slice() != hello.as_bytes() {}
+        let of_sudo = format!("{}:sudo ", self.nonce);
+        loop {
+            let line = self.line()?;
+            if line.as_slice() == hello.as_bytes() {
+                break;
+            }
+            if let Some(word) = line.strip_prefix(of_sudo.as_bytes()) {
+                self.records.note(&String::from_utf8_lossy(word));
+            }
+        }
         self.greeted = true;
         self.budget = MAX_ABILITIES;
         Ok(())
@@ -467,6 +479,11 @@ impl Session {
         text::without_values(lines, &self.hidden)
     }
 
+    /// What sudo there records of what goes over this session; known once it has greeted.
+    pub(super) fn records(&self) -> Records {
+        self.records
+    }
+
     /// True when the node has taken all that was queued.
     pub(super) fn all_is_sent(&self) -> bool {
         self.input.is_some() && self.written == self.pending.len()
@@ -516,12 +533,45 @@ fn by_the_terminal(status: Option<ExitStatus>, said: &[String]) -> Option<Signal
     matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP).then_some(signal)
 }
 
+/// What sudo records, by the words of `sudo -l`: options as sudoers(5) has them, and tags of single commands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Records {
+    /// What goes to the node.
+    pub input: bool,
+    /// What comes from it.
+    pub output: bool,
+}
+
+impl Records {
+    /// Takes the next word: of an option that is told twice the last one counts. A tag may be of another command than ours; one that
+    /// forbids (`NOLOG_OUTPUT`) is not counted on.
+    fn note(&mut self, word: &str) {
+        for part in word.split([',', ':']) {
+            match part {
+                "log_input" | "log_stdin" | "LOG_INPUT" => self.input = true,
+                "!log_input" | "!log_stdin" => self.input = false,
+                "log_output" | "log_stdout" | "LOG_OUTPUT" => self.output = true,
+                "!log_output" | "!log_stdout" => self.output = false,
+                _ => {}
+            }
+        }
+    }
+}
+
 /// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
-/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there.
-fn shell(nonce: &str, says_ready: bool) -> String {
+/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there. Below sudo it first says
+/// the words by which sudo tells what it records of its user: root needs no password to ask, and it is asked nothing.
+fn shell(nonce: &str, becomes: Option<Become>, says_ready: bool) -> String {
     let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
+    let records = match becomes {
+        Some(Become::Sudo) => format!(
+            "set -f;for s in $(sudo -n -l -U \"$SUDO_USER\" </dev/null 2>/dev/null);do case $s in *log_std*|*log_input*|*log_output*\
+             |*LOG_INPUT*|*LOG_OUTPUT*)echo {nonce}:sudo \"$s\";;esac;done;set +f;"
+        ),
+        _ => String::new(),
+    };
     format!(
-        "{ready}while read -r s;do case $s in {nonce}*)eval \"$(printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
+        "{ready}{records}while read -r s;do case $s in {nonce}*)eval \"$(printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
     )
 }
 
@@ -587,9 +637,27 @@ mod tests {
 
     #[test]
     fn the_first_command_holds_nothing_that_a_login_shell_could_take_for_its_own() {
-        for says_ready in [false, true] {
-            let shell = shell("deaddrop00ff", says_ready);
+        for (becomes, says_ready) in [(None, false), (Some(Become::Doas), false), (Some(Become::Sudo), true)] {
+            let shell = shell("deaddrop00ff", becomes, says_ready);
             assert!(!shell.contains(['\'', '\\', '!', '\n', '`']), "{shell}");
+        }
+    }
+
+    #[test]
+    fn what_sudo_records_is_read_from_its_own_words() {
+        for (words, input, output) in [
+            ("", false, false),
+            ("log_output,", false, true),
+            ("env_reset,log_input, !log_output", true, false),
+            ("log_output, log_input, !log_input, !log_output", false, false),
+            ("!log_output, NOPASSWD: LOG_OUTPUT: ALL", false, true),
+            ("LOG_INPUT:", true, false),
+            ("!log_stderr, log_stdout, logfile=/log_output", false, true),
+            ("log_output NOLOG_OUTPUT:", false, true),
+        ] {
+            let mut records = Records::default();
+            words.split(' ').for_each(|word| records.note(word));
+            assert_eq!(records, Records { input, output }, "{words}");
         }
     }
 
