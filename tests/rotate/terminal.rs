@@ -163,6 +163,24 @@ fn ctrl_c_and_sigterm_at_a_question_end_the_run_and_the_terminal_is_as_before() 
         run.sees("stopped by a signal: nothing was changed", 1);
         run.ends_with(143);
     }
+    // Nobody is asked again for the next host, whether it waits for its turn or has not begun.
+    let known = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+    scratch.write("secrets.yaml", format!("{known}  again: {{ ssh: node1 }}\n  third: {{ ssh: node1 }}\n"));
+    for parallel in ["1", "3"] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let mut run = OnTerminal::start(&scratch, ONLY, &["rotate", "--all", "--parallel", parallel]);
+            run.sees(ASKS, 1);
+            run.waits_for("no echo", |run| !run.echoes());
+            match signal {
+                Signal::SIGINT => run.types("\u{3}"),
+                _ => kill(Pid::from_raw(run.child.id().cast_signed()), signal).unwrap(),
+            }
+            run.sees("stopped by a signal: nothing was changed", 1);
+            assert_eq!(run.shown().matches(ASKS).count(), 1, "{}", run.shown());
+            run.ends_with(if signal == Signal::SIGINT { 130 } else { 143 });
+        }
+    }
+    scratch.write("secrets.yaml", known);
     // All of the job is ended, as by a terminal that has it in the foreground.
     let mut run = OnTerminal::start(&scratch, "\"$0\" \"$@\"; echo it went on", &["rotate", "node1"]);
     run.sees(ASKS, 1);
@@ -170,6 +188,31 @@ fn ctrl_c_and_sigterm_at_a_question_end_the_run_and_the_terminal_is_as_before() 
     run.types("\u{3}");
     run.sees("stopped by a signal: nothing was changed", 1);
     assert_eq!(job.states(&node), ["none"]);
+}
+
+#[test]
+fn each_host_asks_in_its_turn() {
+    let scratch = Scratch::new();
+    let mut job = Job::new(&scratch);
+    let node = node(&scratch, &mut job);
+    let other = NodeBuilder::new("node2").start(&scratch);
+    other.add_unit("a.service");
+    lock_key(&scratch);
+    let known = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+    scratch.write("secrets.yaml", format!("{known}  node2: {{ ssh: node2 }}\n"));
+    for parallel in ["1", "2"] {
+        let mut run = OnTerminal::start(&scratch, ONLY, &["rotate", "--all", "--parallel", parallel]);
+        for times in [1, 2] {
+            run.sees(ASKS, times);
+            run.waits_for("no echo", |run| !run.echoes());
+            run.types("open it\n");
+            run.waits_for("echo", OnTerminal::echoes);
+        }
+        run.ends_with(0);
+        job.assert_in_place(&node);
+        job.assert_in_place(&other);
+        job.change_all();
+    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::sys::TerminalOnSignal;
 
-/// How long a signal that stops our own group may take to reach every thread.
-const STOPPING: Duration = Duration::from_millis(100);
+/// How long a signal to our own group may take to be there: another thread may have to handle it.
+const ARRIVING: Duration = Duration::from_millis(100);
 
 /// The terminal in ssh's hands. Dropped, it is ours again, with the settings that it had.
 pub(super) struct Lent {
@@ -76,7 +76,7 @@ impl Lent {
         self.take();
         // Best effort: a group without a shell above it is not stopped, and goes on.
         let _ = killpg(getpgrp(), signal);
-        thread::sleep(STOPPING);
+        thread::sleep(ARRIVING);
         self.give();
         true
     }
@@ -86,6 +86,7 @@ impl Lent {
         drop(self);
         // Best effort: it is our own group.
         let _ = killpg(getpgrp(), signal);
+        thread::sleep(ARRIVING);
     }
 }
 
