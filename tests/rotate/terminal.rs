@@ -93,6 +93,14 @@ impl OnTerminal {
     }
 }
 
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // Best effort: it has ended, but where a test fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 const ONLY: &str = "exec \"$0\" \"$@\"";
 const ASKS: &str = "Enter passphrase for key";
 

@@ -8,6 +8,7 @@
 
 mod apply;
 mod error;
+mod login;
 mod protocol;
 mod terminal;
 mod text;
