@@ -21,6 +21,9 @@ pub use generated::{Generated, KeyState, PublicPart, settle};
 /// A standing password hash is read up to this size, in bytes; the longest crypt(3) line is under 400.
 const HASH_READ_LIMIT: u64 = 1024;
 
+/// What stands on a node is read up to this size, in bytes, to know it in what programs there say. What is larger lets none be shown.
+const OLD_READ_LIMIT: u64 = 64 << 10;
+
 /// One file that a target should hold, or must not hold.
 #[derive(Debug)]
 pub struct DesiredFile {
@@ -32,6 +35,8 @@ pub struct DesiredFile {
     pub from: String,
     /// What it holds.
     pub content: Content,
+    /// What is secret of that, where not all of it is: what references put into a template, and nothing of a public key.
+    pub parts: Option<Vec<Secret>>,
     /// Permission bits.
     pub mode: u32,
     /// Permission bits of its directory, if that has to be made and the manifest says so.
@@ -158,6 +163,7 @@ pub fn build(
             secret: spec.name.clone(),
             path: spec.path.clone(),
             from: maker.origin(),
+            parts: if matches!(content, Content::Exact(_)) { maker.parts() } else { None },
             content,
             mode: spec.mode,
             directory_mode: spec.directory_mode,
@@ -244,11 +250,19 @@ impl Maker<'_> {
         self.not_empty(decoded, "the value is empty when it is decoded")
     }
 
+    /// What references put into a template; `None` where all of the content is a value.
+    fn parts(&self) -> Option<Vec<Secret>> {
+        let ValueSpec::Template(spec) = &self.spec.value else { return None };
+        // Without one of its values there is no content.
+        Some(spec.template.parts(&self.values_of(spec).ok()?))
+    }
+
+    fn values_of<'t>(&'t self, spec: &'t TemplateSpec) -> Result<HashMap<&'t str, &'t Secret>, Misfit> {
+        spec.references.iter().map(|(text, reference)| Ok((text.as_str(), self.value(reference)?))).collect()
+    }
+
     fn render(&self, spec: &TemplateSpec) -> Result<Secret, Misfit> {
-        let mut values = HashMap::new();
-        for (text, reference) in &spec.references {
-            values.insert(text.as_str(), self.value(reference)?);
-        }
+        let values = self.values_of(spec)?;
         let rendered = spec.template.render(self.host, &values).map_err(|failure| {
             let place = match (&spec.file, failure.line) {
                 (Some(file), Some(line)) => format!("{file}:{line}: "),
@@ -319,8 +333,25 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
                 Content::Absent => 0,
             },
             is_password: !file.password_users.is_empty(),
+            key: match &file.content {
+                Content::Generated(generated) => Some(generated.spec.clone()),
+                _ => None,
+            },
         })
         .collect()
+}
+
+/// The same, with all that may stand at a path on a node where programs may say it, also where it is no value of today's.
+#[must_use]
+pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
+    let mut wanted = wanted(files);
+    for (want, file) in wanted.iter_mut().zip(files) {
+        // A key is judged by itself, and whoever made its file knows it.
+        if matches!(file.content, Content::Exact(_) | Content::Absent) {
+            want.read_limit = want.read_limit.max(OLD_READ_LIMIT);
+        }
+    }
+    wanted
 }
 
 /// Keeps each password hash that stands in the target and verifies against the value, so that a second run changes

@@ -17,7 +17,8 @@
 //! - [`image`] is the stack below an image target: container, partition table, overlay, file system, commit.
 //! - [`nixos`] knows what NixOS does with a file that somebody else put there.
 //! - [`selinux`] knows which label the policy in a tree gives a file.
-//! - [`contain`] keeps the panics of other people's decoders inside.
+//! - [`contain`] keeps the panics of other people's decoders inside, and lets none say anything; [`shown`] makes text from outside fit for a
+//!   terminal.
 //! - [`report`] prints for people and as JSON; [`cli`] has one file a command.
 //!
 //! Who may use whom: `cli` uses everything. `image` knows nothing of manifests, sources or hosts. `source` and
@@ -36,6 +37,7 @@ pub mod report;
 pub mod rotate;
 pub mod secret;
 pub mod selinux;
+pub mod shown;
 pub mod source;
 pub mod sys;
 pub mod target;

@@ -1,16 +1,19 @@
 //! Desired files against a survey: the changes. Pure: it reads and writes nothing.
 
 mod interrupted;
+mod keys;
 mod parents;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::derive::generate::Recipe;
 use crate::derive::password::{self, Verdict};
 use crate::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::image::tree::{Label, Stat, TreeChange};
 use crate::image::walk;
 use crate::manifest::Owner;
+use crate::secret::Secret;
 use crate::target::users::Users;
 use crate::target::{Interrupted, Origin, Refusal, Standing, Survey};
 
@@ -71,6 +74,8 @@ pub struct Change {
     pub action: Action,
     /// What should be there.
     pub content: Content,
+    /// What is secret of it, as [`DesiredFile::parts`].
+    pub parts: Option<Vec<Secret>>,
     /// Permission bits that it should have.
     pub mode: u32,
     /// Owner that it should have, in words: `root:root`.
@@ -139,14 +144,16 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             Err(_) => Ok(parents::Owners::default()),
         };
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
-            (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
-                refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
+            (Ok(_), Ok(_)) if keys::foreign_key(&file).is_some() => {
+                refused.extend(keys::foreign_key(&file).map(|refusal| Refused { secret, refusal }));
             }
             (Ok(standing), Ok(((uid, gid), owners))) => {
                 warnings.extend(value_warnings(&file));
-                warnings.extend(token_warning(&file));
+                warnings.extend(keys::token_warning(&file));
+                warnings.extend(keys::sent_warning(&file, standing));
                 warnings.extend(shadow_warnings(&file, &survey.users));
                 warnings.extend(home_warning(&file, standing));
+                warnings.extend(parents::open_warning(&file, standing, uid, &survey.users));
                 parents.add(standing, &file, uid, &owners);
                 let change = change(file, standing, uid, gid);
                 warnings.extend(link_warning(&change, &of_a_run));
@@ -209,8 +216,20 @@ impl Plan {
             label: directory.label.clone(),
         });
         let mut all: Vec<TreeChange> = directories.collect();
+        // The public part of a key that the target makes is known to the target alone.
+        let mut made_there = false;
         for change in &self.changes {
             let (path, mode, uid, gid) = (change.physical.clone(), change.mode, change.uid, change.gid);
+            let recipe = match &change.content {
+                Content::Generated(Generated { key: KeyState::MadeThere(recipe), .. }) => Some(recipe.clone()),
+                Content::PublicPart(None) if made_there => Some(Recipe::PublicPart),
+                _ => None,
+            };
+            made_there = recipe.is_some();
+            if let Some(recipe) = recipe {
+                all.push(TreeChange::MakeKey { path, recipe, mode, uid, gid });
+                continue;
+            }
             match change.action {
                 Action::Create | Action::Replace => {
                     let content = match &change.content {
@@ -242,7 +261,9 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
             let same_content = match (&file.content, &there.content) {
                 (Content::Exact(want), Some(have)) => want == have,
                 (Content::Hash { standing, .. }, _) => standing.is_some(),
-                (Content::Generated(generated), _) => !matches!(generated.key, KeyState::Made(_)),
+                (Content::Generated(generated), _) => {
+                    !matches!(generated.key, KeyState::Made(_) | KeyState::MadeThere(_))
+                }
                 (Content::PublicPart(Some(want)), Some(have)) => want == have,
                 (Content::Exact(_) | Content::PublicPart(_), None)
                 | (Content::PublicPart(None) | Content::Absent, _) => false,
@@ -262,6 +283,7 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
         from: file.from,
         action,
         content: file.content,
+        parts: file.parts,
         mode: file.mode,
         owner: format!("{}:{}", file.owner, file.group),
         uid,
@@ -348,33 +370,6 @@ fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator
             ),
             hint: "set users.mutableUsers = false, or services.userborn.enable = true".into(),
         })
-    })
-}
-
-/// The refusal of what stands in the place of a key, and is none of its kind.
-fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
-    let Content::Generated(Generated { spec, key: KeyState::Foreign(reason), .. }) = &file.content else { return None };
-    Some(Refusal {
-        code: None,
-        reason: format!(
-            "{} holds something else than a key of the kind {}, and it may be in use: {reason}",
-            file.path,
-            spec.kind.kind().name()
-        ),
-        hint: "it is never overwritten: move it away in the target, or choose another path".into(),
-    })
-}
-
-/// DD402: a token that is kept is not what the manifest asks for.
-fn token_warning(file: &DesiredFile) -> Option<Warning> {
-    matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
-        code: "DD402",
-        secret: Some(file.secret.clone()),
-        message: format!(
-            "{} is kept, and is not of the length and alphabet that are declared: it may be in use",
-            file.path
-        ),
-        hint: "to have a new one, remove the file in the target, and run this again".into(),
     })
 }
 
@@ -504,7 +499,7 @@ mod tests {
     use crate::image::tree::Kind;
     use crate::manifest::TargetPath;
     use crate::secret::Secret;
-    use crate::target::StandingFile;
+    use crate::target::{KeyMaker, StandingFile};
 
     fn desired(secret: &str, path: &str, content: &str) -> DesiredFile {
         DesiredFile {
@@ -512,6 +507,7 @@ mod tests {
             path: TargetPath::parse(path).unwrap(),
             from: "env:X".into(),
             content: Content::Exact(Secret::new(content.as_bytes().to_vec())),
+            parts: None,
             mode: 0o400,
             directory_mode: None,
             directory_owner: None,
@@ -532,14 +528,18 @@ mod tests {
             file: Some(StandingFile {
                 stat: Stat { kind: Kind::File, mode, uid: 0, gid: 0, size, links, inode: 0, modified: 0 },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
+                judged: None,
             }),
             labels: None,
+            open: Vec::new(),
+            key_maker: KeyMaker::Here,
         })
     }
 
     fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
-        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None })
+        let (open, key_maker) = (Vec::new(), KeyMaker::Here);
+        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open, key_maker })
     }
 
     fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {

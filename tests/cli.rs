@@ -24,6 +24,27 @@ fn with_root() -> Scratch {
 }
 
 #[test]
+fn a_file_name_cannot_drive_the_terminal_nor_look_like_another() {
+    let scratch = with_root();
+    let odd = "x\u{9b}2J\u{202e}\u{200b}\u{61c}\u{e0041}y";
+    for args in [&["inspect", odd][..], &["plan", odd], &["inject", odd], &["check", "-m", odd], &["scrub", odd]] {
+        let run = Deaddrop::new(&scratch).args(args).env("A", "x").run();
+        let said = run.stderr();
+        assert!(said.contains("x\u{fffd}2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}y"), "{args:?}: {said}");
+        assert!(!said.contains(['\u{9b}', '\u{202e}', '\u{200b}', '\u{61c}', '\u{e0041}']), "{args:?}: {said}");
+    }
+    for args in [&[odd][..], &["inspect", "x", odd], &["inspect", &format!("--{odd}")], &["rotate", "--parallel", odd]]
+    {
+        let said = Deaddrop::new(&scratch).args(args).run().expect_code(2).stderr();
+        assert!(!said.contains(['\u{9b}', '\u{202e}', '\u{200b}', '\u{61c}', '\u{e0041}']), "{args:?}: {said}");
+    }
+    // What a program reads is the name itself, and nothing hidden is in it either.
+    std::fs::rename(scratch.join("root"), scratch.join(odd)).unwrap();
+    let run = Deaddrop::new(&scratch).args(["plan", odd, "--json"]).env("A", "x").run().expect_code(0);
+    assert!(!run.stdout().contains(['\u{9b}', '\u{202e}', '\u{200b}', '\u{61c}', '\u{e0041}']), "{}", run.stdout());
+}
+
+#[test]
 fn each_help_opens_with_one_sentence_and_one_example() {
     let scratch = Scratch::new();
     for command in COMMANDS {

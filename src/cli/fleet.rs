@@ -62,6 +62,8 @@ pub struct Request<'a> {
     pub ssh: &'a SshArgs,
     /// Put the old files back where units fail with the new ones.
     pub rollback: bool,
+    /// Of an interrupted run, give up the files in directories that are not there.
+    pub forget_list: bool,
     /// What for.
     pub kind: Kind,
     /// A host that differs is exit code 3, where nothing is written.
@@ -344,6 +346,7 @@ fn drive(
         ssh_config: request.ssh.ssh_config.clone(),
         ssh_options: request.ssh.ssh_option.clone(),
         rollback: request.rollback,
+        forget_list: request.forget_list,
         dry_run: request.kind.is_dry(),
         contact_timeout: Duration::from_secs(request.ssh.timeout),
         interactive,
@@ -399,6 +402,10 @@ impl Hands<'_, '_> {
             let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
             return HostEnd { plan: Some(plan), ..HostEnd::new(Status::Unchanged) };
         }
+        let failed = |why: String| {
+            let message = Message::new(format!("{}: nothing was changed", target.name)).cause(why);
+            HostEnd { error: Some(message), ..HostEnd::new(Status::Failed) }
+        };
         let become_password = match target.host.and_then(|host| host.become_password.as_ref()) {
             Some(BecomePassword::Ask) => self.values.typed.clone(),
             Some(BecomePassword::From(_)) => {
@@ -406,14 +413,13 @@ impl Hands<'_, '_> {
             }
             None => None,
         };
+        if become_password.is_none() && target.host.is_some_and(|host| host.become_password.is_some()) {
+            return failed("no value was read for its `become_password`".to_owned());
+        }
+        // Should not fail, for the same was made before: a host that then had no files would be told to be as declared.
         let files = match target.files(self.manifest, self.values) {
             Ok(files) => files,
-            // Cannot be: the same was made before.
-            Err(unfit) => {
-                let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
-                let error = Message::new(format!("{}: nothing was changed", target.name)).cause(lines.join("\n"));
-                return HostEnd { error: Some(error), ..HostEnd::new(Status::Failed) };
-            }
+            Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
         };
         let specs = target.secrets.clone();
         let job = HostJob { name: target.name, host: target.host, files, specs, become_password, options };
@@ -443,5 +449,46 @@ impl Hands<'_, '_> {
         });
         is_connected();
         Some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Become;
+
+    #[test]
+    fn a_host_whose_files_or_password_are_not_there_fails_and_is_not_told_unchanged() {
+        let text = "version: 1\nsecrets:\n  a: { path: /etc/secrets/a, from: env:A }\n";
+        let manifest = Manifest::parse(text, Path::new("m")).expect("a manifest");
+        let host = Host {
+            become_password: Some(BecomePassword::Ask),
+            becomes: Some(Become::Sudo),
+            ..Manifest::parse("version: 1\nhosts: { h: { ssh: h } }\n", Path::new("m")).expect("a manifest").hosts["h"]
+                .clone()
+        };
+        let target = |host| Target { name: "here", host, as_host: None, secrets: manifest.secrets.iter().collect() };
+        let targets = [target(None), target(Some(&host))];
+        let values = Values { values: HashMap::new(), typed: None };
+        let ui = Ui { json: false, quiet: true, verbose: 0 };
+        let hosts = Hosts::new(&ui, Kind::DryRun, vec!["here"; 2]);
+        let options = || Options { dry_run: true, ..Options::default() };
+        let hands = Hands {
+            manifest: &manifest,
+            targets: &targets,
+            values: &values,
+            some_only: false,
+            silent: options(),
+            asking: options(),
+            turn: Turn::default(),
+            hosts: &hosts,
+        };
+        for (number, why) in
+            ["a: no value was read for env:A", "no value was read for its `become_password`"].iter().enumerate()
+        {
+            let end = hands.run(number, &hands.silent, &|_| panic!("it is not contacted"));
+            assert_eq!(end.status, Status::Failed);
+            assert!(!end.changed_anything && end.error.expect("a reason").reason().ends_with(why));
+        }
     }
 }

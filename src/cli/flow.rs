@@ -85,7 +85,12 @@ impl LookArgs {
     /// The one target; `None` for every host.
     #[must_use]
     pub fn one(&self) -> Option<Looked<'_>> {
-        self.target.as_deref().map(|target| Looked { target, place: &self.place, ssh: Some(&self.ssh) })
+        self.target.as_deref().map(|target| Looked {
+            target,
+            place: &self.place,
+            ssh: Some(&self.ssh),
+            forget_list: false,
+        })
     }
 
     /// Looks at every host. Where `tells` says so, one that differs is exit code 3.
@@ -104,6 +109,7 @@ impl LookArgs {
                 limits: Limits::default(),
                 ssh: &self.ssh,
                 rollback: true,
+                forget_list: false,
                 kind,
                 tells_differences: tells,
             },
@@ -120,6 +126,8 @@ pub struct Looked<'a> {
     pub place: &'a PlaceArgs,
     /// How a node is reached; `None` for what does not take one.
     pub ssh: Option<&'a SshArgs>,
+    /// Of a rotate that was cut off, names that are not there are given up.
+    pub forget_list: bool,
 }
 
 impl Looked<'_> {
@@ -134,7 +142,7 @@ impl TargetArgs {
     /// As what is looked at.
     #[must_use]
     pub fn looked(&self) -> Looked<'_> {
-        Looked { target: &self.target, place: &self.place, ssh: None }
+        Looked { target: &self.target, place: &self.place, ssh: None, forget_list: false }
     }
 }
 
@@ -314,6 +322,11 @@ pub fn prepare<'w>(
         (None, _) => open(ui, looked, destination, watch).map_err(refused)?,
     };
     let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
+    match &survey.interrupted {
+        Some(interrupted) if !looked.forget_list => interrupted.refuse_missing().map_err(refused)?,
+        None if looked.forget_list => ui.say("--forget-list: no rotate that was cut off has left a list there"),
+        _ => {}
+    }
     desired::keep_standing_hashes(&mut files, &survey);
     let public_parts = desired::settle(&mut files, &survey, host, SystemTime::now()).map_err(|error| {
         Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])

@@ -7,6 +7,7 @@ mod vault;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::image::commit::CommitError;
 use crate::image::unfinished::Unfinished;
 use crate::manifest::Manifest;
 use crate::report::{Exit, Failure, Message, Ui, json};
@@ -138,18 +139,26 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let written = || {
+    let made = || {
         let file = Unfinished::create(directory)?;
         // It holds no value, and is made to be committed.
         file.set_mode(0o644)?;
         file.file().write_all(text.as_bytes())?;
-        if force { file.replace(path) } else { file.publish(path) }
+        Ok(file)
     };
-    written().map_err(|error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => exists(path),
-        _ => {
+    let written = made().map_err(CommitError::Before).and_then(|file| match force {
+        true => file.replace(path),
+        false => file.publish(path),
+    });
+    written.map_err(|error| match error {
+        CommitError::Before(error) if error.kind() == std::io::ErrorKind::AlreadyExists => exists(path),
+        CommitError::Before(error) => {
             let what = format!("{}: nothing was changed", path.display());
             Failure::refused(vec![Message::new(what).caused_by(&error)])
+        }
+        CommitError::After(error) => {
+            let what = format!("{}: it is written, but its directory could not be synced", path.display());
+            Failure { exit: Exit::HalfDone, messages: vec![Message::new(what).caused_by(&error)] }
         }
     })
 }

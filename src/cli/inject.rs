@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::flow::{self, ManifestArgs, TargetArgs, time_of_run};
+use super::flow::{self, Looked, ManifestArgs, TargetArgs, time_of_run};
 use super::public_out::{self, PublicOut};
 use crate::image::error::ImageError;
 use crate::image::output::Destination;
@@ -49,6 +49,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     undo: Option<PathBuf>,
 
+    /// Where a rotate was cut off, and files that it was about are in directories that are not here: give these up
+    ///
+    /// The others are finished, as without it. Without it, such a list is refused: what it tells of the missing files would be
+    /// lost.
+    #[arg(long)]
+    forget_list: bool,
+
     /// Write what others may know of the generated keys into FILE: a known_hosts line for a host key, public keys and age
     /// recipients as comments; as JSON if FILE ends in .json
     #[arg(long, value_name = "FILE")]
@@ -69,9 +76,10 @@ impl Args {
         if through_kernel && self.output.is_none() && !self.in_place {
             return Err(flow::failed(&name, &in_place_must_be_asked_for()));
         }
+        let looked = Looked { forget_list: self.forget_list, ..self.target.looked() };
         let progress = Progress::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = flow::prepare(ui, self.target.looked(), &self.manifest, Some(&destination), &watch)?;
+        let mut prepared = flow::prepare(ui, looked, &self.manifest, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
         let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
@@ -100,12 +108,14 @@ impl Args {
         if let Some(words) = plan.finished_words() {
             ui.say(&format!("{name}: {words}"));
         }
+        let mut exit = Exit::Done;
         if let Some(Err(message)) = public_out.map(PublicOut::put) {
             // The keys are in their place: that is done, and stays done.
             print_error_stream(&message.render());
+            exit = Exit::HalfDone;
         }
         ui.say(&self.closing_line(&name, plan, started.elapsed()));
-        Ok(Exit::Done)
+        Ok(exit)
     }
 
     fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {

@@ -97,8 +97,13 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Best effort: help on a closed pipe is no failure. clap says 2 for wrong usage and 0 for --help.
-            let _ = error.print();
+            match error.use_stderr() {
+                // It repeats arguments: names of files may be among them.
+                true => print_error_stream(error.render().ansi().to_string().trim_end()),
+                // Best effort: help on a closed pipe is no failure.
+                false => drop(error.print()),
+            }
+            // clap says 2 for wrong usage and 0 for --help.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

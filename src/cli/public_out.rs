@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::image::commit::CommitError;
 use crate::image::unfinished::Unfinished;
 use crate::report::{Failure, Message};
 
@@ -30,6 +31,7 @@ impl PublicOut {
             _ => Path::new("."),
         };
         let written = || {
+            // Where that cannot be known, the directory cannot be written to either.
             if let Ok(there) = path.symlink_metadata()
                 && !there.is_file()
             {
@@ -50,11 +52,17 @@ impl PublicOut {
     /// Puts the file in its place.
     ///
     /// # Errors
-    /// What the system says. What stood there is as it was.
+    /// What the system says. What stood there is as it was, or a power cut may make it so.
     pub fn put(self) -> Result<(), Message> {
         let path = self.path;
         self.file.replace(&path).map_err(|error| {
-            failed(&path, "the public parts could not be written", &error).hint("the next run writes them")
+            let (what, error) = match &error {
+                CommitError::Before(error) => ("the public parts could not be written", error),
+                CommitError::After(error) => {
+                    ("the public parts are written, but the directory could not be synced", error)
+                }
+            };
+            failed(&path, what, error).hint("the next run writes them")
         })
     }
 }

@@ -50,6 +50,12 @@ pub struct Args {
     #[arg(long)]
     no_rollback: bool,
 
+    /// Where a run was cut off, and files that it was about are in directories that are not there now: give these up
+    ///
+    /// The others are put back or finished, as without it. Mount what is missing instead, if it can be had.
+    #[arg(long)]
+    forget_list: bool,
+
     #[command(flatten)]
     ssh: SshArgs,
 
@@ -109,6 +115,7 @@ impl Args {
                 limits,
                 ssh: &self.ssh,
                 rollback: !self.no_rollback,
+                forget_list: self.forget_list,
                 kind: if self.dry_run { Kind::DryRun } else { Kind::Rotate },
                 tells_differences: false,
             },

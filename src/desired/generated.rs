@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use super::{Content, DesiredFile};
 use crate::derive::Misfit;
-use crate::derive::generate::{self, NoRandomness, Public, Standing};
+use crate::derive::generate::{self, NoRandomness, Public, Recipe, Standing};
 use crate::manifest::{GenerateSpec, KeyKind, Owner, PUBLIC_SUFFIX, SecretSpec, TargetPath, ValueSpec};
 use crate::secret::Secret;
-use crate::target::Survey;
+use crate::target::{KeyMaker, Survey};
 
 /// A file that holds a generated key.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub enum KeyState {
     KeptOther,
     /// The target holds none: this one, made now, is written.
     Made(Secret),
+    /// The target holds none, and makes one by itself.
+    MadeThere(Recipe),
     /// Something else stands there, for this reason, and is not overwritten.
     Foreign(&'static str),
 }
@@ -80,6 +82,7 @@ pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
         path: public_path(&spec.path, kind)?,
         from: origin(kind),
         content: Content::PublicPart(None),
+        parts: Some(Vec::new()),
         mode: 0o644,
         directory_mode: spec.directory_mode,
         directory_owner: spec.directory_owner.clone(),
@@ -121,16 +124,22 @@ pub fn settle(
         let Ok(place) = place else { continue };
         let there = match &place.file {
             None => Standing::Empty,
-            Some(file) => match &file.content {
-                Some(content) => generate::recognise(&generated.spec, content.expose()),
-                None if generated.spec.kind.kind() == KeyKind::Token => Standing::OtherToken,
-                None => Standing::Foreign("it is too large for a key"),
+            Some(file) => match (&file.judged, &file.content) {
+                (Some(judged), _) => judged.clone(),
+                (None, Some(content)) => generate::recognise(&generated.spec, content.expose()),
+                _ if file.stat.size == 0 => Standing::Empty,
+                _ if generated.spec.kind.kind() == KeyKind::Token => Standing::OtherToken,
+                _ => Standing::Foreign("it is too large for a key"),
             },
         };
+        let recipe = (place.key_maker == KeyMaker::Target)
+            .then(|| Recipe::of(&generated.spec, &comment(&file.secret, host), generated.newline))
+            .flatten();
         let (key, public) = match there {
             Standing::Key(public) => (KeyState::Kept, public),
             Standing::OtherToken => (KeyState::KeptOther, Public::Nothing),
             Standing::Foreign(reason) => (KeyState::Foreign(reason), Public::Nothing),
+            Standing::Empty if let Some(recipe) = recipe => (KeyState::MadeThere(recipe), Public::Nothing),
             Standing::Empty => {
                 let key = generate::make(&generated.spec, &comment(&file.secret, host), now)?;
                 let private = if generated.newline { super::with_newline(&key.private) } else { key.private };

@@ -1,8 +1,11 @@
-//! Access ACLs: whether one lets somebody else write than a directory's mode tells.
+//! Who may write to a directory besides its owner and group: in words, and whether an access ACL says so.
 //!
 //! Numbers are little-endian in both forms. Which entries count: acl(5), "Access check algorithm".
 
+use std::fmt;
+
 use super::bytes::{le16, le32, slice};
+use super::walk::shown;
 
 /// The extended attribute that holds an access ACL (xattr(7)).
 pub const ATTRIBUTE: &str = "system.posix_acl_access";
@@ -49,6 +52,40 @@ pub fn lets_write(acl: &[u8], form: Form) -> Option<bool> {
         at = at.checked_add(length)?;
     }
     Some(writes && mask & WRITE != 0)
+}
+
+/// A directory whose names somebody else than root and the owner of the tree's root can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// Its physical path.
+    pub directory: String,
+    /// Who can.
+    pub to: Others,
+}
+
+/// Who can change the names of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// The user that it belongs to.
+    Owner(u32),
+    /// Every user.
+    Everyone,
+    /// A group.
+    Group(u32),
+    /// Whom an ACL names.
+    Acl,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directory = shown(&self.directory);
+        match self.to {
+            Others::Owner(uid) => write!(f, "{directory} belongs to user {uid}"),
+            Others::Everyone => write!(f, "every user may write to {directory}"),
+            Others::Group(gid) => write!(f, "group {gid} may write to {directory}"),
+            Others::Acl => write!(f, "an ACL lets others write to {directory}"),
+        }
+    }
 }
 
 #[cfg(test)]

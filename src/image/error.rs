@@ -64,6 +64,11 @@ impl ImageError {
         Self::Io { what: what.into(), source }
     }
 
+    /// For [`super::tree::TreeChange::MakeKey`] where nothing but a running node could do it.
+    pub fn no_key_maker(path: &str) -> Self {
+        Self::corrupt(format!("{path}: only a running node makes a key by itself"))
+    }
+
     /// What a person can do next, if there is something.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {

@@ -121,6 +121,7 @@ fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
 /// The loop device over this file (or device): its path, and its number.
 fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number)> {
     system.loop_devices().into_iter().find_map(|(device, number, backing)| {
+        // Gone, or a path of another mount namespace: not to be compared, and no reason to refuse all images.
         let backing = fs::metadata(backing).ok()?;
         let same = match image.file_type().is_block_device() {
             true => backing.file_type().is_block_device() && backing.rdev() == image.rdev(),

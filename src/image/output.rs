@@ -289,19 +289,26 @@ impl Output {
     pub(super) fn give_name(self, image: &DiskImage, file: Unfinished, done: &mut Committed) -> Result<(), ImageError> {
         let to_name = self.name(image);
         let writing = |e: io::Error| ImageError::io(format!("writing {to_name}"), e);
-        match self.place {
+        let named = match self.place {
             Place::InPlace { keep_mode, .. } => {
                 take_over(&image.input, &file, keep_mode, done).map_err(writing)?;
-                file.replace(&image.input.real).map_err(writing)
+                file.replace(&image.input.real)
             }
-            Place::New { path, force: true, .. } => file.replace(&path).map_err(writing),
-            Place::New { path, .. } => file.publish(&path).map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    ImageError::refused(format!("{to_name} was made by somebody else meanwhile"), "choose another name")
-                }
-                _ => writing(e),
-            }),
-        }
+            Place::New { path, force: true, .. } => file.replace(&path),
+            Place::New { path, .. } => file.publish(&path),
+        };
+        named.map_err(|error| match error {
+            CommitError::Before(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                ImageError::refused(format!("{to_name} was made by somebody else meanwhile"), "choose another name")
+            }
+            CommitError::Before(e) => writing(e),
+            CommitError::After(e) => ImageError::HalfDone {
+                what: format!("{to_name} is the new image, whole, but its directory could not be synced: {e}"),
+                hint:
+                    "is the disk in order? a power cut may bring back what stood there: run the same command again then"
+                        .into(),
+            },
+        })
     }
 
     /// The name of what is written, for messages.

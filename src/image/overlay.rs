@@ -115,7 +115,9 @@ impl Overlay {
             }
             let offset = self.block_offset(number)?;
             let length = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(block.len());
-            dirty.push((offset, Wiped::from(block.get(..length).unwrap_or_default().to_vec())));
+            // Never less than was changed: what is not listed here is not written.
+            let bytes = block.get(..length).ok_or(io::ErrorKind::UnexpectedEof)?;
+            dirty.push((offset, Wiped::from(bytes.to_vec())));
         }
         sys::lock_all(dirty.iter().map(|(_, bytes)| bytes.as_slice()));
         Ok(dirty)
@@ -230,6 +232,7 @@ fn pieces(offset: u64, length: usize, block_size: usize) -> impl Iterator<Item =
         if at >= length {
             return None;
         }
+        // Cannot end early: all of these numbers are below the device's size.
         let size = u64::try_from(block_size).ok()?;
         let position = offset.checked_add(u64::try_from(at).ok()?)?;
         let inside = usize::try_from(position % size).ok()?;

@@ -88,6 +88,7 @@ impl Look {
     pub fn of<T: Tree>(tree: &T) -> Self {
         let Ok(_) = tree.root() else { return Self::Unknown };
         let is_directory = |path: &str| {
+            // What cannot be read does not make it look like a root: then it is refused, or named by a person.
             let found = walk::resolve(tree, path).ok().and_then(|walked| walked.found);
             found.is_some_and(|(_, stat)| stat.kind == tree::Kind::Directory)
         };
@@ -250,6 +251,7 @@ fn by_itself<'a>(
             ));
         }
     }
+    // None of that type, or several: then all of them count.
     if let Ok((one, look)) = only(&|p, _| p.is_typed_root()) {
         return Ok((one, Reason::Type, look));
     }

@@ -1,7 +1,6 @@
 //! Words from an image, sizes and times, made fit to be shown to a person. Used by all of `image`, and by its reports.
 
-/// A text from an image (a label, a partition's name) made harmless for a terminal: what is not UTF-8, controls,
-/// and characters that reorder or hide text become U+FFFD. It ends at the first NUL; spaces at its end are dropped
+/// A text from an image (a label, a partition's name) made fit for a terminal ([`crate::shown`]); what is not UTF-8 becomes U+FFFD too. It ends at the first NUL; spaces at its end are dropped
 /// (FAT pads with them). `None` when nothing is left.
 #[must_use]
 pub fn shown(bytes: &[u8]) -> Option<String> {
@@ -13,7 +12,7 @@ pub fn shown(bytes: &[u8]) -> Option<String> {
 /// The same for what is decoded already.
 #[must_use]
 pub fn shown_text(text: &str) -> Option<String> {
-    let text: String = text.chars().map(|c| if is_deceptive(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let text = crate::shown::text(text);
     let text = text.trim_end();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -26,12 +25,6 @@ pub fn shown_utf16(bytes: &[u8]) -> Option<String> {
         .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect();
     shown_text(&text)
-}
-
-/// Controls, and the format characters of Unicode that change the order of text or cannot be seen.
-fn is_deceptive(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
 /// A number of bytes as a person reads it: `512 B`, `16 MiB`, `3.7 GiB` (binary units, one decimal, cut not rounded).
@@ -104,6 +97,17 @@ mod tests {
         }
         assert_eq!(shown_utf16(&[0x66, 0, 0x32, 0, 0, 0, 0x41, 0]).as_deref(), Some("f2"));
         assert_eq!(shown_utf16(&[0x00, 0xd8, 0x41, 0]).as_deref(), Some("\u{FFFD}A"), "a lone surrogate");
+    }
+
+    #[test]
+    fn no_hidden_character_is_left() {
+        for hidden in crate::shown::all_hidden().filter(|hidden| *hidden != '\0') {
+            let text = format!("a{hidden}b");
+            let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            for shown in [shown(text.as_bytes()), shown_text(&text), shown_utf16(&utf16)] {
+                assert_eq!(shown.as_deref(), Some("a\u{fffd}b"), "{hidden:?}");
+            }
+        }
     }
 
     #[test]

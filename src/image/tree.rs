@@ -3,6 +3,7 @@
 //! The walk that follows links, and judges them, is `target::walk`; it works on anything that is a [`Tree`].
 
 use super::error::ImageError;
+use crate::derive::generate::Recipe;
 use crate::secret::Secret;
 
 /// What kind of thing a name leads to.
@@ -192,6 +193,19 @@ pub enum TreeChange {
         /// Owning group.
         gid: u32,
     },
+    /// Have a key made where the target makes them by itself: a running node. As `WriteFile` otherwise.
+    MakeKey {
+        /// Absolute path.
+        path: String,
+        /// What is made.
+        recipe: Recipe,
+        /// Permission bits.
+        mode: u32,
+        /// Owning user.
+        uid: u32,
+        /// Owning group.
+        gid: u32,
+    },
     /// Take away the name of a regular file that stands there; other hard links keep the content. Where no other name is
     /// left, an image's old content is zeroed.
     RemoveFile {
@@ -214,6 +228,7 @@ impl TreeChange {
             Self::MakeDirectory { path, .. }
             | Self::WriteFile { path, .. }
             | Self::SetMetadata { path, .. }
+            | Self::MakeKey { path, .. }
             | Self::RemoveFile { path }
             | Self::RemoveDirectory { path } => path,
         }
@@ -224,7 +239,10 @@ impl TreeChange {
     pub fn label(&self) -> Option<&Label> {
         match self {
             Self::MakeDirectory { label, .. } | Self::WriteFile { label, .. } => label.as_ref(),
-            Self::SetMetadata { .. } | Self::RemoveFile { .. } | Self::RemoveDirectory { .. } => None,
+            Self::SetMetadata { .. }
+            | Self::MakeKey { .. }
+            | Self::RemoveFile { .. }
+            | Self::RemoveDirectory { .. } => None,
         }
     }
 }

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::unistd::linkat;
+use nix::unistd::{linkat, syncfs};
 
+use super::commit::CommitError;
 use crate::sys::{RemoveOnSignal, SignalsWait};
 
 /// A file without a name, or with a temporary one.
@@ -82,51 +83,70 @@ impl Unfinished {
     /// Makes what was written durable and gives it its name `to`, which must be in the directory it was made in.
     ///
     /// # Errors
-    /// `AlreadyExists` when something has that name by now; else what the system says. Nothing is left behind then.
-    pub(crate) fn publish(self, to: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
+    /// `Before`, with `AlreadyExists` when something has that name by now, else with what the system says: nothing is left
+    /// behind then. `After` when the name is there and may not be durable.
+    pub(crate) fn publish(self, to: &Path) -> Result<(), CommitError> {
+        let directory = self.make_durable().map_err(CommitError::Before)?;
         let signals = SignalsWait::new();
+        self.take_name(to).map_err(CommitError::Before)?;
+        let synced = sync_names(directory.as_ref(), &self.file).map_err(|error| match fs::remove_file(to) {
+            // As if it had never been there.
+            Ok(()) => CommitError::Before(error),
+            Err(_) => CommitError::After(error),
+        });
+        // Before the signals: one that ends us now must find no second name.
+        drop(self);
+        if !matches!(synced, Err(CommitError::Before(_))) {
+            signals.committed();
+        }
+        synced
+    }
+
+    fn take_name(&self, to: &Path) -> io::Result<()> {
         match &self.name {
-            None => link_unnamed(&self.file, to)?,
+            None => link_unnamed(&self.file, to),
             Some(name) => match fs::hard_link(&name.path, to) {
                 // No hard links here (FAT): look, then rename. Who creates `to` in between loses it.
                 Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EOPNOTSUPP)) => {
                     if fs::symlink_metadata(to).is_ok() {
                         return Err(io::ErrorKind::AlreadyExists.into());
                     }
-                    fs::rename(&name.path, to)?;
+                    fs::rename(&name.path, to)
                 }
-                other => other?,
+                other => other,
             },
         }
-        sync_directory(&self.directory);
-        // Before the signals: one that ends us now must find no second name.
-        drop(self);
-        signals.committed();
-        Ok(())
     }
 
     /// Makes what was written durable and puts it in the place of `to`, in one step: at every moment, `to` is wholly
     /// the old file or wholly the new one.
     ///
     /// # Errors
-    /// What the system says. `to` is as it was then, and nothing is left behind.
-    pub(crate) fn replace(mut self, to: &Path) -> io::Result<()> {
+    /// `Before`: `to` is as it was, and nothing is left behind. `After`: `to` is the new file, and a power cut may bring the
+    /// old one back.
+    pub(crate) fn replace(mut self, to: &Path) -> Result<(), CommitError> {
         // Before the rename: a name that is durable over content that is not would be neither old nor new.
-        self.file.sync_all()?;
+        let directory = self.make_durable().map_err(CommitError::Before)?;
         let signals = SignalsWait::new();
         let name = match self.name.take() {
             Some(name) => name,
             None => {
                 // An unnamed file cannot take over a name: it gets one of its own first.
-                let ((), path) = with_new_name(&self.directory, |path| link_unnamed(&self.file, path))?;
+                let ((), path) = with_new_name(&self.directory, |path| link_unnamed(&self.file, path))
+                    .map_err(CommitError::Before)?;
                 TemporaryName { path, _guard: None }
             }
         };
-        fs::rename(&name.path, to)?;
-        sync_directory(&self.directory);
+        fs::rename(&name.path, to).map_err(CommitError::Before)?;
+        let synced = sync_names(directory.as_ref(), &self.file).map_err(CommitError::After);
         signals.committed();
-        Ok(())
+        synced
+    }
+
+    /// Makes the content durable, and opens the directory while nothing is changed yet.
+    fn make_durable(&self) -> io::Result<Option<File>> {
+        self.file.sync_all()?;
+        open_for_sync(&self.directory)
     }
 
     /// Sets the permission bits of the file.
@@ -173,9 +193,35 @@ fn with_new_name<T>(directory: &Path, make: impl Fn(&Path) -> io::Result<T>) -> 
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Makes a new name durable. Best effort: the name is there, and some file systems cannot do this.
-fn sync_directory(directory: &Path) {
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+/// Opens a directory so that [`sync_names`] can sync it; `None` for one that we may write to and not read.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn open_for_sync(directory: &Path) -> io::Result<Option<File>> {
+    match File::open(directory) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Makes the names in `directory` durable: where it cannot be opened, or its file system does not sync directories, with all
+/// of the file system that `file` is on.
+///
+/// # Errors
+/// What the system says: whether a name is durable is not known then.
+pub(crate) fn sync_names(directory: Option<&File>, file: &File) -> io::Result<()> {
+    match directory.map(File::sync_all) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(e))
+            if !matches!(
+                e.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
+            ) =>
+        {
+            Err(e)
+        }
+        _ => Ok(syncfs(file)?),
+    }
 }
 
 #[cfg(test)]
@@ -219,7 +265,8 @@ mod tests {
             let unfinished = way(directory.path()).unwrap();
             let to = directory.path().join("out");
             fs::write(&to, "theirs").unwrap();
-            assert_eq!(unfinished.publish(&to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            let error = unfinished.publish(&to).unwrap_err();
+            assert!(matches!(error, CommitError::Before(e) if e.kind() == io::ErrorKind::AlreadyExists));
             assert_eq!(fs::read(&to).unwrap(), b"theirs");
             assert_eq!(names(directory.path()), ["out"]);
         }

@@ -4,6 +4,7 @@
 //! followed: what it is, is for the caller to judge. A link that others than root and the owner of the tree's root could have
 //! laid is not followed at all: it could lead root's files anywhere.
 
+use super::acl::{Open, Others};
 use super::error::ImageError;
 use super::text;
 use super::tree::{Kind, Stat, Tree};
@@ -36,6 +37,8 @@ pub struct Walk<N> {
     pub directory: N,
     /// What stands at `physical`, not followed; `None` when nothing does.
     pub found: Option<(N, Stat)>,
+    /// The directories that lead to `directory`, and it; the root is left out.
+    above: Vec<Above<N>>,
 }
 
 /// Why a walk could not end at a place for a file.
@@ -173,7 +176,8 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
             if step.from_link {
                 return Err(WalkError::Dangling { links });
             }
-            return Ok(Walk { foreign, ..missing(at, links, todo, directory.clone()) });
+            let directory = directory.clone();
+            return Ok(Walk { foreign, above, ..missing(at, links, todo, directory) });
         };
         match stat.kind {
             Kind::Symlink if !is_last || follow_last => {
@@ -204,6 +208,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                     missing_parents,
                     directory,
                     found: Some((node, stat)),
+                    above,
                 });
             }
             Kind::Directory => {
@@ -220,10 +225,11 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
     let at = place;
     let directory = above.last().map_or(&root, |above| &above.node).clone();
     let found = tree.child(&directory, name.as_bytes())?.map(|(_, stat)| (node, stat));
-    Ok(Walk { physical: at, links, foreign, missing_parents: Vec::new(), directory, found })
+    Ok(Walk { physical: at, links, foreign, missing_parents: Vec::new(), directory, found, above })
 }
 
 /// A directory that leads to where a walk is.
+#[derive(Debug)]
 struct Above<N> {
     node: N,
     stat: Stat,
@@ -233,17 +239,35 @@ struct Above<N> {
 }
 
 /// Who else than root and the owner of the tree's root could have laid a link that stands in the last of these directories; `None`
-/// when nobody could. Where the names of a directory can be changed by others, what stands there is theirs (but for sticky
-/// directories: unlink(2), EPERM).
+/// when nobody could.
 fn who_could_lay<T: Tree>(
     tree: &T,
     root: &T::Node,
     above: &[Above<T::Node>],
     link: &Stat,
 ) -> Result<Option<String>, ImageError> {
+    if let Some(open) = open_to_others(tree, root, above)?.first() {
+        return Ok(Some(open.to_string()));
+    }
+    let is_ours = link.uid == 0 || link.uid == tree.root_stat()?.uid;
+    Ok((!is_ours).then(|| format!("it belongs to user {}", link.uid)))
+}
+
+/// The directories on the way to where a walk ended whose names somebody else than root and the owner of the tree's root can
+/// change, topmost first.
+///
+/// # Errors
+/// When the tree cannot be read.
+pub fn open_on_the_way<T: Tree>(tree: &T, walked: &Walk<T::Node>) -> Result<Vec<Open>, ImageError> {
+    open_to_others(tree, &tree.root()?, &walked.above)
+}
+
+/// Where the names of a directory can be changed by others, what stands there is theirs (but for sticky directories: unlink(2),
+/// EPERM).
+fn open_to_others<T: Tree>(tree: &T, root: &T::Node, above: &[Above<T::Node>]) -> Result<Vec<Open>, ImageError> {
     const STICKY: u32 = 0o1000;
     let root_stat = tree.root_stat()?;
-    let is_ours = |stat: &Stat| stat.uid == 0 || stat.uid == root_stat.uid;
+    let mut found = Vec::new();
     let mut path = String::new();
     let below = above.iter().map(|above| (above.name.as_str(), &above.node, &above.stat));
     for (name, node, stat) in std::iter::once(("", root, &root_stat)).chain(below) {
@@ -251,26 +275,29 @@ fn who_could_lay<T: Tree>(
             path.push('/');
             path.push_str(name);
         }
-        let directory = || if path.is_empty() { "/".to_owned() } else { shown(&path) };
-        if !is_ours(stat) {
-            return Ok(Some(format!("{} belongs to user {}", directory(), stat.uid)));
+        let mut add = |to| {
+            let directory = if path.is_empty() { "/".to_owned() } else { path.clone() };
+            found.push(Open { directory, to });
+        };
+        if stat.uid != 0 && stat.uid != root_stat.uid {
+            add(Others::Owner(stat.uid));
         }
         if stat.mode & STICKY != 0 {
             continue;
         }
         if stat.mode & 0o002 != 0 {
-            return Ok(Some(format!("every user may write to {}", directory())));
+            add(Others::Everyone);
         }
         if stat.mode & 0o020 != 0 {
             if stat.gid != 0 {
-                return Ok(Some(format!("group {} may write to {}", stat.gid, directory())));
+                add(Others::Group(stat.gid));
             }
             if tree.acl_lets_write(node)? {
-                return Ok(Some(format!("an ACL lets others write to {}", directory())));
+                add(Others::Acl);
             }
         }
     }
-    Ok((!is_ours(link)).then(|| format!("it belongs to user {}", link.uid)))
+    Ok(found)
 }
 
 /// `at` does not exist: it and all of `todo` but the last component are directories to make.
@@ -282,7 +309,7 @@ fn missing<N>(at: String, links: Vec<Link>, mut todo: Vec<Step>, directory: N) -
         physical.push('/');
         physical.push_str(&step.name);
     }
-    Walk { physical, links, foreign: None, missing_parents, directory, found: None }
+    Walk { physical, links, foreign: None, missing_parents, directory, found: None, above: Vec::new() }
 }
 
 #[cfg(test)]

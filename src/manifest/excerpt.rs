@@ -4,6 +4,7 @@
 use unicode_width::UnicodeWidthChar;
 
 use super::problem::Mark;
+use crate::shown;
 
 /// Widest line shown, in terminal cells.
 const MAX_CELLS: usize = 100;
@@ -83,7 +84,8 @@ fn cells(text: &str, line_start: usize, line_end: usize, veiled: &[(usize, usize
             }
             continue;
         }
-        let character = visible(character);
+        // A tab that indents a line is one cell, as the marks below take it.
+        let character = if character == '\t' { ' ' } else { shown::character(character) };
         cells.push(Cell { at, character, width: character.width().unwrap_or(0) });
     }
     cells
@@ -128,27 +130,6 @@ fn fit(cells: &[Cell], start: usize, end: usize, more_before: bool, more_after: 
     }
 }
 
-/// The character itself, or what stands for it: a space for a tab, U+FFFD for whatever could drive a terminal, reorder the line or hide in it.
-pub(super) fn visible(character: char) -> char {
-    match character {
-        '\t' => ' ',
-        '\u{ad}'
-        | '\u{61c}'
-        | '\u{180e}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' => '\u{fffd}',
-        _ if character.is_control() => '\u{fffd}',
-        _ => character,
-    }
-}
-
-/// A whole text made visible.
-pub(super) fn clean(text: &str) -> String {
-    text.chars().map(visible).collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::as_conversions)]
@@ -183,6 +164,15 @@ mod tests {
         assert_eq!((behind.start, behind.width), (3, 1));
         let nothing = cut("", Mark { start: 0, end: 0, line: 1, column: 1 }, &[]);
         assert_eq!((nothing.text.as_str(), nothing.start, nothing.width), ("", 0, 1));
+    }
+
+    #[test]
+    fn no_hidden_character_is_left() {
+        for hidden in shown::all_hidden().filter(|hidden| !matches!(hidden, '\n' | '\r' | '\t')) {
+            let text = format!("a: x{hidden}b");
+            assert_eq!(shown(&text, "a", &[]).0, "a: x\u{fffd}b", "{hidden:?}");
+            assert_eq!(super::super::problem::quoted(&text), "`a: x\u{fffd}b`", "{hidden:?}");
+        }
     }
 
     #[test]

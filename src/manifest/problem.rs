@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::excerpt::{self, Excerpt};
 use super::model::Location;
 use crate::report::suggest;
+use crate::shown;
 
 /// How many problems are kept; a hostile file can hold millions.
 const MAX_KEPT: usize = 10_000;
@@ -64,7 +65,7 @@ impl std::error::Error for ManifestErrors {}
 
 impl fmt::Display for ManifestErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = excerpt::clean(&self.file.display().to_string());
+        let file = shown::text(&self.file.display().to_string());
         for (at, problem) in self.problems.iter().take(MAX_SHOWN).enumerate() {
             if at > 0 {
                 f.write_str("\n\n")?;
@@ -255,11 +256,11 @@ impl Problems {
             .map(|found| {
                 if let Some(elsewhere) = found.elsewhere {
                     return Problem {
-                        file: Some(excerpt::clean(&elsewhere.file)),
+                        file: Some(shown::text(&elsewhere.file)),
                         location: Some(elsewhere.mark.location()),
                         length: elsewhere.line.width,
-                        message: excerpt::clean(&found.message),
-                        hint: found.hint.as_deref().map(excerpt::clean),
+                        message: shown::text(&found.message),
+                        hint: found.hint.as_deref().map(shown::text),
                         line: Some(elsewhere.line),
                     };
                 }
@@ -274,8 +275,8 @@ impl Problems {
                     location: found.mark.map(Mark::location),
                     length,
                     // Names from the file may be in them.
-                    message: excerpt::clean(&found.message),
-                    hint: found.hint.as_deref().map(excerpt::clean),
+                    message: shown::text(&found.message),
+                    hint: found.hint.as_deref().map(shown::text),
                     line,
                 }
             })
@@ -307,7 +308,7 @@ pub(super) fn quoted(text: &str) -> String {
             break;
         }
         // Writing to a String cannot fail.
-        let _ = out.write_char(excerpt::visible(character));
+        let _ = out.write_char(shown::character(character));
     }
     out.push('`');
     out

@@ -65,6 +65,15 @@ pub enum SecretKind {
     K3sToken,
 }
 
+/// What becomes of the words of units and programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "output")]
+pub enum Output {
+    /// None are shown.
+    Hide,
+}
+
 /// What is done on a running node when a secret's file has changed; each unit and program once a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnChange {
@@ -80,6 +89,8 @@ pub struct OnChange {
     pub health: Option<Health>,
     /// How long the units are watched where there is no `health`.
     pub settle: Duration,
+    /// What they say then is not shown.
+    pub hides_output: bool,
 }
 
 impl OnChange {
@@ -113,6 +124,11 @@ impl Checker<'_, '_> {
         let run_after = self.run_after(id, std::mem::take(&mut raw.run_after));
         let health = self.health(std::mem::take(&mut raw.health));
         let own_settle = self.settle(std::mem::take(&mut raw.settle));
+        let hides_output = match std::mem::take(&mut raw.output) {
+            Field::Missing => Some(false),
+            Field::Bad => None,
+            Field::Good(_, Output::Hide) => Some(true),
+        };
         Some(OnChange {
             restart: restart?,
             reload: reload?,
@@ -120,6 +136,7 @@ impl Checker<'_, '_> {
             run_after: run_after?,
             health: health?,
             settle: own_settle?.unwrap_or(settle),
+            hides_output: hides_output?,
         })
     }
 

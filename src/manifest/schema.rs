@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use super::field::{Entries, Field};
 use super::generate::RawGenerate;
 use super::model::HashScheme;
-use super::rotation::{self, Become, SecretKind};
+use super::rotation::{self, Become, Output, SecretKind};
 use super::sources::schema::RawSource;
 use super::tree::NodeId;
 use crate::derive::encoding::Encoding;
@@ -134,6 +134,9 @@ pub(super) struct RawSecret {
     /// How long the units are watched after that, in seconds. Default: that of `defaults`, or 5.
     #[schemars(extend("maximum" = rotation::LONGEST))]
     pub settle: Field<u64>,
+    /// What units and programs say on a running node when this one changed is not shown. Default: it is shown, less the lines that
+    /// hold a value.
+    pub output: Field<Output>,
     /// An empty value is meant.
     #[schemars(extend("default" = false))]
     pub allow_empty: Field<bool>,

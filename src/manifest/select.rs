@@ -119,7 +119,7 @@ impl Manifest {
         let Some(host) = self.hosts.get(name) else {
             let near = suggest::near(name, self.hosts.keys().map(String::as_str));
             return Err(SelectError::UnknownHost {
-                name: super::excerpt::clean(name),
+                name: crate::shown::text(name),
                 near: near.into_iter().map(str::to_owned).collect(),
                 hosts: all(),
             });
@@ -140,7 +140,7 @@ impl Manifest {
         let names = || self.secrets.iter().map(|secret| secret.name.as_str());
         if let Some(unknown) = only.iter().find(|wanted| !names().any(|name| name == *wanted)) {
             return Err(SelectError::UnknownSecret {
-                name: super::excerpt::clean(unknown),
+                name: crate::shown::text(unknown),
                 near: suggest::near(unknown, names()).into_iter().map(str::to_owned).collect(),
                 secrets: names().map(str::to_owned).collect(),
             });

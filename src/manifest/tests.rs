@@ -213,14 +213,14 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
             "  a: text",
             vec![
                 "9:6+4 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow), and this is text",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, output, allow_empty, allow_world_readable, allow), and this is text",
             ],
         ),
         (
             "  a: []",
             vec![
                 "9:6+1 a secret is a mapping (path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow), and this is a list",
+             used_by, kind, restart, reload, try_restart, run_after, health, settle, output, allow_empty, allow_world_readable, allow), and this is a list",
             ],
         ),
         ("  a:", vec!["9:3+1 secret `a` has no `path`", "9:3+1 secret `a` has no `from`"]),
@@ -474,7 +474,7 @@ fn hints_say_what_to_do() {
         (
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
             "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, used_by, \
-             kind, restart, reload, try_restart, run_after, health, settle, allow_empty, allow_world_readable, allow",
+             kind, restart, reload, try_restart, run_after, health, settle, output, allow_empty, allow_world_readable, allow",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
         (with_secrets("  a: { path: /a, from: ci:A, newline: yes }"), "write `true`"),

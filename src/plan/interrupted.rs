@@ -26,6 +26,7 @@ impl Plan {
             let names = leftover.drop.iter().filter(|name| seen.insert(name.as_str()));
             all.extend(names.map(|name| TreeChange::RemoveFile { path: name.clone() }));
         }
+        all.extend(interrupted.clear.iter().cloned());
         all.extend(directories);
         all.extend(interrupted.forget.iter().cloned());
         all
@@ -39,7 +40,7 @@ impl Plan {
         let open = interrupted.leftovers.iter().filter(|leftover| !declared.contains(leftover.path.as_str()));
         let is_file = |change: &TreeChange| !matches!(change, TreeChange::RemoveDirectory { .. });
         let restored = open.filter(|leftover| leftover.restore.as_ref().is_some_and(is_file)).count();
-        Some(match (interrupted.done, restored) {
+        let what = match (interrupted.done, restored) {
             (true, _) => {
                 "a rotate that was cut off was finished: its new files stay, what was left of the old ones is gone"
                     .to_owned()
@@ -50,6 +51,11 @@ impl Plan {
             }
             (false, 1) => "a rotate that was cut off was taken back: 1 file is as before it".to_owned(),
             (false, count) => format!("a rotate that was cut off was taken back: {count} files are as before it"),
+        };
+        Some(match interrupted.missing.len() {
+            0 => what,
+            1 => format!("{what}; 1 name was given up"),
+            count => format!("{what}; {count} names were given up"),
         })
     }
 }
@@ -82,6 +88,13 @@ pub(super) fn warnings(changes: &[Change], interrupted: Option<&Interrupted>) ->
             walk::shown(&leftover.path)
         ),
         hint: "somebody has written it since: compare it with what it should be".into(),
+    }));
+    // Without --forget-list there is no plan.
+    found.extend(interrupted.missing.iter().map(|missing| Warning {
+        code: "DD503",
+        secret: None,
+        message: format!("{} was given up: {}", walk::shown(&missing.path), missing.what),
+        hint: "old values may be left in `.deaddrop-…` beside it: look at it where it is".into(),
     }));
     found
 }

@@ -1,7 +1,9 @@
 //! Modes and owners of the directories that have to be made above a file.
 
-use super::{group_id, user_id};
+use super::{Warning, group_id, user_id};
 use crate::desired::{Content, DesiredFile};
+use crate::image::acl::{Open, Others};
+use crate::image::walk;
 use crate::manifest::Owner;
 use crate::target::users::Users;
 use crate::target::{Home, Refusal, Standing};
@@ -125,6 +127,34 @@ pub(super) fn no_home(file: &DesiredFile, home: &Home) -> String {
         "{path} is below {}, the home of {user}, which is not there: it would be made, and belong to root",
         home.path
     )
+}
+
+/// DD210: a directory on the way whose names somebody else than root and the file's owner can change.
+pub(super) fn open_warning(file: &DesiredFile, standing: &Standing, uid: u32, users: &Users) -> Option<Warning> {
+    // What is not there, or not secret, need not be kept from anybody.
+    if matches!(file.content, Content::Absent | Content::PublicPart(_)) {
+        return None;
+    }
+    let is_others = |open: &&Open| match open.to {
+        Others::Owner(owner) => owner != uid,
+        Others::Group(gid) => !users.is_alone_in(uid, gid),
+        Others::Everyone | Others::Acl => true,
+    };
+    let open = standing.open.iter().find(is_others)?;
+    let directory = walk::shown(&open.directory);
+    let who = |name: String| walk::shown(&name);
+    let why = match open.to {
+        Others::Owner(owner) => format!("{directory} belongs to {}, who", who(users.user_shown(owner))),
+        Others::Group(gid) => format!("the group {} may write to {directory}, and", who(users.group_shown(gid))),
+        Others::Everyone => format!("every user may write to {directory}, and"),
+        Others::Acl => format!("an ACL lets others write to {directory}, who"),
+    };
+    Some(Warning {
+        code: "DD210",
+        secret: Some(file.secret.clone()),
+        message: format!("{why} can replace {} by another file", file.path),
+        hint: "declare a path whose directories only root and the file's owner can write to".into(),
+    })
 }
 
 #[cfg(test)]

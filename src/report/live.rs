@@ -181,7 +181,8 @@ impl Live {
     }
 
     fn print(&mut self, line: &str) {
-        let line = if self.plain { anstream::adapter::strip_str(line).to_string() } else { line.to_owned() };
+        let line = crate::shown::painted(line);
+        let line = if self.plain { anstream::adapter::strip_str(&line).to_string() } else { line };
         match &mut self.waiting {
             Some(waiting) => waiting.push(line),
             // Best effort, as all words for people.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::style::{self, paint};
+use crate::shown;
 
 /// Exit codes (docs/design, "The commands").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Failure {
     }
 }
 
-/// One error.
+/// One error. Whatever text from outside is in it is made fit for a terminal here, by whichever way it came.
 #[derive(Debug, Default)]
 pub struct Message {
     head: String,
@@ -73,7 +74,7 @@ impl Message {
     /// What failed, on what.
     #[must_use]
     pub fn new(head: impl Into<String>) -> Self {
-        Self { head: head.into(), ..Self::default() }
+        Self { head: shown::lines(&head.into()), ..Self::default() }
     }
 
     /// Text that is already laid out, its own `error:` and `hint:` lines in it.
@@ -87,7 +88,7 @@ impl Message {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         let hint = hint.into();
         if !hint.is_empty() {
-            self.hints.push(hint);
+            self.hints.push(shown::lines(&hint));
         }
         self
     }
@@ -103,7 +104,7 @@ impl Message {
     /// Adds the error and all its sources as causes.
     #[must_use]
     pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
-        self.causes.push(error.to_string());
+        self.causes.push(shown::lines(&error.to_string()));
         self.add_sources(error);
         self
     }
@@ -111,14 +112,14 @@ impl Message {
     /// Adds a cause, of one line or several.
     #[must_use]
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
-        self.causes.push(cause.into());
+        self.causes.push(shown::lines(&cause.into()));
         self
     }
 
     fn add_sources(&mut self, error: &(dyn std::error::Error + 'static)) {
         let mut source = error.source();
         while let Some(error) = source {
-            self.causes.push(error.to_string());
+            self.causes.push(shown::lines(&error.to_string()));
             source = error.source();
         }
     }
@@ -171,5 +172,19 @@ mod tests {
         let want = "error: node1.img: nothing was changed\n  cause: reading node1.img at 1024\n  cause: no medium\n\
                     hint: insert one";
         assert_eq!(plain, want);
+    }
+
+    #[test]
+    fn no_text_from_outside_drives_a_terminal_wherever_it_stands() {
+        for hidden in shown::all_hidden().filter(|hidden| *hidden != '\n') {
+            let name = format!("a{hidden}b");
+            let error = std::io::Error::other(name.clone());
+            let message = Message::new(name.clone()).caused_by(&error).cause(name.clone()).hint(name);
+            let plain = anstream::adapter::strip_str(&message.render()).to_string();
+            assert_eq!(
+                plain, "error: a\u{fffd}b\n  cause: a\u{fffd}b\n  cause: a\u{fffd}b\nhint: a\u{fffd}b",
+                "{hidden:?}"
+            );
+        }
     }
 }

@@ -20,6 +20,8 @@ pub use progress::Progress;
 
 use std::io::Write;
 
+use crate::shown;
+
 /// How a run speaks: from the global options and the terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
@@ -51,7 +53,7 @@ impl Ui {
     /// # Errors
     /// See [`print_output`].
     pub fn print_json(&self, object: impl FnOnce() -> serde_json::Value) -> Result<(), Failure> {
-        if self.json { print_output(format!("{:#}\n", object()).as_bytes()) } else { Ok(()) }
+        if self.json { print_output(shown::json(&format!("{:#}\n", object())).as_bytes()) } else { Ok(()) }
     }
 
     /// What was asked for, for people and their pipes; nothing with `--json`.
@@ -62,11 +64,12 @@ impl Ui {
         if self.json {
             return Ok(());
         }
+        let text = shown::painted(text);
         // Without colour codes where there is no terminal for them.
-        let shown = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
-        match shown {
+        let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+        match coloured {
             true => print_output(text.as_bytes()),
-            false => print_output(anstream::adapter::strip_str(text).to_string().as_bytes()),
+            false => print_output(anstream::adapter::strip_str(&text).to_string().as_bytes()),
         }
     }
 
@@ -95,5 +98,5 @@ pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
 /// Prints to standard error, without colour codes where there is no terminal for them.
 pub fn print_error_stream(line: &str) {
     // Best effort: there is nowhere left to say that standard error is closed.
-    let _ = writeln!(anstream::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{}", shown::painted(line));
 }

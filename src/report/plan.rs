@@ -199,7 +199,7 @@ fn what(change: &Change) -> String {
 /// Which secret it is, where its value comes from, and where links lead it.
 fn note(change: &Change) -> String {
     let mut note = match (change.action, &change.content) {
-        (_, Content::Generated(Generated { key: KeyState::Made(_), .. })) => {
+        (_, Content::Generated(Generated { key: KeyState::Made(_) | KeyState::MadeThere(_), .. })) => {
             format!("{}, {}", change.secret, change.from)
         }
         (_, Content::Generated(_)) => format!("{}, {}, kept", change.secret, change.from),

@@ -10,6 +10,9 @@ pub(super) fn collect(changed: &[&SecretSpec], work: &mut Work<'_>) {
     let mut settle = Duration::ZERO;
     for spec in changed {
         let asks = &spec.on_change;
+        if asks.hides_output {
+            work.conceals.get_or_insert_with(|| spec.name.clone());
+        }
         // Where a check tells that all is well, nobody has to wait and see.
         let watch = asks.health.is_none();
         let names =
@@ -72,7 +75,7 @@ secrets:
   a: { path: /a, from: env:A, reload: [x, y], run_after: [[p, '1']], settle: 3 }
   b: { path: /b, from: env:A, try_restart: [y], restart: [x, z], run_after: [[p, '1'], [q]], settle: 9 }
   c: { path: /c, from: env:A, restart: [w, y], health: { command: [h], timeout: 4 }, settle: 100 }
-  d: { path: /d, from: env:A, health: { command: [h], timeout: 8 } }
+  d: { path: /d, from: env:A, health: { command: [h], timeout: 8 }, output: hide }
 ",
             Path::new("m"),
         )
@@ -94,5 +97,6 @@ secrets:
         assert_eq!(work.programs, [vec!["p", "1"], vec!["q"]]);
         assert_eq!(work.checks, [(Duration::from_secs(8), vec!["h".to_owned()])]);
         assert_eq!(work.settle, Duration::from_secs(9));
+        assert_eq!(work.conceals.as_deref(), Some("d"));
     }
 }

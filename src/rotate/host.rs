@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{HostEnd, HostJob, Options, Status, Step, actions, words};
-use crate::desired::{self, DesiredFile};
+use crate::desired::{self, Content, DesiredFile};
 use crate::image::tree::TreeChange;
 use crate::manifest::{self, SecretSpec};
 use crate::plan::{self, Action, Plan, Warning};
 use crate::report::Message;
 use crate::secret::Secret;
 use crate::target::Target;
-use crate::target::node::{End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, Work};
+use crate::target::node::{Composed, End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, RunFile, Work};
 
 /// A node that `plan` and `verify` look at.
 pub type Node<'w> = NodeTarget<'w>;
@@ -90,7 +90,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         target.close();
         return HostEnd::well(Status::Unchanged, plan);
     }
-    let mut work = Work { keep: !options.rollback, ..Work::default() };
+    let mut work = Work { keep: !options.rollback, files: files_of(&plan), ..Work::default() };
     actions::collect(&changed(&plan, &specs), &mut work);
     if options.dry_run {
         let checked = if work.units.is_empty() { Ok(()) } else { target.check_units(&work.units) };
@@ -116,6 +116,9 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
             Phase::Settling => Step::Settling,
         });
     });
+    let what = "was changed by somebody else before the old files came back";
+    let left: Vec<Warning> = outcome.left.iter().map(|path| left_warning(path, what, &plan)).collect();
+    plan.warnings.extend(left);
     let watched = work.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
     HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
 }
@@ -130,12 +133,12 @@ fn look(
     files: &mut Vec<DesiredFile>,
     options: &Options,
 ) -> Result<(Planned, Option<Recovery>), Box<HostEnd>> {
-    let wanted = desired::wanted(files);
+    let wanted = desired::wanted_on_node(files);
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
     let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
     if target.is_unfinished() && !options.dry_run {
-        recovered = target.recover().map_err(|error| match &error {
+        recovered = target.recover(options.forget_list).map_err(|error| match &error {
             NodeError::Refused { .. } => unchanged(error),
             // Old files may be back, or some of them.
             _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
@@ -151,6 +154,23 @@ fn look(
         Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error)))
     })?;
     Ok((plan::plan(std::mem::take(files), &survey), recovered))
+}
+
+/// All files of a plan, and what is secret of each.
+fn files_of(plan: &Plan) -> Vec<RunFile> {
+    let file = |change: &plan::Change| {
+        let whole = match &change.content {
+            Content::Exact(whole) | Content::PublicPart(Some(whole)) => Some(whole),
+            _ => None,
+        };
+        let composed = whole.zip(change.parts.as_ref());
+        RunFile {
+            secret: change.secret.clone(),
+            path: change.physical.clone(),
+            composed: composed.map(|(whole, parts)| Composed { whole: whole.clone(), parts: parts.clone() }),
+        }
+    };
+    plan.changes.iter().map(file).collect()
 }
 
 /// The secrets whose files change, in the manifest's order.
@@ -169,6 +189,16 @@ fn unfinished_warning() -> Warning {
     }
 }
 
+/// DD503: a file that is somebody else's by now.
+fn left_warning(path: &str, what: &str, plan: &Plan) -> Warning {
+    Warning {
+        code: "DD503",
+        secret: plan.changes.iter().find(|change| change.physical == path).map(|change| change.secret.clone()),
+        message: format!("{path} {what}: it was left as it is"),
+        hint: "somebody has written it since: compare it with what it should be".into(),
+    }
+}
+
 /// DD502, once it is dealt with; DD503 for each file that it was about and that is by now somebody else's.
 fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     let (what, hint) = match recovery.taken_back {
@@ -182,11 +212,13 @@ fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
         ),
     };
     let mut warnings = vec![Warning { code: "DD502", secret: None, message: what.into(), hint: hint.into() }];
-    warnings.extend(recovery.left.iter().map(|path| Warning {
+    let what = "was neither the old nor the new file of the interrupted run";
+    warnings.extend(recovery.left.iter().map(|path| left_warning(path, what, plan)));
+    warnings.extend(recovery.given_up.iter().map(|path| Warning {
         code: "DD503",
-        secret: plan.changes.iter().find(|change| change.physical == *path).map(|change| change.secret.clone()),
-        message: format!("{path} was neither the old nor the new file of the interrupted run: it was left as it is"),
-        hint: "somebody has written it since: compare it with what it should be".into(),
+        secret: None,
+        message: format!("{path} was given up: its directory is not there"),
+        hint: "old values may be left in `.deaddrop-…` beside it: look at it where it is".into(),
     }));
     warnings
 }

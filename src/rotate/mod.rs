@@ -55,6 +55,8 @@ pub struct Options {
     pub ssh_options: Vec<String>,
     /// Where something is not well after the change, the old files come back.
     pub rollback: bool,
+    /// Of an interrupted run, the files in directories that are not there are given up.
+    pub forget_list: bool,
     /// Nothing is changed, and nothing is written.
     pub dry_run: bool,
     /// How long a node has for its greeting and for each answer.
@@ -71,6 +73,7 @@ impl Default for Options {
             ssh_config: None,
             ssh_options: Vec::new(),
             rollback: true,
+            forget_list: false,
             dry_run: false,
             contact_timeout: SILENCE,
             interactive: false,

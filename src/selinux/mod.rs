@@ -29,6 +29,7 @@ pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, ImageError> {
     let beside = |suffix| read(tree, &format!("{base}.{suffix}"), MOST_CONTEXTS);
     let (homedirs, local) = (beside("homedirs")?, beside("local")?);
     let (subs, subs_dist) = (beside("subs")?, beside("subs_dist")?);
+    // A file that is not there says nothing.
     let text = |file: &Option<Secret>| -> String {
         file.as_ref().map(|file| String::from_utf8_lossy(file.expose()).into_owned()).unwrap_or_default()
     };

@@ -96,6 +96,7 @@ impl Archive {
     /// The names of all files in it, with their numbers.
     pub(super) fn names(&self) -> impl Iterator<Item = (usize, String)> {
         (0..self.zip.len()).filter_map(|index| {
+            // One that cannot be told about has no name here: whoever wants it is told that it is not there.
             let entry = self.zip.by_index_data(index).ok()?;
             // Programs that leave out the mark for UTF-8 still write it.
             let name = match std::str::from_utf8(entry.name_raw()) {

@@ -72,6 +72,7 @@ impl<'m> Context<'m> {
             };
         }
         if !with_host.is_empty() {
+            // A name that is no text is none of a manifest's.
             let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
             hidden.extend(names.filter(|name| {
                 with_host.iter().any(|(start, end)| {

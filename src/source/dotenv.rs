@@ -128,6 +128,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<All, usize> {
     let mut bad_lines = Vec::new();
     while let Some(statement) = parser.next() {
         match statement {
+            // The last line of a key counts, as for a shell.
             Statement::Binding(key, value) => drop(values.insert(key, value)),
             Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
             Statement::Bad(_) | Statement::Nothing => {}

@@ -122,7 +122,7 @@ pub enum OpenError {
     #[error("there is no such source")]
     Unknown,
     /// The file cannot be opened or read.
-    #[error("{}: {problem}", escaped_path(path))]
+    #[error("{}: {problem}", shown_path(path))]
     Read {
         /// The source's file.
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum OpenError {
         problem: ReadError,
     },
     /// A dotenv file that is not UTF-8.
-    #[error("{}:{line}: this is not UTF-8", escaped_path(path))]
+    #[error("{}:{line}: this is not UTF-8", shown_path(path))]
     NotUtf8 {
         /// The source's file.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum OpenError {
         line: usize,
     },
     /// An export that is not JSON, or not all of it.
-    #[error("{}:{line}:{column}: {problem}", escaped_path(path))]
+    #[error("{}:{line}:{column}: {problem}", shown_path(path))]
     Json {
         /// The source's file.
         path: PathBuf,
@@ -150,7 +150,7 @@ pub enum OpenError {
         problem: &'static str,
     },
     /// A file that is something else than an export that can be read.
-    #[error("{}: {kind}", escaped_path(path))]
+    #[error("{}: {kind}", shown_path(path))]
     WrongExport {
         /// The source's file.
         path: PathBuf,
@@ -158,7 +158,7 @@ pub enum OpenError {
         kind: WrongExport,
     },
     /// A file or store that cannot be used, for a reason of its kind.
-    #[error("{}: {what}", escaped_path(path))]
+    #[error("{}: {what}", shown_path(path))]
     Refused {
         /// The source's file or store.
         path: PathBuf,
@@ -196,7 +196,7 @@ pub enum OpenError {
         hint: String,
     },
     /// An export that goes over one of the reader's limits.
-    #[error("{}: {limit}", escaped_path(path))]
+    #[error("{}: {limit}", shown_path(path))]
     Limit {
         /// The source's file.
         path: PathBuf,
@@ -267,7 +267,7 @@ impl OpenError {
 /// One of several items that a reference could mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// `folder/name`, or the name of an item that is in no folder. Control characters are escaped.
+    /// `folder/name`, or the name of an item that is in no folder; fit for a terminal.
     pub label: String,
     /// Its id.
     pub id: String,
@@ -275,7 +275,7 @@ pub struct Match {
     pub changed: Option<String>,
 }
 
-/// A source cannot give one item. `item` is always as the manifest has it, with control characters escaped.
+/// A source cannot give one item. `item` is always as the manifest has it, made fit for a terminal.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// No item of that id, name or folder/name.
@@ -365,7 +365,7 @@ pub enum LookupError {
         item: String,
     },
     /// A file that cannot be read.
-    #[error("{}: {problem}", escaped_path(path))]
+    #[error("{}: {problem}", shown_path(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -458,32 +458,18 @@ pub(super) fn item(reference: &Reference) -> String {
     }
 }
 
-/// A name from an export or a manifest, fit for a terminal: control characters escaped, cut after 120 characters.
+/// A name from an export or a manifest, fit for a terminal, and cut after 120 characters.
 pub(super) fn shown(name: &str) -> String {
     const LONGEST: usize = 120;
     match name.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", escaped(&name[..end])),
-        None => escaped(name),
+        Some((end, _)) => format!("{}…", crate::shown::text(&name[..end])),
+        None => crate::shown::text(name),
     }
 }
 
 /// A path, whole, fit for a terminal.
-pub(super) fn escaped_path(path: &Path) -> String {
-    escaped(&path.to_string_lossy())
-}
-
-/// Control characters escaped.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        // Also the marks that turn the direction of text, which could make one name look like another.
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
+pub(super) fn shown_path(path: &Path) -> String {
+    crate::shown::text(&path.to_string_lossy())
 }
 
 /// "two items", "12 items".
@@ -503,4 +489,18 @@ fn field_name(field: Option<&str>) -> String {
 /// What an item has, by name.
 fn fields_it_has(fields: &[String]) -> String {
     if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has: {}", fields.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_hidden_character_is_left_in_a_name_or_a_path() {
+        for hidden in crate::shown::all_hidden() {
+            let name = format!("a{hidden}b");
+            assert_eq!(shown(&name), "a\u{fffd}b", "{hidden:?}");
+            assert_eq!(shown_path(Path::new(&name)), "a\u{fffd}b", "{hidden:?}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ pub(super) fn fits(memory: u64) -> Result<(), String> {
     }
     // Address space is what `ulimit -v` bounds; the first field of statm is what is in use, in pages.
     let limit = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
+    // Unknown without /proc, and then taken for nothing: this only words what the allocation would end with.
     let used = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = used.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
     let page = sys::page_size();

@@ -19,7 +19,7 @@ const LONGEST: usize = 4096;
 pub(super) fn ask(prompt: &str) -> io::Result<Secret> {
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     let silence = Silence::new(&terminal)?;
-    (&terminal).write_all(prompt.as_bytes())?;
+    (&terminal).write_all(crate::shown::text(prompt).as_bytes())?;
     let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
     let result = read_line(&terminal, &mut line);
     drop(silence);

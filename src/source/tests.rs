@@ -96,7 +96,7 @@ fn a_file_that_cannot_be_read_is_told_with_its_path() {
         ("file:/dev/zero", "file: /dev/zero: this is a device, not a file (for s0)".into(), ""),
         ("file:empty", "file: \"empty\" is empty (for s0)".into(), "if that is meant, say `allow_empty: true`"),
         ("file:long", format!("file: {at}/long: over 16 MiB, the longest that is read (for s0)"), ""),
-        ("file:a\0b", format!("file: {at}/a\\u{{0}}b: file name contained an unexpected NUL byte (for s0)"), ""),
+        ("file:a\0b", format!("file: {at}/a\u{fffd}b: file name contained an unexpected NUL byte (for s0)"), ""),
         ("file:file/x", format!("file: {at}/file/x: Not a directory (os error 20) (for s0)"), ""),
         (
             "file:file#password",
@@ -146,7 +146,7 @@ fn environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole() {
         ("lab:A=B", "lab: \"LAB_A=B\" cannot be the name of an environment variable: it holds `=` (for s0)", ""),
         (
             "lab:A\0",
-            "lab: \"LAB_A\\u{0}\" cannot be the name of an environment variable: it holds a NUL byte (for s0)",
+            "lab: \"LAB_A\u{fffd}\" cannot be the name of an environment variable: it holds a NUL byte (for s0)",
             "",
         ),
         ("lab:", "lab: \"LAB_\" cannot be the name of an environment variable: it is empty (for s0)", ""),

@@ -66,11 +66,12 @@ impl Target for DirectoryTarget {
         // A Ctrl-C in the middle would leave some files new and some old: it waits until all are one or the other.
         let signals = SignalsWait::new();
         let mut transaction = Transaction::new(&self.tree);
-        match transaction.run(changes, time) {
+        // Before an old file goes: a directory that cannot be synced is taken back like anything else.
+        match transaction.run(changes, time).and_then(|()| transaction.sync()) {
             Ok(()) => {
-                let notes = transaction.finish();
+                let finished = transaction.finish();
                 signals.committed();
-                Ok(Applied { notes, details: Vec::new() })
+                Ok(Applied { notes: finished?, details: Vec::new() })
             }
             Err(error) => {
                 let error = transaction.take_back(error);

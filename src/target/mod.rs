@@ -20,7 +20,7 @@ use crate::image::tree::TreeChange;
 use crate::plan::Warning;
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{Chosen, Labels, Origin};
-pub use survey::{Home, Refusal, Standing, StandingFile, Survey, Wanted};
+pub use survey::{Home, KeyMaker, Refusal, Standing, StandingFile, Survey, Wanted};
 
 /// A place that holds files.
 pub trait Target {

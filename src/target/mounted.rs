@@ -241,6 +241,7 @@ impl<'w> MountedTarget<'w> {
         let signals = work.is_the_image().then(SignalsWait::new);
         work.begin(false)?;
         match self.request(work.file()).mount(Access::Change) {
+            // Only whether its loop device is free yet.
             Ok(mount) => drop(mount.unmount()),
             Err(MountError::Image(error)) => return Err(error),
             Err(MountError::Unreplayed) => return Err(ImageError::corrupt("its log cannot be replayed")),

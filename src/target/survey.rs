@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::derive::generate;
+use crate::image::acl::Open;
 use crate::image::error::ImageError;
 use crate::image::root::OSTREE;
 use crate::image::tree::{Kind, Stat, Tree};
 use crate::image::walk::{self, Walk, WalkError};
-use crate::manifest::TargetPath;
+use crate::manifest::{GenerateSpec, TargetPath};
 use crate::nixos;
 use crate::secret::Secret;
 
@@ -18,7 +20,7 @@ use super::users::{User, Users};
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
 
 /// One path to look at.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Wanted {
     /// Where the file is declared.
     pub path: TargetPath,
@@ -26,6 +28,19 @@ pub struct Wanted {
     pub read_limit: u64,
     /// It is some user's password: what the target's shadow file says about that user matters.
     pub is_password: bool,
+    /// A key of this kind should stand there: a target that can judge keys by itself does.
+    pub key: Option<GenerateSpec>,
+}
+
+/// Who makes the keys of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyMaker {
+    /// This program: the target is written here anyway.
+    Here,
+    /// This program, for a running node that cannot make the kind: the key is sent there.
+    HereForNode,
+    /// The target by itself: nobody else ever has the key.
+    Target,
 }
 
 /// What a target holds, as far as a run asks.
@@ -52,6 +67,10 @@ pub struct Standing {
     pub file: Option<StandingFile>,
     /// The SELinux labels of what would be made here; none where nothing is labelled.
     pub labels: Option<Labels>,
+    /// Directories on the way whose names others than root can change, the file's owner perhaps among them; topmost first.
+    pub open: Vec<Open>,
+    /// Who makes the key that is wanted here, if one is.
+    pub key_maker: KeyMaker,
 }
 
 /// A home directory that a declared path is below.
@@ -72,6 +91,8 @@ pub struct StandingFile {
     pub stat: Stat,
     /// Its content; `None` when it is larger than was asked for.
     pub content: Option<Secret>,
+    /// What it is as a key, where the target has judged that by itself.
+    pub judged: Option<generate::Standing>,
 }
 
 /// Why no file may be put at a path. The run ends, and nothing is changed.
@@ -172,13 +193,22 @@ fn place<T: Tree>(
     let file = match &walked.found {
         None => None,
         Some((node, stat)) if stat.kind == Kind::File => {
-            Some(StandingFile { stat: *stat, content: tree.read(node, want.read_limit)? })
+            Some(StandingFile { stat: *stat, content: tree.read(node, want.read_limit)?, judged: None })
         }
         Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
     };
     let labels = labeller.choose(&walked)?;
     let home = homes.above(tree, path, &walked)?;
-    Ok(Ok(Standing { physical: walked.physical, missing_parents: walked.missing_parents, home, file, labels }))
+    let open = walk::open_on_the_way(tree, &walked)?;
+    Ok(Ok(Standing {
+        physical: walked.physical,
+        missing_parents: walked.missing_parents,
+        home,
+        file,
+        labels,
+        open,
+        key_maker: KeyMaker::Here,
+    }))
 }
 
 /// The homes of a target's users.

@@ -12,6 +12,8 @@ pub struct Users {
     hashes: HashMap<String, Secret>,
     /// Users with their numbers and homes, in passwd's order.
     users: Vec<User>,
+    /// The names that a group's line lists, by its number.
+    members: HashMap<u32, Vec<String>>,
 }
 
 /// A line of passwd.
@@ -44,6 +46,14 @@ impl Users {
                 {
                     ids.entry(name.to_owned()).or_insert(id);
                 }
+            }
+        }
+        for fields in lines_of_fields(group) {
+            if let [_, _, gid, members, ..] = fields.as_slice()
+                && let (Some(gid), Ok(members)) = (parse_id(gid), std::str::from_utf8(members))
+            {
+                let members = members.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+                users.members.entry(gid).or_default().extend(members);
             }
         }
         let mut names = HashSet::new();
@@ -88,6 +98,21 @@ impl Users {
     pub fn own_group(&self, uid: u32, name: Option<&str>) -> Option<u32> {
         let is_it = |user: &&User| name.map_or(user.uid == uid, |name| user.name == name);
         self.users.iter().find(is_it).map(|user| user.gid)
+    }
+
+    /// True for a group that this user is in and nobody else.
+    #[must_use]
+    pub fn is_alone_in(&self, uid: u32, gid: u32) -> bool {
+        let mut own = self.users.iter().filter(|user| user.gid == gid).map(|user| user.uid).peekable();
+        let listed = self.members.get(&gid).into_iter().flatten().map(|name| self.uid(name));
+        own.peek().is_some() && own.all(|user| user == uid) && listed.into_iter().all(|user| user == Some(uid))
+    }
+
+    /// The name of a user; its number where no line has it.
+    #[must_use]
+    pub fn user_shown(&self, uid: u32) -> String {
+        let user = self.users.iter().find(|user| user.uid == uid);
+        user.map_or_else(|| uid.to_string(), |user| user.name.clone())
     }
 
     /// The name of a group; its number where no line has it.

@@ -221,6 +221,37 @@ fn the_next_run_takes_back_what_was_cut_off_and_goes_on() {
 }
 
 #[test]
+fn an_undo_file_that_is_not_durably_there_or_gone_is_told() {
+    if !has_loop_devices() {
+        return;
+    }
+    // Its directory before the device is touched, and after it is changed.
+    let (scratch, path, undo) = start(NO_JOURNAL);
+    let device = Loop::new(&path);
+    let before = sha256_of(&path);
+    let inject = |when: &str| {
+        let run = deaddrop(&scratch, "new", &["inject", &device.0, "--undo", "undo"]);
+        run.tampered(&format!("fsync:error=EIO:when={when}")).run()
+    };
+    let run = inject("2").expect_code(1).expect_error("nothing was changed");
+    run.expect_error("making the undo file").expect_error("durable");
+    assert!(undo_files(&undo).is_empty());
+    assert_eq!(sha256_of(&path), before);
+    inject("4").expect_code(5).expect_error("is changed, but its undo file could not be removed");
+    drop(device);
+    assert_holds(&path, "new");
+    // What is taken back is not called unchanged.
+    let (scratch, path, file, device) = half_changed(NO_JOURNAL);
+    let recover = || deaddrop(&scratch, "new", &["recover", &device.0, "--undo", "undo"]);
+    let run = recover().tampered("fsync:error=EIO:when=1").run().expect_code(5);
+    run.expect_error("is as it was before the interrupted run, but").expect_error("could not be removed");
+    recover().run().expect_code(0);
+    assert!(!file.exists());
+    drop(device);
+    assert_holds(&path, "old");
+}
+
+#[test]
 fn an_undo_file_is_used_for_its_own_device_and_only_if_nobody_wrote_since() {
     if !has_loop_devices() {
         return;

@@ -42,7 +42,8 @@ fn a_system_call_that_fails_anywhere_leaves_everything_as_it_was() {
         ("utimensat", "EPERM", 1..=2),
         ("fchown", "EPERM", 1..=2),
         ("fchmod", "EIO", 1..=9),
-        ("fsync", "EIO", 1..=6),
+        // Files, and from the seventh on directories.
+        ("fsync", "EIO", 1..=13),
         ("linkat", "EIO", 1..=7),
         ("linkat", "EROFS", 3..=3),
         ("renameat2", "EIO", 1..=4),
@@ -75,6 +76,22 @@ fn what_cannot_be_taken_back_is_not_called_unchanged() {
     ];
     run.expect_refusal("renameat2 fails from the second on", 5, &texts);
     root.inject().expect_code(0);
+    root.deaddrop(&["verify", "root"]).run().expect_code(0);
+}
+
+#[test]
+fn a_directory_that_cannot_be_synced_at_the_end_is_told() {
+    if skipped_without_root() {
+        return;
+    }
+    let root = several();
+    let run = root.deaddrop(&["inject", "root"]).tampered("fsync:error=EIO:when=14").run();
+    let texts = [
+        "error: root: stopped in the middle",
+        "all files are as declared, but syncing /",
+        "hint: is the disk in order?",
+    ];
+    run.expect_refusal("a directory at the end", 5, &texts);
     root.deaddrop(&["verify", "root"]).run().expect_code(0);
 }
 

@@ -84,6 +84,47 @@ fn a_path_below_a_home_that_does_not_stand_is_refused_unless_that_is_allowed() {
 }
 
 #[test]
+fn a_directory_that_others_may_write_to_is_warned_about() {
+    let root = root_with_a_home();
+    root.write("etc/group", "root:x:0:\nusers:x:100:admin,gone\nadmin:x:1000:\nkeys:x:96:\n");
+    root.write(
+        "etc/passwd",
+        "root:x:0:0::/root:/bin/sh\nadmin:x:1000:1000::/home/admin:/bin/sh\ngone:x:1001:100::/nonexistent:/bin/sh\n",
+    );
+    for (path, mode, uid, gid) in [
+        ("srv/all", 0o777, 0, 0),
+        ("srv/sticky", 0o1777, 0, 0),
+        ("srv/theirs", 0o1755, 1001, 0),
+        ("srv/keys", 0o775, 0, 96),
+        ("srv/alone", 0o775, 0, 1000),
+        ("srv/roots", 0o775, 0, 0),
+    ] {
+        fs::create_dir_all(root.at(path)).unwrap();
+        chown(root.at(path), Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(root.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (declared, want) in [
+        ("path: /home/admin/.ssh/id", Some("/home/admin belongs to admin, who can replace /home/admin/.ssh/id")),
+        ("path: /home/admin/.ssh/id, owner: admin", None),
+        ("path: /srv/all/x/id", Some("every user may write to /srv/all, and can replace /srv/all/x/id")),
+        ("path: /srv/sticky/id", None),
+        ("path: /srv/theirs/id", Some("/srv/theirs belongs to gone, who can replace /srv/theirs/id")),
+        ("path: /srv/theirs/id, owner: admin", Some("/srv/theirs belongs to gone")),
+        ("path: /srv/keys/id", Some("the group keys may write to /srv/keys, and can replace /srv/keys/id")),
+        ("path: /srv/alone/id, owner: admin", None),
+        ("path: /srv/alone/id", Some("the group admin may write to /srv/alone")),
+        ("path: /srv/roots/id", None),
+        ("path: /srv/all/id, absent: true", None),
+    ] {
+        root.declare(&[declared]);
+        let run = root.deaddrop(&["plan", "root"]).run().expect_code(0);
+        let (said, code) = (run.stdout() + &run.stderr(), "DD210");
+        assert_eq!(said.contains(code), want.is_some(), "{declared}: {said}");
+        assert!(said.contains(want.unwrap_or_default()), "{declared}: {said}");
+    }
+}
+
+#[test]
 fn a_home_is_known_also_where_a_link_leads_to_it() {
     for declared in ["/home/admin/.ssh/id", "/var/home/admin/.ssh/id", "/people/admin/.ssh/id"] {
         let root = root_with_a_home();

@@ -236,6 +236,7 @@ pub fn assert_applied(image: &Image, changes: &[TreeChange], what: &str) {
         let (mode, uid, gid) = match change {
             TreeChange::MakeDirectory { mode, uid, gid, .. }
             | TreeChange::WriteFile { mode, uid, gid, .. }
+            | TreeChange::MakeKey { mode, uid, gid, .. }
             | TreeChange::SetMetadata { mode, uid, gid, .. } => (*mode, *uid, *gid),
             TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => unreachable!(),
         };

@@ -166,7 +166,7 @@ fn assert_applied(image: &Pages, changes: &[TreeChange], how: &str) {
                 assert_eq!((stat.mode, stat.gid), (*mode, *gid), "{how}: {path}")
             }
             TreeChange::MakeDirectory { .. } => assert_eq!(stat.mode, 0o700, "{how}: {path}"),
-            TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {}
+            TreeChange::MakeKey { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use crate::common::images::{self, Image, Layout};
 use crate::common::mount::assert_fsck_clean;
 use crate::common::tool;
@@ -128,7 +130,11 @@ fn other_names_of_a_replaced_file_keep_the_old_content_and_that_is_said() {
     let done = manifest.deaddrop(&["inject", &file, "--json"]).run().expect_code(0);
     let said = done.stderr();
     assert!(said.contains("DD101") && said.contains("1 more hard link, which keeps the old content"), "{said}");
-    assert_eq!(done.json()["warnings"][0]["code"], "DD101");
+    // The directory is a user's.
+    assert_eq!(
+        (&done.json()["warnings"][0]["code"], &done.json()["warnings"][1]["code"]),
+        (&json!("DD210"), &json!("DD101"))
+    );
     let after = Tree::of(&image);
     manifest.assert_in(&image, &after);
     assert_ne!(after.at(odd).inode, before.at(odd).inode, "a replaced file is a new one");
@@ -138,7 +144,7 @@ fn other_names_of_a_replaced_file_keep_the_old_content_and_that_is_said() {
     assert_fsck_clean(&image);
     // It has one name now.
     let again = manifest.deaddrop(&["inject", &file, "--json"]).run().expect_code(0);
-    assert!(again.json()["warnings"].as_array().is_some_and(Vec::is_empty), "{}", again.stderr());
+    assert_eq!(again.json()["warnings"].as_array().map(Vec::len), Some(1), "{}", again.stderr());
 }
 
 #[test]
@@ -266,4 +272,12 @@ fn a_shadow_line_with_another_password_is_warned_about() {
     let (manifest, _, file) = one(images::SD, item, "");
     let done = manifest.deaddrop(&["inject", &file, "--json"]).run().expect_code(0);
     assert!(done.json()["warnings"].as_array().is_some_and(Vec::is_empty), "{}", done.stderr());
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_warned_about() {
+    let script = "mkdir /srv/app\nset_inode_field /srv/app uid 1234\n";
+    let (manifest, _image, file) = one(images::RAW_EFI, Item::new("secret", "/srv/app/x"), script);
+    let run = manifest.deaddrop(&["inject", &file]).run().expect_code(0);
+    run.expect_error("DD210").expect_error("/srv/app belongs to 1234, who can replace /srv/app/x");
 }

@@ -47,7 +47,7 @@ fn one_value_changed_touches_one_file_and_all_changed_touch_all() {
 }
 
 #[test]
-fn a_wrong_mode_or_owner_is_set_right_in_place() {
+fn a_wrong_mode_or_owner_is_set_right_by_a_new_file() {
     let scratch = Scratch::new();
     let node = NodeBuilder::new("node1").start(&scratch);
     let mut job = Job::new(&scratch);
@@ -60,8 +60,20 @@ fn a_wrong_mode_or_owner_is_set_right_in_place() {
     job.deaddrop(&["verify", "@node1"]).run().expect_code(3).expect_error("mode 0644 → 0400");
     job.rotate().expect_code(0);
     assert_eq!(mode_and_owner(&node, "/etc/secrets/a"), (0o100_400, 0, 0));
-    assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
-    node.assert_clean();
+    assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
+    job.assert_in_place(&node);
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_warned_about() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    fs::create_dir(node.at("/srv/app")).unwrap();
+    std::os::unix::fs::chown(node.at("/srv/app"), Some(1000), Some(0)).unwrap();
+    let mut job = Job::new(&scratch);
+    job.add("a", "/srv/app/a", "").add("b", "/srv/app/b", ", owner: admin");
+    let run = job.rotate().expect_code(0).expect_error("/srv/app belongs to admin, who can replace /srv/app/a");
+    assert_eq!(run.stderr().matches("DD210").count(), 1, "{}", run.stderr());
 }
 
 #[test]

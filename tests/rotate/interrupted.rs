@@ -7,6 +7,7 @@ use std::thread;
 
 use crate::common::Scratch;
 use crate::common::node::{Node, NodeBuilder, deaddrop};
+use crate::common::run::Deaddrop;
 use crate::job::Job;
 
 /// What `sh` is on the node: bash, which counts the commands of the changing part, and where /srv/kill-at says so dies before that one,
@@ -85,7 +86,7 @@ impl<'a> Trial<'a> {
         fs::remove_file(self.node.at("/srv/killed")).is_ok()
     }
 
-    fn deaddrop(&self, args: &[&str]) -> crate::common::run::Deaddrop<'_> {
+    fn deaddrop(&self, args: &[&str]) -> Deaddrop<'_> {
         // One connection for all of it.
         let path = format!("ControlPath={}", self.job.scratch.join("cm").display());
         let mut all = args.to_vec();
@@ -183,6 +184,35 @@ fn a_session_that_dies_anywhere_leaves_all_old_or_all_new_for_the_next_run_2_of_
 #[test]
 fn a_session_that_dies_anywhere_leaves_all_old_or_all_new_for_the_next_run_3_of_3() {
     die_everywhere(3, 3);
+}
+
+#[test]
+fn a_session_that_dies_anywhere_is_finished_on_the_disk_as_well() {
+    let scratch = Scratch::new();
+    let mut trial = Trial::new(&scratch);
+    trial.job.add("other", "/etc/secrets/other", "");
+    fs::write(trial.node.at("/etc/secrets/other"), trial.job.secrets[4].3.bytes()).unwrap();
+    fs::set_permissions(trial.node.at("/etc/secrets/other"), Permissions::from_mode(0o400)).unwrap();
+    let mut args = vec!["rotate", "node1"];
+    ["replaced", "created", "set-right", "also-replaced"].iter().for_each(|name| args.extend(["--only", name]));
+    let mut seen = [0; 3];
+    for command in (1..).step_by(4) {
+        trial.reset();
+        if !trial.die_at(command, &args) {
+            break;
+        }
+        seen[usize::from(trial.state() == "mixed")] += 1;
+        // The node's power is gone, and its disk is looked at: here, the directory that its root is.
+        let run = Deaddrop::new(&scratch).args(["inject", "node1.root", "--host", "node1", "--only", "other"]);
+        trial.job.planted.iter().fold(run, Deaddrop::plant).run().expect_code(0);
+        let state = trial.state();
+        assert_ne!(state, "mixed", "killed before command {command}");
+        // An empty directory says nothing, and the next run on the node takes it away.
+        let _ = fs::remove_dir(trial.node.at("/var/lib/deaddrop"));
+        trial.node.assert_clean();
+        seen[2] += usize::from(state == "new");
+    }
+    assert!(seen[0] > 5 && seen[1] > 0 && seen[2] > 0, "{seen:?}");
 }
 
 #[test]
@@ -328,4 +358,41 @@ fn what_is_no_longer_the_runs_own_is_left_and_the_roll_back_is_said() {
     assert_eq!((read("b"), read("made")), (b"of somebody else".to_vec(), b"of somebody else".to_vec()));
     assert_eq!(read("c"), old[2]);
     node.assert_clean();
+}
+
+#[test]
+fn a_directory_that_is_not_there_keeps_the_list_until_its_names_are_given_up() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    fs::create_dir(node.at("/srv/data")).unwrap();
+    let mut job = Job::new(&scratch);
+    job.add("a", "/etc/secrets/a", "").add("b", "/srv/data/b", "").add("c", "/etc/secrets/c", "");
+    job.rotate().expect_code(0);
+    let old: Vec<Vec<u8>> = job.secrets.iter().map(|secret| secret.3.bytes().to_vec()).collect();
+    job.change("a").change("b").with("a", CUT);
+    job.rotate().expect_code(4);
+    job.with("a", "");
+    // The disk is not mounted any more.
+    fs::rename(node.at("/srv/data"), node.at("/srv/away")).unwrap();
+    let list = fs::read(node.at("/var/lib/deaddrop/list")).unwrap();
+    for place in ["none", "another"] {
+        if place == "another" {
+            fs::create_dir(node.at("/srv/data")).unwrap();
+        }
+        let run = job.deaddrop(&["rotate", "node1", "--only", "c"]).run().expect_code(1);
+        run.expect_error("/srv/data is not there, or is another directory than then").expect_error("--forget-list");
+        assert_eq!(fs::read(node.at("/var/lib/deaddrop/list")).unwrap(), list);
+        assert_eq!(fs::read(node.at("/etc/secrets/a")).unwrap(), job.secrets[0].3.bytes());
+    }
+    let run = job.deaddrop(&["rotate", "node1", "--only", "c", "--forget-list", "--json"]).run().expect_code(0);
+    let warnings = run.json()["hosts"][0]["warnings"].as_array().unwrap().clone();
+    let codes: Vec<&str> = warnings.iter().map(|warning| warning["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["DD502", "DD503"], "{warnings:?}");
+    let message = warnings[1]["message"].as_str().unwrap();
+    assert!(message.starts_with("/srv/data/b was given up: its directory is not there"), "{message}");
+    assert_eq!(fs::read(node.at("/etc/secrets/a")).unwrap(), old[0]);
+    assert_eq!(fs::read(node.at("/srv/away/b")).unwrap(), job.secrets[1].3.bytes());
+    assert!(!node.at("/var/lib/deaddrop").exists());
+    // Without a list it means nothing.
+    job.deaddrop(&["rotate", "node1", "--only", "c", "--forget-list"]).run().expect_code(0);
 }

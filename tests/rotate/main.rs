@@ -5,8 +5,10 @@ mod common;
 
 mod contact;
 mod files;
+mod hostile;
 mod interrupted;
 mod job;
+mod keys;
 mod local;
 mod refused;
 mod secrecy;

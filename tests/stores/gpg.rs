@@ -234,4 +234,8 @@ fn gopass_is_found_by_its_configuration_and_has_yaml() {
     fs::rename(path, scratch.join(".local/share/gopass/stores/root")).expect("moving the store");
     let run = keys.with(inject(scratch, "{ s: { type: gopass } }", &["s:site"])).run();
     assert_eq!(values(scratch, run, 1), ["pw"]);
+    // A configuration that cannot be read may name another store, with other values under these names.
+    fs::create_dir_all(scratch.join(".config/gopass/config")).expect("making a directory");
+    let run = keys.with(inject(scratch, "{ s: { type: gopass } }", &["s:site"])).run();
+    run.expect_refusal("unreadable", 1, &[".config/gopass/config: this is a directory, not a file"]);
 }

@@ -329,6 +329,57 @@ fn a_write_that_fails_is_taken_back_or_finished_by_the_next_run() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_synced_is_told_and_not_called_done() {
+    if skipped_without_root("failing the syncs of a process that lets nobody look") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = images::RAW_EFI.committed(&scratch);
+    tool(Command::new("zstd").args(["-q", "-1", "raw-efi.img", "-o", "packed.img.zst"]).current_dir(scratch.path()));
+    scratch.write("old.img", "what stood there");
+    scratch.write(
+        "secrets.yaml",
+        "version: 1\nsecrets:\n  a: { path: /etc/secrets/a, from: env:A }\n  t: { path: /etc/secrets/t, generate: token }\n",
+    );
+    let before = sha256_of(&image.path);
+    let value = Canary::new("a");
+    let run = |args: &[&str]| {
+        let run = Deaddrop::new(&scratch).args(["inject"]).args(args).env("A", value.text()).plant(&value);
+        run.tampered("fsync:error=EIO:when=2").run()
+    };
+    let verify = |name: &str| {
+        let run = Deaddrop::new(&scratch).args(["verify", name]).env("A", value.text()).plant(&value);
+        run.run().expect_code(0);
+    };
+    // A name that is new goes again.
+    let texts = ["error: new.img: nothing was changed", "cause: writing new.img", "cause: Input/output error"];
+    run(&["raw-efi.img", "-o", "new.img"]).expect_refusal("a new output", 1, &texts);
+    assert!(!scratch.join("new.img").exists());
+    // What is replaced cannot be had back.
+    let texts = [
+        "stopped in the middle",
+        "is the new image, whole, but its directory could not be synced",
+        "hint: is the disk",
+    ];
+    run(&["raw-efi.img", "-o", "old.img", "--force"]).expect_refusal("an output that is replaced", 5, &texts);
+    verify("old.img");
+    run(&["packed.img.zst"]).expect_refusal("a compressed image in place", 5, &texts);
+    verify("packed.img.zst");
+    assert_eq!(sha256_of(&image.path), before);
+    // The image is changed by its journal, so that this is the file of public parts.
+    let run = Deaddrop::new(&scratch).args(["inject", "raw-efi.img", "--public-out", "keys"]).env("A", value.text());
+    let run = run.plant(&value).tampered("fsync:error=EIO:when=3").run().expect_code(5);
+    run.expect_error("the public parts are written, but the directory could not be synced")
+        .expect_error("2 secrets written");
+    verify("raw-efi.img");
+    let run =
+        Deaddrop::new(&scratch).args(["init", "--yes", "-o", "first.yaml"]).tampered("fsync:error=EIO:when=2").run();
+    run.expect_refusal("init", 1, &["first.yaml: nothing was changed"]);
+    let left = files(&scratch).into_iter().filter(|(name, _)| name.starts_with(".deaddrop") || name == "first.yaml");
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn an_odd_tree_in_an_image_is_judged_as_in_a_directory() {
     let scratch = Scratch::new();
     let image = images::RAW_EFI.committed(&scratch);

@@ -53,7 +53,7 @@ impl Questions {
 
 fn say(text: &str) {
     // Best effort: whoever sees nothing can still answer.
-    let _ = anstream::stderr().write_all(text.as_bytes());
+    let _ = anstream::stderr().write_all(crate::shown::painted(text).as_bytes());
 }
 
 /// One line from the terminal, or the usual answer for an empty one.

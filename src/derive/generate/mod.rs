@@ -4,9 +4,9 @@
 //! Who calls: [`crate::desired`] for a target, and `deaddrop generate` for the vault. Knows no paths and no targets.
 
 mod age_identity;
-mod ssh;
+pub mod ssh;
 mod token;
-mod wireguard;
+pub mod wireguard;
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 pub use ssh::SshPublicKey;
 
-use crate::manifest::{GenerateSpec, KeySpec};
+use crate::manifest::{GenerateSpec, KeySpec, TokenSpec};
 use crate::secret::Secret;
 
 /// The largest file that is looked at for a standing key, in bytes. Each kind is under 1 KiB but a token, which has at
@@ -42,8 +42,45 @@ pub enum Public {
     Nothing,
 }
 
+/// How a target that makes keys by itself makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipe {
+    /// Random characters.
+    Token {
+        /// How many, and which.
+        token: TokenSpec,
+        /// A newline follows.
+        newline: bool,
+    },
+    /// A key of type ed25519, as ssh-keygen makes it.
+    Ssh {
+        /// Its comment.
+        comment: String,
+    },
+    /// The public part of the SSH key that is made before it.
+    PublicPart,
+    /// A private key, as `wg genkey` prints it.
+    WireGuard,
+}
+
+impl Recipe {
+    /// For what `spec` asks for; `None` for an age identity, which no program makes that systems have. `comment` and `newline` as
+    /// for [`make`] and the file around it.
+    #[must_use]
+    pub fn of(spec: &GenerateSpec, comment: &str, newline: bool) -> Option<Self> {
+        Some(match &spec.kind {
+            KeySpec::SshHostEd25519 | KeySpec::SshEd25519 => {
+                Self::Ssh { comment: spec.comment.as_deref().unwrap_or(comment).to_owned() }
+            }
+            KeySpec::WireGuard => Self::WireGuard,
+            KeySpec::Token(token) => Self::Token { token: token.clone(), newline },
+            KeySpec::Age => return None,
+        })
+    }
+}
+
 /// What a file in a target is, looked at as a key of some kind.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// No bytes: nothing is lost when it is filled.
     Empty,

@@ -59,13 +59,14 @@ impl SshPublicKey {
         Some(super::age_recipient(&point.to_montgomery().to_bytes()))
     }
 
-    /// From a line of a `.pub` file.
-    #[cfg(test)]
-    pub(super) fn parse(line: &str) -> Option<Self> {
+    /// From a line of a `.pub` file; `None` where it is none of an ed25519 key.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(3, ' ').skip(1);
-        let blob = STANDARD.decode(words.next()?).ok()?;
-        let point = *blob.last_chunk::<32>()?;
-        Some(Self { point, comment: words.next().unwrap_or_default().to_owned() })
+        let read = STANDARD.decode(words.next()?).ok()?;
+        let point = *read.last_chunk::<32>()?;
+        let key = Self { point, comment: shown_comment(words.next().unwrap_or_default().as_bytes()) };
+        (read == blob(&point) && line.starts_with(&key.without_comment())).then_some(key)
     }
 }
 
@@ -111,17 +112,25 @@ pub(super) fn encode(seed: &[u8; 32], check: u32, comment: &str) -> (Secret, Ssh
     (Secret::new(std::mem::take(&mut *text)), SshPublicKey { point, comment: comment.to_owned() })
 }
 
+/// What a file is: nothing of OpenSSH.
+pub const NO_FORMAT: &str = "it is no private key in OpenSSH's format";
+/// What a file is: nothing that can be used by itself.
+pub const PASSPHRASE: &str = "it is a key that a passphrase protects";
+/// What a file is: RSA, ECDSA, …
+pub const OTHER_TYPE: &str = "it is an SSH key of another type";
+/// What a file is: not whole.
+pub const DAMAGED: &str = "it is a damaged key of OpenSSH";
+
 /// The public part of a private file, which holds one ed25519 key and no passphrase.
 ///
 /// # Errors
 /// What it is instead.
 pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
-    const DAMAGED: &str = "it is a damaged key of OpenSSH";
-    let outer = unwrap(file).ok_or("it is no private key in OpenSSH's format")?;
+    let outer = unwrap(file).ok_or(NO_FORMAT)?;
     let mut rest = outer.strip_prefix(MAGIC).ok_or(DAMAGED)?;
     let (cipher, kdf) = (string(&mut rest).ok_or(DAMAGED)?, string(&mut rest).ok_or(DAMAGED)?);
     if cipher != b"none" || kdf != b"none" {
-        return Err("it is a key that a passphrase protects");
+        return Err(PASSPHRASE);
     }
     let _options = string(&mut rest).ok_or(DAMAGED)?;
     if number(&mut rest).ok_or(DAMAGED)? != 1 {
@@ -134,7 +143,7 @@ pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
         return Err(DAMAGED);
     }
     if string(&mut inner).ok_or(DAMAGED)? != TYPE {
-        return Err("it is an SSH key of another type");
+        return Err(OTHER_TYPE);
     }
     let point: [u8; 32] = string(&mut inner).and_then(|point| point.try_into().ok()).ok_or(DAMAGED)?;
     let both = string(&mut inner).ok_or(DAMAGED)?;

@@ -18,15 +18,23 @@ pub(super) fn encode(random: Zeroizing<[u8; 32]>) -> (Secret, String) {
     (Secret::new(line), public(&scalar))
 }
 
+/// What is no key.
+pub const OTHER: &str = "it is no key of WireGuard (base64 of 32 bytes)";
+
 /// The public key of a private file. What is not clamped is a key all the same: every use clamps it.
 ///
 /// # Errors
 /// It is something else.
 pub(super) fn decode(file: &[u8]) -> Result<String, &'static str> {
-    const OTHER: &str = "it is no key of WireGuard (base64 of 32 bytes)";
     let bytes = Zeroizing::new(STANDARD.decode(file.trim_ascii_end()).map_err(|_| OTHER)?);
     let scalar = <&[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| OTHER)?;
     Ok(public(scalar))
+}
+
+/// True for what `wg pubkey` prints, without its newline.
+#[must_use]
+pub fn is_public(text: &str) -> bool {
+    STANDARD.decode(text).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 fn public(scalar: &[u8; 32]) -> String {

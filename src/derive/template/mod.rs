@@ -175,6 +175,28 @@ impl Template {
         }
     }
 
+    /// What these values put into its text: each as it is, and as the filters that it names quote it. (What `b64encode` makes is
+    /// looked for in everything.)
+    #[must_use]
+    pub fn parts(&self, values: &HashMap<&str, &Secret>) -> Vec<Secret> {
+        let quotes: [(&str, Quote); 4] = [
+            ("json", |text| Ok(quote::json(text))),
+            ("shell_quote", quote::shell_quote),
+            ("systemd_quote", quote::systemd_quote),
+            ("dotenv_quote", quote::dotenv_quote),
+        ];
+        let mut parts: Vec<Secret> = Vec::new();
+        for value in self.mentions.iter().filter_map(|mention| values.get(mention.text.as_str())) {
+            parts.push((*value).clone());
+            let Ok(text) = std::str::from_utf8(value.expose()) else { continue };
+            for (_, quote) in quotes.iter().filter(|(name, _)| self.source.contains(name)) {
+                // A value that the filter refuses did not go through it, or there is no file.
+                parts.extend(quote(text).ok().map(Secret::from).filter(|quoted| quoted != *value));
+            }
+        }
+        parts
+    }
+
     fn failure(&self, mention: &Mention, reason: String, hint: &str) -> Failure {
         let before = self.source.get(..mention.inside.start).unwrap_or_default();
         let line = before.matches('\n').count().saturating_add(1);

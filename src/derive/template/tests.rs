@@ -284,3 +284,17 @@ fn any_words_in_any_order_are_a_template_or_a_fault_and_never_fail() {
     }
     assert!(good > 500, "{good}");
 }
+
+#[test]
+fn what_values_put_into_a_text_is_known_also_where_a_filter_quotes_it() {
+    let parts = |source: &str| {
+        let value = Secret::new(b"a\"b'c".to_vec());
+        let values = HashMap::from([("v:a", &value)]);
+        let parts = Template::parse(source).unwrap().parts(&values);
+        parts.iter().map(|part| String::from_utf8(part.expose().to_vec()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(parts("x={{ secret('v:a') }} {{ host }}"), ["a\"b'c"]);
+    assert_eq!(parts("x={{ secret('v:a') | json }}"), ["a\"b'c", "\"a\\\"b'c\""]);
+    assert_eq!(parts("x={{ secret('v:a') | shell_quote }}"), ["a\"b'c", "'a\"b'\\''c'"]);
+    assert_eq!(parts("x={{ host }}"), [""; 0]);
+}

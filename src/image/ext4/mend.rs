@@ -50,6 +50,8 @@ fn flag_flipped(raw: &[u8; superblock::SIZE]) -> Option<[u8; superblock::SIZE]> 
 }
 
 /// While a transaction is in force, its log holds the superblock as it is to be.
+///
+/// `None` also where it cannot be read: then the superblock stays torn, and that is refused.
 fn logged_copy(device: &Arc<dyn ReadAt>, torn: Superblock) -> Option<[u8; superblock::SIZE]> {
     let reader = Reader::open_torn(Arc::clone(device), torn).ok()?;
     let journal = reader.journal().ok()??;

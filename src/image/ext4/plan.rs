@@ -268,6 +268,7 @@ impl<'a> Planner<'_, 'a> {
                 check_flags(&file, path)?;
                 (mode, uid, gid, Action::SetMetadata { file })
             }
+            TreeChange::MakeKey { .. } => return Err(ImageError::no_key_maker(path)),
             TreeChange::RemoveFile { .. } => {
                 let Some(old) = standing else { return wrong("it does not exist") };
                 self.check_changeable(parent, path)?;

@@ -78,6 +78,7 @@ pub(super) fn is_needed(reader: &Reader) -> bool {
     let features = reader.superblock.features;
     features.incompat.has(Incompat::NEEDS_RECOVERY)
         || features.ro_compat.has(RoCompat::ORPHAN_PRESENT)
+        // A list that cannot be read is damage that `Ext4::check_writable` finds.
         || (can_release(&reader.superblock) && orphans::are_there(reader).unwrap_or(false))
 }
 
@@ -142,6 +143,7 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
 /// Releases orphans on an overlay over `reader`'s device. `None` when there are none, or when that cannot be done: then
 /// they stand, and are refused.
 fn release(reader: &Reader, may: bool) -> Option<Arc<Overlay>> {
+    // An error is no "none": without a release they stay, and `Ext4::check_writable` refuses.
     if !may || !can_release(&reader.superblock) || !orphans::are_there(reader).ok()? {
         return None;
     }
@@ -202,6 +204,7 @@ fn mark_recovered(
         // `s_last_orphan`.
         raw[0xE8..0xEC].fill(0);
     }
+    // The mark stays where it is not known.
     if is_released || !orphans::are_there(reader).unwrap_or(true) {
         let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
         raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());

@@ -253,6 +253,7 @@ fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, 
         let listing = listings.entry(above).or_default();
         for entry in fs.read_dir(above).map_err(failed)? {
             let entry = entry.map_err(failed)?;
+            // A name that is no text is none of ours.
             if let Some(name) = entry.file_name().as_str().ok().and_then(|name| names.get(name))
                 && listing.insert(name, entry.metadata().map_err(failed)?).is_some()
             {

@@ -63,6 +63,7 @@ pub fn subvolume(place: &OwnedFd) -> Result<Subvolume, ImageError> {
     const READ_ONLY: u64 = 1;
     let failed = |errno: nix::errno::Errno| ImageError::io("asking btrfs for its subvolume", errno.into());
     let answer = sys::btrfs_subvolume(place).map_err(failed)?;
+    // OK to default: the answer has room for all of these.
     let number = |offset| array(&answer, offset).map(u64::from_ne_bytes).unwrap_or_default();
     Ok(Subvolume {
         id: number(0),

@@ -31,6 +31,7 @@ impl Context {
     /// Begins a mount by the kernel's driver of this name. `image` is for messages.
     pub(super) fn open(driver: &'static str, image: &str) -> Result<Self, ImageError> {
         // OK to fall back: no name of a driver holds a NUL.
+        // OK to default: no driver's name holds a NUL byte, and the kernel knows none without a name.
         let name = CString::new(driver).unwrap_or_default();
         match sys::fs_open(&name) {
             Ok(fd) => Ok(Self { fd, driver }),

@@ -109,6 +109,7 @@ impl System {
     /// True when `device`, or one of its partitions, is swap (proc(5), `/proc/swaps`).
     #[must_use]
     pub fn is_swap(&self, device: &Number) -> bool {
+        // No /proc, or a kernel without swap: a device in use is still refused when it is opened to be written.
         let swaps = fs::read_to_string(self.root.join("proc/swaps")).unwrap_or_default();
         let wanted = self.with_partitions(device);
         let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());

@@ -70,6 +70,7 @@ pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Found> {
                 return Ok(Found::Table(table));
             }
             Err(Flaw::Io(e)) => return Err(e),
+            // The first one's flaw is told. Where there is none, a damaged second one is no sign of a table: it may be an older one's.
             Err(_) => {}
         }
     }

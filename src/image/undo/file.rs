@@ -29,6 +29,7 @@ use crate::image::bytes::{array, le32, le64, length};
 use crate::image::error::ImageError;
 use crate::image::held;
 use crate::image::text;
+use crate::image::unfinished::{open_for_sync, sync_names};
 use crate::secret::Wiped;
 
 const MAGIC: [u8; 16] = *b"deaddrop undo\n\0\0";
@@ -216,7 +217,7 @@ impl UndoFile {
     pub(super) fn seal(&mut self) -> Result<(), ImageError> {
         let digest = self.digest.clone().finalize();
         self.append(&digest)?;
-        let synced = self.file.sync_all().and_then(|()| File::open(&self.directory)?.sync_all());
+        let synced = self.file.sync_all().and_then(|()| self.sync_name());
         synced.map_err(|e| ImageError::io(format!("making the undo file {} durable", self.path.display()), e))
     }
 
@@ -295,6 +296,7 @@ impl UndoFile {
         for _ in 0..states {
             self.file.read_exact_at(&mut digests, at)?;
             at = at.checked_add(length(&digests)).ok_or_else(broken)?;
+            // None is left out: each chunk has the length of a digest.
             read.push(digests.chunks_exact(DIGEST).filter_map(|digest| digest.try_into().ok()).collect());
         }
         Ok(Record { number, old, states: read })
@@ -312,7 +314,11 @@ impl UndoFile {
         }
         self.file.sync_all()?;
         fs::remove_file(&self.path)?;
-        File::open(&self.directory)?.sync_all()
+        self.sync_name()
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
+        sync_names(open_for_sync(&self.directory)?.as_ref(), &self.file)
     }
 }
 

@@ -298,7 +298,10 @@ fn restore_from(disk: &mut Disk<'_>, mut undo: UndoFile, starts: &[u64]) -> Resu
         what: format!("taking back the interrupted change of {}: {e}", disk.name),
         hint: "the same command tries again".into(),
     })?;
-    undo.remove().map_err(failed)?;
+    undo.remove().map_err(|e| ImageError::HalfDone {
+        what: format!("{} is as it was before the interrupted run, but {path} could not be removed: {e}", disk.name),
+        hint: "the same command tries again".into(),
+    })?;
     Ok(true)
 }
 

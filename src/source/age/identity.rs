@@ -14,7 +14,7 @@ use crate::contain::contain;
 use crate::manifest::PasswordSpec;
 use crate::secret::Secret;
 use crate::source::context::Context;
-use crate::source::error::escaped_path;
+use crate::source::error::shown_path;
 use crate::source::read;
 use crate::source::{OpenError, terminal};
 
@@ -53,10 +53,10 @@ pub(in crate::source) fn open(
     let passphrase = || match password {
         Some(password) => context.password(source, password),
         None => {
-            terminal::ask(&format!("Passphrase for {}: ", escaped_path(&path))).map_err(|error| OpenError::Password {
+            terminal::ask(&format!("Passphrase for {}: ", shown_path(&path))).map_err(|error| OpenError::Password {
                 what: format!(
                     "{} is encrypted, and its passphrase cannot be asked for: no terminal ({error})",
-                    escaped_path(&path)
+                    shown_path(&path)
                 ),
                 hint: "run it in a terminal; an `age` or `passage` source takes the passphrase from `password`"
                     .to_owned(),

@@ -15,7 +15,7 @@ use age::{DecryptError, Decryptor, Identity, scrypt};
 use super::identity::Identities;
 use crate::contain::contain;
 use crate::secret::Secret;
-use crate::source::error::escaped_path;
+use crate::source::error::shown_path;
 use crate::source::read::ReadError;
 use crate::source::{OpenError, kdf};
 
@@ -161,7 +161,7 @@ fn unlock(input: Headed, key: Key<'_>, ended: Rc<Cell<bool>>) -> Result<Box<dyn 
         }
         Key::Identities(identities) => match decryptor.decrypt(identities.list.iter().map(|identity| &**identity)) {
             Err(DecryptError::NoMatchingKeys) => {
-                let from = escaped_path(&identities.path);
+                let from = shown_path(&identities.path);
                 return match identities.unused {
                     None => refused(format!("no identity in {from} opens it"), "was it encrypted to another one?"),
                     Some(unused) => refused(format!("no identity in {from} opens it; {unused}"), AGE_HINT),

@@ -129,7 +129,7 @@ impl Reader<'_> {
                 // A key that has an anchor, or is an alias.
                 None => match self.builder.nodes.get(id) {
                     Some(Node::Text(bytes)) => {
-                        let text = std::str::from_utf8(bytes).unwrap_or_default();
+                        let text = std::str::from_utf8(bytes).map_err(|_| at(span, "a key here is no text"))?;
                         *key = Some(Zeroizing::new(text.to_owned()));
                     }
                     _ => return Err(at(span, "a key here is a list, a mapping or null")),

@@ -63,7 +63,8 @@ pub(super) fn open(
             let length = authenticated(&mut buffer, header.length, &hmac_key)?;
             buffer.truncate(length);
             let length = decrypt(&mut buffer, header, &master)?;
-            let length = unpadded(buffer.get(..length).unwrap_or_default(), header.cipher).ok_or(DAMAGED)?;
+            let whole = buffer.get(..length).ok_or(DAMAGED)?;
+            let length = unpadded(whole, header.cipher).ok_or(DAMAGED)?;
             buffer.truncate(length);
             Ok(buffer)
         }
@@ -160,7 +161,7 @@ fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, Probl
         cbc::Decryptor<C>: KeyIvInit + BlockModeDecrypt,
     {
         let whole = buffer.len().saturating_sub(buffer.len() % 16);
-        let blocks = buffer.get_mut(..whole).unwrap_or_default();
+        let blocks = buffer.get_mut(..whole).ok_or(DAMAGED)?;
         let cipher = cbc::Decryptor::<C>::new_from_slices(key.as_slice(), iv).map_err(|_| HEADER)?;
         cipher.decrypt_padded::<NoPadding>(blocks).map_err(|_| DAMAGED)?;
         Ok(whole)

@@ -86,6 +86,7 @@ const STRINGS: [(u8, &str); 5] =
 fn string(entry: &Entry, letter: u8) -> Zeroizing<Vec<u8>> {
     let value = match STRINGS.iter().find(|(own, _)| *own == letter) {
         None => entry.uuid().replace('-', "").to_ascii_uppercase().into_bytes(),
+        // KeePass puts nothing in for a string that the entry does not have.
         Some((_, name)) => entry.string(name).unwrap_or_default().to_vec(),
     };
     Zeroizing::new(value)
@@ -170,7 +171,8 @@ impl Answers {
                 Piece::Reference(expression) => match self.found.get(&expression.search) {
                     Some(Answer { count: 1, strings }) => {
                         let wanted = strings.iter().find(|(letter, _)| *letter == expression.wanted);
-                        wanted.map(|(_, value)| value.as_slice()).unwrap_or_default()
+                        let (_, value) = wanted.ok_or("its {REF:…} was not looked for")?;
+                        value.as_slice()
                     }
                     Some(Answer { count: 2.., .. }) => return Err("its {REF:…} refers to several entries"),
                     Some(_) | None => return Err("its {REF:…} refers to an entry that is not there"),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::pass::{default_root, home};
 use crate::manifest::{DataFormat, Reference};
+use crate::source::OpenError;
 use crate::source::document::Document;
-use crate::source::{OpenError, read};
+use crate::source::read::{self, ReadError};
 
 /// The longest configuration, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -20,7 +21,12 @@ pub(super) fn root() -> Result<PathBuf, OpenError> {
     let config = variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("gopass");
     let files = [variable("GOPASS_CONFIG"), Some(config.join("config")), Some(config.join("config.yml"))];
     for file in files.into_iter().flatten() {
-        let Ok(bytes) = read::read(&file, LONGEST) else { continue };
+        let bytes = match read::read(&file, LONGEST) {
+            Ok(bytes) => bytes,
+            Err(ReadError::Missing { .. }) => continue,
+            // Another store could hold entries of the same names.
+            Err(problem) => return Err(OpenError::Read { path: file, problem }),
+        };
         let Some(path) = std::str::from_utf8(&bytes).ok().and_then(configured) else { continue };
         return Ok(match path.strip_prefix("~/") {
             Some(below) => home.join(below),

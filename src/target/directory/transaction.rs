@@ -56,7 +56,7 @@ pub(in crate::target) type Unlabelled = BTreeMap<String, String>;
 pub(in crate::target) struct Transaction<'a> {
     tree: &'a DirectoryTree,
     undo: Vec<Undo>,
-    /// The directories that are worked in, by path: each is opened once, and synced once at the end.
+    /// The directories that are worked in, by path: each is opened once.
     directories: BTreeMap<String, Node>,
     unlabelled: Unlabelled,
     /// Directories that go at the end, if they are empty then.
@@ -124,6 +124,7 @@ impl<'a> Transaction<'a> {
                     unistd::fsync(&file).map_err(|errno| failure("syncing", path, errno))?;
                     staged.push(Staged { path, parent, name, file });
                 }
+                TreeChange::MakeKey { path, .. } => return Err(ImageError::no_key_maker(path)),
                 TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {
                 }
             }
@@ -248,23 +249,39 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Drops the old files and syncs. Nothing that fails here makes the result less than wholly new; what a person should
-    /// know of it is returned.
-    pub(in crate::target) fn finish(mut self) -> Vec<String> {
+    /// Makes all names durable, the new ones and those of the old files.
+    ///
+    /// # Errors
+    /// For the first directory that cannot be synced.
+    pub(in crate::target) fn sync(&self) -> Result<(), ImageError> {
+        self.directories.iter().try_for_each(|(path, directory)| {
+            let place = if path.is_empty() { "/" } else { path };
+            sync_directory(directory).map_err(|errno| failure("syncing", place, errno))
+        })
+    }
+
+    /// Drops the old files and syncs: the second time, so that what fails here is about the names of old files alone. What a
+    /// person should know of it is returned.
+    ///
+    /// # Errors
+    /// `HalfDone` when a directory could not be synced.
+    pub(in crate::target) fn finish(mut self) -> Result<Vec<String>, ImageError> {
         let mut notes = Vec::new();
         notes.extend(unlabelled_note(&self.unlabelled));
-        self.drop_old(|_, _, _| {}, &mut notes);
-        for (path, directory) in &self.directories {
-            let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-                .and_then(|directory| unistd::fsync(&directory));
-            if let Err(errno) = synced {
-                notes.push(format!(
-                    "{path}/ could not be synced ({}): run `sync` before you cut the power",
-                    errno.desc()
-                ));
-            }
+        let is_old = |undo: &Undo| matches!(undo, Undo::SwapBack { .. } | Undo::NameBack { .. });
+        if self.emptied.is_empty() && !self.undo.iter().any(is_old) {
+            self.undo.clear();
+            return Ok(notes);
         }
-        notes
+        self.drop_old(|_, _, _| {}, &mut notes);
+        self.sync().map_err(|error| {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+            ImageError::HalfDone {
+                what: format!("all files are as declared, but {error}{cause}"),
+                hint: "is the disk in order? a power cut may bring back names of old files, as `.deaddrop-…`".into(),
+            }
+        })?;
+        Ok(notes)
     }
 
     /// The same where the caller syncs, and gets the old files to deal with.
@@ -302,6 +319,8 @@ impl<'a> Transaction<'a> {
     /// Takes back every step, the last first, and returns the error with what could not be taken back.
     pub(in crate::target) fn take_back(mut self, error: ImageError) -> ImageError {
         let stuck = self.take_back_all();
+        // Best effort: a directory that cannot be synced may be why we are here, and its names are as they were.
+        let _ = self.sync();
         if stuck.is_empty() {
             return error;
         }
@@ -364,6 +383,20 @@ impl Undo {
     }
 }
 
+/// Makes the names in a directory durable; with everything else where it cannot be opened, or its file system does not sync
+/// directories.
+fn sync_directory(directory: &Node) -> nix::Result<()> {
+    let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+        .and_then(|directory| unistd::fsync(&directory));
+    match synced {
+        Err(Errno::EACCES | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            unistd::sync();
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Opens a directory by its physical path, component by component.
 fn open_directory(tree: &DirectoryTree, path: &str) -> Result<Node, ImageError> {
     let mut node = tree.root.clone();
@@ -399,6 +432,7 @@ pub(in crate::target) fn read_back(
             TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
                 (Kind::File, mode, uid, gid)
             }
+            TreeChange::MakeKey { path, .. } => return Err(ImageError::no_key_maker(path)),
             TreeChange::RemoveFile { .. } if found.is_none() => continue,
             TreeChange::RemoveFile { .. } => return Err(differs()),
             // It goes once nothing is taken back any more.

@@ -25,6 +25,7 @@ pub(super) fn judge(tree: &DirectoryTree, top: &OwnedFd, changes: &[TreeChange])
         let new = match change {
             TreeChange::MakeDirectory { .. } => 1,
             TreeChange::WriteFile { content, .. } => u64::try_from(content.len()).unwrap_or(u64::MAX).div_ceil(block),
+            TreeChange::MakeKey { path, .. } => return Err(ImageError::no_key_maker(path)),
             TreeChange::SetMetadata { .. } | TreeChange::RemoveFile { .. } | TreeChange::RemoveDirectory { .. } => {
                 continue;
             }

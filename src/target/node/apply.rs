@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! apply
-//! run NUMBER                     names the temporary files of this run
-//! KIND MODE MASK …               an item a change, as apply.sh describes them
+//! run NUMBER                     names the run's own directories
+//! mark NUMBER                    by which it knows them
+//! in INODE DIRECTORY             each directory that stands and in which a file changes
+//! KIND MODE MASK …               an item a change, as apply.sh describes them: directories, then the files, those of one directory together
 //! unit ACTION WATCH NAME         program BASE64     check SECONDS BASE64     settle SECONDS     keep
 //! .
 //! VALUE …                        for each new file, in order: a line for printf, or lines of base64
@@ -12,6 +14,7 @@
 //!                                   step NAME
 //!                                   acted UNIT
 //!                                   bad WHAT, then `output`, base64 and `,`
+//!                                   left PATH            somebody has changed it meanwhile
 //!                                   stuck PATH, still WHAT, again WHAT
 //!                                   end done | kept | rolled-back | stuck
 //!                                   .
@@ -23,18 +26,19 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::keys;
+use super::output::{RunFile, Values};
 use super::protocol;
 use super::text;
 use super::transport::Session;
 use super::tree::NodeTree;
 use crate::image::tree::TreeChange;
-use crate::image::walk;
 use crate::secret::Secret;
 
 /// The length of a line of a value with its end, in bytes: one block of what `dd` reads on the node.
 const VALUE_LINE: usize = 4096;
-/// How long one step on the node may take; a unit may take 90 s to start by default, and some take longer.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long one step on the node may take: a program of `run_after` is ended after 900 s (`program_limit` of units.sh).
+const PATIENCE: Duration = Duration::from_secs(930);
 /// The most steps that a node tells of, but for units.
 const STEPS: usize = 8;
 /// The most bytes that a node says about a change.
@@ -77,6 +81,10 @@ pub struct Work<'a> {
     pub settle: Duration,
     /// The new files stay, whatever happens then.
     pub keep: bool,
+    /// All files of the run, also those that stay as they are: what programs say of them is not shown.
+    pub files: Vec<RunFile>,
+    /// A changed secret whose programs are not to be shown at all.
+    pub conceals: Option<String>,
 }
 
 /// How far the node is.
@@ -103,6 +111,8 @@ pub struct Outcome {
     pub bad: Option<Bad>,
     /// What is not well after the old files came back.
     pub still: Vec<Bad>,
+    /// Files that somebody has changed meanwhile, and that were left alone when the old ones came back.
+    pub left: Vec<String>,
 }
 
 /// How it ended.
@@ -133,8 +143,8 @@ pub struct Bad {
 
 /// Sends a change and reads what comes of it.
 pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
-    let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new() };
-    session.hide(work.changes.iter().filter_map(content));
+    let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new(), left: Vec::new() };
+    session.values.add_run(tree, work);
     if let Err(error) = send(session, tree, work) {
         outcome.end = End::Refused(error);
         return outcome;
@@ -151,22 +161,21 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_
     outcome
 }
 
-fn content(change: &TreeChange) -> Option<&Secret> {
-    match change {
-        TreeChange::WriteFile { content, .. } => Some(content),
-        _ => None,
-    }
-}
-
 fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), NodeError> {
-    let mut random = [0_u8; 8];
-    getrandom::fill(&mut random).map_err(|error| NodeError::Start {
-        program: "randomness",
-        source: std::io::Error::other(error.to_string()),
-    })?;
-    let mut head = format!("apply\nrun {:016x}\n", u64::from_ne_bytes(random));
+    let mut head = format!("apply\nrun {}\nmark {}\n", random()?, random()?);
+    let changes = in_order(work.changes);
     // OK throughout: writing to a String cannot fail.
-    for change in work.changes {
+    let mut before = None;
+    for change in &changes {
+        let directory = parent(change.path());
+        if before != Some(directory)
+            && let Some(known) = tree.at(directory)
+        {
+            let _ = writeln!(head, "in {} {directory}", known.stat.inode);
+        }
+        before = Some(directory);
+    }
+    for change in &changes {
         let _ = writeln!(head, "{}", item(tree, change)?);
     }
     head.push_str(&units(&work.units));
@@ -182,12 +191,44 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());
-    for content in work.changes.iter().filter_map(content) {
-        session.queue(&value(content));
+    for change in changes {
+        match change {
+            TreeChange::WriteFile { content, .. } => session.queue(&value(content)),
+            TreeChange::MakeKey { recipe, .. } => session.queue(keys::line(recipe)?.as_bytes()),
+            _ => {}
+        }
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
     Ok(())
+}
+
+/// A name that nobody can guess.
+fn random() -> Result<String, NodeError> {
+    let mut random = [0_u8; 8];
+    getrandom::fill(&mut random).map_err(|error| NodeError::Start {
+        program: "randomness",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
+}
+
+/// Directories first, then files, those of one directory together.
+fn in_order(changes: &[TreeChange]) -> Vec<&TreeChange> {
+    let mut all: Vec<&TreeChange> = changes.iter().collect();
+    all.sort_by_key(|change| match change {
+        TreeChange::MakeDirectory { .. } => None,
+        _ => Some(parent(change.path())),
+    });
+    all
+}
+
+/// The directory that a path lies in.
+fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((directory, _)) => directory,
+    }
 }
 
 /// A longer value goes in base64, in bytes: the shell reads a line byte by byte, and an escape has four.
@@ -230,6 +271,7 @@ fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
 }
 
 fn full_lines(content: &Secret) -> usize {
+    // OK to fall back: only a length near that of all memory has none.
     base64::encoded_len(content.len(), true).unwrap_or(0) / (VALUE_LINE - 1)
 }
 
@@ -249,10 +291,15 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
             let lines = if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() };
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
         }
+        TreeChange::MakeKey { mode, uid, gid, .. } => {
+            let (kind, mask) = (if standing.is_some() { "r" } else { "c" }, 0o777 & !mode);
+            format!("{kind} {mode:o} {mask:03o} {uid} {gid} - g {state} {path}")
+        }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
-            let was = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat;
-            let (narrow, old) = (was.mode & mode, format!("{:o}:{}:{}", was.mode, was.uid, was.gid));
-            format!("m {mode:o} {narrow:o} {uid} {gid} {old} 0 {state} {path}")
+            // By a new file: whose directory it is could put something else in the place of the old one.
+            let size = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat.size;
+            let mask = 0o777 & !mode;
+            format!("r {mode:o} {mask:03o} {uid} {gid} {size} = {state} {path}")
         }
         TreeChange::RemoveFile { .. } => format!("x 0 - 0 0 - 0 {state} {path}"),
         // The node takes back by itself what a run of its own has begun.
@@ -283,7 +330,7 @@ pub(super) fn fine(session: &mut Session) -> Result<(), NodeError> {
     let line = String::from_utf8_lossy(&line).into_owned();
     match line.split_once(' ') {
         _ if line == "fine" => {}
-        Some(("refused", why)) => return Err(refused(why, &[])),
+        Some(("refused", why)) => return Err(refused(why, &[], &session.values)),
         _ => return Err(NodeError::Garbled("the answer about units")),
     }
     match session.line()?.as_slice() {
@@ -301,6 +348,7 @@ fn report(
     const GARBLED: NodeError = NodeError::Garbled("a line about the change");
     let mut end = None;
     let mut stuck = None;
+    let mut elsewhere = String::new();
     loop {
         let line = match session.line() {
             Ok(line) => line,
@@ -327,30 +375,35 @@ fn report(
                 outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?);
             }
             "refused" => {
-                let error = refused(rest, &session.said());
+                let error = refused(rest, &session.said(), &session.values);
                 end = Some(match stuck.take() {
                     Some(path) => End::Stuck(path),
                     None => End::Refused(error),
                 });
             }
-            "bad" => outcome.bad = Some(Bad { what: bad(work, rest).ok_or(GARBLED)?, said: Vec::new() }),
+            "bad" => {
+                elsewhere = where_it_is(work, rest);
+                let what = bad(work, &session.values, rest).ok_or(GARBLED)?;
+                outcome.bad = Some(Bad { what, said: Vec::new() });
+            }
             "output" => {
-                let said = output(session)?;
+                let said = output(session, &elsewhere)?;
                 if let Some(bad) = outcome.bad.as_mut() {
                     bad.said.extend(said);
                 }
             }
             "still" | "again" => {
                 let rest = rest.strip_prefix("program").map_or(rest.to_owned(), |number| format!("program{number} 1"));
-                outcome.still.push(Bad { what: bad(work, &rest).ok_or(GARBLED)?, said: Vec::new() });
+                outcome.still.push(Bad { what: bad(work, &session.values, &rest).ok_or(GARBLED)?, said: Vec::new() });
             }
-            "stuck" => stuck = text::lines(rest).pop(),
+            "left" => outcome.left.push(session.values.word(rest)),
+            "stuck" => stuck = Some(session.values.word(rest)),
             "end" => {
                 end = Some(match rest {
                     "done" => End::Done,
                     "kept" => End::Kept,
                     "rolled-back" => End::RolledBack,
-                    "stuck" => End::Stuck(stuck.take().unwrap_or_default()),
+                    "stuck" => End::Stuck(stuck.take().ok_or(GARBLED)?),
                     _ => return Err(GARBLED),
                 });
             }
@@ -360,14 +413,16 @@ fn report(
 }
 
 /// Base64 up to the line `,`, as lines for people.
-fn output(session: &mut Session) -> Result<Vec<String>, NodeError> {
+fn output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
     let mut encoded = Zeroizing::new(Vec::new());
     loop {
         let line = session.line()?;
         if line.as_slice() == b"," {
-            let bytes = text::from_base64(&encoded).unwrap_or_default();
-            let said = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-            return Ok(session.fit(text::lines(&said)));
+            // A line tells that nothing is known: what cannot be read is not nothing.
+            return Ok(match text::from_base64(&encoded) {
+                Some(said) => session.values.lines(&said, elsewhere),
+                None => vec![format!("(what it said did not arrive as it was sent{elsewhere})")],
+            });
         }
         encoded.extend_from_slice(&line);
     }
@@ -378,8 +433,22 @@ fn unit_name(work: &Work<'_>, name: &str) -> Option<String> {
     work.units.iter().find(|unit| unit.name == name).map(|unit| unit.name.clone())
 }
 
+/// How a person can read what is not shown here.
+fn where_it_is(work: &Work<'_>, bad: &str) -> String {
+    let mut words = bad.split(' ');
+    match (words.next(), words.next().and_then(|name| unit_name(work, name))) {
+        (Some("program" | "check"), _) => ": run it by hand on the node".to_owned(),
+        (_, Some(unit)) => format!(": `journalctl -u {unit}` on the node shows it"),
+        (_, None) => String::new(),
+    }
+}
+
+/// States of a unit (systemctl(1), `ActiveState`): no value.
+const STATES: [&str; 8] =
+    ["active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance", "refreshing"];
+
 /// What is not well, in words.
-fn bad(work: &Work<'_>, what: &str) -> Option<String> {
+fn bad(work: &Work<'_>, values: &Values, what: &str) -> Option<String> {
     let words: Vec<&str> = what.split(' ').collect();
     Some(match words.as_slice() {
         ["restart", unit] => format!("{} could not be restarted", unit_name(work, unit)?),
@@ -387,13 +456,18 @@ fn bad(work: &Work<'_>, what: &str) -> Option<String> {
         ["reload", unit] => format!("{} could not be reloaded", unit_name(work, unit)?),
         ["state", unit, "unknown", _] => format!("nothing is known of {} after the change", unit_name(work, unit)?),
         ["state", unit, active, sub] => {
-            let (unit, state) = (unit_name(work, unit)?, text::lines(active).pop()?);
-            match text::lines(sub).pop().filter(|sub| *sub != state) {
-                Some(sub) => format!("{unit} is {state} ({sub}) after the change"),
-                None => format!("{unit} is {state} after the change"),
+            let unit = unit_name(work, unit)?;
+            match (STATES.contains(active), sub == active || STATES.contains(sub)) {
+                (true, true) => format!("{unit} is {active} after the change"),
+                (true, false) => format!("{unit} is {active} ({}) after the change", values.word(sub)),
+                (false, _) => format!("{unit} is {} after the change", values.word(active)),
             }
         }
         ["again", unit] => format!("{} ended after the change, and was started again", unit_name(work, unit)?),
+        ["mark"] => "/var/lib/deaddrop/done, which says that the new files stay, cannot be written".to_owned(),
+        ["program", number, "hung"] => {
+            format!("`{}` of `run_after` did not end within 900 s", program(&work.programs, number)?)
+        }
         ["program", number, status] => {
             let (program, status) = (program(&work.programs, number)?, status.parse::<u32>().ok()?);
             format!("`{program}` of `run_after` ended with status {status}")
@@ -418,13 +492,13 @@ fn program(programs: &[Vec<String>], number: &str) -> Option<String> {
 
 /// A program's name; its arguments are nobody's business.
 fn shown_program(argv: &[String]) -> String {
-    argv.first().and_then(|name| text::lines(name).pop()).unwrap_or_default()
+    argv.first().and_then(|name| crate::image::text::shown_text(name)).unwrap_or_default()
 }
 
 /// Why nothing was changed.
-fn refused(why: &str, said: &[String]) -> NodeError {
+fn refused(why: &str, said: &[String], values: &Values) -> NodeError {
     let (word, rest) = why.split_once(' ').unwrap_or((why, ""));
-    let path = walk::shown(rest);
+    let path = values.word(rest);
     let because = if said.is_empty() { String::new() } else { format!(":\n{}", said.join("\n")) };
     match word {
         "locked" => protocol::locked(),
@@ -446,7 +520,7 @@ fn refused(why: &str, said: &[String]) -> NodeError {
                 .split(' ')
                 .filter_map(|unit| {
                     let (name, state) = unit.split_once('=')?;
-                    let (name, state) = (text::lines(name).pop()?, text::lines(state).pop()?);
+                    let (name, state) = (values.word(name), values.word(state));
                     Some(match state.as_str() {
                         "not-found" => format!("there is no unit {name}"),
                         _ => format!("the unit {name} is {state}"),
@@ -469,6 +543,14 @@ fn refused(why: &str, said: &[String]) -> NodeError {
         "write" | "commit" | "label" => {
             NodeError::refused(format!("{path} cannot be written{because}"), "is the file system full, or read-only?")
         }
+        "modes" => NodeError::refused(
+            format!("a file that is made in {path} does not get the mode that it is made with{because}"),
+            "a default ACL, and no `setfacl` on the node to leave it out? a file system without modes (vfat) cannot hold secrets",
+        ),
+        "sync" => NodeError::refused(
+            format!("{path} cannot be brought to the disk{because}"),
+            "look at the node's disk: `dmesg` says what is wrong with it",
+        ),
         "link" => NodeError::refused(
             format!("the old {path} cannot be kept under a second name{because}"),
             "the file system must know hard links, and the file must not be immutable",
@@ -547,9 +629,21 @@ mod tests {
             ("restart other.service", None),
             ("nonsense", None),
         ] {
-            assert_eq!(bad(&work, said).as_deref(), want, "{said}");
+            assert_eq!(bad(&work, &Values::default(), said).as_deref(), want, "{said}");
         }
-        let error = refused("unit a.service=not-found b.service=masked", &[]);
+        // A value in the place of one of these.
+        let values = Values::of_password(Some(&Secret::new(b"hunter2".to_vec())));
+        let left_out = "(a line that holds a value is not shown)";
+        for (said, want) in [
+            ("state k3s.service hunter2 hunter2", format!("k3s.service is {left_out} after the change")),
+            ("state k3s.service failed xhunter2", format!("k3s.service is failed ({left_out}) after the change")),
+        ] {
+            assert_eq!(bad(&work, &values, said), Some(want));
+        }
+        for said in ["changed /etc/hunter2", "unit a.service=hunter2", "unit hunter2=masked", "write /x hunter2"] {
+            assert!(!refused(said, &[], &values).to_string().contains("hunter2"), "{said}");
+        }
+        let error = refused("unit a.service=not-found b.service=masked", &[], &Values::default());
         assert_eq!(error.to_string(), "there is no unit a.service, the unit b.service is masked");
     }
 }

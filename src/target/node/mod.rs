@@ -1,14 +1,16 @@
 //! A running node: over the system's ssh, or this machine itself. One session a run.
 //!
-//! The node runs two small programs for a POSIX shell, `survey.sh` and `apply.sh` with `units.sh`, which deaddrop sends it; nothing is installed
-//! there. What stands where is told by the first in one answer (a second one where symbolic links lead elsewhere), and judged here,
+//! The node runs two small programs for a POSIX shell, `survey.sh` and `apply.sh` (with `lock.sh`, `recover.sh` and `units.sh`), which deaddrop sends
+//! it; nothing is installed there. What stands where is told by the first in one answer (a second one where symbolic links lead elsewhere), and judged here,
 //! by the rules that hold for images ([`super::survey`]). The second puts everything in place, all of it or none.
 //!
 //! Called by `rotate`, and by `plan` and `verify` as a [`Target`]. Knows nothing of manifests' hosts and of sources.
 
 mod apply;
 mod error;
+mod keys;
 mod login;
+mod output;
 mod protocol;
 mod terminal;
 mod text;
@@ -19,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 pub use apply::{Action, Bad, End, Outcome, Phase, Unit, Work};
 pub use error::NodeError;
+pub use output::{Composed, RunFile};
 pub use protocol::Recovery;
 pub use transport::Login;
 
@@ -33,7 +36,9 @@ use tree::NodeTree;
 /// What tells what stands there.
 const SURVEY: &str = include_str!("survey.sh");
 /// What changes it.
-const APPLY: &str = include_str!("apply.sh");
+const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), include_str!("recover.sh"));
+/// What makes and judges keys.
+const GENERATE: &str = include_str!("generate.sh");
 /// What tells the units.
 const UNITS: &str = include_str!("units.sh");
 
@@ -55,6 +60,8 @@ pub struct NodeTarget<'w> {
     on_contact: &'w (dyn Fn() + Sync),
     greeted: bool,
     loaded: bool,
+    /// The program for keys was sent.
+    makes_keys: bool,
     unfinished: bool,
 }
 
@@ -66,7 +73,16 @@ impl<'w> NodeTarget<'w> {
     pub fn open(login: Login, on_contact: &'w (dyn Fn() + Sync)) -> Result<Self, NodeError> {
         let session = Session::start(&login, &text::without_comments(SURVEY))?;
         let tree = NodeTree::default();
-        Ok(Self { session, login, tree, on_contact, greeted: false, loaded: false, unfinished: false })
+        Ok(Self {
+            session,
+            login,
+            tree,
+            on_contact,
+            greeted: false,
+            loaded: false,
+            makes_keys: false,
+            unfinished: false,
+        })
     }
 
     /// True when the last survey has found an interrupted run.
@@ -80,6 +96,40 @@ impl<'w> NodeTarget<'w> {
     /// # Errors
     /// The node cannot be entered or read; the inner error is that of a path's rules.
     pub fn look(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, ImageError>, NodeError> {
+        let mut able = keys::Able::ALL;
+        // The second time with the contents of keys that the node cannot judge.
+        for _ in 0..2 {
+            let asked = keys::without_keys(wanted, able);
+            let mut survey = match self.look_at(&asked)? {
+                Ok(survey) if wanted.iter().any(|want| want.key.is_some()) => survey,
+                other => return Ok(other),
+            };
+            able = self.judge_keys(wanted, &mut survey, able)?;
+            if !keys::is_unread(&asked, wanted, &survey, able) {
+                return Ok(Ok(survey));
+            }
+        }
+        Err(NodeError::Garbled("the answer about keys"))
+    }
+
+    /// Has the node judge the keys that stand; what it can make and judge.
+    fn judge_keys(
+        &mut self,
+        wanted: &[Wanted],
+        survey: &mut Survey,
+        able: keys::Able,
+    ) -> Result<keys::Able, NodeError> {
+        let script = if self.makes_keys { "" } else { GENERATE };
+        self.send_program(&format!("{script}judge\n"));
+        self.makes_keys = true;
+        let (question, asked) = keys::question(&self.tree, wanted, survey, able);
+        self.session.queue(question.as_bytes());
+        self.session.expect(keys::longest_answer(&asked), self.login.silence);
+        keys::judged(&mut self.session, wanted, survey, &asked)
+    }
+
+    /// What stands at each wanted path, keys as any other file.
+    fn look_at(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, ImageError>, NodeError> {
         for _ in 0..MOST_TRIES {
             self.tree.forget();
             self.first_questions(wanted);
@@ -163,21 +213,26 @@ impl<'w> NodeTarget<'w> {
     /// Sends the program that changes things, once.
     fn load(&mut self) {
         if !self.loaded {
-            let script = text::without_comments(&format!("{APPLY}{UNITS}"));
-            let lines = script.matches('\n').count();
-            self.session.queue(format!("load {} {lines}\n{script}", script.len()).as_bytes());
+            self.send_program(&format!("{APPLY}{UNITS}"));
             self.loaded = true;
         }
     }
 
+    /// Sends a part of the program, which is run once it is there.
+    fn send_program(&mut self, script: &str) {
+        let script = text::without_comments(script);
+        let lines = script.matches('\n').count();
+        self.session.queue(format!("load {} {lines}\n{script}", script.len()).as_bytes());
+    }
+
     /// Takes back what an interrupted run began, or brings it to its end if it had only to clear up; `None` when there was nothing
-    /// to do.
+    /// to do. With `forget`, names in directories that are not there are given up.
     ///
     /// # Errors
-    /// Another run is at work; a file cannot be put back.
-    pub fn recover(&mut self) -> Result<Option<Recovery>, NodeError> {
+    /// Another run is at work; a file cannot be put back; a directory is not there.
+    pub fn recover(&mut self, forget: bool) -> Result<Option<Recovery>, NodeError> {
         self.load();
-        self.session.queue(b"recover\n");
+        self.session.queue(if forget { &b"recover forget\n"[..] } else { b"recover\n" });
         self.session.expect_change(LONGEST_RECOVERY, RECOVERY, 0);
         protocol::recovered(&mut self.session)
     }
@@ -271,7 +326,7 @@ mod tests {
         function told(  i) {
             for (i = 0; i < n; i++) if (to[i] != "") print "l " i " " to[i]
             print "="
-            for (i = 0; i < n; i++) print (to[i] != "" ? "a1ff 0 0 9 1 1 1 1" : size[i] != "" ? "8100 0 0 " size[i] " 1 1 1 1" : "41ed 0 0 9 2 1 1 1")
+            for (i = 0; i < n; i++) print (to[i] != "" ? "a1ff 0 0 9 1 1 1 1 1" : size[i] != "" ? "8100 0 0 " size[i] " 1 1 1 1 1" : "41ed 0 0 9 2 1 1 1 1")
             print ","
             n = 0
         }
@@ -287,8 +342,12 @@ mod tests {
 
     /// So many secrets, `place` saying where.
     fn wanted(count: usize, place: impl Fn(usize) -> String) -> Vec<Wanted> {
-        let one =
-            |number| Wanted { path: TargetPath::parse(&place(number)).unwrap(), read_limit: 100, is_password: false };
+        let one = |number| Wanted {
+            path: TargetPath::parse(&place(number)).unwrap(),
+            read_limit: 100,
+            is_password: false,
+            key: None,
+        };
         (0..count).map(one).collect()
     }
 
@@ -315,6 +374,7 @@ mod tests {
             greeted: false,
             loaded: false,
             unfinished: false,
+            makes_keys: false,
         };
         node.look(wanted).unwrap()
     }

@@ -6,7 +6,8 @@
 //! …                                 l NUMBER TARGET       a symbolic link
 //! .               the end           x NUMBER              one whose target holds a line end
 //!                                   =
-//!                                   MODE UID GID SIZE LINKS DEV INO CTIME   of each path that stands, in order; MODE in hexadecimal
+//!                                   MODE UID GID SIZE LINKS DEV INO MTIME CTIME   of each path that stands, in order; MODE in hexadecimal
+//!                                   u NUMBER              of those that stand, one whose content is not read: a link leads there
 //!                                   +                     if contents follow: of the regular files of at most LIMIT bytes, one after
 //!                                   BASE64                another, in order
 //!                                   ,                     the end of the hundred
@@ -16,6 +17,7 @@
 //! …
 //! .
 //! recover                        -> left PATH             a line a file that is neither the run's old nor its new one
+//! or recover forget                 gave-up PATH          a line a name in a directory that is not there (only with `forget`)
 //!                                   recovered HOW, HOW being back, finished or nothing; or refused WHY
 //!                                   .
 //! ```
@@ -39,6 +41,8 @@ const ABOUT_A_PATH: usize = 8 << 10;
 
 /// The most bytes of links in one answer: the declared paths could all be links.
 const MOST_LINKS: usize = 4 << 20;
+/// The longest line about a path, in bytes.
+const MOST_STAT: usize = 200;
 /// The most files of an interrupted run that are told by name: a manifest has as many secrets.
 const MOST_LEFT: usize = 10_000;
 
@@ -77,8 +81,8 @@ pub(super) fn abilities(session: &mut Session, login: &Login) -> Result<(), Node
         let line = String::from_utf8_lossy(&line);
         match line.split_once(' ') {
             _ if *line == *"." => break,
-            Some(("lacks", program)) => lacks.extend(text::lines(program)),
-            Some(("user", name)) => user = text::lines(name).pop(),
+            Some(("lacks", program)) => lacks.push(session.values.word(program)),
+            Some(("user", name)) => user = Some(session.values.word(name)),
             _ => return Err(NodeError::Garbled("its first answer")),
         }
     }
@@ -191,9 +195,13 @@ fn one_batch(
     let mut contents: Vec<(usize, usize)> = Vec::new();
     let standing: Vec<usize> = (0..batch.len()).filter(|index| !missing[*index]).collect();
     let mut stats = Vec::with_capacity(standing.len());
+    let mut unread = vec![false; standing.len()];
     let mut line = session.line()?;
     while line.as_slice() != b"," && line.as_slice() != b"+" {
-        if !line.is_empty() {
+        if let Some(number) = line.strip_prefix(b"u ") {
+            let number: usize = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).ok_or(GARBLED)?;
+            *unread.get_mut(number).ok_or(GARBLED)? = true;
+        } else if !line.is_empty() {
             stats.push(stat(&line).ok_or(GARBLED)?);
         }
         if stats.len() > standing.len() {
@@ -204,7 +212,9 @@ fn one_batch(
     let has_contents = line.as_slice() == b"+";
     let whole = stats.len() == standing.len();
     let mut stats = stats.into_iter();
+    let mut unread = unread.into_iter();
     for (index, (path, limit)) in batch.iter().enumerate() {
+        let is_read = missing[index] || !unread.next().unwrap_or_default();
         let known = match missing[index] {
             true => None,
             false => stats.next().map(|(stat, state)| Known {
@@ -216,6 +226,7 @@ fn one_batch(
         };
         if let (Some(known), Some(limit)) = (&known, limit)
             && known.stat.kind == Kind::File
+            && is_read
             && (1..=*limit).contains(&known.stat.size)
         {
             contents.push((answers.len(), usize::try_from(known.stat.size).map_err(|_| GARBLED)?));
@@ -259,11 +270,12 @@ fn decoded(session: &mut Session, want: usize) -> Result<Zeroizing<Vec<u8>>, Nod
     }
 }
 
-/// One line of `stat -c '%f %u %g %s %h %d %i %Z'`.
+/// One line of `stat -c '%f %u %g %s %h %d %i %Y %Z'`.
 fn stat(line: &[u8]) -> Option<(Stat, String)> {
-    let line = std::str::from_utf8(line).ok()?;
+    // Nine numbers of 64 bits: a part of it is kept as it is.
+    let line = std::str::from_utf8(line).ok().filter(|line| line.len() <= MOST_STAT)?;
     let fields: Vec<&str> = line.split(' ').collect();
-    let [mode, uid, gid, size, links, device, inode, changed] = fields.as_slice() else { return None };
+    let [mode, uid, gid, size, links, device, inode, modified, changed] = fields.as_slice() else { return None };
     let mode = u32::from_str_radix(mode, 16).ok()?;
     // inode(7), S_IFMT.
     let kind = match mode & 0o170_000 {
@@ -277,13 +289,12 @@ fn stat(line: &[u8]) -> Option<(Stat, String)> {
         _ => return None,
     };
     let (uid, gid, size, links) = (uid.parse().ok()?, gid.parse().ok()?, size.parse().ok()?, links.parse().ok()?);
-    if [device, inode].iter().any(|number| number.parse::<u64>().is_err()) || changed.parse::<i64>().is_err() {
+    if device.parse::<u64>().is_err() || changed.parse::<i64>().is_err() {
         return None;
     }
-    let state = format!("{device}:{inode}:{size}:{changed}");
-    // The time of the last change of its content is not asked for.
-    let inode = inode.parse().ok()?;
-    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links, inode, modified: 0 }, state))
+    let state = format!("{device}:{inode}:{size}:{modified}:{changed}");
+    let (inode, modified) = (inode.parse().ok()?, modified.parse().ok()?);
+    Some((Stat { kind, mode: mode & 0o7777, uid, gid, size, links, inode, modified }, state))
 }
 
 /// What was done about an interrupted run.
@@ -293,27 +304,41 @@ pub struct Recovery {
     pub taken_back: bool,
     /// Files that were neither, and were left alone.
     pub left: Vec<String>,
+    /// Names in directories that were not there, and that nobody looks after any more.
+    pub given_up: Vec<String>,
 }
 
 /// The answer to `recover`; `None` when there was nothing to be done.
 pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeError> {
-    let mut left = Vec::new();
+    let (mut left, mut given_up) = (Vec::new(), Vec::new());
     let line = loop {
         let line = session.line()?;
         let line = String::from_utf8_lossy(&line).into_owned();
-        match line.strip_prefix("left ") {
-            Some(_) if left.len() >= MOST_LEFT => return Err(NodeError::Garbled("the answer to `recover`")),
-            Some(path) => left.extend(text::lines(path)),
-            None => break line,
+        match line.split_once(' ') {
+            Some(("left" | "gave-up", _)) if left.len().saturating_add(given_up.len()) >= MOST_LEFT => {
+                return Err(NodeError::Garbled("the answer to `recover`"));
+            }
+            Some(("left", path)) => left.push(session.values.word(path)),
+            Some(("gave-up", path)) => given_up.push(session.values.word(path)),
+            _ => break line,
         }
     };
     match (session.line()?.as_slice(), line.as_str()) {
         (b".", "recovered nothing") => Ok(None),
-        (b".", "recovered back") => Ok(Some(Recovery { taken_back: true, left })),
-        (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left })),
+        (b".", "recovered back") => Ok(Some(Recovery { taken_back: true, left, given_up })),
+        (b".", "recovered finished") => Ok(Some(Recovery { taken_back: false, left, given_up })),
         (b".", "refused locked") => Err(locked()),
+        (b".", refused) if refused.starts_with("refused missing ") => {
+            let directory = session.values.word(refused.trim_start_matches("refused missing "));
+            Err(NodeError::refused(
+                format!(
+                    "an interrupted run cannot be taken back: {directory} is not there, or is another directory than then"
+                ),
+                "mount what was there and run it again; or give up the files in it, and finish the others: --forget-list",
+            ))
+        }
         (b".", refused) if refused.starts_with("refused stuck ") => {
-            let path = text::lines(refused.trim_start_matches("refused stuck ")).pop().unwrap_or_default();
+            let path = session.values.word(refused.trim_start_matches("refused stuck "));
             Err(NodeError::refused(
                 format!("an interrupted run cannot be taken back: {path} cannot be put back"),
                 "look at the file system there; /var/lib/deaddrop/list says what the run was about",
@@ -336,17 +361,18 @@ mod tests {
 
     #[test]
     fn a_line_of_stat_is_read_and_anything_else_is_not() {
-        let (found, state) = stat(b"8100 0 5 40 1 2049 77 1700000000").unwrap();
+        let (found, state) = stat(b"8100 0 5 40 1 2049 77 1690000000 1700000000").unwrap();
         assert_eq!((found.kind, found.mode, found.uid, found.gid), (Kind::File, 0o400, 0, 5));
-        assert_eq!((found.size, found.links, state.as_str()), (40, 1, "2049:77:40:1700000000"));
-        assert_eq!(stat(b"a1ff 0 0 7 1 1 1 1").unwrap().0.kind, Kind::Symlink);
+        assert_eq!((found.size, found.links, state.as_str()), (40, 1, "2049:77:40:1690000000:1700000000"));
+        assert_eq!(stat(b"a1ff 0 0 7 1 1 1 1 1").unwrap().0.kind, Kind::Symlink);
         for line in [
             "",
             "8100 0 0 1 1 1 1",
-            "8100 0 0 1 1 1 1 1 1",
-            "8100 -1 0 1 1 1 1 1",
-            "g 0 0 1 1 1 1 1",
-            "0 0 0 1 1 1 1 1",
+            &format!("8100 0 0 1 1 1 {:0>200} 1 1", 1),
+            "8100 0 0 1 1 1 1 1 1 1",
+            "8100 -1 0 1 1 1 1 1 1",
+            "g 0 0 1 1 1 1 1 1",
+            "0 0 0 1 1 1 1 1 1",
         ] {
             assert!(stat(line.as_bytes()).is_none(), "{line}");
         }
@@ -373,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_node_that_answers_anything_at_all_is_an_error_or_an_answer() {
-        const GOOD: [&str; 7] = ["=", "8100 0 0 3 1 1 1 1", "41ed 0 0 9 2 1 1 1", "+", "YWJj", ",", "."];
+        const GOOD: [&str; 7] = ["=", "8100 0 0 3 1 1 1 1 1", "41ed 0 0 9 2 1 1 1 1", "+", "YWJj", ",", "."];
         const WORDS: [&str; 22] = [
             "m 0",
             "m 1",
@@ -388,15 +414,15 @@ mod tests {
             "+",
             ".",
             "",
-            "8100 0 0 3 1 1 1 1",
-            "8100 0 0 18446744073709551615 1 1 1 1",
-            "a1ff 0 0 9 2 1 1 1",
+            "8100 0 0 3 1 1 1 1 1",
+            "8100 0 0 18446744073709551615 1 1 1 1 1",
+            "a1ff 0 0 9 2 1 1 1 1",
             "YWJj",
             "YWJ",
             "\u{1b}[2J",
             "unfinished",
             "é",
-            "8100 0 0 100 1 1 1 1",
+            "8100 0 0 100 1 1 1 1 1",
         ];
         let asked = [("/etc/x".to_owned(), Some(100)), ("/etc".to_owned(), None)];
         // A simple generator, so that a failure can be repeated.
@@ -423,6 +449,35 @@ mod tests {
             answered += usize::from(answer(&mut session, &asked).is_ok());
         }
         assert!((1..60).contains(&answered), "{answered} are answers");
+    }
+
+    #[test]
+    fn what_was_done_about_an_interrupted_run_is_told_with_its_names() {
+        let recovery = |taken_back, left: &[&str], given_up: &[&str]| {
+            let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Some(Recovery { taken_back, left: names(left), given_up: names(given_up) })
+        };
+        for (said, want) in [
+            ("recovered nothing", Ok(None)),
+            ("recovered finished", Ok(recovery(false, &[], &[]))),
+            ("left /a b\ngave-up /c\nrecovered back", Ok(recovery(true, &["/a b"], &["/c"]))),
+            ("refused locked", Err("another deaddrop is at work there")),
+            (
+                "refused missing /srv/x",
+                Err("an interrupted run cannot be taken back: /srv/x is not there, or is another directory than then"),
+            ),
+            ("refused stuck /x", Err("an interrupted run cannot be taken back: /x cannot be put back")),
+            ("gave-up", Err("it does not answer as deaddrop's program does")),
+        ] {
+            let mut session = hostile(format!("{said}\n.\n").as_bytes(), Duration::from_secs(60));
+            session.expect(1000, Duration::from_secs(60));
+            match (recovered(&mut session), want) {
+                (Ok(found), Ok(want)) => assert_eq!(found, want, "{said}"),
+                (Err(NodeError::Garbled(_)), Err(want)) => assert!(want.starts_with("it does not answer"), "{said}"),
+                (Err(error), Err(want)) => assert_eq!(error.to_string(), want, "{said}"),
+                (found, _) => panic!("{said}: {found:?}"),
+            }
+        }
     }
 
     #[test]

@@ -3,47 +3,202 @@
 # Read by src/target/node/protocol.rs, which describes what is said here; comments and indentation are not sent.
 # $nonce is set before this: what the login shell said meanwhile does not hold it.
 
+# Of the login's environment five variables stay. What else is exported could have the name of a variable of this script, whose value
+# every program would get then. "$1" and "$2" cannot be exported.
+set +a
+set -f
+set -- "$nonce" "${PATH-}" "${LC_ALL+x}" "${LC_ALL-}"
+PATH=/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+IFS='
+'
+for entry in $(env); do
+  entry=${entry%%=*}
+  case $entry in
+    # A function that bash was given.
+    BASH_FUNC_*[!A-Za-z0-9_]*)
+      entry=${entry#BASH_FUNC_}
+      entry=${entry%%[!A-Za-z0-9_]*}
+      [ -z "$entry" ] || command unset -f "$entry" 2>/dev/null || :
+      ;;
+    PATH | HOME | LANG | LC_ALL | TZ | PWD | OLDPWD | SHLVL | _ | '' | [0-9]* | *[!A-Za-z0-9_]*) ;;
+    # One that cannot be unset is the shell's own.
+    *) command unset "$entry" 2>/dev/null || : ;;
+  esac
+done
+nonce=$1 login_path=$2 had_locale=$3 locale=$4
 LC_ALL=C
 export LC_ALL
-PATH=${PATH:+$PATH:}/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export PATH
-set -f
 IFS=' '
 nl='
 '
 state=/var/lib/deaddrop
+foreign=0
 
 say() {
   printf '%s\n' "$*"
 }
 
+# True for a directory in which, and on the way to which, nobody but root can put anything. $place gets its physical path.
+is_roots() {
+  place=$(cd -P "$1" 2>/dev/null && pwd) || return 1
+  set --
+  rest=$place
+  while [ "$rest" ]; do
+    set -- "$@" "$rest"
+    rest=${rest%/*}
+  done
+  # Where a directory is sticky, what is root's in it stays.
+  sticky=no
+  for mode in $(stat -c %u:%a -- "$@" / 2>/dev/null | tr '\n' ' '); do
+    case $sticky,$mode in
+      no,0:*[2367] | no,0:*[2367]? | yes,0:*[2367] | yes,0:*[2367]?)
+        case $sticky,$mode in
+          yes,0:[1357]???) ;;
+          *) return 1 ;;
+        esac
+        ;;
+      *,0:*) ;;
+      *) return 1 ;;
+    esac
+    sticky=yes
+  done
+  [ "$sticky" = yes ]
+}
+
+# What of the login's PATH only root can change comes after the system's directories.
+keep_path() {
+  IFS=:
+  set -- $login_path
+  IFS=' '
+  for part; do
+    case $part,:$PATH: in
+      *,*":$part:"*) ;;
+      /*) is_roots "$part" && PATH=$PATH:$place ;;
+    esac
+  done
+}
+
+# Enters a directory without following a link on the way: from then on it is this one that is worked in.
+enter() {
+  cd -P "$1" 2>/dev/null && [ "$PWD" = "$1" ]
+}
+
+stands() {
+  [ -e "$1" ] || [ -L "$1" ]
+}
+
+# Notes a directory that somebody else than root may write to: $1 its path, $2 its mode in hexadecimal and its owner.
+note_foreign() {
+  case $2 in
+    *[13579bdf]?\ 0 | *[2367abef]\ 0) ;;
+    *\ 0) return ;;
+  esac
+  ! is_foreign "$1" || return 0
+  foreign=$((foreign + 1))
+  eval "foreign_$foreign=\$1"
+}
+
+# True for a path below such a directory.
+is_foreign() {
+  level=$foreign
+  while [ "$level" -gt 0 ]; do
+    eval "place=\$foreign_$level"
+    case $1/ in
+      "${place%/}"/*) return 0 ;;
+    esac
+    level=$((level - 1))
+  done
+  return 1
+}
+
+# Writes what is in the regular file $2 to standard output. $1 is its DEV:INO. Where somebody else than root could put a link, a FIFO
+# or a device in its place, it is opened so that none of them counts.
+contents() {
+  if ! is_foreign "$2"; then
+    cat -- "$2"
+  elif [ "$careful_dd" ]; then
+    (enter "${2%/*}" && dd "if=./${2##*/}" iflag=nofollow,nonblock bs=65536)
+  else
+    (enter "${2%/*}" && contents_watched "$1" "./${2##*/}")
+  fi 2>/dev/null
+}
+
+# Where dd knows no flags: a child opens it, and is ended if that takes long; nothing is read of what was not looked at.
+contents_watched() {
+  [ -f "$2" ] && [ ! -L "$2" ] || return
+  {
+    exec 7<"$2" && [ "$(stat -L -c %d:%i /proc/self/fd/7)" = "$1" ] && cat <&7
+  } &
+  tries=0
+  until [ -e "/proc/$!/fd/7" ] || ! kill -0 "$!" || [ "$tries" -ge 20 ]; do
+    tries=$((tries + 1))
+    sleep 0.1 || sleep 1
+  done
+  [ -e "/proc/$!/fd/7" ] || kill -9 "$!"
+  wait "$!"
+}
+
 # Says what stands at each of "$@", and what is in those regular files that are no longer than their entry of $limits says.
-# Each stands; one that does not any more gets no line, and the other side sees that one is missing.
+# Each stands; one that does not any more gets no line, and the other side sees that one is missing. Through a link that others could
+# have laid nothing is read: `u` says so.
 tell() {
   count=$#
-  known=$(stat -c '%f %u %g %s %h %d %i %Z' -- "$@" 2>/dev/null)$nl
+  known=$(stat -c '%f %u %g %s %h %d %i %Y %Z' -- "$@" 2>/dev/null)$nl
   printf '%s' "$known"
+  guarded=
+  files=
+  number=0
   for path in "$@"; do
     line=${known%%"$nl"*}
     known=${known#*"$nl"}
     limit=${limits%% *}
     limits=${limits#* }
     case $limit,$line in
+      *,4???\ *)
+        line=${line% * * * * * * *}
+        note_foreign "$path" "$line"
+        ;;
       -,*) ;;
       *,8???\ *)
-        size=${line#* * * }
-        size=${size%% *}
+        rest=${line#* * * }
+        size=${rest%% *}
         if [ "$size" -gt 0 ] && [ "$size" -le "$limit" ]; then
-          set -- "$@" "$path"
+          rest=${rest#* * }
+          file=${rest%% *}
+          rest=${rest#* }
+          if ! is_foreign "$path"; then
+            set -- "$@" "$path"
+            files="$files$file:${rest%% *} "
+          elif (enter "${path%/*}"); then
+            set -- "$@" "$path"
+            files="$files$file:${rest%% *} "
+            guarded=yes
+          else
+            say "u $number"
+          fi
         fi
         ;;
     esac
+    number=$((number + 1))
   done
   shift "$count"
-  if [ $# -gt 0 ]; then
-    say +
+  [ $# -gt 0 ] || return 0
+  say +
+  if [ "$guarded" ]; then
+    tell_guarded "$@" | base64
+  else
     cat -- "$@" 2>/dev/null | base64
   fi
+}
+
+tell_guarded() {
+  careful_dd=
+  ! dd if=/dev/null iflag=nofollow,nonblock count=0 2>/dev/null || careful_dd=yes
+  for path; do
+    contents "${files%% *}" "$path"
+    files=${files#* }
+  done
 }
 
 # Answers a list of `LIMIT PATH` that ends with a dot, a hundred paths at a time: for each batch a line a path that is missing or
@@ -142,7 +297,8 @@ load() {
 }
 
 printf '\n%s\n' "$nonce hello"
-for program in stat cat base64 readlink; do
+keep_path
+for program in stat cat base64 readlink env; do
   command -v "$program" >/dev/null 2>&1 || say "lacks $program"
 done
 case $(command -v printf) in
@@ -159,7 +315,8 @@ while IFS= read -r line; do
       load ${line#load }
       eval "$script"
       ;;
-    recover) recover ;;
+    recover) recover '' ;;
+    recover\ forget) recover forget ;;
     check) check_units ;;
     apply) apply ;;
     *) exit 0 ;;

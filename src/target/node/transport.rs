@@ -23,10 +23,10 @@ use zeroize::Zeroizing;
 use super::error::NodeError;
 pub use super::login::Login;
 use super::login::{Records, command, shell};
+use super::output::Values;
 use super::terminal::Lent;
 use super::text;
 use crate::manifest::Become;
-use crate::secret::Secret;
 use crate::sys;
 
 /// The longest line of an answer, in bytes: a path has at most 4,095.
@@ -75,8 +75,8 @@ pub(super) struct Session {
     login: Login,
     /// What sudo records of this session, as far as it says so.
     records: Records,
-    /// What was sent and must not be shown, should it come back: the password, values.
-    hidden: Vec<Secret>,
+    /// What must not be shown, should the node say it: the password, values.
+    pub(super) values: Values,
     /// The current answer: since when it is waited for, until when, and whether a part of it has come.
     since: Instant,
     deadline: Instant,
@@ -157,7 +157,7 @@ impl Session {
             prompt,
             records: Records::default(),
             login: login.clone(),
-            hidden: login.password.iter().cloned().collect(),
+            values: Values::of_password(login.password.as_ref()),
             since,
             deadline: since + if asks { PERSON } else { login.silence },
             heard: false,
@@ -442,19 +442,10 @@ impl Session {
 
     /// What was said on standard error, for people; without sudo's prompt.
     pub(super) fn said(&self) -> Vec<String> {
-        let all = String::from_utf8_lossy(&self.said);
-        let prompt = self.prompt.as_deref();
-        self.fit(text::lines(&prompt.map_or(all.to_string(), |prompt| all.replace(prompt, ""))))
-    }
-
-    /// From here on these are not shown when the node says them.
-    pub(super) fn hide<'s>(&mut self, values: impl Iterator<Item = &'s Secret>) {
-        self.hidden.extend(values.cloned());
-    }
-
-    /// Lines of the node, less those that hold something hidden.
-    pub(super) fn fit(&self, lines: Vec<String>) -> Vec<String> {
-        text::without_values(lines, &self.hidden)
+        match &self.prompt {
+            None => self.values.lines(&self.said, ""),
+            Some(prompt) => self.values.lines(String::from_utf8_lossy(&self.said).replace(prompt, "").as_bytes(), ""),
+        }
     }
 
     /// What sudo there records of what goes over this session; known once it has greeted.
@@ -514,6 +505,28 @@ fn by_the_terminal(status: Option<ExitStatus>, said: &[String]) -> Option<Signal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn a_value_on_standard_error_is_not_shown() {
+        let login = Login {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: Some(Secret::new(b"hunter2".to_vec())),
+            interactive: false,
+            silence: Duration::from_secs(30),
+            hidden: Vec::new(),
+        };
+        let mut session = Session::start(&login, "echo \"$nonce hello\"; echo it is hunter2 >&2; echo so >&2").unwrap();
+        session.greet().unwrap();
+        match session.line() {
+            Err(NodeError::Ended { said }) => assert_eq!(said, ["(a line that holds a value is not shown)", "so"]),
+            other => panic!("{other:?}"),
+        }
+    }
 
     /// A session with a shell of this machine that runs this once it has greeted.
     fn session(script: &str) -> Session {

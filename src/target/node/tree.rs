@@ -39,7 +39,7 @@ const UNKNOWN: Stat =
 #[derive(Debug)]
 pub(super) struct Known {
     pub stat: Stat,
-    /// `DEV:INO:SIZE:CTIME`, by which a change is noticed.
+    /// `DEV:INO:SIZE:MTIME:CTIME`, by which a change is noticed.
     pub state: String,
     /// Where a link leads; `None` where that cannot be said on one line.
     pub link: Option<Vec<u8>>,

@@ -5,6 +5,9 @@
 # $program_1, …: a program and its arguments, quoted for this shell and then in base64.
 # $check_1, …: `SECONDS` and such a program, which must succeed within this time.
 
+# How long one of $program_1, … may run, in seconds.
+program_limit=900
+
 names_of_units() {
   names=
   number=0
@@ -61,11 +64,90 @@ check_units() {
   say .
 }
 
-# Runs a program of ours with nothing open but its output, which is kept for when it fails.
+# Runs a program of ours for at most $2 seconds, with nothing open but its output, which is kept for when it fails, and with the five
+# variables of the environment that stay. Returns its status; sets $hung where its time was over, and it was ended.
 run() {
+  hung=
+  limit=$2
   eval "set -- $(printf %s "$1" | base64 -d)"
-  cd / && LC_ALL='' "$@" </dev/null >|"$state/output" 2>&1 9<&-
+  set -- env -i "PATH=$PATH" ${HOME+"HOME=$HOME"} ${LANG+"LANG=$LANG"} ${had_locale:+"LC_ALL=$locale"} ${TZ+"TZ=$TZ"} "$@"
+  # A session of its own, by which all that it starts is known.
+  ! command -v setsid >/dev/null 2>&1 || set -- setsid "$@"
+  true >|"$state/output" || return 1
+  {
+    trap - HUP INT TERM PIPE
+    cd / && umask 022 && exec "$@"
+  } </dev/null >>"$state/output" 2>&1 9<&- &
+  child=$!
+  started=$(date +%s)
+  pause=0.02
+  while kill -0 "$child" 2>/dev/null; do
+    if [ $(($(date +%s) - started)) -gt "$limit" ]; then
+      hung=yes
+      end_program "$child"
+      break
+    fi
+    sleep "$pause" 2>/dev/null || sleep 1
+    case $pause in
+      0.02) pause=0.1 ;;
+      0.1) pause=0.3 ;;
+    esac
+  done
+  wait "$child" 2>/dev/null
 }
+
+# Ends a program and all that it has started: asked first, then not.
+end_program() {
+  find_started "$1"
+  kill $found 2>/dev/null
+  for pause in 0.1 0.3 1; do
+    sleep "$pause" 2>/dev/null || sleep 1
+    asked=$found
+    find_started "$1"
+    [ "$found" ] || return 0
+  done
+  for pause in 1 1 1; do
+    # What one has started when it was ended has another parent by now.
+    kill -9 $asked $found 2>/dev/null
+    asked=$found
+    find_started "$1"
+    [ "$found" ] || return 0
+    sleep "$pause"
+  done
+} 2>/dev/null
+
+# Sets $found to the processes of session $1, and those that descend from one of these or from process $1: proc(5), /proc/pid/stat.
+find_started() {
+  found=
+  tree=" $1 "
+  more=yes
+  set +f
+  while [ "$more" ]; do
+    more=
+    for process in /proc/[0-9]*; do
+      process=${process#/proc/}
+      case " $found" in
+        *" $process "*) continue ;;
+      esac
+      line=
+      IFS= read -r line <"/proc/$process/stat"
+      # Its name may hold anything but is followed by the last parenthesis.
+      line=${line##*\) }
+      parent=${line#* }
+      session=${parent#* * }
+      parent=${parent%% *} session=${session%% *}
+      case $line,$tree in
+        Z*) continue ;;
+        *,*" $parent "* | *,*" $process "*) ;;
+        *) [ "$session" = "$1" ] || continue ;;
+      esac
+      tree="$tree$process "
+      found="$found$process "
+      more=yes
+    done
+  done
+  set -f
+} 2>/dev/null
 
 # The end of what it said.
 show_output() {
@@ -108,10 +190,11 @@ run_programs() {
     number=$((number + 1))
     ran=$number
     eval "program=\$program_$number"
-    run "$program"
-    status=$?
-    [ "$status" = 0 ] || {
-      bad="program $number $status"
+    run "$program" "$program_limit"
+    code=$?
+    [ -z "$hung" ] || code=hung
+    [ "$code" = 0 ] || {
+      bad="program $number $code"
       return
     }
   done
@@ -200,31 +283,17 @@ run_checks() {
   while [ -z "$bad" ] && [ "$number" -lt "$checks" ]; do
     number=$((number + 1))
     eval "check=\$check_$number"
-    limit=${check%% *}
-    started=$(date +%s)
+    first=$(date +%s)
     # What is said when its time is over: it hung, if no try has ever come to an end.
     ended=hung
     while :; do
-      run "${check#* }" &
-      pid=$!
-      while kill -0 "$pid" 2>/dev/null; do
-        [ $(($(date +%s) - started)) -lt "$limit" ] || break
-        sleep 0.2 2>/dev/null || sleep 1
-      done
-      if kill -0 "$pid" 2>/dev/null; then
-        kill "$pid" 2>/dev/null
-        sleep 1
-        kill -9 "$pid" 2>/dev/null
-        wait "$pid" 2>/dev/null
+      remaining=$((${check%% *} - $(date +%s) + first))
+      if [ "$remaining" -le 0 ]; then
         bad="check $number $ended"
         break
       fi
-      wait "$pid" && break
-      ended=failed
-      if [ $(($(date +%s) - started)) -ge "$limit" ]; then
-        bad="check $number failed"
-        break
-      fi
+      run "${check#* }" "$remaining" && break
+      [ "$hung" ] || ended=failed
       sleep 1
     done
   done
@@ -253,7 +322,7 @@ tell_units() {
     number=$((number + 1))
     eval "acted_$number="
   done
-  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && return
+  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && return 0
   say "step restarting"
   act_on_units
   [ "$bad" ] || run_programs
@@ -273,13 +342,13 @@ tell_units() {
 roll_back() {
   say "step restoring"
   if ! take_back; then
+    say_each left "$left"
     say "stuck $stuck"
     say "end stuck"
     say .
     exit 1
   fi
-  sync_directories
-  why=$bad
+  say_each left "$left"
   number=0
   while [ "$number" -lt "$units" ]; do
     number=$((number + 1))
@@ -296,7 +365,7 @@ roll_back() {
   while [ "$number" -lt "$ran" ]; do
     number=$((number + 1))
     eval "program=\$program_$number"
-    run "$program" || say "again program $number"
+    run "$program" "$program_limit" || say "again program $number"
   done
   bad=
   look_at_units all
