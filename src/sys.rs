@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -16,6 +18,7 @@ use nix::libc;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::termios::Termios;
 use nix::sys::{mman, prctl, resource};
+use nix::unistd::Pid;
 
 /// Switches core dumps off for this process. Called first in `main`, before any value can be in memory.
 pub fn harden() {
@@ -87,6 +90,22 @@ const AFTER: u8 = 2;
 
 /// The signal that waits for the end of [`DURING`]; 0 when there is none.
 static WAITING: AtomicI32 = AtomicI32::new(0);
+
+/// SIGTERM has come during [`DURING`], whatever came after it.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// True once SIGTERM waits for the end of a change ([`SignalsWait`]): what can be cut off without harm is cut off.
+pub fn is_terminated() -> bool {
+    TERMINATED.load(Ordering::SeqCst)
+}
+
+/// Makes a program end when we do, however we end. The thread that starts it has to live as long as it does.
+pub fn ends_with_us(command: &mut Command) {
+    // SAFETY: prctl(2) with numbers only, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from));
+    }
+}
 
 /// The file that the signal handler removes; null when there is none.
 static DOOMED: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
@@ -182,6 +201,8 @@ static SILENT: AtomicPtr<Terminal> = AtomicPtr::new(ptr::null_mut());
 struct Terminal {
     fd: RawFd,
     before: libc::termios,
+    /// The process group that has it for the time being; 0 when it is ours.
+    lent: libc::pid_t,
 }
 
 /// While this lives, a signal that ends us gives a terminal its old settings first: else a person who gives up at a
@@ -193,7 +214,14 @@ impl TerminalOnSignal {
     /// one takes the first one's place.
     #[must_use]
     pub fn new(terminal: &impl AsRawFd, before: &Termios) -> Self {
-        let terminal = Box::new(Terminal { fd: terminal.as_raw_fd(), before: before.clone().into() });
+        Self::lent(terminal, before, Pid::from_raw(0))
+    }
+
+    /// The same of a terminal that a process group of ours has for the time being: it is ended, and the terminal is ours again.
+    #[must_use]
+    pub fn lent(terminal: &impl AsRawFd, before: &Termios, group: Pid) -> Self {
+        let (fd, lent) = (terminal.as_raw_fd(), group.as_raw());
+        let terminal = Box::new(Terminal { fd, before: before.clone().into(), lent });
         drop_terminal(SILENT.swap(Box::into_raw(terminal), Ordering::SeqCst));
         Self(())
     }
@@ -214,7 +242,12 @@ fn drop_terminal(terminal: *mut Terminal) {
 
 extern "C" fn on_ending_signal(number: c_int) {
     match STAGE.load(Ordering::SeqCst) {
-        DURING => WAITING.store(number, Ordering::SeqCst),
+        DURING => {
+            WAITING.store(number, Ordering::SeqCst);
+            if number == libc::SIGTERM {
+                TERMINATED.store(true, Ordering::SeqCst);
+            }
+        }
         // SAFETY: async-signal-safe.
         AFTER => drop(unsafe { libc::signal(number, libc::SIG_DFL) }),
         _ => end_by(number),
@@ -234,6 +267,18 @@ fn end_by(number: c_int) -> ! {
             libc::unlink(path);
         }
         if !terminal.is_null() {
+            let lent = (*terminal).lent;
+            if lent > 0 {
+                libc::kill(-lent, libc::SIGKILL);
+                // SIGTTOU waits in a handler of ours; else it would stop who is not in the foreground.
+                let mut stop = std::mem::zeroed();
+                libc::sigemptyset(&mut stop);
+                libc::sigaddset(&mut stop, libc::SIGTTOU);
+                libc::sigprocmask(libc::SIG_BLOCK, &stop, ptr::null_mut());
+                if libc::tcgetpgrp((*terminal).fd) == lent {
+                    libc::tcsetpgrp((*terminal).fd, libc::getpgrp());
+                }
+            }
             libc::tcsetattr((*terminal).fd, libc::TCSANOW, &raw const (*terminal).before);
         }
         // The default first, and the signal let through: a terminal that takes no words is left by a second signal.

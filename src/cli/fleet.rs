@@ -17,7 +17,7 @@ use crate::report::rotate::{self as report, Kind, Row, Sum};
 use crate::report::{Exit, Failure, Message, Ui, suggest};
 use crate::rotate::choose::{self, ChooseError, Chosen, Wish};
 use crate::rotate::fleet::Fleet;
-use crate::rotate::schedule::{Limits, Schedule, Serial};
+use crate::rotate::schedule::{Limits, Reason, Schedule, Serial};
 use crate::rotate::shard::{Shard, ShardArgument};
 use crate::rotate::{self, HostEnd, HostJob, Options, Status, Step, rotate_host};
 use crate::secret::Secret;
@@ -35,7 +35,7 @@ pub struct SshArgs {
     #[arg(long, value_name = "OPTION")]
     pub ssh_option: Vec<String>,
 
-    /// Give up a host that says nothing for so many seconds
+    /// Give up a host that has not answered after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 
@@ -362,16 +362,19 @@ fn drive(
         hosts: &hosts,
     };
     let one_at_a_time = most == 1;
+    let stopped = || waits.is_some_and(SignalsWait::has_come);
     let run = |host: usize, progress: &(dyn Fn(Step) + Sync)| match attended {
         false => hands.run(host, &hands.silent, progress),
-        true if one_at_a_time => hands.ask(host, progress),
+        true if one_at_a_time => hands.ask(host, &stopped, progress).unwrap_or_else(|| {
+            let error = Some(Message::new(Reason::Stopped.to_string()));
+            HostEnd { error, ..HostEnd::new(Status::Skipped) }
+        }),
         true => {
             // All at once without questions first; the few that need an answer wait for their turn at the terminal.
             let end = hands.run(host, &hands.silent, progress);
-            if end.needs_an_answer { hands.ask(host, progress) } else { end }
+            if end.needs_an_answer { hands.ask(host, &stopped, progress).unwrap_or(end) } else { end }
         }
     };
-    let stopped = || waits.is_some_and(SignalsWait::has_come);
     Fleet { run: &run, watcher: &hosts, stopped: &stopped }.drive(Schedule::new(targets.len(), limits), threads);
     hosts.finish()
 }
@@ -423,8 +426,8 @@ impl Hands<'_, '_> {
         rotate_host(job, progress)
     }
 
-    /// With the terminal for itself until it is connected.
-    fn ask(&self, host: usize, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
+    /// With the terminal for itself until it is connected; `None` when the run was stopped before its turn.
+    fn ask(&self, host: usize, stopped: &dyn Fn() -> bool, progress: &(dyn Fn(Step) + Sync)) -> Option<HostEnd> {
         let asks = std::sync::atomic::AtomicBool::new(true);
         let is_connected = || {
             if asks.swap(false, std::sync::atomic::Ordering::SeqCst) {
@@ -433,6 +436,10 @@ impl Hands<'_, '_> {
             }
         };
         self.turn.take();
+        if stopped() {
+            self.turn.give();
+            return None;
+        }
         self.hosts.pause();
         let end = self.run(host, &self.asking, &|step| {
             if step != Step::Connecting {
@@ -441,7 +448,7 @@ impl Hands<'_, '_> {
             progress(step);
         });
         is_connected();
-        end
+        Some(end)
     }
 }
 

@@ -159,16 +159,18 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
     let root = tree.root()?;
     // The directories that lead to where we are; `..` pops one.
     let mut above: Vec<Above<T::Node>> = Vec::new();
+    // Their physical path, kept as we go: a hostile tree is deep.
+    let mut place = String::new();
     let mut links: Vec<Link> = Vec::new();
     let mut foreign = None;
     let mut todo: Vec<Step> = steps_reversed(path, false).collect();
     while let Some(step) = todo.pop() {
         if step.name == ".." {
-            above.pop();
+            place.truncate(above.pop().map_or(0, |left| left.starts));
             continue;
         }
         let directory = above.last().map_or(&root, |above| &above.node);
-        let at = physical(&above, &step.name);
+        let at = format!("{place}/{}", step.name);
         let is_last = todo.is_empty();
         let Some((node, stat)) = tree.child(directory, step.name.as_bytes())? else {
             if step.from_link {
@@ -193,6 +195,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                 }
                 if to.starts_with('/') {
                     above.clear();
+                    place.clear();
                 }
                 todo.extend(steps_reversed(&to, true));
             }
@@ -208,7 +211,10 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
                     above,
                 });
             }
-            Kind::Directory => above.push(Above { node, stat, name: step.name }),
+            Kind::Directory => {
+                above.push(Above { node, stat, starts: place.len(), name: step.name });
+                place = at;
+            }
             kind => return Err(WalkError::NotADirectory { path: at, kind, links }),
         }
     }
@@ -216,7 +222,7 @@ fn walk_from<T: Tree>(tree: &T, path: &str, follow_last: bool) -> Result<Walk<T:
     let Some(Above { node, name, .. }) = above.pop() else {
         return Err(WalkError::BadLink { at: links.pop().map_or_else(|| "/".into(), |link| link.at) });
     };
-    let at = physical(&above, &name);
+    let at = place;
     let directory = above.last().map_or(&root, |above| &above.node).clone();
     let found = tree.child(&directory, name.as_bytes())?.map(|(_, stat)| (node, stat));
     Ok(Walk { physical: at, links, foreign, missing_parents: Vec::new(), directory, found, above })
@@ -228,12 +234,8 @@ struct Above<N> {
     node: N,
     stat: Stat,
     name: String,
-}
-
-/// The physical path of `name` in the last of these directories.
-fn physical<N>(above: &[Above<N>], name: &str) -> String {
-    let names = above.iter().map(|above| above.name.as_str()).chain([name]);
-    names.fold(String::new(), |path, name| path + "/" + name)
+    /// Where the physical path of the one above it ends.
+    starts: usize,
 }
 
 /// Who else than root and the owner of the tree's root could have laid a link that stands in the last of these directories; `None`

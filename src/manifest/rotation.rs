@@ -339,6 +339,23 @@ hosts:
             (host("become: sudo, become_password: →x:y"), "unknown source `x`"),
             (host("ssh_options: [→Port]"), "an option for ssh is `Name=value`"),
             (host("ssh_options: [→'-v']"), "an option for ssh is `Name=value`"),
+            (
+                host("ssh_options: [Port=22, →KnownHostsCommand=/bin/x]"),
+                "KnownHostsCommand lets a host in whose key is not in known_hosts, which is not for a manifest to say",
+            ),
+            (
+                host("ssh_options: [→knownHOSTScommand /bin/x]"),
+                "KnownHostsCommand lets a host in whose key is not in known_hosts, which is not for a manifest to say",
+            ),
+            (
+                host("ssh_options: [→'verifyhostkeydns = yes']"),
+                "VerifyHostKeyDNS lets a host in whose key is not in known_hosts, which is not for a manifest to say",
+            ),
+            (
+                host("ssh_options: [→ControlPath=/tmp/x]"),
+                "ControlPath lets a host in whose key is not in known_hosts, which is not for a manifest to say",
+            ),
+            (host("ssh_options: [→'\"KnownHostsCommand\"=/x']"), "an option for ssh is `Name=value`"),
             (host("ssh: →a@-b"), "`a@-b` is not an address for SSH"),
             (host("ssh: →'ssh://a:0'"), "`ssh://a:0` is not an address for SSH: its port is no number from 1 to 65535"),
             (host("ssh: →'ssh://-a@b'"), "`ssh://-a@b` is not an address for SSH"),

@@ -216,8 +216,19 @@ pub(super) fn ssh_option(option: &str) -> Result<(), Refusal> {
         let hint = "as ssh_config(5) has them: `Port=2222`, `IdentityFile=~/.ssh/nodes`";
         return Err(refusal("an option for ssh is `Name=value`", hint));
     }
+    if let Some(other) = OTHER_WAYS.iter().find(|other| other.eq_ignore_ascii_case(name)) {
+        let hint = "who runs deaddrop says so: in the ssh configuration, or with --ssh-option";
+        let what =
+            format!("{other} lets a host in whose key is not in known_hosts, which is not for a manifest to say");
+        return Err(refusal(what, hint));
+    }
     Ok(())
 }
+
+/// What makes ssh take a host by something else than known_hosts: a program, a record in DNS, Kerberos, a connection that somebody has
+/// opened before.
+const OTHER_WAYS: [&str; 5] =
+    ["KnownHostsCommand", "VerifyHostKeyDNS", "GSSAPIKeyExchange", "GSSAPITrustDns", "ControlPath"];
 
 /// The suffixes of a unit's name, systemd.unit(5).
 const UNIT_TYPES: [&str; 11] =

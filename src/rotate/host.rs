@@ -9,6 +9,7 @@ use crate::manifest::{self, SecretSpec};
 use crate::plan::{self, Action, Plan, Warning};
 use crate::report::Message;
 use crate::secret::Secret;
+use crate::target::Target;
 use crate::target::node::{Composed, End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, RunFile, Work};
 
 /// A node that `plan` and `verify` look at.
@@ -76,6 +77,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
         Ok(plan) => plan,
         Err(refused) => return HostEnd::failed(words::refused(name, &refused)),
     };
+    plan.warnings.extend(target.warnings());
     plan.warnings.extend(words::warnings(&plan, &specs));
     if let Some(recovery) = &recovered {
         let warnings = recovered_warnings(recovery, &plan);
@@ -136,7 +138,11 @@ fn look(
     let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
     if target.is_unfinished() && !options.dry_run {
-        recovered = target.recover(options.forget_list).map_err(unchanged)?;
+        recovered = target.recover(options.forget_list).map_err(|error| match &error {
+            NodeError::Refused { .. } => unchanged(error),
+            // Old files may be back, or some of them.
+            _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
+        })?;
         survey = target.look(&wanted).map_err(unchanged)?;
     }
     let survey = survey.map_err(|error| {

@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::report::Message;
 use crate::secret::Secret;
 
-/// How long a node may say nothing unless a person says otherwise.
+/// How long a node has for its greeting and for each answer unless a person says otherwise.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// True when there is a terminal on which ssh can ask a person.
@@ -59,7 +59,7 @@ pub struct Options {
     pub forget_list: bool,
     /// Nothing is changed, and nothing is written.
     pub dry_run: bool,
-    /// How long a node may say nothing.
+    /// How long a node has for its greeting and for each answer.
     pub contact_timeout: Duration,
     /// A terminal is there: ssh may ask a person.
     pub interactive: bool,

@@ -17,7 +17,7 @@ use super::labels::{Labeller, Labels};
 use super::users::{User, Users};
 
 /// The largest passwd, group or shadow file that is read, in bytes.
-pub(super) const USERS_FILE_LIMIT: u64 = 16 << 20;
+pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
 
 /// One path to look at.
 #[derive(Debug, Clone)]

@@ -46,6 +46,64 @@ fn an_unknown_or_changed_host_key_is_refused_and_known_hosts_stays() {
 }
 
 #[test]
+fn no_option_lets_a_host_in_whose_key_is_not_known() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    let mut job = Job::new(&scratch);
+    job.add("a", "/etc/secrets/a", "");
+    let known = scratch.join("ssh/known_hosts");
+    let good = fs::read_to_string(&known).unwrap();
+    fs::write(&known, "").unwrap();
+    let ran = scratch.join("ran");
+    let (local, command) = (
+        format!("LocalCommand=touch {}", ran.display()),
+        format!("KnownHostsCommand=/bin/cat {}", scratch.join("key").display()),
+    );
+    for options in [
+        &["NoHostAuthenticationForLocalhost=yes"][..],
+        &["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "CheckHostIP=no"],
+        &["HostKeyAlias=localhost", "nohostauthenticationforlocalhost yes"],
+        &["UpdateHostKeys=yes", "PermitLocalCommand=yes", &local],
+    ] {
+        let listed: Vec<String> = options.iter().map(|option| format!("'{option}'")).collect();
+        job.host(&format!("ssh: node1, ssh_options: [{}]", listed.join(", ")));
+        job.rotate().expect_code(1).expect_error("its host key is not known");
+        job.host("ssh: node1");
+        let given: Vec<&str> = options.iter().flat_map(|option| ["--ssh-option", option]).collect();
+        job.deaddrop(&[&["rotate", "node1"][..], &given].concat())
+            .run()
+            .expect_code(1)
+            .expect_error("its host key is not known");
+        job.deaddrop(&[&["verify", "@node1"][..], &given].concat())
+            .run()
+            .expect_code(1)
+            .expect_error("its host key is not known");
+    }
+    assert_eq!(fs::read_to_string(&known).unwrap(), "");
+    assert_eq!(job.states(&node), ["none"]);
+    // A person's own way to know a key is the person's to say, and not a manifest's.
+    let name = format!("[127.0.0.1]:{} ", node.port);
+    fs::write(scratch.join("key"), good.lines().find(|line| line.starts_with(&name)).unwrap()).unwrap();
+    job.host(&format!("ssh: node1, ssh_options: ['{command}']"));
+    job.rotate().expect_code(2).expect_error("KnownHostsCommand").expect_error("--ssh-option");
+    job.host("ssh: node1");
+    job.deaddrop(&[
+        "rotate",
+        "node1",
+        "--ssh-option",
+        &command,
+        "--ssh-option",
+        "PermitLocalCommand=yes",
+        "--ssh-option",
+        &local,
+    ])
+    .run()
+    .expect_code(0);
+    job.assert_in_place(&node);
+    assert!(!ran.exists(), "a local command would read ssh's standard input");
+}
+
+#[test]
 fn a_host_that_takes_the_connection_and_says_nothing_is_given_up() {
     let scratch = Scratch::new();
     let node = NodeBuilder::new("node1").start(&scratch);

@@ -14,4 +14,6 @@ mod local;
 mod refused;
 mod secrecy;
 mod shells;
+mod stopped;
+mod terminal;
 mod units;

@@ -126,6 +126,62 @@ fn sudo_without_a_password() {
 }
 
 #[test]
+fn sudo_that_records_the_session_is_warned_of() {
+    let scratch = Scratch::new();
+    let rule = "admin ALL=(ALL) NOPASSWD: ALL";
+    let node = admin(&scratch, rule, "x");
+    let mut job = job(&scratch, ", become: sudo");
+    let sudoers = |text: &str| {
+        fs::write(
+            node.at("/etc/sudoers"),
+            format!("Defaults logfile=/var/log/sudo.log,!fqdn,iolog_dir=/tmp/io\n{text}\n"),
+        )
+        .unwrap();
+    };
+    let codes = |finished: &serde_json::Value| -> Vec<(String, bool)> {
+        let host = finished.get("hosts").map_or(finished, |hosts| &hosts[0]);
+        let warnings = host["warnings"].as_array().unwrap();
+        warnings.iter().map(|one| (one["code"].as_str().unwrap().to_owned(), one["secret"].is_null())).collect()
+    };
+    for (text, what) in [
+        (format!("Defaults log_output\n{rule}"), "`log_output` on"),
+        (format!("Defaults:admin log_input\n{rule}"), "`log_input` on"),
+        (
+            "Defaults log_input,log_output\nDefaults:admin !log_input\nadmin ALL=(ALL) NOPASSWD: ALL".to_owned(),
+            "`log_output` on",
+        ),
+        ("admin ALL=(ALL) NOPASSWD: LOG_INPUT: LOG_OUTPUT: ALL".to_owned(), "`log_input` and `log_output` on"),
+    ] {
+        sudoers(&text);
+        for args in
+            [&["plan", "@node1"][..], &["rotate", "node1", "--dry-run"], &["rotate", "node1"], &["verify", "@node1"]]
+        {
+            let finished = job.deaddrop(args).run().expect_code(0);
+            assert!((finished.stdout() + &finished.stderr()).contains("DD601"), "{args:?}");
+            let json = job.deaddrop(args).args(["--json"]).run().expect_code(0).json();
+            let found = codes(&json);
+            assert!(found.contains(&("DD601".to_owned(), true)) && json.to_string().contains(what), "{args:?}: {json}");
+        }
+        job.deaddrop(&["verify", "--all"]).run().expect_code(0).expect_error("DD601");
+        job.change_all();
+    }
+    for text in [
+        rule,
+        "Defaults log_output\nDefaults:admin !log_output\nDefaults:root log_input\nadmin ALL=(ALL) NOPASSWD: ALL",
+    ] {
+        sudoers(text);
+        let json = job.deaddrop(&["rotate", "node1", "--json"]).run().expect_code(0).json();
+        assert_eq!(codes(&json), [], "{text}");
+    }
+    // With a password as well; and where sudo says nothing at all, nothing is warned of.
+    scratch.write("password", "x");
+    job.host("ssh: admin@node1, become: sudo, become_password: 'file:password'");
+    sudoers("Defaults log_output\nadmin ALL=(ALL) ALL");
+    job.change_all().rotate().expect_code(0).expect_error("DD601");
+    job.assert_in_place(&node);
+}
+
+#[test]
 fn sudo_with_a_password_from_a_source_also_where_it_is_not_wanted() {
     let scratch = Scratch::new();
     let password = Canary::new("password");

@@ -39,6 +39,8 @@ use crate::secret::Secret;
 const VALUE_LINE: usize = 4096;
 /// How long one step on the node may take: a program of `run_after` is ended after 900 s (`program_limit` of units.sh).
 const PATIENCE: Duration = Duration::from_secs(930);
+/// The most steps that a node tells of, but for units.
+const STEPS: usize = 8;
 /// The most bytes that a node says about a change.
 const LONGEST_REPORT: usize = 1 << 20;
 
@@ -148,7 +150,9 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_
         return outcome;
     }
     let waits = work.checks.iter().fold(work.settle, |sum, (limit, _)| sum.saturating_add(*limit));
-    session.expect(LONGEST_REPORT, PATIENCE.saturating_add(waits));
+    // Each unit is acted on twice, and each program run twice, where the old files come back.
+    let steps = work.units.len().saturating_add(work.programs.len()).saturating_mul(2).saturating_add(STEPS);
+    session.expect_change(LONGEST_REPORT, PATIENCE.saturating_add(waits), steps);
     match report(session, work, &mut outcome, on_phase) {
         Ok(end) => outcome.end = end,
         // What was not shown to have begun may have begun: the last word that is missing could have said so.
@@ -354,6 +358,9 @@ fn report(
         };
         let line = String::from_utf8_lossy(&line).into_owned();
         let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        if matches!(word, "step" | "acted") {
+            session.next_step();
+        }
         match word {
             "." => return end.ok_or(GARBLED),
             "step" => on_phase(match rest {
@@ -363,7 +370,10 @@ fn report(
                 "restoring" => Phase::Restoring,
                 _ => return Err(GARBLED),
             }),
-            "acted" => outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?),
+            // Once with the new files, once with the old ones.
+            "acted" if outcome.acted.len() < work.units.len().saturating_mul(2) => {
+                outcome.acted.push(unit_name(work, rest).ok_or(GARBLED)?);
+            }
             "refused" => {
                 let error = refused(rest, &session.said(), &session.values);
                 end = Some(match stuck.take() {

@@ -24,14 +24,23 @@ pub enum NodeError {
         /// What a person can do.
         hint: String,
     },
-    /// The node took the connection, and then said nothing.
-    #[error("it said nothing for {seconds} s{}", if *greeted { "" } else { ", and was given up" })]
+    /// The node took the connection, and then said nothing, or not enough.
+    #[error(
+        "it {} {seconds} s{}",
+        if *heard { "was not done with its answer after" } else { "said nothing for" },
+        if *greeted { "" } else { ", and was given up" }
+    )]
     Silent {
         /// For how long.
         seconds: u64,
+        /// It has said a part.
+        heard: bool,
         /// It had said something before.
         greeted: bool,
     },
+    /// SIGTERM has ended the session.
+    #[error("deaddrop was stopped by SIGTERM")]
+    Stopped,
     /// The session ended in the middle.
     #[error("the session ended before its time{}", words(said))]
     Ended {
@@ -91,7 +100,9 @@ impl NodeError {
             Self::Silent { greeted: false, .. } => {
                 "does `ssh` to it work by hand, and does its login shell ask for something?"
             }
-            Self::Silent { .. } | Self::Ended { .. } => "run it again: it finds out what is done and does the rest",
+            Self::Silent { .. } | Self::Ended { .. } | Self::Stopped => {
+                "run it again: it finds out what is done and does the rest"
+            }
             Self::Garbled(_) => "is its `sh` a POSIX shell, and are `stat` and `base64` those of GNU or busybox?",
             Self::Start { .. } => "",
         }

@@ -9,8 +9,10 @@
 mod apply;
 mod error;
 mod keys;
+mod login;
 mod output;
 mod protocol;
+mod terminal;
 mod text;
 mod transport;
 mod tree;
@@ -27,6 +29,7 @@ use super::survey::survey;
 use super::{Applied, Survey, Target, Wanted};
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
+use crate::plan::Warning;
 use transport::Session;
 use tree::NodeTree;
 
@@ -44,7 +47,7 @@ const MOST_ROUNDS: usize = 45;
 /// How often a survey begins anew because files came or went under it.
 const MOST_TRIES: usize = 3;
 /// The most bytes that a node says about an interrupted run.
-const LONGEST_RECOVERY: usize = 16 << 20;
+const LONGEST_RECOVERY: usize = 4 << 20;
 /// How long a node may take to bring an interrupted run to its end, or to wait for another run.
 const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -136,6 +139,7 @@ impl<'w> NodeTarget<'w> {
                     break;
                 }
                 self.ask_writers()?;
+                self.tree.begin(wanted.len());
                 let survey = survey(&self.tree, wanted);
                 if survey.is_err() || !self.tree.has_questions() {
                     return Ok(survey);
@@ -159,10 +163,10 @@ impl<'w> NodeTarget<'w> {
         self.tree.ask("/etc/static", None);
         self.tree.ask("/home", None);
         for path in ["/etc/passwd", "/etc/group"] {
-            self.tree.ask(path, Some(super::survey::USERS_FILE_LIMIT));
+            self.tree.ask(path, Some(tree::MOST_USERS));
         }
         if wanted.iter().any(|want| want.is_password) {
-            self.tree.ask("/etc/shadow", Some(super::survey::USERS_FILE_LIMIT));
+            self.tree.ask("/etc/shadow", Some(tree::MOST_USERS));
         }
     }
 
@@ -200,7 +204,6 @@ impl<'w> NodeTarget<'w> {
             return Ok(());
         }
         self.session.greet()?;
-        self.session.expect(1 << 16, self.login.silence);
         protocol::abilities(&mut self.session, &self.login)?;
         self.greeted = true;
         (self.on_contact)();
@@ -230,7 +233,7 @@ impl<'w> NodeTarget<'w> {
     pub fn recover(&mut self, forget: bool) -> Result<Option<Recovery>, NodeError> {
         self.load();
         self.session.queue(if forget { &b"recover forget\n"[..] } else { b"recover\n" });
-        self.session.expect(LONGEST_RECOVERY, RECOVERY);
+        self.session.expect_change(LONGEST_RECOVERY, RECOVERY, 0);
         protocol::recovered(&mut self.session)
     }
 
@@ -241,7 +244,7 @@ impl<'w> NodeTarget<'w> {
     pub fn check_units(&mut self, units: &[Unit]) -> Result<(), NodeError> {
         self.load();
         self.session.queue(apply::unit_question(units).as_bytes());
-        self.session.expect(1 << 20, RECOVERY);
+        self.session.expect(1 << 20, self.login.silence);
         apply::fine(&mut self.session)
     }
 
@@ -273,6 +276,26 @@ impl Target for NodeTarget<'_> {
         Ok(Vec::new())
     }
 
+    /// DD601: sudo there keeps what is sent, or what stands there.
+    fn warnings(&self) -> Vec<Warning> {
+        let records = self.session.records();
+        let (what, whose) = match (records.input, records.output) {
+            (false, false) => return Vec::new(),
+            (true, false) => ("`log_input`", "all that is sent to the node, new values included"),
+            (false, true) => ("`log_output`", "all that comes from the node, the values that stand there included"),
+            (true, true) => {
+                ("`log_input` and `log_output`", "all that goes over this session, new and old values included")
+            }
+        };
+        vec![Warning {
+            code: "DD601",
+            secret: None,
+            message: format!("sudo has {what} on for the user who logs in: it records {whose}"),
+            hint: "in the node's sudoers: `Defaults:USER !log_input, !log_output`; its records so far are in /var/log/sudo-io"
+                .into(),
+        }]
+    }
+
     fn apply(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Applied, ImageError> {
         let hint = format!("deaddrop rotate {}", self.login.name);
         Err(ImageError::unsupported("files of a running node are changed by `rotate`, which tells its units", hint))
@@ -287,6 +310,126 @@ impl Target for NodeTarget<'_> {
         match &self.login.destination {
             Some(destination) => format!("{}, a running node ({destination}){unfinished}", self.login.name),
             None => format!("this machine{unfinished}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::manifest::TargetPath;
+
+    /// Answers surveys: `at(path)` gives the target of a link, or nothing for a directory.
+    const HOSTILE: &str = r#"echo; echo "$nonce hello"; echo .; exec busybox awk '
+        function told(  i) {
+            for (i = 0; i < n; i++) if (to[i] != "") print "l " i " " to[i]
+            print "="
+            for (i = 0; i < n; i++) print (to[i] != "" ? "a1ff 0 0 9 1 1 1 1 1" : size[i] != "" ? "8100 0 0 " size[i] " 1 1 1 1 1" : "41ed 0 0 9 2 1 1 1 1")
+            print ","
+            n = 0
+        }
+        function many(text, times,  all) { while (times-- > 0) all = all text; return all }
+        $0 == "survey" { next }
+        $0 == "writers" { w = 1; next }
+        $0 == "." { if (!w) told(); w = 0; print "."; fflush(); next }
+        w { print "no"; next }
+        { path = $2; size[n] = ""; to[n] = at(path); n++; if (n == 100) told() }
+        function next_of(path) { sub(/.*[a-z]/, "", path); return path + 1 }
+        function at(path) { AT }'
+    "#;
+
+    /// So many secrets, `place` saying where.
+    fn wanted(count: usize, place: impl Fn(usize) -> String) -> Vec<Wanted> {
+        let one = |number| Wanted {
+            path: TargetPath::parse(&place(number)).unwrap(),
+            read_limit: 100,
+            is_password: false,
+            key: None,
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// What is said of these by a node on which `at` leads on.
+    fn look(at: &str, wanted: &[Wanted]) -> Result<Survey, ImageError> {
+        let login = Login {
+            name: "node".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence: Duration::from_secs(60),
+            hidden: Vec::new(),
+        };
+        let session = Session::start(&login, &HOSTILE.replace("AT", at)).unwrap();
+        let (tree, on_contact) = (NodeTree::default(), || {});
+        let mut node = NodeTarget {
+            session,
+            login,
+            tree,
+            on_contact: &on_contact,
+            greeted: false,
+            loaded: false,
+            unfinished: false,
+            makes_keys: false,
+        };
+        node.look(wanted).unwrap()
+    }
+
+    #[test]
+    fn ten_thousand_files_behind_links_of_a_system_are_found() {
+        let links = r#"if (path == "/srv/secrets.d") return "/srv/now/secrets.d"
+            if (path == "/srv/now") return "/persist/0123456789abcdfghijklmnpqrsvwxyz-srv/srv"
+            if (path ~ /-srv.srv.secrets.d$/) return "/var/lib/a/place/of/secrets/that/is/not/so/short"
+            if (path ~ /value$/) size[n] = 0"#;
+        let wanted = wanted(10_000, |number| format!("/srv/secrets.d/service-{}/secret-{number}/value", number % 100));
+        let survey = look(links, &wanted).unwrap();
+        let refused = survey.places.iter().find_map(|place| place.as_ref().err());
+        assert!(refused.is_none(), "{refused:?}");
+    }
+
+    fn most_memory() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    #[test]
+    fn a_node_of_endless_links_is_refused_soon_and_costs_little() {
+        let wanted = wanted(40, |number| format!("/s{number}/secrets/file"));
+        for (name, at) in [
+            (
+                "new directories",
+                r#"if (path ~ /(secrets|l[0-9]+)$/) return "/n" next_of(path) many("/a", 1000) "/l" next_of(path)"#,
+            ),
+            (
+                "directories of its own for each secret",
+                r#"if (path ~ /(secrets|l[0-9]+)$/) return substr(path, 1, 3) many("/a", 1900) "/l" next_of(path)"#,
+            ),
+            ("known directories", r#"if (path ~ /(secrets|l[0-9]+)$/) return many("/a", 1900) "/l" next_of(path)"#),
+            ("back and forth", r#"if (path ~ /(secrets|l[0-9]+)$/) return "/" many("a/../", 800) "l" next_of(path)"#),
+            (
+                "long names",
+                r#"if (path ~ /(secrets|l[0-9]+)$/) return "/" many("x", 200) many("/./", 1200) "l" next_of(path)"#,
+            ),
+            ("long users", r#"if (path == "/etc/passwd") size[n] = 2000000"#),
+        ] {
+            let (before, start) = (most_memory(), Instant::now());
+            let looked = look(at, &wanted);
+            let (took, cost) = (start.elapsed(), most_memory().saturating_sub(before));
+            eprintln!("{name}: {took:?}, {cost} bytes");
+            match looked {
+                // More links than forty.
+                Ok(survey) => assert!(survey.places.iter().all(Result::is_err), "{name}"),
+                Err(error) => {
+                    assert!(format!("{error:?}").contains("more than deaddrop follows"), "{name}: {error:?}");
+                }
+            }
+            // Twice what is promised: tests are not optimised, and others run beside this one.
+            assert!(cost < 32 << 20 && took < Duration::from_secs(60), "{name}: {cost} bytes, {took:?}");
         }
     }
 }

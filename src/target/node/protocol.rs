@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use super::error::NodeError;
 use super::text;
 use super::transport::{Login, Session};
-use super::tree::Known;
+use super::tree::{Known, LONGEST_PATH};
 use crate::image::tree::{Kind, Stat};
 use crate::secret::Secret;
 
@@ -38,6 +38,13 @@ use crate::secret::Secret;
 const BATCH: usize = 100;
 /// The most bytes about one path, its content left out.
 const ABOUT_A_PATH: usize = 8 << 10;
+
+/// The most bytes of links in one answer: the declared paths could all be links.
+const MOST_LINKS: usize = 4 << 20;
+/// The longest line about a path, in bytes.
+const MOST_STAT: usize = 200;
+/// The most files of an interrupted run that are told by name: a manifest has as many secrets.
+const MOST_LEFT: usize = 10_000;
 
 /// A path and what stands there.
 type Learnt = Vec<(String, Option<Known>)>;
@@ -109,6 +116,7 @@ pub(super) fn answer(
     let mut unfinished = false;
     let mut learnt = Vec::with_capacity(asked.len());
     let mut whole = true;
+    let mut links = 0_usize;
     let mut first = session.line()?;
     if first.as_slice() == b"unfinished" {
         unfinished = true;
@@ -120,7 +128,14 @@ pub(super) fn answer(
         let batch = asked.get(start..start.saturating_add(BATCH).min(asked.len())).unwrap_or_default();
         let line = if number == 0 { std::mem::take(&mut first) } else { session.line()? };
         match one_batch(session, batch, line)? {
-            Some(answers) => learnt.extend(answers),
+            Some(answers) => {
+                let lengths = answers.iter().filter_map(|(_, known)| Some(known.as_ref()?.link.as_ref()?.len()));
+                links = lengths.fold(links, usize::saturating_add);
+                if links > MOST_LINKS {
+                    return Err(NodeError::refused("its symbolic links are too long", "choose paths without links"));
+                }
+                learnt.extend(answers);
+            }
             None => whole = false,
         }
     }
@@ -166,7 +181,10 @@ fn one_batch(
         let gone = missing.get_mut(index).ok_or(GARBLED)?;
         match what {
             b"m " => *gone = true,
-            b"l " => drop(links.insert(index, Some(target.get(1..).unwrap_or_default().to_vec()))),
+            // (No file system has a longer one.)
+            b"l " if target.len() <= LONGEST_PATH + 1 => {
+                links.insert(index, Some(target.get(1..).unwrap_or_default().to_vec()));
+            }
             b"x " => drop(links.insert(index, None)),
             _ => return Err(GARBLED),
         }
@@ -254,7 +272,8 @@ fn decoded(session: &mut Session, want: usize) -> Result<Zeroizing<Vec<u8>>, Nod
 
 /// One line of `stat -c '%f %u %g %s %h %d %i %Y %Z'`.
 fn stat(line: &[u8]) -> Option<(Stat, String)> {
-    let line = std::str::from_utf8(line).ok()?;
+    // Nine numbers of 64 bits: a part of it is kept as it is.
+    let line = std::str::from_utf8(line).ok().filter(|line| line.len() <= MOST_STAT)?;
     let fields: Vec<&str> = line.split(' ').collect();
     let [mode, uid, gid, size, links, device, inode, modified, changed] = fields.as_slice() else { return None };
     let mode = u32::from_str_radix(mode, 16).ok()?;
@@ -296,6 +315,9 @@ pub(super) fn recovered(session: &mut Session) -> Result<Option<Recovery>, NodeE
         let line = session.line()?;
         let line = String::from_utf8_lossy(&line).into_owned();
         match line.split_once(' ') {
+            Some(("left" | "gave-up", _)) if left.len().saturating_add(given_up.len()) >= MOST_LEFT => {
+                return Err(NodeError::Garbled("the answer to `recover`"));
+            }
             Some(("left", path)) => left.push(session.values.word(path)),
             Some(("gave-up", path)) => given_up.push(session.values.word(path)),
             _ => break line,
@@ -346,6 +368,7 @@ mod tests {
         for line in [
             "",
             "8100 0 0 1 1 1 1",
+            &format!("8100 0 0 1 1 1 {:0>200} 1 1", 1),
             "8100 0 0 1 1 1 1 1 1 1",
             "8100 -1 0 1 1 1 1 1 1",
             "g 0 0 1 1 1 1 1 1",

@@ -1,28 +1,33 @@
 //! One session on a node: a POSIX shell behind the system's ssh, or the shell of this machine. Called by `NodeTarget`.
 //!
 //! All that is sent goes to the shell's standard input: no value is ever in an argument or a variable. Everything that comes back
-//! is hostile until proven otherwise: lines and answers have a length at most, and a node that says nothing is given up.
+//! is hostile until proven otherwise: lines and answers have a length and a time at most, and a node that says nothing, or not enough, is
+//! given up. SIGTERM ends a session at once; where a change may have begun, after a moment in which the node can tell how it ends.
 //! Knows nothing of files and plans.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+pub use super::login::Login;
+use super::login::{Records, command, shell};
 use super::output::Values;
+use super::terminal::Lent;
 use super::text;
 use crate::manifest::Become;
-use crate::secret::Secret;
+use crate::sys;
 
 /// The longest line of an answer, in bytes: a path has at most 4,095.
 const MAX_LINE: usize = 16 << 10;
@@ -34,31 +39,18 @@ const KEPT_ERRORS: usize = 8 << 10;
 const PERSON: Duration = Duration::from_secs(600);
 /// How long a session has to end after its last word.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long a node that has all its values may still tell how it ends, once SIGTERM has come.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long a session has to end after its last word, once SIGTERM has come.
+const LAST_LOOK: Duration = Duration::from_millis(500);
+/// How often SIGTERM, and an ssh that a person has stopped, are looked for.
+const TICK: Duration = Duration::from_millis(200);
+/// What a node says about itself after the greeting, in bytes.
+const MAX_ABILITIES: usize = 1 << 16;
+/// Bytes for which there is a second more.
+const BYTES_A_SECOND: usize = 4 << 10;
 /// The pause between two looks at a child that should end.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// How a node is entered.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// The node's name, for messages.
-    pub name: String,
-    /// What ssh calls it; this machine, without ssh, where it is `None`.
-    pub destination: Option<String>,
-    /// ssh's configuration file, instead of the person's own.
-    pub ssh_config: Option<PathBuf>,
-    /// For ssh's `-o`; of two that say different things, ssh takes the first.
-    pub ssh_options: Vec<String>,
-    /// How the user that logs in becomes root.
-    pub becomes: Option<Become>,
-    /// What sudo asks for.
-    pub password: Option<Secret>,
-    /// A terminal is there: ssh may ask a person.
-    pub interactive: bool,
-    /// How long a node may say nothing.
-    pub silence: Duration,
-    /// Environment variables that hold values: ssh does not get them.
-    pub hidden: Vec<String>,
-}
 
 /// A shell on a node, and what was said so far.
 pub(super) struct Session {
@@ -81,10 +73,24 @@ pub(super) struct Session {
     /// Shown by sudo when it wants the password.
     prompt: Option<String>,
     login: Login,
+    /// What sudo records of this session, as far as it says so.
+    records: Records,
     /// What must not be shown, should the node say it: the password, values.
     pub(super) values: Values,
+    /// The current answer: since when it is waited for, until when, and whether a part of it has come.
+    since: Instant,
     deadline: Instant,
+    heard: bool,
     greeted: bool,
+    /// What was asked for is a change, which the node brings to its end by itself once it has all that it needs.
+    changes: bool,
+    /// How long each step of it may take, and how many there are still to come.
+    step: Duration,
+    steps: usize,
+    /// SIGTERM was seen, and the deadline is by that.
+    stopping: bool,
+    /// The terminal, while ssh may ask a person.
+    lent: Option<Lent>,
 }
 
 impl Session {
@@ -94,6 +100,9 @@ impl Session {
     /// # Errors
     /// ssh cannot be run; the password cannot be one.
     pub(super) fn start(login: &Login, script: &str) -> Result<Self, NodeError> {
+        if sys::is_terminated() {
+            return Err(NodeError::Stopped);
+        }
         let mut random = [0_u8; 16];
         getrandom::fill(&mut random)
             .map_err(|error| NodeError::Start { program: "randomness", source: io::Error::other(error.to_string()) })?;
@@ -109,17 +118,18 @@ impl Session {
             ));
         }
         let prompt = password.map(|_| format!("{nonce}:password"));
-        let shell = shell(&nonce, prompt.is_some());
+        let shell = shell(&nonce, login.becomes, prompt.is_some());
         let mut command = command(login, &shell, prompt.as_deref());
         for name in &login.hidden {
             command.env_remove(name);
         }
-        if !login.interactive {
-            // Ctrl-C on a terminal is for us alone: a change that has begun is followed to its end. (Where ssh may ask a person, it has
-            // to be with us, or it could not read the terminal.)
-            command.process_group(0);
-        }
+        // Ctrl-C on a terminal is for us alone: a change that has begun is followed to its end.
+        command.process_group(0);
         let program = if login.destination.is_some() { "ssh" } else { "sh" };
+        if login.destination.is_some() {
+            // (A shell of this machine brings to its end what it has begun.)
+            sys::ends_with_us(&mut command);
+        }
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -129,7 +139,10 @@ impl Session {
         let (Some(input), Some(output), errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(NodeError::Start { program, source: io::ErrorKind::BrokenPipe.into() });
         };
+        let asks = login.interactive && login.destination.is_some();
+        let since = Instant::now();
         let mut session = Self {
+            lent: if asks { Lent::to(Pid::from_raw(child.id().cast_signed())) } else { None },
             child,
             input: Some(input),
             output,
@@ -142,10 +155,17 @@ impl Session {
             said: Vec::new(),
             nonce,
             prompt,
+            records: Records::default(),
             login: login.clone(),
             values: Values::of_password(login.password.as_ref()),
-            deadline: Instant::now() + if login.interactive { PERSON } else { login.silence },
+            since,
+            deadline: since + if asks { PERSON } else { login.silence },
+            heard: false,
             greeted: false,
+            changes: false,
+            step: Duration::ZERO,
+            steps: 0,
+            stopping: false,
         };
         session.never_block(program)?;
         if let Some(password) = password {
@@ -203,23 +223,51 @@ impl Session {
         String::from_utf8_lossy(&self.said).matches(prompt.as_str()).count() > 1
     }
 
-    /// Waits for the first line of ours; what stands before it is noise.
+    /// Waits for the first line of ours; what stands before it is noise. What the node says about itself next has no time of its own.
     ///
     /// # Errors
     /// The node cannot be entered; it says nothing; there is no end of noise.
     pub(super) fn greet(&mut self) -> Result<(), NodeError> {
         let hello = format!("{} hello", self.nonce);
-        while self.line()?.as_slice() != hello.as_bytes() {}
+        let of_sudo = format!("{}:sudo ", self.nonce);
+        loop {
+            let line = self.line()?;
+            if line.as_slice() == hello.as_bytes() {
+                break;
+            }
+            if let Some(word) = line.strip_prefix(of_sudo.as_bytes()) {
+                self.records.note(&String::from_utf8_lossy(word));
+            }
+        }
         self.greeted = true;
+        self.budget = MAX_ABILITIES;
         Ok(())
     }
 
-    /// The node has `bytes` for its next answer, and `patience` for each part of it.
+    /// The node has `bytes` for its next answer, and `patience` for all of it, but for a second more for each 4 KiB.
     pub(super) fn expect(&mut self, bytes: usize, patience: Duration) {
         // What was read already counts as read.
         self.budget = bytes;
-        self.login.silence = patience;
-        self.deadline = Instant::now() + patience;
+        self.since = Instant::now();
+        self.deadline = self.since + patience;
+        self.heard = false;
+        self.changes = false;
+        self.steps = 0;
+    }
+
+    /// The same for a change, which takes as many steps at most, each of them as long: [`Session::next_step`].
+    pub(super) fn expect_change(&mut self, bytes: usize, patience: Duration, steps: usize) {
+        self.expect(bytes, patience);
+        (self.changes, self.step, self.steps) = (true, patience, steps);
+    }
+
+    /// The node has told of a step.
+    pub(super) fn next_step(&mut self) {
+        if self.steps > 0 && !self.stopping {
+            self.steps = self.steps.saturating_sub(1);
+            self.since = Instant::now();
+            self.deadline = self.since + self.step;
+        }
     }
 
     /// The next line, without its end.
@@ -248,13 +296,19 @@ impl Session {
         }
     }
 
-    /// Reads and writes what can be read and written now; waits for that until the deadline.
+    /// Reads and writes what can be read and written now; waits for that until the deadline, or until the next [`TICK`].
     fn pump(&mut self) -> Result<(), NodeError> {
+        self.look_for_sigterm()?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(NodeError::Silent { seconds: self.login.silence.as_secs(), greeted: self.greeted });
+            let seconds = self.since.elapsed().as_secs();
+            return Err(match self.stopping {
+                true => NodeError::Stopped,
+                false => NodeError::Silent { seconds, heard: self.heard, greeted: self.greeted },
+            });
         }
-        let timeout = PollTimeout::try_from(left.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX);
+        let timeout = left.saturating_add(Duration::from_millis(1)).min(TICK);
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut fds = vec![PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
         if let Some(errors) = &self.errors {
             fds.push(PollFd::new(errors.as_fd(), PollFlags::POLLIN));
@@ -266,45 +320,60 @@ impl Session {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(NodeError::Start { program: "poll", source: errno.into() }),
         }
-        let wrote = self.write_some();
+        let paused = Instant::now();
+        if self.lent.as_ref().is_some_and(Lent::follow) {
+            self.deadline += paused.elapsed();
+        }
+        self.write_some();
         self.read_errors();
         match self.read_some()? {
             Some(0) => Err(self.ended()),
-            Some(_) => {
-                self.refresh();
-                Ok(())
-            }
-            None => {
-                if wrote {
-                    self.refresh();
-                }
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
-    /// Something moved. Before the greeting that is no reason to wait longer: noise could go on for ever.
-    fn refresh(&mut self) {
-        if self.greeted {
-            self.deadline = Instant::now() + self.login.silence;
+    /// Ends the session where SIGTERM has come; where a change may have begun, in a moment.
+    fn look_for_sigterm(&mut self) -> Result<(), NodeError> {
+        if self.stopping || !sys::is_terminated() {
+            return Ok(());
+        }
+        if !self.changes || !self.all_is_sent() {
+            return Err(NodeError::Stopped);
+        }
+        self.stopping = true;
+        self.deadline = self.deadline.min(Instant::now() + LAST_WORDS);
+        Ok(())
+    }
+
+    /// So many bytes came or went, which takes its time. Before the greeting that is no reason to wait longer: noise could go on for ever.
+    fn moved(&mut self, bytes: usize) {
+        if self.greeted && !self.stopping {
+            let micros = bytes.saturating_mul(1_000_000) / BYTES_A_SECOND;
+            self.deadline += Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
         }
     }
 
-    fn write_some(&mut self) -> bool {
-        let Some(input) = &mut self.input else { return false };
-        let Some(rest) = self.pending.get(self.written..).filter(|rest| !rest.is_empty()) else { return false };
+    /// Something came from the node: it was entered, and nobody is asked anything any more.
+    fn entered(&mut self) {
+        if self.lent.take().is_some() {
+            self.deadline = self.deadline.min(Instant::now() + self.login.silence);
+        }
+    }
+
+    fn write_some(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let Some(rest) = self.pending.get(self.written..).filter(|rest| !rest.is_empty()) else { return };
         match input.write(rest) {
             Ok(count) => {
                 self.written = self.written.saturating_add(count);
-                count > 0
+                self.moved(count);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => {
                 // It reads no more: why not is what it says, or how it ends.
                 self.pending.clear();
                 self.written = 0;
                 self.input = None;
-                false
             }
         }
     }
@@ -322,6 +391,11 @@ impl Session {
         match self.output.read(buffer.as_mut_slice()) {
             Ok(count) => {
                 self.budget = self.budget.checked_sub(count).ok_or(NodeError::Garbled("more than was asked for"))?;
+                if count > 0 {
+                    self.heard = true;
+                    self.entered();
+                    self.moved(count);
+                }
                 self.answer.extend_from_slice(buffer.get(..count).unwrap_or_default());
                 Ok(Some(count))
             }
@@ -355,6 +429,11 @@ impl Session {
         }
         let code = status.and_then(|status| status.code().or(status.signal().map(|signal| signal.saturating_add(128))));
         let said = self.said();
+        if let Some(lent) = self.lent.take()
+            && let Some(signal) = by_the_terminal(status, &said)
+        {
+            lent.pass_on(signal);
+        }
         if self.greeted {
             return NodeError::Ended { said };
         }
@@ -369,6 +448,11 @@ impl Session {
         }
     }
 
+    /// What sudo there records of what goes over this session; known once it has greeted.
+    pub(super) fn records(&self) -> Records {
+        self.records
+    }
+
     /// True when the node has taken all that was queued.
     pub(super) fn all_is_sent(&self) -> bool {
         self.input.is_some() && self.written == self.pending.len()
@@ -380,9 +464,10 @@ impl Session {
         self.wait(GRACE);
     }
 
-    fn wait(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
-        let until = Instant::now() + patience;
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let start = Instant::now();
         loop {
+            let until = start + if sys::is_terminated() { patience.min(LAST_LOOK) } else { patience };
             match self.child.try_wait() {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < until => {
@@ -398,72 +483,29 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.input = None;
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            // Best effort: it is ours, and nobody waits for its answer any more.
-            let _ = self.child.kill();
+        // A shell of this machine ends by itself, and not in the middle of a change.
+        let goes_on = self.login.destination.is_none() && self.changes;
+        if !goes_on && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            // Best effort: they are ours, ssh and what brings it there, and nobody waits for their answer any more.
+            let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
             let _ = self.child.wait();
         }
     }
 }
 
-/// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
-/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there.
-fn shell(nonce: &str, says_ready: bool) -> String {
-    let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
-    format!(
-        "{ready}while read -r s;do case $s in {nonce}*)eval \"$(printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
-    )
-}
-
-/// ssh with its options, or a shell here.
-fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
-    let Some(destination) = &login.destination else {
-        let mut command = Command::new("sh");
-        command.args(["-c", shell]).env_clear();
-        // Programs of `run_after` get what they would get over ssh, and none of what a person has here.
-        for name in ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"] {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
-        return command;
-    };
-    let mut command = Command::new("ssh");
-    if let Some(config) = &login.ssh_config {
-        command.arg("-F").arg(config);
-    }
-    // No terminal, no agent and no display for the node. Of options that come twice the first counts: these two are not for choosing.
-    command.args(["-T", "-a", "-x", "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no"]);
-    if !login.interactive {
-        command.args(["-o", "BatchMode=yes"]);
-    }
-    for option in &login.ssh_options {
-        command.arg("-o").arg(option);
-    }
-    let seconds = login.silence.as_secs().max(1);
-    command.arg("-o").arg(format!("ConnectTimeout={seconds}"));
-    command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]);
-    command.args(["-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none"]);
-    let shell = match (login.becomes, prompt) {
-        (None, _) => format!("exec sh -c '{shell}'"),
-        // -k: a ticket that is still good would leave the password to the shell.
-        (Some(Become::Sudo), Some(prompt)) => format!("exec sudo -k -S -p '{prompt}' sh -c '{shell}'"),
-        (Some(Become::Sudo), None) => format!("exec sudo -n sh -c '{shell}'"),
-        (Some(Become::Doas), _) => format!("exec doas -n sh -c '{shell}'"),
-    };
-    command.arg("--").arg(destination).arg(shell);
-    command
+/// The signal that has ended ssh, if it is one that a terminal sends to a job.
+fn by_the_terminal(status: Option<ExitStatus>, said: &[String]) -> Option<Signal> {
+    // Once it has logged in, ssh says so itself.
+    let told =
+        || said.iter().find_map(|line| line.strip_prefix("Killed by signal ")?.trim_end_matches('.').parse().ok());
+    let signal = Signal::try_from(status?.signal().or_else(told)?).ok()?;
+    matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP).then_some(signal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_command_holds_nothing_that_a_login_shell_could_take_for_its_own() {
-        for says_ready in [false, true] {
-            let shell = shell("deaddrop00ff", says_ready);
-            assert!(!shell.contains(['\'', '\\', '!', '\n', '`']), "{shell}");
-        }
-    }
+    use crate::secret::Secret;
 
     #[test]
     fn a_value_on_standard_error_is_not_shown() {
@@ -486,8 +528,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_sent_to_a_shell_of_this_machine_is_answered() {
+    /// A session with a shell of this machine that runs this once it has greeted.
+    fn session(script: &str) -> Session {
         let login = Login {
             name: "here".into(),
             destination: None,
@@ -499,12 +541,51 @@ mod tests {
             silence: Duration::from_secs(30),
             hidden: Vec::new(),
         };
-        let mut session =
-            Session::start(&login, "echo noise; echo; echo \"$nonce hello\"; read -r x; echo \"got $x\"").unwrap();
-        session.queue(b"a  b\n");
+        let script = format!("echo noise; echo; echo \"$nonce hello\"; {script}");
+        let mut session = Session::start(&login, &script).unwrap();
         session.greet().unwrap();
+        session
+    }
+
+    #[test]
+    fn what_is_sent_to_a_shell_of_this_machine_is_answered() {
+        let mut session = session("read -r x; echo \"got $x\"");
+        session.queue(b"a  b\n");
         session.expect(100, Duration::from_secs(30));
         assert_eq!(session.line().unwrap().as_slice(), b"got a  b");
         assert!(matches!(session.line(), Err(NodeError::Ended { .. })));
+    }
+
+    /// How long lines come.
+    fn seconds(session: &mut Session, each: impl Fn(&mut Session)) -> f64 {
+        let start = Instant::now();
+        let error = loop {
+            match session.line() {
+                Ok(_) => each(session),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, NodeError::Silent { heard: true, greeted: true, .. }), "{error}");
+        start.elapsed().as_secs_f64()
+    }
+
+    #[test]
+    fn an_answer_that_drips_ends_and_so_do_the_steps_of_a_change() {
+        const DRIP: &str = "while :; do echo step; sleep 0.05; done";
+        let patience = Duration::from_millis(500);
+        let mut dripping = session(DRIP);
+        dripping.expect(1 << 20, patience);
+        assert!((0.4..5.0).contains(&seconds(&mut dripping, |_| {})));
+        let mut dripping = session(DRIP);
+        dripping.expect_change(1 << 20, patience, 20);
+        let took = seconds(&mut dripping, Session::next_step);
+        // Twenty steps that each take 0.05 s, and the last one's patience.
+        assert!((1.4..15.0).contains(&took), "{took}");
+        // What is long has longer: 8 KiB are two seconds.
+        let mut long =
+            session("sleep 0.3; dd if=/dev/zero bs=8192 count=1 2>/dev/null; echo; sleep 1; echo more; exec sleep 100");
+        long.expect(1 << 20, patience);
+        let took = seconds(&mut long, |_| {});
+        assert!((2.4..15.0).contains(&took), "{took}");
     }
 }

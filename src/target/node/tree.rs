@@ -1,17 +1,35 @@
 //! A node's files as far as they are known. The same walk and the same rules as for an image work on it: what they look at and is not
 //! known yet is noted, assumed to be a directory for the time being, and asked for; then they look again.
+//!
+//! What a node answers is hostile: its links could lead anywhere, through long ways and again and again. What is kept because of them, and
+//! how long they are followed, is counted ([`MOST_KEPT`], [`MOST_WALKED`]), and a node that goes over is refused.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use crate::image::error::ImageError;
 use crate::image::tree::{Kind, Label, Stat, Tree};
 use crate::secret::Secret;
+use crate::target::survey::USERS_FILE_LIMIT;
 
 /// The most paths of one survey: hostile links could lead through any number of them.
 const MOST_PATHS: usize = 400_000;
 /// The longest path that Linux takes, in bytes, less its NUL.
-const LONGEST_PATH: usize = 4095;
+pub(super) const LONGEST_PATH: usize = 4095;
+/// What a node may cost besides what was declared, in bytes of memory, about: paths that links lead to, links, users.
+const MOST_KEPT: usize = 16 << 20;
+/// And for each declared file: each link on its way is a path more.
+const MOST_KEPT_A_FILE: usize = 4 << 10;
+/// What a path costs besides its text, which is there three times: asked for, in the question, and known.
+const PATH: usize = 256;
+/// The longest passwd, group or shadow of a node, in bytes.
+pub(super) const MOST_USERS: u64 = 1 << 20;
+/// What a line of passwd or group costs, however short.
+const USER: usize = 256;
+/// How much of paths is walked in all surveys of a session, in bytes: 10,000 files behind links take a tenth.
+const MOST_WALKED: usize = 192 << 20;
+/// What a step of a walk costs besides its path.
+const STEP: usize = 64;
 
 /// What is not known yet is taken for this, until the node has answered.
 const UNKNOWN: Stat =
@@ -37,10 +55,35 @@ pub(super) struct NodeTree {
     /// Looked for, and not known yet: with the size up to which a regular file's content is wanted.
     asked: RefCell<BTreeMap<String, Option<u64>>>,
     /// Whether an ACL lets others write to a directory, by physical path; `None` where that was asked and is not known yet.
-    writers: RefCell<BTreeMap<String, Option<bool>>>,
+    writers: RefCell<HashMap<String, Option<bool>>>,
+    /// Of [`MOST_KEPT`]: since all was forgotten, and in this look at what is known.
+    kept: Cell<usize>,
+    met: Cell<usize>,
+    files: Cell<usize>,
+    /// Of [`MOST_WALKED`].
+    walked: Cell<usize>,
 }
 
 impl NodeTree {
+    /// The rules begin to look at what is known of so many declared files.
+    pub(super) fn begin(&self, files: usize) {
+        self.files.set(files);
+        self.met.set(0);
+    }
+
+    /// Counts what is kept because of the node, or met (a refusal keeps the links that led to it).
+    fn cost(&self, counter: &Cell<usize>, bytes: usize) -> Result<(), ImageError> {
+        counter.set(counter.get().saturating_add(bytes));
+        let most = MOST_KEPT.saturating_add(self.files.get().saturating_mul(MOST_KEPT_A_FILE));
+        if self.kept.get().saturating_add(self.met.get()) > most { Err(too_much()) } else { Ok(()) }
+    }
+
+    /// Counts a step of a walk.
+    fn step(&self, path: &str) -> Result<(), ImageError> {
+        self.walked.set(self.walked.get().saturating_add(path.len()).saturating_add(STEP));
+        if self.walked.get() > MOST_WALKED { Err(too_much()) } else { Ok(()) }
+    }
+
     /// Asks for a path; `limit` for the content as well.
     pub(super) fn ask(&self, path: &str, limit: Option<u64>) {
         let mut asked = self.asked.borrow_mut();
@@ -73,10 +116,10 @@ impl NodeTree {
 
     pub(super) fn learn(&mut self, path: String, known: Option<Known>) -> Result<(), ImageError> {
         if self.known.len() >= MOST_PATHS {
-            return Err(ImageError::refused(
-                "its symbolic links lead through more directories than deaddrop follows",
-                "choose paths without links on the way",
-            ));
+            return Err(too_much());
+        }
+        if let Some(link) = known.as_ref().and_then(|known| known.link.as_ref()) {
+            self.cost(&self.kept, link.len())?;
         }
         self.known.insert(path, known);
         Ok(())
@@ -87,12 +130,22 @@ impl NodeTree {
         self.known.clear();
         self.asked.borrow_mut().clear();
         self.writers.borrow_mut().clear();
+        self.kept.set(0);
+        self.met.set(0);
     }
 
     /// What stands at a physical path; `None` where nothing does, or it was not looked at.
     pub(super) fn at(&self, path: &str) -> Option<&Known> {
         self.known.get(path)?.as_ref()
     }
+}
+
+/// It is not what nodes look like.
+fn too_much() -> ImageError {
+    ImageError::refused(
+        "its symbolic links lead through more than deaddrop follows, or it has more users than it reads",
+        "choose paths without links on the way",
+    )
 }
 
 impl Tree for NodeTree {
@@ -114,24 +167,32 @@ impl Tree for NodeTree {
 
     fn acl_lets_write(&self, directory: &String) -> Result<bool, ImageError> {
         let path = if directory.is_empty() { "/" } else { directory };
+        self.step(path)?;
         let mut writers = self.writers.borrow_mut();
         if writers.len() >= MOST_PATHS {
             return Ok(true);
+        }
+        if !writers.contains_key(path) {
+            self.cost(&self.kept, path.len().saturating_add(PATH))?;
         }
         Ok(writers.entry(path.to_owned()).or_default().unwrap_or(false))
     }
 
     fn child(&self, directory: &String, name: &[u8]) -> Result<Option<(String, Stat)>, ImageError> {
         let path = format!("{directory}/{}", String::from_utf8_lossy(name));
-        if path.len() > LONGEST_PATH || path.contains(['\n', '\0']) {
+        if path.len() > LONGEST_PATH || name.iter().any(|byte| matches!(byte, b'\n' | 0)) {
             return Err(ImageError::refused(
                 "a symbolic link leads to a path that is too long, or holds a line end",
                 "choose paths without links on the way",
             ));
         }
+        self.step(&path)?;
         match self.known.get(&path) {
             Some(known) => Ok(known.as_ref().map(|known| (path, known.stat))),
             None => {
+                if !self.asked.borrow().contains_key(&path) {
+                    self.cost(&self.kept, path.len().saturating_mul(3).saturating_add(PATH))?;
+                }
                 self.ask(&path, None);
                 Ok(Some((path, UNKNOWN)))
             }
@@ -140,7 +201,9 @@ impl Tree for NodeTree {
 
     fn read_link(&self, link: &String) -> Result<Vec<u8>, ImageError> {
         // An empty text is a link that leads to no place for a file.
-        Ok(self.at(link).and_then(|known| known.link.clone()).unwrap_or_default())
+        let to = self.at(link).and_then(|known| known.link.clone()).unwrap_or_default();
+        self.cost(&self.met, link.len().saturating_add(to.len()).saturating_mul(2))?;
+        Ok(to)
     }
 
     fn read(&self, file: &String, limit: u64) -> Result<Option<Secret>, ImageError> {
@@ -151,8 +214,17 @@ impl Tree for NodeTree {
         if known.stat.size == 0 {
             return Ok(Some(Secret::new(Vec::new())));
         }
+        // (Longer than any declared file: that is how the lists of users are asked for.)
+        let of_users = limit == USERS_FILE_LIMIT;
+        if of_users && known.stat.size > MOST_USERS {
+            return Err(too_much());
+        }
         if known.content.is_none() {
-            self.ask(file, Some(limit));
+            self.ask(file, Some(if of_users { MOST_USERS } else { limit }));
+        }
+        if let Some(content) = known.content.as_ref().filter(|_| of_users) {
+            let lines = content.expose().iter().filter(|byte| **byte == b'\n').count();
+            self.cost(&self.met, lines.saturating_mul(USER).saturating_add(content.len()))?;
         }
         Ok(known.content.clone())
     }

@@ -195,6 +195,8 @@ run_programs() {
     number=$((number + 1))
     ran=$number
     eval "program=\$program_$number"
+    # Each has its own time on the other side too.
+    say "step restarting"
     run "$program" "$program_limit"
     code=$?
     [ -z "$hung" ] || code=hung
@@ -370,6 +372,7 @@ roll_back() {
   while [ "$number" -lt "$ran" ]; do
     number=$((number + 1))
     eval "program=\$program_$number"
+    say "step restoring"
     run "$program" "$program_limit" || say "again program $number"
   done
   bad=
