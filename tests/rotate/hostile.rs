@@ -305,7 +305,7 @@ fn no_program_of_anybody_elses_is_run_whatever_the_path_of_root_says() {
         symlink("/srv/app", node.at("/srv/linked")).unwrap();
         fs::create_dir(node.at("/srv/roots")).unwrap();
         for place in [directory.as_path(), &node.at("/srv/below/bin"), &node.at("/root"), &node.at("/srv/roots")] {
-            for program in ["stat", "cat", "helper"] {
+            for program in ["stat", "cat", "base64", "helper"] {
                 let text = format!("#!/bin/sh\necho {program} >>/srv/ran\nexec /usr/bin/{program} \"$@\"\n");
                 fs::write(place.join(program), text).unwrap();
                 fs::set_permissions(place.join(program), Permissions::from_mode(0o755)).unwrap();

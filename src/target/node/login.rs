@@ -57,8 +57,13 @@ impl Records {
     }
 }
 
+/// Where a system has its programs, NixOS included. `survey.sh` has the same, and says which others count.
+const SYSTEM_PATH: &str =
+    "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
-/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there. Below sudo it first says
+/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there; for the one program that
+/// this takes the system's directories come first. Below sudo it first says
 /// the words by which sudo tells what it records of its user: root needs no password to ask, and it is asked nothing.
 pub(super) fn shell(nonce: &str, becomes: Option<Become>, says_ready: bool) -> String {
     let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
@@ -70,7 +75,7 @@ pub(super) fn shell(nonce: &str, becomes: Option<Become>, says_ready: bool) -> S
         _ => String::new(),
     };
     format!(
-        "{ready}{records}while read -r s;do case $s in {nonce}*)eval \"$(printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
+        "{ready}{records}while read -r s;do case $s in {nonce}*)eval \"$(PATH={SYSTEM_PATH}:$PATH;printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
     )
 }
 

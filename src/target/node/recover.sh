@@ -114,7 +114,7 @@ clear_away() {
 }
 
 leave_own() {
-  overwrite "$@"
+  overwrite "$@" key
   remove_own "$@"
 }
 
