@@ -119,6 +119,12 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
     let what = "was changed by somebody else before the old files came back";
     let left: Vec<Warning> = outcome.left.iter().map(|path| left_warning(path, what, &plan)).collect();
     plan.warnings.extend(left);
+    plan.warnings.extend(outcome.stays.iter().map(|path| Warning {
+        code: "DD503",
+        secret: None,
+        message: format!("{path}, an empty directory of the run, could not be removed"),
+        hint: "is the directory append-only (`lsattr -d`)? remove it there".into(),
+    }));
     let watched = work.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
     HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
 }
@@ -242,6 +248,7 @@ impl HostEnd {
         let (status, changed_anything, error) = match &outcome.end {
             End::Done => (Status::Done, false, None),
             End::Kept => (Status::Failed, true, Some(words::kept(name, &outcome))),
+            End::Uncleared(directory) => (Status::Failed, true, Some(words::uncleared(name, directory))),
             End::RolledBack => (Status::RolledBack, false, Some(words::rolled_back(name, &outcome))),
             End::Stuck(path) => (Status::Failed, true, Some(words::stuck(name, path, &outcome))),
             End::Refused(error) => (Status::Failed, false, Some(words::unchanged(name, error))),

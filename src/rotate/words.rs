@@ -59,6 +59,16 @@ pub(super) fn kept(name: &str, outcome: &Outcome) -> Message {
     said(message, outcome.bad.as_ref()).hint(log_hint(name, outcome))
 }
 
+/// The new files are in place, and old values may be left.
+pub(super) fn uncleared(name: &str, directory: &str) -> Message {
+    let what = format!(
+        "{name}: the new files are in place, but what is left of the run in {directory} could not be removed: it is not where it was, or is read-only"
+    );
+    Message::new(what).hint(
+        "old values may stand there in `.deaddrop-…`: the next run removes them once the directory is there again",
+    )
+}
+
 /// A file that could not be put back.
 pub(super) fn stuck(name: &str, path: &str, outcome: &Outcome) -> Message {
     let message = Message::new(format!("{name}: stopped in the middle: the old {path} could not be put back"));

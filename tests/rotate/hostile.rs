@@ -320,3 +320,126 @@ fn no_program_of_anybody_elses_is_run_whatever_the_path_of_root_says() {
         assert!(path.starts_with("/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:"), "{path}");
     });
 }
+
+/// Puts a program of the node's in the place of another, which it runs; `before` and `after` are what it does besides, once the file
+/// /srv/armed is there.
+fn wrap(scratch: &Scratch, program: &str, before: &str, after: &str) {
+    let path = scratch.join("node1.local/bin").join(program);
+    let text = format!(
+        "#!/bin/sh\nif [ -e /srv/armed ]; then {before}; fi\n/usr/bin/{program} \"$@\"\nstatus=$?\nif [ -e /srv/armed ]; then {after}; fi\n\
+         exit $status\n"
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_read_is_not_taken_for_the_next_one() {
+    each_shell(|scratch, builder| {
+        let node = builder.start(scratch);
+        let mut job = Job::new(scratch);
+        // His own files, in directories of root's: one before /etc/group and /etc/passwd, one behind them. Once their sizes are known, the
+        // first gets what the two should hold, and the last is as much shorter: the sum is as it was.
+        let group = fs::read(node.at("/etc/group")).unwrap().len();
+        let forged = format!("{}\nadmin:x:65534:65534::/:/bin/sh\n", "#".repeat(group - 1));
+        fs::write(node.at("/srv/forged"), format!("0123456789{forged}")).unwrap();
+        for (name, length) in [("/app-token", 10), ("/srv/token", 10 + forged.len())] {
+            fs::write(node.at(name), "0123456789".repeat(100).get(..length).unwrap()).unwrap();
+            fs::set_permissions(node.at(name), Permissions::from_mode(0o400)).unwrap();
+            chown(node.at(name), Some(OTHER), Some(OTHER)).unwrap();
+        }
+        job.add("first", "/app-token", ", owner: 65534, group: 65534");
+        job.add("last", "/srv/token", ", owner: 65534, group: 65534");
+        job.add("admins", "/etc/secrets/admins", ", owner: admin");
+        wrap(scratch, "stat", ":", "cat /srv/forged >/app-token; printf 0123456789 >/srv/token");
+        fs::write(node.at("/srv/armed"), "").unwrap();
+        // Refused, or looked at again.
+        let run = job.rotate();
+        if run.code() == Some(0) {
+            assert_eq!(mode_and_owner(&node, "/etc/secrets/admins").1, 1000);
+        } else {
+            assert!(!node.at("/etc/secrets/admins").exists());
+        }
+        fs::remove_file(node.at("/srv/armed")).unwrap();
+        job.rotate().expect_code(0);
+        job.assert_in_place(&node);
+        assert_eq!(mode_and_owner(&node, "/etc/secrets/admins").1, 1000);
+    });
+}
+
+#[test]
+fn what_a_files_owner_writes_before_it_is_taken_from_him_is_not_in_the_new_file() {
+    each_shell(|scratch, builder| {
+        let node = builder.start(scratch);
+        let mut job = Job::new(scratch);
+        job.add("a", "/etc/secrets/a", "");
+        job.rotate().expect_code(0);
+        chown(node.at("/etc/secrets/a"), Some(OTHER), Some(OTHER)).unwrap();
+        // As many bytes, and the time as it was.
+        let evil = "n=$(/usr/bin/stat -c %s /etc/secrets/a); touch -r /etc/secrets/a /srv/time; head -c $n /dev/zero >/etc/secrets/a; \
+                    touch -r /srv/time /etc/secrets/a; rm -f /srv/armed";
+        // (Not at the lock, where there is no flock.)
+        wrap(scratch, "ln", ":", &format!("[ \"$1\" = -s ] || {{ {evil}; }}"));
+        fs::write(node.at("/srv/armed"), "").unwrap();
+        job.rotate().expect_code(0);
+        assert!(!node.at("/srv/armed").exists(), "nothing was written");
+        job.assert_in_place(&node);
+        assert_eq!(mode_and_owner(&node, "/etc/secrets/a"), (0o100_400, 0, 0));
+    });
+}
+
+#[test]
+fn a_directory_that_goes_away_during_a_run_is_named_and_keeps_no_list_of_what_was_made() {
+    each_shell(|scratch, builder| {
+        let node = builder.start(scratch);
+        let mut job = Job::new(scratch);
+        job.add("other", "/etc/secrets/other", "");
+        // One that the run makes itself: nothing old is in it.
+        job.add("made", "/srv/made/a", ", run_after: [[sh, -c, 'rm -rf /srv/made']]");
+        job.rotate();
+        assert!(!node.at("/var/lib/deaddrop").exists());
+        job.with("made", "").rotate().expect_code(0);
+        job.assert_in_place(&node);
+        // One that stood, and holds old values.
+        job.with("made", ", run_after: [[mv, /srv/made, /srv/moved]]");
+        job.change("made")
+            .rotate()
+            .expect_code(4)
+            .expect_error("what is left of the run in /srv/made could not be removed");
+        job.with("made", "");
+        job.deaddrop(&["rotate", "node1", "--only", "other"])
+            .run()
+            .expect_code(1)
+            .expect_error("/srv/made is not there");
+        fs::rename(node.at("/srv/moved"), node.at("/srv/made")).unwrap();
+        job.deaddrop(&["rotate", "node1", "--only", "other"]).run().expect_code(0).expect_error("DD502");
+        job.assert_in_place(&node);
+    });
+}
+
+#[test]
+fn old_values_that_cannot_be_removed_are_told_and_removed_by_the_next_run() {
+    each_shell(|scratch, builder| {
+        let mounts = "mkdir -p \"$root/srv/d\"; mount -t tmpfs -o mode=755 tmpfs \"$root/srv/d\"\n";
+        let node = builder.mounts(mounts).start(scratch);
+        let mut job = Job::new(scratch);
+        job.add("a", "/srv/d/a", "").add("other", "/etc/secrets/other", "");
+        job.rotate().expect_code(0);
+        job.with("a", ", run_after: [[mount, -o, 'remount,ro', /srv/d]]");
+        job.change("a").rotate().expect_code(4).expect_error("what is left of the run in /srv/d could not be removed");
+        job.with("a", ", run_after: [[sh, -c, 'ls -A /srv/d >/srv/left']]");
+        let refused = job.deaddrop(&["rotate", "node1", "--only", "other"]).run().expect_code(1);
+        assert!(refused.stderr().contains("/srv/d"), "{}", refused.stderr());
+        job.with("other", ", run_after: [[sh, -c, 'ls -A /srv/d >/srv/left']]");
+        // Somebody makes it writable again; here the node's own lock program does.
+        wrap(scratch, "stat", "mount -o remount,rw /srv/d; rm -f /srv/armed", ":");
+        fs::write(node.at("/srv/armed"), "").unwrap();
+        job.change("other")
+            .deaddrop(&["rotate", "node1", "--only", "other"])
+            .run()
+            .expect_code(0)
+            .expect_error("DD502");
+        assert_eq!(fs::read_to_string(node.at("/srv/left")).unwrap(), "a\n");
+        node.assert_clean();
+    });
+}

@@ -15,8 +15,9 @@
 //!                                   acted UNIT
 //!                                   bad WHAT, then `output`, base64 and `,`
 //!                                   left PATH            somebody has changed it meanwhile
+//!                                   stays PATH           an empty directory of the run that cannot be removed
 //!                                   stuck PATH, still WHAT, again WHAT
-//!                                   end done | kept | rolled-back | stuck
+//!                                   end done | kept | uncleared DIRECTORY | rolled-back | stuck
 //!                                   .
 //! ```
 
@@ -113,6 +114,8 @@ pub struct Outcome {
     pub still: Vec<Bad>,
     /// Files that somebody has changed meanwhile, and that were left alone when the old ones came back.
     pub left: Vec<String>,
+    /// Empty directories of the run that could not be removed.
+    pub stays: Vec<String>,
 }
 
 /// How it ended.
@@ -122,6 +125,8 @@ pub enum End {
     Done,
     /// The new files are in place, and something is not well.
     Kept,
+    /// The new files are in place, and what is left of the run in this directory could not be removed.
+    Uncleared(String),
     /// The old files are back.
     RolledBack,
     /// This file could not be put back.
@@ -143,7 +148,14 @@ pub struct Bad {
 
 /// Sends a change and reads what comes of it.
 pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_phase: &dyn Fn(Phase)) -> Outcome {
-    let mut outcome = Outcome { end: End::Done, acted: Vec::new(), bad: None, still: Vec::new(), left: Vec::new() };
+    let mut outcome = Outcome {
+        end: End::Done,
+        acted: Vec::new(),
+        bad: None,
+        still: Vec::new(),
+        left: Vec::new(),
+        stays: Vec::new(),
+    };
     session.values.add_run(tree, work);
     if let Err(error) = send(session, tree, work) {
         outcome.end = End::Refused(error);
@@ -192,15 +204,24 @@ fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), N
     head.push_str(".\n");
     session.queue(head.as_bytes());
     for change in changes {
-        match change {
-            TreeChange::WriteFile { content, .. } => session.queue(&value(content)),
-            TreeChange::MakeKey { recipe, .. } => session.queue(keys::line(recipe)?.as_bytes()),
-            _ => {}
+        if let TreeChange::MakeKey { recipe, .. } = change {
+            session.queue(keys::line(recipe)?.as_bytes());
+        } else if let Some(content) = content(change, tree) {
+            session.queue(&value(content));
         }
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
     Ok(())
+}
+
+/// What is written: also where mode or owner alone are changed, if the file was read.
+fn content<'a>(change: &'a TreeChange, tree: &'a NodeTree) -> Option<&'a Secret> {
+    match change {
+        TreeChange::WriteFile { content, .. } => Some(content),
+        TreeChange::SetMetadata { path, .. } => tree.at(path)?.content.as_ref(),
+        _ => None,
+    }
 }
 
 /// A name that nobody can guess.
@@ -270,6 +291,11 @@ fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
     lines
 }
 
+/// How `value` is to read it.
+fn lines_of(content: &Secret) -> String {
+    if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() }
+}
+
 fn full_lines(content: &Secret) -> usize {
     // OK to fall back: only a length near that of all memory has none.
     base64::encoded_len(content.len(), true).unwrap_or(0) / (VALUE_LINE - 1)
@@ -287,19 +313,22 @@ fn item(tree: &NodeTree, change: &TreeChange) -> Result<String, NodeError> {
         TreeChange::WriteFile { content, mode, uid, gid, .. } => {
             let kind = if standing.is_some() { "r" } else { "c" };
             let mask = 0o777 & !mode;
-            let size = content.len();
-            let lines = if is_for_printf(content) { "p".to_owned() } else { full_lines(content).to_string() };
-            format!("{kind} {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
+            format!("{kind} {mode:o} {mask:03o} {uid} {gid} {} {} {state} {path}", content.len(), lines_of(content))
         }
         TreeChange::MakeKey { mode, uid, gid, .. } => {
             let (kind, mask) = (if standing.is_some() { "r" } else { "c" }, 0o777 & !mode);
             format!("{kind} {mode:o} {mask:03o} {uid} {gid} - g {state} {path}")
         }
         TreeChange::SetMetadata { mode, uid, gid, .. } => {
-            // By a new file: whose directory it is could put something else in the place of the old one.
-            let size = standing.ok_or(NodeError::Garbled("a file that is not there"))?.stat.size;
+            // By a new file: whose directory it is could put something else in the place of the old one. With the content that was
+            // compared here, where it was: whose file it is can write into it, and set back its time.
+            let known = standing.ok_or(NodeError::Garbled("a file that is not there"))?;
             let mask = 0o777 & !mode;
-            format!("r {mode:o} {mask:03o} {uid} {gid} {size} = {state} {path}")
+            let (size, lines) = match content(change, tree) {
+                Some(content) => (content.len().to_string(), lines_of(content)),
+                None => (known.stat.size.to_string(), "=".to_owned()),
+            };
+            format!("r {mode:o} {mask:03o} {uid} {gid} {size} {lines} {state} {path}")
         }
         TreeChange::RemoveFile { .. } => format!("x 0 - 0 0 - 0 {state} {path}"),
         // The node takes back by itself what a run of its own has begun.
@@ -397,11 +426,15 @@ fn report(
                 outcome.still.push(Bad { what: bad(work, &session.values, &rest).ok_or(GARBLED)?, said: Vec::new() });
             }
             "left" => outcome.left.push(session.values.word(rest)),
+            "stays" => outcome.stays.push(session.values.word(rest)),
             "stuck" => stuck = Some(session.values.word(rest)),
             "end" => {
                 end = Some(match rest {
                     "done" => End::Done,
                     "kept" => End::Kept,
+                    _ if rest.starts_with("uncleared ") => {
+                        End::Uncleared(session.values.word(rest.trim_start_matches("uncleared ")))
+                    }
                     "rolled-back" => End::RolledBack,
                     "stuck" => End::Stuck(stuck.take().ok_or(GARBLED)?),
                     _ => return Err(GARBLED),
@@ -553,7 +586,7 @@ fn refused(why: &str, said: &[String], values: &Values) -> NodeError {
         ),
         "link" => NodeError::refused(
             format!("the old {path} cannot be kept under a second name{because}"),
-            "the file system must know hard links, and the file must not be immutable",
+            "the file system must know hard links, and the file must be neither immutable nor a mount point",
         ),
         "differs" => NodeError::refused(
             format!("a new file does not have the mode, owner or size that it was given{because}"),

@@ -42,8 +42,8 @@ load_item() {
 # Puts files and directories on the disk.
 settle_on_disk() {
   sync -- "$@" 2>/dev/null && return
-  # One that knows no files (GNU's does) writes everything.
-  ! sync --version >/dev/null 2>&1 && sync
+  # One that knows no files writes everything; one that does has failed.
+  ! sync -- /dev 2>/dev/null && sync
 }
 
 refuse() {
@@ -107,21 +107,21 @@ write_list() {
   [ -d "$state" ] || mkdir "$state" || refuse "list"
   enter "$state" || refuse "list"
   rm -f "$state/done" "$state/new" "$state/list" || refuse "list"
+  whole=
   {
-    say "run $run"
-    say "mark $mark"
+    say "run $run" && say "mark $mark" && whole=yes
     number=0
     while [ "$number" -lt "$places" ]; do
       number=$((number + 1))
-      eval "say \"in \$place_$number\""
+      eval "say \"in \$place_$number\"" || whole=
     done
     number=0
     while [ "$number" -lt "$items" ]; do
       number=$((number + 1))
-      eval "say \"\$item_$number\""
+      eval "say \"\$item_$number\"" || whole=
     done
     say end
-  } >"$state/list" && settle_on_disk "$state/list" "$state" || {
+  } >"$state/list" && [ "$whole" ] && settle_on_disk "$state/list" "$state" || {
     forget_list
     refuse "list"
   }
@@ -165,7 +165,11 @@ prepare() {
     number=$((number + 1))
     load_item "$number"
     if [ "$kind" = d ]; then
-      enter "$dir" && mkdir -m 700 "./$name" && open_directory || abort "write $path"
+      checked=
+      enter "$dir" && mkdir -m 700 "./$name" && open_directory || {
+        [ -z "$checked" ] || abort "modes $path"
+        abort "write $path"
+      }
       continue
     fi
     if [ "$dir" != "$at" ] || [ $# -ge "$portion" ]; then
@@ -379,7 +383,12 @@ open_directory() {
   esac
   [ "$mode" = 700 ] || {
     # What a default ACL names would get what the group gets.
-    ! command -v setfacl >/dev/null 2>&1 || setfacl -b . || return 1
+    if command -v setfacl >/dev/null 2>&1; then
+      setfacl -b . || return 1
+    else
+      new_files && rm -f probe "$mark" || return 1
+      [ "$checked" = "0:600${nl}0:666" ] || return 1
+    fi
     chmod "$mode" . || return 1
   }
   [ "$uid:$gid" = 0:0 ] && [ ! -g . ] || chown "$uid:$gid" .
@@ -387,7 +396,7 @@ open_directory() {
 
 apply() {
   items=0 places=0 units=0 programs=0 checks=0
-  settle=0 absent=0 reached=0
+  settle=0 absent=0 reached=0 stays=
   rollback=yes
   while :; do
     IFS= read -r line || exit 1
@@ -428,7 +437,14 @@ apply() {
     roll_back
   }
   finish
-  if [ "$bad" ]; then say "end kept"; else say "end done"; fi
+  say_each stays "$stays"
+  if [ "$bad" ]; then
+    say "end kept"
+  elif [ "$lost" ]; then
+    say "end uncleared $lost"
+  else
+    say "end done"
+  fi
   say .
   exit 0
 }

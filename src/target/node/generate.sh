@@ -13,9 +13,6 @@ judge() {
   ! has ssh-keygen || ! [ -e /dev/stdin ] || say "makes ssh"
   ! has wg || say "makes wireguard"
   say '='
-  # For `contents`.
-  careful_dd=
-  ! dd if=/dev/null iflag=nofollow,nonblock count=0 2>/dev/null || careful_dd=yes
   while :; do
     IFS= read -r line || exit 1
     [ "$line" != . ] || break

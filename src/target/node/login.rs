@@ -32,6 +32,24 @@ pub struct Login {
     pub hidden: Vec<String>,
 }
 
+#[cfg(test)]
+impl Login {
+    /// A shell of this machine.
+    pub(super) fn here(silence: Duration) -> Self {
+        Self {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence,
+            hidden: Vec::new(),
+        }
+    }
+}
+
 /// What sudo records, by the words of `sudo -l`: options as sudoers(5) has them, and tags of single commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Records {

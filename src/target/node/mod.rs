@@ -30,6 +30,7 @@ use super::{Applied, Survey, Target, Wanted};
 use crate::image::error::ImageError;
 use crate::image::tree::TreeChange;
 use crate::plan::Warning;
+use crate::shown;
 use transport::Session;
 use tree::NodeTree;
 
@@ -63,6 +64,8 @@ pub struct NodeTarget<'w> {
     /// The program for keys was sent.
     makes_keys: bool,
     unfinished: bool,
+    /// A file that was another one while it was looked at.
+    moving: Option<String>,
 }
 
 impl<'w> NodeTarget<'w> {
@@ -82,6 +85,7 @@ impl<'w> NodeTarget<'w> {
             loaded: false,
             makes_keys: false,
             unfinished: false,
+            moving: None,
         })
     }
 
@@ -146,7 +150,13 @@ impl<'w> NodeTarget<'w> {
                 }
             }
         }
-        Err(NodeError::refused("its files changed each time that they were looked at", "try again when it is at rest"))
+        let what = match &self.moving {
+            Some(path) => {
+                format!("{} changed, or could not be read, each time that it was looked at", shown::text(path))
+            }
+            None => "its files changed each time that they were looked at".to_owned(),
+        };
+        Err(NodeError::refused(what, "try again when it is at rest"))
     }
 
     /// What is wanted and all directories above, so that mostly one answer is enough.
@@ -172,10 +182,16 @@ impl<'w> NodeTarget<'w> {
 
     /// Asks for these paths and learns the answers; false when something came or went meanwhile, so that nothing was learnt.
     fn ask(&mut self, asked: &[(String, Option<u64>)]) -> Result<bool, NodeError> {
-        self.session.queue(&protocol::question(asked));
+        self.session.queue(&protocol::question(asked, |path| self.tree.is_foreign(path)));
         self.greet()?;
         self.session.expect(protocol::longest_answer(asked), self.login.silence);
-        let Some((unfinished, answers)) = protocol::answer(&mut self.session, asked)? else { return Ok(false) };
+        let (unfinished, answers) = match protocol::answer(&mut self.session, asked)? {
+            Ok(answer) => answer,
+            Err(path) => {
+                self.moving = path;
+                return Ok(false);
+            }
+        };
         self.unfinished = unfinished;
         for (path, known) in answers {
             if let Err(error) = self.tree.learn(path, known) {
@@ -353,17 +369,7 @@ mod tests {
 
     /// What is said of these by a node on which `at` leads on.
     fn look(at: &str, wanted: &[Wanted]) -> Result<Survey, ImageError> {
-        let login = Login {
-            name: "node".into(),
-            destination: None,
-            ssh_config: None,
-            ssh_options: Vec::new(),
-            becomes: None,
-            password: None,
-            interactive: false,
-            silence: Duration::from_secs(60),
-            hidden: Vec::new(),
-        };
+        let login = Login::here(Duration::from_secs(60));
         let session = Session::start(&login, &HOSTILE.replace("AT", at)).unwrap();
         let (tree, on_contact) = (NodeTree::default(), || {});
         let mut node = NodeTarget {
@@ -374,6 +380,7 @@ mod tests {
             greeted: false,
             loaded: false,
             unfinished: false,
+            moving: None,
             makes_keys: false,
         };
         node.look(wanted).unwrap()

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! survey                         -> unfinished            if an interrupted run has left its list
-//! LIMIT PATH      up to 100      -> m NUMBER              nothing stands there
+//! [!]LIMIT PATH   up to 100      -> m NUMBER              nothing stands there
 //! …                                 l NUMBER TARGET       a symbolic link
 //! .               the end           x NUMBER              one whose target holds a line end
 //!                                   =
 //!                                   MODE UID GID SIZE LINKS DEV INO MTIME CTIME   of each path that stands, in order; MODE in hexadecimal
 //!                                   u NUMBER              of those that stand, one whose content is not read: a link leads there
-//!                                   +                     if contents follow: of the regular files of at most LIMIT bytes, one after
+//!                                   f NUMBER              one that somebody else than root could change: what is in it, up to `;`
+//!                                   BASE64
+//!                                   ;
+//!                                   +                     if other contents follow: of the regular files of at most LIMIT bytes, one after
 //!                                   BASE64                another, in order
 //!                                   ,                     the end of the hundred
 //!                                -> .                     the end
@@ -49,11 +52,13 @@ const MOST_LEFT: usize = 10_000;
 /// A path and what stands there.
 type Learnt = Vec<(String, Option<Known>)>;
 
-/// The question after these paths, with the size up to which a file's content is wanted.
-pub(super) fn question(asked: &[(String, Option<u64>)]) -> Vec<u8> {
+/// The question after these paths, with the size up to which a file's content is wanted. `is_foreign` tells of what is known already
+/// whether somebody else than root could put something in a path's place.
+pub(super) fn question(asked: &[(String, Option<u64>)], is_foreign: impl Fn(&str) -> bool) -> Vec<u8> {
     let mut text = String::from("survey\n");
     for (path, limit) in asked {
-        let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
+        let mark = if limit.is_some() && is_foreign(path) { "!" } else { "" };
+        let limit = limit.map_or("-".to_owned(), |limit| format!("{mark}{limit}"));
         // OK: writing to a String cannot fail.
         let _ = writeln!(text, "{limit} {path}");
     }
@@ -107,15 +112,15 @@ pub(super) fn abilities(session: &mut Session, login: &Login) -> Result<(), Node
     Ok(())
 }
 
-/// The answer to [`question`]: whether a run was interrupted, and what stands at each path. `None` when files came or went while
-/// they were looked at.
+/// The answer to [`question`]: whether a run was interrupted, and what stands at each path. The inner error when files came, went or
+/// changed while they were looked at: one of them, if it is known which.
 pub(super) fn answer(
     session: &mut Session,
     asked: &[(String, Option<u64>)],
-) -> Result<Option<(bool, Learnt)>, NodeError> {
+) -> Result<Result<(bool, Learnt), Option<String>>, NodeError> {
     let mut unfinished = false;
     let mut learnt = Vec::with_capacity(asked.len());
-    let mut whole = true;
+    let mut moving = None;
     let mut links = 0_usize;
     let mut first = session.line()?;
     if first.as_slice() == b"unfinished" {
@@ -128,7 +133,7 @@ pub(super) fn answer(
         let batch = asked.get(start..start.saturating_add(BATCH).min(asked.len())).unwrap_or_default();
         let line = if number == 0 { std::mem::take(&mut first) } else { session.line()? };
         match one_batch(session, batch, line)? {
-            Some(answers) => {
+            Ok(answers) => {
                 let lengths = answers.iter().filter_map(|(_, known)| Some(known.as_ref()?.link.as_ref()?.len()));
                 links = lengths.fold(links, usize::saturating_add);
                 if links > MOST_LINKS {
@@ -136,13 +141,16 @@ pub(super) fn answer(
                 }
                 learnt.extend(answers);
             }
-            None => whole = false,
+            Err(path) => moving = Some(path.or(moving.flatten())),
         }
     }
     if session.line()?.as_slice() != b"." {
         return Err(NodeError::Garbled("the end of a survey"));
     }
-    Ok(whole.then_some((unfinished, learnt)))
+    Ok(match moving {
+        None => Ok((unfinished, learnt)),
+        Some(path) => Err(path),
+    })
 }
 
 /// The question whether ACLs let others write to these directories.
@@ -169,7 +177,7 @@ fn one_batch(
     session: &mut Session,
     batch: &[(String, Option<u64>)],
     mut line: Zeroizing<Vec<u8>>,
-) -> Result<Option<Learnt>, NodeError> {
+) -> Result<Result<Learnt, Option<String>>, NodeError> {
     const GARBLED: NodeError = NodeError::Garbled("a line of a survey");
     let mut missing = vec![false; batch.len()];
     let mut links: HashMap<usize, Option<Vec<u8>>> = HashMap::new();
@@ -195,12 +203,21 @@ fn one_batch(
     let mut contents: Vec<(usize, usize)> = Vec::new();
     let standing: Vec<usize> = (0..batch.len()).filter(|index| !missing[*index]).collect();
     let mut stats = Vec::with_capacity(standing.len());
-    let mut unread = vec![false; standing.len()];
+    let mut told = vec![Told::Together; standing.len()];
     let mut line = session.line()?;
     while line.as_slice() != b"," && line.as_slice() != b"+" {
-        if let Some(number) = line.strip_prefix(b"u ") {
-            let number: usize = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).ok_or(GARBLED)?;
-            *unread.get_mut(number).ok_or(GARBLED)? = true;
+        let number = |digits: &[u8]| std::str::from_utf8(digits).ok().and_then(|text| text.parse::<usize>().ok());
+        if let Some(digits) = line.strip_prefix(b"u ") {
+            let one = number(digits).and_then(|number| told.get_mut(number)).ok_or(GARBLED)?;
+            *one = Told::Unread;
+        } else if let Some(digits) = line.strip_prefix(b"f ") {
+            let number = number(digits).ok_or(GARBLED)?;
+            let size = stats.get(number).map(|(stat, _): &(Stat, String)| stat.size).ok_or(GARBLED)?;
+            let limit = standing.get(number).and_then(|index| batch.get(*index)?.1).filter(|limit| size <= *limit);
+            let size = limit.and(usize::try_from(size).ok()).ok_or(GARBLED)?;
+            let content = decoded(session, size, b";")?;
+            let one = told.get_mut(number).ok_or(GARBLED)?;
+            *one = if content.len() == size { Told::Alone(Secret::new(content.to_vec())) } else { Told::Moving };
         } else if !line.is_empty() {
             stats.push(stat(&line).ok_or(GARBLED)?);
         }
@@ -212,32 +229,42 @@ fn one_batch(
     let has_contents = line.as_slice() == b"+";
     let whole = stats.len() == standing.len();
     let mut stats = stats.into_iter();
-    let mut unread = unread.into_iter();
+    let mut told = told.into_iter();
+    let mut moving = None;
     for (index, (path, limit)) in batch.iter().enumerate() {
-        let is_read = missing[index] || !unread.next().unwrap_or_default();
-        let known = match missing[index] {
-            true => None,
-            false => stats.next().map(|(stat, state)| Known {
-                stat,
-                state,
-                link: links.remove(&index).flatten(),
-                content: None,
-            }),
-        };
+        if missing[index] {
+            answers.push((path.clone(), None));
+            continue;
+        }
+        let told = told.next();
+        let known = stats.next().map(|(stat, state)| Known {
+            stat,
+            state,
+            link: links.remove(&index).flatten(),
+            content: None,
+        });
         if let (Some(known), Some(limit)) = (&known, limit)
             && known.stat.kind == Kind::File
-            && is_read
+            && matches!(told, Some(Told::Together))
             && (1..=*limit).contains(&known.stat.size)
         {
             contents.push((answers.len(), usize::try_from(known.stat.size).map_err(|_| GARBLED)?));
         }
+        let known = match (known, told) {
+            (Some(known), Some(Told::Alone(content))) => Some(Known { content: Some(content), ..known }),
+            (known, Some(Told::Moving)) => {
+                moving = Some(path.clone());
+                known
+            }
+            (known, _) => known,
+        };
         answers.push((path.clone(), known));
     }
     if has_contents {
         let want: usize = contents.iter().map(|(_, length)| length).sum();
-        let bytes = decoded(session, want)?;
+        let bytes = decoded(session, want, b",")?;
         if bytes.len() != want || !whole {
-            return Ok(None);
+            return Ok(Err(None));
         }
         let mut rest = bytes.as_slice();
         for (index, length) in contents {
@@ -248,18 +275,31 @@ fn one_batch(
             }
         }
     } else if !contents.is_empty() {
-        return Ok(None);
+        return Ok(Err(None));
     }
-    Ok(whole.then_some(answers))
+    Ok(if whole && moving.is_none() { Ok(answers) } else { Err(moving) })
 }
 
-/// Base64 up to the line `,`: about `want` bytes of it.
-fn decoded(session: &mut Session, want: usize) -> Result<Zeroizing<Vec<u8>>, NodeError> {
+/// How the content of a file that stands is told.
+#[derive(Clone)]
+enum Told {
+    /// Among all others, if it is told.
+    Together,
+    /// By itself.
+    Alone(Secret),
+    /// By itself, and it is not as long as it was.
+    Moving,
+    /// It is not: a link leads there.
+    Unread,
+}
+
+/// Base64 up to the line `end`: about `want` bytes of it.
+fn decoded(session: &mut Session, want: usize, end: &[u8]) -> Result<Zeroizing<Vec<u8>>, NodeError> {
     let room = want.saturating_add(want / 3).saturating_add(8);
     let mut text = Zeroizing::new(Vec::with_capacity(room));
     loop {
         let line = session.line()?;
-        if line.as_slice() == b"," {
+        if line.as_slice() == end {
             return text::from_base64(&text).ok_or(NodeError::Garbled("contents that are not base64"));
         }
         if text.len().saturating_add(line.len()) > room.saturating_add(1 << 10) {
@@ -380,17 +420,7 @@ mod tests {
 
     /// A node that answers this.
     fn hostile(answer: &[u8], silence: Duration) -> Session {
-        let login = Login {
-            name: "node".into(),
-            destination: None,
-            ssh_config: None,
-            ssh_options: Vec::new(),
-            becomes: None,
-            password: None,
-            interactive: false,
-            silence,
-            hidden: Vec::new(),
-        };
+        let login = Login::here(silence);
         let mut session = Session::start(&login, "echo; echo \"$nonce hello\"; exec cat").unwrap();
         session.queue(answer);
         session.greet().unwrap();
@@ -495,6 +525,6 @@ mod tests {
         let asked = [("/etc/x".to_owned(), Some(1 << 20)), ("/etc".to_owned(), None)];
         assert!(longest_answer(&asked) > (1 << 20) * 4 / 3 + (1 << 20) / 50);
         assert!(longest_answer(&asked) < 2 << 20);
-        assert_eq!(question(&asked), b"survey\n1048576 /etc/x\n- /etc\n.\n");
+        assert_eq!(question(&asked, |_| false), b"survey\n1048576 /etc/x\n- /etc\n.\n");
     }
 }

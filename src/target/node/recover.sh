@@ -15,13 +15,18 @@ make_own() {
   }
 }
 
-# With a default ACL, or without modes at all, these two would have the same one.
-probe() {
+# With a default ACL, or without modes at all, these two would have the same one. $checked tells how they, and "$@", are.
+new_files() {
+  checked=
   true >"$mark" || return 1
   umask 0
   true >probe || return 1
   umask 077
-  checked=$(stat -c %u:%a . n o "$mark" probe)
+  checked=$(stat -c %u:%a "$@" "$mark" probe)
+}
+
+probe() {
+  new_files . n o || return 1
   # Directories may have got the setgid bit of the one above.
   case $checked in
     "0:700${nl}0:700${nl}0:700${nl}0:600${nl}0:666") ;;
@@ -35,11 +40,14 @@ enter_own() {
   enter "${dir%/}/$own" && [ -O . ] && [ -f "./$mark" ]
 }
 
-# Takes it away, with these files in it; goes to $dir.
+# Takes it away, with these files in it; goes to $dir. Fails where something stays in it; an empty one that stays (the directory is
+# append-only) is only noted in $stays.
 remove_own() {
-  rm -f -- "$@" probe key key.pub "$mark"
+  rm -f -- "$@" probe key key.pub || return 1
+  rmdir n o 2>/dev/null || ! stands n && ! stands o || return 1
+  rm -f "$mark" || return 1
   cd ..
-  rmdir "$own/n" "$own/o" "$own"
+  rmdir "$own" || stays=$stays${dir%/}/$own$nl
 }
 
 # Overwrites those of these files that have no other name, which would keep the content.
@@ -86,11 +94,12 @@ finish() {
     load_item "$number"
     [ "$kind" != d ] || continue
     if [ "$dir" != "$at" ]; then
-      [ -z "$at" ] || leave_own "$@"
+      [ -z "$at" ] || leave_own "$@" || lost=$at
       set --
       at=
       come_back || {
-        [ -d "$dir" ] || is_absent || lost=yes
+        # What the run has made, somebody may have taken away since.
+        [ -d "$dir" ] || is_absent || is_made || lost=$dir
         continue
       }
       at=$dir
@@ -100,12 +109,31 @@ finish() {
       *) set -- "$@" "o/$name" ;;
     esac
     if [ $# -ge "$portion" ]; then
-      clear_away "$@"
+      clear_away "$@" || lost=$at
       set --
     fi
   done
-  [ -z "$at" ] || leave_own "$@"
+  [ -z "$at" ] || leave_own "$@" || lost=$at
   [ "$lost" ] || forget_list
+}
+
+# True for an item in a directory that the list itself makes.
+is_made() {
+  level=0
+  while [ "$level" -lt "$items" ]; do
+    level=$((level + 1))
+    eval "place=\$item_$level"
+    case $place in
+      d\ *) ;;
+      # They come first.
+      *) return 1 ;;
+    esac
+    place=/${place#*/}
+    case $dir/ in
+      "$place"/*) return 0 ;;
+    esac
+  done
+  return 1
 }
 
 clear_away() {
@@ -158,7 +186,7 @@ take_back() {
     take_back_item || stuck=${stuck:-$path}
     set -- "$@" "n/$name" "o/$name"
     if [ $# -ge "$portion" ] && [ -z "$stuck" ]; then
-      clear_away "$@"
+      clear_away "$@" || stuck=$at
       set --
     fi
   done
@@ -170,8 +198,7 @@ take_back() {
 # Where a file could not be put back, all that is needed for it stays.
 leave_taken_back() {
   [ -z "$stuck" ] || return 0
-  leave_own "$@"
-  settle_on_disk . || stuck=$at
+  leave_own "$@" && settle_on_disk . || stuck=$at
 }
 
 # Sets $file_NUMBER to what $state/new says of each new file.
@@ -246,7 +273,7 @@ take_back_item() {
 # Takes back, or brings to its end, what the list says, if there is one. $how tells which. A directory that is not there keeps the list,
 # unless $1 says `forget`: then the names in it are given up.
 recover_list() {
-  how=nothing left='' given_up='' missing='' stuck='' reached=0
+  how=nothing left='' given_up='' missing='' stuck='' stays='' reached=0
   [ -e "$state/list" ] || {
     forget_list
     return 0
@@ -280,7 +307,9 @@ recover_list() {
   if [ -e "$state/done" ]; then
     how=finished
     finish
-    return 0
+    stuck=$lost
+    [ -z "$lost" ]
+    return
   fi
   how=back
   take_back || return 1

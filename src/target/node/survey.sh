@@ -33,7 +33,7 @@ IFS=' '
 nl='
 '
 state=/var/lib/deaddrop
-foreign=0
+careful_dd=
 
 say() {
   printf '%s\n' "$*"
@@ -88,126 +88,133 @@ stands() {
   [ -e "$1" ] || [ -L "$1" ]
 }
 
-# Notes a directory that somebody else than root may write to: $1 its path, $2 its mode in hexadecimal and its owner.
-note_foreign() {
-  case $2 in
-    *[13579bdf]?\ 0 | *[2367abef]\ 0) ;;
-    *\ 0) return ;;
+# True for a mode in hexadecimal and an owner that let somebody else than root write.
+others_write() {
+  case $1 in
+    *[13579bdf]?\ 0 | *[2367abef]\ 0) return 0 ;;
+    *\ 0) return 1 ;;
   esac
-  ! is_foreign "$1" || return 0
-  foreign=$((foreign + 1))
-  eval "foreign_$foreign=\$1"
 }
 
-# True for a path below such a directory.
-is_foreign() {
-  level=$foreign
-  while [ "$level" -gt 0 ]; do
-    eval "place=\$foreign_$level"
-    case $1/ in
-      "${place%/}"/*) return 0 ;;
-    esac
-    level=$((level - 1))
-  done
-  return 1
-}
-
-# Writes what is in the regular file $2 to standard output. $1 is its DEV:INO. Where somebody else than root could put a link, a FIFO
-# or a device in its place, it is opened so that none of them counts.
-contents() {
-  if ! is_foreign "$2"; then
-    cat -- "$2"
-  elif [ "$careful_dd" ]; then
-    (enter "${2%/*}" && dd "if=./${2##*/}" iflag=nofollow,nonblock bs=65536)
+# Writes the first $3 bytes and a few more of the regular file $2 of this directory to standard output; $1 is its DEV:INO. Somebody else
+# than root may put a link, a FIFO or a device in its place: it is opened so that none of them counts.
+read_guarded() {
+  [ "$careful_dd" ] || {
+    careful_dd=no
+    ! dd if=/dev/null iflag=nofollow,nonblock count=0 || careful_dd=yes
+  }
+  if [ "$careful_dd" = yes ]; then
+    dd "if=$2" iflag=nofollow,nonblock bs=65536 "count=$(($3 / 65536 + 1))"
   else
-    (enter "${2%/*}" && contents_watched "$1" "./${2##*/}")
-  fi 2>/dev/null
-}
+    read_watched "$@"
+  fi
+} 2>/dev/null
 
 # Where dd knows no flags: a child opens it, and is ended if that takes long; nothing is read of what was not looked at.
-contents_watched() {
+read_watched() {
   [ -f "$2" ] && [ ! -L "$2" ] || return
   {
-    exec 7<"$2" && [ "$(stat -L -c %d:%i /proc/self/fd/7)" = "$1" ] && cat <&7
+    exec 7<"$2" && [ "$(stat -L -c %d:%i /proc/self/fd/7)" = "$1" ] && head -c "$(($3 + 1))" <&7
   } &
   tries=0
-  until [ -e "/proc/$!/fd/7" ] || ! kill -0 "$!" || [ "$tries" -ge 20 ]; do
+  # One that has ended has no open files any more.
+  until [ -e "/proc/$!/fd/7" ] || [ ! -e "/proc/$!/fd/1" ] || [ "$tries" -ge 1020 ]; do
     tries=$((tries + 1))
-    sleep 0.1 || sleep 1
+    [ "$tries" -le 1000 ] || sleep 0.1 || sleep 1
   done
   [ -e "/proc/$!/fd/7" ] || kill -9 "$!"
   wait "$!"
 }
 
+# Writes what is in the regular file $2 to standard output, if it has no more than 64 KiB. $1 is its DEV:INO.
+contents() {
+  (enter_parent "$2" && read_guarded "$1" "./${2##*/}" 65535)
+}
+
+enter_parent() {
+  parent=${1%/*}
+  enter "${parent:-/}"
+}
+
 # Says what stands at each of "$@", and what is in those regular files that are no longer than their entry of $limits says.
-# Each stands; one that does not any more gets no line, and the other side sees that one is missing. Through a link that others could
-# have laid nothing is read: `u` says so.
+# Each stands; one that does not any more gets no line, and then nothing is read. Nothing is read through a symbolic link: `u` says so.
+# A file that somebody else than root could write to, or put something in the place of, comes by itself, since its size is his to change.
+# $top is the directory above which nobody else could: a `!` in $limits, or one of the paths before says it.
 tell() {
   count=$#
   known=$(stat -c '%f %u %g %s %h %d %i %Y %Z' -- "$@" 2>/dev/null)$nl
   printf '%s' "$known"
-  guarded=
-  files=
+  [ "$(count_lines "$known")" = "$count" ] || return 0
   number=0
+  at=
   for path in "$@"; do
     line=${known%%"$nl"*}
     known=${known#*"$nl"}
     limit=${limits%% *}
     limits=${limits#* }
+    case $path/ in
+      "$top"/*) ;;
+      *) top=// ;;
+    esac
     case $limit,$line in
       *,4???\ *)
-        line=${line% * * * * * * *}
-        note_foreign "$path" "$line"
+        [ "$top" != // ] || ! others_write "${line% * * * * * * *}" || top=${path%/}
         ;;
       -,*) ;;
       *,8???\ *)
         rest=${line#* * * }
         size=${rest%% *}
-        if [ "$size" -gt 0 ] && [ "$size" -le "$limit" ]; then
-          rest=${rest#* * }
-          file=${rest%% *}
-          rest=${rest#* }
-          if ! is_foreign "$path"; then
-            set -- "$@" "$path"
-            files="$files$file:${rest%% *} "
-          elif (enter "${path%/*}"); then
-            set -- "$@" "$path"
-            files="$files$file:${rest%% *} "
-            guarded=yes
-          else
+        if [ "$size" -gt 0 ] && [ "$size" -le "${limit#!}" ]; then
+          parent=${path%/*}
+          if [ "${parent:-/}" != "$at" ] && ! enter "${parent:-/}"; then
             say "u $number"
+            at=
+          elif at=${parent:-/} && [ "$top" = // ] && [ "$limit" = "${limit#!}" ] && ! others_write "${line% * * * * * * *}"; then
+            set -- "$@" "$path"
+          else
+            tell_guarded
           fi
         fi
         ;;
     esac
     number=$((number + 1))
   done
+  cd /
   shift "$count"
   [ $# -gt 0 ] || return 0
   say +
-  if [ "$guarded" ]; then
-    tell_guarded "$@" | base64
-  else
-    cat -- "$@" 2>/dev/null | base64
-  fi
+  cat -- "$@" 2>/dev/null | base64
 }
 
+# The file at $path, of $size bytes, in this directory.
 tell_guarded() {
-  careful_dd=
-  ! dd if=/dev/null iflag=nofollow,nonblock count=0 2>/dev/null || careful_dd=yes
-  for path; do
-    contents "${files%% *}" "$path"
-    files=${files#* }
-  done
+  say "f $number"
+  rest=${rest#* * }
+  file=${rest%% *}
+  rest=${rest#* }
+  file=$file:${rest%% *}
+  if [ "$top" = // ] && [ "$limit" = "${limit#!}" ]; then
+    head -c "$((size + 1))" -- "./${path##*/}" 2>/dev/null | base64
+  else
+    read_guarded "$file" "./${path##*/}" "$size" | base64
+  fi
+  say ';'
 }
 
-# Answers a list of `LIMIT PATH` that ends with a dot, a hundred paths at a time: for each batch a line a path that is missing or
+count_lines() {
+  IFS=$nl
+  set -- $1
+  printf %s "$#"
+}
+
+# Answers a list of `LIMIT PATH` that ends with a dot, what is in a directory right after it, a hundred paths at a time: for each batch a line a path that is missing or
 # a symbolic link, then `=`, a line a path that stands, and after `+` the contents.
 survey() {
   if [ -e "$state" ]; then
     say unfinished
   fi
   more=yes
+  top=//
   while [ "$more" ]; do
     set --
     limits=

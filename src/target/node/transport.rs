@@ -509,17 +509,7 @@ mod tests {
 
     #[test]
     fn a_value_on_standard_error_is_not_shown() {
-        let login = Login {
-            name: "here".into(),
-            destination: None,
-            ssh_config: None,
-            ssh_options: Vec::new(),
-            becomes: None,
-            password: Some(Secret::new(b"hunter2".to_vec())),
-            interactive: false,
-            silence: Duration::from_secs(30),
-            hidden: Vec::new(),
-        };
+        let login = Login { password: Some(Secret::new(b"hunter2".to_vec())), ..Login::here(Duration::from_secs(30)) };
         let mut session = Session::start(&login, "echo \"$nonce hello\"; echo it is hunter2 >&2; echo so >&2").unwrap();
         session.greet().unwrap();
         match session.line() {
@@ -530,17 +520,7 @@ mod tests {
 
     /// A session with a shell of this machine that runs this once it has greeted.
     fn session(script: &str) -> Session {
-        let login = Login {
-            name: "here".into(),
-            destination: None,
-            ssh_config: None,
-            ssh_options: Vec::new(),
-            becomes: None,
-            password: None,
-            interactive: false,
-            silence: Duration::from_secs(30),
-            hidden: Vec::new(),
-        };
+        let login = Login::here(Duration::from_secs(30));
         let script = format!("echo noise; echo; echo \"$nonce hello\"; {script}");
         let mut session = Session::start(&login, &script).unwrap();
         session.greet().unwrap();

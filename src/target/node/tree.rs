@@ -95,7 +95,16 @@ impl NodeTree {
 
     /// What has to be asked for now.
     pub(super) fn take_asked(&self) -> Vec<(String, Option<u64>)> {
-        std::mem::take(&mut *self.asked.borrow_mut()).into_iter().collect()
+        let mut asked: Vec<_> = std::mem::take(&mut *self.asked.borrow_mut()).into_iter().collect();
+        // The node expects what is in a directory right after it.
+        asked.sort_by(|(one, _), (other, _)| one.split('/').cmp(other.split('/')));
+        asked
+    }
+
+    /// True where a directory that is known lets somebody else than root put something in the place of what is below it.
+    pub(super) fn is_foreign(&self, path: &str) -> bool {
+        let above = path.match_indices('/').map(|(end, _)| if end == 0 { "/" } else { &path[..end] });
+        above.filter_map(|above| self.at(above)).any(|known| known.stat.uid != 0 || known.stat.mode & 0o022 != 0)
     }
 
     /// Directories whose ACLs have to be asked for now.
