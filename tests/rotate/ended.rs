@@ -151,6 +151,30 @@ fn without_room_for_the_mark_the_old_files_come_back() {
 }
 
 #[test]
+fn a_disk_that_fails_to_sync_refuses_and_one_that_cannot_sync_single_files_does_not() {
+    // (strerror(3) says it in the same words with every C library that is on such nodes, in the locale C.)
+    for (words, code) in [("Input/output error", 1), ("Invalid argument", 0)] {
+        for at in ["/etc/secrets/.deaddrop", "/var/lib/deaddrop"] {
+            each_shell(|scratch, builder| {
+                let node = builder.start(scratch);
+                let mut job = Job::new(scratch);
+                job.add("a", "/etc/secrets/a", "");
+                job.rotate().expect_code(0);
+                let sync = scratch.join("node1.local/bin/sync");
+                let text = format!(
+                    "#!/bin/sh\ncase \"$PWD $*\" in *--*{at}* | *{at}*--*) echo \"sync: error syncing 'x': {words}\" >&2; exit 1 ;; esac\n\
+                     exec /usr/bin/sync \"$@\"\n"
+                );
+                fs::write(&sync, text).unwrap();
+                fs::set_permissions(&sync, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+                job.change_all().rotate().expect_code(code);
+                assert_eq!(job.states(&node), [if code == 0 { "new" } else { "old" }], "{words} at {at}");
+            });
+        }
+    }
+}
+
+#[test]
 fn what_somebody_writes_while_units_are_watched_is_left_and_named() {
     each_shell(|scratch, builder| {
         let node = builder.start(scratch);

@@ -41,9 +41,12 @@ load_item() {
 
 # Puts files and directories on the disk.
 settle_on_disk() {
-  sync -- "$@" 2>/dev/null && return
-  # One that knows no files writes everything; one that does has failed.
-  ! sync -- /dev 2>/dev/null && sync
+  words=$(sync -- "$@" 2>&1) && return
+  # fsync(2) has failed; else this program knows no files, or this file system none that are synced by themselves.
+  case $words in
+    *'Input/output error'* | *'No space left'* | *'quota exceeded'*) return 1 ;;
+  esac
+  sync
 }
 
 refuse() {
