@@ -41,9 +41,9 @@ load_item() {
 
 # Puts files and directories on the disk.
 settle_on_disk() {
-  words=$(sync -- "$@" 2>&1) && return
+  sync -- "$@" 2>|"$state/output" && return
   # fsync(2) has failed; else this program knows no files, or this file system none that are synced by themselves.
-  case $words in
+  case $(cat "$state/output") in
     *'Input/output error'* | *'No space left'* | *'quota exceeded'*) return 1 ;;
   esac
   sync

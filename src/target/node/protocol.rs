@@ -211,7 +211,7 @@ fn one_batch(
             let one = number(digits).and_then(|number| told.get_mut(number)).ok_or(GARBLED)?;
             *one = Told::Unread;
         } else if let Some(digits) = line.strip_prefix(b"f ") {
-            let number = number(digits).ok_or(GARBLED)?;
+            let number = number(digits).filter(|at| matches!(told.get(*at), Some(Told::Together))).ok_or(GARBLED)?;
             let size = stats.get(number).map(|(stat, _): &(Stat, String)| stat.size).ok_or(GARBLED)?;
             let limit = standing.get(number).and_then(|index| batch.get(*index)?.1).filter(|limit| size <= *limit);
             let size = limit.and(usize::try_from(size).ok()).ok_or(GARBLED)?;
@@ -264,7 +264,7 @@ fn one_batch(
         let want: usize = contents.iter().map(|(_, length)| length).sum();
         let bytes = decoded(session, want, b",")?;
         if bytes.len() != want || !whole {
-            return Ok(Err(None));
+            return Ok(Err(moving));
         }
         let mut rest = bytes.as_slice();
         for (index, length) in contents {
@@ -275,7 +275,7 @@ fn one_batch(
             }
         }
     } else if !contents.is_empty() {
-        return Ok(Err(None));
+        return Ok(Err(moving));
     }
     Ok(if whole && moving.is_none() { Ok(answers) } else { Err(moving) })
 }

@@ -173,6 +173,8 @@ take_back() {
       if is_absent; then
         continue
       elif [ "$kind" = d ]; then
+        # What `open_directory` looks at its modes by.
+        ! enter "$path" || [ ! -O . ] || [ ! -f "./$mark" ] || rm -f probe "$mark"
         enter "$dir" && rmdir "./$name" 2>/dev/null && settle_on_disk .
         continue
       fi

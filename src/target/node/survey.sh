@@ -144,7 +144,12 @@ tell() {
   count=$#
   known=$(stat -c '%f %u %g %s %h %d %i %Y %Z' -- "$@" 2>/dev/null)$nl
   printf '%s' "$known"
-  [ "$(count_lines "$known")" = "$count" ] || return 0
+  count_lines "$known"
+  [ "$found" = "$count" ] || {
+    # Nothing is known of who can change what: all that comes is read as if others could.
+    top=
+    return 0
+  }
   number=0
   at=
   for path in "$@"; do
@@ -193,18 +198,16 @@ tell_guarded() {
   file=${rest%% *}
   rest=${rest#* }
   file=$file:${rest%% *}
-  if [ "$top" = // ] && [ "$limit" = "${limit#!}" ]; then
-    head -c "$((size + 1))" -- "./${path##*/}" 2>/dev/null | base64
-  else
-    read_guarded "$file" "./${path##*/}" "$size" | base64
-  fi
+  read_guarded "$file" "./${path##*/}" "$size" | base64
   say ';'
 }
 
+# Sets $found to how many lines there are.
 count_lines() {
   IFS=$nl
   set -- $1
-  printf %s "$#"
+  IFS=' '
+  found=$#
 }
 
 # Answers a list of `LIMIT PATH` that ends with a dot, what is in a directory right after it, a hundred paths at a time: for each batch a line a path that is missing or
