@@ -43,12 +43,20 @@ enter_own() {
 # Takes it away, with these files in it; goes to $dir. Fails where something stays in it; an empty one that stays (the directory is
 # append-only) is only noted in $stays.
 remove_own() {
-  rm -f -- "$@" probe key key.pub || return 1
-  rmdir n o 2>/dev/null || ! stands n && ! stands o || return 1
-  rm -f "$mark" || return 1
-  cd ..
-  rmdir "$own" || stays=$stays${dir%/}/$own$nl
-}
+  if rm -f -- "$@" probe key key.pub "$mark"; then
+    if rmdir n o "../$own" 2>/dev/null; then
+      cd ..
+      return 0
+    elif ! stands n && ! stands o; then
+      stays=$stays${dir%/}/$own$nl
+      cd ..
+      return 0
+    fi
+  fi
+  # It must be known again: the mark goes last, and without it only an empty one is ours.
+  stands "$mark" || true >"$mark"
+  return 1
+} 2>/dev/null
 
 # Overwrites those of these files that have no other name, which would keep the content.
 overwrite() {
