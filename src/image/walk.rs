@@ -9,6 +9,15 @@ use super::error::ImageError;
 use super::text;
 use super::tree::{Kind, Stat, Tree};
 
+/// The directory that an absolute path lies in.
+#[must_use]
+pub fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((directory, _)) => directory,
+    }
+}
+
 /// Links followed in one walk before it counts as a loop; the kernel's own limit (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 

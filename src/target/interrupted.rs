@@ -170,14 +170,6 @@ struct Item {
     path: TargetPath,
 }
 
-/// The directory that a path lies in.
-fn parent(path: &str) -> &str {
-    match path.rsplit_once('/') {
-        Some(("", _)) | None => "/",
-        Some((directory, _)) => directory,
-    }
-}
-
 /// Reads a list; `None` for one without its end.
 fn parse(text: &str) -> Result<Option<List>, ImageError> {
     let mut list = List {
@@ -266,7 +258,7 @@ impl<'a, T: Tree> Look<'a, T> {
             return Ok(place.clone());
         }
         // One that the run was to make is where the one above it is that stood.
-        let stood = std::iter::successors(Some(path), |path| (*path != "/").then(|| parent(path)));
+        let stood = std::iter::successors(Some(path), |path| (*path != "/").then(|| walk::parent(path)));
         let stood = stood.into_iter().find(|path| self.list.directories.contains_key(*path));
         let place = match stood.filter(|stood| *stood != path) {
             Some(above) => match self.place(above)? {
@@ -329,7 +321,7 @@ impl<'a, T: Tree> Look<'a, T> {
     fn leftover(&mut self, item: &'a Item) -> Result<Result<Leftover, String>, ImageError> {
         let path = item.path.as_str();
         let mut leftover = Leftover { path: path.to_owned(), ..Leftover::default() };
-        let directory = parent(path);
+        let directory = walk::parent(path);
         if !self.list.directories.contains_key(directory) && !self.list.to_make.contains(directory) && item.kind != 'd'
         {
             return Err(damaged(&format!("it does not tell of the directory {}", walk::shown(directory))));

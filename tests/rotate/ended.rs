@@ -5,16 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::Scratch;
-use crate::common::node::{Node, NodeBuilder};
-use crate::job::Job;
-
-/// On a node of each shell.
-fn each_shell(test: impl Fn(&Scratch, NodeBuilder)) {
-    let node = || NodeBuilder::new("node1");
-    for builder in [node().shell("/usr/bin/dash"), node().shell("/usr/bin/bash"), node().busybox()] {
-        test(&Scratch::new(), builder);
-    }
-}
+use crate::common::node::Node;
+use crate::job::{Job, each_shell};
 
 /// Processes of this machine, nodes' included, with this text in their arguments.
 fn running(text: &str) -> Vec<String> {

@@ -7,20 +7,12 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::common::node::{Node, NodeBuilder};
+use crate::common::node::Node;
 use crate::common::{Scratch, tool};
-use crate::job::{Job, mode_and_owner};
+use crate::job::{Job, each_shell, mode_and_owner};
 
 /// The user who tries.
 const OTHER: u32 = 65534;
-
-/// On a node of each shell.
-fn each_shell(test: impl Fn(&Scratch, NodeBuilder)) {
-    let node = || NodeBuilder::new("node1");
-    for builder in [node().shell("/usr/bin/dash"), node().shell("/usr/bin/bash"), node().busybox()] {
-        test(&Scratch::new(), builder);
-    }
-}
 
 /// A process of another user, which ends with the test.
 struct Racer(Child);

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::common::Scratch;
 use crate::common::canary::Canary;
-use crate::common::node::{Node, deaddrop};
+use crate::common::node::{Node, NodeBuilder, deaddrop};
 use crate::common::run::{Deaddrop, Finished};
 
 /// Secrets whose values are files beside the manifest.
@@ -106,6 +106,14 @@ impl<'a> Job<'a> {
     pub fn assert_in_place(&self, node: &Node) {
         assert!(self.states(node).iter().all(|state| *state == "new"), "{:?}", self.states(node));
         node.assert_clean();
+    }
+}
+
+/// On a node of each shell.
+pub fn each_shell(test: impl Fn(&Scratch, NodeBuilder)) {
+    let node = || NodeBuilder::new("node1");
+    for builder in [node().shell("/usr/bin/dash"), node().shell("/usr/bin/bash"), node().busybox()] {
+        test(&Scratch::new(), builder);
     }
 }
 

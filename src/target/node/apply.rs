@@ -34,6 +34,7 @@ use super::text;
 use super::transport::Session;
 use super::tree::NodeTree;
 use crate::image::tree::TreeChange;
+use crate::image::walk;
 use crate::secret::Secret;
 
 /// The length of a line of a value with its end, in bytes: one block of what `dd` reads on the node.
@@ -174,12 +175,12 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, work: &Work<'_>, on_
 }
 
 fn send(session: &mut Session, tree: &NodeTree, work: &Work<'_>) -> Result<(), NodeError> {
-    let mut head = format!("apply\nrun {}\nmark {}\n", random()?, random()?);
+    let mut head = format!("apply\nrun {}\nmark {}\n", text::random::<8>()?, text::random::<8>()?);
     let changes = in_order(work.changes);
     // OK throughout: writing to a String cannot fail.
     let mut before = None;
     for change in &changes {
-        let directory = parent(change.path());
+        let directory = walk::parent(change.path());
         if before != Some(directory)
             && let Some(known) = tree.at(directory)
         {
@@ -224,32 +225,14 @@ fn content<'a>(change: &'a TreeChange, tree: &'a NodeTree) -> Option<&'a Secret>
     }
 }
 
-/// A name that nobody can guess.
-fn random() -> Result<String, NodeError> {
-    let mut random = [0_u8; 8];
-    getrandom::fill(&mut random).map_err(|error| NodeError::Start {
-        program: "randomness",
-        source: std::io::Error::other(error.to_string()),
-    })?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
-}
-
 /// Directories first, then files, those of one directory together.
 fn in_order(changes: &[TreeChange]) -> Vec<&TreeChange> {
     let mut all: Vec<&TreeChange> = changes.iter().collect();
     all.sort_by_key(|change| match change {
         TreeChange::MakeDirectory { .. } => None,
-        _ => Some(parent(change.path())),
+        _ => Some(walk::parent(change.path())),
     });
     all
-}
-
-/// The directory that a path lies in.
-fn parent(path: &str) -> &str {
-    match path.rsplit_once('/') {
-        Some(("", _)) | None => "/",
-        Some((directory, _)) => directory,
-    }
 }
 
 /// A longer value goes in base64, in bytes: the shell reads a line byte by byte, and an escape has four.

@@ -1,8 +1,25 @@
 //! Texts between us and a node: base64, and quoting for its shell.
 
+use std::fmt::Write as _;
+use std::io;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
+
+use super::error::NodeError;
+
+/// So many random bytes in hexadecimal: a name that nobody can guess.
+pub(super) fn random<const BYTES: usize>() -> Result<String, NodeError> {
+    let mut random = [0_u8; BYTES];
+    getrandom::fill(&mut random)
+        .map_err(|error| NodeError::Start { program: "randomness", source: io::Error::other(error.to_string()) })?;
+    Ok(random.iter().fold(String::new(), |mut text, byte| {
+        // OK: writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
 
 /// In base64, in memory that is wiped.
 pub(super) fn base64(bytes: &[u8]) -> Zeroizing<String> {

@@ -5,7 +5,6 @@
 //! given up. SIGTERM ends a session at once; where a change may have begun, after a moment in which the node can tell how it ends.
 //! Knows nothing of files and plans.
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -103,13 +102,7 @@ impl Session {
         if sys::is_terminated() {
             return Err(NodeError::Stopped);
         }
-        let mut random = [0_u8; 16];
-        getrandom::fill(&mut random)
-            .map_err(|error| NodeError::Start { program: "randomness", source: io::Error::other(error.to_string()) })?;
-        let nonce = random.iter().fold(String::from("deaddrop"), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let nonce = format!("deaddrop{}", text::random::<16>()?);
         let password = login.password.as_ref().filter(|_| login.becomes == Some(Become::Sudo));
         if password.is_some_and(|password| password.expose().iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0))) {
             return Err(NodeError::refused(
