@@ -1,43 +1,33 @@
 //! deaddrop puts secrets into disk images offline, and rotates them on running nodes.
 //!
-//! One flow serves every target:
+//! One flow serves every place:
 //!
 //! ```text
 //! manifest ─┐
 //!           ├─> desired files ─┐
-//! sources ──┘                  ├─> plan ─> apply ─> read back ─> report
-//! target ───────> survey ──────┘
+//! vaults ───┘                  ├─> plan ─> apply ─> read back ─> report
+//! place ────────> survey ──────┘
 //! ```
 //!
-//! - [`manifest`] says what should be where, [`source`] what the value is, [`mod@derive`] what is made from it.
-//! - [`desired`] joins the three into the files that one target should hold.
-//! - [`target`] surveys what stands there, and applies changes: all of them or none.
-//! - [`plan`] compares the two; it is a pure function.
-//! - [`rotate`] brings running nodes to what is declared, and tells the units that use it.
-//! - [`image`] is the stack below an image target: container, partition table, overlay, file system, commit.
-//! - [`nixos`] knows what NixOS does with a file that somebody else put there.
-//! - [`selinux`] knows which label the policy in a tree gives a file.
-//! - [`contain`] keeps the panics of other people's decoders inside, and lets none say anything; [`shown`] makes text from outside fit for a
-//!   terminal.
+//! - [`manifest`] says what should be where; `deaddrop_vault` reads the values; [`mod@derive`] makes hashes, templates and
+//!   keys of them.
+//! - [`place`] surveys an image, a directory or a node, and applies changes: all of them or none. `deaddrop_image` is
+//!   the stack below an image.
+//! - [`run`] joins these: desired files, the plan, and the one preparation that all places share.
+//! - [`rotate`] brings running nodes to what is declared, and restarts the units that use it.
+//! - [`nixos`] holds every rule about NixOS, [`selinux`] reads the policy of a tree.
 //! - [`report`] prints for people and as JSON; [`cli`] has one file a command.
 //!
-//! Who may use whom: `cli` uses everything. `image` knows nothing of manifests, sources or hosts. `source` and
-//! `target` do not know each other. Only [`secret`] holds plaintext types; all that carries a value carries those.
+//! Who may use whom: `derive`, `nixos`, `selinux` <- `manifest`, `place` <- `run` <- `rotate` <- `report` <- `cli`.
+//! `manifest` and `place` do not know each other. A test reads the imports and fails on an arrow that runs back.
+//! ARCHITECTURE.md has the whole map.
 
 pub mod cli;
-pub mod contain;
-mod day;
 pub mod derive;
-pub mod desired;
-pub mod image;
 pub mod manifest;
 pub mod nixos;
-pub mod plan;
+pub mod place;
 pub mod report;
 pub mod rotate;
-pub mod secret;
+pub mod run;
 pub mod selinux;
-pub mod shown;
-pub mod source;
-pub mod sys;
-pub mod target;

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
-    deaddrop::contain::say_little();
-    deaddrop::sys::keep_freed_memory();
-    deaddrop::sys::harden();
-    deaddrop::sys::end_cleanly_on_signals();
+    deaddrop_core::contain::say_little();
+    deaddrop_core::sys::keep_freed_memory();
+    deaddrop_core::sys::harden();
+    deaddrop_core::sys::end_cleanly_on_signals();
     deaddrop::cli::main()
 }

@@ -7,11 +7,13 @@ use std::os::unix::fs::FileExt;
 
 use deaddrop::derive::expect::{Expect, Pattern};
 use deaddrop::derive::format::Format;
-use deaddrop::derive::password;
+use deaddrop::derive::password::{self, HashScheme};
 use deaddrop::derive::template::Template;
-use deaddrop::manifest::{DataFormat, FileSpec, HashScheme, Manifest, PasswordSpec, Reference, SourceSpec};
-use deaddrop::secret::Secret;
-use deaddrop::source::{Wanted, fetch};
+use deaddrop::manifest::Manifest;
+use deaddrop_core::secret::Secret;
+use deaddrop_vault::{
+    AgeSpec, CsvSpec, DataFormat, FileSpec, KeePassSpec, PasswordSpec, Reference, SourceSpec, Wanted, fetch,
+};
 use zeroize::Zeroizing;
 
 #[path = "exports/keepass/writer.rs"]
@@ -142,9 +144,11 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
     wipe_the_stack();
     assert_eq!(count(&hidden), 0, "before");
 
-    let keepass = |path: &str| SourceSpec::KeePass {
-        file: FileSpec { password: Some(PasswordSpec::File("pw".into())), ..FileSpec::plain(path) },
-        key_file: None,
+    let keepass = |path: &str| {
+        SourceSpec::KeePass(KeePassSpec {
+            file: FileSpec { password: Some(PasswordSpec::File("pw".into())), ..FileSpec::plain(path) },
+            key_file: None,
+        })
     };
     let manifest = Manifest {
         file: "secrets.yaml".into(),
@@ -155,16 +159,16 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
             ("dotenv".to_owned(), SourceSpec::Dotenv(FileSpec::plain("env"))),
             ("table".to_owned(), {
                 let fields = BTreeMap::from([("password".to_owned(), "password".to_owned())]);
-                SourceSpec::Csv { file: FileSpec::plain("table"), item: "name".to_owned(), fields }
+                SourceSpec::Csv(CsvSpec { file: FileSpec::plain("table"), item: "name".to_owned(), fields })
             }),
             ("keepass".to_owned(), keepass("a.kdbx")),
             ("uncompressed".to_owned(), keepass("b.kdbx")),
             (
                 "age".to_owned(),
-                SourceSpec::Age {
+                SourceSpec::Age(AgeSpec {
                     file: FileSpec { identity: Some("id".into()), ..FileSpec::plain("json.age") },
                     format: DataFormat::Json,
-                },
+                }),
             ),
         ]),
         secrets: Vec::new(),
@@ -184,7 +188,7 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
     ] {
         let reference = Reference { source: source.into(), item: item.into(), field: None };
         let wanted = [Wanted { reference: &reference, secret: "s", allow_empty: false }];
-        let values = fetch(&manifest, &wanted).unwrap();
+        let values = fetch(&manifest.vaults(), &wanted).unwrap();
         // The counter-proof: as long as it is there, it is found, and in one place.
         assert_eq!(count(&hidden), TIMES, "{source}, held");
         if source == "file" {

@@ -30,6 +30,8 @@ def facts(work, versions):
                            check=False)
     ours = ("--work", "--deaddrop")
     words = [word for at, word in enumerate(sys.argv[1:], 1) if word not in ours and sys.argv[at - 1] not in ours]
+    # A path in the repository says where in it, not where this machine has it.
+    words = [word.removeprefix(f"{os.getcwd()}/") for word in words]
     by = ["scripts/bench", *(["--rotate"] if pathlib.Path(sys.argv[0]).stem == "rotate" else []), *words]
     return {
         "date": datetime.date.today().isoformat(),

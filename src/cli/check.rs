@@ -1,10 +1,14 @@
 //! `deaddrop check`: the manifest and its references hold.
 
+use deaddrop_core::warning::Warning;
+
 use super::flow::{self, ManifestArgs};
-use crate::desired::{self, Unfit};
 use crate::manifest::{Manifest, SecretSpec};
-use crate::plan::{self, Warning};
-use crate::report::{Exit, Failure, Ui, json};
+use crate::report::{Ui, json};
+use crate::run::desired::Unfit;
+use crate::run::message::{Exit, Failure};
+use crate::run::part::{self, Part, Values};
+use crate::run::plan;
 
 /// Checks the manifest: keys, paths, references, modes.
 ///
@@ -29,12 +33,11 @@ impl Args {
         secrets: Vec<&'m SecretSpec>,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Failure> {
-        let runs = self.runs(manifest, secrets);
-        let lists: Vec<_> = runs.iter().map(|(host, secrets)| (*host, secrets.as_slice())).collect();
-        let values = flow::read_values(manifest, &lists, &[])?;
+        let parts = self.parts(manifest, secrets);
+        let values = Values::read(manifest, &parts)?;
         let mut unfit: Vec<Unfit> = Vec::new();
-        for (host, secrets) in runs {
-            match desired::build(manifest, &secrets, &values, host) {
+        for part in parts {
+            match part.files(manifest, &values) {
                 Ok(files) => {
                     for warning in files.iter().flat_map(plan::value_warnings) {
                         // What is odd for several hosts is told once.
@@ -51,28 +54,26 @@ impl Args {
                 }
             }
         }
-        if unfit.is_empty() { Ok(()) } else { Err(flow::does_not_fit(&unfit)) }
+        if unfit.is_empty() { Ok(()) } else { Err(part::does_not_fit(&unfit)) }
     }
 
     /// As which hosts it is read: as the one that is named; without one, what differs from host to host as each host in its
     /// turn.
-    fn runs<'m>(
-        &'m self,
-        manifest: &'m Manifest,
-        secrets: Vec<&'m SecretSpec>,
-    ) -> Vec<(Option<&'m str>, Vec<&'m SecretSpec>)> {
+    fn parts<'m>(&'m self, manifest: &'m Manifest, secrets: Vec<&'m SecretSpec>) -> Vec<Part<'m>> {
+        let part =
+            |host: Option<&'m str>, secrets| Part { name: host.unwrap_or(""), host: None, as_host: host, secrets };
         if let Some(host) = &self.manifest.host {
-            return vec![(Some(host), secrets)];
+            return vec![part(Some(host), secrets)];
         }
         let (of_hosts, same): (Vec<_>, Vec<_>) = secrets.into_iter().partition(|secret| secret.names_host());
-        let mut runs = vec![(None, same)];
+        let mut parts = vec![part(None, same)];
         if !of_hosts.is_empty() {
             for (name, host) in &manifest.hosts {
                 let its = of_hosts.iter().copied().filter(|secret| secret.is_for(name, host)).collect();
-                runs.push((Some(name.as_str()), its));
+                parts.push(part(Some(name.as_str()), its));
             }
         }
-        runs
+        parts
     }
 
     /// Runs the command.

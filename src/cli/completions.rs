@@ -2,7 +2,8 @@
 
 use clap_complete::Shell;
 
-use crate::report::{Exit, Failure, print_output};
+use crate::report::print_output;
+use crate::run::message::{Exit, Failure};
 
 /// Prints the completions of a shell.
 ///

@@ -3,26 +3,28 @@
 //! Everything that can be wrong here (the manifest, a host's name, a value) is found before any host is contacted. Values are
 //! read once, for all hosts together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use deaddrop_core::near;
+use deaddrop_core::sys::SignalsWait;
+
 use super::flow::{self, ManifestArgs};
-use crate::desired::{self, DesiredFile, Unfit};
-use crate::manifest::{BecomePassword, Host, Manifest, Reference, SecretSpec, SelectError};
-use crate::plan::Plan;
+use crate::manifest::{Manifest, SecretSpec, SelectError};
+use crate::report::Ui;
 use crate::report::live::{Hosts, Turn};
-use crate::report::rotate::{self as report, Kind, Row, Sum};
-use crate::report::{Exit, Failure, Message, Ui, suggest};
+use crate::report::rotate::{self as report, Row, RunKind, Sum};
 use crate::rotate::choose::{self, ChooseError, Chosen, Wish};
 use crate::rotate::fleet::Fleet;
 use crate::rotate::schedule::{Limits, Reason, Schedule, Serial};
 use crate::rotate::shard::{Shard, ShardArgument};
-use crate::rotate::{self, HostEnd, HostJob, Options, Status, Step, rotate_host};
-use crate::secret::Secret;
-use crate::source;
-use crate::sys::SignalsWait;
+use crate::rotate::{self, HostEnd, HostJob, HostStep, Options, Status, rotate_host};
+use crate::run::desired::Unfit;
+use crate::run::message::{Exit, Failure, Message};
+use crate::run::part::{self, Part, Values};
+use crate::run::plan::Plan;
 
 /// How hosts are reached.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,7 +67,7 @@ pub struct Request<'a> {
     /// Of an interrupted run, give up the files in directories that are not there.
     pub forget_list: bool,
     /// What for.
-    pub kind: Kind,
+    pub kind: RunKind,
     /// A host that differs is exit code 3, where nothing is written.
     pub tells_differences: bool,
 }
@@ -77,38 +79,6 @@ pub enum Which<'a> {
     Nodes(Wish<'a>),
     /// This machine, and the name that it has in the manifest.
     Local(Option<&'a str>),
-}
-
-/// One host, and what is for it.
-struct Target<'m> {
-    name: &'m str,
-    /// None: this machine.
-    host: Option<&'m Host>,
-    /// What `{host}` stands for; nothing where this machine has no name in the manifest.
-    as_host: Option<&'m str>,
-    secrets: Vec<&'m SecretSpec>,
-}
-
-impl Target<'_> {
-    /// Where its password for sudo comes from, if a source holds it.
-    fn password_reference(&self) -> Option<Reference> {
-        match self.host?.become_password.as_ref()? {
-            BecomePassword::From(reference) => Some(reference.for_host(self.as_host)),
-            BecomePassword::Ask => None,
-        }
-    }
-
-    /// The files that it should hold.
-    fn files(&self, manifest: &Manifest, values: &Values) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
-        desired::build(manifest, &self.secrets, &values.values, self.as_host)
-    }
-}
-
-/// What was read for all hosts.
-struct Values {
-    values: HashMap<Reference, Secret>,
-    /// What the person typed for sudo.
-    typed: Option<Secret>,
 }
 
 /// How this machine is called when it has no name in the manifest.
@@ -136,8 +106,8 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         ui.say("nothing to do: none of the hosts is in this shard");
         return Ok(Exit::Done);
     }
-    let values = values(&manifest, &targets)?;
-    check_that_values_fit(&manifest, &targets, &values)?;
+    let values = Values::read(&manifest, &targets)?;
+    part::check_that_values_fit(&manifest, &targets, &values)?;
 
     // From here on a signal lets the hosts that run end. Where nothing is written it may end us at once.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
@@ -163,9 +133,9 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
 fn exit(sum: &Sum, request: &Request<'_>) -> Exit {
     match request.kind {
         // What is known to differ is said, also where others could not be looked at.
-        Kind::Plan | Kind::Verify if sum.done > 0 && request.tells_differences => Exit::Differences,
+        RunKind::Plan | RunKind::Verify if sum.done > 0 && request.tells_differences => Exit::Differences,
         _ if sum.is_good() => Exit::Done,
-        Kind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
+        RunKind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
         _ => Exit::Refused,
     }
 }
@@ -224,7 +194,7 @@ fn serial(manifest: &Manifest, chosen: &[Chosen<'_>], named: &[String]) -> Resul
 }
 
 /// What is for each host. With `only`, hosts that get none of these stay in the run and have nothing to do.
-fn secrets_of<'m>(manifest: &'m Manifest, chosen: &[Chosen<'m>], only: &[String]) -> Result<Vec<Target<'m>>, Failure> {
+fn secrets_of<'m>(manifest: &'m Manifest, chosen: &[Chosen<'m>], only: &[String]) -> Result<Vec<Part<'m>>, Failure> {
     let mut targets = Vec::with_capacity(chosen.len());
     let mut got: HashSet<&str> = HashSet::new();
     for chosen in chosen {
@@ -233,7 +203,7 @@ fn secrets_of<'m>(manifest: &'m Manifest, chosen: &[Chosen<'m>], only: &[String]
         if !only.is_empty() {
             got.extend(secrets.iter().map(|secret| secret.name.as_str()));
         }
-        targets.push(Target { name: chosen.name, host: Some(chosen.host), as_host: Some(chosen.name), secrets });
+        targets.push(Part { name: chosen.name, host: Some(chosen.host), as_host: Some(chosen.name), secrets });
     }
     match only.iter().find(|name| !targets.is_empty() && !got.contains(name.as_str())) {
         None => Ok(targets),
@@ -245,83 +215,24 @@ fn secrets_of<'m>(manifest: &'m Manifest, chosen: &[Chosen<'m>], only: &[String]
 }
 
 /// This machine. Its name may be left out where no secret has `hosts`.
-fn local<'m>(manifest: &'m Manifest, name: Option<&str>, only: &[String]) -> Result<Target<'m>, Failure> {
+fn local<'m>(manifest: &'m Manifest, name: Option<&str>, only: &[String]) -> Result<Part<'m>, Failure> {
     let secrets = manifest.select(name, only).map_err(|error| match &error {
         SelectError::HostNeeded { hosts } if !hosts.is_empty() => {
-            let hosts = suggest::list(hosts.iter().map(String::as_str));
+            let hosts = near::list(hosts.iter().map(String::as_str));
             let hint = format!("say which of them this machine is: --host NAME; hosts here: {hosts}");
             Failure::usage(Message::new(error.to_string()).hint(hint))
         }
         _ => flow::wrong_selection(&error),
     })?;
     let as_host = name.and_then(|name| manifest.hosts.get_key_value(name)).map(|(name, _)| name.as_str());
-    Ok(Target { name: as_host.unwrap_or(THIS_MACHINE), host: None, as_host, secrets })
+    Ok(Part { name: as_host.unwrap_or(THIS_MACHINE), host: None, as_host, secrets })
 }
 
 /// The secrets of all targets, each once, in the manifest's order.
-fn union<'m>(manifest: &'m Manifest, targets: &[Target<'m>]) -> Vec<&'m SecretSpec> {
+fn union<'m>(manifest: &'m Manifest, targets: &[Part<'m>]) -> Vec<&'m SecretSpec> {
     let names: HashSet<&str> =
         targets.iter().flat_map(|target| &target.secrets).map(|secret| secret.name.as_str()).collect();
     manifest.secrets.iter().filter(|secret| names.contains(secret.name.as_str())).collect()
-}
-
-/// Reads every value of the run, and every password of sudo's, in one pass over the sources; then asks the person, once.
-fn values(manifest: &Manifest, targets: &[Target<'_>]) -> Result<Values, Failure> {
-    let hosts: Vec<(Option<&str>, &[&SecretSpec])> =
-        targets.iter().map(|target| (target.as_host, target.secrets.as_slice())).collect();
-    let passwords: Vec<(String, Reference)> = targets
-        .iter()
-        .filter_map(|target| {
-            let reference = target.password_reference()?;
-            Some((format!("become_password of {}", target.name), reference))
-        })
-        .collect();
-    let passwords: Vec<source::Wanted<'_>> = passwords
-        .iter()
-        .map(|(whose, reference)| source::Wanted { reference, secret: whose, allow_empty: false })
-        .collect();
-    let values = flow::read_values(manifest, &hosts, &passwords)?;
-    let asks = |target: &&Target<'_>| {
-        target.host.is_some_and(|host| matches!(host.become_password, Some(BecomePassword::Ask)))
-    };
-    let asking: Vec<&str> = targets.iter().filter(asks).map(|target| target.name).collect();
-    let typed = if asking.is_empty() { None } else { Some(ask(&asking)?) };
-    Ok(Values { values, typed })
-}
-
-/// One password, for all hosts that ask for one.
-fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
-    let prompt = format!("Password of the user on {}: ", suggest::list(hosts.iter().copied()));
-    let refused = |what: String| {
-        let hint =
-            "run it in a terminal, or say in the manifest where the password comes from: become_password: SOURCE:ITEM";
-        Err(Failure::refused(vec![Message::new(what).hint(hint)]))
-    };
-    match source::ask(&prompt) {
-        Ok(password) if password.is_empty() => refused("become_password: an empty password was given".to_owned()),
-        Ok(password) => Ok(password),
-        Err(error) => refused(format!("become_password: `ask` needs a terminal ({error})")),
-    }
-}
-
-/// Makes the files of each host once, and lets them go: whatever does not fit is told before any contact.
-fn check_that_values_fit(manifest: &Manifest, targets: &[Target<'_>], values: &Values) -> Result<(), Failure> {
-    let mut seen: HashSet<(Option<&str>, Vec<&str>)> = HashSet::new();
-    let mut messages: Vec<Message> = Vec::new();
-    let mut told: HashSet<String> = HashSet::new();
-    for target in targets {
-        // Hosts with the same secrets have the same files, unless these name the host.
-        let named = target.as_host.filter(|_| target.secrets.iter().any(|secret| secret.names_host()));
-        if !seen.insert((named, target.secrets.iter().map(|secret| secret.name.as_str()).collect())) {
-            continue;
-        }
-        for unfit in target.files(manifest, values).err().into_iter().flatten() {
-            if told.insert(unfit.to_string()) {
-                messages.push(Message::from_error(&unfit).hint(unfit.hint.as_str()));
-            }
-        }
-    }
-    if messages.is_empty() { Ok(()) } else { Err(Failure::refused(messages)) }
 }
 
 /// Runs all of them; returns how they ended, in the order in which they were chosen.
@@ -329,13 +240,13 @@ fn drive(
     ui: &Ui,
     request: &Request<'_>,
     manifest: &Manifest,
-    targets: &[Target<'_>],
+    targets: &[Part<'_>],
     values: &Values,
     limits: Limits,
     waits: Option<&SignalsWait>,
 ) -> Vec<Row> {
-    crate::sys::raise_open_files_limit();
-    let hidden = source::hidden_variables(manifest);
+    deaddrop_core::sys::raise_open_files_limit();
+    let hidden = deaddrop_vault::hidden_variables(&manifest.vaults());
     let hosts = Hosts::new(ui, request.kind, targets.iter().map(|target| target.name).collect());
     let most = limits.parallel.min(targets.len());
     let threads = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
@@ -363,7 +274,7 @@ fn drive(
     };
     let one_at_a_time = most == 1;
     let stopped = || waits.is_some_and(SignalsWait::has_come);
-    let run = |host: usize, progress: &(dyn Fn(Step) + Sync)| match attended {
+    let run = |host: usize, progress: &(dyn Fn(HostStep) + Sync)| match attended {
         false => hands.run(host, &hands.silent, progress),
         true if one_at_a_time => hands.ask(host, &stopped, progress).unwrap_or_else(|| {
             let error = Some(Message::new(Reason::Stopped.to_string()));
@@ -382,7 +293,7 @@ fn drive(
 /// What it takes to run any of the hosts.
 struct Hands<'a, 'u> {
     manifest: &'a Manifest,
-    targets: &'a [Target<'a>],
+    targets: &'a [Part<'a>],
     values: &'a Values,
     /// `--only` was said.
     some_only: bool,
@@ -395,7 +306,7 @@ struct Hands<'a, 'u> {
 }
 
 impl Hands<'_, '_> {
-    fn run(&self, host: usize, options: &Options, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
+    fn run(&self, host: usize, options: &Options, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
         let target = &self.targets[host];
         if target.secrets.is_empty() && self.some_only {
             // --only names nothing of this host's: it need not be asked.
@@ -406,16 +317,10 @@ impl Hands<'_, '_> {
             let message = Message::new(format!("{}: nothing was changed", target.name)).cause(why);
             HostEnd { error: Some(message), ..HostEnd::new(Status::Failed) }
         };
-        let become_password = match target.host.and_then(|host| host.become_password.as_ref()) {
-            Some(BecomePassword::Ask) => self.values.typed.clone(),
-            Some(BecomePassword::From(_)) => {
-                target.password_reference().and_then(|reference| self.values.values.get(&reference).cloned())
-            }
-            None => None,
+        let become_password = match target.become_password(self.values) {
+            Ok(password) => password,
+            Err(why) => return failed(why.to_owned()),
         };
-        if become_password.is_none() && target.host.is_some_and(|host| host.become_password.is_some()) {
-            return failed("no value was read for its `become_password`".to_owned());
-        }
         // Should not fail, for the same was made before: a host that then had no files would be told to be as declared.
         let files = match target.files(self.manifest, self.values) {
             Ok(files) => files,
@@ -427,7 +332,7 @@ impl Hands<'_, '_> {
     }
 
     /// With the terminal for itself until it is connected; `None` when the run was stopped before its turn.
-    fn ask(&self, host: usize, stopped: &dyn Fn() -> bool, progress: &(dyn Fn(Step) + Sync)) -> Option<HostEnd> {
+    fn ask(&self, host: usize, stopped: &dyn Fn() -> bool, progress: &(dyn Fn(HostStep) + Sync)) -> Option<HostEnd> {
         let asks = std::sync::atomic::AtomicBool::new(true);
         let is_connected = || {
             if asks.swap(false, std::sync::atomic::Ordering::SeqCst) {
@@ -442,7 +347,7 @@ impl Hands<'_, '_> {
         }
         self.hosts.pause();
         let end = self.run(host, &self.asking, &|step| {
-            if step != Step::Connecting {
+            if step != HostStep::Connecting {
                 is_connected();
             }
             progress(step);
@@ -455,23 +360,24 @@ impl Hands<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Become;
+    use crate::manifest::{BecomePassword, Host as ManifestHost};
+    use deaddrop_core::privilege::Become;
 
     #[test]
     fn a_host_whose_files_or_password_are_not_there_fails_and_is_not_told_unchanged() {
         let text = "version: 1\nsecrets:\n  a: { path: /etc/secrets/a, from: env:A }\n";
         let manifest = Manifest::parse(text, Path::new("m")).expect("a manifest");
-        let host = Host {
+        let host = ManifestHost {
             become_password: Some(BecomePassword::Ask),
             becomes: Some(Become::Sudo),
             ..Manifest::parse("version: 1\nhosts: { h: { ssh: h } }\n", Path::new("m")).expect("a manifest").hosts["h"]
                 .clone()
         };
-        let target = |host| Target { name: "here", host, as_host: None, secrets: manifest.secrets.iter().collect() };
+        let target = |host| Part { name: "here", host, as_host: None, secrets: manifest.secrets.iter().collect() };
         let targets = [target(None), target(Some(&host))];
-        let values = Values { values: HashMap::new(), typed: None };
+        let values = Values::default();
         let ui = Ui { json: false, quiet: true, verbose: 0 };
-        let hosts = Hosts::new(&ui, Kind::DryRun, vec!["here"; 2]);
+        let hosts = Hosts::new(&ui, RunKind::DryRun, vec!["here"; 2]);
         let options = || Options { dry_run: true, ..Options::default() };
         let hands = Hands {
             manifest: &manifest,

@@ -1,29 +1,31 @@
 //! The one flow that plan, inject and verify share: manifest, values and survey to a plan.
 
-use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use deaddrop_core::error::StorageError;
+use deaddrop_core::tree::TreeChange;
+use deaddrop_core::warning::Warning;
+use deaddrop_image::output::Destination;
+use deaddrop_image::progress::Watch;
+
 use super::backend::BackendArgs;
-use super::become_password::become_password;
 use super::fleet::{self, Request, SshArgs, Which};
-use crate::desired::{self, PublicPart};
-use crate::image::error::ImageError;
-use crate::image::output::Destination;
-use crate::image::progress::Watch;
-use crate::image::tree::TreeChange;
-use crate::manifest::{Manifest, Reference, SecretSpec, SelectError};
-use crate::plan::{self, Plan, Warning};
+use crate::manifest::{Manifest, SecretSpec, SelectError};
+use crate::place::directory::DirectoryPlace;
+use crate::place::{Change, Place, PlaceError, Wanted};
+use crate::report::Ui;
 use crate::report::public::KnownAs;
-use crate::report::rotate::Kind;
-use crate::report::{Exit, Failure, Message, Ui};
-use crate::rotate;
+use crate::report::rotate::RunKind;
 use crate::rotate::choose::Wish;
 use crate::rotate::schedule::Limits;
-use crate::secret::Secret;
-use crate::source;
-use crate::target::Target;
-use crate::target::directory::DirectoryTarget;
+use crate::rotate::{self, Node};
+use crate::run::desired;
+use crate::run::make::{self, PublicPart};
+use crate::run::message::{Exit, Failure, Message};
+use crate::run::part::{self, Part, Values};
+use crate::run::plan::{self, Plan};
+use crate::run::prepare::{self, Unprepared};
 
 /// Which manifest, and as which host.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,7 +99,7 @@ impl LookArgs {
     ///
     /// # Errors
     /// As [`fleet::run`].
-    pub fn all(&self, ui: &Ui, manifest: &ManifestArgs, kind: Kind, tells: bool) -> Result<Exit, Failure> {
+    pub fn all(&self, ui: &Ui, manifest: &ManifestArgs, kind: RunKind, tells: bool) -> Result<Exit, Failure> {
         fleet::run(
             ui,
             &Request {
@@ -146,16 +148,45 @@ impl TargetArgs {
     }
 }
 
-/// A target, surveyed, and what has to happen to it.
+/// A place, surveyed, and what has to happen to it.
 pub struct Prepared<'w> {
-    /// Surveyed; [`Target::apply`] works on it.
-    pub target: Box<dyn Target + 'w>,
+    /// Surveyed.
+    pub place: Opened<'w>,
     /// What has to happen.
     pub plan: Plan,
-    /// What others may know of the generated keys of this run.
+    /// The public parts of the generated keys of this run.
     pub public_parts: Vec<PublicPart>,
-    /// By which names they know the host.
+    /// The names by which SSH clients know the host.
     pub known_as: KnownAs,
+}
+
+/// A place that is open.
+pub enum Opened<'w> {
+    /// An image or a directory.
+    Files(Box<dyn Change + 'w>),
+    /// A running node, which can only be looked at.
+    Node(Box<Node<'w>>),
+}
+
+impl<'w> Opened<'w> {
+    /// To be surveyed.
+    pub fn place(&mut self) -> &mut (dyn Place + 'w) {
+        match self {
+            Self::Files(place) => &mut **place,
+            Self::Node(node) => &mut **node,
+        }
+    }
+
+    /// To be changed.
+    ///
+    /// # Errors
+    /// Exit 2 for a running node, called `name`.
+    pub fn change(&mut self, name: &str) -> Result<&mut (dyn Change + 'w), Failure> {
+        match self {
+            Self::Files(place) => Ok(&mut **place),
+            Self::Node(_) => Err(only_rotate(name)),
+        }
+    }
 }
 
 /// Loads and checks the manifest.
@@ -201,8 +232,10 @@ fn open_node<'w>(
     manifest: &Manifest,
     looked: Looked<'_>,
     ssh: &SshArgs,
-    name: &str,
-) -> Result<Box<dyn Target + 'w>, Failure> {
+    part: &Part<'_>,
+    values: &Values,
+) -> Result<Node<'w>, Failure> {
+    let name = part.name;
     let only_for_images = |option: &str| {
         let message = format!("{option} is for images, and `@{name}` is a running node");
         Failure::usage(Message::new(message).hint("leave it out"))
@@ -211,24 +244,18 @@ fn open_node<'w>(
         return Err(only_for_images("--root-partition"));
     }
     looked.place.backend.refuse_for_a_directory().map_err(only_for_images)?;
-    // It was selected by its name: it is there.
-    let host = manifest.hosts.get(name);
-    let password = match host {
-        Some(host) => become_password(manifest, name, host)?,
-        None => None,
-    };
+    let refused = |message: Message| Failure::refused(vec![message]);
+    let password = part.become_password(values).map_err(|why| refused(Message::new(format!("@{name}: {why}"))))?;
     let options = rotate::Options {
         ssh_config: ssh.ssh_config.clone(),
         ssh_options: ssh.ssh_option.clone(),
         contact_timeout: Duration::from_secs(ssh.timeout),
         interactive: rotate::has_terminal(),
-        hidden: source::hidden_variables(manifest),
+        hidden: deaddrop_vault::hidden_variables(&manifest.vaults()),
         ..rotate::Options::default()
     };
-    match rotate::enter(name, host, password, &options, &|| {}) {
-        Ok(node) => Ok(Box::new(node)),
-        Err(error) => Err(Failure::refused(vec![Message::new(format!("@{name}: {error}")).hint(error.hint())])),
-    }
+    rotate::enter(name, part.host, password, &options, &|| {})
+        .map_err(|error| refused(Message::new(format!("@{name}: {error}")).hint(error.hint())))
 }
 
 /// The manifest's own warnings, for the secrets of this run.
@@ -243,55 +270,6 @@ pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Wa
             hint: warning.hint.clone(),
         })
         .collect()
-}
-
-/// Reads the values and joins them with what is declared.
-///
-/// # Errors
-/// Exit 1 with every value that is missing or does not fit.
-pub fn desired_files(
-    manifest: &Manifest,
-    secrets: &[&SecretSpec],
-    host: Option<&str>,
-) -> Result<Vec<desired::DesiredFile>, Failure> {
-    let values = read_values(manifest, &[(host, secrets)], &[])?;
-    desired::build(manifest, secrets, &values, host).map_err(|unfit| does_not_fit(&unfit))
-}
-
-/// Reads all values that these hosts need, each with its secrets, and `others`; every value once.
-///
-/// # Errors
-/// Exit 1 with every value that is missing.
-pub fn read_values(
-    manifest: &Manifest,
-    hosts: &[(Option<&str>, &[&SecretSpec])],
-    others: &[source::Wanted<'_>],
-) -> Result<HashMap<Reference, Secret>, Failure> {
-    let mut needs: Vec<desired::Need<'_>> =
-        hosts.iter().flat_map(|(host, secrets)| desired::needs(secrets, *host)).collect();
-    // Most hosts need the same: who wants a value is told once.
-    let mut seen = HashSet::new();
-    needs.retain(|need| seen.insert((need.spec.name.as_str(), need.reference.clone())));
-    let wanted: Vec<source::Wanted<'_>> = needs
-        .iter()
-        .map(|need| source::Wanted {
-            reference: &need.reference,
-            secret: &need.spec.name,
-            allow_empty: need.spec.allow_empty,
-        })
-        .chain(others.iter().copied())
-        .collect();
-    source::fetch(manifest, &wanted).map_err(|errors| {
-        let message = |error: &source::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
-        Failure::refused(errors.iter().map(message).collect())
-    })
-}
-
-/// Values that cannot become what the manifest declares.
-#[must_use]
-pub fn does_not_fit(unfit: &[desired::Unfit]) -> Failure {
-    let message = |error: &desired::Unfit| Message::from_error(error).hint(error.hint.as_str());
-    Failure::refused(unfit.iter().map(message).collect())
 }
 
 /// Runs the flow up to the plan.
@@ -313,38 +291,51 @@ pub fn prepare<'w>(
         None => select(&loaded, manifest)?,
     };
     let host = node.or(manifest.host.as_deref());
-    let mut files = desired_files(&loaded, &secrets, host)?;
-
-    let refused = |error: ImageError| failed(&name, &error);
-    let mut opened = match (node, looked.ssh) {
-        (Some(host), Some(ssh)) => open_node(&loaded, looked, ssh, host)?,
-        (Some(_), None) => return Err(only_rotate(&name)),
-        (None, _) => open(ui, looked, destination, watch).map_err(refused)?,
+    let part = Part {
+        name: host.unwrap_or(&name),
+        host: node.and_then(|node| loaded.hosts.get(node)),
+        as_host: host,
+        secrets,
     };
-    let survey = opened.survey(&desired::wanted(&files)).map_err(refused)?;
-    match &survey.interrupted {
-        Some(interrupted) if !looked.forget_list => interrupted.refuse_missing().map_err(refused)?,
-        None if looked.forget_list => ui.say("--forget-list: no rotate that was cut off has left a list there"),
-        _ => {}
-    }
-    desired::keep_standing_hashes(&mut files, &survey);
-    let public_parts = desired::settle(&mut files, &survey, host, SystemTime::now()).map_err(|error| {
-        Failure::refused(vec![Message::new(format!("{name}: nothing was changed")).caused_by(&error)])
+    let values = Values::read(&loaded, std::slice::from_ref(&part))?;
+    let files = part.files(&loaded, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
+
+    let mut opened = match (node, looked.ssh) {
+        (Some(_), Some(ssh)) => Opened::Node(Box::new(open_node(&loaded, looked, ssh, &part, &values)?)),
+        (Some(_), None) => return Err(only_rotate(&name)),
+        (None, _) => {
+            let opened = open(ui, looked, destination, watch).map_err(|error| failed(&name, &error.into()))?;
+            Opened::Files(opened)
+        }
+    };
+    let survey = |wanted: &[Wanted]| {
+        let survey = opened.place().survey(wanted)?;
+        match &survey.interrupted {
+            Some(interrupted) if !looked.forget_list => interrupted.refuse_missing()?,
+            None if looked.forget_list => ui.say("--forget-list: no rotate that was cut off has left a list there"),
+            _ => {}
+        }
+        Ok(survey)
+    };
+    let prepared = prepare::prepare(files, host, desired::wanted, survey);
+    let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
+        Unprepared::Survey(error) => failed(&name, &error),
+        Unprepared::NoRandomness(error) => nothing_changed(&name, &error),
+        Unprepared::Refused(refused) => {
+            let message = |refused: &plan::Refused| {
+                let code = refused.refusal.code.map_or(String::new(), |code| format!("{code}: "));
+                Message::new(format!("{name}: {}: {code}{}", refused.secret, refused.refusal.reason))
+                    .hint(refused.refusal.hint.as_str())
+            };
+            Failure::refused(refused.iter().map(message).collect())
+        }
     })?;
     let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
-    let mut plan = plan::plan(files, &survey).map_err(|refused| {
-        let message = |refused: &plan::Refused| {
-            let code = refused.refusal.code.map_or(String::new(), |code| format!("{code}: "));
-            Message::new(format!("{name}: {}: {code}{}", refused.secret, refused.refusal.reason))
-                .hint(refused.refusal.hint.as_str())
-        };
-        Failure::refused(refused.iter().map(message).collect())
-    })?;
-    let mut warnings = manifest_warnings(&loaded, &secrets);
+    let mut warnings = manifest_warnings(&loaded, &part.secrets);
     warnings.append(&mut plan.warnings);
-    warnings.extend(opened.warnings());
+    warnings.extend(opened.place().warnings());
     plan.warnings = warnings;
-    Ok(Prepared { target: opened, plan, public_parts, known_as })
+    Ok(Prepared { place: opened, plan, public_parts, known_as })
 }
 
 fn open<'w>(
@@ -352,13 +343,13 @@ fn open<'w>(
     looked: Looked<'_>,
     destination: Option<&Destination>,
     watch: Watch<'w>,
-) -> Result<Box<dyn Target + 'w>, ImageError> {
+) -> Result<Box<dyn Change + 'w>, StorageError> {
     let path = looked.target;
     if !path.is_dir() {
         return looked.place.backend.open(ui, path, looked.place.root_partition.as_deref(), destination, watch);
     }
     let only_for_images = |option: &str| {
-        Err(ImageError::refused(
+        Err(StorageError::refused(
             format!("{option} is for images, and this is a directory"),
             "leave it out: a directory is changed in place, all files or none",
         ))
@@ -376,7 +367,7 @@ fn open<'w>(
             if !["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
                 ui.say(&format!("{} has neither /etc nor /nix/store: is it a root?", path.display()));
             }
-            Ok(Box::new(DirectoryTarget::open(path)?))
+            Ok(Box::new(DirectoryPlace::open(path)?))
         }
     }
 }
@@ -386,9 +377,11 @@ fn open<'w>(
 /// # Errors
 /// Exit 1 when the system has no randomness for a salt.
 pub fn tree_changes(plan: &Plan, target: &str) -> Result<Vec<TreeChange>, Failure> {
-    plan.tree_changes().map_err(|error| {
-        Failure::refused(vec![Message::new(format!("{target}: nothing was changed")).caused_by(&error)])
-    })
+    make::tree_changes(plan).map_err(|error| nothing_changed(target, &error))
+}
+
+fn nothing_changed(target: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::refused(vec![Message::new(format!("{target}: nothing was changed")).caused_by(error)])
 }
 
 /// One time for the whole run: SOURCE_DATE_EPOCH if it is set, else now. The specification
@@ -412,10 +405,10 @@ const LATEST: u64 = (1 << 34) - (1 << 31) - 1;
 
 /// A failure of a target that was to be changed.
 #[must_use]
-pub fn failed(target: &str, error: &ImageError) -> Failure {
-    let (exit, what) = match error {
-        ImageError::HalfDone { .. } => (Exit::HalfDone, "stopped in the middle"),
-        _ => (Exit::Refused, "nothing was changed"),
+pub fn failed(target: &str, error: &PlaceError) -> Failure {
+    let (exit, what) = match error.is_half_done() {
+        true => (Exit::HalfDone, "stopped in the middle"),
+        false => (Exit::Refused, "nothing was changed"),
     };
     let message = Message::new(format!("{target}: {what}")).caused_by(error).hint(error.hint().unwrap_or_default());
     Failure { exit, messages: vec![message] }
@@ -423,6 +416,6 @@ pub fn failed(target: &str, error: &ImageError) -> Failure {
 
 /// An error of an image that nothing was to be changed in.
 #[must_use]
-pub fn error_message(error: &ImageError) -> Message {
+pub fn error_message(error: &StorageError) -> Message {
     Message::from_error(error).hint(error.hint().unwrap_or_default())
 }

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use deaddrop_core::secret::Secret;
+
 use super::public_out::{self, PublicOut};
-use crate::derive::generate::{self, Key};
-use crate::desired::PublicPart;
-use crate::manifest::{GenerateSpec, KeyKind};
-use crate::report::{Exit, Failure, Message, Ui, public};
-use crate::secret::Secret;
+use crate::derive::generate::{self, GenerateSpec, Key, KeyKind};
+use crate::report::{Ui, public};
+use crate::run::make::PublicPart;
+use crate::run::message::{Exit, Failure, Message};
 
 /// Prints a new key on standard output, to be put into a vault; what others may know of it goes to standard error.
 ///

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use deaddrop_core::error::StorageError;
+use deaddrop_core::text;
+use deaddrop_image::output::Destination;
+use deaddrop_image::table::root::Backend;
+
 use super::flow::{self, Looked, ManifestArgs, TargetArgs, time_of_run};
 use super::public_out::{self, PublicOut};
-use crate::image::error::ImageError;
-use crate::image::output::Destination;
-use crate::image::root::Backend;
-use crate::image::text;
-use crate::report::{Exit, Failure, Progress, Ui, json, plan as report, print_error_stream, public};
+use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public};
+use crate::run::message::{Exit, Failure};
 
 /// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
 ///
@@ -74,10 +76,10 @@ impl Args {
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
         let through_kernel = self.target.place.backend.backend == Backend::Mount && !self.target.target.is_dir();
         if through_kernel && self.output.is_none() && !self.in_place {
-            return Err(flow::failed(&name, &in_place_must_be_asked_for()));
+            return Err(flow::failed(&name, &in_place_must_be_asked_for().into()));
         }
         let looked = Looked { forget_list: self.forget_list, ..self.target.looked() };
-        let progress = Progress::new(ui);
+        let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let mut prepared = flow::prepare(ui, looked, &self.manifest, Some(&destination), &watch)?;
         let plan = &prepared.plan;
@@ -94,7 +96,8 @@ impl Args {
         });
         let public_out = public_out.transpose()?;
         // Also without changes: a new output is made all the same, and what an interrupted run left is finished.
-        let applied = prepared.target.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
+        let applied =
+            prepared.place.change(&name)?.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
         applied.details.iter().for_each(|line| ui.tell(1, line));
 
         let target = self.target.target.display().to_string();
@@ -118,7 +121,7 @@ impl Args {
         Ok(exit)
     }
 
-    fn closing_line(&self, name: &str, plan: &crate::plan::Plan, elapsed: Duration) -> String {
+    fn closing_line(&self, name: &str, plan: &crate::run::plan::Plan, elapsed: Duration) -> String {
         let time = text::duration(elapsed);
         if !plan.is_empty() {
             return format!("{name}: {} ({time})", report::done(plan));
@@ -131,8 +134,8 @@ impl Args {
     }
 }
 
-fn in_place_must_be_asked_for() -> ImageError {
-    ImageError::refused(
+fn in_place_must_be_asked_for() -> StorageError {
+    StorageError::refused(
         "with --backend mount the kernel writes as it goes, and a power cut in the middle can leave some files new and some old",
         "-o OUT makes a new image, which is whole or not there; --in-place changes this one all the same",
     )

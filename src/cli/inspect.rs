@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use deaddrop_core::error::StorageError;
+use deaddrop_image::ext4::{self, JournalState};
+use deaddrop_image::native::{choose_root_for, with_commands};
+use deaddrop_image::open::container::Container;
+use deaddrop_image::open::disk::DiskImage;
+use deaddrop_image::table::root::Backend;
+
 use super::flow;
-use crate::image::container::Container;
-use crate::image::disk::DiskImage;
-use crate::image::error::ImageError;
-use crate::image::ext4::{self, JournalState};
-use crate::image::root::Backend;
 use crate::report::inspect::Inspection;
-use crate::report::{Exit, Failure, Progress, Ui};
-use crate::target::image::{choose_root_for, with_commands};
+use crate::report::{ProgressDisplay, Ui};
+use crate::run::message::{Exit, Failure};
 
 /// Shows an image's container, partitions and file systems, and which one is the root.
 ///
@@ -30,9 +32,9 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let failed = |error: ImageError| Failure::refused(vec![flow::error_message(&error)]);
+        let failed = |error: StorageError| Failure::refused(vec![flow::error_message(&error)]);
         let name = self.image.display().to_string();
-        let progress = Progress::new(ui);
+        let progress = ProgressDisplay::new(ui);
         let image = DiskImage::open(&self.image, &|step| progress.show(step)).map_err(failed)?;
         let root = choose_root_for(&image, Backend::Mount, self.root_partition.as_deref());
         let native = root.as_ref().ok().filter(|root| root.kind.is_ext());
@@ -70,10 +72,10 @@ impl Args {
 }
 
 /// What the file system says about itself, with its journal as it is on the image, not as it was replayed in memory.
-fn on_the_image(ext4: &ext4::Ext4) -> ext4::Facts {
-    let mut facts = ext4.facts();
-    if let (JournalState::Clean { size }, true) = (facts.journal, ext4.was_replayed()) {
-        facts.journal = JournalState::NeedsRecovery { size };
+fn on_the_image(ext4: &ext4::Ext4) -> ext4::Summary {
+    let mut summary = ext4.summary();
+    if let (JournalState::Clean { size }, true) = (summary.journal, ext4.was_replayed()) {
+        summary.journal = JournalState::NeedsRecovery { size };
     }
-    facts
+    summary
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::report::{Exit, Failure, Message};
+use crate::run::message::{Exit, Failure, Message};
 
 /// Writes the man pages into a directory.
 #[derive(Debug, clap::Args)]

@@ -1,7 +1,6 @@
 //! One file a command: its arguments and its run(). This file: the command line as a whole.
 
 mod backend;
-mod become_password;
 mod check;
 mod completions;
 mod fleet;
@@ -23,7 +22,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::report::{Exit, Failure, Ui, print_error_stream};
+use crate::report::{Ui, print_error_stream};
+use crate::run::message::{Exit, Failure};
 
 /// What every command takes.
 #[derive(Debug, clap::Args)]

@@ -2,9 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::flow::{self, LookArgs, ManifestArgs, Prepared, time_of_run};
-use crate::report::rotate::Kind;
-use crate::report::{Exit, Failure, Message, Progress, Ui, json, plan as report};
+use super::flow::{self, LookArgs, ManifestArgs, Opened, Prepared, time_of_run};
+use crate::report::rotate::RunKind;
+use crate::report::{ProgressDisplay, Ui, json, plan as report};
+use crate::run::message::{Exit, Failure, Message};
 
 /// Shows what inject would do to an image or a directory, or rotate to a running node, and writes nothing.
 ///
@@ -33,7 +34,7 @@ impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let Some(looked) = self.target.one() else {
-            return self.target.all(ui, &self.manifest, Kind::Plan, self.exit_code);
+            return self.target.all(ui, &self.manifest, RunKind::Plan, self.exit_code);
         };
         if self.quick && (looked.is_node() || looked.target.is_dir()) {
             let what = if looked.is_node() { "a running node" } else { "a directory" };
@@ -42,11 +43,11 @@ impl Args {
             return Err(Failure::usage(Message::new(message).hint("leave it out: there is nothing more to judge")));
         }
         let time = time_of_run()?;
-        let progress = Progress::new(ui);
+        let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let mut prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
         let name = looked.target.display().to_string();
-        let heading = prepared.target.describe();
+        let heading = prepared.place.place().title();
         let judged = if self.quick { Ok(Vec::new()) } else { judge(&mut prepared, &name, time) };
         let plan = &prepared.plan;
         // A program gets the plan of what can be done, or the error.
@@ -72,6 +73,7 @@ impl Args {
 
 /// What inject would refuse is refused here, with the same words.
 fn judge(prepared: &mut Prepared<'_>, name: &str, time: SystemTime) -> Result<Vec<String>, Failure> {
+    let Opened::Files(place) = &mut prepared.place else { return Ok(Vec::new()) };
     let changes = flow::tree_changes(&prepared.plan, name)?;
-    prepared.target.judge(&changes, time).map_err(|error| flow::failed(name, &error))
+    place.judge(&changes, time).map_err(|error| flow::failed(name, &error))
 }

@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::image::commit::CommitError;
-use crate::image::unfinished::Unfinished;
-use crate::report::{Failure, Message};
+use deaddrop_core::error::CommitError;
+use deaddrop_core::unfinished::Unfinished;
+
+use crate::run::message::{Failure, Message};
 
 /// The file, written and not yet in its place.
 pub struct PublicOut {

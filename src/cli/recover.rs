@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use deaddrop_image::maintenance::{ImageArgs, Recovered, recover};
+use deaddrop_image::native::TAKEN_BACK;
+
 use super::flow;
-use crate::report::{Exit, Failure, Ui, json};
-use crate::target::image::TAKEN_BACK;
-use crate::target::maintenance::{ImageArgs, Recovered, recover};
+use crate::report::{Ui, json};
+use crate::run::message::{Exit, Failure};
 
 /// Finishes what an interrupted run left in an image, or takes it back: afterwards every file is wholly old or wholly new.
 ///
@@ -42,7 +44,7 @@ impl Args {
             force: self.force,
             undo: self.undo.as_deref(),
         };
-        let found = recover(&args).map_err(|error| flow::failed(&name, &error))?;
+        let found = recover(&args).map_err(|error| flow::failed(&name, &error.into()))?;
         ui.print_json_when_done(|| json::maintenance("recover", &name, found != Recovered::Nothing));
         let words = match found {
             Recovered::Journal => "the journal was brought home, and every file is whole",

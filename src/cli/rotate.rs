@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::fleet::{self, Request, SshArgs, Which};
-use crate::report::rotate::Kind;
-use crate::report::{Exit, Failure, Message, Ui};
+use crate::report::Ui;
+use crate::report::rotate::RunKind;
 use crate::rotate::choose::Wish;
 use crate::rotate::schedule::Limits;
 use crate::rotate::shard::ShardArgument;
+use crate::run::message::{Exit, Failure, Message};
 
 /// Puts the declared secrets onto running nodes, over SSH, and restarts what uses those that changed.
 ///
@@ -91,7 +92,7 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         if let Some(images) = &self.image {
             let image = images.first().map_or("IMAGE".into(), |image| image.display().to_string());
-            let image = crate::image::text::shown_text(&image).unwrap_or_default();
+            let image = deaddrop_core::text::shown_text(&image).unwrap_or_default();
             let hint = format!("deaddrop inject {image} --host NAME");
             return Err(Failure::usage(
                 Message::new("rotate is for nodes that run; on images it is `inject`").hint(hint),
@@ -116,7 +117,7 @@ impl Args {
                 ssh: &self.ssh,
                 rollback: !self.no_rollback,
                 forget_list: self.forget_list,
-                kind: if self.dry_run { Kind::DryRun } else { Kind::Rotate },
+                kind: if self.dry_run { RunKind::DryRun } else { RunKind::Rotate },
                 tells_differences: false,
             },
         )

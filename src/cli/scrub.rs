@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use deaddrop_core::text;
+use deaddrop_image::maintenance::{ImageArgs, scrub};
+
 use super::flow;
-use crate::image::text;
-use crate::report::{Exit, Failure, Progress, Ui, json};
-use crate::target::maintenance::{ImageArgs, scrub};
+use crate::report::{ProgressDisplay, Ui, json};
+use crate::run::message::{Exit, Failure};
 
 /// Zeroes all free blocks of an image's root file system and the whole idle journal, so that nothing is left there of
 /// files that were removed, whoever removed them.
@@ -34,14 +36,14 @@ impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let name = self.image.display().to_string();
-        let progress = Progress::new(ui);
+        let progress = ProgressDisplay::new(ui);
         let args = ImageArgs {
             path: &self.image,
             root_partition: self.root_partition.as_deref(),
             force: self.force,
             undo: self.undo.as_deref(),
         };
-        let zeroed = scrub(&args, &|step| progress.show(step)).map_err(|error| flow::failed(&name, &error))?;
+        let zeroed = scrub(&args, &|step| progress.show(step)).map_err(|error| flow::failed(&name, &error.into()))?;
         ui.print_json_when_done(|| json::maintenance("scrub", &name, zeroed > 0));
         ui.say(&match zeroed {
             0 => format!("{name}: nothing to do, all that is free is zero"),

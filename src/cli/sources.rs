@@ -1,8 +1,11 @@
 //! `deaddrop sources`: what there is in a source, by name.
 
+use deaddrop_core::near;
+use deaddrop_vault;
+
 use super::flow::{self, ManifestArgs};
-use crate::report::{Exit, Failure, Message, Ui, json, sources as report, suggest};
-use crate::source;
+use crate::report::{Ui, json, sources as report};
+use crate::run::message::{Exit, Failure, Message};
 
 /// Looks into the sources of a manifest.
 #[derive(Debug, clap::Args)]
@@ -44,7 +47,7 @@ impl List {
         if !manifest.has_source(&self.name) {
             return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
         }
-        let items = source::list(&manifest, &self.name).map_err(|error| {
+        let items = deaddrop_vault::list(&manifest.vaults(), &self.name).map_err(|error| {
             Failure::refused(vec![Message::from_error(&error).hint(error.hint().unwrap_or_default())])
         })?;
         ui.print_json(|| json::sources(&self.name, &items))?;
@@ -57,14 +60,14 @@ impl List {
         let names: Vec<&str> = named.collect();
         let there_are = match names.as_slice() {
             [] => "sources here: env and file; others are named under `sources`".to_owned(),
-            names => format!("sources here: {} (and always env, file)", suggest::list(names.iter().copied())),
+            names => format!("sources here: {} (and always env, file)", near::list(names.iter().copied())),
         };
-        let near = suggest::near(&self.name, names.iter().copied());
-        let hint = match suggest::did_you_mean(&near) {
+        let near = near::near(&self.name, names.iter().copied());
+        let hint = match near::did_you_mean(&near) {
             Some(question) => format!("{question} {there_are}"),
             None => there_are,
         };
-        let name = crate::image::text::shown_text(&self.name).unwrap_or_default();
+        let name = deaddrop_core::text::shown_text(&self.name).unwrap_or_default();
         Failure::usage(Message::new(format!("unknown source `{name}`")).hint(hint))
     }
 }

@@ -1,9 +1,10 @@
 //! `deaddrop verify`: a plan that must come out empty.
 
 use super::flow::{self, LookArgs, ManifestArgs};
-use crate::plan::Action;
-use crate::report::rotate::Kind;
-use crate::report::{Exit, Failure, Progress, Ui, json, plan as report};
+use crate::report::rotate::RunKind;
+use crate::report::{ProgressDisplay, Ui, json, plan as report};
+use crate::run::message::{Exit, Failure};
+use crate::run::plan::Action;
 
 /// Checks that an image, a directory or a running node holds every secret as declared: content, mode and owner.
 ///
@@ -23,9 +24,9 @@ impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let Some(looked) = self.target.one() else {
-            return self.target.all(ui, &self.manifest, Kind::Verify, true);
+            return self.target.all(ui, &self.manifest, RunKind::Verify, true);
         };
-        let progress = Progress::new(ui);
+        let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
         let (name, plan) = (looked.target.display().to_string(), &prepared.plan);

@@ -1,15 +1,14 @@
 //! `encoding`: a value that a source holds as base64 or hexadecimal text, decoded. White space (ASCII) in it does not
 //! matter: a line end after it, or lines of 76 letters.
 
-use base64::Engine;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
+use deaddrop_core::secret::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::Misfit;
-use crate::secret::Secret;
 
 /// RFC 4648, section 4; the `=` at the end may be missing, as many programs leave them out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
+use deaddrop_core::keys::NodeId;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 
 use super::decode::{DecodeError, Label, NodeDecoder};
-use super::tree::NodeId;
 
 /// Gives a [`Field`] its two elements, and reports the second if it is wrong.
 pub(super) struct FieldAccess<'t> {

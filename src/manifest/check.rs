@@ -6,19 +6,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use deaddrop_core::keys::{self, Entries, Entry, Field, NodeId, Refusal};
+use deaddrop_core::path::TargetPath;
+use deaddrop_core::shown::quoted;
+
 use super::collide::{self, Placed};
 use super::decode::Context;
-use super::field::{Entries, Entry, Field};
-use super::model::{DirectoryOwner, Host, Location, Manifest, Owner, SecretSpec, TargetPath, ValueSpec, Warning};
+use super::model::{DirectoryOwner, Host, Location, Manifest, Owner, SecretSpec, ValueSpec, Warning};
 use super::overlap::{Population, TooEntangled};
-use super::problem::{Mark, quoted};
-use super::rotation;
+use super::problem::Mark;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
-use super::sources::has_fields;
 use super::templates::Templates;
-use super::tree::NodeId;
 use super::value_spec::ValueKeys;
-use super::values::{self, Refusal};
+use super::{rotation, values};
 use crate::nixos;
 
 /// Sources that are there without being named.
@@ -94,7 +94,7 @@ impl<'c, 't> Checker<'c, 't> {
         if let Field::Good(_, entries) = &raw.sources {
             for entry in &entries.0 {
                 let has_fields = match &entry.value {
-                    Field::Good(_, source) => Some(has_fields(source)),
+                    Field::Good(_, source) => Some(source.has_fields()),
                     _ => None,
                 };
                 checker.sources.insert(entry.name.clone(), has_fields);
@@ -177,19 +177,6 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// A text that may be missing: `Some(None)` then, `None` when it is wrong.
-    pub(super) fn optional(
-        &self,
-        field: Field<String>,
-        judge: impl Fn(&str) -> Result<(), Refusal>,
-    ) -> Option<Option<String>> {
-        match field {
-            Field::Missing => Some(None),
-            Field::Bad => None,
-            Field::Good(id, text) => self.accept(id, judge(&text)).map(|()| Some(text)),
-        }
-    }
-
     fn hosts(&self, raw: Field<Entries<RawHost>>) -> BTreeMap<String, Host> {
         let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
         entries.into_iter().filter_map(|entry| self.host(entry)).collect()
@@ -198,7 +185,7 @@ impl<'c, 't> Checker<'c, 't> {
     fn host(&self, entry: Entry<RawHost>) -> Option<(String, Host)> {
         self.accept(entry.key, values::name(&entry.name, "a host"));
         let (_, raw) = entry.value.good()?;
-        let ssh = self.optional(raw.ssh, values::ssh);
+        let ssh = self.keys().optional(raw.ssh, values::ssh);
         let mut tags = Vec::new();
         for tag in raw.tags.good().map(|(_, tags)| tags).unwrap_or_default() {
             let Some((id, tag)) = tag.good() else { continue };
@@ -413,7 +400,7 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     fn used_by(&self, field: Field<OneOrMany>) -> Option<Vec<String>> {
-        self.one_or_many(field, |text| values::text(&text, "the name of an option").map(|()| text))
+        self.one_or_many(field, |text| keys::text(&text, "the name of an option").map(|()| text))
     }
 
     /// One text or many, each of which `judge` turns into what is meant; none when the key is missing.

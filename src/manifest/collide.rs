@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::model::TargetPath;
+use deaddrop_core::path::TargetPath;
+use deaddrop_core::shown::quoted;
+
 use super::overlap::{Claim, Overlaps, Population, Selector, TooEntangled, grouped, nested};
-use super::problem::{Mark, Problems, quoted};
+use super::problem::{Mark, Problems};
 
 /// Where a secret belongs: what collisions are looked for in.
 pub(super) struct Placed {

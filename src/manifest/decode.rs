@@ -13,16 +13,17 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 
+use deaddrop_core::keys::{FIELD, Field, NodeId};
+use deaddrop_core::near;
+use deaddrop_core::shown::quoted;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::access::{EntryAccess, FieldAccess, FieldsAccess, ItemAccess, Variant};
-use super::field::{FIELD, Field};
-use super::problem::{Problems, quoted};
+use super::problem::Problems;
 use super::scalar::{Meaning, meaning};
-use super::tree::{Kind, MAX_NODES, NodeId, Tree, section_limit};
+use super::tree::{MAX_NODES, NodeKind, Tree, section_limit};
 use super::veil;
-use crate::report::suggest;
 
 /// How much may be decoded, aliases followed: a node costs 1, and 1 for each 64 bytes of text. A manifest without
 /// aliases never needs more.
@@ -136,7 +137,7 @@ impl<'t> NodeDecoder<'t> {
         Self { context, id, label: Label::Thing(thing), is_key: false, is_tagged: false }
     }
 
-    fn kind(&self) -> &'t Kind<'t> {
+    fn kind(&self) -> &'t NodeKind<'t> {
         &self.context.tree.resolve(self.id).kind
     }
 
@@ -147,10 +148,10 @@ impl<'t> NodeDecoder<'t> {
     /// "`mode` is text, and this is a number". Never repeats what stands there, but a number or a boolean.
     fn mismatch(&self, want: &str) -> DecodeError {
         let (found, hint) = match self.kind() {
-            Kind::Mapping(_) => ("a mapping", None),
-            Kind::Sequence(_) => ("a list", None),
-            Kind::Alias(_) => ("an alias", None),
-            Kind::Scalar { text, plain } => match meaning(text, *plain) {
+            NodeKind::Mapping(_) => ("a mapping", None),
+            NodeKind::Sequence(_) => ("a list", None),
+            NodeKind::Alias(_) => ("an alias", None),
+            NodeKind::Scalar { text, plain } => match meaning(text, *plain) {
                 Meaning::Null => return self.error(format!("{} has no value", self.label), None),
                 Meaning::Text => ("text", None),
                 Meaning::Number => ("a number", Some(text)),
@@ -164,8 +165,8 @@ impl<'t> NodeDecoder<'t> {
     /// The keys and values of a mapping; none for a value that is missing.
     fn entries(&self, want: &str) -> Result<&'t [(NodeId, NodeId)], DecodeError> {
         match self.kind() {
-            Kind::Mapping(entries) => Ok(entries),
-            Kind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Null => Ok(&[]),
+            NodeKind::Mapping(entries) => Ok(entries),
+            NodeKind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Null => Ok(&[]),
             _ => Err(self.mismatch(want)),
         }
     }
@@ -175,7 +176,7 @@ impl<'t> NodeDecoder<'t> {
         let tree = self.context.tree;
         let mut problems = self.context.problems.borrow_mut();
         match (&tree.resolve(key).kind, tree.text(key)) {
-            (Kind::Scalar { plain: true, .. }, Some("<<")) => {
+            (NodeKind::Scalar { plain: true, .. }, Some("<<")) => {
                 problems.push(tree.mark(key), "YAML merge keys (`<<`) have no meaning in a manifest", None);
                 None
             }
@@ -204,7 +205,7 @@ impl<'t> NodeDecoder<'t> {
             let hint = "a manifest never holds a value: keep it in a source, and name it with `from: SOURCE:ITEM`";
             Some(hint.to_owned())
         } else {
-            let keys = format!("keys here: {}", suggest::list(fields.iter().copied()));
+            let keys = format!("keys here: {}", near::list(fields.iter().copied()));
             problems.hint(text, fields.iter().copied(), &keys)
         };
         problems.push(tree.mark(key), format!("unknown key {}", quoted(text)), hint);
@@ -234,7 +235,7 @@ impl<'t> NodeDecoder<'t> {
 
     /// "unknown hash `md5`", with what there is.
     fn unknown_choice(&self, at: NodeId, what: &str, text: &str, choices: &'static [&'static str]) -> DecodeError {
-        let there_are = format!("there are: {}", suggest::list(choices.iter().copied()));
+        let there_are = format!("there are: {}", near::list(choices.iter().copied()));
         let hint = self.context.problems.borrow_mut().hint(text, choices.iter().copied(), &there_are);
         DecodeError::new(at, format!("unknown {what} {}", quoted(text)), hint)
     }
@@ -247,7 +248,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            Kind::Scalar { text, plain } => match meaning(text, *plain) {
+            NodeKind::Scalar { text, plain } => match meaning(text, *plain) {
                 Meaning::Text => visitor.visit_str(text),
                 Meaning::Number => match text.parse::<u64>() {
                     // `010` is 8 to some readers of YAML and 10 to others.
@@ -263,7 +264,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_bool<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            Kind::Scalar { text, plain } => match meaning(text, *plain) {
+            NodeKind::Scalar { text, plain } => match meaning(text, *plain) {
                 Meaning::Bool(value) => visitor.visit_bool(value),
                 Meaning::Null => Err(self.mismatch("true or false")),
                 _ => {
@@ -282,7 +283,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_u64<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            Kind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Number => match text.parse() {
+            NodeKind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Number => match text.parse() {
                 Ok(number) => visitor.visit_u64(number),
                 Err(_) => Err(self.error(format!("{} is not {}", self.label, quoted(text)), None)),
             },
@@ -293,7 +294,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_str<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            Kind::Scalar { text, plain } if self.is_key || meaning(text, *plain) == Meaning::Text => {
+            NodeKind::Scalar { text, plain } if self.is_key || meaning(text, *plain) == Meaning::Text => {
                 visitor.visit_str(text)
             }
             _ => Err(self.mismatch("text")),
@@ -307,7 +308,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            Kind::Sequence(items) => visitor.visit_seq(ItemAccess { decoder: self, items: items.iter() }),
+            NodeKind::Sequence(items) => visitor.visit_seq(ItemAccess { decoder: self, items: items.iter() }),
             _ => Err(self.mismatch("a list")),
         }
     }
@@ -332,7 +333,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
-        let want = format!("a mapping ({})", suggest::list(fields.iter().copied()));
+        let want = format!("a mapping ({})", near::list(fields.iter().copied()));
         let known = match self.label {
             Label::Key(_) => self.known(fields, &want)?,
             Label::Thing(_) => Self { label: Label::Thing(name), ..self }.known(fields, &want)?,
@@ -349,9 +350,9 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
         self.context.spend(self.id)?;
         let kind = self.kind();
         let shape = match kind {
-            Kind::Mapping(_) => "mapping",
-            Kind::Sequence(_) => "sequence",
-            Kind::Scalar { .. } | Kind::Alias(_) => "scalar",
+            NodeKind::Mapping(_) => "mapping",
+            NodeKind::Sequence(_) => "sequence",
+            NodeKind::Scalar { .. } | NodeKind::Alias(_) => "scalar",
         };
         let by_shape = variants.iter().any(|variant| matches!(*variant, "scalar" | "mapping" | "sequence"));
         if by_shape {
@@ -366,10 +367,10 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
             return visitor.visit_enum(Variant { name: variant, content: self });
         }
         match kind {
-            Kind::Mapping(entries) if matches!(self.label, Label::Thing(_)) => {
+            NodeKind::Mapping(entries) if matches!(self.label, Label::Thing(_)) => {
                 let tree = self.context.tree;
                 let Some((_, tag)) = entries.iter().find(|(key, _)| tree.text(*key) == Some("type")) else {
-                    let hint = format!("`type` is one of: {}", suggest::list(variants.iter().copied()));
+                    let hint = format!("`type` is one of: {}", near::list(variants.iter().copied()));
                     return Err(self.error(format!("{name} needs a `type`"), Some(hint)));
                 };
                 let Some(text) = tree.text(*tag) else {
@@ -383,7 +384,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
                     None => Err(self.unknown_choice(*tag, "type of source", text, variants)),
                 }
             }
-            Kind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Text => {
+            NodeKind::Scalar { text, plain } if meaning(text, *plain) == Meaning::Text => {
                 match (variants.iter().find(|variant| **variant == text.as_ref()), self.label) {
                     (Some(variant), Label::Key(_)) => visitor.visit_enum(Variant { name: variant, content: self }),
                     (None, Label::Key(key)) => Err(self.unknown_choice(self.id, key, text, variants)),

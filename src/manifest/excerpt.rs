@@ -1,10 +1,10 @@
 //! One line of the manifest, as it is shown below an error: cut to a screen's width, with nothing in it that drives a
 //! terminal, and with `…` in place of what may be a value.
 
+use deaddrop_core::shown;
 use unicode_width::UnicodeWidthChar;
 
 use super::problem::Mark;
-use crate::shown;
 
 /// Widest line shown, in terminal cells.
 const MAX_CELLS: usize = 100;
@@ -171,7 +171,7 @@ mod tests {
         for hidden in shown::all_hidden().filter(|hidden| !matches!(hidden, '\n' | '\r' | '\t')) {
             let text = format!("a: x{hidden}b");
             assert_eq!(shown(&text, "a", &[]).0, "a: x\u{fffd}b", "{hidden:?}");
-            assert_eq!(super::super::problem::quoted(&text), "`a: x\u{fffd}b`", "{hidden:?}");
+            assert_eq!(deaddrop_core::shown::quoted(&text), "`a: x\u{fffd}b`", "{hidden:?}");
         }
     }
 

@@ -12,7 +12,6 @@ mod check;
 mod collide;
 mod decode;
 mod excerpt;
-mod field;
 mod generate;
 mod model;
 mod overlap;
@@ -38,25 +37,38 @@ mod tests;
 
 use std::path::Path;
 
-pub use excerpt::Excerpt;
-pub use generate::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
-pub use model::{
-    DirectoryOwner, HOST, HashScheme, Host, HostSelector, Location, Manifest, Owner, Reference, SecretSpec, TargetPath,
-    TemplateSpec, ValueSpec, Warning,
-};
-pub use problem::{ManifestErrors, Problem};
-pub use rotation::{Become, BecomePassword, Health, OnChange, SecretKind};
-pub use schema::json_schema;
-pub use select::SelectError;
-pub use sources::{DataFormat, ExecSpec, FileSpec, PasswordSpec, Program, SourceSpec, StoreSpec};
+use deaddrop_core::keys::Field;
+use deaddrop_vault::Sources;
 
 use decode::Context;
-use field::Field;
 use problem::Problems;
 use schema::RawManifest;
 use tree::Tree;
 
+pub use excerpt::Excerpt;
+pub use model::{
+    DirectoryOwner, Host, HostSelector, Location, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec, Warning,
+};
+pub use problem::{ManifestErrors, Problem};
+pub use rotation::{BecomePassword, Health, OnChange, SecretKind};
+pub use schema::json_schema;
+pub use select::SelectError;
+
 impl Manifest {
+    /// Its sources, for [`deaddrop_vault::fetch`].
+    #[must_use]
+    pub fn vaults(&self) -> Sources<'_> {
+        let passwords = self.hosts.values().filter_map(|host| match &host.become_password {
+            Some(BecomePassword::From(reference)) => Some(reference),
+            _ => None,
+        });
+        Sources {
+            directory: &self.directory,
+            specs: &self.sources,
+            references: self.secrets.iter().flat_map(SecretSpec::references).chain(passwords).collect(),
+        }
+    }
+
     /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Of other files it reads only those that
     /// `template_file` names.
     ///

@@ -5,15 +5,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use deaddrop_core::path::TargetPath;
+use deaddrop_core::privilege::Become;
+use deaddrop_vault::{Reference, SourceSpec};
 
-use super::generate::GenerateSpec;
-use super::rotation::{Become, BecomePassword, OnChange, SecretKind};
-use super::sources::SourceSpec;
+use super::rotation::{BecomePassword, OnChange, SecretKind};
 use crate::derive::encoding::Encoding;
 use crate::derive::expect::Expect;
 use crate::derive::format::Format;
+use crate::derive::generate::GenerateSpec;
+use crate::derive::password::HashScheme;
 use crate::derive::template::Template;
 
 /// A checked manifest.
@@ -167,49 +168,6 @@ pub struct TemplateSpec {
     pub references: Vec<(String, Reference)>,
 }
 
-/// `from`: SOURCE:ITEM[#FIELD]. In the item and the field, [`HOST`] stands for the host's name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reference {
-    /// A named source, or `env`, or `file`.
-    pub source: String,
-    /// The item inside it: an id, a name, folder/name, a variable, a file.
-    pub item: String,
-    /// The field; the password when there is none.
-    pub field: Option<String>,
-}
-
-/// What stands for the host's name in a reference.
-pub const HOST: &str = "{host}";
-
-impl Reference {
-    /// True when the host's name is to be put into it.
-    #[must_use]
-    pub fn names_host(&self) -> bool {
-        self.item.contains(HOST) || self.field.as_ref().is_some_and(|field| field.contains(HOST))
-    }
-
-    /// The reference for one host, with its name put in; as it is without a host.
-    #[must_use]
-    pub fn for_host(&self, host: Option<&str>) -> Self {
-        let Some(host) = host.filter(|_| self.names_host()) else { return self.clone() };
-        Self {
-            source: self.source.clone(),
-            item: self.item.replace(HOST, host),
-            field: self.field.as_ref().map(|field| field.replace(HOST, host)),
-        }
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source, self.item)?;
-        match &self.field {
-            Some(field) => write!(f, "#{field}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A user or group: numeric, or a name in the target's own passwd or group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
@@ -257,28 +215,6 @@ impl fmt::Display for DirectoryOwner {
     }
 }
 
-/// A crypt(3) scheme that `hash` can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "hash")]
-pub enum HashScheme {
-    /// `$y$`, the default of current distributions.
-    Yescrypt,
-    /// `$6$`, for systems whose libcrypt is old.
-    Sha512crypt,
-}
-
-impl HashScheme {
-    /// Its name in the manifest.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Yescrypt => "yescrypt",
-            Self::Sha512crypt => "sha512crypt",
-        }
-    }
-}
-
 /// A node.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
@@ -301,87 +237,4 @@ pub enum HostSelector {
     Host(String),
     /// `tag:NAME`.
     Tag(String),
-}
-
-/// An absolute, clean path inside a target: starts with `/`, has no `.`, `..`, empty component or NUL, no component
-/// over 255 bytes, no trailing slash, and is not `/` itself.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TargetPath(String);
-
-impl TargetPath {
-    /// Checks a path.
-    ///
-    /// # Errors
-    /// One sentence that says what is wrong with it.
-    pub fn parse(path: &str) -> Result<Self, String> {
-        if !path.starts_with('/') {
-            return Err("a path starts with `/`".into());
-        }
-        if path.contains('\0') {
-            return Err("a path cannot hold a NUL byte".into());
-        }
-        if path.len() > 4095 {
-            return Err("a path has at most 4095 bytes".into());
-        }
-        if path.ends_with('/') {
-            return Err("a path names a file, and does not end with `/`".into());
-        }
-        for component in path.split('/').skip(1) {
-            match component {
-                "" => return Err("`//` is not allowed in a path".into()),
-                "." => return Err("`.` is not allowed in a path".into()),
-                ".." => return Err("`..` is not allowed in a path".into()),
-                _ if component.len() > 255 => {
-                    return Err("a name in a path has at most 255 bytes".into());
-                }
-                _ => {}
-            }
-        }
-        Ok(Self(path.to_owned()))
-    }
-
-    /// The path as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The directory above, `/` at the top.
-    #[must_use]
-    pub fn parent(&self) -> &str {
-        match self.0.rfind('/') {
-            Some(0) | None => "/",
-            Some(slash) => &self.0[..slash],
-        }
-    }
-}
-
-impl fmt::Display for TargetPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_absolute_and_clean() {
-        let long = format!("/etc/{}", "x".repeat(256));
-        for (name, path, want) in [
-            ("parent step", "/etc/../root/x", "`..` is not allowed in a path"),
-            ("relative", "etc/x", "a path starts with `/`"),
-            ("dot", "/etc/./x", "`.` is not allowed in a path"),
-            ("empty component", "/etc//x", "`//` is not allowed in a path"),
-            ("trailing slash", "/etc/x/", "a path names a file, and does not end with `/`"),
-            ("root", "/", "a path names a file, and does not end with `/`"),
-            ("NUL", "/etc/x\0y", "a path cannot hold a NUL byte"),
-            ("long name", long.as_str(), "a name in a path has at most 255 bytes"),
-        ] {
-            assert_eq!(TargetPath::parse(path).unwrap_err(), want, "{name}");
-        }
-        assert_eq!(TargetPath::parse("/etc/secrets/x").unwrap().parent(), "/etc/secrets");
-        assert_eq!(TargetPath::parse("/x").unwrap().parent(), "/");
-    }
 }

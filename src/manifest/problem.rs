@@ -1,12 +1,12 @@
 //! What is wrong with a manifest: collected while it is read, shown at once, in the file's order.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use deaddrop_core::{near, shown};
 
 use super::excerpt::{self, Excerpt};
 use super::model::Location;
-use crate::report::suggest;
-use crate::shown;
 
 /// How many problems are kept; a hostile file can hold millions.
 const MAX_KEPT: usize = 10_000;
@@ -233,9 +233,9 @@ impl Problems {
     ) -> Option<String> {
         let allowed = self.comparisons_left;
         let mut used: usize = 0;
-        let near = suggest::near(wanted, names.take(allowed).inspect(|_| used = used.saturating_add(1)));
+        let near = near::near(wanted, names.take(allowed).inspect(|_| used = used.saturating_add(1)));
         self.comparisons_left = allowed.saturating_sub(used);
-        match suggest::did_you_mean(&near) {
+        match near::did_you_mean(&near) {
             Some(question) if rest.is_empty() => Some(question),
             Some(question) => Some(format!("{question} {rest}")),
             None if rest.is_empty() => None,
@@ -299,21 +299,6 @@ fn merged(mut ranges: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     out
 }
 
-/// A name or text in backquotes, fit for a terminal, cut after 60 characters.
-pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::from("`");
-    for (at, character) in text.chars().enumerate() {
-        if at >= 60 {
-            out.push('…');
-            break;
-        }
-        // Writing to a String cannot fail.
-        let _ = out.write_char(shown::character(character));
-    }
-    out.push('`');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,12 +330,6 @@ mod tests {
         let text = errors(0..10_007).to_string();
         assert_eq!(text.matches("hint: ").count(), 100);
         assert!(text.ends_with("\n\nand 9907 more\n\n10007 errors in dir/m.yaml"), "{text}");
-    }
-
-    #[test]
-    fn quoted_text_cannot_drive_a_terminal_and_is_cut() {
-        assert_eq!(quoted("a\u{1b}[2Jb"), "`a\u{fffd}[2Jb`");
-        assert_eq!(quoted(&"x".repeat(70)), format!("`{}…`", "x".repeat(60)));
     }
 
     #[test]

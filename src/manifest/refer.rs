@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
+use deaddrop_core::keys::{self, Field, NodeId, Refusal, refusal};
+use deaddrop_core::near;
+use deaddrop_core::shown::quoted;
+use deaddrop_vault::Reference;
+
 use super::check::{BUILT_IN, Checker};
-use super::field::Field;
-use super::model::{HostSelector, Reference};
+use super::model::HostSelector;
 use super::overlap::Selector;
-use super::problem::{Mark, quoted};
+use super::problem::Mark;
 use super::schema::RawReference;
-use super::tree::NodeId;
-use super::values::{self, Refusal};
-use crate::report::suggest;
+use super::values;
 
 /// Lists of more names than this are not worth sorting for a hint: it would show a dozen of them.
 const MAX_SORTED: usize = 100;
@@ -19,7 +21,7 @@ const MAX_SORTED: usize = 100;
 fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
-    suggest::list(names.into_iter())
+    near::list(names.into_iter())
 }
 
 /// Which part of a reference is wrong.
@@ -95,9 +97,9 @@ impl Checker<'_, '_> {
 
     /// The same, for a reference that stands anywhere: what is wrong, and with which part of it.
     pub(super) fn judge(&self, reference: &Reference) -> Result<(), (Wrong, Refusal)> {
-        values::text(&reference.item, "the item").map_err(|refusal| (Wrong::Item, refusal))?;
+        keys::text(&reference.item, "the item").map_err(|refusal| (Wrong::Item, refusal))?;
         if let Some(field) = &reference.field {
-            values::text(field, "the field").map_err(|refusal| (Wrong::Field, refusal))?;
+            keys::text(field, "the field").map_err(|refusal| (Wrong::Field, refusal))?;
         }
         match self.sources.get(&reference.source) {
             None if self.sources_are_whole => Err((Wrong::Source, self.unknown_source(&reference.source))),
@@ -105,7 +107,7 @@ impl Checker<'_, '_> {
                 let hint = "only items of a password manager have fields; write the long form if `#` is part of the \
                             name: {source: …, item: …}";
                 let message = format!("what {} holds has no fields", quoted(&reference.source));
-                Err((Wrong::Field, values::refusal(message, hint)))
+                Err((Wrong::Field, refusal(message, hint)))
             }
             _ => Ok(()),
         }

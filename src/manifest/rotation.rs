@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use deaddrop_core::keys::{Field, NodeId};
+use deaddrop_core::privilege::Become;
+use deaddrop_vault::Reference;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::check::Checker;
-use super::field::Field;
-use super::model::Reference;
 use super::schema::{RawBecomePassword, RawHealth, RawReference, RawSecret};
-use super::tree::NodeId;
 use super::values;
 
 /// How long units are watched unless the manifest says otherwise, in seconds.
@@ -23,28 +23,6 @@ pub(super) const LONGEST: u64 = 3600;
 const MAX_COMMANDS: usize = 100;
 /// The longest program with all its arguments, in bytes: it travels to the node in one line, and becomes one `execve` there.
 const MAX_COMMAND: usize = 64 << 10;
-
-/// How the user that logs in becomes root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "become")]
-pub enum Become {
-    /// With sudo(8).
-    Sudo,
-    /// With doas(1).
-    Doas,
-}
-
-impl Become {
-    /// Its name in the manifest, and the program's.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sudo => "sudo",
-            Self::Doas => "doas",
-        }
-    }
-}
 
 /// Where the password comes from that [`Become`] takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +139,7 @@ impl Checker<'_, '_> {
     /// A program for a node. `node` is what must not be shown.
     fn command(&self, node: Option<NodeId>, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
         let place = field.place();
-        let argv = self.argv(node, field)?;
+        let argv = self.keys().argv(node, field)?;
         let bytes: usize = argv.iter().map(String::len).sum();
         if bytes > MAX_COMMAND {
             let mark = self.mark(place.or(node)?);

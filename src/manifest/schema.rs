@@ -5,19 +5,19 @@
 
 use std::fmt;
 
+use deaddrop_core::keys::{Entries, Field, NodeId};
+use deaddrop_core::privilege::Become;
+use deaddrop_vault::SourceKeys;
 use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::field::{Entries, Field};
 use super::generate::RawGenerate;
-use super::model::HashScheme;
-use super::rotation::{self, Become, Output, SecretKind};
-use super::sources::schema::RawSource;
-use super::tree::NodeId;
+use super::rotation::{self, Output, SecretKind};
 use crate::derive::encoding::Encoding;
 use crate::derive::expect;
 use crate::derive::format::Format;
+use crate::derive::password::HashScheme;
 
 /// The version of the manifest's format that this program reads.
 pub(super) const VERSION: u64 = 1;
@@ -32,7 +32,7 @@ pub(super) struct RawManifest {
     pub version: Field<u64>,
     /// Where values come from, by a name of your choice. `env` and `file` are always there.
     #[schemars(extend("propertyNames" = name_schema()))]
-    pub sources: Field<Entries<RawSource>>,
+    pub sources: Field<Entries<SourceKeys>>,
     /// What holds for every secret that does not say otherwise.
     pub defaults: Field<RawDefaults>,
     /// The files to put into place, by a name of your choice. At most 10,000.
@@ -144,7 +144,7 @@ pub(super) struct RawSecret {
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
     /// Refusals that are gone past all the same, by their code, each with the reason: `NX108`.
-    #[schemars(extend("propertyNames" = { "enum": ALLOWED }))]
+    #[schemars(extend("propertyNames" = { "enum": crate::nixos::ALLOWED }))]
     pub allow: Field<Entries<String>>,
 }
 
@@ -209,7 +209,7 @@ pub(super) struct RawLongReference {
 pub(super) enum RawExpect {
     /// A kind alone.
     #[serde(rename = "scalar")]
-    Kind(expect::Kind),
+    Kind(expect::ValueKind),
     /// Conditions.
     #[serde(rename = "mapping")]
     All(RawConditions),
@@ -224,10 +224,10 @@ pub(super) struct RawConditions {
     #[schemars(length(max = expect::MAX_PATTERN))]
     pub regex: Field<String>,
     /// The least number of characters.
-    #[schemars(range(min = 1, max = crate::source::MAX_VALUE))]
+    #[schemars(range(min = 1, max = deaddrop_core::limits::MAX_VALUE))]
     pub min_length: Field<u64>,
     /// A kind of value that has a form of its own.
-    pub kind: Field<expect::Kind>,
+    pub kind: Field<expect::ValueKind>,
 }
 
 /// One text or a list of them.
@@ -348,9 +348,6 @@ fn one_of_the_values() -> serde_json::Value {
         .map(|key| serde_json::json!({ "required": [key] }))
         .collect()
 }
-
-/// The codes that `allow` takes.
-pub(super) const ALLOWED: [&str; 1] = ["NX108"];
 
 /// What `values::file_mode` accepts, world-readable ones included.
 const MODE_PATTERN: &str = "^0?[0246][04][04]$";

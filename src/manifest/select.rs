@@ -1,9 +1,9 @@
 //! Which secrets a host gets.
 
+use deaddrop_core::near;
 use thiserror::Error;
 
 use super::model::{Host, HostSelector, Manifest, SecretSpec};
-use crate::report::suggest;
 
 /// A host or a secret that was not named, or that is not there. A mistake on the command line: exit code 2.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -69,10 +69,10 @@ impl SelectError {
                 "the manifest has no secrets; they are named under `secrets`".to_owned()
             }
             Self::UnknownSecret { near, secrets, .. } => {
-                with_near(near, format!("secrets here: {}", suggest::list(secrets.iter().map(String::as_str))))
+                with_near(near, format!("secrets here: {}", near::list(secrets.iter().map(String::as_str))))
             }
             Self::NotForHost { wanted, .. } => {
-                let wanted = suggest::list(wanted.iter().map(String::as_str));
+                let wanted = near::list(wanted.iter().map(String::as_str));
                 format!("its `hosts` are {wanted}: name another host, or leave it out of --only")
             }
         }
@@ -81,14 +81,14 @@ impl SelectError {
 
 fn with_near(near: &[String], all: String) -> String {
     let near: Vec<&str> = near.iter().map(String::as_str).collect();
-    suggest::did_you_mean(&near).map_or(all.clone(), |question| format!("{question} {all}"))
+    near::did_you_mean(&near).map_or(all.clone(), |question| format!("{question} {all}"))
 }
 
 /// The hint for a manifest without hosts.
 const NO_HOSTS: &str = "the manifest has no hosts; they are named under `hosts`";
 
 fn there_are(hosts: &[String]) -> String {
-    format!("hosts here: {}", suggest::list(hosts.iter().map(String::as_str)))
+    format!("hosts here: {}", near::list(hosts.iter().map(String::as_str)))
 }
 
 impl Manifest {
@@ -117,9 +117,9 @@ impl Manifest {
             };
         };
         let Some(host) = self.hosts.get(name) else {
-            let near = suggest::near(name, self.hosts.keys().map(String::as_str));
+            let near = near::near(name, self.hosts.keys().map(String::as_str));
             return Err(SelectError::UnknownHost {
-                name: crate::shown::text(name),
+                name: deaddrop_core::shown::text(name),
                 near: near.into_iter().map(str::to_owned).collect(),
                 hosts: all(),
             });
@@ -140,8 +140,8 @@ impl Manifest {
         let names = || self.secrets.iter().map(|secret| secret.name.as_str());
         if let Some(unknown) = only.iter().find(|wanted| !names().any(|name| name == *wanted)) {
             return Err(SelectError::UnknownSecret {
-                name: crate::shown::text(unknown),
-                near: suggest::near(unknown, names()).into_iter().map(str::to_owned).collect(),
+                name: deaddrop_core::shown::text(unknown),
+                near: near::near(unknown, names()).into_iter().map(str::to_owned).collect(),
                 secrets: names().map(str::to_owned).collect(),
             });
         }

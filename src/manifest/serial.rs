@@ -1,10 +1,10 @@
 //! `serial`: the tags whose hosts are rotated one at a time.
 
+use deaddrop_core::keys::{Field, NodeId};
+use deaddrop_core::shown::quoted;
+
 use super::check::Checker;
-use super::field::Field;
-use super::problem::quoted;
 use super::schema::OneOrMany;
-use super::tree::NodeId;
 
 impl Checker<'_, '_> {
     /// The tags, each once, in the file's order. What is wrong is reported.

@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use deaddrop_core::keys::{self, NodeId, Refusal};
+use deaddrop_vault::Reference;
+
 use super::check::Checker;
 use super::excerpt::{self, Excerpt};
-use super::model::{Reference, TemplateSpec};
+use super::model::TemplateSpec;
 use super::problem::{Elsewhere, Mark, clamp};
-use super::read;
-use super::tree::NodeId;
-use super::values::{self, Refusal};
+use super::{read, values};
 use crate::derive::template::{self, Broken, Fault, Mention, Template};
 
 /// All templates of a manifest together, in bytes.
@@ -50,7 +51,7 @@ impl Checker<'_, '_> {
 
     /// Checks `template_file`, and what is in it.
     pub(super) fn template_file(&self, id: NodeId, name: &str) -> Option<TemplateSpec> {
-        self.accept(id, values::text(name, "`template_file`"))?;
+        self.accept(id, keys::text(name, "`template_file`"))?;
         let path = self.directory.join(name);
         let known = self.templates.borrow().files.get(&path).cloned();
         let read = match known {

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use deaddrop_vault::Reference;
+
 use super::*;
+use crate::derive::password::HashScheme;
 
 /// One of everything.
 const FULL: &str = r##"# a comment
@@ -80,9 +83,9 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
     assert_eq!(
         sources,
         [
-            "ci Env { prefix: \"HOMELAB_\" }",
+            "ci Env(EnvSpec { prefix: \"HOMELAB_\" })",
             "dot Dotenv(FileSpec { path: \"/srv/secrets.env\", identity: None, password: None })",
-            "keys File { path: Some(\"keys\") }",
+            "keys File(DirectorySpec { path: Some(\"keys\") })",
             "vault Bitwarden(FileSpec { path: \"exports/homelab.json\", identity: None, password: None })",
         ]
     );

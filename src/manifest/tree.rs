@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use deaddrop_core::contain::contain;
+use deaddrop_core::keys::NodeId;
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
-
-use crate::contain::contain;
 
 use super::problem::{Mark, Problems, clamp, wide};
 use super::scalar::{Meaning, meaning};
@@ -32,32 +32,16 @@ pub(super) fn section_limit(section: &str) -> Option<(usize, &'static str)> {
     }
 }
 
-/// Index of a node in its [`Tree`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NodeId(usize);
-
-impl NodeId {
-    /// The index, to carry it through serde.
-    pub(super) fn index(self) -> usize {
-        self.0
-    }
-
-    /// Takes back what [`Self::index`] gave, and nothing else.
-    pub(super) fn new(index: usize) -> Self {
-        Self(index)
-    }
-}
-
 /// A value or key, and where it stands.
 #[derive(Debug)]
 pub(super) struct Node<'t> {
     pub mark: Mark,
-    pub kind: Kind<'t>,
+    pub kind: NodeKind<'t>,
 }
 
 /// What a node is.
 #[derive(Debug)]
-pub(super) enum Kind<'t> {
+pub(super) enum NodeKind<'t> {
     /// Text; `plain` when it has neither quotes nor a block style, so that YAML may see a number or `true` in it.
     Scalar {
         text: Cow<'t, str>,
@@ -118,7 +102,7 @@ impl<'t> Tree<'t> {
     /// True for a document with nothing but comments in it.
     fn is_empty(&self) -> bool {
         match &self.get(self.root).kind {
-            Kind::Scalar { text, plain } => meaning(text, *plain) == Meaning::Null,
+            NodeKind::Scalar { text, plain } => meaning(text, *plain) == Meaning::Null,
             _ => false,
         }
     }
@@ -131,13 +115,13 @@ impl<'t> Tree<'t> {
     /// A node as it stands in the file; an alias is an alias.
     pub(super) fn get(&self, id: NodeId) -> &Node<'t> {
         // OK to index: ids are made by `Builder::add` for nodes of this tree, and `NodeId::new` only brings them back.
-        &self.nodes[id.0]
+        &self.nodes[id.index()]
     }
 
     /// A node's content, through aliases.
     pub(super) fn resolve(&self, mut id: NodeId) -> &Node<'t> {
         // Ends: an alias' target has a smaller index.
-        while let Kind::Alias(target) = self.get(id).kind {
+        while let NodeKind::Alias(target) = self.get(id).kind {
             id = target;
         }
         self.get(id)
@@ -151,7 +135,7 @@ impl<'t> Tree<'t> {
     /// The text of a scalar, through aliases.
     pub(super) fn text(&self, id: NodeId) -> Option<&str> {
         match &self.resolve(id).kind {
-            Kind::Scalar { text, .. } => Some(text),
+            NodeKind::Scalar { text, .. } => Some(text),
             _ => None,
         }
     }
@@ -159,7 +143,7 @@ impl<'t> Tree<'t> {
     /// The value of a mapping's key.
     pub(super) fn child(&self, id: NodeId, key: &str) -> Option<NodeId> {
         match &self.resolve(id).kind {
-            Kind::Mapping(entries) => {
+            NodeKind::Mapping(entries) => {
                 entries.iter().find(|(own, _)| self.text(*own) == Some(key)).map(|(_, value)| *value)
             }
             _ => None,
@@ -175,7 +159,7 @@ impl<'t> Tree<'t> {
 
     /// The same; `None` where it cannot be told.
     pub(super) fn exact_part(&self, id: NodeId, part: Range<usize>) -> Option<Mark> {
-        let Node { mark, kind: Kind::Scalar { text, .. } } = self.get(id) else { return None };
+        let Node { mark, kind: NodeKind::Scalar { text, .. } } = self.get(id) else { return None };
         let (first, end) = mark.bytes();
         let raw = self.source.get(first..end)?;
         let at = |byte| place::in_source(raw, text, byte).map(|byte| first.saturating_add(byte));
@@ -239,26 +223,26 @@ impl<'t> Builder<'t> {
                 let plain = style == ScalarStyle::Plain;
                 // The parser gives `~` for a value that is not there.
                 let text = if mark.start == mark.end && plain { Cow::Borrowed("") } else { text };
-                let id = self.add(mark, Kind::Scalar { text, plain })?;
+                let id = self.add(mark, NodeKind::Scalar { text, plain })?;
                 self.close(id, anchor)
             }
             Event::Alias(anchor) => {
                 let Some(target) = self.anchors.get(&anchor).copied() else {
                     return Err(Fatal { mark, message: "an alias inside what it stands for", hint: None });
                 };
-                let id = self.add(mark, Kind::Alias(target))?;
+                let id = self.add(mark, NodeKind::Alias(target))?;
                 self.close(id, 0)
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse_tag(tag.as_deref(), span, problems);
-                let id = self.add(mark, Kind::Sequence(Vec::new()))?;
+                let id = self.add(mark, NodeKind::Sequence(Vec::new()))?;
                 self.open.push(Open { id, anchor, content: Content::Sequence(Vec::new()) });
                 Ok(())
             }
             Event::MappingStart(_, anchor, tag) => {
                 refuse_tag(tag.as_deref(), span, problems);
                 let limit = self.section().and_then(section_limit);
-                let id = self.add(mark, Kind::Mapping(Vec::new()))?;
+                let id = self.add(mark, NodeKind::Mapping(Vec::new()))?;
                 let content = Content::Mapping { entries: Vec::new(), key: None, limit };
                 self.open.push(Open { id, anchor, content });
                 Ok(())
@@ -266,10 +250,10 @@ impl<'t> Builder<'t> {
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(open) = self.open.pop() else { return Ok(()) };
                 let kind = match open.content {
-                    Content::Sequence(items) => Kind::Sequence(items),
-                    Content::Mapping { entries, .. } => Kind::Mapping(entries),
+                    Content::Sequence(items) => NodeKind::Sequence(items),
+                    Content::Mapping { entries, .. } => NodeKind::Mapping(entries),
                 };
-                if let Some(node) = self.nodes.get_mut(open.id.0) {
+                if let Some(node) = self.nodes.get_mut(open.id.index()) {
                     node.kind = kind;
                 }
                 self.close(open.id, open.anchor)
@@ -278,12 +262,12 @@ impl<'t> Builder<'t> {
         }
     }
 
-    fn add(&mut self, mark: Mark, kind: Kind<'t>) -> Result<NodeId, Fatal> {
+    fn add(&mut self, mark: Mark, kind: NodeKind<'t>) -> Result<NodeId, Fatal> {
         if self.nodes.len() >= MAX_NODES {
             let message = "over 2,000,000 keys and values, the limit of a manifest";
             return Err(Fatal { mark, message, hint: None });
         }
-        let id = NodeId(self.nodes.len());
+        let id = NodeId::new(self.nodes.len());
         self.nodes.push(Node { mark, kind });
         Ok(id)
     }
@@ -291,8 +275,8 @@ impl<'t> Builder<'t> {
     /// The key of the top-level section whose value comes next.
     fn section(&self) -> Option<&str> {
         let [Open { content: Content::Mapping { key: Some(key), .. }, .. }] = self.open.as_slice() else { return None };
-        match &self.nodes.get(key.0)?.kind {
-            Kind::Scalar { text, .. } => Some(text),
+        match &self.nodes.get(key.index())?.kind {
+            NodeKind::Scalar { text, .. } => Some(text),
             _ => None,
         }
     }
@@ -309,7 +293,7 @@ impl<'t> Builder<'t> {
                 None => {
                     if let Some((most, message)) = *limit
                         && entries.len() >= most
-                        && let Some(node) = self.nodes.get(id.0)
+                        && let Some(node) = self.nodes.get(id.index())
                     {
                         return Err(Fatal { mark: node.mark, message, hint: None });
                     }
@@ -389,7 +373,7 @@ mod tests {
         let scalars: Vec<String> = tree
             .nodes()
             .filter_map(|node| match &node.kind {
-                Kind::Scalar { text, .. } => Some(format!("{}:{} {text}", node.mark.line, node.mark.column)),
+                NodeKind::Scalar { text, .. } => Some(format!("{}:{} {text}", node.mark.line, node.mark.column)),
                 _ => None,
             })
             .collect();

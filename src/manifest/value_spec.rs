@@ -1,15 +1,15 @@
 //! What a secret's file holds: exactly one of the keys that say so, and what the value must be.
 
+use deaddrop_core::keys::{Field, NodeId, refusal};
+use deaddrop_core::limits::MAX_VALUE;
+use deaddrop_core::shown::quoted;
+
 use super::check::Checker;
-use super::field::Field;
 use super::generate::RawGenerate;
 use super::model::ValueSpec;
-use super::problem::{Mark, quoted};
+use super::problem::Mark;
 use super::schema::{RawConditions, RawExpect, RawReference, RawSecret};
-use super::tree::NodeId;
-use super::values::refusal;
 use crate::derive::expect::{Expect, Pattern};
-use crate::source::MAX_VALUE;
 
 /// The keys of a secret of which exactly one stands.
 pub(super) struct ValueKeys {

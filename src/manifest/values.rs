@@ -3,9 +3,12 @@
 
 use std::ops::Range;
 
+use deaddrop_core::keys::{self, Refusal, plain, refusal};
+use deaddrop_core::shown::quoted;
+
 use super::model::{DirectoryOwner, Owner};
-use super::problem::quoted;
-use super::schema::{ALLOWED, NameOrNumber};
+use super::schema::NameOrNumber;
+use crate::nixos::ALLOWED;
 
 /// The highest uid and gid. The one above, 2^32 - 1, means "leave it" in chown(2).
 pub(super) const MAX_ID: u32 = u32::MAX - 1;
@@ -13,28 +16,6 @@ pub(super) const MAX_ID: u32 = u32::MAX - 1;
 pub(super) const USER_PATTERN: &str = "^[A-Za-z_][A-Za-z0-9_.-]*[$]?$";
 /// The longest name of a source, host, tag, secret, user or group, in bytes.
 const MAX_NAME: usize = 255;
-/// The longest item, field, option or SSH address, in bytes.
-const MAX_TEXT: usize = 4096;
-
-/// Why a value is refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub message: String,
-    pub hint: Option<String>,
-    /// Which bytes of the text are meant; all when `None`.
-    pub part: Option<Range<usize>>,
-}
-
-/// A refusal with a hint.
-pub(super) fn refusal(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal { message: message.into(), hint: Some(hint.to_owned()), part: None }
-}
-
-/// A refusal that speaks for itself.
-fn plain(message: impl Into<String>) -> Refusal {
-    Refusal { message: message.into(), hint: None, part: None }
-}
-
 /// `mode`: no set-id and sticky bits, no execute bits, no write by group and others. Reading by others is the caller's
 /// question.
 pub(super) fn file_mode(text: &str) -> Result<u32, Refusal> {
@@ -125,7 +106,7 @@ pub(super) fn allowed(code: &str, reason: &str) -> Result<(), Refusal> {
         let there_are = format!("there are: {}", ALLOWED.join(", "));
         return Err(refusal(format!("{} cannot be allowed", quoted(code)), &there_are));
     }
-    text(reason, "the reason")
+    keys::text(reason, "the reason")
 }
 
 /// The name of a source, host or tag: something that can be written in a reference or behind `tag:`.
@@ -155,29 +136,10 @@ pub(super) fn label(text: &str, of: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// An item, a field, an option's name: something to find, on one line.
-pub(super) fn text(text: &str, what: &str) -> Result<(), Refusal> {
-    if text.is_empty() {
-        return Err(plain(format!("{what} is empty")));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(plain(format!("{what} cannot hold a control character")));
-    }
-    if text.len() > MAX_TEXT {
-        return Err(plain(format!("{what} is over 4096 bytes")));
-    }
-    Ok(())
-}
-
-/// The path of a source's file or directory on this machine.
-pub(super) fn local_path(path: &str) -> Result<(), Refusal> {
-    text(path, "`path`")
-}
-
 /// `ssh`: one word that ssh(1) cannot take for an option.
 pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     const HINT: &str = "`user@address`, `ssh://user@address:port`, or a name from your ssh configuration";
-    text(address, "`ssh`")?;
+    keys::text(address, "`ssh`")?;
     let refuse = |why: &str| Err(refusal(format!("{} is not an address for SSH{why}", quoted(address)), HINT));
     if address.starts_with('-') || address.contains(char::is_whitespace) {
         return refuse("");
@@ -208,7 +170,7 @@ pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
 
 /// One of `ssh_options`: what ssh's `-o` takes, `Name=value` or `Name value`.
 pub(super) fn ssh_option(option: &str) -> Result<(), Refusal> {
-    text(option, "an option")?;
+    keys::text(option, "an option")?;
     let end = option.find(|character: char| !character.is_ascii_alphanumeric()).unwrap_or(option.len());
     let (name, rest) = option.split_at(end);
     let parted = rest.starts_with(['=', ' ']) && !rest.trim_start_matches(['=', ' ']).is_empty();
@@ -255,15 +217,6 @@ pub(super) fn unit(name: String) -> Result<String, Refusal> {
         return Err(refusal(format!("{} is a template, and no unit that runs", quoted(&whole)), hint));
     }
     Ok(whole)
-}
-
-/// `prefix` of an `env` source.
-pub(super) fn prefix(prefix: &str) -> Result<(), Refusal> {
-    if prefix.chars().any(|character| character == '=' || character.is_control() || character.is_whitespace()) {
-        let hint = "letters, digits and `_`";
-        return Err(refusal("the name of an environment variable cannot hold this", hint));
-    }
-    Ok(())
 }
 
 /// The parts of `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`, as byte ranges of the text.

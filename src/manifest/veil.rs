@@ -1,8 +1,10 @@
 //! Keeps values off the screen. A manifest never holds one, but people try; an error must not repeat it.
 
+use deaddrop_core::keys::NodeId;
+use deaddrop_core::near;
+
 use super::problem::{Mark, Problems};
-use super::tree::{Kind, NodeId, Tree};
-use crate::report::suggest;
+use super::tree::{NodeKind, Tree};
 
 /// Words in a key that say that its value is a secret.
 const WORDS: &[&str] = &[
@@ -58,14 +60,14 @@ pub(super) fn is_value_like(key: &str) -> bool {
     words.iter().any(|word| {
         WORDS.contains(&word.as_str())
             // `pasword`, but not `test` for `text`.
-            || (word.len() >= 5 && !suggest::near(word, WORDS.iter().copied().filter(|known| known.len() >= 5)).is_empty())
+            || (word.len() >= 5 && !near::near(word, WORDS.iter().copied().filter(|known| known.len() >= 5)).is_empty())
     })
 }
 
 /// Veils what stands below value-like keys, and what stands where a secret's keys should.
 pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
     for node in tree.nodes() {
-        let Kind::Mapping(entries) = &node.kind else { continue };
+        let NodeKind::Mapping(entries) = &node.kind else { continue };
         for (key, value) in entries {
             if tree.text(*key).is_some_and(is_value_like) {
                 scalars(tree, *value, problems);
@@ -73,13 +75,13 @@ pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
         }
     }
     // `secrets: {db: hunter2}`
-    if let Kind::Mapping(sections) = &tree.resolve(tree.root()).kind {
+    if let NodeKind::Mapping(sections) = &tree.resolve(tree.root()).kind {
         for (key, section) in sections {
             if tree.text(*key) != Some("secrets") {
                 continue;
             }
             scalars(tree, *section, problems);
-            if let Kind::Mapping(secrets) = &tree.resolve(*section).kind {
+            if let NodeKind::Mapping(secrets) = &tree.resolve(*section).kind {
                 for (_, secret) in secrets {
                     scalars(tree, *secret, problems);
                 }
@@ -92,12 +94,12 @@ pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
 fn scalars(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     let mut veil = |id| {
         let node = tree.resolve(id);
-        if matches!(node.kind, Kind::Scalar { .. }) {
+        if matches!(node.kind, NodeKind::Scalar { .. }) {
             problems.veil(node.mark);
         }
     };
     match &tree.get(id).kind {
-        Kind::Sequence(items) => items.iter().copied().for_each(veil),
+        NodeKind::Sequence(items) => items.iter().copied().for_each(veil),
         _ => veil(id),
     }
 }
@@ -108,10 +110,10 @@ pub(super) fn below(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     while let Some(id) = rest.pop() {
         let node = tree.get(id);
         match &node.kind {
-            Kind::Scalar { .. } => problems.veil(node.mark),
-            Kind::Sequence(items) => rest.extend(items),
-            Kind::Mapping(entries) => rest.extend(entries.iter().map(|(_, value)| value)),
-            Kind::Alias(_) => {}
+            NodeKind::Scalar { .. } => problems.veil(node.mark),
+            NodeKind::Sequence(items) => rest.extend(items),
+            NodeKind::Mapping(entries) => rest.extend(entries.iter().map(|(_, value)| value)),
+            NodeKind::Alias(_) => {}
         }
     }
 }

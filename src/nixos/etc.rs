@@ -3,11 +3,12 @@
 //! `/etc/static` leads to the system's own etc tree; activation makes each name of it again at every boot, by rename
 //! over what stands there (setup-etc.pl; docs/nixos.md, NX004).
 
+use deaddrop_core::error::StorageError;
+use deaddrop_core::tree::walk::{self, WalkError};
+use deaddrop_core::tree::{FileKind, Tree};
+
 use super::Finding;
 use super::paths::is_at_or_below;
-use crate::image::error::ImageError;
-use crate::image::tree::{Kind, Tree};
-use crate::image::walk::{self, WalkError};
 
 /// The etc tree that `/etc/static` leads to, if the target has one.
 pub struct ManagedEtc<N> {
@@ -19,10 +20,10 @@ impl<N: Clone> ManagedEtc<N> {
     ///
     /// # Errors
     /// When the target cannot be read.
-    pub fn find<T: Tree<Node = N>>(tree: &T) -> Result<Self, ImageError> {
+    pub fn find<T: Tree<Node = N>>(tree: &T) -> Result<Self, StorageError> {
         match walk::resolve(tree, "/etc/static") {
             Ok(walked) => {
-                let directory = walked.found.filter(|(_, stat)| stat.kind == Kind::Directory);
+                let directory = walked.found.filter(|(_, stat)| stat.kind == FileKind::Directory);
                 Ok(Self { tree: directory.map(|(node, _)| node) })
             }
             Err(WalkError::Image(error)) => Err(error),
@@ -34,7 +35,7 @@ impl<N: Clone> ManagedEtc<N> {
     ///
     /// # Errors
     /// When the target cannot be read.
-    pub fn judge<T: Tree<Node = N>>(&self, tree: &T, path: &str) -> Result<Option<Finding>, ImageError> {
+    pub fn judge<T: Tree<Node = N>>(&self, tree: &T, path: &str) -> Result<Option<Finding>, StorageError> {
         let (Some(etc), Some(below)) = (&self.tree, path.strip_prefix("/etc/")) else {
             return Ok(None);
         };
@@ -46,7 +47,7 @@ impl<N: Clone> ManagedEtc<N> {
             match tree.child(&directory, name.as_bytes())? {
                 None => return Ok(None),
                 // A directory of the tree is a real directory in /etc, where other names are free.
-                Some((node, stat)) if stat.kind == Kind::Directory => directory = node,
+                Some((node, stat)) if stat.kind == FileKind::Directory => directory = node,
                 Some(_) => {
                     let what = if is_at_or_below(&managed, path) { "is" } else { "is below" };
                     return Ok(Some(Finding {

@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
+use deaddrop_core::error::StorageError;
+use deaddrop_core::text::size;
+use deaddrop_image::ext4::{JournalState, Summary};
+use deaddrop_image::journal::replay::Waiting;
+use deaddrop_image::table::Partition;
+use deaddrop_image::table::root::Backend;
 use serde_json::{Value, json};
 
-use super::style::{self, paint};
-use crate::image::error::ImageError;
-use crate::image::ext4::{Facts, JournalState};
-use crate::image::journal::replay::Waiting;
-use crate::image::root::Backend;
-use crate::image::table::Partition;
-use crate::image::text::size;
+use crate::run::style::{self, paint};
 
 /// Everything that `inspect` found.
 pub struct Inspection<'a> {
@@ -23,11 +23,11 @@ pub struct Inspection<'a> {
     /// Bytes of the disk.
     pub disk_size: u64,
     /// The table.
-    pub table: &'a crate::image::table::Table,
+    pub table: &'a deaddrop_image::table::Table,
     /// The root and why it was chosen, or why there is none: the reason first, then what to do.
     pub root: Result<(Partition, String), (String, String)>,
     /// The root's ext2, ext3 or ext4, and whether it can be written.
-    pub ext4: Option<(Facts, Result<(), ImageError>)>,
+    pub ext4: Option<(Summary, Result<(), StorageError>)>,
 }
 
 impl Inspection<'_> {
@@ -65,7 +65,7 @@ impl Inspection<'_> {
             "partitions": partitions,
             "root": root,
             "root_problem": self.root.as_ref().err().map(|(reason, _)| reason),
-            "ext4": self.ext4.as_ref().map(|(facts, writable)| ext4_json(facts, writable)),
+            "ext4": self.ext4.as_ref().map(|(summary, writable)| ext4_json(summary, writable)),
         })
     }
 
@@ -121,7 +121,7 @@ impl Inspection<'_> {
                     let _ = write!(text, "\n{} {hint}", paint(style::HINT, "hint:"));
                 }
             }
-            (Ok(_), Some((facts, writable))) => text.push_str(&ext4_text(facts, writable)),
+            (Ok(_), Some((summary, writable))) => text.push_str(&ext4_text(summary, writable)),
             (Ok((partition, _)), None) => {
                 if let (Some(probe), Some(Backend::Mount)) = (&partition.file_system, backend(partition)) {
                     let _ = write!(
@@ -186,12 +186,14 @@ fn row(partition: &Partition) -> [String; 8] {
 }
 
 /// The root's file system on two lines: what it is, and whether it can be written.
-fn ext4_text(facts: &Facts, writable: &Result<(), ImageError>) -> String {
+fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
     let telling =
         ["metadata_csum", "64bit", "orphan_file", "inline_data", "meta_bg", "bigalloc", "encrypt", "casefold"];
-    let features: Vec<&str> = telling.into_iter().filter(|name| facts.features.iter().any(|has| has == name)).collect();
+    let features: Vec<&str> =
+        telling.into_iter().filter(|name| summary.features.iter().any(|has| has == name)).collect();
     let features = if features.is_empty() { String::new() } else { format!(", {}", features.join(", ")) };
-    let mut text = format!("\n{}: {} blocks{features}; {}", facts.kind, size(facts.block_size), journal_text(facts));
+    let mut text =
+        format!("\n{}: {} blocks{features}; {}", summary.kind, size(summary.block_size), journal_text(summary));
     match writable {
         Ok(()) => text.push_str("; written natively"),
         Err(error) => {
@@ -204,9 +206,9 @@ fn ext4_text(facts: &Facts, writable: &Result<(), ImageError>) -> String {
     text
 }
 
-fn journal_text(facts: &Facts) -> String {
+fn journal_text(summary: &Summary) -> String {
     let sized = |bytes: Option<u64>| bytes.map_or("journal".to_owned(), |bytes| format!("journal {}", size(bytes)));
-    match (facts.journal, facts.waiting.map(waiting_text)) {
+    match (summary.journal, summary.waiting.map(waiting_text)) {
         (JournalState::None, _) => "no journal".to_owned(),
         (JournalState::External, _) => "journal on another device".to_owned(),
         (JournalState::Clean { size }, None) => format!("{}, clean", sized(size)),
@@ -230,29 +232,29 @@ fn waiting_text(waiting: Waiting) -> String {
     }
 }
 
-fn ext4_json(facts: &Facts, writable: &Result<(), ImageError>) -> Value {
-    let (journal, journal_size) = match facts.journal {
+fn ext4_json(summary: &Summary, writable: &Result<(), StorageError>) -> Value {
+    let (journal, journal_size) = match summary.journal {
         JournalState::None => ("none", None),
         JournalState::External => ("external", None),
         JournalState::Clean { size } => ("clean", size),
         JournalState::NeedsRecovery { size } => ("needs-recovery", size),
     };
     json!({
-        "kind": facts.kind,
-        "block_size": facts.block_size,
-        "blocks": facts.blocks,
-        "free_blocks": facts.free_blocks,
-        "inodes": facts.inodes,
-        "free_inodes": facts.free_inodes,
-        "features": facts.features,
+        "kind": summary.kind,
+        "block_size": summary.block_size,
+        "blocks": summary.blocks,
+        "free_blocks": summary.free_blocks,
+        "inodes": summary.inodes,
+        "free_inodes": summary.free_inodes,
+        "features": summary.features,
         "journal": {
             "state": journal,
             "size": journal_size,
-            "transactions": facts.waiting.map(|waiting| waiting.transactions),
-            "fast_commits": facts.waiting.map(|waiting| waiting.fast_commits.unwrap_or(0)),
-            "fast_commit_cut_off": facts.waiting.map(|waiting| waiting.fast_commits == Some(0)),
+            "transactions": summary.waiting.map(|waiting| waiting.transactions),
+            "fast_commits": summary.waiting.map(|waiting| waiting.fast_commits.unwrap_or(0)),
+            "fast_commit_cut_off": summary.waiting.map(|waiting| waiting.fast_commits == Some(0)),
         },
-        "clean": facts.clean,
+        "clean": summary.clean,
         "writable": writable.is_ok(),
         "problem": writable.as_ref().err().map(ToString::to_string),
     })

@@ -1,9 +1,10 @@
 //! The object of `--json`: a contract with programs (docs/json.md).
 
+use deaddrop_core::warning::Warning;
+use deaddrop_vault::Listed;
 use serde_json::{Value, json};
 
-use crate::plan::{Action, Plan, Warning};
-use crate::source::Listed;
+use crate::run::plan::{Action, Plan};
 
 /// The object of `check`, `plan`, `inject` and `verify`.
 #[must_use]

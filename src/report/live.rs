@@ -6,14 +6,14 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use deaddrop_core::text;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unicode_width::UnicodeWidthStr;
 
-use super::rotate::{Kind, Row, WIDEST_NAME};
+use super::rotate::{Row, RunKind, WIDEST_NAME};
 use super::{Ui, print_error_stream, wrap};
-use crate::image::text;
 use crate::rotate::fleet::Watcher;
-use crate::rotate::{HostEnd, Step};
+use crate::rotate::{HostEnd, HostStep};
 
 /// How often a line on a terminal is drawn again.
 const FRAME: Duration = Duration::from_millis(120);
@@ -21,7 +21,7 @@ const FRAME: Duration = Duration::from_millis(120);
 /// Shows a run over hosts, and keeps how each of them ended.
 pub struct Hosts<'a> {
     ui: &'a Ui,
-    kind: Kind,
+    kind: RunKind,
     names: Vec<&'a str>,
     /// Width of the column of names.
     width: usize,
@@ -38,7 +38,7 @@ struct State {
 impl<'a> Hosts<'a> {
     /// For hosts of these names.
     #[must_use]
-    pub fn new(ui: &'a Ui, kind: Kind, names: Vec<&'a str>) -> Self {
+    pub fn new(ui: &'a Ui, kind: RunKind, names: Vec<&'a str>) -> Self {
         let width = names.iter().map(|name| name.width()).max().unwrap_or(0).min(WIDEST_NAME);
         let live = (!ui.quiet && can_be_redrawn()).then(|| Live::new(names.len()));
         let rows = names.iter().map(|_| None).collect();
@@ -91,7 +91,7 @@ impl Watcher for Hosts<'_> {
         }
     }
 
-    fn step(&self, host: usize, step: Step) {
+    fn step(&self, host: usize, step: HostStep) {
         if let Some(bar) = self.lock().live.as_ref().and_then(|live| live.bars.get(&host)) {
             bar.set_message(word(step));
         }
@@ -122,13 +122,13 @@ impl Watcher for Hosts<'_> {
 }
 
 /// A step in a word.
-fn word(step: Step) -> &'static str {
+fn word(step: HostStep) -> &'static str {
     match step {
-        Step::Connecting => "connecting",
-        Step::Comparing => "comparing",
-        Step::Writing => "writing",
-        Step::Restarting => "restarting",
-        Step::Settling => "settling",
+        HostStep::Connecting => "connecting",
+        HostStep::Comparing => "comparing",
+        HostStep::Writing => "writing",
+        HostStep::Restarting => "restarting",
+        HostStep::Settling => "settling",
     }
 }
 
@@ -166,7 +166,7 @@ impl Live {
         let bar = ProgressBar::new_spinner()
             .with_style(style("  {prefix}   {spinner} {msg}   {elapsed}"))
             .with_prefix(format!("{shown:width$}", width = name.width()))
-            .with_message(word(Step::Connecting));
+            .with_message(word(HostStep::Connecting));
         let bar = self.lines.insert_before(&self.total, bar);
         bar.enable_steady_tick(FRAME);
         self.bars.insert(host, bar);
@@ -181,7 +181,7 @@ impl Live {
     }
 
     fn print(&mut self, line: &str) {
-        let line = crate::shown::painted(line);
+        let line = deaddrop_core::shown::painted(line);
         let line = if self.plain { anstream::adapter::strip_str(&line).to_string() } else { line };
         match &mut self.waiting {
             Some(waiting) => waiting.push(line),

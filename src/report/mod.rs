@@ -5,22 +5,19 @@
 pub mod inspect;
 pub mod json;
 pub mod live;
-pub mod message;
 pub mod plan;
 mod progress;
 pub mod public;
 pub mod rotate;
 pub mod sources;
-pub mod style;
-pub mod suggest;
 mod wrap;
-
-pub use message::{Exit, Failure, Message};
-pub use progress::Progress;
 
 use std::io::Write;
 
-use crate::shown;
+use deaddrop_core::shown;
+
+pub use crate::run::message::{Exit, Failure, Message};
+pub use progress::ProgressDisplay;
 
 /// How a run speaks: from the global options and the terminal.
 #[derive(Debug, Clone, Copy)]

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
+use deaddrop_core::tree::walk;
+use deaddrop_core::warning::Warning;
 use unicode_width::UnicodeWidthStr;
 
-use super::style::{self, paint};
 use super::wrap;
-use crate::desired::{Content, Generated, KeyState};
-use crate::image::walk;
-use crate::plan::{Action, Change, NewDirectory, Plan, Warning};
+use crate::run::desired::{Content, Generated, KeyState};
+use crate::run::plan::{Action, Change, NewDirectory, Plan};
+use crate::run::style::{self, paint};
 
 /// The whole plan, as `deaddrop plan` shows it, without the closing sum.
 #[must_use]
@@ -199,7 +200,13 @@ fn what(change: &Change) -> String {
 /// Which secret it is, where its value comes from, and where links lead it.
 fn note(change: &Change) -> String {
     let mut note = match (change.action, &change.content) {
-        (_, Content::Generated(Generated { key: KeyState::Made(_) | KeyState::MadeThere(_), .. })) => {
+        (
+            _,
+            Content::Generated(Generated {
+                key: KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_),
+                ..
+            }),
+        ) => {
             format!("{}, {}", change.secret, change.from)
         }
         (_, Content::Generated(_)) => format!("{}, {}, kept", change.secret, change.from),

@@ -5,16 +5,16 @@ use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use deaddrop_image::progress::{Progress, Work};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Ui;
-use crate::image::progress::{Step, Work};
 
 /// Work that takes less than this is not shown.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shows the steps of one run.
-pub struct Progress<'a> {
+pub struct ProgressDisplay<'a> {
     ui: &'a Ui,
     now: RefCell<Option<Running>>,
 }
@@ -29,7 +29,7 @@ struct Running {
     said: bool,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> ProgressDisplay<'a> {
     /// For a run that speaks as `ui`.
     #[must_use]
     pub fn new(ui: &'a Ui) -> Self {
@@ -37,7 +37,7 @@ impl<'a> Progress<'a> {
     }
 
     /// Takes a report of how far work has come.
-    pub fn show(&self, step: Step) {
+    pub fn show(&self, step: Progress) {
         if self.ui.quiet {
             return;
         }
@@ -68,7 +68,7 @@ impl<'a> Progress<'a> {
     }
 }
 
-fn bar(step: Step) -> ProgressBar {
+fn bar(step: Progress) -> ProgressBar {
     let bar = ProgressBar::new(step.total).with_message(name(step.work));
     // OK to fall back: the templates are constants, and only a wrong one is an error.
     let template = match step.work {

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::derive::generate::Public;
-use crate::desired::PublicPart;
-use crate::manifest::{Host, KeyKind};
+use crate::derive::generate::{KeyKind, Public};
+use crate::manifest::Host;
+use crate::run::make::PublicPart;
 
 /// By which names SSH clients know a host.
 #[derive(Debug, Default)]

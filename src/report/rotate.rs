@@ -3,18 +3,20 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use deaddrop_core::warning::Warning;
+use deaddrop_core::{near, text};
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::style::{self, paint};
-use super::{Message, json, plan as report, suggest, wrap};
-use crate::image::text;
-use crate::plan::{Action, Plan, Warning};
+use super::{json, plan as report, wrap};
 use crate::rotate::{HostEnd, Status};
+use crate::run::message::Message;
+use crate::run::plan::{Action, Plan};
+use crate::run::style::{self, paint};
 
 /// What a run over hosts is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RunKind {
     /// To change them.
     Rotate,
     /// `rotate --dry-run`.
@@ -25,7 +27,7 @@ pub enum Kind {
     Verify,
 }
 
-impl Kind {
+impl RunKind {
     /// The command, as `--json` names it.
     #[must_use]
     pub fn command(self) -> &'static str {
@@ -70,17 +72,17 @@ pub struct Row {
 impl Row {
     /// Takes over how `host` ended.
     #[must_use]
-    pub fn new(host: &str, end: HostEnd, kind: Kind, verbose: u8) -> Self {
+    pub fn new(host: &str, end: HostEnd, kind: RunKind, verbose: u8) -> Self {
         let what = what(&end, kind);
         let (mut changes, mut warnings, mut files) = (Vec::new(), Vec::new(), String::new());
         if let Some(plan) = end.plan {
             files = match verbose {
                 0 => String::new(),
-                1 if kind == Kind::Verify => report::differences(&plan),
+                1 if kind == RunKind::Verify => report::differences(&plan),
                 1 => report::changed_lines(&plan),
                 _ => report::table(&plan),
             };
-            let change = |change: crate::plan::Change| (change.secret, change.path, change.action);
+            let change = |change: crate::run::plan::Change| (change.secret, change.path, change.action);
             changes = plan.changes.into_iter().map(change).collect();
             warnings = plan.warnings;
         }
@@ -107,7 +109,7 @@ impl Row {
     /// The host's line for people, and the lines below it; `names` is the width of the column of names, and `width` that of the
     /// terminal, if there is one: a log is searched for whole lines.
     #[must_use]
-    pub fn line(&self, names: usize, kind: Kind, width: Option<usize>) -> String {
+    pub fn line(&self, names: usize, kind: RunKind, width: Option<usize>) -> String {
         let pad = names.saturating_sub(self.host.width());
         let indent = names.saturating_add(7);
         let (sign, style) = match self.status {
@@ -149,22 +151,22 @@ const TIMES: usize = 80;
 /// The widest column of names; a longer name pushes its own line.
 pub const WIDEST_NAME: usize = 32;
 
-fn what(end: &HostEnd, kind: Kind) -> String {
+fn what(end: &HostEnd, kind: RunKind) -> String {
     let plan = end.plan.as_ref();
     let all = plan.map_or(0, |plan| plan.changes.len());
     match (end.status, kind) {
-        (Status::Unchanged, Kind::Verify) => format!("{} as declared", report::secrets(all)),
+        (Status::Unchanged, RunKind::Verify) => format!("{} as declared", report::secrets(all)),
         (Status::Unchanged, _) => "nothing to do".to_owned(),
-        (Status::Done, Kind::Verify) => {
+        (Status::Done, RunKind::Verify) => {
             let differing = plan.map_or(0, differing);
             let are = if differing == 1 { "is" } else { "are" };
             format!("{differing} of {} {are} not as declared", report::secrets(all))
         }
-        (Status::Done, Kind::DryRun | Kind::Plan) => plan.map_or_else(String::new, report::sum),
-        (Status::Done, Kind::Rotate) => {
+        (Status::Done, RunKind::DryRun | RunKind::Plan) => plan.map_or_else(String::new, report::sum),
+        (Status::Done, RunKind::Rotate) => {
             let mut text = format!("{} changed", plan.map_or(0, differing));
             if !end.restarted.is_empty() {
-                let _ = write!(text, ", {} restarted", suggest::list(end.restarted.iter().map(String::as_str)));
+                let _ = write!(text, ", {} restarted", near::list(end.restarted.iter().map(String::as_str)));
             }
             if let Some(time) = end.healthy_for {
                 let _ = write!(text, ", healthy for {} s", time.as_secs());
@@ -226,23 +228,23 @@ impl Sum {
 
     /// The closing line: "2 of 3 hosts done, 1 failed and was rolled back".
     #[must_use]
-    pub fn line(&self, kind: Kind, elapsed: Duration) -> String {
+    pub fn line(&self, kind: RunKind, elapsed: Duration) -> String {
         let good = self.done.saturating_add(self.unchanged);
         let plural = if self.hosts == 1 { "" } else { "s" };
         let mut parts = match kind {
-            Kind::Rotate if good == self.hosts && self.done > 0 && self.unchanged > 0 => {
+            RunKind::Rotate if good == self.hosts && self.done > 0 && self.unchanged > 0 => {
                 vec![format!(
                     "{good} of {} host{plural} done: {} changed, {} unchanged",
                     self.hosts, self.done, self.unchanged
                 )]
             }
-            Kind::Rotate => vec![format!("{good} of {} host{plural} done", self.hosts)],
-            Kind::DryRun | Kind::Plan => {
+            RunKind::Rotate => vec![format!("{good} of {} host{plural} done", self.hosts)],
+            RunKind::DryRun | RunKind::Plan => {
                 vec![format!("{} of {} host{plural} to change", self.done, self.hosts)]
             }
-            Kind::Verify => vec![format!("{} of {} host{plural} as declared", self.unchanged, self.hosts)],
+            RunKind::Verify => vec![format!("{} of {} host{plural} as declared", self.unchanged, self.hosts)],
         };
-        if kind == Kind::Verify && self.done > 0 {
+        if kind == RunKind::Verify && self.done > 0 {
             parts.push(format!("{} not", self.done));
         }
         let was = |count: usize| if count == 1 { "was" } else { "were" };
@@ -256,11 +258,11 @@ impl Sum {
                 parts.push(format!("{count} {words}"));
             }
         }
-        let nothing = if kind == Kind::DryRun || kind == Kind::Plan { ". Nothing was written." } else { "" };
+        let nothing = if kind == RunKind::DryRun || kind == RunKind::Plan { ". Nothing was written." } else { "" };
         format!("{} ({}){nothing}", parts.join(", "), text::duration(elapsed))
     }
 
-    fn json(&self, kind: Kind) -> Value {
+    fn json(&self, kind: RunKind) -> Value {
         let done = status_name(Status::Done, kind);
         json!({
             done: self.done,
@@ -275,16 +277,16 @@ impl Sum {
 
 /// A status in `--json`. `plan` and `verify` say of a host that would be changed that it differs; `rotate` has no other words
 /// when it only looks: `dry_run` tells.
-fn status_name(status: Status, kind: Kind) -> &'static str {
+fn status_name(status: Status, kind: RunKind) -> &'static str {
     match (status, kind) {
-        (Status::Done, Kind::Plan | Kind::Verify) => "differs",
+        (Status::Done, RunKind::Plan | RunKind::Verify) => "differs",
         (status, _) => status.name(),
     }
 }
 
 /// The object of `--json`.
 #[must_use]
-pub fn object(rows: &[Row], kind: Kind) -> Value {
+pub fn object(rows: &[Row], kind: RunKind) -> Value {
     let hosts: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -307,7 +309,7 @@ pub fn object(rows: &[Row], kind: Kind) -> Value {
         })
         .collect();
     let mut object = json!({ "version": 1, "command": kind.command() });
-    if kind == Kind::DryRun {
+    if kind == RunKind::DryRun {
         object["dry_run"] = json!(true);
     }
     object["hosts"] = json!(hosts);
@@ -331,7 +333,7 @@ pub fn warnings(rows: &[Row]) -> Vec<String> {
         }
     }
     let shown = |(warning, hosts): (&Warning, Vec<&str>)| {
-        let on = suggest::list(hosts.into_iter());
+        let on = near::list(hosts.into_iter());
         let about = warning.secret.as_ref().map_or(String::new(), |secret| format!("{secret}: "));
         report::warning_lines(&Warning { message: format!("{about}{} (on {on})", warning.message), ..warning.clone() })
     };
@@ -340,7 +342,7 @@ pub fn warnings(rows: &[Row]) -> Vec<String> {
 
 /// What to do about the hosts that failed, each advice once, and how to run again for those that are not done alone.
 #[must_use]
-pub fn hints(rows: &[Row], kind: Kind) -> Vec<String> {
+pub fn hints(rows: &[Row], kind: RunKind) -> Vec<String> {
     let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in rows {
         for hint in row.error.iter().flat_map(|error| error.hints()) {
@@ -351,9 +353,9 @@ pub fn hints(rows: &[Row], kind: Kind) -> Vec<String> {
         }
     }
     let mut hints: Vec<String> =
-        found.into_iter().map(|(hint, hosts)| format!("{hint} ({})", suggest::list(hosts.into_iter()))).collect();
+        found.into_iter().map(|(hint, hosts)| format!("{hint} ({})", near::list(hosts.into_iter()))).collect();
     let left: Vec<String> = rows.iter().filter(|row| !is_good(row)).map(|row| quoted(&row.host)).collect();
-    if kind == Kind::Rotate && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
+    if kind == RunKind::Rotate && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
         hints.push(format!("again for what is left: deaddrop rotate {}", left.join(" ")));
     }
     hints.into_iter().map(|hint| format!("{} {hint}", paint(style::HINT, "hint:"))).collect()
@@ -377,7 +379,7 @@ mod tests {
     use super::*;
 
     fn row(host: &str, status: Status, error: Option<Message>) -> Row {
-        Row::new(host, HostEnd { error, seconds: 3.07, ..HostEnd::new(status) }, Kind::Rotate, 0)
+        Row::new(host, HostEnd { error, seconds: 3.07, ..HostEnd::new(status) }, RunKind::Rotate, 0)
     }
 
     fn rows() -> Vec<Row> {
@@ -397,17 +399,17 @@ mod tests {
     #[test]
     fn a_host_has_one_line_with_its_time_and_a_long_reason_goes_on_below() {
         assert_eq!(
-            plain(&rows()[0].line(6, Kind::Rotate, Some(100))).trim_end(),
+            plain(&rows()[0].line(6, RunKind::Rotate, Some(100))).trim_end(),
             format!("  node1    ✓ nothing to do{:49}3.0 s", "")
         );
         let long = "word ".repeat(40);
-        let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, Kind::Rotate, Some(100)));
+        let text = plain(&row("n", Status::Failed, Some(Message::new(long))).line(6, RunKind::Rotate, Some(100)));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("  n        ✗ word") && lines[0].ends_with("  3.0 s"), "{text}");
         assert!(lines.len() > 1 && lines[1].starts_with("             word"), "{text}");
         let told = plain(&row("n", Status::Failed, Some(Message::new("it failed").cause("a  log"))).line(
             1,
-            Kind::Rotate,
+            RunKind::Rotate,
             None,
         ));
         assert_eq!(told.lines().nth(1), Some("        a  log"));
@@ -415,25 +417,25 @@ mod tests {
 
     #[test]
     fn a_reason_does_not_say_the_name_again() {
-        assert!(plain(&rows()[2].line(6, Kind::Rotate, Some(100))).starts_with("  node 3   ✗ k3s.service failed  "));
+        assert!(plain(&rows()[2].line(6, RunKind::Rotate, Some(100))).starts_with("  node 3   ✗ k3s.service failed  "));
     }
 
     #[test]
     fn the_sum_counts_each_way_to_end() {
         let sum = Sum::of(&rows());
         assert!(!sum.is_good());
-        let line = sum.line(Kind::Rotate, Duration::from_millis(4100));
+        let line = sum.line(RunKind::Rotate, Duration::from_millis(4100));
         assert_eq!(line, "1 of 4 hosts done, 1 failed and was rolled back, 2 unreachable (4.1 s)");
         let good = Sum { hosts: 3, done: 2, unchanged: 1, ..Sum::default() };
         assert!(good.is_good());
-        assert_eq!(good.line(Kind::Rotate, Duration::ZERO), "3 of 3 hosts done: 2 changed, 1 unchanged (0 ms)");
-        assert_eq!(good.line(Kind::Verify, Duration::ZERO), "1 of 3 hosts as declared, 2 not (0 ms)");
-        assert_eq!(good.line(Kind::DryRun, Duration::ZERO), "2 of 3 hosts to change (0 ms). Nothing was written.");
+        assert_eq!(good.line(RunKind::Rotate, Duration::ZERO), "3 of 3 hosts done: 2 changed, 1 unchanged (0 ms)");
+        assert_eq!(good.line(RunKind::Verify, Duration::ZERO), "1 of 3 hosts as declared, 2 not (0 ms)");
+        assert_eq!(good.line(RunKind::DryRun, Duration::ZERO), "2 of 3 hosts to change (0 ms). Nothing was written.");
     }
 
     #[test]
     fn an_advice_stands_once_with_its_hosts_and_the_rest_can_be_run_again() {
-        let hints: Vec<String> = hints(&rows(), Kind::Rotate).iter().map(|hint| plain(hint)).collect();
+        let hints: Vec<String> = hints(&rows(), RunKind::Rotate).iter().map(|hint| plain(hint)).collect();
         let want =
             ["hint: is it on? (node2, node4)", "hint: again for what is left: deaddrop rotate node2 'node 3' node4"];
         assert_eq!(hints, want);
@@ -441,7 +443,7 @@ mod tests {
 
     #[test]
     fn json_has_one_object_a_host() {
-        let object = object(&rows(), Kind::Rotate);
+        let object = object(&rows(), RunKind::Rotate);
         assert_eq!((&object["version"], &object["command"]), (&json!(1), &json!("rotate")));
         let failed = json!({
             "host": "node2", "status": "unreachable", "error": "ssh: no route to host", "hint": "is it on?",
@@ -457,11 +459,11 @@ mod tests {
     #[test]
     fn a_host_that_would_be_changed_differs_or_is_done_in_a_dry_run() {
         let rows = [row("a", Status::Done, None)];
-        for (kind, status) in [(Kind::DryRun, "done"), (Kind::Plan, "differs"), (Kind::Verify, "differs")] {
+        for (kind, status) in [(RunKind::DryRun, "done"), (RunKind::Plan, "differs"), (RunKind::Verify, "differs")] {
             let object = object(&rows, kind);
             assert_eq!(object["hosts"][0]["status"], status);
             assert_eq!(object["summary"][status], 1);
-            assert_eq!(object["dry_run"] == true, kind == Kind::DryRun);
+            assert_eq!(object["dry_run"] == true, kind == RunKind::DryRun);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What there is in a source, by name.
 
-use crate::source::Listed;
+use deaddrop_vault::Listed;
 
 /// One line an item, for people and for `grep`: `folder/name`, its id, its fields. Ends with a newline unless it is empty.
 #[must_use]

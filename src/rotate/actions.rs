@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::manifest::SecretSpec;
-use crate::target::node::{Action, Unit, Work};
+use crate::place::node::{Action, Unit, Work};
 
 /// Puts what the changed secrets ask for into `work`.
 pub(super) fn collect(changed: &[&SecretSpec], work: &mut Work<'_>) {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::image::text::shown_text;
+use deaddrop_core::near;
+use deaddrop_core::text::shown_text;
+
 use crate::manifest::{Host, Manifest};
-use crate::report::suggest;
 
 /// What the command line says.
 #[derive(Debug, Clone, Copy)]
@@ -63,17 +64,17 @@ pub enum ChooseError {
 
 fn have(hosts: &[String]) -> String {
     let verb = if hosts.len() == 1 { "has" } else { "have" };
-    format!("{} {verb}", suggest::list(hosts.iter().map(String::as_str)))
+    format!("{} {verb}", near::list(hosts.iter().map(String::as_str)))
 }
 
 impl ChooseError {
     /// What to do.
     #[must_use]
     pub fn hint(&self) -> String {
-        let list = |names: &[String]| suggest::list(names.iter().map(String::as_str));
+        let list = |names: &[String]| near::list(names.iter().map(String::as_str));
         let with_near = |near: &[String], all: String| {
             let near: Vec<&str> = near.iter().map(String::as_str).collect();
-            suggest::did_you_mean(&near).map_or(all.clone(), |question| format!("{question} {all}"))
+            near::did_you_mean(&near).map_or(all.clone(), |question| format!("{question} {all}"))
         };
         match self {
             Self::Nothing { hosts } | Self::UnknownHost { hosts, .. } if hosts.is_empty() => {
@@ -164,14 +165,14 @@ pub fn with_tag(manifest: &Manifest, chosen: &[Chosen<'_>], tag: &str) -> Result
 
 fn unknown_host(word: &str, tags: &Tags<'_>, hosts: Vec<String>) -> ChooseError {
     let mut near: Vec<String> =
-        suggest::near(word, hosts.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        near::near(word, hosts.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
     // A tag without its `tag:` is a likely slip.
     near.extend(tags.get_key_value(word).map(|(tag, _)| format!("tag:{tag}")));
     ChooseError::UnknownHost { name: shown_text(word).unwrap_or_default(), near, hosts }
 }
 
 fn unknown_tag(tag: &str, tags: &Tags<'_>) -> ChooseError {
-    let near = suggest::near(tag, tags.keys().copied());
+    let near = near::near(tag, tags.keys().copied());
     ChooseError::UnknownTag {
         tag: shown_text(tag).unwrap_or_default(),
         near: near.into_iter().map(|tag| format!("tag:{tag}")).collect(),

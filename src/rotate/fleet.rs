@@ -4,10 +4,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use deaddrop_core::contain::contain;
+
 use super::schedule::{Reason, Schedule};
-use super::{HostEnd, Status, Step};
-use crate::contain::contain;
-use crate::report::Message;
+use super::{HostEnd, HostStep, Status};
+use crate::run::message::Message;
 
 /// How often a signal is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -17,7 +18,7 @@ pub trait Watcher: Sync {
     /// A host has begun.
     fn begun(&self, host: usize);
     /// How far a host is.
-    fn step(&self, host: usize, step: Step);
+    fn step(&self, host: usize, step: HostStep);
     /// A host has ended, or will never begin ([`Status::Skipped`]).
     fn ended(&self, host: usize, end: HostEnd);
     /// The run was stopped: no host begins any more, and so many still run.
@@ -25,7 +26,7 @@ pub trait Watcher: Sync {
 }
 
 /// Runs one host, and tells how far it is.
-pub type Run<'a> = dyn Fn(usize, &(dyn Fn(Step) + Sync)) -> HostEnd + Sync + 'a;
+pub type Run<'a> = dyn Fn(usize, &(dyn Fn(HostStep) + Sync)) -> HostEnd + Sync + 'a;
 
 /// What a run is made of.
 pub struct Fleet<'a> {
@@ -139,7 +140,7 @@ mod tests {
 
     impl Watcher for Notes {
         fn begun(&self, _: usize) {}
-        fn step(&self, _: usize, _: Step) {}
+        fn step(&self, _: usize, _: HostStep) {}
         fn ended(&self, host: usize, end: HostEnd) {
             self.0.lock().unwrap().push((host, end.status));
         }
@@ -156,7 +157,7 @@ mod tests {
     ) -> (Vec<(usize, Status)>, bool) {
         let notes = Notes(Mutex::default(), AtomicBool::new(false));
         let threads = NonZeroUsize::new(limits.parallel).unwrap();
-        let run = |host: usize, _: &(dyn Fn(Step) + Sync)| HostEnd::new(run(host));
+        let run = |host: usize, _: &(dyn Fn(HostStep) + Sync)| HostEnd::new(run(host));
         Fleet { run: &run, watcher: &notes, stopped }.drive(Schedule::new(hosts, limits), threads);
         let mut ends = notes.0.into_inner().unwrap();
         ends.sort_by_key(|(host, _)| *host);
@@ -197,7 +198,7 @@ mod tests {
     fn a_stop_lets_running_hosts_end() {
         let notes = Notes(Mutex::default(), AtomicBool::new(false));
         let stop = AtomicBool::new(false);
-        let run = |_: usize, _: &(dyn Fn(Step) + Sync)| {
+        let run = |_: usize, _: &(dyn Fn(HostStep) + Sync)| {
             stop.store(true, Ordering::SeqCst);
             while !notes.1.load(Ordering::SeqCst) {
                 std::thread::yield_now();

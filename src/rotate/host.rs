@@ -1,19 +1,22 @@
 //! One node, from ssh's first byte to its last word.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use super::{HostEnd, HostJob, Options, Status, Step, actions, words};
-use crate::desired::{self, Content, DesiredFile};
-use crate::image::tree::TreeChange;
+use deaddrop_core::secret::Secret;
+use deaddrop_core::warning::Warning;
+
+use super::{HostEnd, HostJob, HostStep, Options, Status, actions, words};
 use crate::manifest::{self, SecretSpec};
-use crate::plan::{self, Action, Plan, Warning};
-use crate::report::Message;
-use crate::secret::Secret;
-use crate::target::Target;
-use crate::target::node::{Composed, End, Login, NodeError, NodeTarget, Outcome, Phase, Recovery, RunFile, Work};
+use crate::place::node::{Composed, End, Login, NodeError, NodePlace, Outcome, Phase, Recovery, RunFile, Work};
+use crate::place::{Place, Wanted};
+use crate::run::desired::{self, Content, DesiredFile};
+use crate::run::make;
+use crate::run::message::Message;
+use crate::run::plan::{self, Action, Plan};
+use crate::run::prepare::{Unprepared, prepare};
 
 /// A node that `plan` and `verify` look at.
-pub type Node<'w> = NodeTarget<'w>;
+pub type Node<'w> = NodePlace<'w>;
 
 /// Enters a node; `host` is `None` for this machine.
 ///
@@ -49,33 +52,29 @@ pub fn enter<'w>(
         silence: options.contact_timeout,
         hidden: options.hidden.clone(),
     };
-    NodeTarget::open(login, on_contact)
+    NodePlace::open(login, on_contact)
 }
 
 /// Brings one host to what is declared: looks, plans, applies, tells the units, and takes it back where they are not well with it.
 /// `progress` is told of each step. Never panics on what a node says; always ends.
-pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
+pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
     let start = Instant::now();
     let mut end = run(job, progress);
     end.seconds = start.elapsed().as_secs_f64();
     end
 }
 
-fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
-    progress(Step::Connecting);
-    let on_contact = || progress(Step::Comparing);
-    let HostJob { name, host, mut files, specs, become_password, options } = job;
+fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
+    progress(HostStep::Connecting);
+    let on_contact = || progress(HostStep::Comparing);
+    let HostJob { name, host, files, specs, become_password, options } = job;
     let mut target = match enter(name, host, become_password, options, &on_contact) {
         Ok(target) => target,
         Err(error) => return HostEnd::unchanged(name, &error),
     };
-    let (planned, recovered) = match look(&mut target, name, &mut files, options) {
+    let (mut plan, recovered) = match look(&mut target, name, files, options) {
         Ok(looked) => looked,
         Err(end) => return *end,
-    };
-    let mut plan = match planned {
-        Ok(plan) => plan,
-        Err(refused) => return HostEnd::failed(words::refused(name, &refused)),
     };
     plan.warnings.extend(target.warnings());
     plan.warnings.extend(words::warnings(&plan, &specs));
@@ -102,7 +101,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
             Err(error) => HostEnd { plan: Some(plan), ..HostEnd::unchanged(name, &error) },
         };
     }
-    let changes: Vec<TreeChange> = match plan.tree_changes() {
+    let changes = match make::node_changes(&plan) {
         Ok(changes) => changes,
         Err(error) => {
             return HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error));
@@ -111,9 +110,9 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
     work.changes = &changes;
     let outcome = target.apply_all(&work, &|phase| {
         progress(match phase {
-            Phase::Writing => Step::Writing,
-            Phase::Restarting | Phase::Restoring => Step::Restarting,
-            Phase::Settling => Step::Settling,
+            Phase::Writing => HostStep::Writing,
+            Phase::Restarting | Phase::Restoring => HostStep::Restarting,
+            Phase::Settling => HostStep::Settling,
         });
     });
     let what = "was changed by somebody else before the old files came back";
@@ -129,37 +128,38 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(Step) + Sync)) -> HostEnd {
     HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
 }
 
-/// The plan, or the files that may not be put where they are declared.
-type Planned = Result<Plan, Vec<plan::Refused>>;
-
 /// Surveys and plans. What an interrupted run has left is dealt with first.
 fn look(
     target: &mut Node<'_>,
     name: &str,
-    files: &mut Vec<DesiredFile>,
+    files: Vec<DesiredFile>,
     options: &Options,
-) -> Result<(Planned, Option<Recovery>), Box<HostEnd>> {
-    let wanted = desired::wanted_on_node(files);
+) -> Result<(Plan, Option<Recovery>), Box<HostEnd>> {
     let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
-    let mut survey = target.look(&wanted).map_err(unchanged)?;
     let mut recovered = None;
-    if target.is_unfinished() && !options.dry_run {
-        recovered = target.recover(options.forget_list).map_err(|error| match &error {
-            NodeError::Refused { .. } => unchanged(error),
-            // Old files may be back, or some of them.
-            _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
-        })?;
-        survey = target.look(&wanted).map_err(unchanged)?;
+    let survey = |wanted: &[Wanted]| {
+        let mut survey = target.look(wanted).map_err(unchanged)?;
+        if target.is_unfinished() && !options.dry_run {
+            recovered = target.recover(options.forget_list).map_err(|error| match &error {
+                NodeError::Refused { .. } => unchanged(error),
+                // Old files may be back, or some of them.
+                _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
+            })?;
+            survey = target.look(wanted).map_err(unchanged)?;
+        }
+        survey.map_err(|error| {
+            let message = Message::new(format!("{name}: nothing was changed")).caused_by(&error);
+            Box::new(HostEnd::failed(message.hint(error.hint().unwrap_or_default())))
+        })
+    };
+    match prepare(files, Some(name), desired::wanted_on_node, survey) {
+        Ok(prepared) => Ok((prepared.plan, recovered)),
+        Err(Unprepared::Survey(end)) => Err(end),
+        Err(Unprepared::NoRandomness(error)) => {
+            Err(Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error))))
+        }
+        Err(Unprepared::Refused(refused)) => Err(Box::new(HostEnd::failed(words::refused(name, &refused)))),
     }
-    let survey = survey.map_err(|error| {
-        let message = Message::new(format!("{name}: nothing was changed")).caused_by(&error);
-        Box::new(HostEnd::failed(message.hint(error.hint().unwrap_or_default())))
-    })?;
-    desired::keep_standing_hashes(files, &survey);
-    desired::settle(files, &survey, Some(name), SystemTime::now()).map_err(|error| {
-        Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error)))
-    })?;
-    Ok((plan::plan(std::mem::take(files), &survey), recovered))
 }
 
 /// All files of a plan, and what is secret of each.

@@ -13,13 +13,14 @@ mod words;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use host::{Node, enter, rotate_host};
+use deaddrop_core::secret::Secret;
 
-use crate::desired::DesiredFile;
 use crate::manifest::{self, SecretSpec};
-use crate::plan::Plan;
-use crate::report::Message;
-use crate::secret::Secret;
+use crate::run::desired::DesiredFile;
+use crate::run::message::Message;
+use crate::run::plan::Plan;
+
+pub use host::{Node, enter, rotate_host};
 
 /// How long a node has for its greeting and for each answer unless a person says otherwise.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -63,7 +64,7 @@ pub struct Options {
     pub contact_timeout: Duration,
     /// A terminal is there: ssh may ask a person.
     pub interactive: bool,
-    /// Environment variables that hold values ([`crate::source::hidden_variables`]): ssh does not get them.
+    /// Environment variables that hold values ([`deaddrop_vault::hidden_variables`]): ssh does not get them.
     pub hidden: Vec<String>,
 }
 
@@ -84,7 +85,7 @@ impl Default for Options {
 
 /// How far a host is, for those who watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum HostStep {
     /// ssh is on its way.
     Connecting,
     /// What stands there is compared with what should.

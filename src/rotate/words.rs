@@ -1,10 +1,12 @@
 //! How a host ended, in words for a person.
 
+use deaddrop_core::warning::Warning;
+
 use crate::manifest::{SecretKind, SecretSpec};
-use crate::plan::Action;
-use crate::plan::{self, Plan, Warning};
-use crate::report::Message;
-use crate::target::node::{Bad, NodeError, Outcome};
+use crate::nixos;
+use crate::place::node::{Bad, NodeError, Outcome};
+use crate::run::message::Message;
+use crate::run::plan::{self, Action, Plan};
 
 /// A host on which nothing was changed.
 pub(super) fn unchanged(name: &str, error: &NodeError) -> Message {
@@ -96,31 +98,12 @@ pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for change in plan.changes.iter().filter(|change| matches!(change.action, Action::Create | Action::Replace)) {
         let Some(spec) = specs.iter().find(|spec| spec.name == change.secret) else { continue };
-        let secret = || Some(change.secret.clone());
         if is_k3s_token(spec) {
-            warnings.push(Warning {
-                code: "NX113",
-                secret: secret(),
-                message: format!(
-                    "a cluster that runs does not take another token from {} alone: k3s stops, since its data is encrypted with the old one",
-                    change.path
-                ),
-                hint: "first, on one server: `k3s token rotate`, which takes the old and the new token; then this file everywhere, then restart \
-                       the servers one by one, then the agents. Keep the old token: older snapshots need it"
-                    .into(),
-            });
+            warnings.push(nixos::k3s::token_changed(&change.path).warning(&change.secret));
         }
         if spec.is_hashed_password_file() {
-            let who = spec.password_users().next().map_or(String::new(), |user| format!(" of {user}"));
-            warnings.push(Warning {
-                code: "DD501",
-                secret: secret(),
-                message: format!(
-                    "NixOS reads {} when a system is activated only: until then the password{who} is the old one",
-                    change.path
-                ),
-                hint: "on the node: /run/current-system/bin/switch-to-configuration switch, or reboot it".into(),
-            });
+            let user = spec.password_users().next();
+            warnings.push(nixos::passwords::read_at_activation(&change.path, user).warning(&change.secret));
         }
     }
     warnings
@@ -128,9 +111,5 @@ pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
 
 /// The secret says so, or an option of k3s or rke2 reads it.
 fn is_k3s_token(spec: &SecretSpec) -> bool {
-    let option = |option: &String| {
-        ["services.k3s.", "services.rke2."].iter().any(|service| option.starts_with(service))
-            && ["tokenFile", "agentTokenFile"].iter().any(|name| option.ends_with(name))
-    };
-    spec.kind == Some(SecretKind::K3sToken) || spec.used_by.iter().any(option)
+    spec.kind == Some(SecretKind::K3sToken) || spec.used_by.iter().any(|option| nixos::k3s::reads_token(option))
 }

@@ -5,9 +5,8 @@
 
 use std::collections::HashMap;
 
+use deaddrop_core::tree::{FileKind, Label};
 use regex::bytes::{Regex, RegexBuilder};
-
-use crate::image::tree::{Kind, Label};
 
 /// The most lines of all files together, comments and all. Fedora's have 7,000.
 const MOST_LINES: usize = 20_000;
@@ -45,13 +44,13 @@ pub struct Contexts {
 #[derive(Debug, Clone)]
 struct Rule {
     /// For this kind of file only.
-    kind: Option<Kind>,
+    kind: Option<FileKind>,
     /// `None` for `<<none>>`: it is to be left as it is.
     label: Option<Label>,
 }
 
 impl Rule {
-    fn is_for(&self, kind: Kind) -> bool {
+    fn is_for(&self, kind: FileKind) -> bool {
         self.kind.is_none_or(|wanted| wanted == kind)
     }
 }
@@ -113,7 +112,7 @@ impl Contexts {
 
     /// The label of a file of this kind at an absolute path without links. `None` when the policy has none for it, wants it
     /// left as it is, or cannot be understood there.
-    pub fn label(&mut self, path: &str, kind: Kind) -> Option<Label> {
+    pub fn label(&mut self, path: &str, kind: FileKind) -> Option<Label> {
         let [subs, subs_dist] = &self.aliases;
         // The administrator's first, the policy's own on what comes out of it.
         let path = replace(subs, path).unwrap_or_else(|| path.to_owned());
@@ -207,15 +206,15 @@ fn parse_line(line: &str) -> Option<(&str, Rule)> {
     Some((pattern, Rule { kind, label }))
 }
 
-fn kind_of(field: &str) -> Option<Kind> {
+fn kind_of(field: &str) -> Option<FileKind> {
     Some(match field {
-        "--" => Kind::File,
-        "-d" => Kind::Directory,
-        "-l" => Kind::Symlink,
-        "-b" => Kind::BlockDevice,
-        "-c" => Kind::CharacterDevice,
-        "-p" => Kind::Fifo,
-        "-s" => Kind::Socket,
+        "--" => FileKind::File,
+        "-d" => FileKind::Directory,
+        "-l" => FileKind::Symlink,
+        "-b" => FileKind::BlockDevice,
+        "-c" => FileKind::CharacterDevice,
+        "-p" => FileKind::Fifo,
+        "-s" => FileKind::Socket,
         _ => return None,
     })
 }
@@ -332,37 +331,37 @@ a line that is none
         let dist = "/var/run /run\n/a /etc\n/a/b /run\n/slash /\n";
         let mut contexts = contexts(MAIN, local, "/q /a\n", dist);
         for (path, kind, want) in [
-            ("/etc/x.key", Kind::File, "key_t"),
-            ("/etc/x.key", Kind::Directory, "etc_t"),
-            ("/etc/xa", Kind::File, "xx_t"),
-            ("/etc/y.key", Kind::File, "local_t"),
-            ("/etc/secrets/z", Kind::File, "secret_t"),
-            ("/etc/secrets/z", Kind::Directory, "etc_t"),
-            ("/etc/secrets", Kind::Directory, "secret_dir_t"),
-            ("/etc", Kind::Directory, "etc_t"),
-            ("/etcetera", Kind::File, "default_t"),
-            ("/srv/key/12", Kind::File, "keys_t"),
-            ("/srv/a/keys/12", Kind::File, "keys_t"),
-            ("/srv/a/b/keys/12", Kind::File, "default_t"),
-            ("/srv/keys/123", Kind::File, "default_t"),
-            ("/opt/a/further", Kind::File, "ab_t"),
-            ("/else/opt/b", Kind::File, "ab_t"),
-            ("/opt/c", Kind::File, "default_t"),
-            ("/var/run/q", Kind::File, "run_t"),
-            ("/var/runs/q", Kind::File, "default_t"),
-            ("/a/secrets/z", Kind::File, "secret_t"),
-            ("/a/b/c", Kind::File, "run_t"),
-            ("/q/b/c", Kind::File, "run_t"),
-            ("/q", Kind::Directory, "etc_t"),
-            ("/slash/run/x", Kind::File, "run_t"),
-            ("/mnt/a", Kind::File, "a_t"),
-            ("/none/x", Kind::File, ""),
+            ("/etc/x.key", FileKind::File, "key_t"),
+            ("/etc/x.key", FileKind::Directory, "etc_t"),
+            ("/etc/xa", FileKind::File, "xx_t"),
+            ("/etc/y.key", FileKind::File, "local_t"),
+            ("/etc/secrets/z", FileKind::File, "secret_t"),
+            ("/etc/secrets/z", FileKind::Directory, "etc_t"),
+            ("/etc/secrets", FileKind::Directory, "secret_dir_t"),
+            ("/etc", FileKind::Directory, "etc_t"),
+            ("/etcetera", FileKind::File, "default_t"),
+            ("/srv/key/12", FileKind::File, "keys_t"),
+            ("/srv/a/keys/12", FileKind::File, "keys_t"),
+            ("/srv/a/b/keys/12", FileKind::File, "default_t"),
+            ("/srv/keys/123", FileKind::File, "default_t"),
+            ("/opt/a/further", FileKind::File, "ab_t"),
+            ("/else/opt/b", FileKind::File, "ab_t"),
+            ("/opt/c", FileKind::File, "default_t"),
+            ("/var/run/q", FileKind::File, "run_t"),
+            ("/var/runs/q", FileKind::File, "default_t"),
+            ("/a/secrets/z", FileKind::File, "secret_t"),
+            ("/a/b/c", FileKind::File, "run_t"),
+            ("/q/b/c", FileKind::File, "run_t"),
+            ("/q", FileKind::Directory, "etc_t"),
+            ("/slash/run/x", FileKind::File, "run_t"),
+            ("/mnt/a", FileKind::File, "a_t"),
+            ("/none/x", FileKind::File, ""),
         ] {
             let label = contexts.label(path, kind).map_or(String::new(), |label| label.to_string());
             let want = if want.is_empty() { String::new() } else { format!("system_u:object_r:{want}:s0") };
             assert_eq!(label, want, "{path} {kind:?}");
         }
-        let label = contexts.label("/mnt/a", Kind::File).unwrap();
+        let label = contexts.label("/mnt/a", FileKind::File).unwrap();
         assert_eq!(label.value(), b"system_u:object_r:a_t:s0\0", "with its NUL");
     }
 
@@ -394,11 +393,11 @@ a line that is none
         for pattern in ["/etc/(?=x).*", "/etc/(a)\\1", "/etc/((a{99}){99}){99}", "/etc/[", long.as_str()] {
             let mut contexts = contexts(&format!("{base}{pattern} system_u:object_r:new_t:s0\n"), "", "", "");
             let path = if pattern == long { format!("/etc/{}", "x".repeat(600)) } else { "/etc/x".to_owned() };
-            assert_eq!(contexts.label(&path, Kind::File), None, "{pattern}");
-            assert!(contexts.label("/etc", Kind::Directory).is_some(), "{pattern}");
+            assert_eq!(contexts.label(&path, FileKind::File), None, "{pattern}");
+            assert!(contexts.label("/etc", FileKind::Directory).is_some(), "{pattern}");
         }
         let mut contexts = contexts("/.* no-context-but-a-word\n/etc(/.*)? \u{e9}\n", "", "", "");
-        assert_eq!(contexts.label("/etc/x", Kind::File).unwrap().to_string(), "no-context-but-a-word");
+        assert_eq!(contexts.label("/etc/x", FileKind::File).unwrap().to_string(), "no-context-but-a-word");
     }
 
     #[test]
@@ -432,7 +431,7 @@ a line that is none
         let mut contexts = contexts(&none, "", "", "");
         let path = format!("/etc/{}", "a".repeat(250));
         for _ in 0..10_000 {
-            assert_eq!(contexts.label(&path, Kind::File), None);
+            assert_eq!(contexts.label(&path, FileKind::File), None);
         }
         assert!(contexts.budget.compiled > MOST_COMPILED, "{}", contexts.budget.compiled);
         let compiled = contexts.patterns.iter().filter(|pattern| pattern.regex.is_some()).count();

@@ -5,10 +5,10 @@
 
 mod contexts;
 
-use crate::image::error::ImageError;
-use crate::image::tree::{Kind, Tree};
-use crate::image::walk::{self, Walk, WalkError};
-use crate::secret::Secret;
+use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::Secret;
+use deaddrop_core::tree::walk::{self, Walk, WalkError};
+use deaddrop_core::tree::{FileKind, Tree};
 
 pub use contexts::{Contexts, Files};
 
@@ -21,7 +21,7 @@ const MOST_CONTEXTS: u64 = 4 << 20;
 ///
 /// # Errors
 /// When the tree cannot be read, or is damaged there.
-pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, ImageError> {
+pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, StorageError> {
     let Some(config) = read(tree, "/etc/selinux/config", MOST_CONFIG)? else { return Ok(None) };
     let Some(name) = policy_name(config.expose()) else { return Ok(None) };
     let base = format!("/etc/selinux/{name}/contexts/files/file_contexts");
@@ -53,9 +53,9 @@ fn policy_name(config: &[u8]) -> Option<String> {
 }
 
 /// A regular file's bytes; `None` when there is none at `path`, or it is larger than `limit`.
-fn read<T: Tree>(tree: &T, path: &str, limit: u64) -> Result<Option<Secret>, ImageError> {
+fn read<T: Tree>(tree: &T, path: &str, limit: u64) -> Result<Option<Secret>, StorageError> {
     match walk::resolve(tree, path) {
-        Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == Kind::File => tree.read(&node, limit),
+        Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::File => tree.read(&node, limit),
         Err(WalkError::Image(error)) => Err(error),
         _ => Ok(None),
     }

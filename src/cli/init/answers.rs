@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use crate::report::{Failure, Message};
+use crate::run::message::{Failure, Message};
 
 /// The longest answer, in bytes; a terminal's own limit is 4095.
 const LONGEST: u64 = 4096;
@@ -53,7 +53,7 @@ impl Questions {
 
 fn say(text: &str) {
     // Best effort: whoever sees nothing can still answer.
-    let _ = anstream::stderr().write_all(crate::shown::painted(text).as_bytes());
+    let _ = anstream::stderr().write_all(deaddrop_core::shown::painted(text).as_bytes());
 }
 
 /// One line from the terminal, or the usual answer for an empty one.

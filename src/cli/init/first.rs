@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use deaddrop_core::near;
+
 use super::vault::Vault;
 use crate::manifest::Manifest;
-use crate::report::suggest;
 
 /// A host as it was named: `NAME` or `NAME=USER@ADDRESS`.
 #[derive(Debug)]
@@ -89,9 +90,9 @@ impl Usual {
         let mut list = Vec::new();
         for name in names.map(str::trim).filter(|name| !name.is_empty()) {
             let Some(usual) = Self::ALL.into_iter().find(|usual| usual.name() == name) else {
-                let near = suggest::near(name, Self::ALL.map(Self::name).into_iter());
-                let near = suggest::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
-                let name = crate::image::text::shown_text(name).unwrap_or_default();
+                let near = near::near(name, Self::ALL.map(Self::name).into_iter());
+                let near = near::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
+                let name = deaddrop_core::text::shown_text(name).unwrap_or_default();
                 return Err(format!("there is no `{name}` among {}{near}", Self::names()));
             };
             if !list.contains(&usual) {

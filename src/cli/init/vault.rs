@@ -26,7 +26,7 @@ enum At {
 
 /// A kind of source.
 #[derive(Debug)]
-struct Kind {
+struct VaultKind {
     name: &'static str,
     at: At,
     names: Names,
@@ -34,40 +34,40 @@ struct Kind {
     more: &'static str,
 }
 
-const KINDS: [Kind; 13] = [
-    Kind {
+const KINDS: [VaultKind; 13] = [
+    VaultKind {
         name: "bitwarden",
         at: At::File("vault.json"),
         names: Names::Titles,
         more: "    # password: ask          # for an export that is protected by a password\n",
     },
-    Kind { name: "onepassword", at: At::File("vault.1pux"), names: Names::Titles, more: "" },
-    Kind {
+    VaultKind { name: "onepassword", at: At::File("vault.1pux"), names: Names::Titles, more: "" },
+    VaultKind {
         name: "keepass",
         at: At::File("vault.kdbx"),
         names: Names::Titles,
         more: "    password: ask            # or { env: NAME }, { file: PATH }; key_file: PATH\n",
     },
-    Kind {
+    VaultKind {
         name: "proton-pass",
         at: At::File("vault.zip"),
         names: Names::Titles,
         more: "    # password: ask          # for an export that is encrypted\n",
     },
-    Kind { name: "lastpass", at: At::File("vault.csv"), names: Names::Titles, more: "" },
-    Kind { name: "pass", at: At::Store, names: Names::Paths, more: "" },
-    Kind { name: "gopass", at: At::Store, names: Names::Paths, more: "" },
-    Kind { name: "passage", at: At::Store, names: Names::Paths, more: "" },
-    Kind { name: "dotenv", at: At::File("secrets.env"), names: Names::Variables, more: "" },
-    Kind {
+    VaultKind { name: "lastpass", at: At::File("vault.csv"), names: Names::Titles, more: "" },
+    VaultKind { name: "pass", at: At::Store, names: Names::Paths, more: "" },
+    VaultKind { name: "gopass", at: At::Store, names: Names::Paths, more: "" },
+    VaultKind { name: "passage", at: At::Store, names: Names::Paths, more: "" },
+    VaultKind { name: "dotenv", at: At::File("secrets.env"), names: Names::Variables, more: "" },
+    VaultKind {
         name: "env",
         at: At::Nowhere,
         names: Names::Variables,
         more: "    # prefix: HOMELAB_       # put before each name\n",
     },
-    Kind { name: "bw", at: At::Nowhere, names: Names::Titles, more: "" },
-    Kind { name: "rbw", at: At::Nowhere, names: Names::Titles, more: "" },
-    Kind { name: "op", at: At::Nowhere, names: Names::Titles, more: "" },
+    VaultKind { name: "bw", at: At::Nowhere, names: Names::Titles, more: "" },
+    VaultKind { name: "rbw", at: At::Nowhere, names: Names::Titles, more: "" },
+    VaultKind { name: "op", at: At::Nowhere, names: Names::Titles, more: "" },
 ];
 
 /// The kinds, for a question.
@@ -78,7 +78,7 @@ pub(super) fn names() -> String {
 /// A vault as it was named: its kind, and its file.
 #[derive(Debug)]
 pub(super) struct Vault {
-    kind: &'static Kind,
+    kind: &'static VaultKind,
     path: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! What makes a value one of a kind. Each check is strict about what the program that reads the file would refuse, and
 //! silent about the rest.
 
-use super::{Kind, pem};
+use super::{ValueKind, pem};
 use crate::derive::{encoding, password};
 
 /// Why a value is not of a kind; never the value.
@@ -18,15 +18,15 @@ impl From<&'static str> for Refused {
 }
 
 /// Whether `value` is of the kind. `newline` says that one will be written after it.
-pub(super) fn check(kind: Kind, value: &[u8], newline: bool) -> Result<(), Refused> {
+pub(super) fn check(kind: ValueKind, value: &[u8], newline: bool) -> Result<(), Refused> {
     let text = std::str::from_utf8(value).map_err(|_| "it is not text")?;
     match kind {
-        Kind::CryptHash => crypt_hash(value),
-        Kind::SshPrivateKey => ssh_private_key(text, newline),
-        Kind::Pem => pem::blocks(text).map(drop).map_err(Refused::from),
-        Kind::AgeIdentity => age_identity(text),
-        Kind::WireguardKey => wireguard_key(text),
-        Kind::K3sToken => k3s_token(text),
+        ValueKind::CryptHash => crypt_hash(value),
+        ValueKind::SshPrivateKey => ssh_private_key(text, newline),
+        ValueKind::Pem => pem::blocks(text).map(drop).map_err(Refused::from),
+        ValueKind::AgeIdentity => age_identity(text),
+        ValueKind::WireguardKey => wireguard_key(text),
+        ValueKind::K3sToken => k3s_token(text),
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     /// `None` when it fits.
-    fn refused(kind: Kind, value: &str) -> Option<&'static str> {
+    fn refused(kind: ValueKind, value: &str) -> Option<&'static str> {
         check(kind, value.as_bytes(), false).err().map(|refused| refused.reason)
     }
 
@@ -179,7 +179,7 @@ mod tests {
             (format!("K10{hash}::server:"), Some("there is nothing after its `::`")),
             (format!("{hash}::server:x"), Some("it has `::`, and does not begin with `K10`")),
         ] {
-            assert_eq!(refused(Kind::K3sToken, &token), want, "{token}");
+            assert_eq!(refused(ValueKind::K3sToken, &token), want, "{token}");
         }
     }
 
@@ -196,7 +196,7 @@ mod tests {
             (key.replace("mk=", "ml="), false),
             (String::new(), false),
         ] {
-            assert_eq!(refused(Kind::WireguardKey, &text).is_none(), fits, "{text}");
+            assert_eq!(refused(ValueKind::WireguardKey, &text).is_none(), fits, "{text}");
         }
     }
 
@@ -216,9 +216,9 @@ mod tests {
             (block.replace("AAAA\nAAA=\n", ""), Some("a block is empty")),
             ("hunter2".to_owned(), Some("it has no line `-----BEGIN …-----`")),
         ] {
-            assert_eq!(refused(Kind::Pem, &text), want, "{text}");
+            assert_eq!(refused(ValueKind::Pem, &text), want, "{text}");
         }
-        assert_eq!(check(Kind::Pem, b"\xff", false).err().map(|refused| refused.reason), Some("it is not text"));
+        assert_eq!(check(ValueKind::Pem, b"\xff", false).err().map(|refused| refused.reason), Some("it is not text"));
     }
 
     #[test]
@@ -233,17 +233,17 @@ mod tests {
             (format!("{identity}x"), Some("a line of it is neither an identity nor a comment")),
             ("age1qqqqqqqq".to_owned(), Some("it is a recipient, the public part")),
         ] {
-            assert_eq!(refused(Kind::AgeIdentity, &text), want);
+            assert_eq!(refused(ValueKind::AgeIdentity, &text), want);
         }
     }
 
     #[test]
     fn hashes_are_those_that_nixos_accepts() {
         let hash = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7";
-        assert_eq!(refused(Kind::CryptHash, hash), None);
-        assert_eq!(refused(Kind::CryptHash, &format!("{hash}\n")), None);
-        assert_eq!(refused(Kind::CryptHash, "hunter2"), Some("it is not one line of crypt(3) text"));
+        assert_eq!(refused(ValueKind::CryptHash, hash), None);
+        assert_eq!(refused(ValueKind::CryptHash, &format!("{hash}\n")), None);
+        assert_eq!(refused(ValueKind::CryptHash, "hunter2"), Some("it is not one line of crypt(3) text"));
         let md5 = "$1$abcdefgh$aaaaaaaaaaaaaaaaaaaaaa";
-        assert_eq!(refused(Kind::CryptHash, md5), Some("its scheme is one that NixOS does not accept"));
+        assert_eq!(refused(ValueKind::CryptHash, md5), Some("its scheme is one that NixOS does not accept"));
     }
 }

@@ -19,7 +19,7 @@ const MAX_REGEX: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "expected-kind")]
-pub enum Kind {
+pub enum ValueKind {
     /// One line of crypt(3) text of a scheme that NixOS accepts, as `mkpasswd` prints it.
     CryptHash,
     /// A private key that ssh(1) and sshd(8) read without a passphrase.
@@ -34,7 +34,7 @@ pub enum Kind {
     K3sToken,
 }
 
-impl Kind {
+impl ValueKind {
     /// Its name in the manifest.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -94,7 +94,7 @@ pub struct Expect {
     /// It has at least so many characters; bytes, if it is not UTF-8.
     pub min_length: Option<usize>,
     /// It is of this kind.
-    pub kind: Option<Kind>,
+    pub kind: Option<ValueKind>,
 }
 
 impl Expect {

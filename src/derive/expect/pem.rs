@@ -1,8 +1,9 @@
 //! PEM: blocks of base64 between `-----BEGIN LABEL-----` and `-----END LABEL-----` (RFC 7468), with the headers that
 //! older keys have (RFC 1421). What stands outside of blocks is explanation, and is passed over.
 
+use deaddrop_core::secret::Secret;
+
 use crate::derive::encoding;
-use crate::secret::Secret;
 
 /// One block.
 pub(super) struct Block<'t> {

@@ -5,13 +5,13 @@ mod dotenv;
 mod ini;
 mod netrc;
 
+use deaddrop_core::contain::contain;
 use granit_parser::Parser;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::Misfit;
-use crate::contain::contain;
 
 /// The deepest nesting of a YAML file, for lists and mappings each.
 const MAX_DEPTH: usize = 128;

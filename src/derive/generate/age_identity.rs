@@ -5,10 +5,9 @@ use std::time::SystemTime;
 
 use age::secrecy::ExposeSecret;
 use age::x25519::Identity;
+use deaddrop_core::day;
+use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
-
-use crate::day;
-use crate::secret::Secret;
 
 /// A new identity and its recipient. Its random bytes come from the system, through the `age` crate, which ends the
 /// program when there are none.

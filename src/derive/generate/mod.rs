@@ -1,21 +1,21 @@
 //! Keys that nobody has yet: made once for a target that does not hold one, and kept from then on. Each kind as the
 //! program that it is for prints it, so that a key made here and one made by hand are not told apart.
 //!
-//! Who calls: [`crate::desired`] for a target, and `deaddrop generate` for the vault. Knows no paths and no targets.
+//! Who calls: [`crate::run::desired`] for a target, and `deaddrop generate` for the vault. Knows no paths and no targets.
 
 mod age_identity;
+mod spec;
 pub mod ssh;
 mod token;
 pub mod wireguard;
 
 use std::time::SystemTime;
 
+use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
+pub use spec::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
 pub use ssh::SshPublicKey;
-
-use crate::manifest::{GenerateSpec, KeySpec, TokenSpec};
-use crate::secret::Secret;
 
 /// The largest file that is looked at for a standing key, in bytes. Each kind is under 1 KiB but a token, which has at
 /// most 4 KiB, and an age identity, which may have other lines beside it.

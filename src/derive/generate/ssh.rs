@@ -6,10 +6,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+use deaddrop_core::secret::Secret;
 use sha2::{Digest, Sha512};
 use zeroize::{Zeroize, Zeroizing};
-
-use crate::secret::Secret;
 
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 const TYPE: &[u8] = b"ssh-ed25519";
@@ -159,7 +158,7 @@ pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
 /// A comment that fits on a line, or none: the file is not ours, and the comment goes into other files.
 fn shown_comment(comment: &[u8]) -> String {
     let text = std::str::from_utf8(comment).unwrap_or_default();
-    let fits = text.len() <= 255 && crate::image::text::shown_text(text).as_deref() == Some(text);
+    let fits = text.len() <= 255 && deaddrop_core::text::shown_text(text).as_deref() == Some(text);
     if fits { text.to_owned() } else { String::new() }
 }
 

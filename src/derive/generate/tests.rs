@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::manifest::KeyKind;
+use crate::derive::generate::KeyKind;
 
 fn spec(kind: KeyKind) -> GenerateSpec {
     GenerateSpec::new(kind, None, None, None).unwrap()

@@ -1,10 +1,10 @@
 //! Tokens: random characters of an alphabet, each as likely as the others.
 
+use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::{NoRandomness, random};
-use crate::manifest::TokenSpec;
-use crate::secret::Secret;
+use crate::derive::generate::TokenSpec;
 
 /// A new token.
 ///
@@ -39,7 +39,7 @@ pub(super) fn fits(spec: &TokenSpec, content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{GenerateSpec, KeyKind, KeySpec};
+    use crate::derive::generate::{GenerateSpec, KeyKind, KeySpec};
 
     fn spec(length: u64, alphabet: &str) -> TokenSpec {
         match GenerateSpec::new(KeyKind::Token, Some(length), Some(alphabet), None).unwrap().kind {

@@ -4,9 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use curve25519_dalek::scalar::clamp_integer;
+use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
-
-use crate::secret::Secret;
 
 /// The private file of these random bytes, clamped (RFC 7748, section 5) as `wg genkey` does it, and the public key.
 pub(super) fn encode(random: Zeroizing<[u8; 32]>) -> (Secret, String) {

@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use deaddrop_core::near;
 use minijinja::ErrorKind;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt};
 use minijinja::machinery::{Span, Token, parse, tokenize};
 
 use super::{Broken, FILTERS, Fault, Mention, floor, syntax};
-use crate::report::suggest;
 
 /// The most words and signs in one tag: the engine's parser goes down into an expression by recursion.
 const MAX_TOKENS: usize = 500;
@@ -286,10 +286,10 @@ impl<'s> Walker<'s> {
             _ if self.faults.len() >= MAX_FAULTS => false,
             _ => {
                 let known = || self.defined.iter().copied().chain(["host", "secret"]);
-                let there_are = format!("names here: {}", suggest::list(known()));
-                let near = suggest::near(id, known());
-                let hint = suggest::did_you_mean(&near)
-                    .map_or(there_are.clone(), |question| format!("{question} {there_are}"));
+                let there_are = format!("names here: {}", near::list(known()));
+                let near = near::near(id, known());
+                let hint =
+                    near::did_you_mean(&near).map_or(there_are.clone(), |question| format!("{question} {there_are}"));
                 self.fault(span, format!("undefined name {}", shown(id)), &hint);
                 false
             }
@@ -339,10 +339,10 @@ impl<'s> Walker<'s> {
 
     fn filter(&mut self, filter: &Filter<'s>, span: Span) -> bool {
         if !FILTERS.contains(&filter.name) {
-            let there_are = format!("filters here: {}", suggest::list(FILTERS.into_iter()));
-            let near = suggest::near(filter.name, FILTERS.into_iter());
+            let there_are = format!("filters here: {}", near::list(FILTERS.into_iter()));
+            let near = near::near(filter.name, FILTERS.into_iter());
             let hint =
-                suggest::did_you_mean(&near).map_or(there_are.clone(), |question| format!("{question} {there_are}"));
+                near::did_you_mean(&near).map_or(there_are.clone(), |question| format!("{question} {there_are}"));
             self.fault(self.name_of_filter(filter.name, span), format!("unknown filter {}", shown(filter.name)), &hint);
         } else {
             self.arguments(filter, span);

@@ -16,20 +16,19 @@ mod check;
 mod quote;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, io};
 
+use deaddrop_core::contain::contain;
+use deaddrop_core::limits::MAX_VALUE;
+use deaddrop_core::secret::Secret;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use zeroize::Zeroizing;
 
 use super::Misfit;
-use crate::contain::contain;
-use crate::secret::Secret;
-use crate::source::MAX_VALUE;
 
 /// The longest template, in bytes.
 pub const MAX_BYTES: u64 = 256 << 10;

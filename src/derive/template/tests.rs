@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use deaddrop_core::secret::Secret;
+
 use super::{Broken, Failure, MAX_BYTES, Template, outside_of_tags};
-use crate::secret::Secret;
 
 /// `line:column what` of each fault.
 fn faults(source: &str) -> Vec<String> {

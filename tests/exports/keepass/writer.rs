@@ -11,7 +11,8 @@ use flate2::write::GzEncoder;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256, Sha512};
 
-/// A database of version 4 around `document`, with the password "x": one round of AES-KDF, ChaCha20, values not encrypted.
+/// A database of version 4 around `document`, with the password "x": one round of AES-KDF, ChaCha20, values not
+/// encrypted.
 pub fn database(document: &[u8], gzip: bool) -> Vec<u8> {
     let sha = |parts: &[&[u8]]| {
         let mut hash = Sha256::new();

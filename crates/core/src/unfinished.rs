@@ -1,0 +1,297 @@
+//! A file that is not there until it is whole: it has no name while it is written, and mode 0600 from the start.
+//!
+//! Used for the spool of a compressed image and for every output. With `O_TMPFILE` the kernel removes it when we end,
+//! however we end. Where the file system has no such thing (NFS, FAT, …) it has a name of its own, which is removed
+//! on drop and on SIGHUP, SIGINT and SIGTERM; `kill -9` or a power cut may leave it there, with mode 0600.
+
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::hash::BuildHasher;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::{linkat, syncfs};
+
+use crate::error::CommitError;
+use crate::sys::{RemoveOnSignal, SignalsWait};
+
+/// A file without a name, or with a temporary one.
+pub struct Unfinished {
+    file: File,
+    directory: PathBuf,
+    /// Where the file system has no unnamed files.
+    name: Option<TemporaryName>,
+}
+
+/// A name that is removed when this goes away.
+struct TemporaryName {
+    path: PathBuf,
+    _guard: Option<RemoveOnSignal>,
+}
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        // Nothing is lost if this fails: it is gone already, or stays as a file that only we can read.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Unfinished {
+    /// A new file that will get its name in `directory`.
+    ///
+    /// # Errors
+    /// What the system says about writing in `directory`.
+    pub fn create(directory: &Path) -> io::Result<Self> {
+        match unnamed(directory) {
+            Ok(file) => Ok(Self { file, directory: directory.to_owned(), name: None }),
+            Err(e) if has_no_unnamed_files(&e) => Self::create_named(directory),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same for a file system without unnamed files.
+    fn create_named(directory: &Path) -> io::Result<Self> {
+        let ((file, guard), path) = with_new_name(directory, |path| {
+            // Watched over before it exists, so that no signal comes in between.
+            let guard = RemoveOnSignal::new(path);
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            Ok((file, guard))
+        })?;
+        Ok(Self { file, directory: directory.to_owned(), name: Some(TemporaryName { path, _guard: guard }) })
+    }
+
+    /// A new file that never gets a name.
+    ///
+    /// # Errors
+    /// What the system says about writing in `directory`.
+    pub fn scratch(directory: &Path) -> io::Result<File> {
+        let mut unfinished = Self::create(directory)?;
+        // Dropping the name removes it; the open file lives on.
+        unfinished.name = None;
+        Ok(unfinished.file)
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes what was written durable and gives it its name `to`, which must be in the directory it was made in.
+    ///
+    /// # Errors
+    /// `Before`, with `AlreadyExists` when something has that name by now, else with what the system says: nothing is left
+    /// behind then. `After` when the name is there and may not be durable.
+    pub fn publish(self, to: &Path) -> Result<(), CommitError> {
+        let directory = self.make_durable().map_err(CommitError::Before)?;
+        let signals = SignalsWait::new();
+        self.take_name(to).map_err(CommitError::Before)?;
+        let synced = sync_names(directory.as_ref(), &self.file).map_err(|error| match fs::remove_file(to) {
+            // As if it had never been there.
+            Ok(()) => CommitError::Before(error),
+            Err(_) => CommitError::After(error),
+        });
+        // Before the signals: one that ends us now must find no second name.
+        drop(self);
+        if !matches!(synced, Err(CommitError::Before(_))) {
+            signals.committed();
+        }
+        synced
+    }
+
+    fn take_name(&self, to: &Path) -> io::Result<()> {
+        match &self.name {
+            None => link_unnamed(&self.file, to),
+            Some(name) => match fs::hard_link(&name.path, to) {
+                // No hard links here (FAT): look, then rename. Who creates `to` in between loses it.
+                Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EOPNOTSUPP)) => {
+                    if fs::symlink_metadata(to).is_ok() {
+                        return Err(io::ErrorKind::AlreadyExists.into());
+                    }
+                    fs::rename(&name.path, to)
+                }
+                other => other,
+            },
+        }
+    }
+
+    /// Makes what was written durable and puts it in the place of `to`, in one step: at every moment, `to` is wholly
+    /// the old file or wholly the new one.
+    ///
+    /// # Errors
+    /// `Before`: `to` is as it was, and nothing is left behind. `After`: `to` is the new file, and a power cut may bring the
+    /// old one back.
+    pub fn replace(mut self, to: &Path) -> Result<(), CommitError> {
+        // Before the rename: a name that is durable over content that is not would be neither old nor new.
+        let directory = self.make_durable().map_err(CommitError::Before)?;
+        let signals = SignalsWait::new();
+        let name = match self.name.take() {
+            Some(name) => name,
+            None => {
+                // An unnamed file cannot take over a name: it gets one of its own first.
+                let ((), path) = with_new_name(&self.directory, |path| link_unnamed(&self.file, path))
+                    .map_err(CommitError::Before)?;
+                TemporaryName { path, _guard: None }
+            }
+        };
+        fs::rename(&name.path, to).map_err(CommitError::Before)?;
+        let synced = sync_names(directory.as_ref(), &self.file).map_err(CommitError::After);
+        signals.committed();
+        synced
+    }
+
+    /// Makes the content durable, and opens the directory while nothing is changed yet.
+    fn make_durable(&self) -> io::Result<Option<File>> {
+        self.file.sync_all()?;
+        open_for_sync(&self.directory)
+    }
+
+    /// Sets the permission bits of the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))
+    }
+}
+
+fn unnamed(directory: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)
+}
+
+/// open(2), `O_TMPFILE`: EOPNOTSUPP from the file system; EISDIR or ENOENT from a kernel that does not know the flag.
+fn has_no_unnamed_files(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL))
+}
+
+/// linkat(2): the way that needs no privilege is through /proc.
+fn link_unnamed(file: &File, to: &Path) -> io::Result<()> {
+    let through_proc = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(AT_FDCWD, through_proc.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW) {
+        // No /proc here.
+        Err(Errno::ENOENT) => Ok(linkat(file, "", AT_FDCWD, to, AtFlags::AT_EMPTY_PATH)?),
+        other => Ok(other?),
+    }
+}
+
+/// Calls `make` with names in `directory` until one is free.
+fn with_new_name<T>(directory: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+    for attempt in 0..100_u32 {
+        // The standard library's hash keys are random; a guess only costs another attempt, since `make` never overwrites.
+        let random = RandomState::new().hash_one((std::process::id(), attempt));
+        let path = directory.join(format!(".deaddrop-{random:016x}"));
+        match make(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+            Ok(made) => return Ok((made, path)),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Opens a directory so that [`sync_names`] can sync it; `None` for one that we may write to and not read.
+///
+/// # Errors
+/// What the system says.
+pub fn open_for_sync(directory: &Path) -> io::Result<Option<File>> {
+    match File::open(directory) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Makes the names in `directory` durable: where it cannot be opened, or its file system does not sync directories, with all
+/// of the file system that `file` is on.
+///
+/// # Errors
+/// What the system says: whether a name is durable is not known then.
+pub fn sync_names(directory: Option<&File>, file: &File) -> io::Result<()> {
+    match directory.map(File::sync_all) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(e))
+            if !matches!(
+                e.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
+            ) =>
+        {
+            Err(e)
+        }
+        _ => Ok(syncfs(file)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// Both ways to make one: what holds for the one must hold for the other.
+    const WAYS: [fn(&Path) -> io::Result<Unfinished>; 2] = [Unfinished::create, Unfinished::create_named];
+
+    #[test]
+    fn it_appears_whole_with_mode_0600_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        for way in WAYS {
+            let unfinished = way(directory.path()).unwrap();
+            unfinished.file().write_all(b"whole").unwrap();
+            let to = directory.path().join("out");
+            assert!(!to.exists());
+            unfinished.publish(&to).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"whole");
+            assert_eq!(fs::metadata(&to).unwrap().mode() & 0o7777, 0o600);
+            assert_eq!(names(directory.path()), ["out"], "nothing else is left");
+            fs::remove_file(&to).unwrap();
+        }
+        for way in WAYS {
+            drop(way(directory.path()).unwrap());
+            assert!(names(directory.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn it_never_takes_over_a_name_that_appeared_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        for way in WAYS {
+            let unfinished = way(directory.path()).unwrap();
+            let to = directory.path().join("out");
+            fs::write(&to, "theirs").unwrap();
+            let error = unfinished.publish(&to).unwrap_err();
+            assert!(matches!(error, CommitError::Before(e) if e.kind() == io::ErrorKind::AlreadyExists));
+            assert_eq!(fs::read(&to).unwrap(), b"theirs");
+            assert_eq!(names(directory.path()), ["out"]);
+        }
+    }
+
+    #[test]
+    fn it_takes_over_a_name_when_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        for way in WAYS {
+            let unfinished = way(directory.path()).unwrap();
+            let to = directory.path().join("out");
+            fs::write(&to, "old").unwrap();
+            unfinished.file().write_all(b"new").unwrap();
+            unfinished.replace(&to).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert_eq!(names(directory.path()), ["out"]);
+        }
+    }
+
+    #[test]
+    fn a_scratch_file_has_no_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut scratch = Unfinished::scratch(directory.path()).unwrap();
+        scratch.write_all(b"x").unwrap();
+        assert_eq!(scratch.metadata().unwrap().nlink(), 0);
+        assert!(names(directory.path()).is_empty());
+    }
+}

@@ -1,0 +1,400 @@
+//! ext2, ext3 and ext4: read by our own reader, written on an overlay, checked before anybody commits the result.
+//!
+//! ```text
+//! Ext4::open ─> replay (in memory) ─> Tree: survey ─> apply: plan, writer, values, audit, read-back ─> dirty()
+//! ```
+//!
+//! Nothing here writes to the device: [`Ext4::dirty`] hands out the blocks that differ, and a commit writes them.
+//! docs/ext4.md lists what is accepted and what is refused. Knows inodes and blocks; no manifests, no partitions.
+
+mod change;
+mod check;
+mod commit;
+pub mod format;
+
+mod guard;
+mod read;
+mod recover;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::{Secret, Wiped};
+use deaddrop_core::sys;
+use deaddrop_core::tree::{Label, Stat, Tree, TreeChange};
+
+use self::change::apply;
+use self::change::resolve::Resolved;
+use self::check::{audit, claims, read_back};
+use self::format::features::{self, Compat};
+use self::recover::{Obstacle, Recovered, orphans, torn};
+use super::device::ReadAt;
+use super::journal::replay::Waiting;
+use crate::device::cache::Cached;
+use crate::device::overlay::{DirtyBlock, Overlay};
+use crate::ext4::format::inode::Inode;
+use crate::ext4::format::journal::Journal;
+use crate::ext4::format::reader::Reader;
+use crate::ext4::read::layout::Layout;
+
+pub use self::recover::HINT as FSCK_HINT;
+pub(crate) use crate::ext4::format::checksum::crc32c;
+pub use crate::ext4::read::summary::{JournalState, Summary, probe};
+
+/// What a person can do about damage that e2fsck does not mend without being asked.
+pub const DAMAGE_HINT: &str = "run `e2fsck -f` on it first";
+
+/// Memory for changed blocks, in bytes.
+const OVERLAY_LIMIT: usize = 256 << 20;
+/// The refusal of a file system that is not clean: after a crash, or with our own mark, see [`super::undo`].
+pub const UNCLEAN: &str = "the ext4 file system was not unmounted cleanly";
+/// The root directory's inode. Kernel documentation, ext4, "Special inodes".
+const ROOT: u32 = 2;
+
+/// An open file system, with the changes that were made to it in memory.
+pub struct Ext4 {
+    /// What the changes will be committed to.
+    base: Arc<dyn ReadAt>,
+    /// A mended superblock, if it was torn; then, if a mount left something, the replayed journal and the marks that are
+    /// cleared; then one layer for each successful `apply`. Each lies on the one before.
+    layers: Vec<Arc<Overlay>>,
+    /// Reads through all layers.
+    reader: Reader,
+    /// Reads the file system as it was before any change of ours: its superblock mended, its journal replayed.
+    old: Reader,
+    /// The journal as it is after its replay; `None` when it was clean.
+    recovered: Option<Journal>,
+    /// Set when orphans were released: how the file system is after that, and how many layers that took. A change comes
+    /// in a transaction of its own, since it may take their blocks: see [`Ext4::transaction`].
+    released: Option<(Reader, usize)>,
+    /// What waits in the journal, on the device.
+    waiting: Option<Waiting>,
+    /// Set when a change drops an old value, which may stand in the journal's log.
+    drops_values: bool,
+    /// What a mount left behind and we could not deal with.
+    obstacle: Option<Obstacle>,
+    /// Where the file system's own structures lie, once they are known not to get in each other's way.
+    layout: OnceLock<Layout>,
+    /// Set once it is known that nobody else claims a block of the journal.
+    journal_is_alone: OnceLock<()>,
+}
+
+/// A file, directory or link: its inode.
+#[derive(Clone)]
+pub struct Node(Inode);
+
+impl Ext4 {
+    /// Opens the file system that fills `device`. A dirty journal is replayed in memory: the tree is as the kernel would
+    /// show it. Where that is not possible the file system still opens, for [`Ext4::summary`]; see
+    /// [`Ext4::check_writable`].
+    ///
+    /// # Errors
+    /// When there is no such file system, when its superblock contradicts itself or the device's size, or when it cannot
+    /// be read.
+    pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, StorageError> {
+        // Whoever reads below, reads each block once.
+        let device: Arc<dyn ReadAt> = Arc::new(Cached::new(device));
+        let mended = torn::mend(&device)?;
+        let reader = match &mended {
+            Some(overlay) => Reader::open(overlay.clone())?,
+            None => Reader::open(Arc::clone(&device))?,
+        }
+        .guard_journal();
+        let mut ext4 = Self {
+            base: device,
+            layers: mended.into_iter().collect(),
+            old: reader.clone(),
+            reader,
+            recovered: None,
+            released: None,
+            waiting: None,
+            drops_values: false,
+            obstacle: None,
+            layout: OnceLock::new(),
+            journal_is_alone: OnceLock::new(),
+        };
+        ext4.waiting = recover::waiting(&ext4.reader);
+        if !recover::is_needed(&ext4.reader) {
+            return Ok(ext4);
+        }
+        if features::check_written(&ext4.reader.superblock).is_err() {
+            ext4.obstacle = Some(Obstacle::new("a mount left its journal or its orphans behind"));
+            return Ok(ext4);
+        }
+        match recover::recover(&ext4.reader) {
+            Ok(Recovered { replayed, released, marked, journal }) => {
+                ext4.push(replayed)?;
+                ext4.old = ext4.reader.clone();
+                let is_released = released.is_some();
+                released.into_iter().try_for_each(|released| ext4.push(released))?;
+                ext4.push(marked)?;
+                ext4.recovered = journal;
+                ext4.released = is_released.then(|| (ext4.reader.clone(), ext4.layers.len()));
+            }
+            Err(obstacle) => ext4.obstacle = Some(obstacle),
+        }
+        Ok(ext4)
+    }
+
+    /// What the file system says about itself, for `inspect`.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary::new(&self.reader.superblock, self.reader.journal().ok().flatten(), self.waiting)
+    }
+
+    /// Bytes a block.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        self.reader.geometry.block_size
+    }
+
+    /// True when the journal was dirty, and was replayed in memory: on the device it still is.
+    #[must_use]
+    pub fn was_replayed(&self) -> bool {
+        self.recovered.is_some()
+    }
+
+    /// Says whether changes can be made: every feature is one that we write to, no error is recorded, and nothing is left
+    /// of a mount.
+    ///
+    /// # Errors
+    /// [`StorageError::Unsupported`] with the features' names as in `tune2fs -O`, [`StorageError::Refused`] with what to do
+    /// first, or [`StorageError::Corrupt`].
+    pub fn check_writable(&self) -> Result<(), StorageError> {
+        self.check_state()?;
+        self.layout()?;
+        self.check_journal()
+    }
+
+    /// Says whether every feature is one that we write to.
+    ///
+    /// # Errors
+    /// [`StorageError::Unsupported`] with the features' names as in `tune2fs -O`.
+    pub fn check_features(&self) -> Result<(), StorageError> {
+        features::check_written(&self.reader.superblock)
+    }
+
+    /// What the superblock and the journal tell of it.
+    fn check_state(&self) -> Result<(), StorageError> {
+        let superblock = &self.reader.superblock;
+        features::check_written(superblock)?;
+        if superblock.has_errors() {
+            return Err(StorageError::refused("the ext4 file system has errors recorded", recover::HINT));
+        }
+        if let Some(obstacle) = &self.obstacle {
+            return Err(obstacle.clone().into());
+        }
+        if !superblock.is_clean() {
+            return Err(StorageError::refused(UNCLEAN, recover::HINT));
+        }
+        // The kernel looks into the orphan file whether it is marked or not.
+        if orphans::are_there(&self.reader)? {
+            return Err(StorageError::refused(orphans::REFUSAL, recover::HINT));
+        }
+        if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
+            let what = "its superblock names a journal, and says that there is none (`has_journal`)";
+            return Err(StorageError::refused(what, DAMAGE_HINT));
+        }
+        match self.reader.journal() {
+            Err(error) => {
+                return Err(StorageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+            }
+            // The kernel would drop it unread, e2fsck would replay it: it is not ours to choose.
+            Ok(Some(journal)) if journal.superblock.start != 0 => {
+                let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
+                return Err(StorageError::refused(what, DAMAGE_HINT));
+            }
+            Ok(_) => {}
+        }
+        if superblock.free_blocks > superblock.blocks || superblock.free_inodes > superblock.inodes {
+            return Err(StorageError::corrupt("ext4 superblock: more is free than there is (run `e2fsck -f`)"));
+        }
+        Ok(())
+    }
+
+    /// Where the file system's own structures lie. No change of ours moves one.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] when two of them share a block: a commit would damage the one by writing the other.
+    fn layout(&self) -> Result<&Layout, StorageError> {
+        if let Some(layout) = self.layout.get() {
+            return Ok(layout);
+        }
+        let layout = Layout::of(&self.reader)?;
+        Ok(self.layout.get_or_init(|| layout))
+    }
+
+    /// Checks that no file uses a block of the journal, whose blocks a commit writes without asking anybody.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] when one does.
+    fn check_journal(&self) -> Result<(), StorageError> {
+        if self.journal_is_alone.get().is_none() {
+            claims::check_journal(&self.reader)?;
+            self.journal_is_alone.get_or_init(|| ());
+        }
+        Ok(())
+    }
+
+    /// Makes all `changes`, or none: they are written in memory, audited and read back by other code. New files and
+    /// directories get `time` as all their times (whole seconds), changed directories as their time of modification.
+    ///
+    /// Every new file is written before an old one is dropped, so that no value lands in a block that was in use. The
+    /// blocks of a replaced or removed file that no other name leads to are zeroed.
+    ///
+    /// # Errors
+    /// As [`Ext4::check_writable`]; [`StorageError::Refused`] when there is no space, no inode, or a parent is immutable;
+    /// [`StorageError::Corrupt`] when the file system is damaged or the check fails. Nothing was changed then.
+    pub fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), StorageError> {
+        if changes.is_empty() {
+            return self.check_writable();
+        }
+        self.check_state()?;
+        let layout = self.layout()?;
+        let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
+        let resolved = Resolved::new(&self.reader, changes, time)?;
+        // While the writer works: where it writes to is mostly known.
+        let claims = claims::start(&self.reader, &resolved, self.journal_is_alone.get().is_none())?;
+        if let Err(error) = apply::write(&self.reader, &overlay, &resolved) {
+            // What is wrong with the file system says more than what the writer made of it.
+            claims.wait()?;
+            return Err(error);
+        }
+        check(&self.reader, layout, claims, &overlay, &resolved)?;
+        self.journal_is_alone.get_or_init(|| ());
+        self.drops_values |= resolved.losers().next().is_some();
+        self.push(overlay)
+    }
+
+    /// The blocks that differ from the device that was opened, as (byte offset, bytes), in order: what a commit writes.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn dirty(&self) -> Result<Vec<DirtyBlock>, StorageError> {
+        let failed = |error| StorageError::io("reading the image", error);
+        let mut numbers = BTreeSet::new();
+        for layer in &self.layers {
+            numbers.extend(layer.written_numbers());
+        }
+        let mut dirty = Vec::new();
+        for number in numbers {
+            let offset = self.reader.block_offset(number)?;
+            let now = self.reader.block(number)?;
+            let mut before = Wiped::zeros(now.len());
+            self.base.read_exact_at(offset, &mut before).map_err(failed)?;
+            if before != now {
+                dirty.push((offset, now));
+            }
+        }
+        sys::lock_all(dirty.iter().map(|(_, bytes)| bytes.as_slice()));
+        Ok(dirty)
+    }
+
+    /// The file system as it is with all changes, block for block.
+    #[must_use]
+    pub fn device(&self) -> Arc<dyn ReadAt> {
+        self.top()
+    }
+
+    fn top(&self) -> Arc<dyn ReadAt> {
+        match self.layers.last() {
+            Some(layer) => layer.clone(),
+            None => Arc::clone(&self.base),
+        }
+    }
+
+    fn push(&mut self, overlay: Arc<Overlay>) -> Result<(), StorageError> {
+        self.reader = Reader::open(overlay.clone())?.guard_journal();
+        self.layers.push(overlay);
+        Ok(())
+    }
+}
+
+/// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
+/// and everything asked for is there (the independent reader).
+fn check(
+    before: &Reader,
+    layout: &Layout,
+    claims: claims::Started,
+    overlay: &Arc<Overlay>,
+    resolved: &Resolved,
+) -> Result<(), StorageError> {
+    let failed = |error: StorageError| match error {
+        StorageError::Corrupt(detail) => {
+            StorageError::Corrupt(format!("internal check failed, nothing was written: {detail}"))
+        }
+        other => other,
+    };
+    // The independent reader works meanwhile.
+    let read_back = read_back::read_back(overlay, resolved).map_err(failed);
+    let audited = audit::audit(before, overlay, resolved).map_err(failed);
+    claims.wait()?.check(before, layout, &audited?)?;
+    read_back?.wait().map_err(failed)
+}
+
+impl Tree for Ext4 {
+    type Node = Node;
+
+    fn root(&self) -> Result<Node, StorageError> {
+        features::check_readable(&self.reader.superblock)?;
+        // What lies under a journal that was not replayed is not what the kernel would show.
+        if let Some(obstacle) = &self.obstacle {
+            // What e2fsck does not mend is said first.
+            self.check_features()?;
+            return Err(obstacle.clone().into());
+        }
+        let root = self.reader.inode(ROOT)?;
+        if root.stat().kind == deaddrop_core::tree::FileKind::Directory {
+            Ok(Node(root))
+        } else {
+            Err(StorageError::corrupt("ext4: the root is not a directory"))
+        }
+    }
+
+    fn root_stat(&self) -> Result<Stat, StorageError> {
+        Ok(self.root()?.0.stat())
+    }
+
+    fn acl_lets_write(&self, directory: &Node) -> Result<bool, StorageError> {
+        self.reader.acl_lets_write(&directory.0)
+    }
+
+    fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, StorageError> {
+        let Some(entry) = self.reader.find(&directory.0, name)? else { return Ok(None) };
+        let inode = self.reader.inode(entry.inode)?;
+        let stat = inode.stat();
+        Ok(Some((Node(inode), stat)))
+    }
+
+    fn read_link(&self, link: &Node) -> Result<Vec<u8>, StorageError> {
+        self.reader.read_target(&link.0)
+    }
+
+    fn read(&self, file: &Node, limit: u64) -> Result<Option<Secret>, StorageError> {
+        self.reader.read_file(&file.0, limit)
+    }
+
+    fn label(&self, node: &Node) -> Result<Option<Label>, StorageError> {
+        self.reader.label(&node.0)
+    }
+
+    fn some_children(&self, directory: &Node, limit: usize) -> Result<Vec<(Node, Stat)>, StorageError> {
+        let mut children = Vec::new();
+        for number in self.reader.some_inodes(&directory.0, limit)? {
+            match self.reader.inode(number) {
+                Ok(inode) => {
+                    let stat = inode.stat();
+                    children.push((Node(inode), stat));
+                }
+                Err(StorageError::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(children)
+    }
+}

@@ -1,0 +1,311 @@
+//! What the kernel tells of a block device: what kind it is, what lies above and below it, where it is mounted, and whether
+//! the running system is on it. Read from `/sys` and `/proc` only; the device itself is never opened.
+//!
+//! Called by `destination` and [`crate::open::holders`]. Layout of `/sys`: kernel documentation, admin-guide, "Rules on
+//! how to access information in sysfs", and ABI/stable/sysfs-block.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use deaddrop_core::text;
+
+/// Where a running system has what it boots from and runs on.
+const SYSTEM_PLACES: [&str; 9] = ["/", "/nix", "/nix/store", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc"];
+
+/// Layers of devices on devices that are followed: more than anybody builds.
+const MAX_LAYERS: u32 = 16;
+
+/// A device's `major:minor`, as `/proc` and `/sys` name it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Number(String);
+
+impl Number {
+    /// That of a device node: `st_rdev` of stat(2).
+    #[must_use]
+    pub fn of(rdev: u64) -> Self {
+        Self(format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)))
+    }
+
+    /// From a file of `/sys`, or a field of `/proc`. `None` for anything but two numbers.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let (major, minor) = text.split_once(':')?;
+        (is_number(major) && is_number(minor)).then(|| Self(text.to_owned()))
+    }
+}
+
+/// One line of mountinfo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedAt {
+    /// The device; one that is none (`0:…`) for file systems with devices of their own choice.
+    pub number: Number,
+    /// The mount point.
+    pub place: String,
+    /// What was mounted: a device's path, mostly.
+    pub source: String,
+    /// The file system's kind.
+    pub kind: String,
+}
+
+/// The running system's `/sys`, `/proc` and the names in `/dev`; in a test, a directory with the parts of them that matter.
+#[derive(Debug, Clone)]
+pub struct System {
+    root: PathBuf,
+}
+
+impl System {
+    /// The one that we run on.
+    #[must_use]
+    pub fn running() -> Self {
+        Self::at(Path::new("/"))
+    }
+
+    /// One that is described by the files below `root`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Where the running system is mounted from `device`: the mount point (`/`, `/nix`, …) of a file system that is on it,
+    /// on one of its partitions, or on what is made of them (RAID, LVM, LUKS, a loop device); also where `device` is a loop
+    /// device over such a one. `None` when it is not.
+    #[must_use]
+    pub fn runs_from(&self, device: &Number) -> Option<String> {
+        let wanted = self.and_backing(device);
+        let system = |mount: &MountedAt| SYSTEM_PLACES.contains(&mount.place.as_str());
+        self.mounts().into_iter().filter(system).find_map(|mount| {
+            let mut below = BTreeSet::new();
+            self.devices_of(&mount).iter().for_each(|start| self.gather_below(start, &mut below));
+            (!below.is_disjoint(&wanted)).then_some(mount.place)
+        })
+    }
+
+    /// The mount point of the first mount of `device`, of one of its partitions, or of the device that it is a loop device
+    /// over.
+    #[must_use]
+    pub fn mounted_at(&self, device: &Number) -> Option<String> {
+        let wanted: BTreeSet<Number> =
+            self.and_backing(device).iter().flat_map(|number| self.with_partitions(number)).collect();
+        let mounts = self.mounts().into_iter();
+        mounts.filter(|mount| !self.devices_of(mount).is_disjoint(&wanted)).map(|mount| mount.place).next()
+    }
+
+    /// The path of a device that lies on `device` or on one of its partitions: a RAID, a logical volume, an encrypted one
+    /// (`holders`).
+    #[must_use]
+    pub fn used_by(&self, device: &Number) -> Option<String> {
+        self.with_partitions(device).iter().find_map(|number| {
+            let holder = fs::read_dir(self.device(number)?.join("holders")).ok()?.flatten().next()?;
+            Some(format!("/dev/{}", holder.file_name().to_string_lossy()))
+        })
+    }
+
+    /// True when `device`, or one of its partitions, is swap (proc(5), `/proc/swaps`).
+    #[must_use]
+    pub fn is_swap(&self, device: &Number) -> bool {
+        // No /proc, or a kernel without swap: a device in use is still refused when it is opened to be written.
+        let swaps = fs::read_to_string(self.root.join("proc/swaps")).unwrap_or_default();
+        let wanted = self.with_partitions(device);
+        let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+        paths.filter_map(|path| self.number_of(&unescaped(path))).any(|number| wanted.contains(&number))
+    }
+
+    /// The files behind loop devices: each device's path and number, and the file or device that backs it.
+    #[must_use]
+    pub fn loop_devices(&self) -> Vec<(String, Number, PathBuf)> {
+        // No /sys in a container: then there is no loop device to be found either.
+        let Ok(devices) = fs::read_dir(self.root.join("sys/block")) else { return Vec::new() };
+        let found = devices.flatten().filter_map(|device| {
+            let number = Number::parse(&fs::read_to_string(device.path().join("dev")).ok()?)?;
+            let backing = self.backing_file(&number)?;
+            Some((format!("/dev/{}", device.file_name().to_string_lossy()), number, backing))
+        });
+        found.collect()
+    }
+
+    /// The file, or device, behind a loop device or a partition of one.
+    #[must_use]
+    pub fn backing_file(&self, device: &Number) -> Option<PathBuf> {
+        let file = fs::read_to_string(self.disk(device)?.join("loop/backing_file")).ok()?;
+        Some(PathBuf::from(file.strip_suffix('\n').unwrap_or(&file)))
+    }
+
+    /// The whole disk that `device` is, or is a partition of.
+    #[must_use]
+    pub fn disk_of(&self, device: &Number) -> Option<Number> {
+        number_in(&self.disk(device)?)
+    }
+
+    /// True when `device` is one that a person puts in and takes out: `removable` says so, or it hangs on USB, FireWire,
+    /// PCMCIA or a slot for SD cards (the buses that lsblk(8) calls hotplug), or it is a loop device over a file, which
+    /// somebody attached on purpose. What is made of devices is as removable as all of them. Where `/sys` does not tell,
+    /// it is not.
+    #[must_use]
+    pub fn is_removable(&self, device: &Number) -> bool {
+        self.is_removable_within(device, MAX_LAYERS)
+    }
+
+    fn is_removable_within(&self, device: &Number, layers: u32) -> bool {
+        let (Some(disk), Some(layers)) = (self.disk(device), layers.checked_sub(1)) else { return false };
+        if let Some(file) = self.backing_file(device) {
+            return self
+                .number_of(&file.to_string_lossy())
+                .is_none_or(|below| self.is_removable_within(&below, layers));
+        }
+        let slaves = self.slaves(&disk);
+        if !slaves.is_empty() {
+            return slaves.iter().all(|below| self.is_removable_within(below, layers));
+        }
+        fs::read_to_string(disk.join("removable")).is_ok_and(|text| text.trim() == "1") || self.hangs_on_a_plug(&disk)
+    }
+
+    /// Looks for a bus of plugs on the way from the disk to the machine.
+    fn hangs_on_a_plug(&self, disk: &Path) -> bool {
+        let Ok(start) = fs::canonicalize(disk.join("device")) else { return false };
+        let Ok(end) = fs::canonicalize(self.root.join("sys/devices")) else { return false };
+        start.ancestors().take_while(|place| **place != end).any(|place| {
+            let bus = fs::read_link(place.join("subsystem"));
+            let bus = bus.ok().and_then(|bus| Some(bus.file_name()?.to_string_lossy().into_owned()));
+            match bus.as_deref() {
+                Some("usb" | "ieee1394" | "pcmcia" | "ccw") => true,
+                // A card; eMMC (`MMC`) is soldered to the board.
+                Some("mmc") => fs::read_to_string(place.join("type")).is_ok_and(|kind| kind.trim() != "MMC"),
+                _ => false,
+            }
+        })
+    }
+
+    /// What a person knows the disk by: "SanDisk Ultra Fit, 28.6 GiB". Empty where `/sys` does not tell.
+    #[must_use]
+    pub fn description(&self, device: &Number) -> String {
+        let Some(disk) = self.disk(device) else { return String::new() };
+        let read = |name: &str| {
+            let text = fs::read_to_string(disk.join(name)).ok()?;
+            text::shown_text(text.trim())
+        };
+        // Of a SATA disk the vendor is "ATA", which tells nothing. `device/name` is an SD card's.
+        let vendor = read("device/vendor").filter(|vendor| vendor != "ATA" && !vendor.starts_with("0x"));
+        let model = read("device/model").or_else(|| read("device/name")).or_else(|| read("dm/name"));
+        // In units of 512 bytes, whatever the disk's sectors are.
+        let size = read("size").and_then(|size| size.parse().ok()).and_then(|size: u64| size.checked_mul(512));
+        let name = [vendor, model].into_iter().flatten().collect::<Vec<String>>().join(" ");
+        let parts = [Some(name).filter(|name| !name.is_empty()), size.map(text::size)];
+        parts.into_iter().flatten().collect::<Vec<String>>().join(", ")
+    }
+
+    /// The device's directory in `/sys`.
+    fn device(&self, number: &Number) -> Option<PathBuf> {
+        fs::canonicalize(self.root.join("sys/dev/block").join(&number.0)).ok()
+    }
+
+    /// The directory of the whole disk that the device is, or is a partition of.
+    fn disk(&self, number: &Number) -> Option<PathBuf> {
+        let device = self.device(number)?;
+        if device.join("partition").exists() { device.parent().map(Path::to_owned) } else { Some(device) }
+    }
+
+    /// A block device's number and those of its partitions.
+    fn with_partitions(&self, number: &Number) -> Vec<Number> {
+        let mut numbers = vec![number.clone()];
+        let children = self.device(number).and_then(|device| fs::read_dir(device).ok());
+        for child in children.into_iter().flatten().flatten() {
+            if child.path().join("partition").exists() {
+                numbers.extend(number_in(&child.path()));
+            }
+        }
+        numbers
+    }
+
+    /// The devices that a disk is made of.
+    fn slaves(&self, disk: &Path) -> Vec<Number> {
+        let Ok(slaves) = fs::read_dir(disk.join("slaves")) else { return Vec::new() };
+        slaves.flatten().filter_map(|slave| number_in(&slave.path())).collect()
+    }
+
+    /// The device itself, and the ones that it is a loop device over.
+    fn and_backing(&self, device: &Number) -> BTreeSet<Number> {
+        let mut all = BTreeSet::new();
+        let mut next = Some(device.clone());
+        while let Some(number) = next.filter(|number| !all.contains(number)) {
+            next = self.backing_file(&number).and_then(|file| self.number_of(&file.to_string_lossy()));
+            all.insert(number);
+        }
+        all
+    }
+
+    /// Adds the device, its disk, and all that these are made of.
+    fn gather_below(&self, start: &Number, all: &mut BTreeSet<Number>) {
+        let mut waiting = vec![start.clone()];
+        while let Some(number) = waiting.pop() {
+            if !all.insert(number.clone()) {
+                continue;
+            }
+            if let Some(disk) = self.disk(&number) {
+                waiting.extend(number_in(&disk));
+                waiting.extend(self.slaves(&disk));
+            }
+            waiting.extend(self.backing_file(&number).and_then(|file| self.number_of(&file.to_string_lossy())));
+        }
+    }
+
+    /// The devices of a mount. A btrfs has a number of its own, and may have several.
+    fn devices_of(&self, mount: &MountedAt) -> BTreeSet<Number> {
+        let by_path = self.number_of(&mount.source);
+        let mut devices: BTreeSet<Number> = by_path.iter().cloned().chain([mount.number.clone()]).collect();
+        if let ("btrfs", Some(one)) = (mount.kind.as_str(), by_path) {
+            let file_systems = fs::read_dir(self.root.join("sys/fs/btrfs")).into_iter().flatten().flatten();
+            for file_system in file_systems {
+                let members = fs::read_dir(file_system.path().join("devices")).into_iter().flatten().flatten();
+                let members: Vec<Number> = members.filter_map(|member| number_in(&member.path())).collect();
+                if members.contains(&one) {
+                    devices.extend(members);
+                }
+            }
+        }
+        devices
+    }
+
+    /// The number of a device by its path in `/dev`, links followed. `None` for any other path.
+    fn number_of(&self, path: &str) -> Option<Number> {
+        let path = path.strip_prefix('/')?;
+        let dev = fs::canonicalize(self.root.join("dev")).ok()?;
+        let real = fs::canonicalize(self.root.join(path)).ok()?;
+        let name = real.strip_prefix(dev).ok()?.to_str()?;
+        // `/dev/cciss/c0d0` is `cciss!c0d0` in /sys.
+        number_in(&self.root.join("sys/class/block").join(name.replace('/', "!")))
+    }
+
+    /// proc(5), mountinfo: the third field is `major:minor`, the fifth the mount point, and after the one `-` come the file
+    /// system's kind and what was mounted.
+    fn mounts(&self) -> Vec<MountedAt> {
+        // No /proc: a mounted device is still refused when it is opened to be written.
+        let lines = fs::read_to_string(self.root.join("proc/self/mountinfo")).unwrap_or_default();
+        let parse = |line: &str| {
+            let (mount, source) = line.split_once(" - ")?;
+            let mut fields = mount.split(' ');
+            let number = Number::parse(fields.nth(2)?)?;
+            let place = unescaped(fields.nth(1)?);
+            let (kind, rest) = source.split_once(' ')?;
+            let source = unescaped(rest.split(' ').next()?);
+            Some(MountedAt { number, place, source, kind: kind.to_owned() })
+        };
+        lines.lines().filter_map(parse).collect()
+    }
+}
+
+/// The number in the file `dev` of a directory in `/sys`.
+fn number_in(directory: &Path) -> Option<Number> {
+    Number::parse(&fs::read_to_string(directory.join("dev")).ok()?)
+}
+
+/// A path of mountinfo or swaps, where space, tab, newline and backslash stand as `\040` and so on.
+fn unescaped(path: &str) -> String {
+    let plain = |text: String, (code, character): (&str, &str)| text.replace(code, character);
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].into_iter().fold(path.to_owned(), plain)
+}

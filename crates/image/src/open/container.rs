@@ -1,0 +1,169 @@
+//! What kind of file an image is: told by its magic, never by its name. Used by [`super::disk`].
+
+use deaddrop_core::bytes::{le32, le64};
+use deaddrop_core::error::StorageError;
+use serde::Serialize;
+
+use crate::device::ReadAt;
+
+/// A container that we can open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Container {
+    /// The disk, byte for byte.
+    Raw,
+    /// The disk, as one or more zstd frames.
+    Zstd,
+}
+
+impl Container {
+    /// Its name, as `inspect` shows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// zstd's frame, RFC 8878 section 3.1.1: the number 0xFD2FB528, little-endian.
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+
+const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
+
+/// What we know by name and cannot open: offset of the magic, magic, name, what to do instead.
+const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
+    (0, b"\x1f\x8b\x08", "gzip-compressed", "decompress it first: gunzip -k IMAGE"),
+    (0, b"\xfd7zXZ\0", "xz-compressed", "decompress it first: unxz -k IMAGE"),
+    (0, b"BZh", "bzip2-compressed", "decompress it first: bunzip2 -k IMAGE"),
+    (0, b"\x04\x22\x4d\x18", "lz4-compressed", "decompress it first: unlz4 IMAGE disk.img"),
+    (0, b"LZIP\x01", "lzip-compressed", "decompress it first: lzip -dk IMAGE"),
+    (0, b"\x89LZO\0\r\n\x1a\n", "lzop-compressed", "decompress it first: lzop -d IMAGE"),
+    (0, b"PK\x03\x04", "a zip archive", "unpack it first: unzip IMAGE"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x IMAGE"),
+    (0, b"QFI\xfb", "a qcow2 image", CONVERT),
+    (0, b"QED\0", "a QED image", CONVERT),
+    // block/parallels.c in qemu: the two versions of the format.
+    (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
+    (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
+    (0, b"vhdxfile", "a VHDX image", CONVERT),
+    (0, b"conectix", "a VHD image", CONVERT),
+    (0, b"KDMV", "a VMDK image", CONVERT),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor, not the disk itself", CONVERT),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
+    (0, b"VMA\0", "a Proxmox VMA archive", "unpack it first: vma extract IMAGE DIRECTORY"),
+    (0, b"\x3a\xff\x26\xed", "an Android sparse image", "convert it first: simg2img IMAGE disk.img"),
+    (
+        257,
+        b"ustar",
+        "a tar archive (an OVA, a Vagrant box, or Google's disk.raw in a tar)",
+        "unpack it with tar -xf IMAGE; what is inside may be a raw disk, or need qemu-img convert -O raw",
+    ),
+    (
+        32769,
+        b"CD001",
+        "an ISO 9660 image",
+        "an ISO cannot take secrets: its root is a read-only squashfs; build a raw or sd-card image instead",
+    ),
+];
+
+/// Bytes from the start that [`judge`] looks at, at most.
+const HEAD: usize = 32774;
+
+/// The container that `device` starts like.
+///
+/// # Errors
+/// `Unsupported` by its name for what we know and cannot open, with what to do; `Io` when the start cannot be read.
+pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError> {
+    let mut head = vec![0; usize::try_from(device.size()).unwrap_or(HEAD).min(HEAD)];
+    device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
+    if has(&head, 0, ZSTD) || is_skippable_frame(&head) {
+        return Ok(Container::Zstd);
+    }
+    judge(&head, name)?;
+    if let Some(footer) = device.size().checked_sub(512) {
+        // A fixed VHD is the raw disk with a footer. "Virtual Hard Disk Image Format Specification", "Hard Disk Footer".
+        let mut cookie = [0; 8];
+        device.read_exact_at(footer, &mut cookie).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
+        if &cookie == b"conectix" {
+            return Err(StorageError::unsupported(format!("{name} is a fixed VHD image"), CONVERT));
+        }
+    }
+    Ok(Container::Raw)
+}
+
+/// Refuses by its name what starts like something that is no raw disk. `name` is the image's, for the message.
+///
+/// # Errors
+/// `Unsupported`, with what to do instead.
+pub fn judge(head: &[u8], name: &str) -> Result<(), StorageError> {
+    if is_lzma(head) {
+        let hint = "decompress it first: unlzma -k IMAGE";
+        return Err(StorageError::unsupported(format!("{name} is lzma-compressed"), hint));
+    }
+    match FOREIGN.iter().find(|(offset, magic, ..)| has(head, *offset, magic)) {
+        Some((.., kind, hint)) => Err(StorageError::unsupported(format!("{name} is {kind}"), *hint)),
+        None => Ok(()),
+    }
+}
+
+/// RFC 8878 section 3.1.2: the numbers 0x184D2A50 to 0x184D2A5F. pzstd and seekable writers begin with one.
+fn is_skippable_frame(head: &[u8]) -> bool {
+    matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma` and
+/// `xz` write 0x5D), the size of the dictionary (u32; they write 2^n or 2^n + 2^(n-1), from 4 KiB on), the size of the content
+/// (u64; all ones where it is not known), then the coder's first byte, which is 0. As liblzma's `lzma_alone_decoder` judges,
+/// content has less than 256 GiB.
+fn is_lzma(head: &[u8]) -> bool {
+    let (Some(dictionary), Some(content)) = (le32(head, 1), le64(head, 5)) else { return false };
+    let ones = dictionary.count_ones();
+    let usual = ones == 1 || ones == 2 && (dictionary >> dictionary.trailing_zeros()) == 3;
+    head.first() == Some(&0x5D)
+        && usual
+        && dictionary >= 4096
+        && (content == u64::MAX || content < 1 << 38)
+        && head.get(13) == Some(&0)
+}
+
+fn has(head: &[u8], offset: usize, magic: &[u8]) -> bool {
+    head.get(offset..).is_some_and(|rest| rest.starts_with(magic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_foreign_container_is_refused_by_its_name() {
+        for (offset, magic, kind, _) in FOREIGN {
+            let mut file = vec![0; 40_000];
+            file[*offset..*offset + magic.len()].copy_from_slice(magic);
+            let error = sniff(&file, "x.img").unwrap_err();
+            assert_eq!(error.to_string(), format!("x.img is {kind}"));
+            assert!(error.hint().is_some(), "{kind}");
+        }
+        // What `lzma` and `xz --format=lzma` write first, of a dictionary of 8 MiB and of unknown size.
+        let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x08".to_vec();
+        assert_eq!(sniff(&lzma, "x.img").unwrap_err().to_string(), "x.img is lzma-compressed");
+        let mut fixed = vec![0; 4096];
+        fixed[3584..3592].copy_from_slice(b"conectix");
+        assert_eq!(sniff(&fixed, "x.img").unwrap_err().to_string(), "x.img is a fixed VHD image");
+    }
+
+    #[test]
+    fn zstd_is_known_by_its_frames_and_everything_else_is_raw() {
+        for (name, bytes, want) in [
+            ("frame", &b"\x28\xb5\x2f\xfd\x00"[..], Container::Zstd),
+            ("skippable frame first", b"\x5e\x2a\x4d\x18\x00\x00\x00\x00", Container::Zstd),
+            ("zeros", &[0; 600], Container::Raw),
+            ("short", b"\x28", Container::Raw),
+            ("lzma's properties alone", b"\x5d\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Container::Raw),
+            ("nothing", b"", Container::Raw),
+        ] {
+            assert_eq!(sniff(&bytes.to_vec(), "x").unwrap(), want, "{name}");
+        }
+    }
+}

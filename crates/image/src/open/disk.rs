@@ -1,0 +1,262 @@
+//! An image that is open: its container, the raw disk inside, and the disk's partitions.
+//!
+//! The way in for every command: [`DiskImage::open`] to look, [`DiskImage::open_for`] to change. Nothing is ever written
+//! to the image through this; changes go through [`crate::output::Output::commit`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{env, io};
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::sys::SignalsWait;
+use deaddrop_core::unfinished::Unfinished;
+
+use super::container::{self, Container};
+use super::destination::{judge_replacement, refuse_running_system};
+use super::input::{Access, Input};
+use super::spool;
+use crate::device::{FileDevice, ReadAt, Section};
+use crate::output::frames::{Kept, Recorder};
+use crate::output::{Destination, FileMedium, Output};
+use crate::progress::Watch;
+use crate::table::root::{self, Backend, LookInto, Root};
+use crate::table::{Partition, Table};
+use crate::undo::{self, Disk};
+
+/// An open disk image.
+pub struct DiskImage {
+    pub(crate) input: Input,
+    container: Container,
+    pub(crate) decoded: Option<Decoded>,
+    /// The disk of a compressed image, compressed again as it stands, if the output is to be compressed.
+    pub(crate) frames: Option<Kept>,
+    disk: Arc<dyn ReadAt>,
+    table: Table,
+    taken_back: bool,
+}
+
+/// What a compressed image is decoded into.
+struct Room {
+    decoded: Decoded,
+    /// A file without a name for its frames, if they are of use.
+    frames: Option<File>,
+    /// The directory of both.
+    place: PathBuf,
+}
+
+/// Where the raw disk of a compressed image is.
+pub(crate) enum Decoded {
+    /// In a file that goes away with us.
+    Scratch(File),
+    /// In the output's own unfinished file, since the output is raw.
+    Output(Unfinished),
+}
+
+impl Decoded {
+    fn file(&self) -> &File {
+        match self {
+            Self::Scratch(file) => file,
+            Self::Output(unfinished) => unfinished.file(),
+        }
+    }
+}
+
+impl DiskImage {
+    /// Opens the image at `path` for reading: follows a symbolic link, tells the container by its magic, decodes it if
+    /// it is compressed (into a file without a name beside it, or in `$TMPDIR` or `/var/tmp`), and reads the partition
+    /// table. `watch` is told how far decoding has come.
+    ///
+    /// # Errors
+    /// `Refused` for what is no file, or empty; `Unsupported` for containers of other kinds; `Corrupt` for damaged data
+    /// or a damaged table; `Io`.
+    pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, StorageError> {
+        let mut input = Input::open(path)?;
+        input.lock(Access::Read)?;
+        let directory = parent(&input.real).to_owned();
+        Self::read(input, watch, |input| {
+            let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
+            let (file, place) = scratch
+                .or_else(|_| elsewhere())
+                .map_err(|e| StorageError::io(format!("making room for the decompressed {}", input.name()), e))?;
+            Ok(Room { decoded: Decoded::Scratch(file), frames: None, place })
+        })
+    }
+
+    /// Opens the image at `path` to be changed, with the changes going to `destination`. Whether that is possible is
+    /// judged first, before anything is decoded: the [`Output`] is what the changes are committed to.
+    ///
+    /// # Errors
+    /// As for [`DiskImage::open`]; `Refused` when the destination is not possible.
+    pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), StorageError> {
+        refuse_running_system(destination, path)?;
+        let mut input = Input::open(path)?;
+        let output = Output::prepare(destination, &input)?;
+        input.lock(if output.is_in_place() { Access::Write } else { Access::Read })?;
+        let directory = output.directory();
+        let mut image = Self::read(input, watch, |input| {
+            if output.is_in_place() {
+                // What is compressed cannot be changed within: it is replaced.
+                judge_replacement(input)?;
+            }
+            let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
+            let scratch = || Unfinished::scratch(directory).map_err(failed);
+            let (decoded, frames) = if output.is_new_raw() {
+                (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
+            } else {
+                (Decoded::Scratch(scratch()?), Some(scratch()?))
+            };
+            Ok(Room { decoded, frames, place: directory.to_owned() })
+        })?;
+        if let Some(directory) = output.undo_directory() {
+            // Before anybody looks at what lies on it.
+            let signals = SignalsWait::new();
+            let mut medium = FileMedium::new(&image.input.file);
+            let partitions = &image.table.partitions;
+            let restored = image.with_disk(&mut medium, |disk| undo::restore(disk, partitions, directory));
+            if matches!(restored, Err(StorageError::HalfDone { .. })) {
+                // It has to be said: no signal ends us before that.
+                signals.committed();
+            }
+            image.taken_back = restored?;
+        }
+        Ok((image, output))
+    }
+
+    /// Reads container and table; `room` makes the files that a compressed image is decoded into.
+    fn read(
+        input: Input,
+        watch: Watch<'_>,
+        room: impl FnOnce(&Input) -> Result<Room, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let name = input.name();
+        let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e));
+        let file = FileDevice::new(clone(&input.file)?, input.size);
+        let container = container::sniff(&file, &name)?;
+        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container {
+            Container::Raw => (Arc::new(file), None, None),
+            Container::Zstd => {
+                let Room { decoded, frames, place } = room(&input)?;
+                let place = place.display().to_string();
+                let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
+                let mut recorder = frames.map(Recorder::new).transpose().map_err(compressing)?;
+                let (from, to) = (&input.file, decoded.file());
+                let size = spool::decode(from, input.size, to, recorder.as_mut(), &name, &place, watch)?;
+                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
+                (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
+            }
+        };
+        let table = Table::read(&disk, &name)?;
+        Ok(Self { input, container, decoded, frames, disk, table, taken_back: false })
+    }
+
+    /// The image's name in messages: its path as it was given.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.input.name()
+    }
+
+    /// The path with every symbolic link followed.
+    #[must_use]
+    pub fn real_path(&self) -> &Path {
+        &self.input.real
+    }
+
+    /// How the disk is packed.
+    #[must_use]
+    pub fn container(&self) -> Container {
+        self.container
+    }
+
+    /// Size of the disk in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    /// Size of the image's file (or device) in bytes.
+    #[must_use]
+    pub fn file_size(&self) -> u64 {
+        self.input.size
+    }
+
+    /// True when the image is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.input.is_device()
+    }
+
+    /// True when an interrupted change was taken back as the image was opened; see [`undo::restore`].
+    #[must_use]
+    pub fn was_taken_back(&self) -> bool {
+        self.taken_back
+    }
+
+    /// Calls `work` with the disk, to be written through `medium`, which must be of the image's own file.
+    pub(crate) fn with_disk<T>(&self, medium: &mut FileMedium<'_>, work: impl FnOnce(&mut Disk<'_>) -> T) -> T {
+        work(&mut Disk { name: &self.name(), path: &self.input.real, reader: &*self.disk, medium })
+    }
+
+    /// The partition table, and the partitions in it.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The raw disk.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn ReadAt> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The raw bytes of one partition.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be used, for the reason that its `problem` gives.
+    pub fn partition(&self, partition: &Partition) -> Result<Section, StorageError> {
+        let outside = "it is not wholly in the image";
+        match &partition.problem {
+            None => Section::new(self.disk(), partition.start, partition.size).ok_or(outside),
+            Some(problem) => Err(problem.as_str()),
+        }
+        .map_err(|why| StorageError::corrupt(format!("{}: {} cannot be used: {why}", self.name(), partition.title())))
+    }
+
+    /// Chooses the root partition for the native writer; see [`root::choose`].
+    ///
+    /// # Errors
+    /// When there is none, more than one, or it cannot be used.
+    pub fn root(&self, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, StorageError> {
+        self.root_for(Backend::Native, asked, look)
+    }
+
+    /// The same for what `backend` is to write.
+    ///
+    /// # Errors
+    /// As [`DiskImage::root`].
+    pub fn root_for(&self, backend: Backend, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, StorageError> {
+        root::choose(&self.table, asked, backend, look, &self.name())
+    }
+
+    /// The file that holds the raw disk.
+    #[must_use]
+    pub fn raw_file(&self) -> &File {
+        self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
+    }
+}
+
+/// The directory that a path is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file without a name for an image in a read-only directory. `/tmp` is not tried: it is often in memory.
+fn elsewhere() -> io::Result<(File, PathBuf)> {
+    let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
+    let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));
+    let context = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", place.display()));
+    Ok((Unfinished::scratch(&place).map_err(context)?, place))
+}

@@ -1,0 +1,164 @@
+//! Who else has the image in hands: a mount, a loop device, a running virtual machine, another deaddrop.
+
+use std::fs::{self, File, Metadata, TryLockError};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+use std::{io, thread};
+
+use deaddrop_core::error::StorageError;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::open::block_devices::{Number, System};
+
+/// qemu locks single bytes of these ranges for the permissions it uses and the ones it shares (qemu,
+/// block/file-posix.c: RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE).
+const QEMU_LOCKS_START: i64 = 100;
+const QEMU_LOCKS_LENGTH: i64 = 200;
+
+/// How often a lock is tried, and how long between: udev holds one for a moment when it looks at a device.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Locks the image against other runs of deaddrop (flock(2)), as long as `file` is open.
+///
+/// # Errors
+/// When another process holds a lock that excludes ours.
+pub fn lock(file: &File, name: &str, exclusive: bool) -> Result<(), StorageError> {
+    if try_lock(file, exclusive).map_err(|e| StorageError::io(format!("locking {name}"), e))? {
+        return Ok(());
+    }
+    Err(StorageError::refused(
+        format!("{name} is locked by another process, perhaps another deaddrop"),
+        "wait until it is done",
+    ))
+}
+
+/// Locks a file as long as it is open. False when another holds a lock that excludes ours.
+pub(crate) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
+    for attempt in 1..=ATTEMPTS {
+        let result = if exclusive { file.try_lock() } else { file.try_lock_shared() };
+        match result {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => break,
+            // A file system without locks: nothing to be done, and no reason to stop.
+            Err(TryLockError::Error(e)) if has_no_locks(&e) => return Ok(true),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS))
+}
+
+/// Refuses an image that is mounted, attached to a loop device, used as swap or below another device, or open in a virtual
+/// machine.
+///
+/// # Errors
+/// The refusal, saying who holds it. For a file its hint offers `--force`; a device in use is written to by nobody else.
+pub fn refuse_if_held(file: &File, name: &str) -> Result<(), StorageError> {
+    let looking = |error| StorageError::io(format!("looking who uses {name}"), error);
+    let is_device = file.metadata().map_err(looking)?.file_type().is_block_device();
+    let held = holder(file, &System::running()).map_err(looking)?;
+    match held {
+        None => Ok(()),
+        Some(by) => Err(StorageError::refused(
+            format!("{name} {by}: writing to it now would damage it"),
+            if is_device { LET_GO } else { LET_GO_OR_FORCE },
+        )),
+    }
+}
+
+/// The refusal of a device that the kernel gives to nobody else, although nothing that [`refuse_if_held`] knows holds it.
+#[must_use]
+pub fn busy(name: &str) -> StorageError {
+    StorageError::refused(
+        format!(
+            "{name}, or a part of it, is in use (mounted elsewhere, swap, a disk array, another run): writing to it now \
+             would damage it"
+        ),
+        LET_GO,
+    )
+}
+
+const LET_GO: &str = "unmount it, or detach what uses it";
+const LET_GO_OR_FORCE: &str = "unmount it, detach it or stop the machine; --force writes all the same";
+
+fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
+    let image = file.metadata()?;
+    if image.file_type().is_block_device() {
+        let number = Number::of(image.rdev());
+        if let Some(place) = system.mounted_at(&number) {
+            return Ok(Some(format!("is mounted at {place}")));
+        }
+        if system.is_swap(&number) {
+            return Ok(Some("is in use as swap".into()));
+        }
+        if let Some(above) = system.used_by(&number) {
+            return Ok(Some(format!("is used by {above}")));
+        }
+        if let Some((other, place)) = mounted_twin(&number, system) {
+            return Ok(Some(format!("is over the same file as {other}, which is mounted at {place}")));
+        }
+    }
+    if let Some((device, number)) = loop_device_over(&image, system) {
+        return Ok(Some(match system.mounted_at(&number) {
+            Some(place) => format!("is attached to {device} and mounted at {place}"),
+            None => format!("is attached to {device}"),
+        }));
+    }
+    if is_locked_by_qemu(file)? {
+        return Ok(Some("is open in a virtual machine (qemu's lock is on it)".into()));
+    }
+    Ok(None)
+}
+
+/// The loop device over this file (or device): its path, and its number.
+fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number)> {
+    system.loop_devices().into_iter().find_map(|(device, number, backing)| {
+        // Gone, or a path of another mount namespace: not to be compared, and no reason to refuse all images.
+        let backing = fs::metadata(backing).ok()?;
+        let same = match image.file_type().is_block_device() {
+            true => backing.file_type().is_block_device() && backing.rdev() == image.rdev(),
+            false => (backing.dev(), backing.ino()) == (image.dev(), image.ino()),
+        };
+        same.then_some((device, number))
+    })
+}
+
+/// Another loop device over the file that is behind the loop device `number`, if that one is mounted, and where.
+fn mounted_twin(number: &Number, system: &System) -> Option<(String, String)> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let ours = identity(&system.backing_file(number)?)?;
+    let itself = system.disk_of(number)?;
+    system.loop_devices().into_iter().filter(|(_, other, _)| *other != itself).find_map(|(device, other, backing)| {
+        (identity(&backing)? == ours).then_some(())?;
+        Some((device, system.mounted_at(&other)?))
+    })
+}
+
+/// Asks for a conflicting open-file-description lock, and takes none.
+fn is_locked_by_qemu(file: &File) -> io::Result<bool> {
+    let mut lock = nix::libc::flock {
+        l_type: lock_type(nix::libc::F_WRLCK),
+        l_whence: lock_type(nix::libc::SEEK_SET),
+        l_start: QEMU_LOCKS_START,
+        l_len: QEMU_LOCKS_LENGTH,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
+        Ok(_) => Ok(lock.l_type != lock_type(nix::libc::F_UNLCK)),
+        // Some file systems have no such locks: then qemu has none there either.
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn lock_type(constant: i32) -> i16 {
+    // OK to default: the constants are 0 to 2 on Linux.
+    i16::try_from(constant).unwrap_or_default()
+}

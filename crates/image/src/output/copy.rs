@@ -1,0 +1,71 @@
+//! How the bytes of a disk get into another raw file: shared, or copied with its holes.
+//! Called by [`crate::output`] only, which knows where and why.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use deaddrop_core::bytes::length;
+use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::Wiped;
+use deaddrop_core::sys;
+
+use crate::device::next_data;
+use crate::open::spool::write_sparse;
+use crate::progress::{Progress, Watch, Work};
+
+/// Bytes that are moved at a time.
+const CHUNK: usize = 1 << 20;
+
+/// A disk to be copied: an open file, its size in bytes, and the names of it and of where it goes, for messages.
+pub(crate) struct Job<'a> {
+    pub(crate) from: &'a File,
+    pub(crate) size: u64,
+    pub(crate) from_name: &'a str,
+    pub(crate) to_name: &'a str,
+    pub(crate) watch: Watch<'a>,
+}
+
+impl Job<'_> {
+    pub(crate) fn reading(&self, error: io::Error) -> StorageError {
+        StorageError::io(format!("reading {}", self.from_name), error)
+    }
+
+    pub(crate) fn writing(&self, error: io::Error) -> StorageError {
+        StorageError::io(format!("writing {}", self.to_name), error)
+    }
+
+    pub(crate) fn tell(&self, work: Work, done: u64) {
+        (self.watch)(Progress { work, done, total: self.size });
+    }
+
+    /// Makes the empty file `to` the same disk: by sharing blocks where the file system can, else by copying what is
+    /// neither a hole nor zero. Returns the bytes copied; none when the blocks are shared.
+    pub(crate) fn copy(&self, to: &File) -> Result<Option<u64>, StorageError> {
+        if sys::reflink(self.from, to).is_ok() {
+            return Ok(None);
+        }
+        let mut buffer = Wiped::zeros(CHUNK);
+        let mut copied = 0_u64;
+        let mut offset = 0;
+        while let Some(run) = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
+            offset = run.start;
+            while offset < run.end {
+                let chunk = part(&mut buffer, run.end - offset);
+                self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
+                copied = copied.saturating_add(write_sparse(to, offset, chunk).map_err(|e| self.writing(e))?);
+                offset = offset.saturating_add(length(chunk));
+                self.tell(Work::Copy, offset);
+            }
+        }
+        to.set_len(self.size).map_err(|e| self.writing(e))?;
+        self.tell(Work::Copy, self.size);
+        Ok(Some(copied))
+    }
+}
+
+/// The first `left` bytes of the buffer, or all of it.
+fn part(buffer: &mut [u8], left: u64) -> &mut [u8] {
+    let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+    &mut buffer[..count]
+}

@@ -1,0 +1,278 @@
+//! Threads that compress pieces of a disk, each to a zstd frame of its own, and a sink that gets the frames in the order of
+//! the pieces. Knows nothing of where a piece comes from.
+//!
+//! What comes out depends on the pieces alone, not on the number of threads or on which is faster. Memory is bounded: so many
+//! pieces are on their way, and no more.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::num::NonZero;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use deaddrop_core::secret::Wiped;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
+
+/// zstd's default level, which nixpkgs takes for its images too.
+const LEVEL: i32 = 3;
+/// Most threads. More than this wait for the one that decodes.
+const MOST_THREADS: usize = 8;
+
+/// Who gets the frames.
+pub(super) trait Sink {
+    /// Takes the frame of the next piece.
+    ///
+    /// # Errors
+    /// What the system says about writing it.
+    fn take(&mut self, frame: Frame<'_>) -> io::Result<()>;
+}
+
+/// One piece's frame.
+pub(super) enum Frame<'a> {
+    /// Its bytes.
+    New(&'a [u8]),
+    /// The sink has it already.
+    Known,
+}
+
+/// A piece to compress, and a buffer for its frame.
+struct Job {
+    number: u64,
+    piece: Wiped,
+    frame: Wiped,
+}
+
+/// A frame in its buffer, or why there is none; and the piece's buffer, to be used again.
+struct Done {
+    number: u64,
+    piece: Wiped,
+    frame: io::Result<Wiped>,
+}
+
+/// What the sink gets, in its order.
+enum Slot {
+    Known,
+    /// So many zero bytes.
+    Zeros(usize),
+    /// A job, by its number.
+    Job(u64),
+}
+
+/// The threads, and what is on its way.
+pub(super) struct Pool<S> {
+    sink: S,
+    /// `None` at the end: threads end when it is gone.
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Done>,
+    threads: Vec<JoinHandle<()>>,
+    /// Number of the next job.
+    next: u64,
+    slots: VecDeque<Slot>,
+    /// Jobs in `slots`.
+    on_their_way: usize,
+    /// Frames that came before their turn.
+    early: BTreeMap<u64, io::Result<Wiped>>,
+    pieces: Vec<Wiped>,
+    frames: Vec<Wiped>,
+    /// Frames of zeros, by their length.
+    zeros: BTreeMap<usize, Vec<u8>>,
+}
+
+impl<S: Sink> Pool<S> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When there are no threads to be had.
+    pub(super) fn new(sink: S) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let (results, done) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut threads = Vec::new();
+        for _ in 0..workers() {
+            let (queue, results) = (Arc::clone(&queue), results.clone());
+            let started = thread::Builder::new().name("deaddrop-zstd".into()).spawn(move || work(&queue, &results));
+            match started {
+                Ok(thread) => threads.push(thread),
+                // Fewer do as well.
+                Err(_) if !threads.is_empty() => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Self {
+            sink,
+            jobs: Some(jobs),
+            done,
+            threads,
+            next: 0,
+            slots: VecDeque::new(),
+            on_their_way: 0,
+            early: BTreeMap::new(),
+            pieces: Vec::new(),
+            frames: Vec::new(),
+            zeros: BTreeMap::new(),
+        })
+    }
+
+    /// A buffer of `size` bytes for a piece; what is in it is of no meaning.
+    pub(super) fn buffer(&mut self, size: usize) -> Wiped {
+        let Some(mut buffer) = self.pieces.pop() else { return Wiped::zeros(size) };
+        buffer.resize(size, 0);
+        buffer
+    }
+
+    /// Gives back a buffer that is not needed.
+    pub(super) fn give_back(&mut self, buffer: Wiped) {
+        self.pieces.push(buffer);
+    }
+
+    /// The next piece, to be compressed. Waits while too many are on their way.
+    ///
+    /// # Errors
+    /// What the sink says, or zstd.
+    pub(super) fn compress(&mut self, piece: Wiped) -> io::Result<()> {
+        // One a thread, and one that is ready for the first that is free.
+        while self.on_their_way > self.threads.len() {
+            self.settle_one()?;
+        }
+        let job = Job { number: self.next, piece, frame: self.frames.pop().unwrap_or_default() };
+        self.slots.push_back(Slot::Job(self.next));
+        self.next = self.next.saturating_add(1);
+        self.on_their_way = self.on_their_way.saturating_add(1);
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
+        sent.and_then(Result::ok).ok_or_else(gone)
+    }
+
+    /// The next piece is `size` zero bytes.
+    ///
+    /// # Errors
+    /// As [`Pool::compress`].
+    pub(super) fn zeros(&mut self, size: usize) -> io::Result<()> {
+        self.slots.push_back(Slot::Zeros(size));
+        self.settle_ready()
+    }
+
+    /// The next piece's frame is one that the sink has.
+    ///
+    /// # Errors
+    /// As [`Pool::compress`].
+    pub(super) fn known(&mut self) -> io::Result<()> {
+        self.slots.push_back(Slot::Known);
+        self.settle_ready()
+    }
+
+    /// Waits for all that is on its way; the sink has everything then.
+    ///
+    /// # Errors
+    /// As [`Pool::compress`].
+    pub(super) fn finish(mut self) -> io::Result<S> {
+        while !self.slots.is_empty() {
+            self.settle_one()?;
+        }
+        self.jobs = None;
+        self.threads.drain(..).try_for_each(|thread| thread.join().map_err(|_| gone()))?;
+        Ok(self.sink)
+    }
+
+    /// Gives the sink what is ready, without waiting for a thread.
+    fn settle_ready(&mut self) -> io::Result<()> {
+        loop {
+            match self.slots.front() {
+                None => return Ok(()),
+                Some(Slot::Job(number)) if !self.early.contains_key(number) => match self.done.try_recv() {
+                    Ok(done) => self.keep(done),
+                    Err(_) => return Ok(()),
+                },
+                Some(_) => self.settle_one()?,
+            }
+        }
+    }
+
+    /// Gives the sink the next frame, and waits until there is one.
+    fn settle_one(&mut self) -> io::Result<()> {
+        match self.slots.pop_front() {
+            None => Ok(()),
+            Some(Slot::Known) => self.sink.take(Frame::Known),
+            Some(Slot::Zeros(size)) => {
+                let frame = match self.zeros.entry(size) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let mut frame = Wiped::default();
+                        compress(&mut compressor()?, &Wiped::zeros(size), &mut frame)?;
+                        new.insert(frame.to_vec())
+                    }
+                };
+                self.sink.take(Frame::New(frame))
+            }
+            Some(Slot::Job(number)) => {
+                let frame = loop {
+                    if let Some(frame) = self.early.remove(&number) {
+                        break frame?;
+                    }
+                    let done = self.done.recv().map_err(|_| gone())?;
+                    self.keep(done);
+                };
+                self.on_their_way = self.on_their_way.saturating_sub(1);
+                self.sink.take(Frame::New(&frame))?;
+                self.frames.push(frame);
+                Ok(())
+            }
+        }
+    }
+
+    fn keep(&mut self, done: Done) {
+        self.pieces.push(done.piece);
+        self.early.insert(done.number, done.frame);
+    }
+}
+
+/// One thread: takes jobs until there are none to come.
+fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
+    let mut compressor = compressor();
+    loop {
+        // Held while waiting: the others wait for the lock.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { number, piece, mut frame }) = job else { return };
+        let made = match &mut compressor {
+            Ok(compressor) => compress(compressor, &piece, &mut frame),
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+        };
+        if results.send(Done { number, piece, frame: made.map(|()| frame) }).is_err() {
+            // Nobody waits any more.
+            return;
+        }
+    }
+}
+
+fn compressor() -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(LEVEL)?;
+    compressor.include_checksum(true)?;
+    compressor.include_contentsize(true)?;
+    Ok(compressor)
+}
+
+fn compress(compressor: &mut Compressor<'_>, piece: &[u8], frame: &mut Wiped) -> io::Result<()> {
+    frame.clear();
+    frame.reserve(compress_bound(piece.len()));
+    compressor.compress_to_buffer(piece, &mut **frame).map(drop)
+}
+
+fn gone() -> io::Error {
+    io::Error::other("a thread that compresses has failed")
+}
+
+/// One thread a core, but no more than the address space has room for: each has a piece, its frame, zstd's tables, a stack,
+/// and an arena of the C library.
+fn workers() -> usize {
+    const EACH: u64 = 160 << 20;
+    const OURS: u64 = 200 << 20;
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let room = match getrlimit(Resource::RLIMIT_AS) {
+        Ok((limit, _)) if limit != RLIM_INFINITY => limit.saturating_sub(OURS) / EACH,
+        _ => u64::MAX,
+    };
+    cores.min(MOST_THREADS).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+}

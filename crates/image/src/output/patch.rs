@@ -1,0 +1,152 @@
+//! What a commit writes: runs of bytes at places of the disk, checked against the partition they belong to.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use deaddrop_core::bytes::length;
+use deaddrop_core::error::StorageError;
+
+use crate::table::Partition;
+
+/// The changed bytes of one partition, by their place on the disk. Borrows them; they may be secret.
+#[derive(Default)]
+pub struct Patch<'a> {
+    /// Offset on the disk and bytes; ascending, apart from each other, none empty.
+    runs: Vec<(u64, &'a [u8])>,
+}
+
+impl<'a> Patch<'a> {
+    /// From `(offset in the partition, bytes)`, in any order: what an overlay holds as dirty.
+    ///
+    /// # Errors
+    /// `Corrupt` when a run is not wholly inside the partition, or two runs share a byte: nothing may ever be written
+    /// beside the partition, whatever a file-system writer believes.
+    pub fn new(partition: &Partition, blocks: impl IntoIterator<Item = (u64, &'a [u8])>) -> Result<Self, StorageError> {
+        let mut runs = Vec::new();
+        for (offset, bytes) in blocks {
+            let inside = offset.checked_add(length(bytes)).is_some_and(|end| end <= partition.size);
+            let Some(start) = partition.start.checked_add(offset).filter(|_| inside) else {
+                return Err(StorageError::corrupt(format!(
+                    "{} bytes at {offset} would be written beside {}",
+                    bytes.len(),
+                    partition.title()
+                )));
+            };
+            if !bytes.is_empty() {
+                runs.push((start, bytes));
+            }
+        }
+        runs.sort_unstable_by_key(|(start, _)| *start);
+        let shared = runs.windows(2).any(|pair| match pair {
+            [(first, bytes), (second, _)] => first.saturating_add(length(bytes)) > *second,
+            _ => false,
+        });
+        if shared {
+            return Err(StorageError::corrupt(format!("two changes to one place of {}", partition.title())));
+        }
+        Ok(Self { runs })
+    }
+
+    /// True when there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Bytes to write.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.runs.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(length(bytes)))
+    }
+
+    /// Writes all of it to a raw disk.
+    pub(crate) fn write_to(&self, disk: &File) -> io::Result<()> {
+        self.runs.iter().try_for_each(|(start, bytes)| disk.write_all_at(bytes, *start))
+    }
+
+    /// Puts what falls into `chunk`, which was read from `offset` on, over it.
+    pub(crate) fn lay_over(&self, offset: u64, chunk: &mut [u8]) {
+        let end = offset.saturating_add(length(chunk));
+        // The first run that may reach into the chunk: runs are apart, so it is at most one before those that start in it.
+        let from = self.runs.partition_point(|(start, _)| *start < offset).saturating_sub(1);
+        for (start, bytes) in self.runs.iter().skip(from).take_while(|(start, _)| *start < end) {
+            let skip = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
+            let at = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
+            if let (Some(bytes), Some(room)) = (bytes.get(skip..), chunk.get_mut(at..)) {
+                let count = bytes.len().min(room.len());
+                // OK to index: `count` is at most the length of both.
+                room[..count].copy_from_slice(&bytes[..count]);
+            }
+        }
+    }
+
+    /// True when a byte of it falls into the `size` bytes from `offset` on.
+    pub(crate) fn touches(&self, offset: u64, size: u64) -> bool {
+        let end = offset.saturating_add(size);
+        let before = self.runs.partition_point(|(start, _)| *start < end);
+        let last = before.checked_sub(1).and_then(|last| self.runs.get(last));
+        last.is_some_and(|(start, bytes)| start.saturating_add(length(bytes)) > offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::as_conversions)]
+
+    use super::*;
+
+    fn partition(start: u64, size: u64) -> Partition {
+        Partition {
+            number: Some(2),
+            start,
+            size,
+            type_name: None,
+            type_id: None,
+            uuid: None,
+            name: None,
+            bootable: false,
+            file_system: None,
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn nothing_is_ever_written_beside_the_partition() {
+        let partition = partition(1000, 100);
+        for (name, blocks, sound) in [
+            ("inside", vec![(0, &b"ab"[..]), (98, b"yz")], true),
+            ("out of order", vec![(98, &b"yz"[..]), (0, b"ab")], true),
+            ("side by side", vec![(0, &b"ab"[..]), (2, b"cd")], true),
+            ("over the end", vec![(99, &b"yz"[..])], false),
+            ("after the end", vec![(100, &b"y"[..])], false),
+            ("overflow", vec![(u64::MAX, &b"y"[..])], false),
+            ("twice", vec![(5, &b"ab"[..]), (6, b"c")], false),
+        ] {
+            assert_eq!(Patch::new(&partition, blocks).is_ok(), sound, "{name}");
+        }
+    }
+
+    #[test]
+    fn laid_over_chunks_it_is_the_same_as_written_to_the_disk() {
+        let partition = partition(10, 90);
+        let bytes: Vec<u8> = (1..=60).collect();
+        let blocks = vec![(0, &bytes[..7]), (7, &bytes[7..8]), (30, &bytes[10..40]), (89, &bytes[59..])];
+        let patch = Patch::new(&partition, blocks).unwrap();
+        let mut want = vec![0; 100];
+        for (start, bytes) in &patch.runs {
+            want[*start as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+        for chunk in 1..=100 {
+            let mut got = vec![0; 100];
+            for (index, piece) in got.chunks_mut(chunk).enumerate() {
+                patch.lay_over((index * chunk) as u64, piece);
+            }
+            assert_eq!(got, want, "chunks of {chunk}");
+        }
+        for offset in 0..100 {
+            assert_eq!(patch.touches(offset, 1), want[offset as usize] != 0, "{offset}");
+        }
+        assert!(patch.touches(0, 100) && patch.touches(20, 21) && !patch.touches(18, 22));
+    }
+}

@@ -1,0 +1,50 @@
+//! What deriving a key from a password may cost. A file says itself what it takes, so a hostile one could ask for days.
+
+use deaddrop_core::limits::MIB;
+use deaddrop_core::sys;
+use nix::sys::resource::{Resource, getrlimit};
+
+/// The most memory that deriving a key may take, in bytes: 1 GiB.
+pub(crate) const MAX_MEMORY: u64 = 1 << 30;
+
+/// Whether this process can have `memory` bytes more, at most [`MAX_MEMORY`]. Where it cannot, an allocation would end the
+/// process without a word.
+///
+/// # Errors
+/// What to say.
+pub(crate) fn fits(memory: u64) -> Result<(), String> {
+    let mib = u64::try_from(MIB).unwrap_or(1);
+    if memory > MAX_MEMORY {
+        return Err(format!(
+            "deriving its key takes {} MiB of memory, over 1024 MiB, the most that is taken",
+            memory / mib
+        ));
+    }
+    // Address space is what `ulimit -v` bounds; the first field of statm is what is in use, in pages.
+    let limit = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
+    // Unknown without /proc, and then taken for nothing: this only words what the allocation would end with.
+    let used = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = used.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
+    let page = sys::page_size();
+    let used = pages.saturating_mul(page);
+    // Something is left for everything else.
+    match used.saturating_add(memory).saturating_add(16 * mib) <= limit {
+        true => Ok(()),
+        false => {
+            let what = "deriving its key takes {} MiB of memory, more than this process may have (`ulimit -v`)";
+            Err(what.replace("{}", &(memory / mib).to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_gibibyte_is_taken_and_a_byte_more_is_not() {
+        assert_eq!(fits(MAX_MEMORY - 1), Ok(()));
+        assert_eq!(fits(MAX_MEMORY), Ok(()));
+        assert!(fits(MAX_MEMORY + 1).unwrap_err().contains("over 1024 MiB"));
+    }
+}

@@ -1,0 +1,157 @@
+//! What is made of a password manager's reader: a [`Source`] that finds the wanted items, or lists what there is.
+
+use deaddrop_core::limits::MAX_VALUE;
+use deaddrop_core::secret::Secret;
+
+use super::item::{Answer, Entry, Field, Limit, Sink, Value};
+use super::search::Search;
+use crate::error::{item, shown};
+use crate::{Listed, LookupError, OpenError, Reference, Source};
+
+/// The most items that are listed.
+const MAX_LISTED: usize = 1_000_000;
+
+/// A reader of a password manager's file or store. One `impl` a file.
+pub(crate) trait Vault {
+    /// Hands every folder and item to `sink`; those in the trash and the archive are left out.
+    ///
+    /// # Errors
+    /// What is wrong with the source as a whole.
+    fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError>;
+
+    /// Reads an attachment that a field named as its value: `place` is what the reader put there. Called after `read`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words without a value.
+    fn attachment(&mut self, place: &str) -> Result<Secret, String> {
+        Err(format!("{} cannot be read", shown(place)))
+    }
+}
+
+impl<V: Vault> Source for V {
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
+        let mut search = Search::new(wanted);
+        self.read(&mut search)?;
+        let answers = wanted.iter().zip(search.finish()).map(|(reference, answer)| match answer? {
+            Answer::Value(secret) => Ok(secret),
+            Answer::Attachment(place) => match self.attachment(&place) {
+                Ok(secret) if secret.len() > MAX_VALUE => Err(LookupError::TooLong { item: item(reference) }),
+                Ok(secret) => Ok(secret),
+                Err(what) => Err(LookupError::Refused { item: item(reference), what, hint: None }),
+            },
+        });
+        Ok(answers.collect())
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        let mut listing = Listing::default();
+        self.read(&mut listing)?;
+        Ok(listing.finish())
+    }
+}
+
+/// The ids of the wanted items, for a source that tells names first and gives values for ids. `feed` hands every item to
+/// the sink; no field of theirs is looked at.
+///
+/// # Errors
+/// What `feed` says.
+pub(crate) fn find_ids(
+    wanted: &[&Reference],
+    feed: impl FnOnce(&mut dyn Sink) -> Result<(), OpenError>,
+) -> Result<Vec<Result<String, LookupError>>, OpenError> {
+    let items: Vec<Reference> =
+        wanted.iter().map(|&reference| Reference { field: None, ..reference.clone() }).collect();
+    let items: Vec<&Reference> = items.iter().collect();
+    let mut search = Search::new(&items);
+    feed(&mut IdSink(&mut search))?;
+    let id = |answer| match answer {
+        Answer::Attachment(id) => id,
+        Answer::Value(_) => String::new(),
+    };
+    Ok(search.finish().into_iter().map(|answer| answer.map(id)).collect())
+}
+
+/// Hands items on with their id in place of a password.
+struct IdSink<'s>(&'s mut dyn Sink);
+
+struct IdEntry<'e>(&'e dyn Entry);
+
+impl Sink for IdSink<'_> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+        self.0.folder(id, name)
+    }
+
+    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+        self.0.item(&IdEntry(item))
+    }
+}
+
+impl Entry for IdEntry<'_> {
+    fn id(&self) -> &str {
+        self.0.id()
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn places(&self) -> Vec<&str> {
+        self.0.places()
+    }
+
+    fn changed(&self) -> Option<&str> {
+        self.0.changed()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field { name: "password".to_owned(), is_custom: false, value: Value::Attachment(self.id().to_owned()) }]
+    }
+}
+
+/// Keeps names, and no value.
+#[derive(Default)]
+pub(crate) struct Listing {
+    folders: std::collections::HashMap<String, String>,
+    items: Vec<(Vec<String>, Listed)>,
+}
+
+impl Listing {
+    /// What there is, sorted by folder, name and id.
+    pub(crate) fn finish(self) -> Vec<Listed> {
+        let folders = self.folders;
+        let mut items: Vec<Listed> = self
+            .items
+            .into_iter()
+            .map(|(places, listed)| {
+                let folder = places.iter().filter_map(|place| folders.get(place)).map(|name| shown(name)).collect();
+                Listed { folders: folder, ..listed }
+            })
+            .collect();
+        items.sort_by(|a, b| (&a.folders, &a.name, &a.id).cmp(&(&b.folders, &b.name, &b.id)));
+        items
+    }
+}
+
+impl Sink for Listing {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+        if self.folders.len() >= MAX_LISTED {
+            return Err(Limit::Kept);
+        }
+        self.folders.insert(id.to_owned(), name.to_owned());
+        Ok(())
+    }
+
+    fn alias(&mut self, _: &str, _: &str) -> Result<(), Limit> {
+        Ok(())
+    }
+
+    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+        if self.items.len() >= MAX_LISTED {
+            return Err(Limit::Kept);
+        }
+        let fields = item.fields().iter().map(|field| shown(&field.name)).collect();
+        let listed = Listed { folders: Vec::new(), name: shown(item.name()), id: shown(item.id()), fields };
+        self.items.push((item.places().into_iter().map(str::to_owned).collect(), listed));
+        Ok(())
+    }
+}

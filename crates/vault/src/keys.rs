@@ -1,0 +1,215 @@
+//! The keys that several kinds of source have, and their check. Doc comments of keys are the descriptions that an editor
+//! shows.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deaddrop_core::keys::{Field, NodeId, Report, local_path, text, variable};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT, PasswordSpec, ProgramSpec, StoreSpec};
+
+/// A file that holds values.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "this source", default, deny_unknown_fields)]
+#[schemars(rename = "file-of-values", extend("required" = ["path"]))]
+pub struct FileKeys {
+    /// The file, or `-` for standard input; a relative path starts at the manifest's directory. One that ends in `.age` is
+    /// decrypted first.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+    /// What opens the file, if it is encrypted; with `identity`, what opens the file inside the `.age`.
+    pub password: Field<PasswordKeys>,
+    /// A file of age identities, or an SSH key, for a path that ends in `.age`.
+    #[schemars(length(min = 1))]
+    pub identity: Field<String>,
+}
+
+/// A directory of encrypted files.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a store", default, deny_unknown_fields)]
+#[schemars(rename = "store")]
+pub struct StoreKeys {
+    /// The store's directory. Default: the program's own.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+}
+
+/// A password manager's program.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "this source", default, deny_unknown_fields)]
+#[schemars(rename = "program")]
+pub struct ProgramKeys {
+    /// How long one call may take, in seconds.
+    #[schemars(extend("default" = DEFAULT_TIMEOUT, "minimum" = 1, "maximum" = LONGEST_TIMEOUT))]
+    pub timeout: Field<u64>,
+}
+
+/// A source without settings.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "this source", default, deny_unknown_fields)]
+#[schemars(rename = "no-settings")]
+pub struct NoKeys {}
+
+/// Where a password comes from: `ask`, or a mapping.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "a password")]
+#[schemars(rename = "password", untagged)]
+pub enum PasswordKeys {
+    /// `ask`: asked for on the terminal.
+    #[serde(rename = "scalar")]
+    Word(#[schemars(extend("const" = "ask"))] String),
+    /// One of `env`, `file` and `exec`.
+    #[serde(rename = "mapping")]
+    From(PasswordFromKeys),
+}
+
+/// Where a password comes from: one of these keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a password", default, deny_unknown_fields)]
+#[schemars(rename = "password-from", extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct PasswordFromKeys {
+    /// An environment variable.
+    #[schemars(length(min = 1))]
+    pub env: Field<String>,
+    /// A file, less one final newline; a relative path starts at the manifest's directory.
+    #[schemars(length(min = 1))]
+    pub file: Field<String>,
+    /// A program and its arguments, without a shell: what it prints, less one final newline.
+    #[schemars(length(min = 1))]
+    pub exec: Field<Vec<Field<String>>>,
+}
+
+/// A source whose keys are checked: its kind, its place in the manifest, and to whom problems are reported.
+#[derive(Clone, Copy)]
+pub struct Declared<'r> {
+    /// Its `type`.
+    pub kind: &'static str,
+    /// The node of its name.
+    pub key: NodeId,
+    /// The node of its mapping.
+    pub mapping: NodeId,
+    /// To whom problems are reported.
+    pub report: &'r dyn Report,
+}
+
+impl Declared<'_> {
+    /// Reports a problem of the source as a whole.
+    pub(crate) fn problem(&self, message: &str, hint: &str) {
+        self.report.problem(self.key, message.to_owned(), Some(hint.to_owned()));
+    }
+
+    /// Reports a problem of one value.
+    pub(crate) fn problem_at(&self, at: NodeId, message: &str, hint: &str) {
+        self.report.problem(at, message.to_owned(), Some(hint.to_owned()));
+    }
+
+    /// The node of one of its keys.
+    pub(crate) fn child(&self, key: &str) -> Option<NodeId> {
+        self.report.child(self.mapping, key)
+    }
+
+    /// A path of this machine: `Some(None)` when it is missing, `None` when it is wrong.
+    pub(crate) fn path(&self, field: Field<String>) -> Option<Option<PathBuf>> {
+        Some(self.report.optional(field, local_path)?.map(PathBuf::from))
+    }
+
+    /// The file of a source that needs one.
+    pub(crate) fn needed_path(&self, path: Field<String>) -> Option<PathBuf> {
+        if path.is_missing() {
+            self.report.problem(self.key, format!("a {} source needs a `path`", self.kind), None);
+        }
+        self.path(path)?
+    }
+
+    /// How long a program may take.
+    pub(crate) fn timeout(&self, field: Field<u64>) -> Option<Duration> {
+        match field {
+            Field::Missing => Some(Duration::from_secs(DEFAULT_TIMEOUT)),
+            Field::Bad => None,
+            Field::Good(_, seconds) if (1..=LONGEST_TIMEOUT).contains(&seconds) => Some(Duration::from_secs(seconds)),
+            Field::Good(id, _) => {
+                let hint = format!("seconds, from 1 to {LONGEST_TIMEOUT}; {DEFAULT_TIMEOUT} without it");
+                self.problem_at(id, "no program can be given this time", &hint);
+                None
+            }
+        }
+    }
+
+    /// A file, with what opens it. `takes_password` says whether the format itself can be encrypted with a password.
+    pub(crate) fn file(&self, keys: FileKeys, takes_password: bool) -> Option<FileSpec> {
+        let path = self.needed_path(keys.path);
+        let identity_id = keys.identity.place();
+        let password_id = keys.password.place();
+        let identity = self.path(keys.identity);
+        let password = self.password(self.child("password"), keys.password);
+        let (path, identity, password) = (path?, identity?, password?);
+        let spec = FileSpec { path, identity, password };
+        let is_age = spec.is_age();
+        if let Some(id) = identity_id.filter(|_| !is_age) {
+            let hint = "`identity` opens what age has encrypted; remove it, or name the `.age` file";
+            self.problem_at(id, "`identity` is for a path that ends in `.age`", hint);
+            return None;
+        }
+        if is_age && spec.identity.is_none() && spec.password.is_none() {
+            let hint = "add `identity: FILE` (age identities, or an SSH key), or `password` if it is encrypted to one";
+            self.problem("nothing is said that opens the `.age` file", hint);
+            return None;
+        }
+        if let Some(id) = password_id.filter(|_| !takes_password && (!is_age || spec.identity.is_some())) {
+            let message = format!("a {} file is not encrypted: it takes no `password`", self.kind);
+            self.problem_at(id, &message, "remove `password`");
+            return None;
+        }
+        Some(spec)
+    }
+
+    /// A store.
+    pub(crate) fn store(&self, keys: StoreKeys) -> Option<StoreSpec> {
+        Some(StoreSpec { path: self.path(keys.path)? })
+    }
+
+    /// A program.
+    pub(crate) fn program(&self, keys: ProgramKeys) -> Option<ProgramSpec> {
+        Some(ProgramSpec { timeout: self.timeout(keys.timeout)? })
+    }
+
+    /// Where a password comes from: `Some(None)` when nothing is said, `None` when it is wrong. `node` is its value.
+    pub(crate) fn password(&self, node: Option<NodeId>, keys: Field<PasswordKeys>) -> Option<Option<PasswordSpec>> {
+        const HINT: &str = "`password: { env: NAME }`, `{ file: PATH }`, `{ exec: [PROGRAM, …] }`, or `ask`";
+        let (id, keys) = match keys {
+            Field::Missing => return Some(None),
+            Field::Bad => {
+                if let Some(node) = node {
+                    self.report.hide(node);
+                }
+                return None;
+            }
+            Field::Good(id, keys) => (id, keys),
+        };
+        let from = match keys {
+            PasswordKeys::Word(word) if word == "ask" => return Some(Some(PasswordSpec::Ask)),
+            PasswordKeys::Word(_) => {
+                // This may be the password itself.
+                self.report.hide(id);
+                self.problem_at(id, "a manifest never holds a password: say where it comes from", HINT);
+                return None;
+            }
+            PasswordKeys::From(from) => from,
+        };
+        let given = [from.env.is_missing(), from.file.is_missing(), from.exec.is_missing()];
+        if given.iter().filter(|missing| !**missing).count() != 1 {
+            self.problem_at(id, "`password` needs one of `env`, `file` and `exec`", HINT);
+            return None;
+        }
+        if !from.env.is_missing() {
+            let judge = |name: &str| text(name, "`env`").and_then(|()| variable(name));
+            return self.report.optional(from.env, judge)?.map(|name| Some(PasswordSpec::Env(name)));
+        }
+        if !from.file.is_missing() {
+            return self.path(from.file)?.map(|path| Some(PasswordSpec::File(path)));
+        }
+        self.report.argv(self.report.child(id, "exec"), from.exec).map(|argv| Some(PasswordSpec::Exec(argv)))
+    }
+}

@@ -1,0 +1,91 @@
+//! What stands in an export: only the keys that matter here, everything else is skipped unseen.
+//!
+//! The names of the keys are those of `libs/common/src/models/export/` in bitwarden/clients: `cipher.export.ts`,
+//! `login.export.ts`, `field.export.ts`, `ssh-key.export.ts`.
+
+pub(super) use crate::items::json::{List, Number, Text};
+
+/// Keys of an export's top level.
+#[derive(serde::Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+pub(super) enum TopKey {
+    Encrypted,
+    PasswordProtected,
+    Folders,
+    Collections,
+    Items,
+    #[serde(other)]
+    Other,
+}
+
+/// A folder or collection. Its name holds the names of those above it, joined by `/`.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Folder {
+    pub(super) id: Text,
+    pub(super) name: Text,
+}
+
+/// An item ("cipher").
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Item {
+    pub(super) id: Text,
+    pub(super) name: Text,
+    pub(super) folder_id: Text,
+    pub(super) collection_ids: List<Text>,
+    pub(super) notes: Text,
+    pub(super) login: Option<Login>,
+    pub(super) ssh_key: Option<SshKey>,
+    pub(super) fields: List<Field>,
+    pub(super) attachments: List<Attachment>,
+    /// Set for an item in the trash.
+    pub(super) deleted_date: Text,
+    /// RFC 3339.
+    pub(super) revision_date: Text,
+}
+
+/// What an item of type 1 has.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Login {
+    pub(super) username: Text,
+    pub(super) password: Text,
+    pub(super) totp: Text,
+    pub(super) uris: List<Uri>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Uri {
+    pub(super) uri: Text,
+}
+
+/// An attachment; its content is elsewhere.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Attachment {
+    pub(super) id: Text,
+    pub(super) file_name: Text,
+}
+
+/// What an item of type 5 has.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct SshKey {
+    pub(super) private_key: Text,
+    pub(super) public_key: Text,
+}
+
+/// A custom field.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Field {
+    pub(super) name: Text,
+    pub(super) value: Text,
+    /// 0 text, 1 hidden, 2 boolean, 3 linked.
+    #[serde(rename = "type")]
+    pub(super) kind: Number,
+    /// What a linked field stands for: 100 the login's username, 101 its password.
+    pub(super) linked_id: Number,
+}

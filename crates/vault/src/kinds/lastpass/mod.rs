@@ -1,0 +1,154 @@
+//! `lastpass`: the CSV export of LastPass.
+//!
+//! Facts: the header is `url,username,password,totp,extra,name,grouping,fav`, in earlier versions without `totp`; it alone says
+//! where what stands. A folder inside another is `outer\inner`. A secure note has the URL `http://sn`; one of a type begins
+//! with `NoteType:` and holds `Field:value` lines (`note`). From bitwarden/clients,
+//! `libs/importer/src/importers/lastpass/lastpass-csv-importer.ts`.
+
+mod note;
+
+use crate::input::Input;
+use crate::input::context::Context;
+use crate::items::item::{Entry, Field, Sink, Value};
+use crate::items::reader::Vault;
+use crate::keys::{Declared, FileKeys};
+use crate::kinds::Kind;
+use crate::kinds::csv::{self, Folders, Header, Problem, Row};
+use crate::spec::FileSpec;
+use crate::{OpenError, Source};
+
+const HINT: &str = "in LastPass: Advanced Options, Export; see docs/sources.md#lastpass";
+
+/// The URL of a secure note.
+const NOTE: &str = "http://sn";
+
+/// What LastPass writes for no folder, sometimes.
+const NO_FOLDER: &str = "(none)";
+
+/// An export.
+pub(crate) struct LastPass<'m> {
+    input: Input<'m>,
+}
+
+impl<'m> LastPass<'m> {
+    pub(crate) fn new(input: Input<'m>) -> Self {
+        Self { input }
+    }
+}
+
+/// Where everything stands.
+struct Columns {
+    url: usize,
+    username: usize,
+    password: usize,
+    totp: Option<usize>,
+    extra: usize,
+    name: usize,
+    grouping: usize,
+}
+
+impl Columns {
+    fn new(header: &Header) -> Result<Self, Problem> {
+        let found = header.find(&["url", "username", "password", "extra", "name", "grouping"]);
+        let found = found.map_err(|problem| match problem {
+            Problem::Refused(what, _) => Problem::refused(format!("this is not a LastPass export: {what}"), HINT),
+            problem => problem,
+        })?;
+        match found[..] {
+            [url, username, password, extra, name, grouping] => {
+                Ok(Self { url, username, password, totp: header.get("totp"), extra, name, grouping })
+            }
+            // As many as were asked for.
+            _ => Err(Problem::refused("this is not a LastPass export", HINT)),
+        }
+    }
+}
+
+impl Kind for LastPass<'_> {
+    type Keys = FileKeys;
+    type Spec = FileSpec;
+
+    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<FileSpec> {
+        declared.file(keys, false)
+    }
+
+    fn open<'m>(spec: &'m FileSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(LastPass::new(Input::new(name, spec, context)))
+    }
+
+    fn file(spec: &FileSpec) -> Option<&FileSpec> {
+        Some(spec)
+    }
+}
+
+impl Vault for LastPass<'_> {
+    fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
+        let mut file = self.input.opened()?;
+        let mut folders = Folders::default();
+        let take = |columns: &Columns, row: &Row<'_>| {
+            let folder = row.get(columns.grouping);
+            let folder = (!matches!(folder, "" | NO_FOLDER)).then(|| folder.replace('\\', "/"));
+            if let Some(folder) = &folder {
+                folders.hand_on(folder, sink)?;
+            }
+            sink.item(&Item { columns, row, folder: folder.as_deref() })
+        };
+        csv::read(file.reader(), Columns::new, take).map_err(|problem| problem.at(&self.input))
+    }
+}
+
+/// A row as an item.
+struct Item<'r> {
+    columns: &'r Columns,
+    row: &'r Row<'r>,
+    folder: Option<&'r str>,
+}
+
+impl Entry for Item<'_> {
+    fn id(&self) -> &str {
+        ""
+    }
+
+    fn name(&self) -> &str {
+        self.row.get(self.columns.name)
+    }
+
+    fn places(&self) -> Vec<&str> {
+        self.folder.into_iter().collect()
+    }
+
+    fn changed(&self) -> Option<&str> {
+        None
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let (columns, row) = (self.columns, self.row);
+        let is_note = row.get(columns.url) == NOTE;
+        let extra = row.get(columns.extra);
+        let typed = is_note.then(|| note::fields(extra)).flatten();
+
+        let mut fields = Vec::new();
+        // A login has these, even when they are empty; a note has only what is in it.
+        let columns = [
+            ("password", Some(columns.password), !is_note),
+            ("username", Some(columns.username), !is_note),
+            ("totp", columns.totp, false),
+            ("uri", Some(columns.url).filter(|_| !is_note), false),
+            ("notes", Some(columns.extra).filter(|_| typed.is_none()), is_note),
+        ];
+        for (name, column, always) in columns {
+            let text = column.map(|column| row.get(column)).filter(|text| always || !text.is_empty());
+            fields.extend(text.map(|text| Field::built_in(name, text)));
+        }
+        for (name, value) in typed.iter().flatten() {
+            let built_in = note::BUILT_IN.iter().find(|(known, _)| known == name).map(|(_, built_in)| *built_in);
+            let built_in = built_in.filter(|built_in| !fields.iter().any(|field| field.name == *built_in));
+            fields.extend(built_in.map(|built_in| Field::built_in(built_in, value)));
+        }
+        fields.extend(typed.iter().flatten().map(|(name, value)| Field::custom(name, Value::text(value))));
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! The table of the kinds of sources. A new kind is one folder with an `impl` of [`Kind`] in it, and one line here.
+
+pub(crate) mod age;
+pub(crate) mod bitwarden;
+pub(crate) mod credentials;
+pub(crate) mod csv;
+pub(crate) mod dotenv;
+pub(crate) mod env;
+pub(crate) mod exec;
+pub(crate) mod file;
+pub(crate) mod keepass;
+pub(crate) mod lastpass;
+pub(crate) mod onepassword;
+pub(crate) mod programs;
+pub(crate) mod proton;
+pub(crate) mod sops;
+pub(crate) mod store;
+
+use deaddrop_core::keys::{NodeId, Report};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::Source;
+use crate::input::context::Context;
+use crate::keys::{Declared, FileKeys, NoKeys, ProgramKeys, StoreKeys};
+use crate::spec::{FileSpec, PasswordSpec, ProgramSpec, StoreSpec};
+
+/// A kind of source: what the manifest may say of one, and how it is opened.
+pub(crate) trait Kind {
+    /// Its keys in a manifest.
+    type Keys;
+    /// What they say, checked.
+    type Spec;
+
+    /// False when its items are values, without fields.
+    const HAS_FIELDS: bool = true;
+
+    /// Checks the keys; what is wrong is reported.
+    fn check(declared: &Declared<'_>, keys: Self::Keys) -> Option<Self::Spec>;
+
+    /// The source called `name`. Nothing is read yet.
+    fn open<'m>(spec: &'m Self::Spec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm>;
+
+    /// The file that it reads, with what opens it.
+    fn file(_: &Self::Spec) -> Option<&FileSpec> {
+        None
+    }
+
+    /// The password that opens it.
+    fn password(spec: &Self::Spec) -> Option<&PasswordSpec> {
+        Self::file(spec)?.password.as_ref()
+    }
+
+    /// True when its values are whole files, and not fields of a form or lines of a file.
+    fn keeps_files(_: &Self::Spec) -> bool {
+        false
+    }
+
+    /// The environment variable that an item is.
+    fn variable(_: &Self::Spec, _item: &str) -> Option<String> {
+        None
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $variant:ident($name:literal, $kind:ty): $keys:ty => $spec:ty,)+) => {
+        /// A place where values are kept.
+        #[derive(Debug, Deserialize, JsonSchema)]
+        #[serde(rename = "a source")]
+        #[schemars(rename = "source", tag = "type")]
+        pub enum SourceKeys {
+            $($(#[doc = $doc])+ #[serde(rename = $name)] $variant($keys),)+
+        }
+
+        /// A named source's kind and settings. Paths are as written: relative ones start at the manifest's directory.
+        #[derive(Debug, Clone)]
+        pub enum SourceSpec {
+            $($(#[doc = $doc])+ $variant($spec),)+
+        }
+
+        impl SourceKeys {
+            /// Its `type` in the manifest.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)+ }
+            }
+
+            /// Whether its items have fields.
+            #[must_use]
+            pub fn has_fields(&self) -> bool {
+                match self { $(Self::$variant(_) => <$kind as Kind>::HAS_FIELDS,)+ }
+            }
+
+            /// Checks the keys of the source whose name is the node `key`, and whose value is the node `mapping`. What is
+            /// wrong is reported.
+            pub fn check(self, key: NodeId, mapping: NodeId, report: &dyn Report) -> Option<SourceSpec> {
+                let declared = Declared { kind: self.kind(), key, mapping, report };
+                match self {
+                    $(Self::$variant(keys) => <$kind as Kind>::check(&declared, keys).map(SourceSpec::$variant),)+
+                }
+            }
+        }
+
+        impl SourceSpec {
+            /// Its `type` in the manifest.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)+ }
+            }
+
+            /// The password that opens it, if it has one.
+            #[must_use]
+            pub fn password(&self) -> Option<&PasswordSpec> {
+                match self { $(Self::$variant(spec) => <$kind as Kind>::password(spec),)+ }
+            }
+
+            /// True when it reads standard input.
+            #[must_use]
+            pub fn reads_standard_input(&self) -> bool {
+                let file = match self { $(Self::$variant(spec) => <$kind as Kind>::file(spec),)+ };
+                file.is_some_and(FileSpec::is_standard_input)
+            }
+
+            /// True when its values are whole files, and not fields of a form or lines of a file.
+            #[must_use]
+            pub fn keeps_files(&self) -> bool {
+                match self { $(Self::$variant(spec) => <$kind as Kind>::keeps_files(spec),)+ }
+            }
+
+            /// The environment variable that an item is.
+            pub(crate) fn variable(&self, item: &str) -> Option<String> {
+                match self { $(Self::$variant(spec) => <$kind as Kind>::variable(spec, item),)+ }
+            }
+
+            /// The source called `name`. Nothing is read yet.
+            pub(crate) fn open<'m>(&'m self, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+                match self { $(Self::$variant(spec) => <$kind as Kind>::open(spec, name, context),)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Environment variables.
+    Env("env", env::Env): env::EnvKeys => env::EnvSpec,
+    /// Files, each a value.
+    File("file", file::File): file::DirectoryKeys => file::DirectorySpec,
+    /// A file of NAME=VALUE lines.
+    Dotenv("dotenv", dotenv::Dotenv): FileKeys => FileSpec,
+    /// An export of Bitwarden or Vaultwarden: JSON, password-protected JSON, or ZIP with attachments.
+    Bitwarden("bitwarden", bitwarden::Bitwarden): FileKeys => FileSpec,
+    /// A 1Password export, `.1pux`.
+    OnePassword("onepassword", onepassword::OnePassword): FileKeys => FileSpec,
+    /// A KeePass database, KDBX 3.1 or 4.
+    KeePass("keepass", keepass::Keepass): keepass::KeePassKeys => keepass::KeePassSpec,
+    /// A Proton Pass export: ZIP, with or without a passphrase.
+    ProtonPass("proton-pass", proton::ProtonPass): FileKeys => FileSpec,
+    /// A LastPass export, CSV.
+    LastPass("lastpass", lastpass::LastPass): FileKeys => FileSpec,
+    /// A CSV file whose first line names its columns.
+    Csv("csv", csv::Table): csv::CsvKeys => csv::CsvSpec,
+    /// A store of pass, opened by gpg.
+    Pass("pass", store::PassStore): StoreKeys => StoreSpec,
+    /// A store of gopass, opened by gpg.
+    Gopass("gopass", store::GopassStore): StoreKeys => StoreSpec,
+    /// A store of passage.
+    Passage("passage", store::PassageStore): store::PassageKeys => store::PassageSpec,
+    /// A file encrypted by age: to identities, SSH keys, or a passphrase.
+    Age("age", age::Age): age::AgeKeys => age::AgeSpec,
+    /// A file encrypted by sops, opened by the program `sops`.
+    Sops("sops", sops::Sops): sops::SopsKeys => sops::SopsSpec,
+    /// A program that prints JSON; an item is a JSON pointer into it.
+    Exec("exec", exec::Exec): exec::ExecKeys => exec::ExecSpec,
+    /// Bitwarden's program `bw`, unlocked.
+    Bw("bw", programs::Bw): ProgramKeys => ProgramSpec,
+    /// The program `rbw`, unlocked.
+    Rbw("rbw", programs::Rbw): ProgramKeys => ProgramSpec,
+    /// 1Password's program `op`, signed in.
+    Op("op", programs::Op): ProgramKeys => ProgramSpec,
+    /// The program `secretspec`.
+    Secretspec("secretspec", programs::Secretspec): ProgramKeys => ProgramSpec,
+    /// The program `vals`; an item is an expression of it, `ref+…`.
+    Vals("vals", programs::Vals): ProgramKeys => ProgramSpec,
+    /// Systemd's credentials: files in $CREDENTIALS_DIRECTORY.
+    Credentials("credentials", credentials::Credentials): NoKeys => (),
+}

@@ -1,0 +1,236 @@
+//! `op`, 1Password's program (version 2). `op item list --format json` tells names, then one `op item get - --format json`
+//! gives all wanted items at once: it reads their list on standard input, and prints one JSON object after the other. The
+//! keys are those of that output: id, title, vault, category, fields (purpose, label, value, section), urls, files.
+
+use std::collections::{BTreeSet, HashMap};
+
+use deaddrop_core::secret::Secret;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::Tool;
+use crate::input::context::Context;
+use crate::items::item::{Entry, Field, Limit, Sink, Value, select};
+use crate::items::reader::{Listing, find_ids};
+use crate::keys::{Declared, ProgramKeys};
+use crate::kinds::Kind;
+use crate::spec::ProgramSpec;
+use crate::{Listed, LookupError, OpenError, Reference, Source};
+
+/// What to do when it fails.
+pub(super) const HINT: &str = "is it signed in? `eval $(op signin)`, or OP_SERVICE_ACCOUNT_TOKEN in the environment";
+
+/// The program.
+pub(crate) struct Op<'m> {
+    tool: Tool<'m>,
+}
+
+/// An item, as both commands print it; `item list` leaves out the fields.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    id: String,
+    title: String,
+    vault: Vault,
+    updated_at: Option<String>,
+    urls: Vec<Url>,
+    fields: Vec<ItemField>,
+    files: Vec<File>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Vault {
+    id: String,
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Url {
+    primary: bool,
+    href: Option<Zeroizing<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ItemField {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    purpose: Option<String>,
+    label: Option<String>,
+    value: Option<Zeroizing<String>>,
+    ssh_formats: Option<SshFormats>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SshFormats {
+    openssh: Option<SshFormat>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SshFormat {
+    value: Option<Zeroizing<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct File {
+    id: String,
+    name: String,
+}
+
+impl ItemField {
+    /// The name that all password managers share, if it is such a field.
+    fn built_in(&self) -> Option<&'static str> {
+        match (self.purpose.as_deref(), self.kind.as_str(), self.id.as_str()) {
+            (Some("PASSWORD"), ..) => Some("password"),
+            (Some("USERNAME"), ..) => Some("username"),
+            (Some("NOTES"), ..) => Some("notes"),
+            (_, "OTP", _) => Some("totp"),
+            (_, "SSHKEY", _) | (_, _, "private_key") => Some("private_key"),
+            (_, _, "public_key") => Some("public_key"),
+            // A password item, an API credential: what the person sees as the password.
+            (_, "CONCEALED", "password" | "credential") => Some("password"),
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value {
+        // 1Password keeps an SSH key as PKCS#8, and gives it in OpenSSH's own format as well, which ssh wants.
+        let openssh = self.ssh_formats.as_ref().and_then(|formats| formats.openssh.as_ref()?.value.as_ref());
+        Value::text(openssh.or(self.value.as_ref()).map_or("", |text| text.as_str()))
+    }
+}
+
+impl Entry for Item {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.title
+    }
+
+    fn places(&self) -> Vec<&str> {
+        if self.vault.id.is_empty() { Vec::new() } else { vec![&self.vault.id] }
+    }
+
+    fn changed(&self) -> Option<&str> {
+        self.updated_at.as_deref()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let mut fields: Vec<Field> = Vec::new();
+        for field in self.fields.iter().filter(|field| field.value.is_some()) {
+            let first = |name: &&str| !fields.iter().any(|known| !known.is_custom && known.name == *name);
+            if let Some(name) = field.built_in().filter(first) {
+                fields.push(Field { name: name.to_owned(), is_custom: false, value: field.value() });
+            } else if let Some(label) = field.label.as_deref() {
+                fields.push(Field::custom(label, field.value()));
+            }
+        }
+        let url = self.urls.iter().find(|url| url.primary).or(self.urls.first()).and_then(|url| url.href.as_ref());
+        fields.extend(url.map(|url| Field::built_in("uri", url)));
+        let place = |file: &File| format!("op://{}/{}/{}", self.vault.id, self.id, file.id);
+        fields.extend(self.files.iter().map(|file| Field::attachment(&file.name, place(file))));
+        // Built-in ones first.
+        fields.sort_by_key(|field| field.is_custom);
+        fields
+    }
+}
+
+impl<'m> Op<'m> {
+    pub(super) fn new(tool: Tool<'m>) -> Self {
+        Self { tool }
+    }
+
+    fn all(&self) -> Result<Vec<Item>, OpenError> {
+        let output = self.tool.run(&["item", "list", "--format", "json"], &[]);
+        let output = output.map_err(|error| self.tool.failed(error))?;
+        // Without items it prints nothing, or `null`.
+        let items: Option<Vec<Item>> = match output.trim_ascii() {
+            [] => None,
+            text => serde_json::from_slice(text).map_err(|_| self.tool.odd("its list is not its JSON"))?,
+        };
+        Ok(items.unwrap_or_default())
+    }
+
+    fn feed(&self, items: &[Item], sink: &mut dyn Sink) -> Result<(), OpenError> {
+        let fed = items.iter().try_for_each(|item| {
+            if !item.vault.id.is_empty() {
+                sink.folder(&item.vault.id, &item.vault.name)?;
+            }
+            sink.item(item)
+        });
+        fed.map_err(|limit: Limit| self.tool.odd(limit.to_string()))
+    }
+
+    /// The whole items of these ids.
+    fn get(&self, ids: &BTreeSet<String>, all: &[Item]) -> Result<HashMap<String, Item>, OpenError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let wanted = all.iter().filter(|item| ids.contains(&item.id));
+        let wanted: Vec<_> =
+            wanted.map(|item| serde_json::json!({ "id": item.id, "vault": { "id": item.vault.id } })).collect();
+        let input = serde_json::Value::from(wanted).to_string();
+        let output = self.tool.run(&["item", "get", "-", "--format", "json"], input.as_bytes());
+        let output = output.map_err(|error| self.tool.failed(error))?;
+        let odd = || self.tool.odd("an item is not its JSON");
+        let mut items = HashMap::new();
+        // One object after the other; a list of them would do as well.
+        for value in serde_json::Deserializer::from_slice(&output).into_iter::<OneOrMany>() {
+            let found = match value.map_err(|_| odd())? {
+                OneOrMany::One(item) => vec![*item],
+                OneOrMany::Many(items) => items,
+            };
+            items.extend(found.into_iter().map(|item| (item.id.clone(), item)));
+        }
+        Ok(items)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    Many(Vec<Item>),
+    One(Box<Item>),
+}
+
+impl Kind for Op<'_> {
+    type Keys = ProgramKeys;
+    type Spec = ProgramSpec;
+
+    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
+        declared.program(keys)
+    }
+
+    fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(Op::new(Tool::new("op", HINT, spec, context)))
+    }
+}
+
+impl Source for Op<'_> {
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
+        let all = self.all()?;
+        let ids = find_ids(wanted, |sink| self.feed(&all, sink))?;
+        let items = self.get(&ids.iter().flatten().cloned().collect(), &all)?;
+        let answer = |(reference, id): (&&Reference, Result<String, LookupError>)| match items.get(&id?) {
+            Some(item) => select(item.fields(), reference),
+            None => Err(self.tool.refused(reference, "op gave no such item")),
+        };
+        let answers = wanted.iter().zip(ids).map(answer).collect();
+        Ok(self.tool.values(wanted, answers, |place| self.tool.run(&["read", "--no-newline", place], &[])))
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        let all = self.all()?;
+        let mut listing = Listing::default();
+        self.feed(&all, &mut listing)?;
+        Ok(listing.finish())
+    }
+}

@@ -1,0 +1,100 @@
+//! `vals`: an item is one of its expressions, `ref+BACKEND://PATH#/KEY`. All of them go into one call as a YAML document on
+//! standard input (`vals eval -f - -o json`), so that none is an argument.
+
+use deaddrop_core::secret::Secret;
+use serde_json::{Map, Value};
+
+use super::Tool;
+use crate::error::{item, shown};
+use crate::input::context::Context;
+use crate::keys::{Declared, ProgramKeys};
+use crate::kinds::Kind;
+use crate::spec::ProgramSpec;
+use crate::{Listed, LookupError, OpenError, Reference, Source};
+
+/// What to do when it fails.
+pub(super) const HINT: &str = "vals says why above; its backends take their credentials from the environment";
+
+/// The program.
+pub(crate) struct Vals<'m> {
+    tool: Tool<'m>,
+}
+
+impl<'m> Vals<'m> {
+    pub(super) fn new(tool: Tool<'m>) -> Self {
+        Self { tool }
+    }
+}
+
+/// The expression that a reference names: `#` belongs to it.
+fn expression(reference: &Reference) -> String {
+    match &reference.field {
+        Some(field) => format!("{}#{field}", reference.item),
+        None => reference.item.clone(),
+    }
+}
+
+impl Kind for Vals<'_> {
+    type Keys = ProgramKeys;
+    type Spec = ProgramSpec;
+
+    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
+        declared.program(keys)
+    }
+
+    fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(Vals::new(Tool::new("vals", HINT, spec, context)))
+    }
+}
+
+impl Source for Vals<'_> {
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
+        let name = |index: usize| format!("v{index}");
+        let document: Map<String, Value> = wanted
+            .iter()
+            .enumerate()
+            .filter(|(_, reference)| is_expression(reference))
+            .map(|(index, reference)| (name(index), Value::String(expression(reference))))
+            .collect();
+        let mut values = Map::new();
+        if !document.is_empty() {
+            // JSON is YAML.
+            let input = Value::Object(document).to_string();
+            let arguments = ["eval", "-f", "-", "-o", "json"];
+            let output = self.tool.run(&arguments, input.as_bytes()).map_err(|error| self.tool.failed(error))?;
+            values =
+                serde_json::from_slice(&output).map_err(|_| self.tool.odd("what it printed is not one JSON object"))?;
+        }
+        let answer = |(index, reference): (usize, &&Reference)| match values.remove(&name(index)) {
+            _ if !is_expression(reference) => Err(LookupError::Refused {
+                item: item(reference),
+                what: "this is no expression of vals".to_owned(),
+                hint: Some(
+                    "an expression begins with `ref+` or `secretref+`, as in `ref+vault://path#/key`".to_owned(),
+                ),
+            }),
+            // vals leaves what it does not understand as it is.
+            Some(Value::String(text)) if text == expression(reference) => Err(LookupError::Refused {
+                item: item(reference),
+                what: "vals gave it back as it was".to_owned(),
+                hint: Some("is the expression right?".to_owned()),
+            }),
+            Some(Value::String(text)) => Ok(Secret::from(text)),
+            Some(number @ (Value::Number(_) | Value::Bool(_))) => Ok(Secret::from(number.to_string())),
+            Some(_) => {
+                let (item, field) = (shown(&reference.item), "value".to_owned());
+                Err(LookupError::NotText { item, field })
+            }
+            None => Err(LookupError::NoItem { item: item(reference), near: Vec::new(), bad_lines: Vec::new() }),
+        };
+        Ok(wanted.iter().enumerate().map(answer).collect())
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        Err(self.tool.odd("vals has no list of what there is: its items are expressions"))
+    }
+}
+
+fn is_expression(reference: &Reference) -> bool {
+    reference.item.starts_with("ref+") || reference.item.starts_with("secretref+")
+}

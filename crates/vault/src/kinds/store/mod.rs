@@ -1,0 +1,223 @@
+//! Stores of pass, gopass and passage: a directory with an encrypted file for each entry.
+//!
+//! `tree` finds entries by name without opening one, `text` reads what one holds, `pass` and `passage` decrypt.
+
+mod gopass;
+mod pass;
+mod passage;
+mod text;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use deaddrop_core::keys::Field;
+use deaddrop_core::limits::MAX_VALUE;
+use deaddrop_core::secret::Secret;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::error::item as shown_item;
+use crate::input::context::Context;
+use crate::items::item::{self, Answer};
+use crate::keys::{Declared, PasswordKeys, StoreKeys};
+use crate::kinds::Kind;
+use crate::{Listed, LookupError, OpenError, PasswordSpec, Reference, Source, StoreSpec};
+use pass::Pass;
+use passage::Passage;
+use text::Flavour;
+use tree::{Found, Tree};
+
+/// The longest encrypted file, and the longest entry, in bytes.
+const MAX_ENTRY: usize = MAX_VALUE;
+
+/// A kind of store.
+trait Store {
+    /// The directory.
+    ///
+    /// # Errors
+    /// It is not known.
+    fn root(&self) -> Result<PathBuf, OpenError>;
+
+    /// How the names of its files end.
+    fn suffix(&self) -> &'static str;
+
+    /// How an entry is written.
+    fn flavour(&self) -> Flavour;
+
+    /// Decrypts `entries` of `tree`, and gives each to `take`, with its index, in any order. None is kept.
+    ///
+    /// # Errors
+    /// Nothing can be decrypted at all.
+    fn decrypt(&self, tree: &Tree, entries: &[&Found], take: &mut Take<'_>) -> Result<(), OpenError>;
+}
+
+/// The kind `pass`; without a `path`, the store that pass itself takes.
+pub(crate) struct PassStore;
+
+impl Kind for PassStore {
+    type Keys = StoreKeys;
+    type Spec = StoreSpec;
+
+    fn check(declared: &Declared<'_>, keys: StoreKeys) -> Option<StoreSpec> {
+        declared.store(keys)
+    }
+
+    fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Lines }))
+    }
+}
+
+/// The kind `gopass`; without a `path`, the store that gopass itself takes.
+pub(crate) struct GopassStore;
+
+impl Kind for GopassStore {
+    type Keys = StoreKeys;
+    type Spec = StoreSpec;
+
+    fn check(declared: &Declared<'_>, keys: StoreKeys) -> Option<StoreSpec> {
+        declared.store(keys)
+    }
+
+    fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Yaml }))
+    }
+}
+
+/// A store of passage.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a passage source", default, deny_unknown_fields)]
+#[schemars(rename = "passage-source")]
+pub struct PassageKeys {
+    /// The store's directory. Default: passage's own.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+    /// A file of age identities, or an SSH key. Default: passage's own.
+    #[schemars(length(min = 1))]
+    pub identity: Field<String>,
+    /// The passphrase of the store's files, or of the identity file.
+    pub password: Field<PasswordKeys>,
+}
+
+/// A store of passage, and what opens it.
+#[derive(Debug, Clone)]
+pub struct PassageSpec {
+    /// The store.
+    pub store: StoreSpec,
+    /// A file of identities; passage's own when there is neither this nor a password.
+    pub identity: Option<PathBuf>,
+    /// What opens the identities, or the store's files.
+    pub password: Option<PasswordSpec>,
+}
+
+/// The kind `passage`; without a path or identity, those that passage itself takes.
+pub(crate) struct PassageStore;
+
+impl Kind for PassageStore {
+    type Keys = PassageKeys;
+    type Spec = PassageSpec;
+
+    fn check(declared: &Declared<'_>, keys: PassageKeys) -> Option<PassageSpec> {
+        let path = declared.path(keys.path);
+        let identity = declared.path(keys.identity);
+        let password = declared.password(keys.password.place(), keys.password);
+        Some(PassageSpec { store: StoreSpec { path: path? }, identity: identity?, password: password? })
+    }
+
+    fn open<'m>(spec: &'m PassageSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        Box::new(Stored(Passage {
+            source: name,
+            context,
+            path: spec.store.path.as_deref(),
+            identity: spec.identity.as_deref(),
+            password: spec.password.as_ref(),
+        }))
+    }
+
+    fn password(spec: &PassageSpec) -> Option<&PasswordSpec> {
+        spec.password.as_ref()
+    }
+}
+
+/// Takes what an entry holds, or why that is not known.
+type Take<'t> = dyn FnMut(usize, Result<Zeroizing<Vec<u8>>, Unread>) + 't;
+
+/// Why an entry cannot be read.
+struct Unread {
+    /// No part of a value.
+    what: String,
+    /// What to do; may be empty.
+    hint: String,
+}
+
+/// A store as a source.
+struct Stored<S>(S);
+
+impl<S: Store> Stored<S> {
+    fn tree(&self) -> Result<Tree, OpenError> {
+        Tree::read(&self.0.root()?, self.0.suffix())
+    }
+}
+
+impl<S: Store> Source for Stored<S> {
+    fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
+        let tree = self.tree()?;
+        let mut answers: Vec<Option<Result<Secret, LookupError>>> = Vec::new();
+        // Each entry once, with those who want it.
+        let mut users: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, found) in tree.find(wanted).into_iter().enumerate() {
+            answers.push(match found {
+                Ok(entry) => {
+                    users.entry(entry).or_default().push(index);
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let entries: Vec<&Found> = users.keys().filter_map(|entry| tree.entries.get(*entry)).collect();
+        let users: Vec<&Vec<usize>> = users.values().collect();
+        let flavour = self.0.flavour();
+        self.0.decrypt(&tree, &entries, &mut |entry, content| {
+            for &user in users.get(entry).copied().into_iter().flatten() {
+                let Some(reference) = wanted.get(user) else { continue };
+                let answer = match &content {
+                    Ok(content) => select(content, flavour, reference),
+                    Err(Unread { what, hint }) => Err(LookupError::Refused {
+                        item: shown_item(reference),
+                        what: what.clone(),
+                        hint: Some(hint.clone()),
+                    }),
+                };
+                if let Some(slot) = answers.get_mut(user) {
+                    *slot = Some(answer);
+                }
+            }
+        })?;
+        let missing = |reference: &Reference| LookupError::Refused {
+            item: shown_item(reference),
+            what: "it was not decrypted".to_owned(),
+            hint: None,
+        };
+        Ok(answers.into_iter().zip(wanted).map(|(answer, own)| answer.unwrap_or_else(|| Err(missing(own)))).collect())
+    }
+
+    /// Names only: to know its fields, every entry would have to be decrypted.
+    fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
+        Ok(self.tree()?.list())
+    }
+}
+
+fn select(content: &[u8], flavour: Flavour, reference: &Reference) -> Result<Secret, LookupError> {
+    let refused = |what: String, hint: &str| LookupError::Refused {
+        item: shown_item(reference),
+        what,
+        hint: Some(hint.to_owned()),
+    };
+    let fields =
+        text::fields(content, flavour, reference.field.as_deref()).map_err(|(what, hint)| refused(what, hint))?;
+    match item::select(fields, reference)? {
+        Answer::Value(secret) => Ok(secret),
+        Answer::Attachment(_) => Err(refused("an entry has no attachments".to_owned(), "")),
+    }
+}

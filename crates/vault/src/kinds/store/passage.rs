@@ -1,0 +1,87 @@
+//! Stores of passage: files of age. Its identities are opened once.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::pass::home;
+use super::text::Flavour;
+use super::tree::{Found, Tree};
+use super::{MAX_ENTRY, Store, Take, Unread};
+use crate::input::context::Context;
+use crate::input::{age, read};
+use crate::{OpenError, PasswordSpec};
+
+/// A store.
+pub(super) struct Passage<'m> {
+    pub source: &'m str,
+    pub context: &'m Context<'m>,
+    /// Without one, the one that passage itself takes.
+    pub path: Option<&'m Path>,
+    /// A file of identities; without one, passage's own.
+    pub identity: Option<&'m Path>,
+    /// What opens the identities; without any, what opens the entries.
+    pub password: Option<&'m PasswordSpec>,
+}
+
+impl Passage<'_> {
+    /// The file of identities; `None` when the password opens the entries.
+    fn identity(&self) -> Result<Option<PathBuf>, OpenError> {
+        if let Some(path) = self.identity {
+            return Ok(Some(path.to_owned()));
+        }
+        let own = match std::env::var_os("PASSAGE_IDENTITIES_FILE").filter(|path| !path.is_empty()) {
+            Some(path) => PathBuf::from(path),
+            None => home()?.join(".passage/identities"),
+        };
+        Ok(Some(own).filter(|own| self.password.is_none() || own.exists()))
+    }
+}
+
+impl Store for Passage<'_> {
+    fn root(&self) -> Result<PathBuf, OpenError> {
+        match (self.path, std::env::var_os("PASSAGE_DIR").filter(|path| !path.is_empty())) {
+            (Some(path), _) => Ok(self.context.at(path)),
+            (None, Some(path)) => Ok(path.into()),
+            (None, None) => home().map(|home| home.join(".passage/store")),
+        }
+    }
+
+    fn suffix(&self) -> &'static str {
+        ".age"
+    }
+
+    fn flavour(&self) -> Flavour {
+        Flavour::Lines
+    }
+
+    fn decrypt(&self, tree: &Tree, entries: &[&Found], take: &mut Take<'_>) -> Result<(), OpenError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (identities, password);
+        let key = match (self.identity()?, self.password) {
+            (None, Some(spec)) => {
+                password = self.context.password(self.source, spec)?;
+                age::Key::Password(&password)
+            }
+            (identity, spec) => {
+                let path = identity.unwrap_or_default();
+                identities = age::identities(self.context, self.source, &path, spec)?;
+                age::Key::Identities(&identities)
+            }
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            take(index, open(tree, entry, key));
+        }
+        Ok(())
+    }
+}
+
+fn open(tree: &Tree, entry: &Found, key: age::Key<'_>) -> Result<zeroize::Zeroizing<Vec<u8>>, Unread> {
+    let file: Box<dyn Read> = Box::new(tree.open(entry)?);
+    let plain = age::decrypt_with(file, key).map_err(|failure| {
+        let (what, hint) = failure.words();
+        Unread { what, hint }
+    })?;
+    read::to_end(plain, 0, MAX_ENTRY).map_err(|problem| Unread { what: problem.to_string(), hint: String::new() })
+}

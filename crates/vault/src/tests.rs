@@ -1,0 +1,265 @@
+//! Every kind of source through [`fetch`], and everything that a person can get wrong.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+use crate::testing::{Specs, exports, full_reference};
+
+/// Fetches references for secrets called `s0`, `s1`, …; an empty value is an error.
+fn get(specs: &Specs, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<(String, String)>> {
+    let references: Vec<Reference> = wanted.iter().map(|text| full_reference(text)).collect();
+    let names: Vec<String> = (0..wanted.len()).map(|index| format!("s{index}")).collect();
+    let wanted: Vec<Wanted<'_>> = references
+        .iter()
+        .zip(&names)
+        .map(|(reference, secret)| Wanted { reference, secret, allow_empty: false })
+        .collect();
+    match fetch(&specs.sources(), &wanted) {
+        Ok(values) => Ok(references.iter().map(|reference| values[reference].expose().to_vec()).collect()),
+        Err(errors) => {
+            let told = format!("{errors} {errors:?}");
+            assert!(!told.to_lowercase().contains("planted"), "{told}");
+            Err(errors.iter().map(|error| (error.to_string(), error.hint().unwrap_or_default())).collect())
+        }
+    }
+}
+
+/// The only error of one reference: message and hint.
+fn fails(specs: &Specs, wanted: &str) -> (String, String) {
+    let mut errors = get(specs, &[wanted]).unwrap_err();
+    assert_eq!(errors.len(), 1, "{wanted}");
+    errors.pop().unwrap()
+}
+
+#[test]
+fn a_file_is_read_byte_for_byte_from_the_manifests_directory_or_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    std::fs::create_dir(path.join("keys")).unwrap();
+    std::fs::write(path.join("keys/a#b"), b"\xff\0\r\n").unwrap();
+    let specs = Specs::new(path, &[("keys", SourceSpec::File(DirectorySpec { path: Some("keys".into()) }))]);
+    let odd = Reference { source: "file".into(), item: "keys/a#b".into(), field: None };
+    let in_keys = Reference { source: "keys".into(), item: "a#b".into(), field: None };
+    let absolute = Reference { item: path.join("keys/a#b").to_str().unwrap().into(), ..odd.clone() };
+    let wanted = [&odd, &in_keys, &absolute].map(|reference| Wanted { reference, secret: "s", allow_empty: false });
+    let values = fetch(&specs.sources(), &wanted).unwrap();
+    assert_eq!(values.len(), 3);
+    assert!(values.values().all(|value| value.expose() == b"\xff\0\r\n"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let specs = Specs::new(path, &[]);
+    std::fs::create_dir(path.join("directory")).unwrap();
+    std::fs::write(path.join("empty"), "").unwrap();
+    std::fs::write(path.join("file"), "planted").unwrap();
+    std::fs::File::create(path.join("longest")).unwrap().set_len(16 << 20).unwrap();
+    std::fs::File::create(path.join("long")).unwrap().set_len((16 << 20) + 1).unwrap();
+    let at = path.display();
+    for (wanted, want, hint) in [
+        (
+            "file:none",
+            format!("file: {at}/none: there is no such file (for s0)"),
+            "a relative path starts at the manifest's",
+        ),
+        ("file:~/x", format!("file: {at}/~/x: there is no such file (for s0)"), "`~` is not expanded"),
+        ("file:directory", format!("file: {at}/directory: this is a directory, not a file (for s0)"), ""),
+        ("file:/dev/zero", "file: /dev/zero: this is a device, not a file (for s0)".into(), ""),
+        ("file:empty", "file: \"empty\" is empty (for s0)".into(), "if that is meant, say `allow_empty: true`"),
+        ("file:long", format!("file: {at}/long: over 16 MiB, the longest that is read (for s0)"), ""),
+        ("file:a\0b", format!("file: {at}/a\u{fffd}b: file name contained an unexpected NUL byte (for s0)"), ""),
+        ("file:file/x", format!("file: {at}/file/x: Not a directory (os error 20) (for s0)"), ""),
+        (
+            "file:file#password",
+            "file: `#password`: a file has no fields (for s0)".into(),
+            "leave it out; for a name that holds `#` write `from: { source: file, item: \"file#password\" }`",
+        ),
+    ] {
+        let (got, got_hint) = fails(&specs, wanted);
+        assert_eq!(got, want, "{wanted}");
+        assert!(got_hint.starts_with(hint) && (hint.is_empty() == got_hint.is_empty()), "{wanted}: {got_hint}");
+    }
+    assert_eq!(get(&specs, &["file:longest"]).unwrap()[0].len(), MAX_VALUE);
+
+    // Root may read everything: then there is nothing to see here.
+    std::fs::set_permissions(path.join("file"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::File::open(path.join("file")).is_err() {
+        assert_eq!(fails(&specs, "file:file").0, format!("file: {at}/file: permission denied (for s0)"));
+    }
+}
+
+/// The tests of `env` run in a child: a test cannot set a variable without disturbing the others.
+#[test]
+fn environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole() {
+    if std::env::var_os("DEADDROP_TEST_CHILD").is_none() {
+        let name = "tests::environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env("DEADDROP_TEST_CHILD", "1")
+            .env("LAB_TOKEN", OsStr::from_bytes(b"planted \xff\n"))
+            .env("LAB_EMPTY", "")
+            .env("LAB_HASH#1", "planted")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+        return;
+    }
+    let specs = Specs::new(Path::new("/"), &[("lab", SourceSpec::Env(EnvSpec { prefix: "LAB_".into() }))]);
+    assert_eq!(get(&specs, &["lab:TOKEN", "env:LAB_TOKEN"]).unwrap(), vec![b"planted \xff\n"; 2]);
+    let hash = Reference { source: "lab".into(), item: "HASH#1".into(), field: None };
+    let wanted = Wanted { reference: &hash, secret: "s", allow_empty: false };
+    assert_eq!(fetch(&specs.sources(), &[wanted]).unwrap()[&hash].expose(), b"planted");
+    for (wanted, want, hint) in [
+        ("lab:K3S_TOKEN", "lab: $LAB_K3S_TOKEN is not set (for s0)", "set it for this run only"),
+        ("env:TOKEN", "env: $TOKEN is not set (for s0)", "set it for this run only"),
+        ("lab:EMPTY", "lab: \"EMPTY\" is empty (for s0)", "if that is meant, say `allow_empty: true`"),
+        ("lab:A=B", "lab: \"LAB_A=B\" cannot be the name of an environment variable: it holds `=` (for s0)", ""),
+        (
+            "lab:A\0",
+            "lab: \"LAB_A\u{fffd}\" cannot be the name of an environment variable: it holds a NUL byte (for s0)",
+            "",
+        ),
+        ("lab:", "lab: \"LAB_\" cannot be the name of an environment variable: it is empty (for s0)", ""),
+        ("lab:TOKEN#x", "lab: `#x`: the environment has no fields (for s0)", "leave it out"),
+    ] {
+        let (got, got_hint) = fails(&specs, wanted);
+        assert_eq!(got, want, "{wanted}");
+        assert!(got_hint.starts_with(hint) && (hint.is_empty() == got_hint.is_empty()), "{wanted}: {got_hint}");
+    }
+}
+
+#[test]
+fn a_dotenv_file_gives_what_python_dotenv_would() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let text = "export K3S_TOKEN=\"planted\\n1\" # c\nWIFI='planted 2'\nEMPTY=\nBARE\n=planted\nB=\"planted\n";
+    std::fs::write(path.join("env"), text).unwrap();
+    std::fs::write(path.join("bad"), b"A=1\nB=planted\xff\n").unwrap();
+    let file = |name: &str| SourceSpec::Dotenv(FileSpec::plain(name));
+    let specs =
+        Specs::new(path, &[("ci", file("env")), ("bad", file("bad")), ("none", file("none")), ("dir", file("."))]);
+    let values = get(&specs, &["ci:K3S_TOKEN", "ci:WIFI"]).unwrap();
+    assert_eq!(values, [b"planted\n1".to_vec(), b"planted 2".to_vec()]);
+    let at = path.display();
+    for (wanted, want, hint) in [
+        ("ci:K3S_TOKN", "ci: no item \"K3S_TOKN\" (for s0)".to_owned(), "did you mean `ci:K3S_TOKEN`?"),
+        ("ci:wifi", "ci: no item \"wifi\" (for s0)".into(), "did you mean `ci:WIFI`?"),
+        ("ci:SOMETHING", "ci: no item \"SOMETHING\" (for s0)".into(), "lines 5, 6 of the file could not be understood"),
+        ("ci:EMPTY", "ci: \"EMPTY\" is empty (for s0)".into(), "if that is meant, say `allow_empty: true`"),
+        ("ci:BARE", "ci: \"BARE\" has no value: its last line has no `=` (for s0)".into(), ""),
+        ("ci:WIFI#x", "ci: `#x`: a dotenv file has no fields (for s0)".into(), "leave it out"),
+        ("bad:A", format!("bad: {at}/bad:2: this is not UTF-8 (for s0)"), ""),
+        ("none:A", format!("none: {at}/none: there is no such file (for s0)"), "a relative path starts"),
+        ("dir:A", format!("dir: {at}/.: this is a directory, not a file (for s0)"), ""),
+    ] {
+        let (got, got_hint) = fails(&specs, wanted);
+        assert_eq!(got, want, "{wanted}");
+        assert!(got_hint.starts_with(hint) && (hint.is_empty() == got_hint.is_empty()), "{wanted}: {got_hint}");
+    }
+}
+
+#[test]
+fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
+    let export = |name: &str| SourceSpec::Bitwarden(FileSpec::plain(name));
+    let specs = Specs::new(
+        &exports(),
+        &[
+            ("vault", export("personal.json")),
+            ("gone", export("gone.json")),
+            ("own", export("account-restricted.json")),
+            ("locked", export("password-protected.json")),
+        ],
+    );
+    let wanted = [
+        "gone:a",
+        "vault:Rooter",
+        "vault:NAS",
+        "locked:x",
+        "file:none",
+        "gone:b",
+        "nowhere:x",
+        "vault:Router",
+        "own:x",
+        "vault:Empty password",
+        "vault:Rooter",
+    ];
+    let errors = get(&specs, &wanted).unwrap_err();
+    let at = exports();
+    let at = at.display();
+    let want = [
+        format!("gone: {at}/gone.json: there is no such file (for s0, s5)"),
+        "vault: no item \"Rooter\" (for s1, s10)".into(),
+        format!(
+            "locked: {at}/password-protected.json: this export is protected by a password, and the source has none (for s3)"
+        ),
+        format!("file: {at}/none: there is no such file (for s4)"),
+        "nowhere: there is no such source (for s6)".into(),
+        "vault: two items are called \"Router\" (for s7)\n   \
+         home/Router   6f1c2a7e-0000-4000-8000-000000000002   changed 2025-03-02\n   \
+         work/Router   6f1c2a7e-0000-4000-8000-000000000003   changed 2026-01-17"
+            .into(),
+        format!(
+            "own: {at}/account-restricted.json: this export is encrypted for your account only, and cannot be opened \
+             outside Bitwarden (for s8)"
+        ),
+        "vault: \"Empty password\" is empty (for s9)".into(),
+    ];
+    let got: Vec<&String> = errors.iter().map(|(message, _)| message).collect();
+    assert_eq!(got, want.iter().collect::<Vec<_>>());
+    let hint = |index: usize| errors[index].1.as_str();
+    assert_eq!(hint(1), "did you mean `vault:home/Router` or `vault:work/Router`?");
+    assert!(hint(2).starts_with("say where the password comes from: `password: { env: NAME }`"), "{}", hint(2));
+    assert_eq!(hint(5), "write `vault:home/Router`, or the id");
+    assert!(hint(6).starts_with("export again with \"Password protected\""), "{}", hint(6));
+}
+
+#[test]
+fn a_source_that_nobody_wants_is_not_opened() {
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
+    let specs = Specs::new(&exports(), &[("gone", missing)]);
+    assert!(get(&specs, &[]).unwrap().is_empty());
+    assert_eq!(get(&specs, &["file:homelab.json"]).unwrap().len(), 1);
+}
+
+#[test]
+fn an_empty_value_is_for_those_who_ask_for_it() {
+    let export = SourceSpec::Bitwarden(FileSpec::plain("personal.json"));
+    let specs = Specs::new(&exports(), &[("vault", export)]);
+    let reference = full_reference("vault:Empty password");
+    let wanted = |secret, allow_empty| Wanted { reference: &reference, secret, allow_empty };
+    let values = fetch(&specs.sources(), &[wanted("a", true), wanted("b", true)]).unwrap();
+    assert!(values[&reference].is_empty());
+    let errors = fetch(&specs.sources(), &[wanted("a", true), wanted("b", false), wanted("c", false)]).unwrap_err();
+    assert_eq!(errors.to_string(), "vault: \"Empty password\" is empty (for b, c)");
+}
+
+#[test]
+fn many_secrets_of_one_broken_source_are_counted() {
+    let missing = SourceSpec::Bitwarden(FileSpec::plain("gone.json"));
+    let specs = Specs::new(&exports(), &[("gone", missing)]);
+    let wanted: Vec<String> = (0..12).map(|index| format!("gone:{index}")).collect();
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let errors = get(&specs, &wanted).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].0.ends_with("there is no such file (for s0, s1, s2, s3, s4 and 7 more)"), "{}", errors[0].0);
+}
+
+#[test]
+fn the_references_of_the_example_have_values() {
+    let export = SourceSpec::Bitwarden(FileSpec::plain("tests/exports/homelab.json"));
+    let specs = Specs::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &[("vault", export)]);
+    let example = include_str!("../../../secrets.example.yaml");
+    let wanted: Vec<&str> = example
+        .lines()
+        .filter_map(|line| line.strip_prefix("    from: "))
+        .map(|rest| rest.split_once("  ").map_or(rest, |(reference, _)| reference).trim())
+        .collect();
+    assert_eq!(wanted.len(), 3);
+    assert!(get(&specs, &wanted).unwrap().iter().all(|value| !value.is_empty()));
+}

@@ -1,0 +1,166 @@
+//! `deaddrop init`: a first manifest, from flags or from answers.
+
+mod answers;
+mod first;
+mod vault;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use deaddrop_core::error::CommitError;
+use deaddrop_core::unfinished::Unfinished;
+
+use crate::manifest::Manifest;
+use crate::report::{Ui, json};
+use crate::run::message::{Exit, Failure, Message};
+use answers::Questions;
+use first::{FirstManifest, NamedHost, Usual};
+use vault::Vault;
+
+/// Writes a first manifest, with comments: your hosts, your vault and the usual secrets.
+///
+/// Example: deaddrop init --host node1=root@192.168.1.11 --vault bitwarden:vault.json --secrets login,wifi -o homelab.yaml
+///
+/// What no flag says is asked for on the terminal; each question has an answer that Return takes. Only the file is written, and the
+/// names of items in it are guesses: `deaddrop sources list vault` shows yours.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A host, and how SSH reaches it (may be given several times)
+    #[arg(long, value_name = "NAME[=USER@ADDRESS]")]
+    host: Vec<String>,
+
+    /// Where the values come from: bitwarden, onepassword, keepass, proton-pass, lastpass, pass, gopass, passage, dotenv, env,
+    /// bw, rbw or op, and for an export its file
+    #[arg(long, value_name = "TYPE[:PATH]")]
+    vault: Option<String>,
+
+    /// Which of login, k3s-token, wifi, deploy-key and host-key, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    secrets: Option<Vec<String>>,
+
+    /// The user whose login password it is [default: admin]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    output: PathBuf,
+
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+
+    /// Ask nothing: what no flag says is as if Return had been pressed
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        // Before any question: answers that are then thrown away would be a nuisance.
+        if !self.force && self.output.symlink_metadata().is_ok() {
+            return Err(exists(&self.output));
+        }
+        let first = self.collect()?;
+        let text = first.text();
+        // What is written passes `check`: whatever could not is told here, by the checks themselves.
+        let manifest = Manifest::parse(&text, &self.output)
+            .map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))?;
+        write(&self.output, &text, self.force)?;
+        let (name, hosts, secrets) = (self.output.display(), manifest.hosts.len(), manifest.secrets.len());
+        ui.print_json_when_done(|| json::init(&name.to_string(), hosts, secrets));
+        let plural = if hosts == 1 { "" } else { "s" };
+        ui.say(&format!(
+            "{name}: {}, {hosts} host{plural}. Look at the names of items in it, then:",
+            crate::report::plan::secrets(secrets)
+        ));
+        let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
+        ui.say(&format!("  deaddrop check --values{manifest}"));
+        let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());
+        ui.say(&format!("  deaddrop plan IMAGE{manifest} --host {host}"));
+        Ok(Exit::Done)
+    }
+
+    /// What the flags say, and what a person answers to the rest.
+    fn collect(&self) -> Result<FirstManifest, Failure> {
+        let mut questions = Questions::new(self.yes);
+        let hosts = match self.host.as_slice() {
+            [] => questions.ask(
+                "--host",
+                "Hosts, separated by commas, each NAME or NAME=USER@ADDRESS",
+                "node1",
+                |answer| answer.split(',').map(|host| NamedHost::parse(host.trim())).collect(),
+            )?,
+            flags => flags
+                .iter()
+                .map(|host| NamedHost::parse(host))
+                .collect::<Result<_, _>>()
+                .map_err(|message| wrong("--host", message))?,
+        };
+        let vault = match &self.vault {
+            Some(flag) => Vault::parse(flag).map_err(|message| wrong("--vault", message))?,
+            None => {
+                let question = format!("Vault, TYPE or TYPE:PATH; a type is one of {}", vault::names());
+                questions.ask("--vault", &question, "bitwarden:vault.json", Vault::parse)?
+            }
+        };
+        let secrets = match &self.secrets {
+            Some(names) => {
+                Usual::list(names.iter().map(String::as_str)).map_err(|message| wrong("--secrets", message))?
+            }
+            None => {
+                let question = format!("Secrets, separated by commas, of {}", Usual::names());
+                let usual = "login, k3s-token, wifi, deploy-key";
+                questions.ask("--secrets", &question, usual, |answer| Usual::list(answer.split(',')))?
+            }
+        };
+        let user = match &self.user {
+            Some(user) => first::user(user).map_err(|message| wrong("--user", message))?,
+            None if secrets.contains(&Usual::Login) && questions.can_ask() => {
+                questions.ask("--user", "User whose login password it is", "admin", first::user)?
+            }
+            None => "admin".to_owned(),
+        };
+        Ok(FirstManifest { hosts, vault, secrets, user })
+    }
+}
+
+fn wrong(flag: &str, message: String) -> Failure {
+    Failure::usage(Message::new(format!("{flag}: {message}")))
+}
+
+fn exists(path: &Path) -> Failure {
+    let message = Message::new(format!("{}: there is such a file already, and nothing was changed", path.display()));
+    Failure::refused(vec![message.hint("-o FILE writes another one, --force replaces it")])
+}
+
+/// Writes the file, whole or not at all.
+fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let made = || {
+        let file = Unfinished::create(directory)?;
+        // It holds no value, and is made to be committed.
+        file.set_mode(0o644)?;
+        file.file().write_all(text.as_bytes())?;
+        Ok(file)
+    };
+    let written = made().map_err(CommitError::Before).and_then(|file| match force {
+        true => file.replace(path),
+        false => file.publish(path),
+    });
+    written.map_err(|error| match error {
+        CommitError::Before(error) if error.kind() == std::io::ErrorKind::AlreadyExists => exists(path),
+        CommitError::Before(error) => {
+            let what = format!("{}: nothing was changed", path.display());
+            Failure::refused(vec![Message::new(what).caused_by(&error)])
+        }
+        CommitError::After(error) => {
+            let what = format!("{}: it is written, but its directory could not be synced", path.display());
+            Failure { exit: Exit::HalfDone, messages: vec![Message::new(what).caused_by(&error)] }
+        }
+    })
+}

@@ -1,0 +1,67 @@
+//! From the decoded keys of `sources` to their specs. What each kind's keys mean is beside that kind, in deaddrop-vault.
+
+use std::collections::BTreeMap;
+
+use deaddrop_core::keys::{Entries, Entry, Field, NodeId, Refusal, Report};
+use deaddrop_core::shown::quoted;
+use deaddrop_vault::{SourceKeys, SourceSpec};
+
+use super::check::Checker;
+use super::{values, veil};
+
+impl Report for Checker<'_, '_> {
+    fn problem(&self, at: NodeId, message: String, hint: Option<String>) {
+        self.push(self.mark(at), message, hint);
+    }
+
+    fn refuse(&self, at: NodeId, refusal: Refusal) {
+        Checker::refuse(self, at, refusal);
+    }
+
+    fn child(&self, at: NodeId, key: &str) -> Option<NodeId> {
+        self.context.tree.child(at, key)
+    }
+
+    fn hide(&self, at: NodeId) {
+        veil::below(self.context.tree, at, &mut self.context.problems.borrow_mut());
+    }
+}
+
+impl Checker<'_, '_> {
+    /// Itself, as the checks of keys elsewhere know it.
+    pub(super) fn keys(&self) -> &dyn Report {
+        self
+    }
+
+    pub(super) fn sources(&self, raw: Field<Entries<SourceKeys>>) -> BTreeMap<String, SourceSpec> {
+        let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
+        let mut from_input: Option<String> = None;
+        let mut sources = BTreeMap::new();
+        for entry in entries {
+            let key = entry.key;
+            let Some((name, spec)) = self.source(entry) else { continue };
+            if spec.reads_standard_input() {
+                if let Some(first) = &from_input {
+                    let message =
+                        format!("standard input (`-`) can be read once, and {} reads it already", quoted(first));
+                    self.push(self.mark(key), message, Some("give one of them a path".to_owned()));
+                }
+                from_input.get_or_insert_with(|| name.clone());
+            }
+            sources.insert(name, spec);
+        }
+        sources
+    }
+
+    fn source(&self, entry: Entry<SourceKeys>) -> Option<(String, SourceSpec)> {
+        self.accept(entry.key, values::name(&entry.name, "a source"));
+        let (id, keys) = entry.value.good()?;
+        // These two are there without being declared.
+        if matches!(entry.name.as_str(), "env" | "file") && keys.kind() != entry.name {
+            let message = format!("{} always is a source of type `{}`", quoted(&entry.name), entry.name);
+            self.push(self.mark(entry.key), message, Some("give this source another name".to_owned()));
+            return None;
+        }
+        Some((entry.name, keys.check(entry.key, id, self)?))
+    }
+}

@@ -1,0 +1,60 @@
+//! Files of password hashes: what NixOS takes (NX012), when it reads them (DD501), and when it ignores them (NX101).
+
+use super::Finding;
+
+/// NX012: the file at `path` is a hashedPasswordFile, and its value is no crypt(3) text that NixOS takes.
+#[must_use]
+pub fn not_a_hash(path: &str) -> Finding {
+    unusable(
+        path,
+        "the value is not one line of crypt(3) text of a scheme that NixOS accepts",
+        "add `hash: yescrypt` to have the value hashed, or store a hash (mkpasswd -m yescrypt)",
+    )
+}
+
+/// NX012: the file at `path` is a hashedPasswordFile, and its value is a generated key.
+#[must_use]
+pub fn generated_key(path: &str) -> Finding {
+    unusable(
+        path,
+        "a generated key is not one line of crypt(3) text",
+        "put a password into the vault, and name it with `from` and `hash: yescrypt`",
+    )
+}
+
+fn unusable(path: &str, why: &str, instead: &str) -> Finding {
+    Finding {
+        code: "NX012",
+        refuse: true,
+        reason: format!("{path} is a hashedPasswordFile, and {why}: it would corrupt /etc/shadow or lock the user out"),
+        instead: instead.to_owned(),
+    }
+}
+
+/// NX101: /etc/shadow has a line for `user` with another password than the file at `path`.
+#[must_use]
+pub fn shadow_line_stays(user: &str, path: &str) -> Finding {
+    Finding {
+        code: "NX101",
+        refuse: false,
+        reason: format!(
+            "/etc/shadow already has a line for {user}, with another password or none: with users.mutableUsers = true \
+             (the default) NixOS keeps that line, and {path} is never applied"
+        ),
+        instead: "set users.mutableUsers = false, or services.userborn.enable = true".to_owned(),
+    }
+}
+
+/// DD501: the file at `path` was changed on a running node, and NixOS reads it at activation only. `user` is whose it is.
+#[must_use]
+pub fn read_at_activation(path: &str, user: Option<&str>) -> Finding {
+    let who = user.map_or(String::new(), |user| format!(" of {user}"));
+    Finding {
+        code: "DD501",
+        refuse: false,
+        reason: format!(
+            "NixOS reads {path} when a system is activated only: until then the password{who} is the old one"
+        ),
+        instead: "on the node: /run/current-system/bin/switch-to-configuration switch, or reboot it".to_owned(),
+    }
+}

@@ -1,0 +1,70 @@
+//! A directory that holds a root, such as `/mnt` with an image mounted by hand, or a root file system in the making.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::sys::{self, SignalsWait};
+use deaddrop_core::tree::directory::DirectoryTree;
+use deaddrop_core::tree::directory::transaction::Transaction;
+use deaddrop_core::tree::{Applied, TreeChange};
+
+use super::survey::survey_disk;
+use super::{Change, Place, PlaceError, Survey, Wanted};
+
+/// A directory as a place.
+pub struct DirectoryPlace {
+    path: PathBuf,
+    tree: DirectoryTree,
+}
+
+impl DirectoryPlace {
+    /// Opens a directory that holds a root.
+    ///
+    /// # Errors
+    /// When it is not a directory, or cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let tree = DirectoryTree::open(path)?;
+        // Every new file is open without a name until all of them are whole.
+        sys::raise_open_files_limit();
+        Ok(Self { path: path.to_owned(), tree })
+    }
+}
+
+impl Place for DirectoryPlace {
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
+        Ok(survey_disk(&self.tree, wanted)?)
+    }
+
+    fn title(&self) -> String {
+        format!("{}, a directory", self.path.display())
+    }
+}
+
+impl Change for DirectoryPlace {
+    fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, PlaceError> {
+        Ok(Vec::new())
+    }
+
+    fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, PlaceError> {
+        // A Ctrl-C in the middle would leave some files new and some old: it waits until all are one or the other.
+        let signals = SignalsWait::new();
+        let mut transaction = Transaction::new(&self.tree);
+        // Before an old file goes: a directory that cannot be synced is taken back like anything else.
+        match transaction.run(changes, time).and_then(|()| transaction.sync()) {
+            Ok(()) => {
+                let finished = transaction.finish();
+                signals.committed();
+                Ok(Applied { notes: finished?, details: Vec::new() })
+            }
+            Err(error) => {
+                let error = transaction.take_back(error);
+                if let StorageError::HalfDone { .. } = &error {
+                    // It has to be said: no signal ends us before that.
+                    signals.committed();
+                }
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A disk image: the root partition's file system, written by the native back end or mounted by the kernel.
+
+use std::time::SystemTime;
+
+use deaddrop_core::tree::{Applied, TreeChange};
+use deaddrop_core::warning::Warning;
+use deaddrop_image::mount::image::MountedImage;
+use deaddrop_image::native::NativeImage;
+use deaddrop_image::table::root::Root;
+
+use super::survey::survey_disk;
+use super::{Change, Place, PlaceError, Survey, Wanted};
+
+/// An open image, its root chosen.
+pub enum ImagePlace<'w> {
+    /// Its file system is written by us.
+    Native(Box<NativeImage<'w>>),
+    /// Its file system is mounted by the kernel.
+    Mounted(Box<MountedImage<'w>>),
+}
+
+impl ImagePlace<'_> {
+    fn root(&self) -> &Root {
+        match self {
+            Self::Native(image) => image.root(),
+            Self::Mounted(image) => image.root(),
+        }
+    }
+}
+
+impl Place for ImagePlace<'_> {
+    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
+        match self {
+            Self::Native(image) => survey_disk(image.tree(), wanted).map_err(|error| image.with_commands(error).into()),
+            Self::Mounted(image) => Ok(survey_disk(image.tree()?, wanted)?),
+        }
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        doubt(self.root()).into_iter().collect()
+    }
+
+    fn title(&self) -> String {
+        match self {
+            Self::Native(image) => image.title(),
+            Self::Mounted(image) => image.title(),
+        }
+    }
+}
+
+impl Change for ImagePlace<'_> {
+    fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, PlaceError> {
+        match self {
+            Self::Native(image) => Ok(image.judge(changes, time).map(|()| Vec::new())?),
+            Self::Mounted(image) => Ok(image.judge(changes)?),
+        }
+    }
+
+    fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, PlaceError> {
+        match self {
+            Self::Native(image) => Ok(image.apply(changes, time)?),
+            Self::Mounted(image) => Ok(image.apply(changes, time)?),
+        }
+    }
+}
+
+/// DD102, for a root that may be none.
+fn doubt(root: &Root) -> Option<Warning> {
+    root.doubtful.then(|| Warning {
+        code: "DD102",
+        secret: None,
+        message: "this does not look like a root: it has neither /nix/store, nor /etc with /usr or /bin".into(),
+        hint: "is it a partition of a system, or an image that is still empty? what boots it may never look here"
+            .into(),
+    })
+}

@@ -1,0 +1,185 @@
+//! How a node is entered: ssh with its options and the first command, or a shell of this machine. Called by `Session`.
+//!
+//! The first command holds no value, and not the script: it reads that from its standard input.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use deaddrop_core::privilege::Become;
+use deaddrop_core::secret::Secret;
+
+/// How a node is entered.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The node's name, for messages.
+    pub name: String,
+    /// What ssh calls it; this machine, without ssh, where it is `None`.
+    pub destination: Option<String>,
+    /// ssh's configuration file, instead of the person's own.
+    pub ssh_config: Option<PathBuf>,
+    /// For ssh's `-o`; of two that say different things, ssh takes the first.
+    pub ssh_options: Vec<String>,
+    /// How the user that logs in becomes root.
+    pub becomes: Option<Become>,
+    /// What sudo asks for.
+    pub password: Option<Secret>,
+    /// A terminal is there: ssh may ask a person.
+    pub interactive: bool,
+    /// How long a node has for its greeting, and for each answer if that is short.
+    pub silence: Duration,
+    /// Environment variables that hold values: ssh does not get them.
+    pub hidden: Vec<String>,
+}
+
+#[cfg(test)]
+impl Login {
+    /// A shell of this machine.
+    pub(super) fn here(silence: Duration) -> Self {
+        Self {
+            name: "here".into(),
+            destination: None,
+            ssh_config: None,
+            ssh_options: Vec::new(),
+            becomes: None,
+            password: None,
+            interactive: false,
+            silence,
+            hidden: Vec::new(),
+        }
+    }
+}
+
+/// What sudo records, by the words of `sudo -l`: options as sudoers(5) has them, and tags of single commands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Records {
+    /// What goes to the node.
+    pub input: bool,
+    /// What comes from it.
+    pub output: bool,
+}
+
+impl Records {
+    /// Takes the next word: of an option that is told twice the last one counts. A tag may be of another command than ours; one that
+    /// forbids (`NOLOG_OUTPUT`) is not counted on.
+    pub(super) fn note(&mut self, word: &str) {
+        for part in word.split([',', ':']) {
+            match part {
+                "log_input" | "log_stdin" | "LOG_INPUT" => self.input = true,
+                "!log_input" | "!log_stdin" => self.input = false,
+                "log_output" | "log_stdout" | "LOG_OUTPUT" => self.output = true,
+                "!log_output" | "!log_stdout" => self.output = false,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Where a system has its programs, NixOS included. `survey.sh` has the same, and says which others count.
+const SYSTEM_PATH: &str =
+    "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
+/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there; for the one program that
+/// this takes the system's directories come first. Below sudo it first says
+/// the words by which sudo tells what it records of its user: root needs no password to ask, and it is asked nothing.
+pub(super) fn shell(nonce: &str, becomes: Option<Become>, says_ready: bool) -> String {
+    let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
+    let records = match becomes {
+        Some(Become::Sudo) => format!(
+            "set -f;for s in $(sudo -n -l -U \"$SUDO_USER\" </dev/null 2>/dev/null);do case $s in *log_std*|*log_input*|*log_output*\
+             |*LOG_INPUT*|*LOG_OUTPUT*)echo {nonce}:sudo \"$s\";;esac;done;set +f;"
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "{ready}{records}while read -r s;do case $s in {nonce}*)eval \"$(PATH={SYSTEM_PATH}:$PATH;printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
+    )
+}
+
+/// What is not for choosing. Of options that come twice ssh takes the first. Only such as every OpenSSH of the last ten years knows:
+/// it refuses to run with one that it does not.
+const FIXED: [&str; 8] = [
+    // The key of a host is known, or there is no session; loopback is no exception, since others can listen there.
+    "StrictHostKeyChecking=yes",
+    "NoHostAuthenticationForLocalhost=no",
+    "UpdateHostKeys=no",
+    // Such a command reads ssh's own standard input: values.
+    "PermitLocalCommand=no",
+    // Nothing of this machine's is lent to the node.
+    "ClearAllForwardings=yes",
+    "Tunnel=no",
+    "GSSAPIDelegateCredentials=no",
+    "RemoteCommand=none",
+];
+
+/// ssh with its options, or a shell here.
+pub(super) fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Command {
+    let Some(destination) = &login.destination else {
+        let mut command = Command::new("sh");
+        command.args(["-c", shell]).env_clear();
+        // Programs of `run_after` get what they would get over ssh, and none of what a person has here.
+        for name in ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        return command;
+    };
+    let mut command = Command::new("ssh");
+    if let Some(config) = &login.ssh_config {
+        command.arg("-F").arg(config);
+    }
+    // No terminal, no agent and no display for the node.
+    command.args(["-T", "-a", "-x"]);
+    for option in FIXED {
+        command.args(["-o", option]);
+    }
+    if !login.interactive {
+        command.args(["-o", "BatchMode=yes"]);
+    }
+    for option in &login.ssh_options {
+        command.arg("-o").arg(option);
+    }
+    let seconds = login.silence.as_secs().max(1);
+    command.arg("-o").arg(format!("ConnectTimeout={seconds}"));
+    command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]);
+    let shell = match (login.becomes, prompt) {
+        (None, _) => format!("exec sh -c '{shell}'"),
+        // -k: a ticket that is still good would leave the password to the shell.
+        (Some(Become::Sudo), Some(prompt)) => format!("exec sudo -k -S -p '{prompt}' sh -c '{shell}'"),
+        (Some(Become::Sudo), None) => format!("exec sudo -n sh -c '{shell}'"),
+        (Some(Become::Doas), _) => format!("exec doas -n sh -c '{shell}'"),
+    };
+    command.arg("--").arg(destination).arg(shell);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_command_holds_nothing_that_a_login_shell_could_take_for_its_own() {
+        for (becomes, says_ready) in [(None, false), (Some(Become::Doas), false), (Some(Become::Sudo), true)] {
+            let shell = shell("deaddrop00ff", becomes, says_ready);
+            assert!(!shell.contains(['\'', '\\', '!', '\n', '`']), "{shell}");
+        }
+    }
+
+    #[test]
+    fn what_sudo_records_is_read_from_its_own_words() {
+        for (words, input, output) in [
+            ("", false, false),
+            ("log_output,", false, true),
+            ("env_reset,log_input, !log_output", true, false),
+            ("log_output, log_input, !log_input, !log_output", false, false),
+            ("!log_output, NOPASSWD: LOG_OUTPUT: ALL", false, true),
+            ("LOG_INPUT:", true, false),
+            ("!log_stderr, log_stdout, logfile=/log_output", false, true),
+            ("log_output NOLOG_OUTPUT:", false, true),
+        ] {
+            let mut records = Records::default();
+            words.split(' ').for_each(|word| records.note(word));
+            assert_eq!(records, Records { input, output }, "{words}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The survey: what stands at each declared path of a tree, and whether a file may be put there.
+
+use std::sync::Arc;
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::path::TargetPath;
+use deaddrop_core::secret::Secret;
+use deaddrop_core::tree::acl::Open;
+use deaddrop_core::tree::walk::{self, Walk, WalkError};
+use deaddrop_core::tree::{FileKind, Stat, Tree};
+use deaddrop_image::table::root::OSTREE;
+
+use super::interrupted::{self, Interrupted};
+use super::labels::{Labeller, Labels};
+use super::users::{User, Users};
+use crate::derive::generate::{self, GenerateSpec};
+use crate::nixos;
+
+/// The largest passwd, group or shadow file that is read, in bytes.
+pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
+
+/// One path to look at.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where the file is declared.
+    pub path: TargetPath,
+    /// Read the content of what stands there if it has at most this many bytes.
+    pub read_limit: u64,
+    /// It is some user's password: what the target's shadow file says about that user matters.
+    pub is_password: bool,
+    /// A key of this kind should stand there: a target that can judge keys by itself does.
+    pub key: Option<GenerateSpec>,
+}
+
+/// Who makes the keys of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyMaker {
+    /// This program: the target is written here anyway.
+    Here,
+    /// This program, for a running node that cannot make the kind: the key is sent there.
+    HereForNode,
+    /// The target by itself: nobody else ever has the key.
+    Target,
+}
+
+/// What a target holds, as far as a run asks.
+#[derive(Debug)]
+pub struct Survey {
+    /// One entry a wanted path, in the same order.
+    pub places: Vec<Result<Standing, Refusal>>,
+    /// The target's own users and groups.
+    pub users: Users,
+    /// What a `rotate` that was cut off has left; never known of a running node, which deals with it by itself.
+    pub interrupted: Option<Arc<Interrupted>>,
+}
+
+/// A place where a file may be put, and what is there now.
+#[derive(Debug)]
+pub struct Standing {
+    /// The path without symbolic links: where the file is, or will be.
+    pub physical: String,
+    /// Directories to make first, topmost first.
+    pub missing_parents: Vec<String>,
+    /// The home directory of the target that the path is below; none where it is below none, or root's.
+    pub home: Option<Home>,
+    /// The regular file that stands there.
+    pub file: Option<StandingFile>,
+    /// The SELinux labels of what would be made here; none where nothing is labelled.
+    pub labels: Option<Labels>,
+    /// Directories on the way whose names others than root can change, the file's owner perhaps among them; topmost first.
+    pub open: Vec<Open>,
+    /// Who makes the key that is wanted here, if one is.
+    pub key_maker: KeyMaker,
+}
+
+/// A home directory that a declared path is below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// Its path, as passwd has it.
+    pub path: String,
+    /// Whose it is.
+    pub user: User,
+    /// It is there.
+    pub stands: bool,
+}
+
+/// A regular file of the target.
+#[derive(Debug)]
+pub struct StandingFile {
+    /// Mode, owner, size, number of names.
+    pub stat: Stat,
+    /// Its content; `None` when it is larger than was asked for.
+    pub content: Option<Secret>,
+    /// What it is as a key, where the target has judged that by itself.
+    pub judged: Option<generate::Standing>,
+}
+
+/// Why no file may be put at a path. The run ends, and nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `NX…` where a rule of NixOS is the reason.
+    pub code: Option<&'static str>,
+    /// What is wrong, the path in it.
+    pub reason: String,
+    /// What to do instead.
+    pub hint: String,
+}
+
+impl From<nixos::Finding> for Refusal {
+    fn from(finding: nixos::Finding) -> Self {
+        Self { code: Some(finding.code), reason: finding.reason, hint: finding.instead }
+    }
+}
+
+impl Refusal {
+    fn plain(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: None, reason: reason.into(), hint: hint.into() }
+    }
+}
+
+/// Surveys the tree of a disk, on which a `rotate` may have been cut off.
+///
+/// # Errors
+/// As [`survey`]; when what it has left cannot be finished here.
+pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
+    let survey = survey(tree, wanted)?;
+    Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), ..survey })
+}
+
+/// Surveys any tree.
+///
+/// # Errors
+/// When the tree cannot be read, or is damaged where a path leads.
+pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
+    refuse_physical_root(tree)?;
+    let managed = nixos::etc::ManagedEtc::find(tree)?;
+    let mut labeller = Labeller::new(tree);
+    // Only root may read it, and mostly nobody asks.
+    let with_shadow = wanted.iter().any(|want| want.is_password);
+    let users = users(tree, with_shadow)?;
+    let homes = Homes::of(tree, &users)?;
+    let mut places = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        places.push(place(tree, &managed, &homes, &mut labeller, want)?);
+    }
+    Ok(Survey { places, users, interrupted: None })
+}
+
+/// Refuses the root below the roots that OSTree boots: it has no /etc of its own, and a system that runs never sees one
+/// that is made there.
+fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), StorageError> {
+    let stands = |path| match walk::resolve(tree, path) {
+        Ok(walked) => Ok(walked.found.is_some()),
+        Err(WalkError::Image(error)) => Err(error),
+        // A link that leads nowhere, or too far: nothing stands there.
+        Err(_) => Ok(false),
+    };
+    if stands(OSTREE)? && !stands("/etc")? {
+        return Err(StorageError::refused(
+            format!("this is the physical root of an OSTree system: it has {OSTREE}, and no /etc"),
+            "the /etc that is booted is a deployment's, /ostree/deploy/OS/deploy/ID/etc, and OSTree merges it with each \
+             update: put the secrets in when the system runs (Ignition, cloud-init, `deaddrop rotate`)",
+        ));
+    }
+    Ok(())
+}
+
+fn place<T: Tree>(
+    tree: &T,
+    managed: &nixos::etc::ManagedEtc<T::Node>,
+    homes: &Homes<'_>,
+    labeller: &mut Labeller<'_, T>,
+    want: &Wanted,
+) -> Result<Result<Standing, Refusal>, StorageError> {
+    let path = want.path.as_str();
+    // Before the walk: a managed name is refused as such, also where the walk would stumble over its links.
+    if let Some(finding) = managed.judge(tree, path)? {
+        return Ok(Err(finding.into()));
+    }
+    let mut walked = match walk::trace(tree, path) {
+        Ok(walked) => walked,
+        Err(WalkError::Image(error)) => return Err(error),
+        Err(error) => return Ok(Err(walk_refusal(path, &error))),
+    };
+    if !walked.links.is_empty() {
+        // Judges where the links led: a place that is refused by its own name is refused through a link too.
+        let by_name = nixos::paths::judge(&walked.physical).filter(|finding| finding.refuse);
+        let finding = match by_name {
+            Some(finding) => Some(finding),
+            None => managed.judge(tree, &walked.physical)?,
+        };
+        if let Some(finding) = finding {
+            return Ok(Err(nixos::links::landing(path, &walked, finding).into()));
+        }
+    }
+    if let Some((link, why)) = walked.foreign.take() {
+        return Ok(Err(walk_refusal(path, &WalkError::Foreign { link, why })));
+    }
+    let file = match &walked.found {
+        None => None,
+        Some((node, stat)) if stat.kind == FileKind::File => {
+            Some(StandingFile { stat: *stat, content: tree.read(node, want.read_limit)?, judged: None })
+        }
+        Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
+    };
+    let labels = labeller.choose(&walked)?;
+    let home = homes.above(tree, path, &walked)?;
+    let open = walk::open_on_the_way(tree, &walked)?;
+    Ok(Ok(Standing {
+        physical: walked.physical,
+        missing_parents: walked.missing_parents,
+        home,
+        file,
+        labels,
+        open,
+        key_maker: KeyMaker::Here,
+    }))
+}
+
+/// The homes of a target's users.
+struct Homes<'u> {
+    users: Vec<(&'u User, &'u str)>,
+    /// Where `/home` really is, if a link leads elsewhere.
+    moved: Option<String>,
+}
+
+impl<'u> Homes<'u> {
+    fn of<T: Tree>(tree: &T, users: &'u Users) -> Result<Self, StorageError> {
+        let users: Vec<(&User, &str)> = users.with_homes().collect();
+        let moved = match walk::resolve(tree, "/home") {
+            _ if users.is_empty() => None,
+            Ok(walked) => Some(walked.physical).filter(|physical| physical != "/home"),
+            Err(WalkError::Image(error)) => return Err(error),
+            Err(_) => None,
+        };
+        Ok(Self { users, moved })
+    }
+
+    /// The innermost home that `path` is below, where it is declared or where it really is.
+    fn above<T: Tree>(&self, tree: &T, path: &str, walked: &Walk<T::Node>) -> Result<Option<Home>, StorageError> {
+        for (user, home) in &self.users {
+            let moved = self.moved.as_ref().zip(home.strip_prefix("/home/")).map(|(top, name)| format!("{top}/{name}"));
+            let is_below = |home: &str| [path, walked.physical.as_str()].iter().any(|path| is_below(path, home));
+            if !is_below(home) && !moved.as_deref().is_some_and(is_below) {
+                continue;
+            }
+            let stands = match walk::resolve(tree, home) {
+                Ok(walked) => walked.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory),
+                Err(WalkError::Image(error)) => return Err(error),
+                Err(_) => false,
+            };
+            return Ok(Some(Home { path: (*home).to_owned(), user: (*user).clone(), stands }));
+        }
+        Ok(None)
+    }
+}
+
+fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: FileKind) -> Refusal {
+    const HINT: &str = "only a regular file is replaced or removed: choose another path, or remove what stands there";
+    if kind != FileKind::Symlink {
+        return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
+    }
+    // The chain says what the link would have led to; where it cannot be followed, the error says so itself.
+    match walk::trace_to_end(tree, path) {
+        Ok(end) => Refusal {
+            code: nixos::links::into_the_store(&end.physical),
+            reason: format!("{path} is a symbolic link: {}", walk::chain(&end.links)),
+            hint: HINT.into(),
+        },
+        Err(error) => {
+            let at = walk::shown(&walked.physical);
+            let reason = match error {
+                WalkError::Dangling { links } => {
+                    format!("{at} is a symbolic link that leads to nothing: {}", walk::chain(&links))
+                }
+                WalkError::Loop { .. } => format!("{at} is a symbolic link without an end: {error}"),
+                _ => format!("{at} is a symbolic link: {error}"),
+            };
+            Refusal::plain(reason, HINT)
+        }
+    }
+}
+
+fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
+    let hint = match error {
+        WalkError::NotADirectory { .. } => "choose a path whose parents are directories",
+        WalkError::Foreign { .. } => {
+            "links are followed only where nobody but root can lay them: declare the path where it leads, or give the link and \
+             its directories to root"
+        }
+        _ => "choose a path without this link on the way",
+    };
+    let code = nixos::links::to_nowhere(error);
+    Refusal { code, reason: format!("{path}: {error}"), hint: hint.into() }
+}
+
+fn users<T: Tree>(tree: &T, with_shadow: bool) -> Result<Users, StorageError> {
+    let read = |path| -> Result<Option<Secret>, StorageError> {
+        match walk::resolve(tree, path) {
+            Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::File => {
+                tree.read(&node, USERS_FILE_LIMIT)
+            }
+            Err(WalkError::Image(error)) => Err(error),
+            // No such file, or a link that leads nowhere before the first boot: no users yet.
+            _ => Ok(None),
+        }
+    };
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let shadow = if with_shadow { read("/etc/shadow")? } else { None };
+    Ok(Users::parse(bytes(&passwd), bytes(&group), bytes(&shadow)))
+}
+
+fn bytes(file: &Option<Secret>) -> &[u8] {
+    file.as_ref().map_or(&[], Secret::expose)
+}

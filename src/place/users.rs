@@ -1,0 +1,203 @@
+//! The target's own users and groups: /etc/passwd, /etc/group and the hash fields of /etc/shadow.
+
+use std::collections::{HashMap, HashSet};
+
+use deaddrop_core::secret::Secret;
+
+/// Names and numbers as the target's own files give them; all empty when it has no such files yet.
+#[derive(Debug, Default)]
+pub struct Users {
+    uids: HashMap<String, u32>,
+    gids: HashMap<String, u32>,
+    hashes: HashMap<String, Secret>,
+    /// Users with their numbers and homes, in passwd's order.
+    users: Vec<User>,
+    /// The names that a group's line lists, by its number.
+    members: HashMap<u32, Vec<String>>,
+}
+
+/// A line of passwd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// The number of its own group.
+    pub gid: u32,
+    /// Its home directory: absolute, without `//`, `.` and an end in `/`; none where it has none of its own.
+    pub home: Option<String>,
+}
+
+/// Homes that say that a user has none (nixpkgs, `users.users.<name>.home`; Debian, `adduser --no-create-home`).
+const NO_HOMES: [&str; 3] = ["/", "/var/empty", "/nonexistent"];
+
+impl Users {
+    /// Reads the three files' contents; a file that the target does not have is empty. Lines that are not of the
+    /// format (passwd(5), group(5), shadow(5)) are passed over. As libc does, the first line of a name counts.
+    #[must_use]
+    pub fn parse(passwd: &[u8], group: &[u8], shadow: &[u8]) -> Self {
+        let mut users = Self::default();
+        // name:password:id:… in both files.
+        for (file, ids) in [(passwd, &mut users.uids), (group, &mut users.gids)] {
+            for fields in lines_of_fields(file) {
+                if let [name, _, id, ..] = fields.as_slice()
+                    && let (Ok(name), Some(id)) = (std::str::from_utf8(name), parse_id(id))
+                {
+                    ids.entry(name.to_owned()).or_insert(id);
+                }
+            }
+        }
+        for fields in lines_of_fields(group) {
+            if let [_, _, gid, members, ..] = fields.as_slice()
+                && let (Some(gid), Ok(members)) = (parse_id(gid), std::str::from_utf8(members))
+            {
+                let members = members.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+                users.members.entry(gid).or_default().extend(members);
+            }
+        }
+        let mut names = HashSet::new();
+        for fields in lines_of_fields(passwd) {
+            if let [name, _, uid, gid, _, home, ..] = fields.as_slice()
+                && let (Ok(name), Some(uid), Some(gid)) = (std::str::from_utf8(name), parse_id(uid), parse_id(gid))
+                && names.insert(name.to_owned())
+            {
+                users.users.push(User { name: name.to_owned(), uid, gid, home: clean_home(home) });
+            }
+        }
+        // A home that is root's as well is nobody else's.
+        let of_root: HashSet<String> =
+            users.users.iter().filter(|user| user.uid == 0).filter_map(|user| user.home.clone()).collect();
+        for user in &mut users.users {
+            user.home = user.home.take().filter(|home| !of_root.contains(home));
+        }
+        for fields in lines_of_fields(shadow) {
+            if let [name, hash, ..] = fields.as_slice()
+                && let Ok(name) = std::str::from_utf8(name)
+            {
+                users.hashes.entry(name.to_owned()).or_insert_with(|| Secret::new(hash.to_vec()));
+            }
+        }
+        users
+    }
+
+    /// A user's number. `root` is 0 also where there is no passwd yet.
+    #[must_use]
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        self.uids.get(name).copied().or((name == "root").then_some(0))
+    }
+
+    /// A group's number. `root` is 0 also where there is no group file yet.
+    #[must_use]
+    pub fn gid(&self, name: &str) -> Option<u32> {
+        self.gids.get(name).copied().or((name == "root").then_some(0))
+    }
+
+    /// The number of a user's own group; `user` is a name or, where `name` is none, a number.
+    #[must_use]
+    pub fn own_group(&self, uid: u32, name: Option<&str>) -> Option<u32> {
+        let is_it = |user: &&User| name.map_or(user.uid == uid, |name| user.name == name);
+        self.users.iter().find(is_it).map(|user| user.gid)
+    }
+
+    /// True for a group that this user is in and nobody else.
+    #[must_use]
+    pub fn is_alone_in(&self, uid: u32, gid: u32) -> bool {
+        let mut own = self.users.iter().filter(|user| user.gid == gid).map(|user| user.uid).peekable();
+        let listed = self.members.get(&gid).into_iter().flatten().map(|name| self.uid(name));
+        own.peek().is_some() && own.all(|user| user == uid) && listed.into_iter().all(|user| user == Some(uid))
+    }
+
+    /// The name of a user; its number where no line has it.
+    #[must_use]
+    pub fn user_shown(&self, uid: u32) -> String {
+        let user = self.users.iter().find(|user| user.uid == uid);
+        user.map_or_else(|| uid.to_string(), |user| user.name.clone())
+    }
+
+    /// The name of a group; its number where no line has it.
+    #[must_use]
+    pub fn group_shown(&self, gid: u32) -> String {
+        let name = self.gids.iter().filter(|(_, id)| **id == gid).map(|(name, _)| name.as_str()).min();
+        name.map_or_else(|| gid.to_string(), str::to_owned)
+    }
+
+    /// Users with a home of their own that a path may be below, the longest home first.
+    pub fn with_homes(&self) -> impl Iterator<Item = (&User, &str)> {
+        let mut all: Vec<(&User, &str)> =
+            self.users.iter().filter_map(|user| Some((user, user.home.as_deref()?))).collect();
+        // Stable: of two users with one home the first counts.
+        all.sort_by_key(|(_, home)| std::cmp::Reverse(home.len()));
+        all.into_iter()
+    }
+
+    /// The hash field of a user's shadow line, `!` and the empty field included; `None` without a line.
+    #[must_use]
+    pub fn shadow_hash(&self, name: &str) -> Option<&Secret> {
+        self.hashes.get(name)
+    }
+}
+
+fn lines_of_fields(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    file.split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty() && line[0] != b'#')
+        .map(|line| line.splitn(8, |byte| *byte == b':').collect())
+}
+
+/// A home directory as passwd has it, cleaned; `None` for what is none.
+fn clean_home(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text).ok()?;
+    if !text.starts_with('/') || text.split('/').any(|name| name == "..") || text.contains('\0') {
+        return None;
+    }
+    let names = text.split('/').filter(|name| !name.is_empty() && *name != ".");
+    let home = names.fold(String::new(), |home, name| home + "/" + name);
+    (!home.is_empty() && !NO_HOMES.contains(&home.as_str())).then_some(home)
+}
+
+fn parse_id(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_in_the_targets_own_files() {
+        let users = Users::parse(
+            b"root:x:0:0::/root:/bin/sh\nadmin:x:1000:100::/home/admin:/bin/sh\nadmin:x:7:7::/:\nbroken\nbad:x:many:1::\n",
+            b"users:x:100:admin\nshadow:x:318:\n",
+            b"root:!:1::::::\nadmin:$y$abc:1::::::\n",
+        );
+        assert_eq!(users.uid("admin"), Some(1000), "the first line of a name counts");
+        assert_eq!(users.gid("shadow"), Some(318));
+        assert_eq!(users.uid("bad"), None);
+        assert_eq!(users.uid("nobody"), None);
+        assert_eq!(users.shadow_hash("admin").unwrap().expose(), b"$y$abc");
+        assert_eq!(users.shadow_hash("root").unwrap().expose(), b"!");
+        assert!(users.shadow_hash("bad").is_none());
+    }
+
+    #[test]
+    fn a_home_is_a_line_with_a_directory_of_its_own_and_never_roots() {
+        let users = Users::parse(
+            b"root:x:0:0::/root:/bin/sh\noperator:x:11:0::/root:/sbin/nologin\nadmin:x:1000:100::/home/admin/:/bin/sh\n\
+              second:x:1001:100::/home//./admin\nnested:x:1002:7::/home/admin/in:\nnone:x:5:5::/var/empty:\ntop:x:6:6::/:\n\
+              gone:x:7:7::/nonexistent:\nup:x:8:8::/home/../x:\nrelative:x:9:9::home:\nshort:x:10:10\n",
+            b"users:x:100:\n",
+            b"",
+        );
+        let homes: Vec<(&str, &str)> = users.with_homes().map(|(user, home)| (user.name.as_str(), home)).collect();
+        assert_eq!(homes, [("nested", "/home/admin/in"), ("admin", "/home/admin"), ("second", "/home/admin")]);
+        assert_eq!((users.own_group(0, Some("nested")), users.own_group(1002, None)), (Some(7), Some(7)));
+        assert_eq!((users.own_group(0, Some("short")), users.own_group(77, None)), (None, None));
+        assert_eq!((users.group_shown(100), users.group_shown(7)), ("users".to_owned(), "7".to_owned()));
+    }
+
+    #[test]
+    fn root_is_zero_where_there_are_no_users_yet() {
+        let users = Users::parse(b"", b"", b"");
+        assert_eq!((users.uid("root"), users.gid("root"), users.uid("admin")), (Some(0), Some(0), None));
+    }
+}

@@ -1,0 +1,367 @@
+//! Manifest, values and host joined: the files that one target should hold.
+
+use std::collections::{BTreeMap, HashMap};
+
+use zeroize::Zeroizing;
+
+mod generated;
+
+use crate::derive::oddities::{self, Oddity};
+use crate::derive::password::HashScheme;
+use crate::derive::{Misfit, generate, password};
+use crate::manifest::{DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
+use crate::nixos;
+use crate::place::{Survey, Wanted};
+use deaddrop_core::limits::{MAX_TOTAL, MIB};
+use deaddrop_core::path::TargetPath;
+use deaddrop_core::secret::Secret;
+use deaddrop_vault::Reference;
+
+pub use generated::{Generated, KeyState, settle};
+
+/// A standing password hash is read up to this size, in bytes; the longest crypt(3) line is under 400.
+const HASH_READ_LIMIT: u64 = 1024;
+
+/// What stands on a node is read up to this size, in bytes, to know it in what programs there say. What is larger lets none be shown.
+const OLD_READ_LIMIT: u64 = 64 << 10;
+
+/// One file that a target should hold, or must not hold.
+#[derive(Debug)]
+pub struct DesiredFile {
+    /// The secret's name in the manifest.
+    pub secret: String,
+    /// Where the file is declared.
+    pub path: TargetPath,
+    /// Where its value comes from, for people: `vault:Wifi`; empty for [`Content::Absent`].
+    pub from: String,
+    /// What it holds.
+    pub content: Content,
+    /// What is secret of that, where not all of it is: what references put into a template, and nothing of a public key.
+    pub parts: Option<Vec<Secret>>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Permission bits of its directory, if that has to be made and the manifest says so.
+    pub directory_mode: Option<u32>,
+    /// Who owns its directory, if that has to be made and the manifest says so.
+    pub directory_owner: Option<DirectoryOwner>,
+    /// Codes of refusals that are gone past, each with the person's reason.
+    pub allow: BTreeMap<String, String>,
+    /// Owning user.
+    pub owner: Owner,
+    /// Owning group.
+    pub group: Owner,
+    /// Users whose hashedPasswordFile this is; nobody's for [`Content::Absent`].
+    pub password_users: Vec<String>,
+    /// What is odd about the values that it is made of.
+    pub oddities: Vec<Finding>,
+}
+
+/// A value, and what is odd about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where the value comes from: `vault:Wifi`.
+    pub from: String,
+    /// What is odd.
+    pub oddity: Oddity,
+}
+
+/// One reference of one secret, for one host.
+#[derive(Debug)]
+pub struct Need<'a> {
+    /// The secret.
+    pub spec: &'a SecretSpec,
+    /// What it needs, the host's name put in.
+    pub reference: Reference,
+}
+
+/// All that has to be read from sources for these secrets of one host.
+pub fn needs<'a>(specs: &[&'a SecretSpec], host: Option<&str>) -> Vec<Need<'a>> {
+    let of = |spec: &&'a SecretSpec| {
+        let spec = *spec;
+        spec.references().map(move |reference| Need { spec, reference: reference.for_host(host) })
+    };
+    specs.iter().flat_map(of).collect()
+}
+
+/// What a file should hold.
+#[derive(Debug)]
+pub enum Content {
+    /// These bytes.
+    Exact(Secret),
+    /// A crypt(3) hash of `password`: the one that stands, if it holds, else one that is salted anew.
+    Hash {
+        /// The scheme asked for.
+        scheme: HashScheme,
+        /// The value to hash.
+        password: Secret,
+        /// The target's file, when it is a hash that verifies ([`keep_standing_hashes`]).
+        standing: Option<Secret>,
+    },
+    /// A key that the target makes for itself ([`settle`]).
+    Generated(Generated),
+    /// The public part of the key in the file before it in the list; none before [`settle`], or when the key's file holds
+    /// something else.
+    PublicPart(Option<Secret>),
+    /// Nothing: the file must not be there, and what else is said about it has no meaning.
+    Absent,
+}
+
+impl Content {
+    /// How many bytes the file will have; none for a hash or a key, which are short, and for no file.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Exact(bytes) => bytes.len(),
+            Self::Hash { .. } | Self::Generated(_) | Self::PublicPart(_) | Self::Absent => 0,
+        }
+    }
+}
+
+/// A value that cannot become the file that the manifest declares.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{secret}: {reason}")]
+pub struct Unfit {
+    /// The secret's name.
+    pub secret: String,
+    /// What is wrong; never the value.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// Joins the secrets of one host with their values: those that [`needs`] asks for.
+///
+/// # Errors
+/// All secrets whose value does not fit what they are declared to be, in the manifest's order.
+pub fn build(
+    manifest: &Manifest,
+    specs: &[&SecretSpec],
+    values: &HashMap<Reference, Secret>,
+    host: Option<&str>,
+) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
+    let mut files = Vec::with_capacity(specs.len());
+    let mut unfit = Vec::new();
+    let mut total: usize = 0;
+    for spec in specs {
+        let maker = Maker { manifest, spec, values, host };
+        let content = match maker.content() {
+            Ok(content) => content,
+            Err(Misfit { reason, hint }) => {
+                unfit.push(Unfit { secret: spec.name.clone(), reason, hint });
+                continue;
+            }
+        };
+        total = total.saturating_add(content.bytes());
+        if total > MAX_TOTAL {
+            let most = MAX_TOTAL / MIB;
+            unfit.push(Unfit {
+                secret: spec.name.clone(),
+                reason: format!("with this one, all files together are over {most} MiB, the most that one run writes"),
+                hint: "share the secrets out over several manifests".into(),
+            });
+            break;
+        }
+        files.push(DesiredFile {
+            secret: spec.name.clone(),
+            path: spec.path.clone(),
+            from: maker.origin(),
+            parts: if matches!(content, Content::Exact(_)) { maker.parts() } else { None },
+            content,
+            mode: spec.mode,
+            directory_mode: spec.directory_mode,
+            directory_owner: spec.directory_owner.clone(),
+            allow: spec.allow.clone(),
+            owner: spec.owner.clone(),
+            group: spec.group.clone(),
+            password_users: match spec.value {
+                ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
+                ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
+            },
+            oddities: maker.oddities(),
+        });
+        files.extend(generated::public_part(spec));
+    }
+    if unfit.is_empty() { Ok(files) } else { Err(unfit) }
+}
+
+/// Makes what one secret's file holds, for one host.
+struct Maker<'a> {
+    manifest: &'a Manifest,
+    spec: &'a SecretSpec,
+    values: &'a HashMap<Reference, Secret>,
+    host: Option<&'a str>,
+}
+
+impl Maker<'_> {
+    /// Where the value comes from, for people.
+    fn origin(&self) -> String {
+        match &self.spec.value {
+            ValueSpec::From(reference) => reference.for_host(self.host).to_string(),
+            ValueSpec::Template(TemplateSpec { file: Some(file), .. }) => format!("template {file}"),
+            ValueSpec::Template(_) => "template".to_owned(),
+            ValueSpec::Generate(generate) => generated::origin(generate.kind.kind()),
+            ValueSpec::Absent => String::new(),
+        }
+    }
+
+    fn value(&self, reference: &Reference) -> Result<&Secret, Misfit> {
+        let reference = reference.for_host(self.host);
+        self.values
+            .get(&reference)
+            .ok_or_else(|| Misfit { reason: format!("no value was read for {reference}"), hint: String::new() })
+    }
+
+    fn content(&self) -> Result<Content, Misfit> {
+        let spec = self.spec;
+        let value = match &spec.value {
+            ValueSpec::Absent => return Ok(Content::Absent),
+            ValueSpec::Generate(generate) => return generated::content(spec, generate),
+            ValueSpec::Template(template) => self.render(template)?,
+            ValueSpec::From(reference) => self.decoded(self.value(reference)?)?,
+        };
+        spec.expect.check(value.expose(), spec.newline)?;
+        if let Some(scheme) = spec.hash {
+            return match password::check(value.expose()) {
+                Ok(()) => Ok(Content::Hash { scheme, password: value, standing: None }),
+                Err(error) => {
+                    Err(Misfit { reason: error.to_string(), hint: error.hint().unwrap_or_default().to_owned() })
+                }
+            };
+        }
+        let bytes = if spec.newline { with_newline(&value) } else { value };
+        if let Some(format) = spec.format {
+            format.check(bytes.expose())?;
+        }
+        if spec.is_hashed_password_file() && !password::is_accepted_by_nixos(bytes.expose()) {
+            return Err(misfit(nixos::passwords::not_a_hash(spec.path.as_str())));
+        }
+        Ok(Content::Exact(bytes))
+    }
+
+    /// The value as it is meant: what `encoding` says is undone.
+    fn decoded(&self, value: &Secret) -> Result<Secret, Misfit> {
+        let Some(encoding) = self.spec.encoding else { return Ok(value.clone()) };
+        let decoded = encoding.decode(value.expose())?;
+        self.not_empty(decoded, "the value is empty when it is decoded")
+    }
+
+    /// What references put into a template; `None` where all of the content is a value.
+    fn parts(&self) -> Option<Vec<Secret>> {
+        let ValueSpec::Template(spec) = &self.spec.value else { return None };
+        // Without one of its values there is no content.
+        Some(spec.template.parts(&self.values_of(spec).ok()?))
+    }
+
+    fn values_of<'t>(&'t self, spec: &'t TemplateSpec) -> Result<HashMap<&'t str, &'t Secret>, Misfit> {
+        spec.references.iter().map(|(text, reference)| Ok((text.as_str(), self.value(reference)?))).collect()
+    }
+
+    fn render(&self, spec: &TemplateSpec) -> Result<Secret, Misfit> {
+        let values = self.values_of(spec)?;
+        let rendered = spec.template.render(self.host, &values).map_err(|failure| {
+            let place = match (&spec.file, failure.line) {
+                (Some(file), Some(line)) => format!("{file}:{line}: "),
+                (Some(file), None) => format!("{file}: "),
+                (None, Some(line)) => format!("line {line} of its template: "),
+                (None, None) => "its template: ".to_owned(),
+            };
+            Misfit { reason: format!("{place}{}", failure.reason), hint: failure.hint }
+        })?;
+        self.not_empty(rendered, "the template makes an empty file")
+    }
+
+    fn not_empty(&self, value: Secret, reason: &str) -> Result<Secret, Misfit> {
+        if value.is_empty() && !self.spec.allow_empty {
+            let hint = "if that is meant, add `allow_empty: true` to the secret";
+            return Err(Misfit { reason: reason.to_owned(), hint: hint.to_owned() });
+        }
+        Ok(value)
+    }
+
+    /// What is odd about the values that are used. What is encoded is not looked at: it is no text yet.
+    fn oddities(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for reference in self.spec.references().filter(|_| self.spec.encoding.is_none()) {
+            let Ok(value) = self.value(reference) else { continue };
+            let from = reference.for_host(self.host).to_string();
+            for oddity in oddities::find(value.expose(), self.keeps_files(reference)) {
+                let finding = Finding { from: from.clone(), oddity };
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
+        }
+        findings
+    }
+
+    /// True for a source whose values are whole files, or the output of a program, and not fields of a form.
+    fn keeps_files(&self, reference: &Reference) -> bool {
+        match self.manifest.sources.get(&reference.source) {
+            Some(spec) => spec.keeps_files(),
+            None => reference.source == "file",
+        }
+    }
+}
+
+/// A rule of NixOS as the reason why a value does not fit.
+fn misfit(finding: nixos::Finding) -> Misfit {
+    Misfit { reason: format!("{}: {}", finding.code, finding.reason), hint: finding.instead }
+}
+
+/// The value and a newline.
+pub(super) fn with_newline(value: &Secret) -> Secret {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
+    bytes.extend_from_slice(value.expose());
+    bytes.push(b'\n');
+    Secret::new(std::mem::take(&mut *bytes))
+}
+
+/// What a survey has to look at for these files.
+#[must_use]
+pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
+    files
+        .iter()
+        .map(|file| Wanted {
+            path: file.path.clone(),
+            read_limit: match &file.content {
+                Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+                Content::Hash { .. } => HASH_READ_LIMIT,
+                Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
+                // That it stands is enough to know.
+                Content::Absent => 0,
+            },
+            is_password: !file.password_users.is_empty(),
+            key: match &file.content {
+                Content::Generated(generated) => Some(generated.spec.clone()),
+                _ => None,
+            },
+        })
+        .collect()
+}
+
+/// The same, with all that may stand at a path on a node where programs may say it, also where it is no value of today's.
+#[must_use]
+pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
+    let mut wanted = wanted(files);
+    for (want, file) in wanted.iter_mut().zip(files) {
+        // A key is judged by itself, and whoever made its file knows it.
+        if matches!(file.content, Content::Exact(_) | Content::Absent) {
+            want.read_limit = want.read_limit.max(OLD_READ_LIMIT);
+        }
+    }
+    wanted
+}
+
+/// Keeps each password hash that stands in the target and verifies against the value, so that a second run changes
+/// nothing although salts are random.
+pub fn keep_standing_hashes(files: &mut [DesiredFile], survey: &Survey) {
+    for (file, place) in files.iter_mut().zip(&survey.places) {
+        let Content::Hash { scheme, password, standing } = &mut file.content else { continue };
+        let there = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
+        *standing = there
+            .filter(|there| {
+                let line = there.expose().strip_suffix(b"\n");
+                line.is_some_and(|line| password::verifies(line, *scheme, password))
+            })
+            .cloned();
+    }
+}

@@ -1,0 +1,152 @@
+//! One host's part of a run: its secrets, and the values that they need. An image, a directory and this machine are one host.
+
+use std::collections::{HashMap, HashSet};
+
+use deaddrop_core::near;
+use deaddrop_core::secret::Secret;
+use deaddrop_vault::Reference;
+
+use super::desired::{self, DesiredFile, Need, Unfit};
+use super::message::{Failure, Message};
+use crate::manifest::{BecomePassword, Host, Manifest, SecretSpec};
+
+/// One host, and what is for it.
+#[derive(Debug)]
+pub struct Part<'m> {
+    /// For messages.
+    pub name: &'m str,
+    /// How it is reached; `None` for what is not reached over SSH.
+    pub host: Option<&'m Host>,
+    /// What `{host}` stands for; nothing where it has no name in the manifest.
+    pub as_host: Option<&'m str>,
+    /// Its secrets.
+    pub secrets: Vec<&'m SecretSpec>,
+}
+
+impl Part<'_> {
+    /// Where its become password comes from, if a source holds it.
+    fn password_reference(&self) -> Option<Reference> {
+        match self.host?.become_password.as_ref()? {
+            BecomePassword::From(reference) => Some(reference.for_host(self.as_host)),
+            BecomePassword::Ask => None,
+        }
+    }
+
+    /// The files that it should hold.
+    ///
+    /// # Errors
+    /// As [`desired::build`].
+    pub fn files(&self, manifest: &Manifest, values: &Values) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
+        desired::build(manifest, &self.secrets, &values.values, self.as_host)
+    }
+
+    /// Its become password, if the manifest names one.
+    ///
+    /// # Errors
+    /// The values do not have it.
+    pub fn become_password(&self, values: &Values) -> Result<Option<Secret>, &'static str> {
+        let password = match self.host.and_then(|host| host.become_password.as_ref()) {
+            None => return Ok(None),
+            Some(BecomePassword::Ask) => values.typed.clone(),
+            Some(BecomePassword::From(_)) => {
+                self.password_reference().and_then(|reference| values.values.get(&reference).cloned())
+            }
+        };
+        password.map(Some).ok_or("no value was read for its `become_password`")
+    }
+}
+
+/// All values of a run.
+#[derive(Debug, Default)]
+pub struct Values {
+    values: HashMap<Reference, Secret>,
+    /// The become password that a person typed.
+    typed: Option<Secret>,
+}
+
+impl Values {
+    /// Reads every value that these need, and every become password, each once, in one pass over the sources; then asks the
+    /// person, once.
+    ///
+    /// # Errors
+    /// Exit 1 with every value that is missing; there is no terminal to ask on.
+    pub fn read(manifest: &Manifest, parts: &[Part<'_>]) -> Result<Self, Failure> {
+        let mut needs: Vec<Need<'_>> =
+            parts.iter().flat_map(|part| desired::needs(&part.secrets, part.as_host)).collect();
+        // Most hosts need the same: who wants a value is told once.
+        let mut seen = HashSet::new();
+        needs.retain(|need| seen.insert((need.spec.name.as_str(), need.reference.clone())));
+        let password = |part: &Part<'_>| {
+            let reference = part.password_reference()?;
+            Some((format!("become_password of {}", part.name), reference))
+        };
+        let passwords: Vec<(String, Reference)> = parts.iter().filter_map(password).collect();
+        let wanted: Vec<deaddrop_vault::Wanted<'_>> = needs
+            .iter()
+            .map(|need| deaddrop_vault::Wanted {
+                reference: &need.reference,
+                secret: &need.spec.name,
+                allow_empty: need.spec.allow_empty,
+            })
+            .chain(passwords.iter().map(|(whose, reference)| deaddrop_vault::Wanted {
+                reference,
+                secret: whose,
+                allow_empty: false,
+            }))
+            .collect();
+        let values = deaddrop_vault::fetch(&manifest.vaults(), &wanted).map_err(|errors| {
+            let message =
+                |error: &deaddrop_vault::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
+            Failure::refused(errors.iter().map(message).collect())
+        })?;
+        let asks =
+            |part: &&Part<'_>| part.host.is_some_and(|host| matches!(host.become_password, Some(BecomePassword::Ask)));
+        let asking: Vec<&str> = parts.iter().filter(asks).map(|part| part.name).collect();
+        let typed = if asking.is_empty() { None } else { Some(ask(&asking)?) };
+        Ok(Self { values, typed })
+    }
+}
+
+/// One password, for all hosts that ask for one.
+fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
+    let prompt = format!("Password of the user on {}: ", near::list(hosts.iter().copied()));
+    let refused = |what: String| {
+        let hint =
+            "run it in a terminal, or say in the manifest where the password comes from: become_password: SOURCE:ITEM";
+        Err(Failure::refused(vec![Message::new(what).hint(hint)]))
+    };
+    match deaddrop_vault::ask(&prompt) {
+        Ok(password) if password.is_empty() => refused("become_password: an empty password was given".to_owned()),
+        Ok(password) => Ok(password),
+        Err(error) => refused(format!("become_password: `ask` needs a terminal ({error})")),
+    }
+}
+
+/// Makes the files of each part once, and lets them go: whatever does not fit is told before any contact.
+///
+/// # Errors
+/// Exit 1 with every value that does not fit, each once.
+pub fn check_that_values_fit(manifest: &Manifest, parts: &[Part<'_>], values: &Values) -> Result<(), Failure> {
+    let mut seen: HashSet<(Option<&str>, Vec<&str>)> = HashSet::new();
+    let mut unfit: Vec<Unfit> = Vec::new();
+    for part in parts {
+        // Hosts with the same secrets have the same files, unless these name the host.
+        let named = part.as_host.filter(|_| part.secrets.iter().any(|secret| secret.names_host()));
+        if !seen.insert((named, part.secrets.iter().map(|secret| secret.name.as_str()).collect())) {
+            continue;
+        }
+        for new in part.files(manifest, values).err().into_iter().flatten() {
+            if !unfit.contains(&new) {
+                unfit.push(new);
+            }
+        }
+    }
+    if unfit.is_empty() { Ok(()) } else { Err(does_not_fit(&unfit)) }
+}
+
+/// Values that cannot become what the manifest declares.
+#[must_use]
+pub fn does_not_fit(unfit: &[Unfit]) -> Failure {
+    let message = |error: &Unfit| Message::from_error(error).hint(error.hint.as_str());
+    Failure::refused(unfit.iter().map(message).collect())
+}

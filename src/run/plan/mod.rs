@@ -1,0 +1,411 @@
+//! Desired files against a survey: the changes. Pure: it reads and writes nothing.
+
+mod interrupted;
+mod owners;
+mod parents;
+mod warnings;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use deaddrop_core::secret::Secret;
+use deaddrop_core::tree::{Label, Stat};
+use deaddrop_core::warning::Warning;
+
+use self::owners::owner_ids;
+use self::parents::{Parents, collisions};
+use self::warnings::{
+    home_warning, label_warning, link_warning, open_warning, sent_warning, shadow_warnings, token_warning,
+};
+use crate::place::{Interrupted, Refusal, Standing, Survey};
+use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
+
+pub use self::warnings::value_warnings;
+
+/// What has to happen to one declared file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing stands there.
+    Create,
+    /// Its content differs.
+    Replace,
+    /// Only its mode or owner differ.
+    Metadata,
+    /// It is as declared.
+    Unchanged,
+    /// It stands, and must not be there.
+    Remove,
+}
+
+impl Action {
+    /// Its name in `--json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Replace => "replace",
+            Self::Metadata => "metadata",
+            Self::Unchanged => "unchanged",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// A directory that has to be made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewDirectory {
+    /// Physical path.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Who owns it.
+    pub owner: parents::Owned,
+    /// SELinux label; none where nothing is labelled.
+    pub label: Option<Label>,
+}
+
+/// One declared file and what has to happen to it.
+#[derive(Debug)]
+pub struct Change {
+    /// The secret's name.
+    pub secret: String,
+    /// The declared path.
+    pub path: String,
+    /// Where it is without symbolic links.
+    pub physical: String,
+    /// Where its value comes from; empty when the file must not be there.
+    pub from: String,
+    /// What has to happen.
+    pub action: Action,
+    /// What should be there.
+    pub content: Content,
+    /// What is secret of it, as [`DesiredFile::parts`].
+    pub parts: Option<Vec<Secret>>,
+    /// Permission bits that it should have.
+    pub mode: u32,
+    /// Owner that it should have, in words: `root:root`.
+    pub owner: String,
+    /// Owning user that it should have.
+    pub uid: u32,
+    /// Owning group that it should have.
+    pub gid: u32,
+    /// The file that stands there.
+    pub standing: Option<Stat>,
+    /// The SELinux label of a file that is written; none where nothing is labelled.
+    pub label: Option<Label>,
+}
+
+/// Everything that has to happen to a target.
+#[derive(Debug)]
+pub struct Plan {
+    /// Directories to make, each after the one above it.
+    pub directories: Vec<NewDirectory>,
+    /// One entry a declared file, in the manifest's order.
+    pub changes: Vec<Change>,
+    /// In the manifest's order.
+    pub warnings: Vec<Warning>,
+    /// What a `rotate` that was cut off has left, and that is finished in the same step.
+    pub interrupted: Option<Arc<Interrupted>>,
+}
+
+/// A declared file that may not be put where it is declared.
+#[derive(Debug)]
+pub struct Refused {
+    /// The secret's name.
+    pub secret: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Compares. `files` and the survey's places are in the same order.
+///
+/// # Errors
+/// All files that may not be put where they are declared, or whose owner the target does not know.
+pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refused>> {
+    let mut changes = Vec::with_capacity(files.len());
+    let mut warnings = Vec::new();
+    let mut refused = Vec::new();
+    let mut parents = Parents::default();
+    let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
+    let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
+    for (file, place) in files.into_iter().zip(&survey.places) {
+        let secret = file.secret.clone();
+        let ids = owner_ids(&file, &survey.users);
+        let owned = match place {
+            Ok(standing) => parents::owned(&file, standing, &survey.users),
+            Err(_) => Ok(parents::Owners::default()),
+        };
+        match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
+            (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
+                refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
+            }
+            (Ok(standing), Ok(((uid, gid), owners))) => {
+                warnings.extend(value_warnings(&file));
+                warnings.extend(token_warning(&file));
+                warnings.extend(sent_warning(&file, standing));
+                warnings.extend(shadow_warnings(&file, &survey.users));
+                warnings.extend(home_warning(&file, standing));
+                warnings.extend(open_warning(&file, standing, uid, &survey.users));
+                parents.add(standing, &file, uid, &owners);
+                let change = change(file, standing, uid, gid);
+                warnings.extend(link_warning(&change, &of_a_run));
+                warnings.extend(label_warning(&change, standing));
+                changes.push(change);
+            }
+            (Err(refusal), _) => refused.push(Refused { secret, refusal: refusal.clone() }),
+            (_, Err(refusal)) => refused.push(Refused { secret, refusal }),
+        }
+    }
+    refused.extend(collisions(&changes, &parents));
+    if !refused.is_empty() {
+        return Err(refused);
+    }
+    warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
+    let interrupted = survey.interrupted.clone();
+    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
+}
+
+impl Plan {
+    /// True when the target is as declared.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.iter().all(|change| change.action == Action::Unchanged)
+    }
+
+    /// What has to happen to each secret: to its file, or else to that of its public part.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(self.changes.len());
+        for change in &self.changes {
+            match (&change.content, actions.last_mut()) {
+                (Content::PublicPart(_), Some(of_the_key)) => {
+                    if *of_the_key == Action::Unchanged {
+                        *of_the_key = change.action;
+                    }
+                }
+                _ => actions.push(change.action),
+            }
+        }
+        actions
+    }
+
+    /// How many files have this action.
+    #[must_use]
+    pub fn count(&self, action: Action) -> usize {
+        self.changes.iter().filter(|change| change.action == action).count()
+    }
+}
+
+fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change {
+    let action = match &standing.file {
+        None if matches!(file.content, Content::Absent) => Action::Unchanged,
+        None => Action::Create,
+        Some(_) if matches!(file.content, Content::Absent) => Action::Remove,
+        Some(there) => {
+            let same_content = match (&file.content, &there.content) {
+                (Content::Exact(want), Some(have)) => want == have,
+                (Content::Hash { standing, .. }, _) => standing.is_some(),
+                (Content::Generated(generated), _) => {
+                    !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
+                }
+                (Content::PublicPart(Some(want)), Some(have)) => want == have,
+                (Content::Exact(_) | Content::PublicPart(_), None)
+                | (Content::PublicPart(None) | Content::Absent, _) => false,
+            };
+            let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
+            match (same_content, same_metadata) {
+                (false, _) => Action::Replace,
+                (true, false) => Action::Metadata,
+                (true, true) => Action::Unchanged,
+            }
+        }
+    };
+    Change {
+        secret: file.secret,
+        path: file.path.as_str().to_owned(),
+        physical: standing.physical.clone(),
+        from: file.from,
+        action,
+        content: file.content,
+        parts: file.parts,
+        mode: file.mode,
+        owner: format!("{}:{}", file.owner, file.group),
+        uid,
+        gid,
+        standing: standing.file.as_ref().map(|file| file.stat),
+        label: standing.labels.as_ref().map(|labels| labels.file.label.clone()),
+    }
+}
+
+/// The refusal of what stands in the place of a key, and is none of its kind.
+fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
+    let Content::Generated(Generated { spec, key: KeyState::Foreign(reason), .. }) = &file.content else { return None };
+    Some(Refusal {
+        code: None,
+        reason: format!(
+            "{} holds something else than a key of the kind {}, and it may be in use: {reason}",
+            file.path,
+            spec.kind.kind().name()
+        ),
+        hint: "it is never overwritten: move it away in the target, or choose another path".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::manifest::Owner;
+    use crate::place::users::Users;
+    use crate::place::{KeyMaker, StandingFile};
+    use deaddrop_core::path::TargetPath;
+    use deaddrop_core::secret::Secret;
+    use deaddrop_core::tree::FileKind;
+    use deaddrop_core::tree::TreeChange;
+
+    fn desired(secret: &str, path: &str, content: &str) -> DesiredFile {
+        DesiredFile {
+            secret: secret.into(),
+            path: TargetPath::parse(path).unwrap(),
+            from: "env:X".into(),
+            content: Content::Exact(Secret::new(content.as_bytes().to_vec())),
+            parts: None,
+            mode: 0o400,
+            directory_mode: None,
+            directory_owner: None,
+            allow: BTreeMap::new(),
+            owner: Owner::Name("root".into()),
+            group: Owner::Name("root".into()),
+            password_users: Vec::new(),
+            oddities: Vec::new(),
+        }
+    }
+
+    fn standing(path: &str, content: &str, mode: u32, links: u32) -> Result<Standing, Refusal> {
+        let size = u64::try_from(content.len()).unwrap();
+        Ok(Standing {
+            physical: path.into(),
+            missing_parents: Vec::new(),
+            home: None,
+            file: Some(StandingFile {
+                stat: Stat { kind: FileKind::File, mode, uid: 0, gid: 0, size, links, inode: 0, modified: 0 },
+                content: Some(Secret::new(content.as_bytes().to_vec())),
+                judged: None,
+            }),
+            labels: None,
+            open: Vec::new(),
+            key_maker: KeyMaker::Here,
+        })
+    }
+
+    fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
+        let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
+        let (open, key_maker) = (Vec::new(), KeyMaker::Here);
+        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open, key_maker })
+    }
+
+    fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {
+        let users = Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n");
+        Survey { places, users, interrupted: None }
+    }
+
+    #[test]
+    fn each_difference_has_its_action() {
+        for (place, want) in [
+            (missing("/etc/x", &[]), Action::Create),
+            (standing("/etc/x", "old", 0o400, 1), Action::Replace),
+            (standing("/etc/x", "old", 0o644, 1), Action::Replace),
+            (standing("/etc/x", "new", 0o644, 1), Action::Metadata),
+            (standing("/etc/x", "new", 0o400, 1), Action::Unchanged),
+        ] {
+            let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(vec![place])).unwrap();
+            assert_eq!(plan.changes[0].action, want);
+            assert_eq!(plan.is_empty(), want == Action::Unchanged);
+        }
+    }
+
+    fn absent(path: &str) -> DesiredFile {
+        // What defaults say of owners does not matter, even when the target does not have them.
+        let owner = Owner::Name("nobody-here".into());
+        DesiredFile { content: Content::Absent, from: String::new(), owner, ..desired("x", path, "") }
+    }
+
+    #[test]
+    fn a_file_that_must_not_be_there_is_removed_and_where_nothing_stands_nothing_is_made() {
+        for (place, want) in [
+            (missing("/etc/a/b/x", &["/etc/a", "/etc/a/b"]), Action::Unchanged),
+            (standing("/etc/a/b/x", "", 0o644, 1), Action::Remove),
+        ] {
+            let plan = plan(vec![absent("/etc/a/b/x")], &survey(vec![place])).unwrap();
+            assert_eq!((plan.changes[0].action, plan.is_empty()), (want, want == Action::Unchanged));
+            assert_eq!(plan.directories, []);
+            let changes = crate::run::make::tree_changes(&plan).unwrap();
+            match want {
+                Action::Remove => {
+                    assert!(matches!(&changes[..], [TreeChange::RemoveFile { path }] if path == "/etc/a/b/x"))
+                }
+                _ => assert!(changes.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn the_other_names_of_a_removed_file_are_warned_about() {
+        let plan = plan(vec![absent("/etc/x")], &survey(vec![standing("/etc/x", "v", 0o400, 2)])).unwrap();
+        assert_eq!(plan.warnings[0].code, "DD101");
+        assert!(plan.warnings[0].message.ends_with("1 more hard link, which keeps the old content"));
+    }
+
+    #[test]
+    fn missing_parents_are_made_once_and_open_for_their_users() {
+        let mut theirs = desired("b", "/etc/secrets/b", "v");
+        theirs.owner = Owner::Name("admin".into());
+        let files = vec![desired("a", "/srv/a/b/x", "v"), theirs, desired("c", "/etc/secrets/c", "v")];
+        let places = vec![
+            missing("/srv/a/b/x", &["/srv", "/srv/a", "/srv/a/b"]),
+            missing("/etc/secrets/b", &["/etc", "/etc/secrets"]),
+            missing("/etc/secrets/c", &["/etc", "/etc/secrets"]),
+        ];
+        let plan = plan(files, &survey(places)).unwrap();
+        let made: Vec<(&str, u32)> = plan.directories.iter().map(|d| (d.path.as_str(), d.mode)).collect();
+        let want = [("/etc", 0o755), ("/etc/secrets", 0o711), ("/srv", 0o755), ("/srv/a", 0o755), ("/srv/a/b", 0o700)];
+        assert_eq!(made, want);
+        assert_eq!(plan.changes[1].uid, 1000);
+    }
+
+    #[test]
+    fn an_owner_that_the_target_does_not_have_is_refused_with_the_numeric_form() {
+        let mut file = desired("x", "/etc/x", "v");
+        file.owner = Owner::Name("k3s".into());
+        let refused = plan(vec![file], &survey(vec![missing("/etc/x", &[])])).unwrap_err();
+        assert!(refused[0].refusal.reason.contains("no user `k3s` yet"), "{refused:?}");
+        assert!(refused[0].refusal.hint.contains("users.users.k3s.uid"), "{refused:?}");
+    }
+
+    #[test]
+    fn two_paths_that_lead_to_one_file_are_refused() {
+        let files = vec![desired("x", "/etc/x", "1"), desired("y", "/etc/y", "2")];
+        let places = vec![missing("/srv/x", &[]), missing("/srv/x", &[])];
+        let refused = plan(files, &survey(places)).unwrap_err();
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].refusal.reason.contains("are the same file"), "{refused:?}");
+    }
+
+    #[test]
+    fn other_hard_links_are_warned_about() {
+        let places = vec![standing("/etc/x", "old", 0o400, 3)];
+        let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(places)).unwrap();
+        assert_eq!(plan.warnings[0].code, "DD101");
+        assert!(plan.warnings[0].message.contains("2 more hard links"), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn a_shadow_line_with_another_hash_is_warned_about() {
+        let mut file = desired("pw", "/etc/x", "$y$j9T$abc$def\n");
+        file.password_users = vec!["admin".into(), "nobody".into()];
+        let plan = plan(vec![file], &survey(vec![missing("/etc/x", &[])])).unwrap();
+        let codes: Vec<&str> = plan.warnings.iter().map(|warning| warning.code).collect();
+        assert_eq!(codes, ["NX101"], "one for admin, none for a user without a line");
+    }
+}

@@ -1,0 +1,155 @@
+//! Warnings about single files of a plan.
+
+use std::collections::HashMap;
+
+use deaddrop_core::tree::acl::{Open, Others};
+use deaddrop_core::tree::walk;
+use deaddrop_core::warning::Warning;
+
+use super::parents::missing_home;
+use super::{Action, Change};
+use crate::derive::generate::KeyKind;
+use crate::derive::password::{self, Verdict};
+use crate::nixos;
+use crate::place::users::Users;
+use crate::place::{KeyMaker, Origin, Standing};
+use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
+
+/// NX108, where the person has allowed it.
+pub(super) fn home_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
+    let home = missing_home(file, standing)?;
+    let reason = file.allow.get(nixos::homes::CODE)?;
+    let finding = nixos::homes::missing_and_allowed(file.path.as_str(), &home.path, &home.user.name, reason);
+    Some(finding.warning(&file.secret))
+}
+
+/// DD301 to DD304: values that hold what is probably not meant.
+pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
+    file.oddities.iter().map(|finding| Warning {
+        code: finding.oddity.code(),
+        secret: Some(file.secret.clone()),
+        message: format!("the value of {} {}", finding.from, finding.oddity),
+        hint: "it is written as it is; if that is not meant, correct it in the source".into(),
+    })
+}
+
+/// NX101: NixOS keeps a shadow line that stands when users are mutable, so the file may never be applied.
+pub(super) fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator<Item = Warning> + 'a {
+    file.password_users.iter().filter_map(move |user| {
+        let shadow = users.shadow_hash(user)?;
+        let in_force = match &file.content {
+            Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
+            Content::Hash { standing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
+            Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
+            Content::Generated(_) | Content::PublicPart(_) | Content::Absent => return None,
+        };
+        (!in_force).then(|| nixos::passwords::shadow_line_stays(user, file.path.as_str()).warning(&file.secret))
+    })
+}
+
+fn trim_newline(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+/// DD101. `of_a_run` are the names that a run which was cut off has left, by the path of their file.
+pub(super) fn link_warning(change: &Change, of_a_run: &HashMap<&str, u32>) -> Option<Warning> {
+    let of_a_run = of_a_run.get(change.physical.as_str()).copied().unwrap_or(0);
+    let others = change.standing?.links.saturating_sub(1).saturating_sub(of_a_run);
+    let effect = match change.action {
+        Action::Replace | Action::Remove => "keeps the old content",
+        Action::Metadata => "gets the new mode and owner too",
+        Action::Create | Action::Unchanged => return None,
+    };
+    (others > 0).then(|| Warning {
+        code: "DD101",
+        secret: Some(change.secret.clone()),
+        message: format!("{} has {others} more hard link{}, which {effect}", change.path, plural(others)),
+        hint: "find and remove the other names: find / -xdev -samefile FILE".into(),
+    })
+}
+
+/// DD201: nothing tells the label that a new file, or a directory made for it, should have.
+pub(super) fn label_warning(change: &Change, standing: &Standing) -> Option<Warning> {
+    if !matches!(change.action, Action::Create | Action::Replace) {
+        return None;
+    }
+    let labels = standing.labels.as_ref()?;
+    let guessed = labels.parents.iter().chain([&labels.file]).find(|chosen| chosen.origin == Origin::Directory)?;
+    Some(Warning {
+        code: "DD201",
+        secret: Some(change.secret.clone()),
+        message: format!(
+            "{} gets the SELinux label of its directory, {}: neither a policy in the target nor a neighbour tells a better one",
+            change.path, guessed.label
+        ),
+        hint: "a relabel at boot is needed: make /.autorelabel in the target, or boot it with autorelabel=1".into(),
+    })
+}
+
+fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// DD402: a token that is kept is not what the manifest asks for.
+pub(super) fn token_warning(file: &DesiredFile) -> Option<Warning> {
+    matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
+        code: "DD402",
+        secret: Some(file.secret.clone()),
+        message: format!(
+            "{} is kept, and is not of the length and alphabet that are declared: it may be in use",
+            file.path
+        ),
+        hint: "to have a new one, remove the file in the target, and run this again".into(),
+    })
+}
+
+/// DD403: a running node does not make a key by itself.
+pub(super) fn sent_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
+    let Content::Generated(Generated { spec, key: KeyState::Made(_), .. }) = &file.content else { return None };
+    if standing.key_maker != KeyMaker::HereForNode {
+        return None;
+    }
+    let (path, kind) = (&file.path, spec.kind.kind());
+    let (why, hint) = match kind {
+        KeyKind::Age => ("no node makes keys of age", "if it must not leave the node: age-keygen there, by hand"),
+        KeyKind::WireGuard => ("the node has no wg", "with wireguard-tools on the node it is made there"),
+        KeyKind::Token => ("the node has no tr, wc or dd", "with coreutils or busybox on the node it is made there"),
+        KeyKind::SshEd25519 | KeyKind::SshHostEd25519 => {
+            ("the node has no ssh-keygen", "with ssh-keygen on the node it is made there")
+        }
+    };
+    Some(Warning {
+        code: "DD403",
+        secret: Some(file.secret.clone()),
+        message: format!("the key of {path} is made here and sent, once: {why}"),
+        hint: hint.into(),
+    })
+}
+
+/// DD210: a directory on the way whose names somebody else than root and the file's owner can change.
+pub(super) fn open_warning(file: &DesiredFile, standing: &Standing, uid: u32, users: &Users) -> Option<Warning> {
+    // What is not there, or not secret, need not be kept from anybody.
+    if matches!(file.content, Content::Absent | Content::PublicPart(_)) {
+        return None;
+    }
+    let is_others = |open: &&Open| match open.to {
+        Others::Owner(owner) => owner != uid,
+        Others::Group(gid) => !users.is_alone_in(uid, gid),
+        Others::Everyone | Others::Acl => true,
+    };
+    let open = standing.open.iter().find(is_others)?;
+    let directory = walk::shown(&open.directory);
+    let who = |name: String| walk::shown(&name);
+    let why = match open.to {
+        Others::Owner(owner) => format!("{directory} belongs to {}, who", who(users.user_shown(owner))),
+        Others::Group(gid) => format!("the group {} may write to {directory}, and", who(users.group_shown(gid))),
+        Others::Everyone => format!("every user may write to {directory}, and"),
+        Others::Acl => format!("an ACL lets others write to {directory}, who"),
+    };
+    Some(Warning {
+        code: "DD210",
+        secret: Some(file.secret.clone()),
+        message: format!("{why} can replace {} by another file", file.path),
+        hint: "declare a path whose directories only root and the file's owner can write to".into(),
+    })
+}

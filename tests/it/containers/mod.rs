@@ -1,0 +1,7 @@
+//! The file that holds an image, without what is inside: what is taken and what is refused, compressed or not; and
+//! where a changed one goes. Judged by zstd, and with sfdisk's and mkfs.ext4's disks.
+
+mod children;
+mod frames;
+mod inputs;
+mod outputs;

@@ -1,0 +1,134 @@
+//! What the README promises runs as it stands, and what it and the pages of docs name is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::kit::Scratch;
+use crate::kit::run::Deaddrop;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn readme() -> String {
+    fs::read_to_string(repository().join("README.md")).unwrap()
+}
+
+/// The lines of the README's code blocks that begin with this, without their indentation.
+fn commands(start: &str) -> Vec<String> {
+    let readme = readme();
+    let lines = readme.lines().filter_map(|line| line.strip_prefix("    ")).map(str::trim);
+    lines.filter(|line| line.starts_with(start)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_first_inject_line_runs_as_it_stands_and_the_verify_line_after_it() {
+    let scratch = Scratch::new();
+    let readme = readme();
+    let first = readme.lines().find(|line| line.contains(" inject ")).expect("an inject line");
+    let cargo = commands("cargo run --release -- ");
+    assert_eq!(first.trim(), cargo[0], "the first line with `inject` is the one to try");
+    assert!(!cargo[0].ends_with('\\'), "whole, on one line");
+    // Only what these lines name is there, and what the manifest names.
+    for file in ["tests/images/raw-efi.img.zst", "secrets.example.yaml", "tests/exports/homelab.json"] {
+        let to = scratch.join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(repository().join(file), to).unwrap();
+    }
+    for line in &cargo {
+        let args = line.strip_prefix("cargo run --release -- ").unwrap().split(' ');
+        Deaddrop::new(&scratch).args(args).run().expect_code(0);
+    }
+    assert!(cargo.iter().any(|line| line.contains(" verify ")), "{cargo:?}");
+    assert!(scratch.join("node1.img").exists());
+}
+
+#[test]
+fn the_test_command_and_every_file_that_is_named_are_there() {
+    assert_eq!(commands("scripts/"), ["scripts/test"]);
+    let readme = readme();
+    // Markdown links that lead into the repository.
+    let links = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let links: Vec<&str> = links.filter(|link| !link.contains("://")).collect();
+    assert!(links.contains(&"docs/manifest.schema.json"), "{links:?}");
+    let missing: Vec<&&str> =
+        links.iter().filter(|link| !repository().join(link.split('#').next().unwrap()).exists()).collect();
+    assert!(missing.is_empty(), "the README names what is not there: {missing:?}");
+}
+
+#[test]
+fn links_between_the_manuals_pages_lead_somewhere() {
+    let docs = repository().join("docs");
+    let mut missing: Vec<(PathBuf, String)> = Vec::new();
+    for page in fs::read_dir(&docs).unwrap().flatten().map(|entry| entry.path()) {
+        if page.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if !link.contains("://") && !file.is_empty() && !docs.join(file).exists() {
+                missing.push((page.clone(), link.to_owned()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_manifest_of_the_readme_is_one_that_holds() {
+    let scratch = Scratch::new();
+    let readme = readme();
+    let block = readme.split("cat > secrets.yaml <<'YAML'\n").nth(1).expect("the README writes a manifest");
+    let lines: Vec<&str> = block.lines().take_while(|line| line.trim() != "YAML").collect();
+    let text: String = lines.iter().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    scratch.write("secrets.yaml", text);
+    Deaddrop::new(&scratch).args(["check"]).run().expect_code(0);
+}
+
+/// Below which code and tests are.
+const ROOTS: [&str; 3] = ["src/", "crates/", "tests/"];
+
+/// What a page says of code and tests, in backticks or as a link: a file or a directory by its whole path from the
+/// repository's top, or `FILE::FUNCTION`.
+fn names_of_code(text: &str) -> Vec<&str> {
+    let code = text.split('`').skip(1).step_by(2).filter(|code| !code.contains(char::is_whitespace));
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let all = code.chain(links.map(|link| link.trim_start_matches("../")));
+    all.filter(|name| ROOTS.iter().any(|root| name.starts_with(root)) || name.ends_with(".rs")).collect()
+}
+
+/// Those of them that are not there, as a page says them.
+fn missing(text: &str) -> Vec<&str> {
+    let is_there = |name: &&str| {
+        let (path, function) = name.split_once("::").map_or((*name, None), |(path, function)| (path, Some(function)));
+        let file = repository().join(path);
+        let has = |function: &str| {
+            let name = function.rsplit("::").next().unwrap_or(function);
+            fs::read_to_string(&file).is_ok_and(|code| code.contains(&format!("fn {name}(")))
+        };
+        ROOTS.iter().any(|root| path.starts_with(root)) && file.exists() && function.is_none_or(has)
+    };
+    names_of_code(text).into_iter().filter(|name| !is_there(name)).collect()
+}
+
+/// Panics unless the code and the tests that a page names are there.
+#[track_caller]
+fn assert_names_what_is_there(page: &str) {
+    let text = fs::read_to_string(repository().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+    assert!(names_of_code(&text).len() > 20, "{page} names hardly anything");
+    assert!(missing(&text).is_empty(), "{page} names what is not there: {:?}", missing(&text));
+}
+
+#[test]
+fn the_code_and_the_tests_that_the_page_on_safety_names_are_there() {
+    assert_names_what_is_there("docs/safety.md");
+}
+
+#[test]
+fn a_name_that_leads_nowhere_is_noticed() {
+    let there = "`src/lib.rs`, `tests/it/`, [here](../tests/it/docs.rs#top), `tests/it/docs.rs::missing`, `cargo test`";
+    assert_eq!((names_of_code(there).len(), missing(there)), (4, vec![]));
+    let not_there = "`src/no.rs`, `tests/no/`, [here](../crates/no.rs), `tests/it/docs.rs::no`, `docs.rs`";
+    assert_eq!(missing(not_there), ["src/no.rs", "tests/no/", "tests/it/docs.rs::no", "docs.rs", "crates/no.rs"]);
+}

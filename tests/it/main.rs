@@ -1,0 +1,26 @@
+//! The program and its library from outside: one binary, one folder a feature or promise. [`kit`] is what they share;
+//! only tests/memory.rs stands alone, since it has an allocator of its own.
+
+mod kit;
+
+mod cli;
+mod containers;
+mod crash;
+mod derive;
+mod device;
+mod directory;
+mod docs;
+mod ext4;
+mod fleet;
+mod fuzz;
+mod generate;
+mod harness;
+mod house;
+mod inject;
+mod mount;
+mod refusals;
+mod rotate;
+mod selinux;
+mod sources;
+mod stores;
+mod tables;

@@ -1,0 +1,16 @@
+//! `deaddrop rotate` against real sshds, each in a root of its own.
+
+mod contact;
+mod ended;
+mod files;
+mod hostile;
+mod interrupted;
+mod job;
+mod keys;
+mod local;
+mod refused;
+mod secrecy;
+mod shells;
+mod stopped;
+mod terminal;
+mod units;
