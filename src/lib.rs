@@ -9,12 +9,12 @@
 //! place ────────> survey ──────┘
 //! ```
 //!
-//! - [`manifest`] says what should be where; `deaddrop_vault` reads the values; [`mod@derive`] makes hashes, templates and
-//!   keys of them.
+//! - [`manifest`] declares the files; `deaddrop_vault` reads the values; [`mod@derive`] makes hashes, rendered text
+//!   and keys.
 //! - [`place`] surveys an image, a directory or a node, and applies changes: all of them or none. `deaddrop_image` is
 //!   the stack below an image.
 //! - [`run`] joins these: desired files, the plan, and the one preparation that all places share.
-//! - [`rotate`] brings running nodes to what is declared, and restarts the units that use it.
+//! - [`rotate`] applies the manifest to running nodes, and restarts the units that use the files.
 //! - [`nixos`] holds every rule about NixOS, [`selinux`] reads the policy of a tree.
 //! - [`report`] prints for people and as JSON; [`cli`] has one file a command.
 //!

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-/// Wipes memory as it is freed: also what libraries hold for a moment, such as a JSON parser's buffer of the string that
-/// it reads, which `secret::Secret` cannot reach.
+/// Wipes memory when it is freed: also buffers of libraries, such as that of a JSON parser for the string it reads,
+/// which `Secret` cannot reach.
 #[global_allocator]
 static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
-    deaddrop_core::contain::say_little();
+    deaddrop_core::contain::print_only_location();
     deaddrop_core::sys::keep_freed_memory();
     deaddrop_core::sys::harden();
     deaddrop_core::sys::end_cleanly_on_signals();

@@ -1,5 +1,5 @@
-//! The floor: what the disk alone costs. As many scattered 4 KiB reads and writes as a run of deaddrop makes, and as many
-//! flushes, in one process; and nothing else.
+//! The floor: the cost of the disk alone. As many scattered 4 KiB reads and writes, and as many flushes, as a run of
+//! deaddrop makes, in one process; and nothing else.
 //!
 //!     floor FILE READS WRITES FLUSHES SEED
 //!

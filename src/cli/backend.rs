@@ -1,9 +1,9 @@
-//! Who writes the image: the arguments for it, and how a target is opened with them.
+//! `--backend` and `--subvolume`: which back end writes the image, and how it opens a target.
 
 use std::path::Path;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_image::mount::image::MountedImage;
 use deaddrop_image::native::NativeImage;
 use deaddrop_image::output::Destination;
@@ -14,19 +14,25 @@ use crate::place::Change;
 use crate::place::image::ImagePlace;
 use crate::report::Ui;
 
-/// Which back end, and what only one of them takes.
+/// The choice of the back end, and the arguments of only one of them.
 #[derive(Debug, clap::Args)]
 pub struct BackendArgs {
-    /// Who reads and writes the image's file system
+    /// Which code reads and writes the image's file system
     ///
-    /// native: deaddrop itself, ext2 to ext4, without root. mount: the kernel, also btrfs and xfs, as root. The kernel reads a
-    /// file system with all of its rights, and one that was made to harm can take over the machine: `mount` is only for images
-    /// that you trust as you trust a disk that you plug in.
-    #[arg(long, value_name = "native|mount", value_parser = backends(), hide_possible_values = true, default_value = "native")]
+    /// native: deaddrop itself, ext2 to ext4, without root. mount: the kernel, also btrfs and xfs, as root. The kernel
+    /// parses a file system with full privileges, and a malicious one can take over the machine: use `mount` only for
+    /// images that you trust.
+    #[arg(
+        long,
+        value_name = "native|mount",
+        value_parser = backends(),
+        hide_possible_values = true,
+        default_value = "native"
+    )]
     pub backend: Backend,
 
-    /// With --backend mount: the btrfs subvolume that is the root, by its path from the top level or its number, instead of
-    /// the default one
+    /// With --backend mount: the btrfs subvolume to use as the root, by its path from the top level or its number
+    /// [default: the file system's default subvolume]
     #[arg(long, value_name = "NAME|ID")]
     pub subvolume: Option<String>,
 }
@@ -39,7 +45,7 @@ fn backends() -> impl TypedValueParser<Value = Backend> {
 }
 
 impl BackendArgs {
-    /// Opens an image by the back end that was asked for.
+    /// Opens an image with the chosen back end.
     ///
     /// # Errors
     /// As [`NativeImage::open`] and [`MountedImage::open`]; `Refused` for an argument of the other back end.
@@ -60,10 +66,10 @@ impl BackendArgs {
                 ));
             }
             let image = NativeImage::open(path, root_partition, destination, watch)?;
-            if let Some(line) = image.taken_back() {
-                ui.say(&line);
+            if let Some(line) = image.rolled_back() {
+                ui.info(&line);
             }
-            ui.tell(1, &image.details());
+            ui.detail(1, &image.details());
             return Ok(Box::new(ImagePlace::Native(Box::new(image))));
         }
         if let Some(Destination::InPlace { undo: Some(_), .. }) = destination {
@@ -72,13 +78,19 @@ impl BackendArgs {
                 "leave it out: the kernel keeps no undo file",
             ));
         }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(StorageError::refused(
+                "--backend mount lets the kernel mount the image, which only root may do",
+                Remedy::RunAsRoot,
+            ));
+        }
         let image = MountedImage::open(path, root_partition, subvolume, destination, watch)?;
-        ui.tell(1, &image.details());
-        image.notes().iter().for_each(|note| ui.say(note));
+        ui.detail(1, &image.details());
+        image.notes().iter().for_each(|note| ui.info(note));
         Ok(Box::new(ImagePlace::Mounted(Box::new(image))))
     }
 
-    /// Refuses what is for images only, for a directory.
+    /// Refuses arguments that apply to images only, for a directory or a node.
     ///
     /// # Errors
     /// The name of the option.

@@ -1,32 +1,33 @@
-//! `deaddrop check`: the manifest and its references hold.
+//! `deaddrop check`: validates the manifest and its references, and with `--values` every value.
 
 use deaddrop_core::warning::Warning;
 
-use super::flow::{self, ManifestArgs};
+use super::args::ManifestArgs;
+use super::select;
 use crate::manifest::{Manifest, SecretSpec};
 use crate::report::{Ui, json};
 use crate::run::desired::Unfit;
 use crate::run::message::{Exit, Failure};
-use crate::run::part::{self, Part, Values};
+use crate::run::part::{self, HostPart, Values};
 use crate::run::plan;
 
 /// Checks the manifest: keys, paths, references, modes.
 ///
 /// Example: deaddrop check -m secrets.yaml
 ///
-/// Touches no target, and no source without --values.
+/// Opens no target, and no source without --values.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
-    /// Read every value from its source as well, and check that it fits
+    /// Also read every value from its source, and check that it fits
     #[arg(long)]
     values: bool,
 }
 
 impl Args {
-    /// Reads every value and checks that it fits, and adds what is odd about them to the warnings.
+    /// Reads every value and checks that it fits. Adds the warnings about suspicious values.
     fn read<'m>(
         &'m self,
         manifest: &'m Manifest,
@@ -40,7 +41,7 @@ impl Args {
             match part.files(manifest, &values) {
                 Ok(files) => {
                     for warning in files.iter().flat_map(plan::value_warnings) {
-                        // What is odd for several hosts is told once.
+                        // One warning for a value that several hosts share.
                         let is_known =
                             |known: &Warning| known.secret == warning.secret && known.message == warning.message;
                         if !warnings.iter().any(is_known) {
@@ -57,11 +58,11 @@ impl Args {
         if unfit.is_empty() { Ok(()) } else { Err(part::does_not_fit(&unfit)) }
     }
 
-    /// As which hosts it is read: as the one that is named; without one, what differs from host to host as each host in its
-    /// turn.
-    fn parts<'m>(&'m self, manifest: &'m Manifest, secrets: Vec<&'m SecretSpec>) -> Vec<Part<'m>> {
+    /// The hosts to check for: the named one; without `--host`, once for what is the same on all hosts, and each host
+    /// separately for secrets that name the host.
+    fn parts<'m>(&'m self, manifest: &'m Manifest, secrets: Vec<&'m SecretSpec>) -> Vec<HostPart<'m>> {
         let part =
-            |host: Option<&'m str>, secrets| Part { name: host.unwrap_or(""), host: None, as_host: host, secrets };
+            |host: Option<&'m str>, secrets| HostPart { name: host.unwrap_or(""), host: None, as_host: host, secrets };
         if let Some(host) = &self.manifest.host {
             return vec![part(Some(host), secrets)];
         }
@@ -78,18 +79,18 @@ impl Args {
 
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let manifest = flow::load(&self.manifest)?;
-        // Without a host every secret is checked: nothing is written, so none has to be left out.
+        let manifest = select::load(&self.manifest)?;
+        // Without a host every secret is checked: nothing is written, so the choice of a host does not matter.
         let secrets = match self.manifest.host {
-            Some(_) => flow::select(&manifest, &self.manifest)?,
-            None => manifest.named(&self.manifest.only).map_err(|error| flow::wrong_selection(&error))?,
+            Some(_) => select::select(&manifest, &self.manifest)?,
+            None => manifest.named(&self.manifest.only).map_err(|error| select::wrong_selection(&error))?,
         };
-        let mut warnings = flow::manifest_warnings(&manifest, &secrets);
+        let mut warnings = select::manifest_warnings(&manifest, &secrets);
         if self.values {
             self.read(&manifest, secrets.clone(), &mut warnings)?;
         }
         for warning in &warnings {
-            ui.say(&crate::report::plan::warning_lines(warning));
+            ui.info(&crate::report::plan::warning_lines(warning));
         }
         let name = self.manifest.manifest.display().to_string();
         ui.print_json(|| json::check(&name, secrets.len(), &warnings))?;
@@ -97,7 +98,7 @@ impl Args {
         let secrets = crate::report::plan::secrets(secrets.len());
         let hosts = manifest.hosts.len();
         let hosts = format!("{hosts} host{}", if hosts == 1 { "" } else { "s" });
-        ui.say(&format!("{name}: {secrets}, {hosts}, no errors{values}"));
+        ui.info(&format!("{name}: {secrets}, {hosts}, no errors{values}"));
         Ok(Exit::Done)
     }
 }

@@ -1,4 +1,4 @@
-//! `deaddrop completions`: from the same definitions as the arguments.
+//! `deaddrop completions`: generated from the definitions of the arguments.
 
 use clap_complete::Shell;
 

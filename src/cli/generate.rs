@@ -1,4 +1,4 @@
-//! `deaddrop generate`: one key, for the vault.
+//! `deaddrop generate`: one new key, for the vault.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,23 +14,23 @@ use crate::report::{Ui, public};
 use crate::run::make::PublicPart;
 use crate::run::message::{Exit, Failure, Message};
 
-/// Prints a new key on standard output, to be put into a vault; what others may know of it goes to standard error.
+/// Prints a new key on standard output, for a vault, and its public part on standard error.
 ///
 /// Example: deaddrop generate token
 ///
-/// For a value that several hosts share. A key that one host has for itself needs no vault: `generate:` in the manifest makes it
-/// on the host.
+/// For a value that several hosts share. A key of one host needs no vault: `generate:` in the manifest generates it on
+/// the host.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// ssh-host-ed25519, ssh-ed25519, wireguard, age or token
     #[arg(value_name = "KIND", value_enum, hide_possible_values = true)]
     kind: KeyKind,
 
-    /// How many characters a token has [default: 40]
+    /// Length of a token, in characters [default: 40]
     #[arg(long, value_name = "N")]
     length: Option<u64>,
 
-    /// The characters that a token is made of, each once [default: letters and digits]
+    /// Characters to choose from for a token, each once [default: letters and digits]
     #[arg(long, value_name = "CHARACTERS")]
     alphabet: Option<String>,
 
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
 
-    /// Write what others may know of the key into this file, in place of standard error; as JSON if it ends in .json
+    /// Write the public part of the key to this file instead of standard error; as JSON if it ends in .json
     #[arg(long, value_name = "FILE")]
     public_out: Option<PathBuf>,
 }
@@ -75,7 +75,7 @@ impl Args {
             Some(path) if public_out::is_json(path) => Some((path, public::json(&known_as, &[part]))),
             Some(path) => Some((path, public::text(&known_as, &[part]))),
             None => {
-                public::for_people(&part).iter().for_each(|line| ui.say(line));
+                public::for_people(&part).iter().for_each(|line| ui.info(line));
                 None
             }
         };
@@ -88,8 +88,8 @@ impl Args {
     }
 }
 
-/// Prints the key, past the standard library's buffer of standard output, which nobody wipes. A token gets a newline;
-/// the others end in one.
+/// Prints the key without the standard library's buffer of standard output, which is not wiped. Adds a newline to a
+/// token; the other kinds end in one.
 fn print_private(private: &Secret) -> Result<(), Failure> {
     let print = || {
         let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
@@ -97,7 +97,7 @@ fn print_private(private: &Secret) -> Result<(), Failure> {
         if private.expose().last() == Some(&b'\n') { Ok(()) } else { output.write_all(b"\n") }
     };
     match print() {
-        // Who closed the pipe has had enough.
+        // A reader that closes the pipe is no failure.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::refused(vec![Message::new(format!("standard output: {error}"))]))
         }

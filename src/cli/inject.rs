@@ -1,4 +1,4 @@
-//! `deaddrop inject`: the main job.
+//! `deaddrop inject`: writes secrets into an image or a directory.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,17 +8,19 @@ use deaddrop_core::text;
 use deaddrop_image::output::Destination;
 use deaddrop_image::table::root::Backend;
 
-use super::flow::{self, Looked, ManifestArgs, TargetArgs, time_of_run};
+use super::args::{ManifestArgs, Target, TargetArgs};
+use super::failure;
+use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
 use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public};
 use crate::run::message::{Exit, Failure};
 
-/// Puts the declared secrets into an image, in place or into a new one, or into a directory that holds a root.
+/// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
 ///
 /// Example: deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 ///
-/// All of them or none: nothing reaches the image before the whole change is made and read back. (With --backend mount that
-/// holds for -o OUT; see --in-place.)
+/// All or none: nothing is written to the image before the whole change is made and read back. (With --backend mount
+/// only with -o OUT; see --in-place.)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -27,38 +29,38 @@ pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
-    /// Write a new image, and leave TARGET untouched; its suffix says how it is compressed (.zst, else not at all)
+    /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, otherwise none)
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
-    /// Change TARGET itself: --backend mount wants this said where there is no -o (the native back end does it anyway)
+    /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
-    /// The kernel writes as it goes: a power cut in the middle can leave some files new and some old, each of them whole.
-    /// OUT of -o is whole, or not there.
+    /// The kernel writes immediately: a power cut can leave some files new and some old, each complete. With -o, OUT is
+    /// complete or absent.
     #[arg(long, conflicts_with = "output")]
     in_place: bool,
 
-    /// Replace OUT if it exists; without OUT, write to an image file although it is mounted or in use, or to a block device
-    /// that is not removable (never to one that is in use)
+    /// Replace OUT if it exists; without OUT, write to an image file even if it is mounted or in use, or to a block
+    /// device that is not removable (never to one that is in use)
     #[arg(long)]
     force: bool,
 
-    /// Leave the mode of an image that is changed in place (else it becomes 0600)
+    /// Keep the mode of an image changed in place (default: set it to 0600)
     #[arg(long, conflicts_with = "output")]
     keep_mode: bool,
 
-    /// Where to keep an undo file meanwhile, for a block device whose change does not fit into a journal
+    /// Directory for an undo file, for a block device whose change does not fit into a journal
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     undo: Option<PathBuf>,
 
-    /// Where a rotate was cut off, and files that it was about are in directories that are not here: give these up
+    /// Give up files of an interrupted rotate whose directories are missing
     ///
-    /// The others are finished, as without it. Without it, such a list is refused: what it tells of the missing files would be
-    /// lost.
+    /// The others are finished as usual. Without this option such a list is refused, because its entries for the
+    /// missing files would be lost.
     #[arg(long)]
     forget_list: bool,
 
-    /// Write what others may know of the generated keys into FILE: a known_hosts line for a host key, public keys and age
+    /// Write the public parts of the generated keys to FILE: a known_hosts line for a host key, public keys and age
     /// recipients as comments; as JSON if FILE ends in .json
     #[arg(long, value_name = "FILE")]
     public_out: Option<PathBuf>,
@@ -76,16 +78,16 @@ impl Args {
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
         let through_kernel = self.target.place.backend.backend == Backend::Mount && !self.target.target.is_dir();
         if through_kernel && self.output.is_none() && !self.in_place {
-            return Err(flow::failed(&name, &in_place_must_be_asked_for().into()));
+            return Err(failure::failed(&name, &in_place_must_be_asked_for().into()));
         }
-        let looked = Looked { forget_list: self.forget_list, ..self.target.looked() };
+        let target = Target { forget_list: self.forget_list, ..self.target.target() };
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = flow::prepare(ui, looked, &self.manifest, Some(&destination), &watch)?;
+        let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
         let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
-        let changes = flow::tree_changes(plan, &name)?;
+        let changes = tree_changes(plan, &name)?;
         let public_out = self.public_out.as_ref().map(|path| {
             let (known_as, parts) = (&prepared.known_as, &prepared.public_parts);
             let text = match public_out::is_json(path) {
@@ -95,29 +97,29 @@ impl Args {
             PublicOut::write(path, &text)
         });
         let public_out = public_out.transpose()?;
-        // Also without changes: a new output is made all the same, and what an interrupted run left is finished.
+        // Even without changes: -o still writes an image, and an interrupted run is finished.
         let applied =
-            prepared.place.change(&name)?.apply(&changes, time).map_err(|error| flow::failed(&name, &error))?;
-        applied.details.iter().for_each(|line| ui.tell(1, line));
+            prepared.place.change(&name)?.apply(&changes, time).map_err(|error| failure::failed(&name, &error))?;
+        applied.details.iter().for_each(|line| ui.detail(1, line));
 
         let target = self.target.target.display().to_string();
         ui.print_json_when_done(|| json::plan("inject", &target, plan));
         if !changed_lines.is_empty() {
-            ui.say(&changed_lines);
+            ui.info(&changed_lines);
         }
         for note in applied.notes {
-            ui.say(&note);
+            ui.info(&note);
         }
-        if let Some(words) = plan.finished_words() {
-            ui.say(&format!("{name}: {words}"));
+        if let Some(message) = plan.finished_message() {
+            ui.info(&format!("{name}: {message}"));
         }
         let mut exit = Exit::Done;
         if let Some(Err(message)) = public_out.map(PublicOut::put) {
-            // The keys are in their place: that is done, and stays done.
+            // The keys are in place, and stay there.
             print_error_stream(&message.render());
             exit = Exit::HalfDone;
         }
-        ui.say(&self.closing_line(&name, plan, started.elapsed()));
+        ui.info(&self.closing_line(&name, plan, started.elapsed()));
         Ok(exit)
     }
 
@@ -136,7 +138,8 @@ impl Args {
 
 fn in_place_must_be_asked_for() -> StorageError {
     StorageError::refused(
-        "with --backend mount the kernel writes as it goes, and a power cut in the middle can leave some files new and some old",
+        "with --backend mount the kernel writes as it goes, and a power cut in the middle can leave some files new and \
+         some old",
         "-o OUT makes a new image, which is whole or not there; --in-place changes this one all the same",
     )
 }

@@ -1,19 +1,20 @@
-//! `deaddrop inspect`: what an image is.
+//! `deaddrop inspect`: shows the structure of an image.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_image::ext4::{self, JournalState};
-use deaddrop_image::native::{choose_root_for, with_commands};
+use deaddrop_image::fsck::with_fsck_commands;
 use deaddrop_image::open::container::Container;
 use deaddrop_image::open::disk::DiskImage;
-use deaddrop_image::table::root::Backend;
+use deaddrop_image::table::root::{Backend, choose_root_for};
 
-use super::flow;
+use super::failure;
 use crate::report::inspect::Inspection;
 use crate::report::{ProgressDisplay, Ui};
 use crate::run::message::{Exit, Failure};
+use crate::run::remedy;
 
 /// Shows an image's container, partitions and file systems, and which one is the root.
 ///
@@ -24,7 +25,7 @@ pub struct Args {
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
-    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
 }
@@ -32,7 +33,7 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let failed = |error: StorageError| Failure::refused(vec![flow::error_message(&error)]);
+        let failed = |error: StorageError| Failure::refused(vec![failure::error_message(&error)]);
         let name = self.image.display().to_string();
         let progress = ProgressDisplay::new(ui);
         let image = DiskImage::open(&self.image, &|step| progress.show(step)).map_err(failed)?;
@@ -42,7 +43,7 @@ impl Args {
         let packed = image.container() != Container::Raw;
         let partition = native.map(|root| root.partition.clone());
         let hinted = |error, ext4: &ext4::Ext4| match &partition {
-            Some(partition) => with_commands(error, &name, packed, partition, ext4, image.is_device()),
+            Some(partition) => with_fsck_commands(error, &name, packed, partition, ext4, image.is_device()),
             None => error,
         };
         let (ext4, damage) = match opened.transpose() {
@@ -57,12 +58,12 @@ impl Args {
             table: image.table(),
             root: match root {
                 Ok(root) => Ok((root.partition, root.reason.to_string())),
-                Err(error) => Err((error.to_string(), error.hint().unwrap_or_default().to_owned())),
+                Err(error) => Err((error.to_string(), remedy::hint(&error))),
             },
             ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable().map_err(|error| hinted(error, &ext4)))),
         };
-        ui.say(&inspection.text(ui.verbose > 0));
-        // The table is there all the same, to see what kind of image this is.
+        ui.info(&inspection.text(ui.verbose > 0));
+        // The table is printed before the error, to show what kind of image this is.
         if let Some(error) = damage {
             return Err(failed(error));
         }
@@ -71,7 +72,7 @@ impl Args {
     }
 }
 
-/// What the file system says about itself, with its journal as it is on the image, not as it was replayed in memory.
+/// The file system's summary, with the journal's state on the image and not that of the replay in memory.
 fn on_the_image(ext4: &ext4::Ext4) -> ext4::Summary {
     let mut summary = ext4.summary();
     if let (JournalState::Clean { size }, true) = (summary.journal, ext4.was_replayed()) {

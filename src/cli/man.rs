@@ -1,4 +1,4 @@
-//! `deaddrop man` (hidden; scripts/man calls it): man pages from the same definitions as the arguments.
+//! `deaddrop man` (hidden; scripts/man calls it): man pages, generated from the definitions of the arguments.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::run::message::{Exit, Failure, Message};
 /// Writes the man pages into a directory.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the pages go; made if it is missing
+    /// Output directory; created if missing
     directory: PathBuf,
 }
 

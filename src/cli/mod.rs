@@ -1,20 +1,23 @@
-//! One file a command: its arguments and its run(). This file: the command line as a whole.
+//! The command line. One file per command: its arguments and its `run()`.
 
+mod args;
 mod backend;
 mod check;
 mod completions;
+mod failure;
 mod fleet;
-mod flow;
 mod generate;
 mod init;
 mod inject;
 mod inspect;
 mod man;
 mod plan;
+mod prepare;
 mod public_out;
 mod recover;
 mod rotate;
 mod scrub;
+mod select;
 mod sources;
 mod verify;
 
@@ -25,24 +28,24 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::report::{Ui, print_error_stream};
 use crate::run::message::{Exit, Failure};
 
-/// What every command takes.
+/// The arguments of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Print one JSON object on standard output
     #[arg(long, global = true)]
     json: bool,
 
-    /// Only errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 
-    /// Tell more: -v which partition and why, the read-back, the commit; -vv each file
+    /// More output: -v the partition and why it was chosen, the read-back, the commit; -vv each file
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
-/// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, values from
-/// your password manager.
+/// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, with
+/// values from your password manager.
 #[derive(Debug, Parser)]
 #[command(name = "deaddrop", version, arg_required_else_help = true, max_term_width = 100, after_help = THREE_USES)]
 struct Cli {
@@ -57,14 +60,14 @@ const THREE_USES: &str = "\
 Three uses:
   an image, after its build and before dd
       deaddrop inject node1.img -m secrets.yaml --host node1
-  nodes that run, over SSH
+  running nodes, over SSH
       deaddrop rotate node1 tag:server -m secrets.yaml
-  CI, in an unprivileged container: the build result stays as it is
+  CI, in an unprivileged container: the build result is unchanged
       deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
 3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate);
-5 stopped in the middle, and the next run finishes it;
+5 interrupted during the commit; the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
 #[derive(Debug, Subcommand)]
@@ -98,12 +101,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             match error.use_stderr() {
-                // It repeats arguments: names of files may be among them.
+                // clap's error repeats arguments, and these may contain control characters.
                 true => print_error_stream(error.render().ansi().to_string().trim_end()),
                 // Best effort: help on a closed pipe is no failure.
                 false => drop(error.print()),
             }
-            // clap says 2 for wrong usage and 0 for --help.
+            // clap's code is 2 for wrong usage and 0 for --help.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -1,8 +1,10 @@
-//! `deaddrop plan`: what inject or rotate would do, never a value.
+//! `deaddrop plan`: the changes that inject or rotate would make, without values.
 
 use std::time::SystemTime;
 
-use super::flow::{self, LookArgs, ManifestArgs, Opened, Prepared, time_of_run};
+use super::args::{ManifestArgs, SurveyArgs};
+use super::failure;
+use super::prepare::{Opened, Prepared, prepare, time_of_run, tree_changes};
 use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report};
 use crate::run::message::{Exit, Failure, Message};
@@ -13,19 +15,19 @@ use crate::run::message::{Exit, Failure, Message};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: LookArgs,
+    target: SurveyArgs,
 
     #[command(flatten)]
     manifest: ManifestArgs,
 
-    /// Exit with 3 when there is something to do
+    /// Exit with 3 if there is something to do
     #[arg(long)]
     exit_code: bool,
 
-    /// Only compare: do not judge whether inject could make the changes (images and block devices)
+    /// Only compare: do not check whether inject could make the changes (images and block devices)
     ///
-    /// Without it, the whole change to an image is made and checked in memory, as inject does it: what inject would refuse, plan
-    /// refuses.
+    /// Without it, the whole change to an image is made and checked in memory, as by inject: plan refuses what inject
+    /// would refuse.
     #[arg(long, conflicts_with = "all")]
     quick: bool,
 }
@@ -33,25 +35,24 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let Some(looked) = self.target.one() else {
-            return self.target.all(ui, &self.manifest, RunKind::Plan, self.exit_code);
+        let Some(target) = self.target.target() else {
+            return self.target.run_all(ui, &self.manifest, RunKind::Plan, self.exit_code);
         };
-        if self.quick && (looked.is_node() || looked.target.is_dir()) {
-            let what = if looked.is_node() { "a running node" } else { "a directory" };
-            let message =
-                format!("--quick is for images and block devices, and `{}` is {what}", looked.target.display());
-            return Err(Failure::usage(Message::new(message).hint("leave it out: there is nothing more to judge")));
+        if self.quick && (target.is_node() || target.path.is_dir()) {
+            let what = if target.is_node() { "a running node" } else { "a directory" };
+            let message = format!("--quick is for images and block devices, and `{}` is {what}", target.path.display());
+            return Err(Failure::usage(Message::new(message).hint("leave it out: there is nothing more to check")));
         }
         let time = time_of_run()?;
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
-        let name = looked.target.display().to_string();
+        let mut prepared = prepare(ui, target, &self.manifest, None, &watch)?;
+        let name = target.path.display().to_string();
         let heading = prepared.place.place().title();
-        let judged = if self.quick { Ok(Vec::new()) } else { judge(&mut prepared, &name, time) };
+        let checked = if self.quick { Ok(Vec::new()) } else { dry_run(&mut prepared, &name, time) };
         let plan = &prepared.plan;
-        // A program gets the plan of what can be done, or the error.
-        if judged.is_ok() {
+        // JSON has either a plan that inject can carry out, or the error.
+        if checked.is_ok() {
             ui.print_json(|| json::plan("plan", &name, plan))?;
         }
         let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
@@ -59,21 +60,21 @@ impl Args {
             true => format!("Nothing to do: {} as declared.", report::secrets(plan.secrets().len())),
             false => format!("{}. Nothing was written.", report::sum(plan)),
         };
-        let notes: String = judged.iter().flatten().map(|note| format!("\n{note}")).collect();
+        let notes: String = checked.iter().flatten().map(|note| format!("\n{note}")).collect();
         let text = format!("{heading}{host}\n\n{}\n\n{sum}{notes}", report::table(plan));
         if ui.json || ui.quiet {
-            ui.say(&text)
+            ui.info(&text)
         } else {
             ui.print(&format!("{text}\n"))?
         }
-        judged?;
+        checked?;
         Ok(if self.exit_code && !plan.is_empty() { Exit::Differences } else { Exit::Done })
     }
 }
 
-/// What inject would refuse is refused here, with the same words.
-fn judge(prepared: &mut Prepared<'_>, name: &str, time: SystemTime) -> Result<Vec<String>, Failure> {
+/// Refuses what inject would refuse, with the same message.
+fn dry_run(prepared: &mut Prepared<'_>, name: &str, time: SystemTime) -> Result<Vec<String>, Failure> {
     let Opened::Files(place) = &mut prepared.place else { return Ok(Vec::new()) };
-    let changes = flow::tree_changes(&prepared.plan, name)?;
-    place.judge(&changes, time).map_err(|error| flow::failed(name, &error))
+    let changes = tree_changes(&prepared.plan, name)?;
+    place.dry_run(&changes, time).map_err(|error| failure::failed(name, &error))
 }

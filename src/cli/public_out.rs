@@ -1,4 +1,4 @@
-//! `--public-out FILE`: what others may know of the keys, in a file that is whole or as it was.
+//! `--public-out FILE`: the public parts of the generated keys. The file is written completely, or stays as it was.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,39 +8,33 @@ use deaddrop_core::unfinished::Unfinished;
 
 use crate::run::message::{Failure, Message};
 
-/// The file, written and not yet in its place.
+/// The file, written and not yet renamed to its name.
 pub struct PublicOut {
     file: Unfinished,
     path: PathBuf,
 }
 
-/// True for a file that is to be JSON.
+/// True for the name of a JSON file.
 #[must_use]
 pub fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
 impl PublicOut {
-    /// Writes the text beside where the file will be, so that nothing is left that could go wrong once the keys are in
-    /// their place.
+    /// Writes the text to a temporary file in the same directory, so that only a rename remains once the keys are in
+    /// place.
     ///
     /// # Errors
-    /// Exit 1: the directory is not there or full, or something that is no regular file stands at `path`.
+    /// Exit 1 if the directory is missing or full, or if something other than a regular file is at `path`.
     pub fn write(path: &Path, text: &str) -> Result<Self, Failure> {
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
         let written = || {
-            // Where that cannot be known, the directory cannot be written to either.
+            // If that is unknown, creating the file below fails too.
             if let Ok(there) = path.symlink_metadata()
                 && !there.is_file()
             {
-                return Err(io::Error::other("what stands there is no regular file"));
+                return Err(io::Error::other("it exists, and is no regular file"));
             }
-            let file = Unfinished::create(directory)?;
-            file.set_mode(0o644)?;
-            file.file().write_all(text.as_bytes())?;
+            let file = unfinished(path, text)?;
             file.file().sync_all()?;
             Ok(file)
         };
@@ -50,10 +44,10 @@ impl PublicOut {
         }
     }
 
-    /// Puts the file in its place.
+    /// Renames the file to its name.
     ///
     /// # Errors
-    /// What the system says. What stood there is as it was, or a power cut may make it so.
+    /// If the rename fails. The previous file is unchanged then, or a power cut may bring it back.
     pub fn put(self) -> Result<(), Message> {
         let path = self.path;
         self.file.replace(&path).map_err(|error| {
@@ -66,6 +60,21 @@ impl PublicOut {
             failed(&path, what, error).hint("the next run writes them")
         })
     }
+}
+
+/// A new file in the directory of `path`, not yet renamed to it. It contains no value: other users may read it.
+///
+/// # Errors
+/// If it cannot be created or written.
+pub fn unfinished(path: &Path, text: &str) -> io::Result<Unfinished> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let file = Unfinished::create(directory)?;
+    file.set_mode(0o644)?;
+    file.file().write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 fn failed(path: &Path, what: &str, error: &io::Error) -> Message {

@@ -1,35 +1,36 @@
-//! `deaddrop recover`: finish or undo what an interrupted run left.
+//! `deaddrop recover`: finishes or rolls back an interrupted run on an image.
 
 use std::path::PathBuf;
 
 use deaddrop_image::maintenance::{ImageArgs, Recovered, recover};
-use deaddrop_image::native::TAKEN_BACK;
+use deaddrop_image::native::ROLLED_BACK;
 
-use super::flow;
+use super::failure;
 use crate::report::{Ui, json};
 use crate::run::message::{Exit, Failure};
 
-/// Finishes what an interrupted run left in an image, or takes it back: afterwards every file is wholly old or wholly new.
+/// Finishes or rolls back an interrupted run on an image: afterwards every file is wholly old or wholly new.
 ///
 /// Example: deaddrop recover node1.img
 ///
-/// Brings a dirty journal home, and mends a superblock that was torn by a power cut; with --undo, takes back what a run on a
-/// block device wrote before it was cut off. The next inject (with the same --undo) does the same by itself.
+/// Replays a dirty journal, and repairs a superblock torn by a power cut; with --undo, rolls back an interrupted run on
+/// a block device. The next inject (with the same --undo) does the same automatically.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The image, or a block device
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
-    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
 
-    /// Write although the image file is mounted or in use, or the block device is not removable (never to one that is in use)
+    /// Write even if the image file is mounted or in use, or the block device is not removable (never to one that is in
+    /// use)
     #[arg(long)]
     force: bool,
 
-    /// Where to look for the undo file that an interrupted run on a block device left
+    /// Directory of the undo file of an interrupted run on a block device
     #[arg(long, value_name = "DIR")]
     undo: Option<PathBuf>,
 }
@@ -44,14 +45,14 @@ impl Args {
             force: self.force,
             undo: self.undo.as_deref(),
         };
-        let found = recover(&args).map_err(|error| flow::failed(&name, &error.into()))?;
+        let found = recover(&args).map_err(|error| failure::failed(&name, &error.into()))?;
         ui.print_json_when_done(|| json::maintenance("recover", &name, found != Recovered::Nothing));
-        let words = match found {
-            Recovered::Journal => "the journal was brought home, and every file is whole",
-            Recovered::TakenBack => TAKEN_BACK,
+        let message = match found {
+            Recovered::Journal => "the journal was replayed, and every file is complete",
+            Recovered::RolledBack => ROLLED_BACK,
             Recovered::Nothing => "nothing to recover",
         };
-        ui.say(&format!("{name}: {words}"));
+        ui.info(&format!("{name}: {message}"));
         Ok(Exit::Done)
     }
 }

@@ -1,22 +1,23 @@
-//! `deaddrop rotate`: the same manifest, on machines that run.
+//! `deaddrop rotate`: writes secrets to running nodes.
 
 use std::path::PathBuf;
 
-use super::fleet::{self, Request, SshArgs, Which};
+use super::args::SshArgs;
+use super::fleet::{self, Machines, Request};
 use crate::report::Ui;
 use crate::report::rotate::RunKind;
-use crate::rotate::choose::Wish;
+use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::rotate::shard::ShardArgument;
 use crate::run::message::{Exit, Failure, Message};
 
-/// Puts the declared secrets onto running nodes, over SSH, and restarts what uses those that changed.
+/// Writes the declared secrets to running nodes, over SSH, and restarts the units whose secrets changed.
 ///
 /// Example: deaddrop rotate tag:server -m secrets.yaml
 ///
-/// A node needs nothing but a POSIX shell: one SSH session a host, all its files or none of them. A node whose units fail with
-/// the new values gets its old files back. A host's failure does not stop the others. Exits with 4 when some hosts are done
-/// and some are not, with 1 when nothing was changed anywhere.
+/// A node needs only a POSIX shell. One SSH session per host; all its files or none. If a node's units fail with the
+/// new values, its old files are restored. A host's failure does not stop the others. Exits with 4 if some hosts are
+/// done and some are not, with 1 if nothing was changed anywhere.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hosts of the manifest, or tag:NAME for all hosts with that tag
@@ -27,11 +28,11 @@ pub struct Args {
     #[arg(long)]
     all: bool,
 
-    /// This machine itself, without SSH; --host says which one it is
-    #[arg(long, conflicts_with_all = ["hosts", "all", "shard", "canary", "batch", "max_failures", "serial", "parallel", "ssh_config", "ssh_option"])]
+    /// This machine, without SSH; --host names its host in the manifest
+    #[arg(long, conflicts_with_all = REMOTE_ONLY)]
     local: bool,
 
-    /// With --local: the host that this machine is in the manifest
+    /// With --local: this machine's host in the manifest
     #[arg(long, value_name = "NAME", requires = "local", conflicts_with_all = ["hosts", "all"])]
     host: Option<String>,
 
@@ -39,41 +40,41 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
     manifest: PathBuf,
 
-    /// Only this secret (may be given several times); the others are left as they are, and their values are not read
+    /// Only this secret (repeatable); the others are not changed, and their values are not read
     #[arg(long, value_name = "SECRET")]
     only: Vec<String>,
 
-    /// Say what would be done, and write nothing
+    /// Show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Leave the new files where units fail with them
+    /// Keep the new files if units fail with them
     #[arg(long)]
     no_rollback: bool,
 
-    /// Where a run was cut off, and files that it was about are in directories that are not there now: give these up
+    /// Give up files of an interrupted run whose directories are missing
     ///
-    /// The others are put back or finished, as without it. Mount what is missing instead, if it can be had.
+    /// The others are restored or finished as usual. If possible, mount the missing file system instead.
     #[arg(long)]
     forget_list: bool,
 
     #[command(flatten)]
     ssh: SshArgs,
 
-    /// The first N hosts go before all others, which begin only if none of these fails
+    /// Run the first N hosts before all others, which start only if none of these fails
     #[arg(long, value_name = "N", default_value_t = 0)]
     canary: usize,
 
-    /// In batches of N hosts: a batch begins when the one before has ended
+    /// Run in batches of N hosts: a batch starts when the previous one has ended
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
 
-    /// At most N hosts may fail: when one more does, no other host begins
+    /// Start no further host after more than N have failed
     #[arg(long, value_name = "N")]
     max_failures: Option<usize>,
 
-    /// Hosts with this tag go one at a time, and stop at the first of them that fails (may be given several times; the
-    /// manifest's `serial` says it for good)
+    /// Run hosts with this tag one at a time, and stop after the first failure among them (repeatable; `serial` in the
+    /// manifest sets it permanently)
     #[arg(long, value_name = "TAG")]
     serial: Vec<String>,
 
@@ -82,10 +83,14 @@ pub struct Args {
     #[arg(long, value_name = "I/N|auto")]
     shard: Option<ShardArgument>,
 
-    /// Not here: what images are for is `inject`
+    /// Not for rotate: use `inject` for images
     #[arg(long, hide = true, num_args = 0.., value_name = "IMAGE")]
     image: Option<Vec<PathBuf>>,
 }
+
+/// The arguments that have no meaning for this machine.
+const REMOTE_ONLY: [&str; 10] =
+    ["hosts", "all", "shard", "canary", "batch", "max_failures", "serial", "parallel", "ssh_config", "ssh_option"];
 
 impl Args {
     /// Runs the command.
@@ -99,10 +104,10 @@ impl Args {
             ));
         }
         let hosts = match self.local {
-            true => Which::Local(self.host.as_deref()),
-            false => Which::Nodes(Wish { named: &self.hosts, all: self.all }),
+            true => Machines::Local(self.host.as_deref()),
+            false => Machines::Nodes(Selection { named: &self.hosts, all: self.all }),
         };
-        // Over 32 bits of hosts there is no batch that is smaller.
+        // With `usize` under 32 bits, no batch is that large.
         let batch = self.batch.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
         let limits = Limits { canary: self.canary, batch, max_failures: self.max_failures, ..Limits::default() };
         fleet::run(
@@ -118,7 +123,7 @@ impl Args {
                 rollback: !self.no_rollback,
                 forget_list: self.forget_list,
                 kind: if self.dry_run { RunKind::DryRun } else { RunKind::Rotate },
-                tells_differences: false,
+                exit_on_difference: false,
             },
         )
     }

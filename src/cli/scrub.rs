@@ -1,16 +1,16 @@
-//! `deaddrop scrub`: zero what no file owns.
+//! `deaddrop scrub`: zeroes the free blocks of an image.
 
 use std::path::PathBuf;
 
 use deaddrop_core::text;
 use deaddrop_image::maintenance::{ImageArgs, scrub};
 
-use super::flow;
+use super::failure;
 use crate::report::{ProgressDisplay, Ui, json};
 use crate::run::message::{Exit, Failure};
 
-/// Zeroes all free blocks of an image's root file system and the whole idle journal, so that nothing is left there of
-/// files that were removed, whoever removed them.
+/// Zeroes all free blocks of an image's root file system and the whole idle journal, so that no content of removed
+/// files remains.
 ///
 /// Example: deaddrop scrub node1.img
 #[derive(Debug, clap::Args)]
@@ -19,15 +19,16 @@ pub struct Args {
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
-    /// The root file system's partition, instead of the one that is chosen by itself: its number or its label
+    /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
 
-    /// Write although the image file is mounted or in use, or the block device is not removable (never to one that is in use)
+    /// Write even if the image file is mounted or in use, or the block device is not removable (never to one that is in
+    /// use)
     #[arg(long)]
     force: bool,
 
-    /// Where to look first for an undo file that an interrupted run on a block device left
+    /// Directory to search first for the undo file of an interrupted run on a block device
     #[arg(long, value_name = "DIR")]
     undo: Option<PathBuf>,
 }
@@ -43,9 +44,10 @@ impl Args {
             force: self.force,
             undo: self.undo.as_deref(),
         };
-        let zeroed = scrub(&args, &|step| progress.show(step)).map_err(|error| flow::failed(&name, &error.into()))?;
+        let zeroed =
+            scrub(&args, &|step| progress.show(step)).map_err(|error| failure::failed(&name, &error.into()))?;
         ui.print_json_when_done(|| json::maintenance("scrub", &name, zeroed > 0));
-        ui.say(&match zeroed {
+        ui.info(&match zeroed {
             0 => format!("{name}: nothing to do, all that is free is zero"),
             bytes => format!("{name}: {} zeroed", text::size(bytes)),
         });

@@ -1,13 +1,14 @@
-//! `deaddrop sources`: what there is in a source, by name.
+//! `deaddrop sources`: lists the items of a source, by name.
 
 use deaddrop_core::near;
 use deaddrop_vault;
 
-use super::flow::{self, ManifestArgs};
+use super::args::ManifestArgs;
+use super::select;
 use crate::report::{Ui, json, sources as report};
 use crate::run::message::{Exit, Failure, Message};
 
-/// Looks into the sources of a manifest.
+/// Inspects the sources of a manifest.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
@@ -43,7 +44,7 @@ impl Args {
 
 impl List {
     fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let manifest = flow::load(&self.manifest)?;
+        let manifest = select::load(&self.manifest)?;
         if !manifest.has_source(&self.name) {
             return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
         }
@@ -52,7 +53,7 @@ impl List {
         })?;
         ui.print_json(|| json::sources(&self.name, &items))?;
         ui.print(&report::table(&items))?;
-        ui.say(&report::closing_line(&self.name, &items));
+        ui.info(&report::closing_line(&self.name, &items));
         Ok(Exit::Done)
     }
 

@@ -1,12 +1,13 @@
-//! `deaddrop verify`: a plan that must come out empty.
+//! `deaddrop verify`: succeeds if the plan is empty.
 
-use super::flow::{self, LookArgs, ManifestArgs};
+use super::args::{ManifestArgs, SurveyArgs};
+use super::prepare::prepare;
 use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report};
 use crate::run::message::{Exit, Failure};
 use crate::run::plan::Action;
 
-/// Checks that an image, a directory or a running node holds every secret as declared: content, mode and owner.
+/// Checks that an image, a directory or a running node has every secret as declared: content, mode and owner.
 ///
 /// Example: deaddrop verify node1.img -m secrets.yaml --host node1
 ///
@@ -14,7 +15,7 @@ use crate::run::plan::Action;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    target: LookArgs,
+    target: SurveyArgs,
 
     #[command(flatten)]
     manifest: ManifestArgs,
@@ -23,26 +24,26 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let Some(looked) = self.target.one() else {
-            return self.target.all(ui, &self.manifest, RunKind::Verify, true);
+        let Some(target) = self.target.target() else {
+            return self.target.run_all(ui, &self.manifest, RunKind::Verify, true);
         };
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let prepared = flow::prepare(ui, looked, &self.manifest, None, &watch)?;
-        let (name, plan) = (looked.target.display().to_string(), &prepared.plan);
+        let prepared = prepare(ui, target, &self.manifest, None, &watch)?;
+        let (name, plan) = (target.path.display().to_string(), &prepared.plan);
         ui.print_json(|| json::plan("verify", &name, plan))?;
         let differences = if ui.verbose < 2 { report::differences(plan) } else { report::table(plan) };
         if !differences.is_empty() {
-            ui.say(&differences);
+            ui.info(&differences);
         }
         if plan.is_empty() {
-            ui.say(&format!("{name}: {} as declared", report::secrets(plan.secrets().len())));
+            ui.info(&format!("{name}: {} as declared", report::secrets(plan.secrets().len())));
             return Ok(Exit::Done);
         }
         let actions = plan.secrets();
         let (all, differing) = (actions.len(), actions.iter().filter(|action| **action != Action::Unchanged).count());
         let are = if differing == 1 { "is" } else { "are" };
-        ui.say(&format!("{name}: {differing} of {} {are} not as declared", report::secrets(all)));
+        ui.info(&format!("{name}: {differing} of {} {are} not as declared", report::secrets(all)));
         Ok(Exit::Differences)
     }
 }

@@ -1,32 +1,32 @@
-//! The text of a password hash as crypt(3) writes it: which scheme it is of, and what it would cost to verify.
+//! Parses the text of a password hash (crypt(3)): its scheme and parameters, without deriving anything, so a hostile
+//! text costs nothing.
 //!
-//! The grammar is that of crypt(5) of libxcrypt, "Available hashing methods". It only reads: nothing here derives a key,
-//! so a hostile text costs nothing.
+//! Grammar: crypt(5) of libxcrypt, "Available hashing methods".
 
 /// A well-formed text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CryptText<'t> {
-    /// All of it, without a newline.
+    /// The whole text, without a newline.
     pub(super) text: &'t str,
-    /// The scheme's name, as in crypt(5).
+    /// The scheme's name in crypt(5).
     pub(super) scheme: &'static str,
-    /// What stands between the scheme's prefix and the salt; empty when the scheme's default is meant.
+    /// The text between the scheme's prefix and the salt; empty for the scheme's defaults.
     pub(super) parameters: &'t str,
 }
 
-/// Reads one line of crypt(3) text, with or without its final newline.
+/// Parses one line of crypt(3) text, with or without a final newline.
 pub(super) fn parse(bytes: &[u8]) -> Option<CryptText<'_>> {
-    /// The longest text, in bytes: `CRYPT_OUTPUT_SIZE` of crypt(3), which counts its NUL.
+    /// Maximum length of a text, in bytes: `CRYPT_OUTPUT_SIZE` of crypt(3), less the NUL.
     const LONGEST: usize = 383;
     let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    // "Hashed passphrases are always entirely printable ASCII", and these would break a colon-separated file.
+    // crypt(5): "entirely printable ASCII", without characters that break a colon-separated file.
     let printable = |byte: &u8| byte.is_ascii_graphic() && !b":;*!\\".contains(byte);
     if line.len() > LONGEST || !line.iter().all(printable) {
         return None;
     }
     let text = std::str::from_utf8(line).ok()?;
     let (id, rest) = text.strip_prefix('$')?.split_once('$')?;
-    // SunMD5 alone has its rounds before the second `$`.
+    // Only SunMD5 has its rounds before the second `$`.
     let id = match id.strip_prefix("md5,rounds=") {
         Some(rounds) if number(rounds) => "md5",
         Some(_) => return None,
@@ -54,7 +54,7 @@ fn yescrypt(parameters: &str, salt: &str, hash: &str) -> bool {
     base64(parameters, 1..=48) && base64(salt, 0..=86) && base64(hash, 43..=43)
 }
 
-/// `[rounds=N$]salt$hash`: the rounds, empty for none.
+/// Parses `[rounds=N$]salt$hash`; returns the rounds, empty if absent.
 fn sha_crypt<'t>(fields: &[&'t str], hash_length: usize) -> Option<&'t str> {
     let (parameters, salt, hash) = match fields {
         [salt, hash] => ("", salt, hash),
@@ -64,7 +64,7 @@ fn sha_crypt<'t>(fields: &[&'t str], hash_length: usize) -> Option<&'t str> {
     (salt.len() <= 16 && base64(hash, hash_length..=hash_length)).then_some(parameters)
 }
 
-/// Letters of crypt(3)'s base 64, that many of them.
+/// True for a text of crypt(3)'s base64 alphabet with a length in this range.
 fn base64(text: &str, length: std::ops::RangeInclusive<usize>) -> bool {
     length.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./".contains(&byte))
 }
@@ -73,7 +73,7 @@ fn digits(text: &str, length: std::ops::RangeInclusive<usize>) -> bool {
     length.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A decimal number without leading zeros, of at most ten digits.
+/// True for a decimal number without leading zeros, of at most ten digits.
 fn number(text: &str) -> bool {
     digits(text, 1..=10) && !text.starts_with('0')
 }
@@ -82,7 +82,7 @@ fn number(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Made by libxcrypt 4.4.33's `crypt("pw", …)`; the `gy` one has the shape of crypt(5).
+    /// Results of libxcrypt 4.4.33's `crypt("pw", …)`; the `gy` text is written after crypt(5).
     const TEXTS: &[(&str, &str, &str)] = &[
         ("yescrypt", "j9T", "$y$j9T$$35/RtcSpQnsp9pKBilplwTCR/Z6e.uNV.3aZKZzHYd6"),
         ("gost-yescrypt", "j9T", "$gy$j9T$5Qk/5Qk/5Qk/5Qk/5Qk/5.$35/RtcSpQnsp9pKBilplwTCR/Z6e.uNV.3aZKZzHYd6"),

@@ -1,5 +1,5 @@
-//! `encoding`: a value that a source holds as base64 or hexadecimal text, decoded. White space (ASCII) in it does not
-//! matter: a line end after it, or lines of 76 letters.
+//! `encoding`: decodes a value that its source has as base64 or hexadecimal text. ASCII white space in the text is
+//! ignored: a final line end, or line breaks after 76 characters.
 
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
@@ -10,13 +10,13 @@ use zeroize::Zeroizing;
 
 use super::Misfit;
 
-/// RFC 4648, section 4; the `=` at the end may be missing, as many programs leave them out.
+/// RFC 4648, section 4; the `=` padding is optional, because many programs omit it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How a value is written in its source.
+/// The encoding of a value in its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "encoding")]
@@ -28,10 +28,10 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The bytes that `text` stands for.
+    /// Decodes `text`.
     ///
     /// # Errors
-    /// It is not written so.
+    /// The text is not valid in this encoding.
     pub fn decode(self, text: &[u8]) -> Result<Secret, Misfit> {
         let mut letters = Zeroizing::new(Vec::with_capacity(text.len()));
         letters.extend(text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()));
@@ -44,7 +44,7 @@ impl Encoding {
 
 /// Decodes base64 without white space.
 pub(super) fn base64(letters: &[u8]) -> Result<Secret, Misfit> {
-    // Exactly as long as it gets: nothing has to move.
+    // Exact capacity: the buffer never moves, so no copy remains.
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(letters.len())]);
     match BASE64.decode_slice(letters, &mut bytes) {
         Ok(length) => {

@@ -1,22 +1,22 @@
-//! What is made from a value, and what a value must be: a password hash, a template, a decoded value; the checks that a value
-//! or a file is what the manifest says; and what is made where there is no value yet: a key. Knows no sources and no targets;
-//! never shows a value.
+//! Content derived from values, and checks of values: password hashes, templates, decoding, conditions on a value or a
+//! file, and the generation of keys. The specs of these are here too. Uses no sources and no targets, and never shows a
+//! value.
 
 mod crypt_text;
 pub mod encoding;
 pub mod expect;
 pub mod format;
 pub mod generate;
-pub mod oddities;
 pub mod password;
 pub mod template;
+pub mod unintended;
 
-/// Why a value is not what it is declared to be. Printed after the secret's name.
+/// A value that does not fulfil its declaration. Printed after the secret's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
-    /// What is wrong; never the value, nor its length.
+    /// The reason; never the value or its length.
     pub reason: String,
-    /// What to do; empty when there is nothing to say.
+    /// The hint; may be empty.
     pub hint: String,
 }
 

@@ -1,4 +1,4 @@
-//! What serde asks the decoder for: the parts of a field, the items of a list, the entries of a mapping, a variant.
+//! serde access types of the decoder: the parts of a field, the items of a list, the entries of a mapping, a variant.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -9,7 +9,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, V
 
 use super::decode::{DecodeError, Label, NodeDecoder};
 
-/// Gives a [`Field`] its two elements, and reports the second if it is wrong.
+/// Passes the two elements of a `Field` to serde, and reports the second one if it is wrong.
 pub(super) struct FieldAccess<'t> {
     pub decoder: NodeDecoder<'t>,
     pub step: u8,
@@ -27,7 +27,7 @@ impl<'t> SeqAccess<'t> for FieldAccess<'t> {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 self.decoder.context.report(error, self.decoder.id);
-                // Out of budget: no more of the same, up through everything.
+                // The budget is spent: stop decoding at every level.
                 if self.decoder.context.is_spent() { Err(de::Error::custom("")) } else { Ok(None) }
             }
         }

@@ -1,5 +1,5 @@
-//! From the decoded keys to the checked manifest: names exist, values are sane, secrets do not collide.
-//! Everything that is wrong is reported with its place, and the check goes on.
+//! Turns the decoded keys into the checked manifest: names exist, values are valid, secrets do not collide. Every
+//! problem is reported with its place, and the check continues.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -10,10 +10,10 @@ use deaddrop_core::keys::{self, Entries, Entry, Field, NodeId, Refusal};
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::shown::quoted;
 
-use super::collide::{self, Placed};
+use super::collide::{self, PlacedSecret};
 use super::decode::Context;
 use super::model::{DirectoryOwner, Host, Location, Manifest, Owner, SecretSpec, ValueSpec, Warning};
-use super::overlap::{Population, TooEntangled};
+use super::overlap::{Population, TooManySteps};
 use super::problem::Mark;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::templates::Templates;
@@ -21,10 +21,10 @@ use super::value_spec::ValueKeys;
 use super::{rotation, values};
 use crate::nixos;
 
-/// Sources that are there without being named.
+/// Predeclared sources.
 pub(super) const BUILT_IN: [&str; 2] = ["env", "file"];
 
-/// Checks what was decoded. The result is whole only if no problem was reported.
+/// Checks the decoded manifest. The result is complete only if no problem was reported.
 pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Manifest {
     let directory = match file.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -39,14 +39,14 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
     let secrets = raw.secrets.good().map(|(_, entries)| entries.0).unwrap_or_default();
     let secrets: Vec<SecretSpec> = secrets.into_iter().filter_map(|entry| checker.secret(entry, &defaults)).collect();
     let mut problems = context.problems.borrow_mut();
-    if collide::report(&checker.placed, &checker.population, &mut problems) == Err(TooEntangled) {
+    if collide::report(&checker.placed, &checker.population, &mut problems) == Err(TooManySteps) {
         let mark = context.tree.mark(context.tree.root());
         problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
     }
     Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, warnings: checker.warnings }
 }
 
-/// What every secret has unless it says otherwise.
+/// The defaults of all secrets.
 struct Defaults {
     owner: Owner,
     group: Owner,
@@ -54,28 +54,29 @@ struct Defaults {
     settle: Duration,
 }
 
-/// The check's state: what is known so far.
+/// The state of the check.
 pub(super) struct Checker<'c, 't> {
     pub context: &'c Context<'t>,
-    /// Names of sources and whether their items have fields (`None`: it is wrong, and that is reported).
+    /// Sources by name. True if their items have fields; `None` if the source is wrong (reported).
     pub sources: HashMap<String, Option<bool>>,
-    /// Numbers of hosts and tags by name.
+    /// Indexes of hosts and of tags, by name.
     pub hosts: HashMap<String, usize>,
     pub tags: HashMap<String, usize>,
     pub population: Population,
-    /// Something under `sources` or `hosts` is wrong, so that a name that is not known may be there all the same.
-    pub sources_are_whole: bool,
-    pub hosts_are_whole: bool,
-    pub tags_are_whole: bool,
-    pub placed: Vec<Placed>,
+    /// False if an entry of `sources` (of `hosts`) is wrong. Then an unknown name is not reported, because the wrong
+    /// entry may be its declaration.
+    pub sources_are_complete: bool,
+    pub hosts_are_complete: bool,
+    pub tags_are_complete: bool,
+    pub placed: Vec<PlacedSecret>,
     pub warnings: Vec<Warning>,
-    /// Where relative paths start.
+    /// Start of relative paths.
     pub directory: PathBuf,
     pub templates: RefCell<Templates>,
 }
 
 impl<'c, 't> Checker<'c, 't> {
-    /// Notes the names that secrets can refer to.
+    /// Collects the names that secrets can refer to.
     fn new(context: &'c Context<'t>, raw: &RawManifest, directory: PathBuf) -> Self {
         let mut checker = Self {
             context,
@@ -83,9 +84,9 @@ impl<'c, 't> Checker<'c, 't> {
             hosts: HashMap::new(),
             tags: HashMap::new(),
             population: Population::default(),
-            sources_are_whole: !raw.sources.is_bad(),
-            hosts_are_whole: !raw.hosts.is_bad(),
-            tags_are_whole: !raw.hosts.is_bad(),
+            sources_are_complete: !raw.sources.is_bad(),
+            hosts_are_complete: !raw.hosts.is_bad(),
+            tags_are_complete: !raw.hosts.is_bad(),
             placed: Vec::new(),
             warnings: Vec::new(),
             directory,
@@ -111,20 +112,20 @@ impl<'c, 't> Checker<'c, 't> {
         self.population.hosts = host.saturating_add(1);
         self.hosts.insert(entry.name.clone(), host);
         let Field::Good(_, raw) = &entry.value else {
-            self.tags_are_whole = false;
+            self.tags_are_complete = false;
             return;
         };
         let tags = match &raw.tags {
             Field::Good(_, tags) => tags.as_slice(),
             Field::Bad => {
-                self.tags_are_whole = false;
+                self.tags_are_complete = false;
                 &[]
             }
             Field::Missing => &[],
         };
         for tag in tags {
             let Field::Good(_, tag) = tag else {
-                self.tags_are_whole = false;
+                self.tags_are_complete = false;
                 continue;
             };
             let number = match self.tags.get(tag) {
@@ -152,15 +153,15 @@ impl<'c, 't> Checker<'c, 't> {
         self.context.problems.borrow_mut().push(mark, message, hint);
     }
 
-    /// Reports what `values` refuses, at its place in the scalar `id`.
+    /// Reports a refusal at its place in the scalar `id`.
     pub(super) fn refuse(&self, id: NodeId, refusal: Refusal) {
         let mark = refusal.part.map_or_else(|| self.mark(id), |part| self.context.tree.part(id, part));
         self.push(mark, refusal.message, refusal.hint);
     }
 
-    /// A value that `judge` accepts; what it refuses is reported.
-    pub(super) fn accept<T>(&self, id: NodeId, judged: Result<T, Refusal>) -> Option<T> {
-        judged.map_err(|refusal| self.refuse(id, refusal)).ok()
+    /// Unwraps a result of `values`, and reports a refusal at the scalar `id`.
+    pub(super) fn accept<T>(&self, id: NodeId, checked: Result<T, Refusal>) -> Option<T> {
+        checked.map_err(|refusal| self.refuse(id, refusal)).ok()
     }
 
     fn version(&self, version: &Field<u64>) {
@@ -212,7 +213,7 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong.
+    /// `Some(None)` if it is absent, `None` if it is wrong.
     fn owner(&self, field: Field<NameOrNumber>) -> Option<Option<Owner>> {
         match field {
             Field::Missing => Some(None),
@@ -221,7 +222,7 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong.
+    /// `Some(None)` if it is absent, `None` if it is wrong.
     fn directory_owner(&self, field: Field<NameOrNumber>) -> Option<Option<(DirectoryOwner, NodeId)>> {
         match field {
             Field::Missing => Some(None),
@@ -230,37 +231,37 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// The codes of a secret's `allow`, each with its reason.
+    /// The codes of a secret's `allow`, with their reasons.
     fn allow(&self, field: Field<Entries<String>>) -> Option<BTreeMap<String, String>> {
         let entries = match field {
             Field::Missing => return Some(BTreeMap::new()),
             Field::Bad => return None,
             Field::Good(_, entries) => entries.0,
         };
-        // Each is judged, so that all that is wrong is reported.
-        let judged: Vec<Option<(String, String)>> = entries
+        // Check all entries, so that every problem is reported.
+        let checked: Vec<Option<(String, String)>> = entries
             .into_iter()
             .map(|entry| {
                 let reason = entry.value.good().map(|(_, reason)| reason);
-                // A reason that is wrong is reported; the code is judged all the same.
+                // The reason is wrong and reported; check the code anyway.
                 let text = reason.as_deref().unwrap_or("wrong");
                 self.accept(entry.key, values::allowed(&entry.name, text))?;
                 Some((entry.name, reason?))
             })
             .collect();
-        judged.into_iter().collect()
+        checked.into_iter().collect()
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong.
+    /// `Some(None)` if it is absent, `None` if it is wrong.
     fn mode(
         &self,
         field: Field<String>,
-        judge: impl Fn(&str) -> Result<u32, Refusal>,
+        convert: impl Fn(&str) -> Result<u32, Refusal>,
     ) -> Option<Option<(u32, NodeId)>> {
         match field {
             Field::Missing => Some(None),
             Field::Bad => None,
-            Field::Good(id, text) => self.accept(id, judge(&text)).map(|mode| Some((mode, id))),
+            Field::Good(id, text) => self.accept(id, convert(&text)).map(|mode| Some((mode, id))),
         }
     }
 
@@ -293,7 +294,7 @@ impl<'c, 't> Checker<'c, 't> {
         if let (Some((path, path_id)), Some(hosts), Some(directory_mode), Some(directory_owner)) =
             (&path, &hosts, &directory_mode, &directory_owner)
         {
-            let placed = Placed {
+            let placed = PlacedSecret {
                 name: name.clone(),
                 path: path.clone(),
                 path_mark: self.mark(*path_id),
@@ -340,9 +341,9 @@ impl<'c, 't> Checker<'c, 't> {
         })
     }
 
-    /// Reports the keys that say what a file is like when the secret says that there must be none.
+    /// Reports the keys that describe a file if the secret declares that the file must not exist.
     fn not_of_absent(&self, raw: &RawSecret) {
-        for (key, id) in raw.of_the_file() {
+        for (key, id) in raw.file_keys() {
             if let Some(id) = id {
                 let hint = format!("remove `{key}`, or `absent` if the file is to be there");
                 self.push(self.mark(id), format!("`{key}` and `absent: true` do not go together"), Some(hint));
@@ -350,7 +351,7 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// The path, clean and in a place that lasts. Its node comes back with it.
+    /// The path, checked for its form and for where it is, with its node.
     fn path(&mut self, id: NodeId, path: &str, secret: &str, location: Location) -> Option<(TargetPath, NodeId)> {
         if path.chars().any(|character| character.is_control() && character != '\0') {
             self.push(self.mark(id), "a path cannot hold a control character", None);
@@ -403,28 +404,28 @@ impl<'c, 't> Checker<'c, 't> {
         self.one_or_many(field, |text| keys::text(&text, "the name of an option").map(|()| text))
     }
 
-    /// One text or many, each of which `judge` turns into what is meant; none when the key is missing.
+    /// One text or a list, each converted by `convert`; empty if the key is absent. `None` if one is wrong.
     pub(super) fn one_or_many(
         &self,
         field: Field<OneOrMany>,
-        judge: impl Fn(String) -> Result<String, Refusal>,
+        convert: impl Fn(String) -> Result<String, Refusal>,
     ) -> Option<Vec<String>> {
-        let judge = |id, text| self.accept(id, judge(text));
+        let convert = |id, text| self.accept(id, convert(text));
         match field {
             Field::Missing => Some(Vec::new()),
             Field::Bad => None,
-            Field::Good(id, OneOrMany::One(text)) => Some(vec![judge(id, text)?]),
+            Field::Good(id, OneOrMany::One(text)) => Some(vec![convert(id, text)?]),
             Field::Good(_, OneOrMany::Many(texts)) => {
-                // Each is judged, so that all that is wrong is reported.
-                let judged: Vec<Option<String>> =
-                    texts.into_iter().map(|text| text.good().and_then(|(id, text)| judge(id, text))).collect();
-                judged.into_iter().collect()
+                // Check all entries, so that every problem is reported.
+                let checked: Vec<Option<String>> =
+                    texts.into_iter().map(|text| text.good().and_then(|(id, text)| convert(id, text))).collect();
+                checked.into_iter().collect()
             }
         }
     }
 }
 
-/// `Some(None)` when it is missing, `None` when it is wrong.
+/// `Some(None)` if it is absent, `None` if it is wrong.
 pub(super) fn optional<T>(field: Field<T>) -> Option<Option<T>> {
     match field {
         Field::Missing => Some(None),
@@ -433,7 +434,7 @@ pub(super) fn optional<T>(field: Field<T>) -> Option<Option<T>> {
     }
 }
 
-/// False when it is missing, `None` when it is wrong.
+/// False if it is absent, `None` if it is wrong.
 pub(super) fn flag(field: Field<bool>) -> Option<bool> {
     match field {
         Field::Missing => Some(false),

@@ -1,29 +1,29 @@
-//! Secrets that cannot all be in one target: two of one path, one below another's file, two that want different modes
-//! for a directory. Only where some host gets both.
+//! Collisions of secrets with a common host: the same path, a path below another secret's file, different modes or
+//! owners for one directory.
 
 use std::collections::HashMap;
 
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::shown::quoted;
 
-use super::overlap::{Claim, Overlaps, Population, Selector, TooEntangled, grouped, nested};
+use super::overlap::{Claim, Overlaps, Population, Selector, TooManySteps, grouped, nested};
 use super::problem::{Mark, Problems};
 
-/// Where a secret belongs: what collisions are looked for in.
-pub(super) struct Placed {
+/// A secret's path and hosts, as needed for the search for collisions.
+pub(super) struct PlacedSecret {
     pub name: String,
     pub path: TargetPath,
     pub path_mark: Mark,
-    /// `None` for every host.
+    /// `None`: every host.
     pub selectors: Option<Vec<Selector>>,
-    pub directory_mode: Said,
-    pub directory_owner: Said,
-    /// It is the public part of a key, which goes beside it.
+    pub directory_mode: DirectoryKey,
+    pub directory_owner: DirectoryKey,
+    /// True for the public part of a key, which is written next to it.
     pub is_public_part: bool,
 }
 
-impl Placed {
-    /// "`k3s-token` (line 12)"
+impl PlacedSecret {
+    /// For messages: "`k3s-token` (line 12)".
     fn at(&self) -> String {
         let part = if self.is_public_part { "the public part of " } else { "" };
         format!("{part}{} ({})", quoted(&self.name), self.path_mark)
@@ -33,8 +33,12 @@ impl Placed {
 /// Reports every collision among `placed`.
 ///
 /// # Errors
-/// Their hosts are too many to be compared.
-pub(super) fn report(placed: &[Placed], population: &Population, problems: &mut Problems) -> Result<(), TooEntangled> {
+/// The comparison exceeds the limit of [`Overlaps`].
+pub(super) fn report(
+    placed: &[PlacedSecret],
+    population: &Population,
+    problems: &mut Problems,
+) -> Result<(), TooManySteps> {
     let mut overlaps = Overlaps::new(population);
     let groups = grouped(placed.iter().enumerate().map(|(at, placed)| (at, placed.path.as_str())));
     same_paths(placed, &groups, &mut overlaps, problems)?;
@@ -43,19 +47,19 @@ pub(super) fn report(placed: &[Placed], population: &Population, problems: &mut 
     directories(placed, ("belong to", "directory_owner"), |placed| &placed.directory_owner, &mut overlaps, problems)
 }
 
-/// Paths, each with the secrets that have it.
+/// Paths, each with the indexes of the secrets that have it.
 type Groups<'p> = [(&'p str, Vec<usize>)];
 
-fn claim(placed: &[Placed], secret: usize, kind: usize) -> Claim<'_> {
+fn claim(placed: &[PlacedSecret], secret: usize, kind: usize) -> Claim<'_> {
     Claim { secret, kind, selectors: placed[secret].selectors.as_deref() }
 }
 
 fn same_paths(
-    placed: &[Placed],
+    placed: &[PlacedSecret],
     groups: &Groups<'_>,
     overlaps: &mut Overlaps<'_>,
     problems: &mut Problems,
-) -> Result<(), TooEntangled> {
+) -> Result<(), TooManySteps> {
     for (path, members) in groups.iter().filter(|(_, members)| members.len() > 1) {
         let claims: Vec<Claim<'_>> = members.iter().map(|at| claim(placed, *at, *at)).collect();
         for (later, earlier) in overlaps.find(&claims)? {
@@ -72,11 +76,11 @@ fn same_paths(
 }
 
 fn nested_paths(
-    placed: &[Placed],
+    placed: &[PlacedSecret],
     groups: &Groups<'_>,
     overlaps: &mut Overlaps<'_>,
     problems: &mut Problems,
-) -> Result<(), TooEntangled> {
+) -> Result<(), TooManySteps> {
     let paths: Vec<&str> = groups.iter().map(|(path, _)| *path).collect();
     nested(&paths, |below, above| {
         for top in above.iter().rev() {
@@ -94,29 +98,30 @@ fn nested_paths(
     })
 }
 
-/// `directory_mode` or `directory_owner` as one secret says it: in words, and where.
-type Said = Option<(String, Mark)>;
+/// The `directory_mode` or `directory_owner` of one secret, as text, and its place.
+type DirectoryKey = Option<(String, Mark)>;
 
-/// Secrets that say different things of one directory under `key`, which `said` gives; `be` is the verb of it.
+/// Reports secrets with different values of `key` for one directory. `value_of` returns a secret's value; `be` is the
+/// verb of the message.
 fn directories(
-    placed: &[Placed],
+    placed: &[PlacedSecret],
     (be, key): (&str, &str),
-    said: fn(&Placed) -> &Said,
+    value_of: fn(&PlacedSecret) -> &DirectoryKey,
     overlaps: &mut Overlaps<'_>,
     problems: &mut Problems,
-) -> Result<(), TooEntangled> {
-    let saying = placed.iter().enumerate().filter(|(_, placed)| said(placed).is_some());
-    for (directory, members) in grouped(saying.map(|(at, placed)| (at, placed.path.parent()))) {
+) -> Result<(), TooManySteps> {
+    let declaring = placed.iter().enumerate().filter(|(_, placed)| value_of(placed).is_some());
+    for (directory, members) in grouped(declaring.map(|(at, placed)| (at, placed.path.parent()))) {
         let mut kinds: HashMap<&str, usize> = HashMap::new();
         let mut claims: Vec<Claim<'_>> = Vec::new();
         for at in members {
-            let Some((text, _)) = said(&placed[at]) else { continue };
+            let Some((text, _)) = value_of(&placed[at]) else { continue };
             let next = kinds.len();
             claims.push(claim(placed, at, *kinds.entry(text).or_insert(next)));
         }
         for (later, earlier) in overlaps.find(&claims)? {
             let (later, earlier) = (&placed[later], &placed[earlier]);
-            if let (Some((text, mark)), Some((other, _))) = (said(later), said(earlier)) {
+            if let (Some((text, mark)), Some((other, _))) = (value_of(later), value_of(earlier)) {
                 let directory = quoted(directory);
                 let message = format!("{directory} cannot {be} {text} here and {other} for {}", earlier.at());
                 problems.push(*mark, message, Some(format!("give both the same `{key}`")));

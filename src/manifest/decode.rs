@@ -1,12 +1,12 @@
-//! From the tree to the schema's types, through serde, so that the types of `schema.rs` are the only list of keys.
+//! Decodes the tree into the schema's types with serde, so that the types in `schema.rs` are the only list of keys.
 //!
-//! serde stops at the first error; a manifest's errors are wanted all at once. So unknown and duplicate keys are
-//! reported here and left out, and a [`Field`] whose value is wrong reports it and stays [`Field::Bad`]: decoding goes on.
+//! serde stops at the first error, but all errors of a manifest are wanted. So unknown and duplicate keys are reported
+//! here and skipped; a [`Field`] whose value is wrong reports it and becomes [`Field::Bad`]; decoding continues.
 //!
-//! Three conventions join the types and this file:
-//! - An enum with the variants `scalar`, `mapping`, `sequence` is chosen by the shape of the value.
-//! - Any other enum that stands as a mapping is chosen by its key `type`; as a scalar, by its text.
-//! - A struct whose value is missing (`node1:`) is one with no keys.
+//! Conventions for the types:
+//! - An enum with the variants `scalar`, `mapping`, `sequence` is chosen by the kind of the value.
+//! - Any other enum is chosen by the key `type` of a mapping, or by the text of a scalar.
+//! - A struct without a value (`node1:`) has no keys.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,14 +25,14 @@ use super::scalar::{Meaning, meaning};
 use super::tree::{MAX_NODES, NodeKind, Tree, section_limit};
 use super::veil;
 
-/// How much may be decoded, aliases followed: a node costs 1, and 1 for each 64 bytes of text. A manifest without
-/// aliases never needs more.
+/// Budget for decoding, with aliases followed: a node costs 1, and 1 for each 64 bytes of text. A manifest without
+/// aliases never exceeds it.
 const BUDGET: usize = MAX_NODES + (16 << 20) / 64;
 
-/// Said when the budget is spent.
+/// Message for an exceeded budget.
 const SPENT: &str = "aliases repeat over 2,000,000 keys and values, the limit of a manifest";
 
-/// What decoding shares: the tree, the problems, and how much may still be decoded.
+/// State that the decoders share: the tree, the problems, and the remaining budget.
 pub(super) struct Context<'t> {
     pub tree: &'t Tree<'t>,
     pub problems: RefCell<Problems>,
@@ -44,7 +44,7 @@ impl<'t> Context<'t> {
         Self { tree, problems: RefCell::new(problems), budget: Cell::new(BUDGET) }
     }
 
-    /// Decodes the whole document; wrong parts are reported and left out.
+    /// Decodes the whole document. WrongValue parts are reported and omitted.
     pub(super) fn decode<T: Deserialize<'t>>(&'t self) -> Field<T> {
         Field::deserialize(NodeDecoder::new(self, self.tree.root(), "a manifest")).unwrap_or(Field::Bad)
     }
@@ -58,12 +58,12 @@ impl<'t> Context<'t> {
         self.problems.borrow_mut().push(mark, error.message, error.hint);
     }
 
-    /// True when no more may be decoded.
+    /// True if the budget is spent.
     pub(super) fn is_spent(&self) -> bool {
         self.budget.get() == 0
     }
 
-    /// Pays for looking at a node.
+    /// Charges the budget for a node.
     fn spend(&self, id: NodeId) -> Result<(), DecodeError> {
         let text = self.tree.text(id).map_or(0, str::len);
         let left = self.budget.get().checked_sub(text / 64).and_then(|left| left.checked_sub(1));
@@ -72,12 +72,12 @@ impl<'t> Context<'t> {
     }
 }
 
-/// Why a value is wrong.
+/// The reason why a value is wrong.
 #[derive(Debug)]
-pub(super) struct DecodeError(Box<Wrong>);
+pub(super) struct DecodeError(Box<WrongValue>);
 
 #[derive(Debug)]
-struct Wrong {
+struct WrongValue {
     at: Option<NodeId>,
     message: String,
     hint: Option<String>,
@@ -85,7 +85,7 @@ struct Wrong {
 
 impl DecodeError {
     fn new(at: NodeId, message: impl Into<String>, hint: Option<String>) -> Self {
-        Self(Box::new(Wrong { at: Some(at), message: message.into(), hint }))
+        Self(Box::new(WrongValue { at: Some(at), message: message.into(), hint }))
     }
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for DecodeError {
 
 impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(Box::new(Wrong { at: None, message: message.to_string(), hint: None }))
+        Self(Box::new(WrongValue { at: None, message: message.to_string(), hint: None }))
     }
 }
 
@@ -108,11 +108,11 @@ impl de::Error for DecodeError {
 pub(super) struct NodeDecoder<'t> {
     pub context: &'t Context<'t>,
     pub id: NodeId,
-    /// What messages call it: a key in backquotes, or what kind of thing it is.
+    /// How messages name the value: a key in backquotes, or a noun.
     pub label: Label,
-    /// A key of a section: any scalar is a name, `1` as well.
+    /// True for the key of a section, which may be any scalar, even `1`.
     pub is_key: bool,
-    /// A mapping whose key `type` has already chosen an enum's variant.
+    /// True for a mapping whose key `type` has already chosen the enum variant.
     pub is_tagged: bool,
 }
 
@@ -145,7 +145,7 @@ impl<'t> NodeDecoder<'t> {
         DecodeError::new(self.id, message, hint)
     }
 
-    /// "`mode` is text, and this is a number". Never repeats what stands there, but a number or a boolean.
+    /// "`mode` is text, and this is a number". Quotes only numbers and booleans, because a text may be a value.
     fn mismatch(&self, want: &str) -> DecodeError {
         let (found, hint) = match self.kind() {
             NodeKind::Mapping(_) => ("a mapping", None),
@@ -162,7 +162,7 @@ impl<'t> NodeDecoder<'t> {
         self.error(format!("{} is {want}, and this is {found}", self.label), hint)
     }
 
-    /// The keys and values of a mapping; none for a value that is missing.
+    /// The keys and values of a mapping; none for an absent value.
     fn entries(&self, want: &str) -> Result<&'t [(NodeId, NodeId)], DecodeError> {
         match self.kind() {
             NodeKind::Mapping(entries) => Ok(entries),
@@ -171,7 +171,7 @@ impl<'t> NodeDecoder<'t> {
         }
     }
 
-    /// The text of a mapping's key. What is no key at all is reported.
+    /// The text of a mapping's key. A key that is not a scalar is reported.
     pub(super) fn key(&self, key: NodeId) -> Option<&'t str> {
         let tree = self.context.tree;
         let mut problems = self.context.problems.borrow_mut();
@@ -211,8 +211,12 @@ impl<'t> NodeDecoder<'t> {
         problems.push(tree.mark(key), format!("unknown key {}", quoted(text)), hint);
     }
 
-    /// The known keys of a struct, each once, with their values; the others are reported.
-    fn known(&self, fields: &'static [&'static str], want: &str) -> Result<Vec<(&'static str, NodeId)>, DecodeError> {
+    /// The known keys of a struct, each once, with their values; all others are reported.
+    fn known_keys(
+        &self,
+        fields: &'static [&'static str],
+        want: &str,
+    ) -> Result<Vec<(&'static str, NodeId)>, DecodeError> {
         let mut seen: HashMap<&str, NodeId> = HashMap::new();
         let mut known = Vec::new();
         for &(key, value) in self.entries(want)? {
@@ -233,7 +237,7 @@ impl<'t> NodeDecoder<'t> {
         Ok(known)
     }
 
-    /// "unknown hash `md5`", with what there is.
+    /// "unknown hash `md5`", with the choices as the hint.
     fn unknown_choice(&self, at: NodeId, what: &str, text: &str, choices: &'static [&'static str]) -> DecodeError {
         let there_are = format!("there are: {}", near::list(choices.iter().copied()));
         let hint = self.context.problems.borrow_mut().hint(text, choices.iter().copied(), &there_are);
@@ -251,7 +255,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
             NodeKind::Scalar { text, plain } => match meaning(text, *plain) {
                 Meaning::Text => visitor.visit_str(text),
                 Meaning::Number => match text.parse::<u64>() {
-                    // `010` is 8 to some readers of YAML and 10 to others.
+                    // Readers of YAML disagree whether `010` is 8 or 10.
                     Ok(number) if number.to_string() == text.as_ref() => visitor.visit_u64(number),
                     _ => Err(self.error(format!("{} is no decimal number from 0 upward", quoted(text)), None)),
                 },
@@ -320,7 +324,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
             && let Some((most, message)) = section_limit(section)
             && let Some((key, _)) = entries.get(most)
         {
-            // The tree was not built if the section stands there itself; this one came through an alias.
+            // The tree enforces the limit for a section itself; this one is an alias.
             return Err(DecodeError::new(*key, message, None));
         }
         visitor.visit_map(EntryAccess { decoder: self, entries: entries.iter(), seen: HashMap::new(), value: None })
@@ -335,8 +339,8 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
         self.context.spend(self.id)?;
         let want = format!("a mapping ({})", near::list(fields.iter().copied()));
         let known = match self.label {
-            Label::Key(_) => self.known(fields, &want)?,
-            Label::Thing(_) => Self { label: Label::Thing(name), ..self }.known(fields, &want)?,
+            Label::Key(_) => self.known_keys(fields, &want)?,
+            Label::Thing(_) => Self { label: Label::Thing(name), ..self }.known_keys(fields, &want)?,
         };
         visitor.visit_map(FieldsAccess { decoder: self, known: known.into_iter(), value: None })
     }

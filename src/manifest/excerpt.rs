@@ -1,23 +1,23 @@
-//! One line of the manifest, as it is shown below an error: cut to a screen's width, with nothing in it that drives a
-//! terminal, and with `…` in place of what may be a value.
+//! The line of the manifest below an error message: cut to the width of a screen, safe for a terminal, and with `…`
+//! in place of text that may be a value.
 
 use deaddrop_core::shown;
 use unicode_width::UnicodeWidthChar;
 
 use super::problem::Mark;
 
-/// Widest line shown, in terminal cells.
+/// Maximum width of a line, in terminal cells.
 const MAX_CELLS: usize = 100;
-/// Of these, how many may stand before the marked place when a line is cut.
+/// Maximum width before the marked part when a line is cut, in terminal cells.
 const MAX_BEFORE: usize = 40;
-/// How many bytes of a line are looked at on each side of the mark. Four bytes a character at most, so this is always
-/// enough for `MAX_CELLS`; a line may have 16 MiB.
+/// Number of bytes examined on each side of the mark. A line may have 16 MiB; a character has at most four bytes, so
+/// this suffices for `MAX_CELLS`.
 const WINDOW: usize = 4 * MAX_CELLS;
 
-/// A line fit for a terminal, and which part of it is meant.
+/// A line, safe for a terminal, and the position of its marked part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excerpt {
-    /// The line without its break. `…` at an end says that the line goes on.
+    /// The line without its line end; `…` at an end marks a cut.
     pub text: String,
     /// Terminal cells of `text` before the marked part.
     pub start: usize,
@@ -25,14 +25,14 @@ pub struct Excerpt {
     pub width: usize,
 }
 
-/// Cuts the line of `mark` out of `text`. `veiled` are sorted byte ranges without overlap; each is shown as one `…`.
+/// Cuts the line of `mark` out of `text`. `veiled`: sorted, disjoint byte ranges, each replaced by one `…`.
 pub(super) fn cut(text: &str, mark: Mark, veiled: &[(usize, usize)]) -> Excerpt {
     let (start, end) = mark.bytes();
     let start = floor(text, start);
     let first = floor(text, start.saturating_sub(WINDOW));
     let last = floor(text, start.saturating_add(WINDOW));
     let is_break = |character: char| character == '\n' || character == '\r';
-    // OK to slice: all three are character boundaries in order.
+    // OK to slice: all three are character boundaries in ascending order.
     let (line_start, more_before) = match text[first..start].rfind(is_break) {
         Some(at) => (first.saturating_add(at).saturating_add(1), false),
         None => (first, first > 0),
@@ -53,21 +53,21 @@ pub(super) fn cut(text: &str, mark: Mark, veiled: &[(usize, usize)]) -> Excerpt 
 fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
-        // OK: 0 is a boundary, so this stops there.
+        // OK: 0 is a character boundary, so the loop ends.
         at = at.saturating_sub(1);
     }
     at
 }
 
-/// One character as it is shown.
+/// A displayed character.
 struct Cell {
-    /// Byte offset in the manifest.
+    /// Its byte offset in the manifest.
     at: usize,
     character: char,
     width: usize,
 }
 
-/// The characters of a line as they are shown.
+/// The displayed characters of a line.
 fn cells(text: &str, line_start: usize, line_end: usize, veiled: &[(usize, usize)]) -> Vec<Cell> {
     let mut ranges = veiled[veiled.partition_point(|range| range.1 <= line_start)..].iter().peekable();
     let mut cells: Vec<Cell> = Vec::new();
@@ -84,17 +84,17 @@ fn cells(text: &str, line_start: usize, line_end: usize, veiled: &[(usize, usize
             }
             continue;
         }
-        // A tab that indents a line is one cell, as the marks below take it.
+        // A tab counts as one cell, also for the marks below the line.
         let character = if character == '\t' { ' ' } else { shown::character(character) };
         cells.push(Cell { at, character, width: character.width().unwrap_or(0) });
     }
     cells
 }
 
-/// Cuts a row of cells to the screen's width around the marked bytes `start..end`.
+/// Cuts the cells to the maximum width around the marked bytes `start..end`.
 fn fit(cells: &[Cell], start: usize, end: usize, more_before: bool, more_after: bool) -> Excerpt {
     let width = |cells: &[Cell]| cells.iter().map(|cell| cell.width).fold(0, usize::saturating_add);
-    // A mark inside a veil has no cell of its own: the last cell that starts at or before it.
+    // A mark inside a veil has no cell; use the last cell that starts at or before it.
     let marked = cells.partition_point(|cell| cell.at <= start).saturating_sub(1);
     let marked = if start >= cells.last().map_or(0, |cell| cell.at.saturating_add(1)) && end == start {
         cells.len() // behind the last character
@@ -135,7 +135,7 @@ mod tests {
     #![allow(clippy::as_conversions)]
     use super::*;
 
-    /// The excerpt of the first place in `text` where `marked` stands, as its two lines.
+    /// The excerpt at the first occurrence of `marked` in `text`: the line, and the marks below it.
     fn shown(text: &str, marked: &str, veiled: &[(usize, usize)]) -> (String, String) {
         let start = text.find(marked).unwrap();
         let mark = Mark { start: start as u32, end: (start + marked.len()) as u32, line: 1, column: 1 };

@@ -1,4 +1,4 @@
-//! `generate`: a key that a target gets once, as it is written and as the rest of the program works with it.
+//! The key `generate`: its schema and its checks. The specs are in [`crate::derive::generate`].
 
 use deaddrop_core::keys::{Field, NodeId, refusal};
 use deaddrop_core::path::TargetPath;
@@ -7,14 +7,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::check::{Checker, flag};
-use super::collide::Placed;
+use super::collide::PlacedSecret;
 use super::model::Warning;
 use super::overlap::Selector;
 use super::problem::Mark;
 use super::schema::RawSecret;
 use crate::derive::generate::{GenerateSpec, KeyKind, KeyPart, PUBLIC_SUFFIX, TokenSpec};
 
-/// A key that the target gets once: its kind, or its long form.
+/// A key that is generated for the target once: its kind, or its long form.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "a generated key")]
 #[schemars(rename = "generate", untagged)]
@@ -27,32 +27,32 @@ pub(super) enum RawGenerate {
     Long(RawLongGenerate),
 }
 
-/// A kind of key, and more about it.
+/// A kind of key, and its options.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a generated key", default, deny_unknown_fields)]
 #[schemars(rename = "long-generate", extend("required" = ["kind"]))]
 pub(super) struct RawLongGenerate {
-    /// Which kind of key.
+    /// The kind of key.
     pub kind: Field<KeyKind>,
-    /// How many characters a token has.
+    /// Length of a token, in characters.
     #[schemars(extend("default" = TokenSpec::DEFAULT_LENGTH, "minimum" = 1, "maximum" = TokenSpec::LONGEST))]
     pub length: Field<u64>,
-    /// The characters that a token is made of, each once. Default: letters and digits.
+    /// The characters of a token, each once. Default: letters and digits.
     #[schemars(extend("pattern" = "^[!-~]{2,94}$"))]
     pub alphabet: Field<String>,
     /// The comment of an SSH key. Default: the secret's name and the host's.
     #[schemars(length(min = 1, max = 255))]
     pub comment: Field<String>,
-    /// That each host gets a token of its own is meant.
+    /// True if each host is meant to get its own token.
     #[schemars(extend("default" = false))]
     pub per_host: Field<bool>,
 }
 
 impl Checker<'_, '_> {
-    /// Checks `generate`. What is wrong is reported.
+    /// Checks `generate`.
     pub(super) fn generate(&self, id: NodeId, raw: RawGenerate) -> Option<GenerateSpec> {
         let long = match raw {
-            // Alone, every kind is right.
+            // Without options, every kind is valid.
             RawGenerate::Short(kind) => return GenerateSpec::new(kind, None, None, None).ok(),
             RawGenerate::Long(long) => long,
         };
@@ -96,15 +96,15 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Notes the place of the public part, if it has one: no other secret can have it.
-    pub(super) fn place_public_part(&mut self, generate: &GenerateSpec, key: &Placed, path_id: NodeId) {
+    /// Registers the path of the public part, if there is one: no other secret may use it.
+    pub(super) fn place_public_part(&mut self, generate: &GenerateSpec, key: &PlacedSecret, path_id: NodeId) {
         if !generate.kind.kind().has_public_file() {
             return;
         }
         match TargetPath::parse(&format!("{}{PUBLIC_SUFFIX}", key.path)) {
             Ok(path) => {
-                let Placed { name, path_mark, selectors, .. } = key;
-                self.placed.push(Placed {
+                let PlacedSecret { name, path_mark, selectors, .. } = key;
+                self.placed.push(PlacedSecret {
                     name: name.clone(),
                     path,
                     path_mark: *path_mark,
@@ -121,7 +121,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Reports the keys that say where a value comes from, or what becomes of it, when there is none.
+    /// Reports keys that need a value from a source, which `generate` does not have.
     pub(super) fn not_of_generate(&self, raw: &RawSecret) {
         let is_token = match &raw.generate {
             Field::Good(_, RawGenerate::Short(kind)) => *kind == KeyKind::Token,
@@ -147,7 +147,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// DD401: a token that several hosts get is another one on each of them.
+    /// DD401: a token for several hosts is generated separately on each of them.
     pub(super) fn warn_of_a_shared_token(
         &mut self,
         secret: &str,
@@ -173,7 +173,7 @@ impl Checker<'_, '_> {
         });
     }
 
-    /// True if these select more than one host; none at all select every host.
+    /// True if the selectors include more than one host. No selectors include every host.
     fn is_for_several_hosts(&self, selectors: &[Selector]) -> bool {
         if selectors.is_empty() {
             return self.population.hosts > 1;
@@ -182,7 +182,7 @@ impl Checker<'_, '_> {
         let mut is_another = |host: usize| *first.get_or_insert(host) != host;
         selectors.iter().any(|selector| match selector {
             Selector::Host(host) => is_another(*host),
-            // No host stands twice in the list of a tag: this ends at the second one.
+            // A tag lists each host once, so this ends at the second host.
             Selector::Tag(tag) => {
                 self.population.tags.get(*tag).is_some_and(|hosts| hosts.iter().any(|host| is_another(*host)))
             }
@@ -198,7 +198,7 @@ mod tests {
     use crate::derive::generate::KeySpec;
     use crate::manifest::{Manifest, ManifestErrors, ValueSpec};
 
-    /// What is wrong with a manifest whose secrets are these lines, which begin on line 6: `line:column message`.
+    /// Problems of a manifest with these secrets, which start on line 6: `line:column message`.
     fn complaints(secrets: &str) -> Vec<String> {
         match parse(secrets) {
             Ok(_) => Vec::new(),
@@ -221,7 +221,8 @@ mod tests {
     #[test]
     fn a_kind_alone_and_the_long_form_are_read() {
         let manifest = parse(
-            "  a: { path: /a, generate: ssh-host-ed25519 }\n  b: { path: /b, generate: { kind: ssh-ed25519, comment: x@y } }\n  \
+            "  a: { path: /a, generate: ssh-host-ed25519 }\n  b: { path: /b, generate: { kind: ssh-ed25519, comment: \
+            x@y } }\n  \
              c: { path: /c, newline: true, generate: { kind: token, length: 64, alphabet: \"01\", per_host: true } }\n",
         )
         .unwrap();

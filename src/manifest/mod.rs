@@ -1,11 +1,11 @@
-//! The manifest: the YAML file that says which secret belongs where.
+//! The manifest: the YAML file that declares which secret belongs where.
 //!
-//! [`Manifest::load`] reads and validates it, with every error of the file at once, each at its line and column.
-//! What comes out is checked: paths are absolute and clean, sources, hosts and tags exist, modes are safe.
+//! [`Manifest::load`] reads and checks it, and reports every error of the file together, each with line and column. A
+//! loaded manifest is valid: paths are absolute and normalised, sources, hosts and tags exist, modes are safe.
 //!
-//! The way through: `read` (bytes to text) -> `tree` (YAML to nodes that know their place) -> `decode` (nodes to the
-//! types of `schema`) -> `check` (names, values, references, collisions) -> `model`. `problem` and `excerpt` collect and show what
-//! is wrong; `veil` keeps what may be a value out of it. Knows nothing of sources' contents and of targets.
+//! Stages: `read` (bytes to text) -> `tree` (YAML to nodes with their places) -> `decode` (nodes to the types of
+//! `schema`) -> `check` (names, values, references, collisions) -> `model`. `problem` and `excerpt` collect and show
+//! errors; `veil` keeps possible values out of them. Reads no source and no target.
 
 mod access;
 mod check;
@@ -15,7 +15,7 @@ mod excerpt;
 mod generate;
 mod model;
 mod overlap;
-mod place;
+mod position;
 mod problem;
 mod read;
 mod refer;
@@ -55,7 +55,7 @@ pub use schema::json_schema;
 pub use select::SelectError;
 
 impl Manifest {
-    /// Its sources, for [`deaddrop_vault::fetch`].
+    /// Its sources, as input for [`deaddrop_vault::fetch`].
     #[must_use]
     pub fn vaults(&self) -> Sources<'_> {
         let passwords = self.hosts.values().filter_map(|host| match &host.become_password {
@@ -69,11 +69,11 @@ impl Manifest {
         }
     }
 
-    /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Of other files it reads only those that
-    /// `template_file` names.
+    /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Also reads the files named by
+    /// `template_file`, and no others.
     ///
     /// # Errors
-    /// Everything that is wrong with it. A wrong manifest is wrong use: exit code 2.
+    /// Every problem of the manifest.
     pub fn load(path: &Path) -> Result<Self, ManifestErrors> {
         let mut problems = Problems::default();
         match read::text(path, &mut problems) {
@@ -82,10 +82,10 @@ impl Manifest {
         }
     }
 
-    /// Checks the text of a manifest; `file` is its name in messages, and its directory where relative paths start.
+    /// Checks the text of a manifest. `file` is its name in messages; relative paths start at its directory.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Every problem of the manifest.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ManifestErrors> {
         Self::parse_with(text, file, Problems::default())
     }

@@ -1,4 +1,4 @@
-//! The manifest after validation: what the rest of the program works with.
+//! The checked manifest, as the rest of the program uses it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,19 +20,19 @@ use crate::derive::template::Template;
 /// A checked manifest.
 #[derive(Debug)]
 pub struct Manifest {
-    /// The file as the person named it, for messages.
+    /// The file as the user named it, for messages.
     pub file: PathBuf,
-    /// The directory where relative paths of sources start.
+    /// The directory where relative paths start.
     pub directory: PathBuf,
-    /// Named sources. `env` and `file` are always there, named or not.
+    /// Named sources. `env` and `file` are predeclared.
     pub sources: BTreeMap<String, SourceSpec>,
-    /// Secrets in the file's order.
+    /// Secrets, in the file's order.
     pub secrets: Vec<SecretSpec>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, Host>,
     /// Tags whose hosts are rotated one at a time.
     pub serial: Vec<String>,
-    /// What is allowed but probably not meant, in the file's order.
+    /// Warnings, in the file's order.
     pub warnings: Vec<Warning>,
 }
 
@@ -43,15 +43,15 @@ pub struct Warning {
     pub code: &'static str,
     /// The secret's name.
     pub secret: String,
-    /// What will happen, and why.
+    /// The effect, and the reason.
     pub message: String,
-    /// What to do.
+    /// The hint.
     pub hint: String,
-    /// Where the secret's key stands in the manifest.
+    /// The place of the secret's key in the manifest.
     pub location: Location,
 }
 
-/// Where in the manifest something stands: 1-based line and column (columns count characters).
+/// A place in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     /// 1-based line.
@@ -60,24 +60,24 @@ pub struct Location {
     pub column: usize,
 }
 
-/// One declared file, with the defaults applied.
+/// A declared file, with the defaults applied.
 #[derive(Debug, Clone)]
 pub struct SecretSpec {
     /// Its key under `secrets`.
     pub name: String,
-    /// Where its key stands in the manifest.
+    /// The place of its key in the manifest.
     pub location: Location,
-    /// Where the file belongs in the target.
+    /// The file's path in the target.
     pub path: TargetPath,
-    /// What the file holds.
+    /// The file's content.
     pub value: ValueSpec,
-    /// How the value is written in its source.
+    /// The encoding of the value in its source.
     pub encoding: Option<Encoding>,
-    /// What the value must be.
+    /// Conditions on the value.
     pub expect: Expect,
-    /// What the file must parse as.
+    /// The format of the file.
     pub format: Option<Format>,
-    /// Make a crypt(3) hash of the value.
+    /// The scheme of the crypt(3) hash of the value, if the file contains that.
     pub hash: Option<HashScheme>,
     /// Owning user.
     pub owner: Owner,
@@ -85,47 +85,47 @@ pub struct SecretSpec {
     pub group: Owner,
     /// Permission bits of the file, e.g. `0o400`.
     pub mode: u32,
-    /// Permission bits of the last parent, when it has to be made; the design's rule decides without it.
+    /// Permission bits of the parent directory if it is created. `None`: the rule in docs/manifest.md, "Directories".
     pub directory_mode: Option<u32>,
-    /// Who owns the last parent, when it has to be made; the design's rule decides without it.
+    /// Owner of the parent directory if it is created. `None`: the rule in docs/manifest.md, "Directories".
     pub directory_owner: Option<DirectoryOwner>,
-    /// Add one newline to the value.
+    /// True to append one newline to the value.
     pub newline: bool,
-    /// Only for these hosts; empty means every host.
+    /// Selected hosts; empty means every host.
     pub hosts: Vec<HostSelector>,
     /// NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
     pub used_by: Vec<String>,
-    /// What else than the file it takes on a running node.
+    /// The kind of secret, if it needs more than its file on a running node.
     pub kind: Option<SecretKind>,
-    /// What is done on a running node when the file has changed.
+    /// Actions on a running node after the file has changed.
     pub on_change: OnChange,
-    /// An empty value is meant.
+    /// True if the value may be empty.
     pub allow_empty: bool,
-    /// Codes of refusals that are gone past, each with the person's reason.
+    /// Codes of allowed refusals, with the user's reasons.
     pub allow: BTreeMap<String, String>,
 }
 
-/// What a secret's file holds: exactly one of these keys stands in the manifest.
+/// The content of a secret's file.
 #[derive(Debug, Clone)]
 pub enum ValueSpec {
-    /// `from`: what a source holds.
+    /// `from`: a value of a source.
     From(Reference),
-    /// `template` or `template_file`: a text around values.
+    /// `template` or `template_file`: a text with values in it.
     Template(TemplateSpec),
-    /// `generate`: a key that the target makes for itself.
+    /// `generate`: a key generated for the target.
     Generate(GenerateSpec),
-    /// `absent: true`: the file must not be there, and what else the secret says about it has no meaning.
+    /// `absent: true`: the file must not exist. The other keys have no meaning.
     Absent,
 }
 
 impl SecretSpec {
-    /// True when the file must not be there.
+    /// True if the file must not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         matches!(self.value, ValueSpec::Absent)
     }
 
-    /// Everything that has to be read from a source for it, as it stands in the manifest.
+    /// All references to sources, as written in the manifest.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         let (one, many) = match &self.value {
             ValueSpec::From(reference) => (Some(reference), &[][..]),
@@ -135,14 +135,14 @@ impl SecretSpec {
         one.into_iter().chain(many.iter().map(|(_, reference)| reference))
     }
 
-    /// True when its file differs from host to host, since the host's name stands in a reference or a template.
+    /// True if the file depends on the host, because a reference or a template contains the host's name.
     #[must_use]
     pub fn names_host(&self) -> bool {
         let in_template = matches!(&self.value, ValueSpec::Template(template) if template.template.names_host());
         in_template || self.references().any(Reference::names_host)
     }
 
-    /// The users whose `users.users.NAME.hashedPasswordFile` reads this file.
+    /// The users whose option `users.users.NAME.hashedPasswordFile` reads this file.
     pub fn password_users(&self) -> impl Iterator<Item = &str> {
         self.used_by.iter().filter_map(|option| {
             let name = option.strip_prefix("users.users.")?.strip_suffix(".hashedPasswordFile")?;
@@ -150,35 +150,35 @@ impl SecretSpec {
         })
     }
 
-    /// True when some `….hashedPasswordFile` option reads this file, so that it must be one line of crypt(3) text.
+    /// True if a `….hashedPasswordFile` option reads this file, which must then be one line of crypt(3) text.
     #[must_use]
     pub fn is_hashed_password_file(&self) -> bool {
         self.used_by.iter().any(|option| option.ends_with(".hashedPasswordFile"))
     }
 }
 
-/// A text around values.
+/// A template and its references.
 #[derive(Debug, Clone)]
 pub struct TemplateSpec {
-    /// The file that it was read from, as the manifest names it; `None` for one that stands in the manifest.
+    /// The template's file, as the manifest names it; `None` for an inline template.
     pub file: Option<String>,
-    /// Read and checked.
+    /// The parsed template.
     pub template: Arc<Template>,
-    /// What the text of each `secret('…')` in it refers to.
+    /// The text of each `secret('…')`, and the reference that it means.
     pub references: Vec<(String, Reference)>,
 }
 
-/// A user or group: numeric, or a name in the target's own passwd or group.
+/// A user or group: numeric, or a name in the target's own passwd or group file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     /// uid or gid.
     Id(u32),
-    /// Looked up in the target.
+    /// A name, resolved in the target.
     Name(String),
 }
 
 impl Owner {
-    /// The id, if it is the same in every target: a number, or that of `root`, which is 0 even where no passwd is yet.
+    /// The id, if it is the same in every target: a number, or that of `root`, which is 0 even without a passwd file.
     #[must_use]
     pub fn fixed_id(&self) -> Option<u32> {
         match self {
@@ -197,12 +197,12 @@ impl fmt::Display for Owner {
     }
 }
 
-/// `directory_owner`: USER or USER:GROUP.
+/// The value of `directory_owner`: USER or USER:GROUP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryOwner {
     /// Owning user.
     pub user: Owner,
-    /// Owning group; that of the user where there is none.
+    /// Owning group. `None`: the user's group.
     pub group: Option<Owner>,
 }
 
@@ -215,18 +215,18 @@ impl fmt::Display for DirectoryOwner {
     }
 }
 
-/// A node.
+/// A host.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// `user@address` or `ssh://user@address:port` for SSH, or an alias of the person's ssh configuration.
+    /// `user@address` or `ssh://user@address:port` for SSH, or an alias from the user's ssh configuration.
     pub ssh: Option<String>,
     /// Names that select several hosts as `tag:NAME`.
     pub tags: Vec<String>,
-    /// How the user that logs in becomes root; not at all where there is none.
+    /// How the login user becomes root. `None`: it is root.
     pub becomes: Option<Become>,
-    /// The password that this takes; none is given where there is none.
+    /// The password for that. `None`: none is needed.
     pub become_password: Option<BecomePassword>,
-    /// For ssh's `-o`, in the manifest's order.
+    /// Arguments of ssh's `-o`, in the manifest's order.
     pub ssh_options: Vec<String>,
 }
 

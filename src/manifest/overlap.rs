@@ -1,46 +1,48 @@
-//! Which secrets meet on some host: two of one path, one below another, two that want different modes for a directory.
+//! Finds secrets that share a host and claim incompatible things.
 //!
-//! Every step is counted, since a hostile manifest can make hosts times secrets very large.
+//! Every step is counted, because hosts times secrets can be very large in a hostile manifest.
 
 use std::collections::{HashMap, HashSet};
 
-/// How many steps one manifest may take. A step is a host or a selector looked at; a second holds several times as many.
+/// Maximum number of steps per manifest. A step compares one host or selector; a second suffices for several times as
+/// many.
 const MAX_STEPS: usize = 200_000_000;
 
-/// One entry of a secret's `hosts`, as a number.
+/// One entry of a secret's `hosts`, as an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Selector {
     Host(usize),
     Tag(usize),
 }
 
-/// The hosts of a manifest by number, and those of each tag.
+/// The number of hosts, and the hosts of each tag.
 #[derive(Debug, Default)]
 pub(super) struct Population {
     pub hosts: usize,
-    /// Hosts of each tag.
+    /// Indexes of the hosts of each tag.
     pub tags: Vec<Vec<usize>>,
 }
 
-/// A secret that claims something on its hosts. Claims of one kind get along; claims of two kinds on one host do not.
+/// A claim of a secret on its hosts. Claims of the same kind are compatible; claims of different kinds on one host
+/// collide.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim<'a> {
-    /// What the caller knows the secret by.
+    /// The caller's index of the secret.
     pub secret: usize,
     pub kind: usize,
-    /// Its hosts; `None` for every host.
+    /// Its hosts; `None`: every host.
     pub selectors: Option<&'a [Selector]>,
 }
 
-/// The hosts are too entangled to be compared.
+/// [`MAX_STEPS`] is exceeded.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooEntangled;
+pub(super) struct TooManySteps;
 
-/// Finds claims that meet.
+/// A search for colliding claims.
 pub(super) struct Overlaps<'p> {
     population: &'p Population,
     steps_left: usize,
-    /// For each host: the round in which it was claimed last, the kind and the secret.
+    /// For each host: the round of its last claim, and that claim's kind and secret.
     stamps: Vec<(usize, usize, usize)>,
     round: usize,
 }
@@ -50,8 +52,8 @@ impl<'p> Overlaps<'p> {
         Self { population, steps_left: MAX_STEPS, stamps: vec![(0, 0, 0); population.hosts], round: 0 }
     }
 
-    /// For each claim that meets an earlier one of another kind: its secret and the earlier one's.
-    pub(super) fn find(&mut self, claims: &[Claim<'_>]) -> Result<Vec<(usize, usize)>, TooEntangled> {
+    /// For each claim that collides with an earlier one: its secret, and the earlier one's.
+    pub(super) fn find(&mut self, claims: &[Claim<'_>]) -> Result<Vec<(usize, usize)>, TooManySteps> {
         self.round = self.round.saturating_add(1);
         let mut found = Vec::new();
         let mut everywhere = FirstTwo::default();
@@ -75,17 +77,17 @@ impl<'p> Overlaps<'p> {
         Ok(found)
     }
 
-    /// Stamps the claim's hosts; stops at the first that has another kind's stamp and returns whose it is.
+    /// Stamps the claim's hosts. Stops at the first one with another kind's stamp, and returns that stamp's secret.
     fn walk(
         &mut self,
         claim: &Claim<'_>,
         selectors: &[Selector],
         done: &mut HashSet<(Selector, usize)>,
-    ) -> Result<Option<usize>, TooEntangled> {
+    ) -> Result<Option<usize>, TooManySteps> {
         let population = self.population;
         for selector in selectors {
             self.step()?;
-            // An equal selector of this kind has stamped all its hosts, or met another kind and was reported for it.
+            // An equal selector of this kind has already stamped all its hosts, or has collided and was reported.
             if !done.insert((*selector, claim.kind)) {
                 continue;
             }
@@ -102,7 +104,7 @@ impl<'p> Overlaps<'p> {
                 let Some(stamp) = self.stamps.get_mut(*host) else { continue };
                 if stamp.0 == self.round && stamp.1 != claim.kind {
                     let earlier = stamp.2;
-                    // Others of this selector are to meet it as well.
+                    // Later claims with this selector must find the collision too.
                     done.remove(&(*selector, claim.kind));
                     return Ok(Some(earlier));
                 }
@@ -112,13 +114,14 @@ impl<'p> Overlaps<'p> {
         Ok(None)
     }
 
-    fn step(&mut self) -> Result<(), TooEntangled> {
-        self.steps_left = self.steps_left.checked_sub(1).ok_or(TooEntangled)?;
+    fn step(&mut self) -> Result<(), TooManySteps> {
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(TooManySteps)?;
         Ok(())
     }
 }
 
-/// The first claim, and the first of another kind: enough to tell whether some claim has a kind other than a given one.
+/// The first claim, and the first of another kind. They suffice to decide whether a claim has a kind other than a given
+/// one.
 #[derive(Default)]
 struct FirstTwo {
     first: Option<(usize, usize)>,
@@ -140,11 +143,11 @@ impl FirstTwo {
     }
 }
 
-/// For each path that lies below other ones: it and each of those, nearest first, as numbers into `paths`, through
-/// `report`, in any order of paths. Paths are absolute and clean, each at most once.
+/// Calls `report` for each path below other ones, with its index and theirs, nearest first. Paths are absolute,
+/// normalised and distinct, in any order.
 pub(super) fn nested<E>(paths: &[&str], mut report: impl FnMut(usize, &[usize]) -> Result<(), E>) -> Result<(), E> {
     let mut order: Vec<usize> = (0..paths.len()).collect();
-    // Ordered as if `/` came before every other byte, what is below a path comes right after it.
+    // In this order, where `/` is less than any other byte, a path is directly followed by the paths below it.
     order.sort_by(|a, b| {
         let key = |at: usize| paths[at].bytes().map(|byte| if byte == b'/' { 0 } else { byte });
         key(*a).cmp(key(*b))
@@ -162,12 +165,12 @@ pub(super) fn nested<E>(paths: &[&str], mut report: impl FnMut(usize, &[usize]) 
     Ok(())
 }
 
-/// True when `path` lies below `top`.
+/// True if `path` is below `top`.
 fn is_below(path: &str, top: &str) -> bool {
     path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Groups numbers by a key; groups in the order of their first members.
+/// Groups indexes by key; groups are in the order of their first members.
 pub(super) fn grouped<'a>(keys: impl Iterator<Item = (usize, &'a str)>) -> Vec<(&'a str, Vec<usize>)> {
     let mut at: HashMap<&str, usize> = HashMap::new();
     let mut groups: Vec<(&str, Vec<usize>)> = Vec::new();
@@ -241,7 +244,7 @@ mod tests {
         let claim = |secret| Claim { secret, kind: 0, selectors: Some(tags.as_slice()) };
         let mut overlaps = Overlaps::new(&population);
         let result = (0..10_000).try_for_each(|secret| overlaps.find(&[claim(secret), claim(secret)]).map(|_| ()));
-        assert_eq!(result, Err(TooEntangled));
+        assert_eq!(result, Err(TooManySteps));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is wrong with a manifest: collected while it is read, shown at once, in the file's order.
+//! Problems of a manifest: collected while it is read, and shown together in the file's order.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,53 +8,53 @@ use deaddrop_core::{near, shown};
 use super::excerpt::{self, Excerpt};
 use super::model::Location;
 
-/// How many problems are kept; a hostile file can hold millions.
+/// Maximum number of problems kept; a hostile file can have millions.
 const MAX_KEPT: usize = 10_000;
-/// How many problems `Display` shows.
+/// Maximum number of problems that `Display` shows.
 const MAX_SHOWN: usize = 100;
-/// How many names may be compared for "did you mean" in one run, so that many wrong names times many hosts stay quick.
+/// Maximum number of name comparisons for "did you mean" per run, because wrong names times hosts can be very many.
 const MAX_COMPARISONS: usize = 2_000_000;
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The file that it is in; `None` for the manifest itself. A template's file is another one.
+    /// The file that contains it, if it is a template's file; `None` for the manifest.
     pub file: Option<String>,
-    /// Where; `None` when it is about the file as a whole.
+    /// The place; `None` if it concerns the whole file.
     pub location: Option<Location>,
-    /// How many characters from there are meant, all on one line; at least 1.
+    /// Length of the marked text in characters, all on one line; at least 1.
     pub length: usize,
-    /// What is wrong: one sentence without a full stop.
+    /// One sentence without a full stop.
     pub message: String,
-    /// What to do.
+    /// The hint.
     pub hint: Option<String>,
-    /// The line, made fit for a terminal; `None` when it is about the file as a whole.
+    /// The line; `None` if the problem concerns the whole file.
     pub line: Option<Excerpt>,
 }
 
-/// Everything that is wrong with a manifest. Never empty. `Display` is what a person sees, several lines, plain text.
+/// All problems of a manifest. Never empty. `Display` is the text for the user: several lines, plain text.
 #[derive(Debug)]
 pub struct ManifestErrors {
     file: PathBuf,
     problems: Vec<Problem>,
-    /// Found, but too many to keep.
+    /// Number of problems beyond the limit.
     unlisted: usize,
 }
 
 impl ManifestErrors {
-    /// The file as the person named it.
+    /// The manifest's file as the user named it.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The problems in the file's order; at least one, at most 10,000.
+    /// The problems in the file's order; at least 1, at most 10,000.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// How many problems there are, with those that are not in [`Self::problems`].
+    /// The number of problems, including those not in [`Self::problems`].
     #[must_use]
     pub fn count(&self) -> usize {
         self.problems.len().saturating_add(self.unlisted)
@@ -96,7 +96,7 @@ impl fmt::Display for ManifestErrors {
     }
 }
 
-/// A piece of the manifest's text, on the line where it starts.
+/// A part of the manifest's text, and its start as line and column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     /// First byte.
@@ -110,66 +110,66 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// A place of no length. Offsets fit: a manifest has at most 16 MiB.
+    /// An empty part. The offsets fit, because a manifest has at most 16 MiB.
     pub(super) fn at(byte: usize, line: usize, column: usize) -> Self {
         let start = clamp(byte);
         Self { start, end: start, line: clamp(line), column: clamp(column) }
     }
 
-    /// The same place as the rest of the program writes it.
+    /// The start, for the rest of the program.
     pub(super) fn location(self) -> Location {
         Location { line: wide(self.line), column: wide(self.column) }
     }
 
-    /// First byte and byte after the last.
+    /// The range of bytes: first, and one after the last.
     pub(super) fn bytes(self) -> (usize, usize) {
         (wide(self.start), wide(self.end))
     }
 }
 
 impl fmt::Display for Mark {
-    /// `line 14`, for a second place inside a message.
+    /// Formats as `line 14`, for messages that mention another place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.line)
     }
 }
 
-/// Offsets inside a manifest fit 32 bits by its size limit.
+/// Offsets in a manifest fit 32 bits because of its size limit.
 pub(super) fn clamp(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Lossless wherever deaddrop builds: `usize` has 32 bits or more.
+/// Lossless on every supported platform: `usize` has at least 32 bits.
 pub(super) fn wide(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// A place in another file than the manifest.
 pub(super) struct Elsewhere {
-    /// As the manifest names the file.
+    /// The file, as the manifest names it.
     pub file: String,
     /// The place, in that file.
     pub mark: Mark,
-    /// Its line.
+    /// The line there.
     pub line: Excerpt,
 }
 
-/// A problem before its line is cut out of the text.
-struct Found {
-    /// Where in the manifest; for a place elsewhere, where the manifest names its file.
+/// A problem whose line has not been cut out of the text yet.
+struct RawProblem {
+    /// The place in the manifest. For a problem elsewhere: where the manifest names that file.
     mark: Option<Mark>,
     elsewhere: Option<Elsewhere>,
     message: String,
     hint: Option<String>,
-    /// The text is not valid UTF-8 there: no line can be shown.
+    /// The text there is not UTF-8, so no line can be shown.
     bare: bool,
 }
 
-/// Collects problems, and what must not be shown of the lines they are on.
+/// Collects problems, and the text that their lines must not show.
 pub(super) struct Problems {
-    found: Vec<Found>,
+    found: Vec<RawProblem>,
     unlisted: usize,
-    /// Byte ranges that may hold a value.
+    /// Byte ranges that may be a value.
     veiled: Vec<(usize, usize)>,
     comparisons_left: usize,
 }
@@ -183,25 +183,25 @@ impl Default for Problems {
 impl Problems {
     /// Adds a problem at a place.
     pub(super) fn push(&mut self, mark: Mark, message: impl Into<String>, hint: Option<String>) {
-        self.add(Found { mark: Some(mark), elsewhere: None, message: message.into(), hint, bare: false });
+        self.add(RawProblem { mark: Some(mark), elsewhere: None, message: message.into(), hint, bare: false });
     }
 
     /// Adds a problem in another file, which the manifest names at `mark`.
     pub(super) fn push_elsewhere(&mut self, mark: Mark, elsewhere: Elsewhere, message: String, hint: Option<String>) {
-        self.add(Found { mark: Some(mark), elsewhere: Some(elsewhere), message, hint, bare: false });
+        self.add(RawProblem { mark: Some(mark), elsewhere: Some(elsewhere), message, hint, bare: false });
     }
 
-    /// Adds a problem at a place whose line cannot be shown.
+    /// Adds a problem whose line cannot be shown.
     pub(super) fn push_bare(&mut self, mark: Mark, message: String, hint: Option<String>) {
-        self.add(Found { mark: Some(mark), elsewhere: None, message, hint, bare: true });
+        self.add(RawProblem { mark: Some(mark), elsewhere: None, message, hint, bare: true });
     }
 
     /// Adds a problem of the whole file.
     pub(super) fn push_file(&mut self, message: String, hint: Option<String>) {
-        self.add(Found { mark: None, elsewhere: None, message, hint, bare: true });
+        self.add(RawProblem { mark: None, elsewhere: None, message, hint, bare: true });
     }
 
-    fn add(&mut self, found: Found) {
+    fn add(&mut self, found: RawProblem) {
         if self.found.len() < MAX_KEPT {
             self.found.push(found);
         } else {
@@ -209,22 +209,22 @@ impl Problems {
         }
     }
 
-    /// Lines that are shown have `…` in place of this text.
+    /// Replaces this text by `…` in every line that is shown.
     pub(super) fn veil(&mut self, mark: Mark) {
         self.veiled.push(mark.bytes());
     }
 
-    /// True while nothing is wrong.
+    /// True if there is no problem so far.
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// True when what is added now is only counted.
+    /// True if further problems are only counted.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() >= MAX_KEPT
     }
 
-    /// A hint for a wrong name: the near ones, if any, then `rest`.
+    /// The hint for an unknown name: similar ones, if any, then `rest`.
     pub(super) fn hint<'a>(
         &mut self,
         wanted: &str,
@@ -243,11 +243,11 @@ impl Problems {
         }
     }
 
-    /// Sorts, and cuts the lines out of `text`. Call only when not empty.
+    /// Sorts the problems, and cuts their lines out of `text`. Must not be called if empty.
     pub(super) fn finish(mut self, file: &Path, text: &str) -> ManifestErrors {
-        let place = |found: &Found| found.elsewhere.as_ref().map(|elsewhere| elsewhere.mark.start);
+        let place = |found: &RawProblem| found.elsewhere.as_ref().map(|elsewhere| elsewhere.mark.start);
         self.found.sort_by_key(|found| (found.mark.map(|mark| mark.start), place(found)));
-        // A node that is used several times through an alias is wrong once.
+        // A wrong node that aliases repeat is one problem.
         self.found.dedup_by(|a, b| a.mark == b.mark && a.message == b.message && place(a) == place(b));
         let veiled = merged(self.veiled);
         let problems = self
@@ -274,7 +274,7 @@ impl Problems {
                     file: None,
                     location: found.mark.map(Mark::location),
                     length,
-                    // Names from the file may be in them.
+                    // The message may contain names from the file.
                     message: shown::text(&found.message),
                     hint: found.hint.as_deref().map(shown::text),
                     line,
@@ -285,7 +285,7 @@ impl Problems {
     }
 }
 
-/// Sorted ranges with no overlap.
+/// Sorts and merges ranges.
 fn merged(mut ranges: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
     ranges.sort_unstable();
     let mut out: Vec<(usize, usize)> = Vec::new();
@@ -303,7 +303,7 @@ fn merged(mut ranges: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
 mod tests {
     use super::*;
 
-    /// Problems at the given byte offsets of line 1.
+    /// Problems at these byte offsets of line 1.
     fn errors(offsets: impl Iterator<Item = usize>) -> ManifestErrors {
         let mut problems = Problems::default();
         for offset in offsets {

@@ -1,4 +1,4 @@
-//! Reading the file: a regular file, at most 16 MiB, UTF-8.
+//! Reads a file of text: a regular file, up to a limit, UTF-8.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -7,40 +7,40 @@ use std::path::Path;
 
 use super::problem::{Mark, Problems};
 
-/// The largest manifest, in bytes.
+/// Maximum length of a manifest, in bytes.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads the manifest at `path`. What is wrong goes to `problems`, and then the text is `None`.
+/// Reads the manifest at `path`. On failure, reports a problem and returns `None`.
 pub(super) fn text(path: &Path, problems: &mut Problems) -> Option<String> {
     match bytes(path, MAX_BYTES, "a manifest") {
         Ok(bytes) => utf8(bytes, problems),
-        Err(Refused::Missing) => {
+        Err(ReadError::Missing) => {
             let hint = "name the manifest with `-m FILE`; see docs/manifest.md";
             problems.push_file("there is no such file".to_owned(), Some(hint.to_owned()));
             None
         }
-        Err(Refused::Other(message)) => {
+        Err(ReadError::Other(message)) => {
             problems.push_file(message, None);
             None
         }
     }
 }
 
-/// Why a file cannot be read.
-pub(super) enum Refused {
-    /// It is not there.
+/// The reason why a file cannot be read.
+pub(super) enum ReadError {
+    /// It does not exist.
     Missing,
-    /// What follows its name: "is a directory, …".
+    /// Text to be printed after the file's name, such as "is a directory, …".
     Other(String),
 }
 
-/// A regular file's bytes, at most `most`; `what` is what it is to be.
-pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, Refused> {
+/// Reads a regular file of at most `most` bytes; `what` is its role in messages.
+pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ReadError> {
     let file = open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Refused::Missing,
-        _ => Refused::Other(format!("cannot be opened: {error}")),
+        io::ErrorKind::NotFound => ReadError::Missing,
+        _ => ReadError::Other(format!("cannot be opened: {error}")),
     })?;
-    let cannot_read = |error: io::Error| Refused::Other(format!("cannot be read: {error}"));
+    let cannot_read = |error: io::Error| ReadError::Other(format!("cannot be read: {error}"));
     let metadata = file.metadata().map_err(cannot_read)?;
     let kind = metadata.file_type();
     if !kind.is_file() {
@@ -53,24 +53,24 @@ pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, Refus
         } else {
             "a device"
         };
-        return Err(Refused::Other(format!("is {kind}, and {what} is a regular file")));
+        return Err(ReadError::Other(format!("is {kind}, and {what} is a regular file")));
     }
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that a file that grows while it is read is noticed as well.
+    // One byte over the limit, to detect a file that grows while it is read.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > most) {
         let most = if most >> 20 > 0 { format!("{} MiB", most >> 20) } else { format!("{} KiB", most >> 10) };
-        return Err(Refused::Other(format!("is over {most}, the limit of {what}")));
+        return Err(ReadError::Other(format!("is over {most}, the limit of {what}")));
     }
     Ok(bytes)
 }
 
-/// Opens without waiting: a FIFO with no writer would block for ever.
+/// Opens without blocking, as a FIFO without a writer would.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
-/// The bytes as text, or a problem at the first byte that is not UTF-8.
+/// The bytes as text; reports a problem at the first byte that is not UTF-8.
 pub(super) fn utf8(bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {
     match String::from_utf8(bytes) {
         Ok(text) => Some(text),
@@ -98,7 +98,7 @@ pub(super) fn utf8(bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What `text` says about a file, with the location in front.
+    /// The error for a file, with its place in front.
     fn complaint(path: &Path) -> String {
         let mut problems = Problems::default();
         assert!(text(path, &mut problems).is_none());

@@ -1,4 +1,4 @@
-//! What a secret refers to: its source in `from`, its hosts and tags in `hosts`.
+//! References of secrets: to sources in `from`, to hosts and tags in `hosts`.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ use super::problem::Mark;
 use super::schema::RawReference;
 use super::values;
 
-/// Lists of more names than this are not worth sorting for a hint: it would show a dozen of them.
+/// Maximum number of names that are sorted for a hint, which shows only a dozen.
 const MAX_SORTED: usize = 100;
 
-/// The names in their order, as a hint shows them.
+/// The names sorted, as a hint shows them.
 fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
     near::list(names.into_iter())
 }
 
-/// Which part of a reference is wrong.
+/// The wrong part of a reference.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wrong {
+pub(super) enum ReferencePart {
     Source,
     Item,
     Field,
@@ -40,7 +40,7 @@ impl Checker<'_, '_> {
                 let parts = match values::reference(&text) {
                     Ok(parts) => parts,
                     Err(refusal) => {
-                        // No colon: this may be the value itself, put into the wrong place.
+                        // Without a colon this may be the value itself, by mistake.
                         if !text.contains(':') && !self.sources.contains_key(&text) {
                             self.context.problems.borrow_mut().veil(self.context.tree.resolve(id).mark);
                         }
@@ -79,15 +79,15 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Checks that a reference's source is there and can have the item and field.
+    /// Checks that a reference's source exists, and that it can have the item and the field.
     fn referred(&self, reference: Reference, source: Mark, item: Mark, field: Option<Mark>) -> Option<Reference> {
-        match self.judge(&reference) {
+        match self.check_reference(&reference) {
             Ok(()) => Some(reference),
             Err((wrong, refusal)) => {
                 let mark = match wrong {
-                    Wrong::Source => source,
-                    Wrong::Item => item,
-                    Wrong::Field => field.unwrap_or(item),
+                    ReferencePart::Source => source,
+                    ReferencePart::Item => item,
+                    ReferencePart::Field => field.unwrap_or(item),
                 };
                 self.push(mark, refusal.message, refusal.hint);
                 None
@@ -95,19 +95,19 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// The same, for a reference that stands anywhere: what is wrong, and with which part of it.
-    pub(super) fn judge(&self, reference: &Reference) -> Result<(), (Wrong, Refusal)> {
-        keys::text(&reference.item, "the item").map_err(|refusal| (Wrong::Item, refusal))?;
+    /// The same for a reference at any place: the wrong part, and the refusal.
+    pub(super) fn check_reference(&self, reference: &Reference) -> Result<(), (ReferencePart, Refusal)> {
+        keys::text(&reference.item, "the item").map_err(|refusal| (ReferencePart::Item, refusal))?;
         if let Some(field) = &reference.field {
-            keys::text(field, "the field").map_err(|refusal| (Wrong::Field, refusal))?;
+            keys::text(field, "the field").map_err(|refusal| (ReferencePart::Field, refusal))?;
         }
         match self.sources.get(&reference.source) {
-            None if self.sources_are_whole => Err((Wrong::Source, self.unknown_source(&reference.source))),
+            None if self.sources_are_complete => Err((ReferencePart::Source, self.unknown_source(&reference.source))),
             Some(Some(false)) if reference.field.is_some() => {
                 let hint = "only items of a password manager have fields; write the long form if `#` is part of the \
                             name: {source: …, item: …}";
                 let message = format!("what {} holds has no fields", quoted(&reference.source));
-                Err((Wrong::Field, refusal(message, hint)))
+                Err((ReferencePart::Field, refusal(message, hint)))
             }
             _ => Ok(()),
         }
@@ -125,7 +125,7 @@ impl Checker<'_, '_> {
         Refusal { message: format!("unknown source {}", quoted(name)), hint, part: None }
     }
 
-    /// The secret's hosts, as names and as numbers; both empty for every host. `None` when one is wrong.
+    /// The secret's hosts, as names and as indexes; both empty for every host. `None` if one is wrong.
     pub(super) fn selectors(&self, field: Field<Vec<Field<String>>>) -> Option<(Vec<HostSelector>, Vec<Selector>)> {
         let (id, raw) = match field {
             Field::Missing => return Some((Vec::new(), Vec::new())),
@@ -157,12 +157,12 @@ impl Checker<'_, '_> {
             Some(tag) => {
                 let found =
                     self.tags.get(tag).map(|number| (HostSelector::Tag(tag.to_owned()), Selector::Tag(*number)));
-                (found, "tag", tag, &self.tags, self.tags_are_whole)
+                (found, "tag", tag, &self.tags, self.tags_are_complete)
             }
             None => {
                 let found =
                     self.hosts.get(text).map(|number| (HostSelector::Host(text.to_owned()), Selector::Host(*number)));
-                (found, "host", text, &self.hosts, self.hosts_are_whole)
+                (found, "host", text, &self.hosts, self.hosts_are_complete)
             }
         };
         if found.is_none() && whole {

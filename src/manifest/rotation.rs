@@ -1,4 +1,4 @@
-//! What a manifest says about running nodes: how one is entered, and what is done there when a file has changed.
+//! Keys for running nodes: how to become root there, and the actions after a file has changed.
 
 use std::time::Duration;
 
@@ -12,67 +12,68 @@ use super::check::Checker;
 use super::schema::{RawBecomePassword, RawHealth, RawReference, RawSecret};
 use super::values;
 
-/// How long units are watched unless the manifest says otherwise, in seconds.
+/// Default time that units are watched, in seconds.
 pub(super) const DEFAULT_SETTLE: u64 = 5;
-/// How long a health command is tried unless the manifest says otherwise, in seconds.
+/// Default time limit of a health command, in seconds.
 pub(super) const DEFAULT_TIMEOUT: u64 = 30;
-/// The longest time for either, in seconds.
+/// Maximum of both, in seconds.
 pub(super) const LONGEST: u64 = 3600;
 
-/// The most programs of one `run_after`.
+/// Maximum number of programs of one `run_after`.
 const MAX_COMMANDS: usize = 100;
-/// The longest program with all its arguments, in bytes: it travels to the node in one line, and becomes one `execve` there.
+/// Maximum length of a program with its arguments, in bytes: it is sent to the node in one line, and runs as one
+/// `execve`.
 const MAX_COMMAND: usize = 64 << 10;
 
-/// Where the password comes from that [`Become`] takes.
+/// Origin of the password that [`Become`] needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BecomePassword {
-    /// A person is asked on the terminal.
+    /// The user is asked on the terminal.
     Ask,
     /// A source has it.
     From(Reference),
 }
 
-/// What else than the file a secret takes on a running node.
+/// A kind of secret that needs more than its file on a running node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "kind")]
 pub enum SecretKind {
-    /// A token of a k3s cluster: the running cluster has it as well.
+    /// A token of a k3s cluster, which the running cluster stores too.
     #[serde(rename = "k3s-token")]
     K3sToken,
 }
 
-/// What becomes of the words of units and programs.
+/// The handling of the output of units and programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "output")]
 pub enum Output {
-    /// None are shown.
+    /// No output is shown.
     Hide,
 }
 
-/// What is done on a running node when a secret's file has changed; each unit and program once a run.
+/// Actions on a running node after a secret's file has changed. Each unit and program at most once per run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnChange {
-    /// Units that are restarted, or started where they do not run; whole names.
+    /// Units to restart, or start if they are not running; full names.
     pub restart: Vec<String>,
-    /// Units that are reloaded.
+    /// Units to reload.
     pub reload: Vec<String>,
-    /// Units that are restarted only if they run.
+    /// Units to restart if they are running.
     pub try_restart: Vec<String>,
-    /// Programs and their arguments, run after the units; no shell.
+    /// Programs and their arguments, run after the units, without a shell.
     pub run_after: Vec<Vec<String>>,
-    /// What must succeed then.
+    /// A command that must succeed afterwards.
     pub health: Option<Health>,
-    /// How long the units are watched where there is no `health`.
+    /// Time that the units are watched if there is no `health`.
     pub settle: Duration,
-    /// What they say then is not shown.
+    /// True if the output of units and programs is not shown.
     pub hides_output: bool,
 }
 
 impl OnChange {
-    /// True when a change takes nothing but the file.
+    /// True if a change needs no action.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.restart.is_empty()
@@ -83,17 +84,17 @@ impl OnChange {
     }
 }
 
-/// A program that tells whether a node works with its new files.
+/// A program that succeeds if a node works with its new files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// The program and its arguments; no shell.
+    /// The program and its arguments, without a shell.
     pub command: Vec<String>,
-    /// How long it is tried until it succeeds.
+    /// Time until it must have succeeded; it is repeated until then.
     pub timeout: Duration,
 }
 
 impl Checker<'_, '_> {
-    /// What is done when the secret's file has changed; takes these keys out of `raw`, the mapping `id`.
+    /// Checks the keys for changes of a secret's file, and removes them from `raw`, the mapping `id`.
     pub(super) fn on_change(&self, id: NodeId, raw: &mut RawSecret, settle: Duration) -> Option<OnChange> {
         let unit = |field| self.one_or_many(field, values::unit);
         let restart = unit(std::mem::take(&mut raw.restart));
@@ -136,7 +137,7 @@ impl Checker<'_, '_> {
         checked.into_iter().collect()
     }
 
-    /// A program for a node. `node` is what must not be shown.
+    /// Checks a program for a node. `node` is hidden from messages.
     fn command(&self, node: Option<NodeId>, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
         let place = field.place();
         let argv = self.keys().argv(node, field)?;
@@ -149,7 +150,7 @@ impl Checker<'_, '_> {
         Some(argv)
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong.
+    /// `Some(None)` if it is absent, `None` if it is wrong.
     fn health(&self, field: Field<RawHealth>) -> Option<Option<Health>> {
         let (id, raw) = match field {
             Field::Missing => return Some(None),
@@ -166,7 +167,7 @@ impl Checker<'_, '_> {
         Some(Some(Health { command: command?, timeout: timeout?.unwrap_or(Duration::from_secs(DEFAULT_TIMEOUT)) }))
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong.
+    /// `Some(None)` if it is absent, `None` if it is wrong.
     pub(super) fn settle(&self, field: Field<u64>) -> Option<Option<Duration>> {
         self.seconds(field, 0, DEFAULT_SETTLE, "no unit can be watched for this time")
     }
@@ -190,17 +191,17 @@ impl Checker<'_, '_> {
             Field::Bad => return None,
             Field::Good(_, options) => options,
         };
-        let judged: Vec<Option<String>> = options
+        let checked: Vec<Option<String>> = options
             .into_iter()
             .map(|option| {
                 let (id, option) = option.good()?;
                 self.accept(id, values::ssh_option(&option)).map(|()| option)
             })
             .collect();
-        judged.into_iter().collect()
+        checked.into_iter().collect()
     }
 
-    /// `Some(None)` when it is missing, `None` when it is wrong. `becomes` is `None` when it is wrong itself.
+    /// `Some(None)` if it is absent, `None` if it is wrong. `becomes` is `None` if it is wrong itself.
     pub(super) fn become_password(
         &self,
         field: Field<RawBecomePassword>,
@@ -219,7 +220,7 @@ impl Checker<'_, '_> {
                 return None;
             }
             Some(Some(Become::Doas)) => {
-                // doas(1) reads a password from the terminal only, and there is none.
+                // doas(1) reads a password only from a terminal, and there is none.
                 let hint = "allow it without one in the node's doas.conf: `permit nopass USER`; or use sudo".to_owned();
                 self.push(self.mark(id), "doas takes no password that is sent to it", Some(hint));
                 return None;
@@ -294,7 +295,7 @@ hosts:
 
     #[test]
     fn what_is_wrong_about_nodes_is_told_with_its_place() {
-        // The arrow stands before what is wrong.
+        // The arrow precedes the wrong text.
         let secret = |key: &str| format!("version: 1\nsecrets:\n  a: {{ path: /a, from: env:A, {key} }}\n");
         let host = |keys: &str| format!("version: 1\nhosts:\n  n: {{ {keys} }}\n");
         for (text, want) in [
@@ -335,7 +336,11 @@ hosts:
             ),
             (host("ssh_options: [→'\"KnownHostsCommand\"=/x']"), "an option for ssh is `Name=value`"),
             (host("ssh: →a@-b"), "`a@-b` is not an address for SSH"),
-            (host("ssh: →'ssh://a:0'"), "`ssh://a:0` is not an address for SSH: its port is no number from 1 to 65535"),
+            (
+                host("ssh: →'ssh://a:0'"),
+                "`ssh://a:0` is not an address for SSH: its port is no number from 1 to \
+            65535",
+            ),
             (host("ssh: →'ssh://-a@b'"), "`ssh://-a@b` is not an address for SSH"),
             (host("ssh: →a@$(b)"), "`a@$(b)` is not an address for SSH: it holds `$`"),
         ] {

@@ -1,6 +1,6 @@
-//! What a scalar means, by YAML 1.2's core schema (YAML 1.2.2, section 10.3.2).
+//! The type of a scalar by YAML 1.2's core schema (YAML 1.2.2, section 10.3.2).
 
-/// What a scalar means.
+/// The type of a scalar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
     Null,
@@ -9,7 +9,7 @@ pub(super) enum Meaning {
     Text,
 }
 
-/// What the text of a scalar means.
+/// The type of a scalar with this text; `plain` if it is not quoted.
 pub(super) fn meaning(text: &str, plain: bool) -> Meaning {
     if !plain {
         return Meaning::Text;

@@ -1,7 +1,7 @@
-//! The keys of a manifest: the types that it is decoded into, and from which its JSON schema is made. What the types
-//! cannot say (names that must exist, paths that must not collide) is checked afterwards.
+//! The keys of a manifest: the types that it is decoded into, and the source of its JSON schema. Conditions that types
+//! cannot express (names that must exist, paths that must not collide) are checked afterwards.
 //!
-//! Doc comments here are the descriptions that an editor shows.
+//! Doc comments here become descriptions in docs/manifest.schema.json.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ use crate::derive::password::HashScheme;
 /// The version of the manifest's format that this program reads.
 pub(super) const VERSION: u64 = 1;
 
-/// A deaddrop manifest: which secret belongs into which file of which host. It never holds a value.
+/// A deaddrop manifest: which secret belongs into which file of which host. It never contains a value.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a manifest", default, deny_unknown_fields)]
 #[schemars(rename = "deaddrop manifest", extend("required" = ["version"]))]
@@ -30,30 +30,31 @@ pub(super) struct RawManifest {
     /// The version of the format: 1.
     #[schemars(extend("const" = VERSION))]
     pub version: Field<u64>,
-    /// Where values come from, by a name of your choice. `env` and `file` are always there.
+    /// Sources of values, by a name of your choice. `env` and `file` are predeclared.
     #[schemars(extend("propertyNames" = name_schema()))]
     pub sources: Field<Entries<SourceKeys>>,
-    /// What holds for every secret that does not say otherwise.
+    /// Defaults of all secrets.
     pub defaults: Field<RawDefaults>,
-    /// The files to put into place, by a name of your choice. At most 10,000.
+    /// The files to write, by a name of your choice. At most 10,000.
     #[schemars(extend("maxProperties" = super::tree::MAX_SECRETS, "propertyNames" = label_schema()))]
     pub secrets: Field<Entries<RawSecret>>,
     /// The nodes, by name. At most 100,000.
     #[schemars(extend("maxProperties" = super::tree::MAX_HOSTS, "propertyNames" = name_schema()))]
     pub hosts: Field<Entries<RawHost>>,
-    /// Tags whose hosts are rotated one at a time, and not at all any more once one of them has failed: the members of a cluster.
+    /// Tags whose hosts are rotated one at a time, stopping after the first failure among them: the members of a
+    /// cluster.
     pub serial: Field<OneOrMany>,
 }
 
-/// What holds for every secret that does not say otherwise.
+/// Defaults of all secrets.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "`defaults`", default, deny_unknown_fields)]
 #[schemars(rename = "defaults", extend("type" = ["object", "null"]))]
 pub(super) struct RawDefaults {
-    /// Owning user: a number, or a name that the target's own /etc/passwd has.
+    /// Owning user: a number, or a name in the target's own /etc/passwd.
     #[schemars(extend("default" = "root"))]
     pub owner: Field<NameOrNumber>,
-    /// Owning group: a number, or a name that the target's own /etc/group has.
+    /// Owning group: a number, or a name in the target's own /etc/group.
     #[schemars(extend("default" = "root"))]
     pub group: Field<NameOrNumber>,
     /// Permission bits, octal, in quotes.
@@ -64,7 +65,7 @@ pub(super) struct RawDefaults {
     pub settle: Field<u64>,
 }
 
-/// One file to put into place, and the value that goes into it; or, with `absent`, one that must not be there.
+/// One file to write, and its value; or, with `absent`, a file that must not exist.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a secret", default, deny_unknown_fields)]
 #[schemars(rename = "secret", extend(
@@ -74,41 +75,41 @@ pub(super) struct RawDefaults {
     "else" = { "oneOf": one_of_the_values() },
 ))]
 pub(super) struct RawSecret {
-    /// Where the file belongs in the target: an absolute path with no `.`, `..` or `//`.
+    /// The file's path in the target: absolute, without `.`, `..` or `//`.
     #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
     pub path: Field<String>,
-    /// Where the value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
+    /// The origin of the value: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     pub from: Field<RawReference>,
-    /// The file's text, with `{{ secret('SOURCE:ITEM') }}` where a value goes. Instead of `from`.
+    /// The file's text, with `{{ secret('SOURCE:ITEM') }}` in place of a value. Instead of `from`.
     pub template: Field<String>,
     /// A file with such a text; a relative path starts at the manifest's directory. Instead of `from`.
     #[schemars(length(min = 1))]
     pub template_file: Field<String>,
-    /// How the value is written in its source: it is decoded. Only with `from`.
+    /// The encoding of the value in its source; it is decoded. Only with `from`.
     pub encoding: Field<Encoding>,
-    /// What the value must be; what does not fit is refused, and never shown.
+    /// Conditions on the value; a value that does not fulfil them is refused, and never shown.
     pub expect: Field<RawExpect>,
-    /// What the file must parse as. Not together with `hash`.
+    /// The format that the file must have. Not together with `hash`.
     pub format: Field<Format>,
-    /// A key that the target makes for itself, once, and keeps. Instead of `from`.
+    /// A key that is generated for the target once, and kept. Instead of `from`.
     pub generate: Field<RawGenerate>,
-    /// The file must not be there: it is removed. Instead of `from` and of all that says what the file is like.
+    /// The file must not exist: it is removed. Instead of `from` and all keys that describe the file.
     #[schemars(extend("default" = false))]
     pub absent: Field<bool>,
-    /// Write a crypt(3) hash of the value, one line, as `hashedPasswordFile` wants it.
+    /// Write a crypt(3) hash of the value, one line, as `hashedPasswordFile` requires it.
     pub hash: Field<HashScheme>,
-    /// Owning user: a number, or a name that the target's own /etc/passwd has. Default: that of `defaults`, or root.
+    /// Owning user: a number, or a name in the target's own /etc/passwd. Default: that of `defaults`, or root.
     pub owner: Field<NameOrNumber>,
-    /// Owning group: a number, or a name that the target's own /etc/group has. Default: that of `defaults`, or root.
+    /// Owning group: a number, or a name in the target's own /etc/group. Default: that of `defaults`, or root.
     pub group: Field<NameOrNumber>,
     /// Permission bits, octal, in quotes. Default: that of `defaults`, or "0400".
     #[schemars(extend("pattern" = MODE_PATTERN))]
     pub mode: Field<String>,
-    /// Permission bits of the file's directory, octal, in quotes, if it has to be made.
+    /// Permission bits of the file's directory, octal, in quotes, if it is created.
     #[schemars(extend("pattern" = DIRECTORY_MODE_PATTERN))]
     pub directory_mode: Field<String>,
-    /// Who owns the file's directory, if it has to be made: USER or USER:GROUP, names or numbers. Default: root, and below a home
-    /// directory its user.
+    /// Owner of the file's directory, if it is created: USER or USER:GROUP, names or numbers. Default: root, and below
+    /// a home directory its user.
     pub directory_owner: Field<NameOrNumber>,
     /// Write a newline after the value. Not together with `hash`, which ends in one.
     #[schemars(extend("default" = false))]
@@ -118,39 +119,40 @@ pub(super) struct RawSecret {
     pub hosts: Field<Vec<Field<String>>>,
     /// The NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
     pub used_by: Field<OneOrMany>,
-    /// What else it takes than the file, on a running node: for `k3s-token` there is a warning for now.
+    /// What a change needs on a running node besides the file: `k3s-token` gives a warning for now.
     pub kind: Field<SecretKind>,
-    /// Units that are restarted on a running node, once, after all files are in place, if this one changed. One that does not run
-    /// is started.
+    /// Units to restart on a running node, once, after all files are in place, if this one changed. A unit that is not
+    /// running is started.
     pub restart: Field<OneOrMany>,
-    /// Units that are reloaded instead.
+    /// Units to reload instead.
     pub reload: Field<OneOrMany>,
-    /// Units that are restarted only if they run.
+    /// Units to restart only if they are running.
     pub try_restart: Field<OneOrMany>,
-    /// Programs and their arguments, without a shell, that are run on a running node after the units, if this file changed.
+    /// Programs and their arguments, without a shell, to run on a running node after the units, if this file changed.
     pub run_after: Field<Vec<Field<Vec<Field<String>>>>>,
-    /// What must succeed on a running node after that, instead of the units being active for `settle` seconds.
+    /// A command that must succeed on a running node after that, instead of the units being active for `settle`
+    /// seconds.
     pub health: Field<RawHealth>,
     /// How long the units are watched after that, in seconds. Default: that of `defaults`, or 5.
     #[schemars(extend("maximum" = rotation::LONGEST))]
     pub settle: Field<u64>,
-    /// What units and programs say on a running node when this one changed is not shown. Default: it is shown, less the lines that
-    /// hold a value.
+    /// `hide`: the output of units and programs on a running node is not shown when this file changed. Default: it is
+    /// shown, except for lines that contain a value.
     pub output: Field<Output>,
-    /// An empty value is meant.
+    /// True if the value may be empty.
     #[schemars(extend("default" = false))]
     pub allow_empty: Field<bool>,
-    /// A mode that lets everybody on the node read the file is meant.
+    /// True if the mode may allow everybody on the node to read the file.
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
-    /// Refusals that are gone past all the same, by their code, each with the reason: `NX108`.
+    /// Refusals to allow, by their code, each with the reason: `NX108`.
     #[schemars(extend("propertyNames" = { "enum": crate::nixos::ALLOWED }))]
     pub allow: Field<Entries<String>>,
 }
 
 impl RawSecret {
-    /// The keys that say what the file is like, and where their values stand.
-    pub(super) fn of_the_file(&self) -> [(&'static str, Option<NodeId>); 17] {
+    /// The keys that describe the file, with the nodes of their values.
+    pub(super) fn file_keys(&self) -> [(&'static str, Option<NodeId>); 17] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
@@ -173,7 +175,7 @@ impl RawSecret {
     }
 }
 
-/// Where a value comes from: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`, or its long form.
+/// The origin of a value: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`, or its long form.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "a reference")]
 #[schemars(rename = "reference", untagged)]
@@ -181,28 +183,28 @@ pub(super) enum RawReference {
     /// `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     #[serde(rename = "scalar")]
     Short(#[schemars(extend("pattern" = "^[^:]+:[^#]+(#[^#]+)?$"))] String),
-    /// The long form, for names that hold `:` or `#`.
+    /// The long form, for names with `:` or `#`.
     #[serde(rename = "mapping")]
     Long(RawLongReference),
 }
 
-/// A reference in parts, for names that hold `:` or `#`.
+/// A reference in parts, for names with `:` or `#`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a reference", default, deny_unknown_fields)]
 #[schemars(rename = "long-reference", extend("required" = ["source", "item"]))]
 pub(super) struct RawLongReference {
-    /// A name under `sources`, or `env`, or `file`.
+    /// A name under `sources`, `env` or `file`.
     #[schemars(length(min = 1))]
     pub source: Field<String>,
     /// An id, a name or folder/name in a password manager; a variable; a file.
     #[schemars(length(min = 1))]
     pub item: Field<String>,
-    /// Which part of the item. Default: its password.
+    /// A field of the item. Default: its password.
     #[schemars(length(min = 1))]
     pub field: Field<String>,
 }
 
-/// What a value must be: a kind, or several conditions that must all hold.
+/// Conditions on a value: a kind, or several conditions that must all hold.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "`expect`")]
 #[schemars(rename = "expect", untagged)]
@@ -220,13 +222,13 @@ pub(super) enum RawExpect {
 #[serde(rename = "`expect`", default, deny_unknown_fields)]
 #[schemars(rename = "conditions", extend("minProperties" = 1))]
 pub(super) struct RawConditions {
-    /// A regular expression that the whole value matches, in the syntax of Rust's `regex`; classes such as `\\w` are ASCII's.
+    /// A regular expression for the whole value, in the syntax of Rust's `regex`; classes such as `\w` are ASCII.
     #[schemars(length(max = expect::MAX_PATTERN))]
     pub regex: Field<String>,
-    /// The least number of characters.
+    /// The minimum number of characters.
     #[schemars(range(min = 1, max = deaddrop_core::limits::MAX_VALUE))]
     pub min_length: Field<u64>,
-    /// A kind of value that has a form of its own.
+    /// A kind of value with its own form.
     pub kind: Field<expect::ValueKind>,
 }
 
@@ -242,39 +244,39 @@ pub(super) enum OneOrMany {
     Many(Vec<Field<String>>),
 }
 
-/// A node.
+/// A host.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a host", default, deny_unknown_fields)]
 #[schemars(rename = "host", extend("type" = ["object", "null"]))]
 pub(super) struct RawHost {
-    /// How SSH reaches it: `user@address`, `ssh://user@address:port`, or a name from your ssh configuration.
+    /// Its SSH address: `user@address`, `ssh://user@address:port`, or a name from your ssh configuration.
     #[schemars(extend("pattern" = "^[^\\s-]\\S*$"))]
     pub ssh: Field<String>,
     /// Names that select several hosts as `tag:NAME`.
     pub tags: Field<Vec<Field<String>>>,
-    /// How the user that logs in becomes root there. Not needed where that is root.
+    /// How the login user becomes root. Not needed if it is root.
     #[serde(rename = "become")]
     pub becomes: Field<Become>,
-    /// The password that sudo wants: `ask`, or where it comes from. Without it, sudo must not want one.
+    /// The password for sudo: `ask`, or its origin. Without it, sudo must not require one.
     pub become_password: Field<RawBecomePassword>,
     /// Options for ssh's `-o`, such as `Port=2222`.
     pub ssh_options: Field<Vec<Field<String>>>,
 }
 
-/// What tells that a host works with its new files.
+/// A check that a host works with its new files.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "`health`", default, deny_unknown_fields)]
 #[schemars(rename = "health", extend("required" = ["command"]))]
 pub(super) struct RawHealth {
-    /// A program and its arguments, without a shell; it is run until it succeeds.
+    /// A program and its arguments, without a shell; repeated until it succeeds.
     #[schemars(length(min = 1))]
     pub command: Field<Vec<Field<String>>>,
-    /// How long it is tried, in seconds.
+    /// Time limit, in seconds.
     #[schemars(extend("default" = rotation::DEFAULT_TIMEOUT, "minimum" = 1, "maximum" = rotation::LONGEST))]
     pub timeout: Field<u64>,
 }
 
-/// The password that sudo wants: `ask`, or `SOURCE:ITEM`, or the long form of a reference.
+/// The password for sudo: `ask`, `SOURCE:ITEM`, or the long form of a reference.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "a password")]
 #[schemars(rename = "become-password", untagged)]
@@ -282,12 +284,12 @@ pub(super) enum RawBecomePassword {
     /// `ask`: asked for on the terminal, once; or `SOURCE:ITEM`, or `SOURCE:ITEM#FIELD`.
     #[serde(rename = "scalar")]
     Short(#[schemars(extend("pattern" = "^(ask|[^:]+:[^#]+(#[^#]+)?)$"))] String),
-    /// The long form, for names that hold `:` or `#`.
+    /// The long form, for names with `:` or `#`.
     #[serde(rename = "mapping")]
     Long(RawLongReference),
 }
 
-/// The owner of a file as it is written: a number, or a name.
+/// An owner as written: a number, or a name.
 #[derive(Debug)]
 pub(super) enum NameOrNumber {
     Number(u64),
@@ -335,13 +337,13 @@ impl JsonSchema for NameOrNumber {
     }
 }
 
-/// The keys of a secret that say what its file is like, and so have no meaning with `absent: true`.
+/// The keys of a secret that describe its file, and so have no meaning with `absent: true`.
 fn without_a_file() -> serde_json::Value {
-    let keys = RawSecret::default().of_the_file().map(|(key, _)| (key.to_owned(), false.into()));
+    let keys = RawSecret::default().file_keys().map(|(key, _)| (key.to_owned(), false.into()));
     serde_json::json!({ "properties": serde_json::Map::from_iter(keys) })
 }
 
-/// Of these keys, a secret without `absent: true` has exactly one.
+/// The keys of which a secret without `absent: true` has exactly one.
 fn one_of_the_values() -> serde_json::Value {
     ["from", "template", "template_file", "generate"]
         .into_iter()
@@ -349,22 +351,22 @@ fn one_of_the_values() -> serde_json::Value {
         .collect()
 }
 
-/// What `values::file_mode` accepts, world-readable ones included.
+/// The modes that `values::file_mode` accepts, including world-readable ones.
 const MODE_PATTERN: &str = "^0?[0246][04][04]$";
-/// What `values::directory_mode` accepts.
+/// The modes that `values::directory_mode` accepts.
 const DIRECTORY_MODE_PATTERN: &str = "^0?[0-7][0145][0145]$";
 
-/// What a source's, host's or tag's name may be; `values::name` says why.
+/// The names that `values::name` accepts.
 fn name_schema() -> serde_json::Value {
     serde_json::json!({ "pattern": "^[^:#\\x00-\\x1f\\x7f]+$", "maxLength": 255 })
 }
 
-/// What a secret's name may be.
+/// The names that `values::label` accepts.
 fn label_schema() -> serde_json::Value {
     serde_json::json!({ "pattern": "^[^\\x00-\\x1f\\x7f]+$", "maxLength": 255 })
 }
 
-/// The JSON schema (draft 2020-12) of a manifest: pretty, with a final newline. docs/manifest.schema.json is this text.
+/// The JSON schema (draft 2020-12) of a manifest: indented, with a final newline. Equal to docs/manifest.schema.json.
 #[must_use]
 pub fn json_schema() -> String {
     let schema = schemars::schema_for!(RawManifest);

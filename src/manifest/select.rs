@@ -1,20 +1,20 @@
-//! Which secrets a host gets.
+//! Selects the secrets of a host.
 
 use deaddrop_core::near;
 use thiserror::Error;
 
 use super::model::{Host, HostSelector, Manifest, SecretSpec};
 
-/// A host or a secret that was not named, or that is not there. A mistake on the command line: exit code 2.
+/// A host or secret that is missing on the command line, or unknown. Exit code 2.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SelectError {
-    /// Some secrets are for certain hosts only, and none was named.
+    /// No host is named, although some secrets have `hosts`.
     #[error("some secrets are for certain hosts only, and no host was named")]
     HostNeeded {
         /// Every host of the manifest, sorted.
         hosts: Vec<String>,
     },
-    /// A secret's file differs from host to host, and none was named.
+    /// No host is named, although a secret depends on the host.
     #[error("secret `{secret}` differs from host to host (`{{host}}` stands in it), and no host was named")]
     HostNamed {
         /// The first such secret.
@@ -25,9 +25,9 @@ pub enum SelectError {
     /// The manifest has no host of this name.
     #[error("unknown host `{name}`")]
     UnknownHost {
-        /// What was asked for, made fit for a terminal.
+        /// The name that the user gave, safe for a terminal.
         name: String,
-        /// Hosts whose names are like it, nearest first.
+        /// Hosts with similar names, nearest first.
         near: Vec<String>,
         /// Every host of the manifest, sorted.
         hosts: Vec<String>,
@@ -35,27 +35,27 @@ pub enum SelectError {
     /// The manifest has no secret of this name.
     #[error("unknown secret `{name}`")]
     UnknownSecret {
-        /// What was asked for, made fit for a terminal.
+        /// The name that the user gave, safe for a terminal.
         name: String,
-        /// Secrets whose names are like it, nearest first.
+        /// Secrets with similar names, nearest first.
         near: Vec<String>,
-        /// Every secret that the run could have, in the file's order.
+        /// Every secret of the run, in the file's order.
         secrets: Vec<String>,
     },
-    /// The secret that was asked for is for other hosts only.
+    /// The named secret is only for other hosts.
     #[error("secret `{secret}` is not for host `{host}`")]
     NotForHost {
         /// The secret's name.
         secret: String,
-        /// The host that was named.
+        /// The named host.
         host: String,
-        /// What the secret's `hosts` says.
+        /// The secret's `hosts`.
         wanted: Vec<String>,
     },
 }
 
 impl SelectError {
-    /// What to do.
+    /// The hint for the user.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -92,18 +92,18 @@ fn there_are(hosts: &[String]) -> String {
 }
 
 impl Manifest {
-    /// True for a source that is declared, and for `env` and `file`.
+    /// True for a declared source, and for `env` and `file`.
     #[must_use]
     pub fn has_source(&self, name: &str) -> bool {
         self.sources.contains_key(name) || super::check::BUILT_IN.contains(&name)
     }
 
-    /// The secrets of a run, in the file's order: those of `host` (without `hosts`, or naming it or one of its tags), and of
-    /// these only the ones that `only` names, if it names any. Without a host: all of them, provided that none of those has
-    /// `hosts`, or the host's name in it.
+    /// The secrets of a run, in the file's order: those for `host` (without `hosts`, or with `hosts` that include it),
+    /// restricted to the ones in `only` if it is not empty. With no host: all secrets, if none of them has `hosts` or
+    /// depends on the host.
     ///
     /// # Errors
-    /// A host is needed, or is not in the manifest; a named secret is not there, or not for that host.
+    /// A host is required but not named, or is unknown; a secret in `only` is unknown, or not for that host.
     pub fn select(&self, host: Option<&str>, only: &[String]) -> Result<Vec<&SecretSpec>, SelectError> {
         let all = || self.hosts.keys().cloned().collect::<Vec<String>>();
         let mut secrets = self.named(only)?;
@@ -125,17 +125,17 @@ impl Manifest {
             });
         };
         if let Some(other) = secrets.iter().find(|secret| !only.is_empty() && !secret.is_for(name, host)) {
-            let wanted = other.hosts.iter().map(written).collect();
+            let wanted = other.hosts.iter().map(selector_text).collect();
             return Err(SelectError::NotForHost { secret: other.name.clone(), host: name.to_owned(), wanted });
         }
         secrets.retain(|secret| secret.is_for(name, host));
         Ok(secrets)
     }
 
-    /// The secrets that `only` names, in the file's order; all of them if it names none.
+    /// The secrets in `only`, in the file's order; all if it is empty.
     ///
     /// # Errors
-    /// A named secret is not in the manifest.
+    /// A secret in `only` is not in the manifest.
     pub fn named(&self, only: &[String]) -> Result<Vec<&SecretSpec>, SelectError> {
         let names = || self.secrets.iter().map(|secret| secret.name.as_str());
         if let Some(unknown) = only.iter().find(|wanted| !names().any(|name| name == *wanted)) {
@@ -149,8 +149,8 @@ impl Manifest {
     }
 }
 
-/// As it stands in the manifest.
-fn written(selector: &HostSelector) -> String {
+/// The selector as selector_text in the manifest.
+fn selector_text(selector: &HostSelector) -> String {
     match selector {
         HostSelector::Host(name) => name.clone(),
         HostSelector::Tag(tag) => format!("tag:{tag}"),
@@ -158,7 +158,7 @@ fn written(selector: &HostSelector) -> String {
 }
 
 impl SecretSpec {
-    /// True when the host `name` of the manifest gets it.
+    /// True if the host called `name` gets this secret.
     #[must_use]
     pub fn is_for(&self, name: &str, host: &Host) -> bool {
         self.hosts.is_empty()

@@ -7,7 +7,7 @@ use super::check::Checker;
 use super::schema::OneOrMany;
 
 impl Checker<'_, '_> {
-    /// The tags, each once, in the file's order. What is wrong is reported.
+    /// The tags, each once, in the file's order. Unknown ones are reported.
     pub(super) fn serial(&self, field: Field<OneOrMany>) -> Vec<String> {
         let texts = match field {
             Field::Missing | Field::Bad => Vec::new(),
@@ -30,7 +30,7 @@ impl Checker<'_, '_> {
         if let Some(tag) = text.strip_prefix("tag:") {
             let hint = format!("write `{tag}`: nothing but tags stands here");
             self.push(self.mark(id), "`serial` names tags without `tag:`", Some(hint));
-        } else if self.tags_are_whole {
+        } else if self.tags_are_complete {
             let hint = self.unknown_selector_hint("tag", text, &self.tags);
             self.push(self.mark(id), format!("unknown tag {}", quoted(text)), hint);
         }

@@ -1,4 +1,4 @@
-//! From the decoded keys of `sources` to their specs. What each kind's keys mean is beside that kind, in deaddrop-vault.
+//! Turns the decoded keys of `sources` into specs. The checks of each kind's keys are in deaddrop-vault.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Report for Checker<'_, '_> {
 }
 
 impl Checker<'_, '_> {
-    /// Itself, as the checks of keys elsewhere know it.
+    /// The checker as the trait that the vault crate's checks report to.
     pub(super) fn keys(&self) -> &dyn Report {
         self
     }
@@ -56,7 +56,7 @@ impl Checker<'_, '_> {
     fn source(&self, entry: Entry<SourceKeys>) -> Option<(String, SourceSpec)> {
         self.accept(entry.key, values::name(&entry.name, "a source"));
         let (id, keys) = entry.value.good()?;
-        // These two are there without being declared.
+        // These two names are predeclared, with fixed kinds.
         if matches!(entry.name.as_str(), "env" | "file") && keys.kind() != entry.name {
             let message = format!("{} always is a source of type `{}`", quoted(&entry.name), entry.name);
             self.push(self.mark(entry.key), message, Some("give this source another name".to_owned()));

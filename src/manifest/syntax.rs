@@ -1,24 +1,24 @@
-//! Text that is not YAML: the parser's errors in our words.
+//! Syntax errors of YAML: the parser's errors with our messages.
 
 use granit_parser::{ErrorKind, ScanError};
 
 use super::problem::{Mark, Problems};
 use super::veil;
 
-/// Tells what the parser could not read.
+/// Reports a syntax error.
 pub(super) fn report(text: &str, error: &ScanError, problems: &mut Problems) {
     let marker = error.marker();
     let byte = marker.byte_offset().unwrap_or(0);
     let mark = Mark::at(byte, marker.line(), marker.col().saturating_add(1));
-    let (message, hint) = explained(error.kind());
+    let (message, hint) = message_and_hint(error.kind());
     if let Some(mark) = veil::guess(text, byte) {
         problems.veil(mark);
     }
     problems.push(mark, message, hint.map(str::to_owned));
 }
 
-/// A syntax error in words, with a hint for what people do most.
-fn explained(kind: &ErrorKind) -> (String, Option<&'static str>) {
+/// The message for a syntax error, with a hint for the most frequent mistakes.
+fn message_and_hint(kind: &ErrorKind) -> (String, Option<&'static str>) {
     match kind {
         ErrorKind::MappingValueNotAllowed => (
             "a second `: ` in one value".into(),

@@ -1,5 +1,6 @@
-//! Templates of a manifest: read, checked, and what their `secret('…')` refer to. What is wrong is told at its place in the
-//! manifest, or in the template's own file; of a line only what stands in tags is shown, since the rest is a file's text.
+//! Templates of a manifest: reads and checks them, and resolves their `secret('…')`. A problem is reported at its
+//! place in the manifest, or in the template's own file. Of such a line only the tags are shown, because the rest is
+//! the file's text.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,20 +15,20 @@ use super::excerpt::{self, Excerpt};
 use super::model::TemplateSpec;
 use super::problem::{Elsewhere, Mark, clamp};
 use super::{read, values};
-use crate::derive::template::{self, Broken, Fault, Mention, Template};
+use crate::derive::template::{self, Fault, Mention, Template, TemplateErrors};
 
-/// All templates of a manifest together, in bytes.
+/// Maximum total length of all templates, in bytes.
 const MAX_TOTAL: usize = 16 << 20;
 
-/// The most faults in templates: after them, no more are read.
+/// Maximum number of faults in templates, after which no more are read.
 const MAX_FAULTS: usize = 1000;
-/// With more parts of a line to hide than these, all of the template is hidden.
+/// Maximum number of parts of a line that are hidden separately; above it, the whole template is hidden.
 const MAX_HIDDEN: usize = 50;
 
-/// A template, and what each of its mentions refers to.
+/// A template, and the reference of each of its mentions.
 type Resolved = (Arc<Template>, Vec<(String, Reference)>);
 
-/// Templates that were read: files are read once, however many secrets use them.
+/// Templates read so far: each file is read once.
 #[derive(Default)]
 pub(super) struct Templates {
     files: HashMap<PathBuf, Option<Resolved>>,
@@ -35,7 +36,7 @@ pub(super) struct Templates {
     faults: usize,
 }
 
-/// Where a template stands: what turns a part of it into a place.
+/// The location of a template, which maps a part of it to a place.
 #[derive(Clone, Copy)]
 enum Home<'h> {
     Manifest,
@@ -49,7 +50,7 @@ impl Checker<'_, '_> {
         Some(TemplateSpec { file: None, template, references })
     }
 
-    /// Checks `template_file`, and what is in it.
+    /// Checks `template_file`, and its content.
     pub(super) fn template_file(&self, id: NodeId, name: &str) -> Option<TemplateSpec> {
         self.accept(id, keys::text(name, "`template_file`"))?;
         let path = self.directory.join(name);
@@ -70,11 +71,11 @@ impl Checker<'_, '_> {
         const MANIFEST: &str = "a relative path starts at the manifest's directory";
         let bytes = match read::bytes(path, template::MAX_BYTES, "a template") {
             Ok(bytes) => bytes,
-            Err(read::Refused::Missing) => {
+            Err(read::ReadError::Missing) => {
                 self.push(self.mark(id), "there is no such file", Some(MANIFEST.to_owned()));
                 return None;
             }
-            Err(read::Refused::Other(message)) => {
+            Err(read::ReadError::Other(message)) => {
                 self.push(self.mark(id), format!("the template {message}"), None);
                 return None;
             }
@@ -88,7 +89,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Reads a template, and resolves what it refers to.
+    /// Parses a template, and resolves its references.
     fn read_template(&self, id: NodeId, text: &str, home: Home<'_>) -> Option<Resolved> {
         let (total, faults) = {
             let mut templates = self.templates.borrow_mut();
@@ -107,7 +108,7 @@ impl Checker<'_, '_> {
                 let mentions = template.mentions().to_vec();
                 (Some(template), mentions)
             }
-            Err(Broken { faults, mentions }) => {
+            Err(TemplateErrors { faults, mentions }) => {
                 faults.into_iter().for_each(|fault| self.report(id, text, home, fault));
                 (None, mentions)
             }
@@ -115,10 +116,10 @@ impl Checker<'_, '_> {
         let mut references = Vec::new();
         let mut good = true;
         for Mention { text: literal, inside, .. } in mentions {
-            match self.mentioned(&literal) {
+            match self.mentioned_reference(&literal) {
                 Ok(reference) => references.push((literal, reference)),
                 Err(refusal) => {
-                    // The part of the literal, if it stands there without escapes.
+                    // The part of the literal, if it is written without escapes.
                     let part = refusal.part.filter(|_| text.get(inside.clone()) == Some(literal.as_str()));
                     let part = part.map_or(inside.clone(), |part| {
                         inside.start.saturating_add(part.start)..inside.start.saturating_add(part.end)
@@ -132,19 +133,19 @@ impl Checker<'_, '_> {
         template.filter(|_| good).map(|template| (Arc::new(template), references))
     }
 
-    /// The reference that a `secret('…')` names.
-    fn mentioned(&self, text: &str) -> Result<Reference, Refusal> {
+    /// The reference of a `secret('…')`.
+    fn mentioned_reference(&self, text: &str) -> Result<Reference, Refusal> {
         let parts = values::reference(text)?;
         let reference = Reference {
             source: text[parts.source.clone()].to_owned(),
             item: text[parts.item.clone()].to_owned(),
             field: parts.field.clone().map(|field| text[field].to_owned()),
         };
-        self.judge(&reference).map_err(|(wrong, refusal)| {
+        self.check_reference(&reference).map_err(|(wrong, refusal)| {
             let part = match wrong {
-                super::refer::Wrong::Source => parts.source,
-                super::refer::Wrong::Item => parts.item,
-                super::refer::Wrong::Field => parts.field.unwrap_or(parts.item),
+                super::refer::ReferencePart::Source => parts.source,
+                super::refer::ReferencePart::Item => parts.item,
+                super::refer::ReferencePart::Field => parts.field.unwrap_or(parts.item),
             };
             Refusal { part: Some(part), ..refusal }
         })?;
@@ -183,14 +184,14 @@ impl Checker<'_, '_> {
                 let mark = place(text, &fault.part);
                 let hidden: Vec<(usize, usize)> = hidden.into_iter().map(|part| (part.start, part.end)).collect();
                 let line: Excerpt = excerpt::cut(text, mark, &hidden);
-                let elsewhere = Elsewhere { file: self.beside(file), mark, line };
+                let elsewhere = Elsewhere { file: self.next_to_manifest(file), mark, line };
                 self.context.problems.borrow_mut().push_elsewhere(self.mark(id), elsewhere, fault.message, hint);
             }
         }
     }
 
-    /// A file as a person finds it from where deaddrop was started: as the manifest was named, so is the file.
-    fn beside(&self, name: &str) -> String {
+    /// The file relative to the current directory: it is in the directory of the manifest, as the user named that.
+    fn next_to_manifest(&self, name: &str) -> String {
         match self.directory.as_path() {
             directory if directory == Path::new(".") => name.to_owned(),
             directory => directory.join(name).display().to_string(),
@@ -198,7 +199,7 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Where a part of a text begins, and how far it goes on its line.
+/// The start of a part of a text, and its length on that line.
 fn place(text: &str, part: &Range<usize>) -> Mark {
     let before = text.get(..part.start).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));

@@ -1,5 +1,5 @@
-//! YAML text as a tree of nodes that know where they stand. Bounded in size and depth; knows nothing of the schema but
-//! the two sections whose length has a limit.
+//! Parses YAML into a tree of nodes with their places, bounded in size and depth. Independent of the schema, except for
+//! the two sections whose length is limited.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,19 +11,19 @@ use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::problem::{Mark, Problems, clamp, wide};
 use super::scalar::{Meaning, meaning};
-use super::{place, syntax};
+use super::{position, syntax};
 
-/// The most nodes (keys, values, lists, mappings) in a manifest. 10,000 secrets and 100,000 hosts with every key need
-/// about half of it.
+/// Maximum number of nodes (keys, values, lists, mappings) of a manifest. 10,000 secrets and 100,000 hosts with every
+/// key need about half of it.
 pub(super) const MAX_NODES: usize = 2_000_000;
-/// The deepest nesting, for lists and mappings each. The schema needs 4.
+/// Maximum nesting depth, of lists and of mappings. The schema needs 4.
 const MAX_DEPTH: usize = 32;
-/// The most secrets.
+/// Maximum number of secrets.
 pub(super) const MAX_SECRETS: usize = 10_000;
-/// The most hosts.
+/// Maximum number of hosts.
 pub(super) const MAX_HOSTS: usize = 100_000;
 
-/// How many entries a top-level section may have.
+/// The maximum number of entries of a top-level section, if it has one.
 pub(super) fn section_limit(section: &str) -> Option<(usize, &'static str)> {
     match section {
         "secrets" => Some((MAX_SECRETS, "over 10,000 secrets, the limit of a manifest")),
@@ -32,17 +32,17 @@ pub(super) fn section_limit(section: &str) -> Option<(usize, &'static str)> {
     }
 }
 
-/// A value or key, and where it stands.
+/// A value or key, and its place.
 #[derive(Debug)]
 pub(super) struct Node<'t> {
     pub mark: Mark,
     pub kind: NodeKind<'t>,
 }
 
-/// What a node is.
+/// The content of a node.
 #[derive(Debug)]
 pub(super) enum NodeKind<'t> {
-    /// Text; `plain` when it has neither quotes nor a block style, so that YAML may see a number or `true` in it.
+    /// A text; `plain` if it has neither quotes nor a block style, so that it may be a number or a boolean.
     Scalar {
         text: Cow<'t, str>,
         plain: bool,
@@ -50,11 +50,11 @@ pub(super) enum NodeKind<'t> {
     Sequence(Vec<NodeId>),
     /// Keys and values in the file's order, duplicates included.
     Mapping(Vec<(NodeId, NodeId)>),
-    /// `*name`. Its target is complete and comes before it, so chains end.
+    /// `*name`. The target is complete and has a smaller index, so chains end.
     Alias(NodeId),
 }
 
-/// A document.
+/// A parsed document.
 #[derive(Debug)]
 pub(super) struct Tree<'t> {
     source: &'t str,
@@ -63,7 +63,7 @@ pub(super) struct Tree<'t> {
 }
 
 impl<'t> Tree<'t> {
-    /// Reads one document. What is wrong goes to `problems`; `None` when there is no tree to go on with.
+    /// Parses one document. Reports problems; `None` if there is no usable tree.
     pub(super) fn parse(text: &'t str, problems: &mut Problems) -> Option<Self> {
         let mut builder = Builder { nodes: Vec::new(), open: Vec::new(), anchors: HashMap::new(), root: None };
         let options = granit_parser::options! { block_nesting_limit: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH };
@@ -99,7 +99,7 @@ impl<'t> Tree<'t> {
         })
     }
 
-    /// True for a document with nothing but comments in it.
+    /// True for a document with only comments.
     fn is_empty(&self) -> bool {
         match &self.get(self.root).kind {
             NodeKind::Scalar { text, plain } => meaning(text, *plain) == Meaning::Null,
@@ -107,32 +107,32 @@ impl<'t> Tree<'t> {
         }
     }
 
-    /// The whole document.
+    /// The root node.
     pub(super) fn root(&self) -> NodeId {
         self.root
     }
 
-    /// A node as it stands in the file; an alias is an alias.
+    /// The node itself; an alias is not followed.
     pub(super) fn get(&self, id: NodeId) -> &Node<'t> {
-        // OK to index: ids are made by `Builder::add` for nodes of this tree, and `NodeId::new` only brings them back.
+        // OK to index: ids come from `Builder::add` for this tree, also those that pass through `NodeId::new`.
         &self.nodes[id.index()]
     }
 
-    /// A node's content, through aliases.
+    /// The node with its content; aliases are followed.
     pub(super) fn resolve(&self, mut id: NodeId) -> &Node<'t> {
-        // Ends: an alias' target has a smaller index.
+        // Ends, because an alias' target has a smaller index.
         while let NodeKind::Alias(target) = self.get(id).kind {
             id = target;
         }
         self.get(id)
     }
 
-    /// Where a node stands; an alias, not its target.
+    /// The place of a node; of an alias, not of its target.
     pub(super) fn mark(&self, id: NodeId) -> Mark {
         self.get(id).mark
     }
 
-    /// The text of a scalar, through aliases.
+    /// The text of a scalar; aliases are followed.
     pub(super) fn text(&self, id: NodeId) -> Option<&str> {
         match &self.resolve(id).kind {
             NodeKind::Scalar { text, .. } => Some(text),
@@ -150,19 +150,19 @@ impl<'t> Tree<'t> {
         }
     }
 
-    /// Where a part of a scalar's text stands: `part` is a byte range of the text. The whole scalar where that cannot
-    /// be told, as with a text that is folded from several lines.
+    /// The place of the byte range `part` of a scalar's text. The whole scalar if it is unknown, as for a text folded
+    /// from several lines.
     pub(super) fn part(&self, id: NodeId, part: Range<usize>) -> Mark {
         let whole = self.mark(id);
         self.exact_part(id, part).unwrap_or(whole)
     }
 
-    /// The same; `None` where it cannot be told.
+    /// The same; `None` if it is unknown.
     pub(super) fn exact_part(&self, id: NodeId, part: Range<usize>) -> Option<Mark> {
         let Node { mark, kind: NodeKind::Scalar { text, .. } } = self.get(id) else { return None };
         let (first, end) = mark.bytes();
         let raw = self.source.get(first..end)?;
-        let at = |byte| place::in_source(raw, text, byte).map(|byte| first.saturating_add(byte));
+        let at = |byte| position::in_source(raw, text, byte).map(|byte| first.saturating_add(byte));
         let start = at(part.start)?;
         let before = self.source.get(first..start)?;
         let line = wide(mark.line).saturating_add(before.matches('\n').count());
@@ -171,25 +171,25 @@ impl<'t> Tree<'t> {
             None => wide(mark.column).saturating_add(before.chars().count()),
         };
         let mut mark = Mark::at(start, line, column);
-        // What goes on to the next line is marked to the end of this one.
+        // A part that continues on the next line is marked up to the end of this one.
         mark.end = clamp(at(part.end).filter(|end| *end >= start).unwrap_or(start));
         Some(mark)
     }
 
-    /// Every node, in the order of their starts.
+    /// All nodes, in the order of their starts.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node<'t>> {
         self.nodes.iter()
     }
 }
 
-/// A problem after which there is no tree.
+/// A problem that leaves no usable tree.
 struct Fatal {
     mark: Mark,
     message: &'static str,
     hint: Option<&'static str>,
 }
 
-/// A list or mapping whose end has not come yet.
+/// A list or mapping whose end has not been reached.
 struct Open {
     id: NodeId,
     anchor: usize,
@@ -221,7 +221,7 @@ impl<'t> Builder<'t> {
             Event::Scalar(text, style, anchor, tag) => {
                 refuse_tag(tag.as_deref(), span, problems);
                 let plain = style == ScalarStyle::Plain;
-                // The parser gives `~` for a value that is not there.
+                // The parser returns `~` for an absent value.
                 let text = if mark.start == mark.end && plain { Cow::Borrowed("") } else { text };
                 let id = self.add(mark, NodeKind::Scalar { text, plain })?;
                 self.close(id, anchor)
@@ -281,7 +281,7 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// Puts a complete node where it belongs: into the innermost open list or mapping, or at the root.
+    /// Adds a complete node to its parent: the innermost open list or mapping, or the root.
     fn close(&mut self, id: NodeId, anchor: usize) -> Result<(), Fatal> {
         if anchor > 0 {
             self.anchors.insert(anchor, id);
@@ -306,7 +306,7 @@ impl<'t> Builder<'t> {
     }
 }
 
-/// `!!str`, `!include`, …: the schema says what a value is, and nothing is included.
+/// Refuses tags (`!!str`, `!include`, …): the schema determines types, and nothing is included.
 fn refuse_tag(tag: Option<&Tag>, span: &Span, problems: &mut Problems) {
     if tag.is_some() {
         let mark = span.tag_span().map_or_else(|| mark(span), |span| mark(&span));
@@ -314,7 +314,7 @@ fn refuse_tag(tag: Option<&Tag>, span: &Span, problems: &mut Problems) {
     }
 }
 
-/// A parser's span. Its columns count from 0.
+/// The place of a parser's span, whose columns count from 0.
 fn mark(span: &Span) -> Mark {
     let start = span.start.byte_offset().unwrap_or(0);
     let mut mark = Mark::at(start, span.start.line(), span.start.col().saturating_add(1));
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn two_million_nodes_are_read_and_one_more_is_refused() {
-        // The list itself is a node as well.
+        // The list itself is a node too.
         for (count, fits) in [(MAX_NODES - 1, true), (MAX_NODES, false)] {
             let complaints = complaints(&format!("[{}]", "a,".repeat(count)));
             assert_eq!(complaints.is_empty(), fits, "{complaints:?}");

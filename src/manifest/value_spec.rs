@@ -1,4 +1,5 @@
-//! What a secret's file holds: exactly one of the keys that say so, and what the value must be.
+//! The keys of a secret that determine its file's content, of which exactly one is required, and the conditions on the
+//! value.
 
 use deaddrop_core::keys::{Field, NodeId, refusal};
 use deaddrop_core::limits::MAX_VALUE;
@@ -11,7 +12,7 @@ use super::problem::Mark;
 use super::schema::{RawConditions, RawExpect, RawReference, RawSecret};
 use crate::derive::expect::{Expect, Pattern};
 
-/// The keys of a secret of which exactly one stands.
+/// The keys of which a secret has exactly one.
 pub(super) struct ValueKeys {
     pub from: Field<RawReference>,
     pub template: Field<String>,
@@ -21,8 +22,9 @@ pub(super) struct ValueKeys {
 }
 
 impl ValueKeys {
-    /// Those that stand for a file that is to be there: their names, and where their values stand (not where one is wrong).
-    fn given(&self) -> Vec<(&'static str, Option<NodeId>)> {
+    /// The names of the present keys that describe an existing file, with the nodes of their values (`None` if the
+    /// value is wrong).
+    fn present(&self) -> Vec<(&'static str, Option<NodeId>)> {
         let keys = [
             ("from", self.from.is_missing(), self.from.place()),
             ("template", self.template.is_missing(), self.template.place()),
@@ -34,23 +36,25 @@ impl ValueKeys {
 }
 
 impl Checker<'_, '_> {
-    /// Checks these keys of the secret `name`, whose own key stands at `key`. That none stands with `absent: true` is checked
+    /// Checks these keys of the secret `name`, whose own key is at `key`. Their absence with `absent: true` is checked
     /// elsewhere.
     pub(super) fn value_spec(&self, keys: ValueKeys, key: Mark, name: &str) -> Option<ValueSpec> {
         match keys.absent {
             Field::Good(_, true) => {
-                // It is one too many, and what is wrong with it is told all the same.
+                // The key is one too many, but its own problems are reported too.
                 keys.from.good().and_then(|(id, from)| self.reference(id, from));
                 return Some(ValueSpec::Absent);
             }
-            // Reported, and may have been meant to be true.
+            // Reported, and possibly intended as true.
             Field::Bad => return None,
             Field::Good(_, false) | Field::Missing => {}
         }
-        match keys.given().as_slice() {
+        match keys.present().as_slice() {
             [] => {
-                let hint = "say where the value comes from, such as `from: SOURCE:ITEM`, or what is made of values, with \
-                            `template`, or `generate: KIND` to have a key made; or `absent: true` to have the file removed";
+                let hint = "say where the value comes from, such as `from: SOURCE:ITEM`, or what is made of values, \
+                with \
+                            `template`, or `generate: KIND` to have a key made; or `absent: true` to have the file \
+                            removed";
                 self.push(key, format!("secret {} has no `from`", quoted(name)), Some(hint.to_owned()));
                 return None;
             }
@@ -77,7 +81,7 @@ impl Checker<'_, '_> {
         self.template_file(id, &file).map(ValueSpec::Template)
     }
 
-    /// Reports keys that have no meaning beside others of the same secret.
+    /// Reports keys that have no meaning together.
     pub(super) fn combinations(&self, raw: &RawSecret) {
         let template = match (&raw.template, &raw.template_file) {
             (Field::Missing, Field::Missing) => None,
@@ -142,10 +146,10 @@ impl Checker<'_, '_> {
             Field::Missing => Some(None),
             Field::Bad => None,
             Field::Good(id, least) => {
-                let judged = usize::try_from(least).ok().filter(|least| (1..=MAX_VALUE).contains(least)).map(Some);
+                let checked = usize::try_from(least).ok().filter(|least| (1..=MAX_VALUE).contains(least)).map(Some);
                 self.accept(
                     id,
-                    judged.ok_or_else(|| {
+                    checked.ok_or_else(|| {
                         refusal("`min_length` is a number from 1 to 16777216", "0 asks for nothing: remove it")
                     }),
                 )

@@ -1,5 +1,5 @@
-//! Single values of a manifest: modes, owners, names, references. Each function judges one text, and knows neither
-//! where it stands nor what other keys say.
+//! Checks of single values: modes, owners, names, references. Each function checks one text, independent of its place
+//! and of other keys.
 
 use std::ops::Range;
 
@@ -10,14 +10,15 @@ use super::model::{DirectoryOwner, Owner};
 use super::schema::NameOrNumber;
 use crate::nixos::ALLOWED;
 
-/// The highest uid and gid. The one above, 2^32 - 1, means "leave it" in chown(2).
+/// Maximum uid and gid. 2^32 - 1 means "unchanged" in chown(2).
 pub(super) const MAX_ID: u32 = u32::MAX - 1;
-/// What a user's or group's name may be, as useradd(8) has it, with the upper case and dots that systems in fact use.
+/// Valid names of users and groups: those of useradd(8), and the upper case and dots that exist in practice.
 pub(super) const USER_PATTERN: &str = "^[A-Za-z_][A-Za-z0-9_.-]*[$]?$";
-/// The longest name of a source, host, tag, secret, user or group, in bytes.
+/// Maximum length of the name of a source, host, tag, secret, user or group, in bytes.
 const MAX_NAME: usize = 255;
-/// `mode`: no set-id and sticky bits, no execute bits, no write by group and others. Reading by others is the caller's
-/// question.
+
+/// Checks `mode`: no set-id or sticky bits, no execute bits, no write permission for group and others. The caller
+/// checks whether others may read.
 pub(super) fn file_mode(text: &str) -> Result<u32, Refusal> {
     const HINT: &str = "a secret is \"0400\", or \"0440\" for a group as well";
     let mode = octal(text, "0400")?;
@@ -30,7 +31,7 @@ pub(super) fn file_mode(text: &str) -> Result<u32, Refusal> {
     Ok(mode)
 }
 
-/// `directory_mode`: no set-id and sticky bits, no write by group and others.
+/// Checks `directory_mode`: no set-id or sticky bits, no write permission for group and others.
 pub(super) fn directory_mode(text: &str) -> Result<u32, Refusal> {
     let mode = octal(text, "0700")?;
     if mode & 0o022 != 0 {
@@ -40,7 +41,7 @@ pub(super) fn directory_mode(text: &str) -> Result<u32, Refusal> {
     Ok(mode)
 }
 
-/// Three octal digits, or four of which the first is 0.
+/// Three octal digits, or four with a leading 0.
 fn octal(text: &str, example: &str) -> Result<u32, Refusal> {
     let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     let mode = match text.len() {
@@ -60,7 +61,7 @@ fn octal(text: &str, example: &str) -> Result<u32, Refusal> {
     }
 }
 
-/// `owner` and `group`.
+/// Checks `owner` and `group`.
 pub(super) fn owner(value: NameOrNumber) -> Result<Owner, Refusal> {
     match value {
         NameOrNumber::Number(number) => match u32::try_from(number) {
@@ -85,7 +86,7 @@ pub(super) fn owner(value: NameOrNumber) -> Result<Owner, Refusal> {
     }
 }
 
-/// `directory_owner`: USER or USER:GROUP, in which digits are a number.
+/// Checks `directory_owner`: USER or USER:GROUP, where digits are a number.
 pub(super) fn directory_owner(value: NameOrNumber) -> Result<DirectoryOwner, Refusal> {
     let part = |text: &str| match text.parse() {
         Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => owner(NameOrNumber::Number(number)),
@@ -100,7 +101,7 @@ pub(super) fn directory_owner(value: NameOrNumber) -> Result<DirectoryOwner, Ref
     }
 }
 
-/// `allow`: why a refusal of this code is gone past.
+/// Checks an entry of `allow`: the code, and the reason.
 pub(super) fn allowed(code: &str, reason: &str) -> Result<(), Refusal> {
     if !ALLOWED.contains(&code) {
         let there_are = format!("there are: {}", ALLOWED.join(", "));
@@ -109,7 +110,7 @@ pub(super) fn allowed(code: &str, reason: &str) -> Result<(), Refusal> {
     keys::text(reason, "the reason")
 }
 
-/// The name of a source, host or tag: something that can be written in a reference or behind `tag:`.
+/// Checks the name of a source, host or tag: it must be usable in a reference, and after `tag:`.
 pub(super) fn name(text: &str, of: &str) -> Result<(), Refusal> {
     label(text, of)?;
     if let Some(bad) = text.chars().find(|character| matches!(character, ':' | '#')) {
@@ -119,7 +120,7 @@ pub(super) fn name(text: &str, of: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The name of a secret: fit for a line of output.
+/// Checks the name of a secret: it must fit on a line of output.
 pub(super) fn label(text: &str, of: &str) -> Result<(), Refusal> {
     if text.trim().is_empty() {
         return Err(plain(format!("{of} needs a name")));
@@ -136,7 +137,7 @@ pub(super) fn label(text: &str, of: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// `ssh`: one word that ssh(1) cannot take for an option.
+/// Checks `ssh`: one word that ssh(1) does not take as an option.
 pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     const HINT: &str = "`user@address`, `ssh://user@address:port`, or a name from your ssh configuration";
     keys::text(address, "`ssh`")?;
@@ -144,7 +145,8 @@ pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     if address.starts_with('-') || address.contains(char::is_whitespace) {
         return refuse("");
     }
-    // ssh puts users and hosts into commands of its configuration (ProxyCommand, Match exec); releases before 9.6 quoted nothing.
+    // ssh inserts users and hosts into commands of its configuration (ProxyCommand, Match exec); before release 9.6
+    // without quoting.
     if let Some(bad) = address.chars().find(|character| "'`\"$&;<>|(){}!*?\\".contains(*character)) {
         return refuse(&format!(": it holds `{bad}`"));
     }
@@ -168,7 +170,7 @@ pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     }
 }
 
-/// One of `ssh_options`: what ssh's `-o` takes, `Name=value` or `Name value`.
+/// Checks one of `ssh_options`: an argument of ssh's `-o`, `Name=value` or `Name value`.
 pub(super) fn ssh_option(option: &str) -> Result<(), Refusal> {
     keys::text(option, "an option")?;
     let end = option.find(|character: char| !character.is_ascii_alphanumeric()).unwrap_or(option.len());
@@ -187,18 +189,19 @@ pub(super) fn ssh_option(option: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What makes ssh take a host by something else than known_hosts: a program, a record in DNS, Kerberos, a connection that somebody has
+/// Options that make ssh accept a host by other means than known_hosts: a program, a DNS record, Kerberos, a connection
+/// that another process opened.
 /// opened before.
 const OTHER_WAYS: [&str; 5] =
     ["KnownHostsCommand", "VerifyHostKeyDNS", "GSSAPIKeyExchange", "GSSAPITrustDns", "ControlPath"];
 
-/// The suffixes of a unit's name, systemd.unit(5).
+/// The suffixes of unit names (systemd.unit(5)).
 const UNIT_TYPES: [&str; 11] =
     ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
-/// The longest unit name, in bytes; `UNIT_NAME_MAX` of systemd is 256 with the NUL.
+/// Maximum length of a unit name, in bytes; systemd's `UNIT_NAME_MAX` is 256 including the NUL.
 const MAX_UNIT: usize = 255;
 
-/// A unit's name, whole: `k3s` is `k3s.service`, as for systemctl(1).
+/// The full name of a unit: `k3s` becomes `k3s.service`, as for systemctl(1).
 pub(super) fn unit(name: String) -> Result<String, Refusal> {
     const HINT: &str = "a whole name, such as `k3s.service`; patterns have no meaning here";
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);

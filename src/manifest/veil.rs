@@ -1,4 +1,4 @@
-//! Keeps values off the screen. A manifest never holds one, but people try; an error must not repeat it.
+//! Keeps values out of error messages. A manifest should contain none, but users make mistakes.
 
 use deaddrop_core::keys::NodeId;
 use deaddrop_core::near;
@@ -6,7 +6,7 @@ use deaddrop_core::near;
 use super::problem::{Mark, Problems};
 use super::tree::{NodeKind, Tree};
 
-/// Words in a key that say that its value is a secret.
+/// Words in a key that suggest that its value is a secret.
 const WORDS: &[&str] = &[
     "value",
     "values",
@@ -41,9 +41,9 @@ const WORDS: &[&str] = &[
     "auth",
 ];
 
-/// True when a key of this name is likely to hold a value: one of its words is, or nearly is, such a word.
+/// True if the value of this key may be a secret: one of the key's words is in the list, or is similar to one.
 pub(super) fn is_value_like(key: &str) -> bool {
-    // Split at everything but letters, and between `apiKey`'s small and large letter.
+    // Split at all other characters, and before an upper-case letter (`apiKey`).
     let mut words = vec![String::new()];
     let mut was_lower = false;
     for character in key.chars().take(200) {
@@ -59,12 +59,12 @@ pub(super) fn is_value_like(key: &str) -> bool {
     }
     words.iter().any(|word| {
         WORDS.contains(&word.as_str())
-            // `pasword`, but not `test` for `text`.
+            // Matches `pasword` for `password`, but not `test` for `text`.
             || (word.len() >= 5 && !near::near(word, WORDS.iter().copied().filter(|known| known.len() >= 5)).is_empty())
     })
 }
 
-/// Veils what stands below value-like keys, and what stands where a secret's keys should.
+/// Veils the values of such keys, and scalars in place of a secret's mapping.
 pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
     for node in tree.nodes() {
         let NodeKind::Mapping(entries) = &node.kind else { continue };
@@ -74,7 +74,7 @@ pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
             }
         }
     }
-    // `secrets: {db: hunter2}`
+    // A scalar in place of a mapping: `secrets: {db: hunter2}`.
     if let NodeKind::Mapping(sections) = &tree.resolve(tree.root()).kind {
         for (key, section) in sections {
             if tree.text(*key) != Some("secrets") {
@@ -90,7 +90,8 @@ pub(super) fn sweep(tree: &Tree<'_>, problems: &mut Problems) {
     }
 }
 
-/// Veils a scalar, or the scalars of a list. A list is not followed through an alias: many could name one long list.
+/// Veils a scalar, or the scalars of a list. Aliases of lists are not followed, because many could repeat one long
+/// list.
 fn scalars(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     let mut veil = |id| {
         let node = tree.resolve(id);
@@ -104,7 +105,8 @@ fn scalars(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     }
 }
 
-/// Veils all scalars below a node: the value of an unknown, value-like key. Each at most once, aliases not followed.
+/// Veils all scalars below a node: the value of an unknown key that may be a secret. Each at most once; aliases are not
+/// followed.
 pub(super) fn below(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     let mut rest = vec![id];
     while let Some(id) = rest.pop() {
@@ -118,7 +120,7 @@ pub(super) fn below(tree: &Tree<'_>, id: NodeId, problems: &mut Problems) {
     }
 }
 
-/// Where there is a syntax error there is no tree: guesses by the lines around byte `at` what to veil of its line.
+/// After a syntax error there is no tree: guesses from the lines around byte `at` what to veil of its line.
 pub(super) fn guess(text: &str, at: usize) -> Option<Mark> {
     let before = text.get(..at)?;
     let line_start = before.rfind(['\n', '\r']).map_or(0, |at| at.saturating_add(1));
@@ -127,7 +129,7 @@ pub(super) fn guess(text: &str, at: usize) -> Option<Mark> {
     if let Some(colon) = value_like_colon(broken) {
         return Some(range(line_start.saturating_add(colon).saturating_add(1), line_end));
     }
-    // The line may be the middle of a value that began further up, at a key that is indented less.
+    // The line may be inside a value that started further up, at a key with less indentation.
     let mut indent = indentation(broken);
     for line in before[..line_start].lines().rev().take(1000).filter(|line| !line.trim().is_empty()) {
         let own = indentation(line);
@@ -144,20 +146,21 @@ pub(super) fn guess(text: &str, at: usize) -> Option<Mark> {
     None
 }
 
-/// After a value-like key and its colon: a block scalar, or a text that goes on below. Not a mapping's opening.
+/// True if the text after such a key and its colon starts a block scalar, or a text that continues below; false for a
+/// mapping.
 fn opens_a_value(rest: &str) -> bool {
     !rest.trim_start_matches(':').trim().is_empty()
 }
 
-/// A line that begins with one word and a colon, as a key of a mapping does.
+/// True for a line that starts with one word and a colon, like a key of a mapping.
 fn is_key_line(line: &str) -> bool {
     line.split_once(':').is_some_and(|(key, _)| !key.trim().is_empty() && !key.trim().contains(' '))
 }
 
-/// Where the colon of the line's first value-like key stands.
+/// The position of the colon after the line's first key that may be a secret.
 fn value_like_colon(line: &str) -> Option<usize> {
     line.match_indices(':').map(|(at, _)| at).take(100).find(|at| {
-        // OK to slice: a match begins at a character boundary.
+        // OK to slice: a match starts at a character boundary.
         let key = line[..*at].trim_end_matches([' ', '"', '\'']);
         let word = key.rfind(|character: char| !character.is_alphanumeric() && !"-_.".contains(character));
         is_value_like(word.map_or(key, |before| &key[before..]))

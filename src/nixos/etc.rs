@@ -1,7 +1,7 @@
-//! /etc: which names NixOS activation owns.
+//! NX004: names in /etc that NixOS activation owns.
 //!
-//! `/etc/static` leads to the system's own etc tree; activation makes each name of it again at every boot, by rename
-//! over what stands there (setup-etc.pl; docs/nixos.md, NX004).
+//! `/etc/static` leads to the system's own etc tree. Activation recreates each of its names in /etc at every boot, by a
+//! rename over the existing entry (setup-etc.pl; docs/nixos.md, NX004).
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::walk::{self, WalkError};
@@ -16,10 +16,10 @@ pub struct ManagedEtc<N> {
 }
 
 impl<N: Clone> ManagedEtc<N> {
-    /// Follows `/etc/static`. A target that has none, or where it leads nowhere, manages nothing yet.
+    /// Follows `/etc/static`. Without it, or if it leads to nothing, no name is owned yet.
     ///
     /// # Errors
-    /// When the target cannot be read.
+    /// If the tree cannot be read.
     pub fn find<T: Tree<Node = N>>(tree: &T) -> Result<Self, StorageError> {
         match walk::resolve(tree, "/etc/static") {
             Ok(walked) => {
@@ -31,10 +31,10 @@ impl<N: Clone> ManagedEtc<N> {
         }
     }
 
-    /// NX004 when `path` is a name that activation makes, or is below one.
+    /// NX004 if `path` is a name that activation recreates, or is below one.
     ///
     /// # Errors
-    /// When the target cannot be read.
+    /// If the tree cannot be read.
     pub fn judge<T: Tree<Node = N>>(&self, tree: &T, path: &str) -> Result<Option<Finding>, StorageError> {
         let (Some(etc), Some(below)) = (&self.tree, path.strip_prefix("/etc/")) else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! NX113: a k3s cluster that runs needs more than another token in a file.
+//! NX113: a running k3s cluster does not accept a new token from its file alone.
 
 use super::Finding;
 
@@ -20,8 +20,8 @@ pub fn token_changed(path: &str) -> Finding {
              with the old one"
         ),
         instead: "first, on one server: `k3s token rotate`, which takes the old and the new token; then this file \
-                  everywhere, then restart the servers one by one, then the agents. Keep the old token: older snapshots \
-                  need it"
+                  everywhere, then restart the servers one by one, then the agents. Keep the old token: older \
+                  snapshots need it"
             .to_owned(),
     }
 }

@@ -1,5 +1,5 @@
-//! What NixOS does with a file that somebody else puts in its way: every rule with a code `NX…`. A code never changes its
-//! meaning; docs/nixos.md lists them. Knows trees and paths; no manifests, no plans.
+//! The rules of NixOS (codes `NX…`): places that it empties, rewrites or ignores. A code never changes its meaning;
+//! docs/nixos.md lists them. Knows trees and paths; no manifests, no plans.
 
 pub mod etc;
 pub mod homes;
@@ -10,19 +10,19 @@ pub mod paths;
 
 use deaddrop_core::warning::Warning;
 
-/// Codes of refusals that a manifest can allow; each becomes a warning with the person's reason.
+/// Codes of refusals that a manifest can allow; each becomes a warning with the reason from the manifest.
 pub const ALLOWED: [&str; 1] = [homes::CODE];
 
-/// What NixOS would do with a file, as a coded finding.
+/// A rule that applies to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// `NX001`, …
     pub code: &'static str,
-    /// True: refused. False: told, and the run goes on.
+    /// True if the file is refused, false for a warning.
     pub refuse: bool,
-    /// What happens, and why.
+    /// The effect, and its cause.
     pub reason: String,
-    /// What to do instead.
+    /// The advice.
     pub instead: String,
 }
 

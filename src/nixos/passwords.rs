@@ -1,8 +1,8 @@
-//! Files of password hashes: what NixOS takes (NX012), when it reads them (DD501), and when it ignores them (NX101).
+//! Files of password hashes: NX012 (not a hash), NX101 (NixOS ignores the file), DD501 (NixOS reads it at activation).
 
 use super::Finding;
 
-/// NX012: the file at `path` is a hashedPasswordFile, and its value is no crypt(3) text that NixOS takes.
+/// NX012: the file at `path` is a hashedPasswordFile, and its value is not crypt(3) text that NixOS accepts.
 #[must_use]
 pub fn not_a_hash(path: &str) -> Finding {
     unusable(
@@ -45,7 +45,8 @@ pub fn shadow_line_stays(user: &str, path: &str) -> Finding {
     }
 }
 
-/// DD501: the file at `path` was changed on a running node, and NixOS reads it at activation only. `user` is whose it is.
+/// DD501: the file at `path` changes on a running node, and NixOS reads it only at activation. `user` is the user whose
+/// password it is.
 #[must_use]
 pub fn read_at_activation(path: &str, user: Option<&str>) -> Finding {
     let who = user.map_or(String::new(), |user| format!(" of {user}"));

@@ -1,8 +1,8 @@
-//! Rules that need nothing but the path: places that NixOS empties, rewrites, or makes world-readable.
+//! Rules about the path alone: places that NixOS empties, rewrites or makes world-readable.
 
 use super::Finding;
 
-/// Where a file would be better off, in every finding of this module.
+/// The advice of most findings here.
 const INSTEAD: &str = "use /etc/secrets or /var/lib/secrets";
 
 /// Places where everything below (and the place itself) is refused: path, code, reason.
@@ -34,7 +34,7 @@ const REFUSED_FILES: &[&str] = &[
     "/etc/machine-id",
 ];
 
-/// Judges a path by itself. `None` when there is nothing to say.
+/// The finding about a path, if there is one.
 #[must_use]
 pub fn judge(path: &str) -> Option<Finding> {
     let refuse = |code, reason: &str, instead: &str| {

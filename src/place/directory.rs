@@ -1,4 +1,4 @@
-//! A directory that holds a root, such as `/mnt` with an image mounted by hand, or a root file system in the making.
+//! A directory with a root file system, such as `/mnt` with an image mounted by hand, or a root that is being built.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::sys::{self, SignalsWait};
 use deaddrop_core::tree::directory::DirectoryTree;
-use deaddrop_core::tree::directory::transaction::Transaction;
+use deaddrop_core::tree::directory::transaction::DirectoryTransaction;
 use deaddrop_core::tree::{Applied, TreeChange};
 
 use super::survey::survey_disk;
@@ -19,13 +19,13 @@ pub struct DirectoryPlace {
 }
 
 impl DirectoryPlace {
-    /// Opens a directory that holds a root.
+    /// Opens a directory with a root file system.
     ///
     /// # Errors
-    /// When it is not a directory, or cannot be opened.
+    /// If it is not a directory, or cannot be opened.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let tree = DirectoryTree::open(path)?;
-        // Every new file is open without a name until all of them are whole.
+        // Every new file is open without a name until all of them are complete.
         sys::raise_open_files_limit();
         Ok(Self { path: path.to_owned(), tree })
     }
@@ -42,15 +42,16 @@ impl Place for DirectoryPlace {
 }
 
 impl Change for DirectoryPlace {
-    fn judge(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, PlaceError> {
+    fn dry_run(&mut self, _: &[TreeChange], _: SystemTime) -> Result<Vec<String>, PlaceError> {
         Ok(Vec::new())
     }
 
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, PlaceError> {
-        // A Ctrl-C in the middle would leave some files new and some old: it waits until all are one or the other.
+        // A Ctrl-C during the change would leave some files new and some old: it waits until the change is done or
+        // rolled back.
         let signals = SignalsWait::new();
-        let mut transaction = Transaction::new(&self.tree);
-        // Before an old file goes: a directory that cannot be synced is taken back like anything else.
+        let mut transaction = DirectoryTransaction::new(&self.tree);
+        // Before an old file is removed, so that a directory that cannot be synced is still rolled back.
         match transaction.run(changes, time).and_then(|()| transaction.sync()) {
             Ok(()) => {
                 let finished = transaction.finish();
@@ -58,9 +59,9 @@ impl Change for DirectoryPlace {
                 Ok(Applied { notes: finished?, details: Vec::new() })
             }
             Err(error) => {
-                let error = transaction.take_back(error);
+                let error = transaction.roll_back(error);
                 if let StorageError::HalfDone { .. } = &error {
-                    // It has to be said: no signal ends us before that.
+                    // The half-done state must be reported: no signal may terminate the process before that.
                     signals.committed();
                 }
                 Err(error.into())

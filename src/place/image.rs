@@ -11,11 +11,11 @@ use deaddrop_image::table::root::Root;
 use super::survey::survey_disk;
 use super::{Change, Place, PlaceError, Survey, Wanted};
 
-/// An open image, its root chosen.
+/// An open image, with its root chosen.
 pub enum ImagePlace<'w> {
-    /// Its file system is written by us.
+    /// Written by deaddrop.
     Native(Box<NativeImage<'w>>),
-    /// Its file system is mounted by the kernel.
+    /// Mounted and written by the kernel.
     Mounted(Box<MountedImage<'w>>),
 }
 
@@ -31,7 +31,9 @@ impl ImagePlace<'_> {
 impl Place for ImagePlace<'_> {
     fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
         match self {
-            Self::Native(image) => survey_disk(image.tree(), wanted).map_err(|error| image.with_commands(error).into()),
+            Self::Native(image) => {
+                survey_disk(image.tree(), wanted).map_err(|error| image.with_fsck_commands(error).into())
+            }
             Self::Mounted(image) => Ok(survey_disk(image.tree()?, wanted)?),
         }
     }
@@ -49,10 +51,10 @@ impl Place for ImagePlace<'_> {
 }
 
 impl Change for ImagePlace<'_> {
-    fn judge(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, PlaceError> {
+    fn dry_run(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Vec<String>, PlaceError> {
         match self {
-            Self::Native(image) => Ok(image.judge(changes, time).map(|()| Vec::new())?),
-            Self::Mounted(image) => Ok(image.judge(changes)?),
+            Self::Native(image) => Ok(image.dry_run(changes, time).map(|()| Vec::new())?),
+            Self::Mounted(image) => Ok(image.dry_run(changes)?),
         }
     }
 
@@ -64,13 +66,13 @@ impl Change for ImagePlace<'_> {
     }
 }
 
-/// DD102, for a root that may be none.
+/// DD102, if the root may not be one.
 fn doubt(root: &Root) -> Option<Warning> {
     root.doubtful.then(|| Warning {
         code: "DD102",
         secret: None,
         message: "this does not look like a root: it has neither /nix/store, nor /etc with /usr or /bin".into(),
-        hint: "is it a partition of a system, or an image that is still empty? what boots it may never look here"
+        hint: "is it a partition of a system, or an image that is still empty? the booted system may never read it"
             .into(),
     })
 }

@@ -1,8 +1,9 @@
-//! What a `rotate` that was cut off has left on a disk which is now looked at offline: its list, in /var/lib/deaddrop, and the names
-//! that the list tells of. Whoever changes the disk finishes it in the same step, as the node's own script would have
-//! (`node/apply.sh`, which describes the list): the new files stay if the run had said so, else the old ones come back.
+//! Leftovers of an interrupted `rotate` on a disk that is surveyed offline: its list in /var/lib/deaddrop, and the
+//! temporary files that the list names. The code that changes the disk finishes or rolls back the run in the same step,
+//! as the node's own script would (`node/apply.sh`, which describes the list): the new files stay if the run had marked
+//! them as final, otherwise the old ones are restored.
 //!
-//! The list is hostile input, like all that stands in a target. A path counts only where no link leads to it.
+//! The list is hostile input, like every file of a target. A path counts only if no link leads to it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,73 +13,73 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::walk::{self, Walk, WalkError};
 use deaddrop_core::tree::{FileKind, Stat, Tree, TreeChange};
 
-/// Where the list is, on the node and here.
+/// Directory of the list, on the node and on the disk.
 const STATE: &str = "/var/lib/deaddrop";
-/// The longest list that is read, in bytes: that of a manifest's 10,000 secrets with the longest paths.
+/// Maximum size of a list, in bytes: that of a manifest's 10,000 secrets with the longest paths.
 const LONGEST_LIST: u64 = 64 << 20;
-/// The largest file that is copied back, in bytes: the largest value.
+/// Maximum size of a file that is restored, in bytes: the largest value.
 const MOST_COPIED: u64 = 16 << 20;
-/// The most items of a list.
+/// Maximum number of lines of a list.
 const MOST_ITEMS: usize = 100_000;
 
-/// What an interrupted run has left, and what it takes to finish it.
+/// Leftovers of an interrupted run, and the changes that finish it.
 #[derive(Debug, Default)]
 pub struct Interrupted {
-    /// The run had come to its end, and had only to clear up.
+    /// The run had marked its new files as final, and only had to clean up.
     pub done: bool,
-    /// Each file that it was about.
+    /// The files of the run.
     pub leftovers: Vec<Leftover>,
-    /// What takes away its temporary directories, once the files in them are gone.
+    /// Removes its temporary directories, after the files in them.
     pub clear: Vec<TreeChange>,
-    /// What takes away the list itself.
+    /// Removes the list itself.
     pub forget: Vec<TreeChange>,
-    /// Names that cannot be looked at, and why; [`Interrupted::refuse_missing`].
+    /// Entries that cannot be checked, and why; [`Interrupted::refuse_missing`].
     pub missing: Vec<Missing>,
 }
 
-/// A name of the list in a directory that is not there, or is another one: its file system may be elsewhere.
+/// An entry of the list in a directory that is missing or has been replaced: its file system may be elsewhere.
 #[derive(Debug)]
 pub struct Missing {
     /// The file's path.
     pub path: String,
-    /// What is not there, in words.
+    /// The missing directory, for people.
     pub what: String,
 }
 
-/// What an interrupted run has left of one file.
+/// Leftovers of one file of an interrupted run.
 #[derive(Debug, Default)]
 pub struct Leftover {
     /// The file's path.
     pub path: String,
-    /// What brings back what was there before the run; none where nothing has to be.
+    /// Restores the state before the run; `None` if nothing has to be done.
     pub restore: Option<TreeChange>,
-    /// Names of the run's own that lead to it, which go.
+    /// The run's own names of it, which are removed.
     pub drop: Vec<String>,
-    /// How many of these are other names of the file that stands there.
+    /// How many of these are other names of the existing file.
     pub own_names: u32,
-    /// What stands there is neither the run's old file nor its new one: it is left alone.
+    /// The existing file is neither the run's old file nor its new one: it is not changed.
     pub foreign: bool,
 }
 
 impl Interrupted {
-    /// Refuses a list that names what is not there: it would be forgotten with old files and new ones side by side.
+    /// Refuses a list with missing directories: otherwise it would be removed with old and new files side by side.
     ///
     /// # Errors
-    /// `Refused`, with the first of these names.
+    /// `Refused`, with the first missing directory.
     pub fn refuse_missing(&self) -> Result<(), StorageError> {
         let Some(missing) = self.missing.first() else { return Ok(()) };
         Err(StorageError::refused(
             cannot(&missing.what),
-            "boot the node and run `deaddrop rotate` on it, with all its file systems; or give up the names that are not \
-             here, and finish the others: `deaddrop inject --forget-list`",
+            "boot the node and run `deaddrop rotate` on it, with all its file systems; or give up the names that are \
+             not here, and finish the others: `deaddrop inject --forget-list`",
         ))
     }
 }
 
-/// Looks for what an interrupted run has left. `None` where there is nothing.
+/// Searches for the leftovers of an interrupted run. `None` if there are none.
 ///
 /// # Errors
-/// `Refused` when the list is not root's or nothing that we could have written; when the tree cannot be read.
+/// `Refused` if the list does not belong to root, or cannot be one of ours; also if the tree cannot be read.
 pub fn find<T: Tree>(tree: &T) -> Result<Option<Interrupted>, StorageError> {
     let state = match walk::walk(tree, STATE) {
         Ok(Walk { physical, found: Some((node, stat)), .. }) if stat.kind == FileKind::Directory => {
@@ -107,7 +108,7 @@ pub fn find<T: Tree>(tree: &T) -> Result<Option<Interrupted>, StorageError> {
         }
     };
     let Some((_, _, list_stat)) = file("list") else {
-        // Without one there is nothing to be taken back, as the script has it.
+        // Without a list nothing has to be rolled back, as in the script.
         return Ok((!files.is_empty()).then_some(found));
     };
     if !is_ours(tree, &stat)? || !is_ours(tree, list_stat)? {
@@ -118,26 +119,26 @@ pub fn find<T: Tree>(tree: &T) -> Result<Option<Interrupted>, StorageError> {
     let text =
         |secret: &Option<Secret>| secret.as_ref().map(|secret| String::from_utf8_lossy(secret.expose()).into_owned());
     let Some(list) = parse(&text(&list).unwrap_or_default())? else {
-        // One that does not end was not whole when the run ended, and before that nothing is made.
+        // A list without `end` was not complete when the run was interrupted, and nothing is created before that.
         return Ok(Some(found));
     };
     let written = text(&new).unwrap_or_default().lines().map(str::to_owned).collect();
-    let mut look = Look { tree, list: &list, written, done: found.done, places: HashMap::new() };
+    let mut comparison = Comparison { tree, list: &list, written, done: found.done, directories: HashMap::new() };
     for item in &list.items {
-        match look.leftover(item)? {
+        match comparison.leftover(item)? {
             Ok(leftover) => found.leftovers.push(leftover),
-            // A directory that the run was to make has no value in it.
+            // A missing directory that the run was to create contains no value.
             Err(_) if item.kind == 'd' => {}
             Err(what) => found.missing.push(Missing { path: item.path.as_str().to_owned(), what }),
         }
     }
-    // The last first: what is in a directory goes before it.
+    // In reverse order: the content of a directory is removed before the directory.
     found.leftovers.reverse();
-    found.clear = look.clear()?;
+    found.clear = comparison.clear()?;
     Ok(Some(found))
 }
 
-/// True for what is root's, or whose the tree is.
+/// True if it belongs to root, or to the owner of the tree.
 fn is_ours<T: Tree>(tree: &T, stat: &Stat) -> Result<bool, StorageError> {
     Ok(stat.uid == 0 || stat.uid == tree.root_stat()?.uid)
 }
@@ -153,15 +154,15 @@ fn damaged(what: &str) -> StorageError {
     )
 }
 
-/// What a list says.
+/// A parsed list.
 struct List {
-    /// The run's name, which its temporary directories have.
+    /// The run's name, part of the name of its temporary directories.
     run: String,
-    /// The name of a file in each of them, by which they are known.
+    /// The name of a file in each temporary directory, which identifies it.
     mark: String,
-    /// Inodes of the directories that stood when the list was written, by path.
+    /// Inodes of the directories that existed when the list was written, by path.
     directories: HashMap<String, u64>,
-    /// Paths of the directories that the run was to make.
+    /// Paths of the directories that the run was to create.
     to_make: HashSet<String>,
     items: Vec<Item>,
 }
@@ -172,7 +173,7 @@ struct Item {
     path: TargetPath,
 }
 
-/// Reads a list; `None` for one without its end.
+/// Parses a list; `None` if it is not complete.
 fn parse(text: &str) -> Result<Option<List>, StorageError> {
     let mut list = List {
         run: String::new(),
@@ -222,58 +223,58 @@ fn item(line: &str) -> Option<Item> {
     })
 }
 
-/// A directory of the list, as it is found.
+/// The state of a directory of the list.
 #[derive(Clone)]
-enum Place<N> {
-    /// It is not the one that the run worked in; what is wrong with it.
+enum ListedDirectory<N> {
+    /// It is not the one that the run worked in; the reason, for people.
     Missing(String),
-    /// The run was to make it, and did not.
-    NotBegun,
-    /// The directory, and the run's own in it.
-    There { node: N, own: Own<N> },
+    /// The run was to create it, and did not.
+    NotCreated,
+    /// The directory, and the run's own directory in it.
+    There { node: N, own: OwnDirectory<N> },
 }
 
-/// The run's own directory; nothing of it where the run had not come so far, or is done there.
+/// The run's own directory; all `None` if the run had not created it yet, or had removed it.
 #[derive(Clone)]
-struct Own<N> {
-    /// It, with the run's mark in it.
+struct OwnDirectory<N> {
+    /// The directory itself, with the run's mark in it.
     node: Option<N>,
-    /// In it, the directory of new files, and that of old ones.
+    /// In it, the directories of new and old files.
     new: Option<N>,
     old: Option<N>,
 }
 
-/// The list, and what is found of it.
-struct Look<'a, T: Tree> {
+/// Compares a list with the tree.
+struct Comparison<'a, T: Tree> {
     tree: &'a T,
     list: &'a List,
-    /// `INODE:SIZE:TIME` of the new files, as far as they were noted.
+    /// `INODE:SIZE:TIME` of the new files, as far as the run recorded them.
     written: HashSet<String>,
     done: bool,
-    places: HashMap<&'a str, Place<T::Node>>,
+    directories: HashMap<&'a str, ListedDirectory<T::Node>>,
 }
 
-impl<'a, T: Tree> Look<'a, T> {
-    /// Looks at a directory of the list, once.
-    fn place(&mut self, path: &'a str) -> Result<Place<T::Node>, StorageError> {
-        if let Some(place) = self.places.get(path) {
+impl<'a, T: Tree> Comparison<'a, T> {
+    /// The state of a directory of the list, read once.
+    fn directory_of(&mut self, path: &'a str) -> Result<ListedDirectory<T::Node>, StorageError> {
+        if let Some(place) = self.directories.get(path) {
             return Ok(place.clone());
         }
-        // One that the run was to make is where the one above it is that stood.
+        // A directory that the run was to create is checked through its closest parent that existed.
         let stood = std::iter::successors(Some(path), |path| (*path != "/").then(|| walk::parent(path)));
         let stood = stood.into_iter().find(|path| self.list.directories.contains_key(*path));
         let place = match stood.filter(|stood| *stood != path) {
-            Some(above) => match self.place(above)? {
-                Place::There { .. } => self.look_at(path)?,
+            Some(above) => match self.directory_of(above)? {
+                ListedDirectory::There { .. } => self.read_directory(path)?,
                 not_there => not_there,
             },
-            None => self.look_at(path)?,
+            None => self.read_directory(path)?,
         };
-        self.places.insert(path, place.clone());
+        self.directories.insert(path, place.clone());
         Ok(place)
     }
 
-    fn look_at(&self, path: &str) -> Result<Place<T::Node>, StorageError> {
+    fn read_directory(&self, path: &str) -> Result<ListedDirectory<T::Node>, StorageError> {
         let shown = walk::shown(path);
         let there = match path {
             "/" => Some((self.tree.root()?, self.tree.root_stat()?)),
@@ -287,15 +288,15 @@ impl<'a, T: Tree> Look<'a, T> {
         let node = match (there, self.list.directories.get(path)) {
             (Some((node, stat)), Some(inode)) if stat.inode == *inode => node,
             (Some(_), Some(_)) => {
-                return Ok(Place::Missing(format!(
+                return Ok(ListedDirectory::Missing(format!(
                     "{shown} is another directory than the one that it names: that one's file system is not here"
                 )));
             }
-            (None, Some(_)) => return Ok(Place::Missing(format!("{shown}, which it names, is not there"))),
+            (None, Some(_)) => return Ok(ListedDirectory::Missing(format!("{shown}, which it names, is not there"))),
             (Some((node, _)), None) => node,
-            (None, None) => return Ok(Place::NotBegun),
+            (None, None) => return Ok(ListedDirectory::NotCreated),
         };
-        let mut own = Own { node: None, new: None, old: None };
+        let mut own = OwnDirectory { node: None, new: None, old: None };
         if let Some((found, stat)) = self.directory(&node, &self.own_name())?
             && is_ours(self.tree, &stat)?
             && self.file(&found, &self.list.mark)?.is_some()
@@ -304,7 +305,7 @@ impl<'a, T: Tree> Look<'a, T> {
             own.old = self.directory(&found, "o")?.map(|(node, _)| node);
             own.node = Some(found);
         }
-        Ok(Place::There { node, own })
+        Ok(ListedDirectory::There { node, own })
     }
 
     fn own_name(&self) -> String {
@@ -319,7 +320,7 @@ impl<'a, T: Tree> Look<'a, T> {
         Ok(self.tree.child(above, name.as_bytes())?.filter(|(_, stat)| stat.kind == FileKind::File))
     }
 
-    /// What is left of one file; in words why that cannot be told here.
+    /// The leftovers of one file; the inner error, for people, if they cannot be determined here.
     fn leftover(&mut self, item: &'a Item) -> Result<Result<Leftover, String>, StorageError> {
         let path = item.path.as_str();
         let mut leftover = Leftover { path: path.to_owned(), ..Leftover::default() };
@@ -328,10 +329,10 @@ impl<'a, T: Tree> Look<'a, T> {
         {
             return Err(damaged(&format!("it does not tell of the directory {}", walk::shown(directory))));
         }
-        let (node, own) = match self.place(directory)? {
-            Place::There { node, own } => (node, own),
-            Place::Missing(what) => return Ok(Err(what)),
-            Place::NotBegun => return Ok(Ok(leftover)),
+        let (node, own) = match self.directory_of(directory)? {
+            ListedDirectory::There { node, own } => (node, own),
+            ListedDirectory::Missing(what) => return Ok(Err(what)),
+            ListedDirectory::NotCreated => return Ok(Ok(leftover)),
         };
         let name = path.rsplit('/').next().unwrap_or_default();
         let here = self.tree.child(&node, name.as_bytes())?;
@@ -352,7 +353,7 @@ impl<'a, T: Tree> Look<'a, T> {
         if self.done {
             return Ok(Ok(leftover));
         }
-        // Until the end a file is in its place, or kept.
+        // Before the run is final, a file is in its place or kept in the run's directory.
         if matches!(item.kind, 'r' | 'x') && here.is_none() && own.node.is_none() {
             return Ok(Err(format!("neither {} nor what the run has kept of it is there", walk::shown(path))));
         }
@@ -365,24 +366,24 @@ impl<'a, T: Tree> Look<'a, T> {
             }
             ('c', _) => leftover.foreign = here.is_some(),
             ('r', Some(old)) if same(here, &new) || self.is_written(here) => {
-                leftover.restore = Some(self.bring_back(path, old)?);
+                leftover.restore = Some(self.restored(path, old)?);
             }
-            ('x', Some(old)) if here.is_none() => leftover.restore = Some(self.bring_back(path, old)?),
+            ('x', Some(old)) if here.is_none() => leftover.restore = Some(self.restored(path, old)?),
             ('r' | 'x', Some(_)) => leftover.foreign = !same(here, &old),
-            // It was not begun, or is taken back; or what was kept of it is gone.
+            // It was not replaced yet, or is already rolled back; or the kept file is lost.
             ('r', None) => leftover.foreign = self.is_written(here),
             _ => {}
         }
         Ok(Ok(leftover))
     }
 
-    /// True when this is a new file of the run, which has lost its other name.
+    /// True if this is a new file of the run that has lost its other name.
     fn is_written(&self, here: Option<&Stat>) -> bool {
         here.is_some_and(|stat| self.written.contains(&format!("{}:{}:{}", stat.inode, stat.size, stat.modified)))
     }
 
-    /// The old file under its own name again: a file of the same content, mode, owner and label.
-    fn bring_back(&self, path: &str, (node, stat): &(T::Node, Stat)) -> Result<TreeChange, StorageError> {
+    /// Restores the old file under its own name: with the same content, mode, owner and label.
+    fn restored(&self, path: &str, (node, stat): &(T::Node, Stat)) -> Result<TreeChange, StorageError> {
         let content = self.tree.read(node, MOST_COPIED)?;
         let content = content.ok_or_else(|| damaged(&format!("the old {path} is larger than deaddrop copies")))?;
         Ok(TreeChange::WriteFile {
@@ -395,14 +396,13 @@ impl<'a, T: Tree> Look<'a, T> {
         })
     }
 
-    /// What takes away the run's directories. One that has no mark goes only if it is empty, as one that holds something else
-    /// stays.
+    /// Removes the run's directories. One without the mark is removed only if it is empty; otherwise it stays.
     fn clear(&self) -> Result<Vec<TreeChange>, StorageError> {
         let mut changes = Vec::new();
-        let mut places: Vec<_> = self.places.iter().collect();
-        places.sort_by_key(|(path, _)| **path);
-        for (path, place) in places {
-            let Place::There { node, own } = place else { continue };
+        let mut directories: Vec<_> = self.directories.iter().collect();
+        directories.sort_by_key(|(path, _)| **path);
+        for (path, place) in directories {
+            let ListedDirectory::There { node, own } = place else { continue };
             let at = format!("{}/{}", path.trim_end_matches('/'), self.own_name());
             if let Some(own) = &own.node {
                 for name in ["probe", "key", "key.pub", &self.list.mark] {

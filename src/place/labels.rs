@@ -1,7 +1,7 @@
-//! SELinux labels of what is made in a tree whose directories are labelled. Called by the survey.
+//! SELinux labels of new files and directories, in a tree whose directories are labelled. Called by the survey.
 //!
-//! A file that is replaced keeps its label. A new one gets the one that the tree's own policy says, else the one that most
-//! of its neighbours have, else its directory's. Where nothing is labelled nothing is read but that.
+//! A replaced file keeps its label. A new one gets the label of the tree's own policy; otherwise the most common label
+//! among its neighbours; otherwise its directory's. In an unlabelled tree only that fact is read.
 
 use std::collections::BTreeMap;
 
@@ -11,69 +11,69 @@ use deaddrop_core::tree::{FileKind, Label, Tree};
 
 use crate::selinux::{self, Contexts};
 
-/// Neighbours that are asked.
+/// Maximum number of neighbours to read.
 const MOST_NEIGHBOURS: usize = 256;
 
-/// Where a label comes from.
+/// The origin of a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The file that is replaced has it.
+    /// The label of the replaced file.
     Kept,
     /// The tree's own policy.
     Policy,
-    /// Most of the files (or directories) beside it have it.
+    /// The most common label of the files (or directories) in the same directory.
     Neighbours,
-    /// Its directory has it, and nothing better is known.
+    /// The label of its directory, as a last resort.
     Directory,
 }
 
-/// A label for something that is made.
+/// A label for a new file or directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
-    /// What it will be.
+pub struct ChosenLabel {
+    /// The label.
     pub label: Label,
-    /// Why.
+    /// Its origin.
     pub origin: Origin,
 }
 
-/// The labels of what is made at one place.
+/// The labels for one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
-    /// Of the directories that are missing, in their order.
-    pub parents: Vec<Chosen>,
+    /// Of the missing directories, in their order.
+    pub parents: Vec<ChosenLabel>,
     /// Of the file.
-    pub file: Chosen,
+    pub file: ChosenLabel,
 }
 
-/// Chooses labels in one tree, whose policy it reads when it is needed.
+/// Chooses labels in one tree. Reads its policy when needed.
 pub struct Labeller<'t, T: Tree> {
     tree: &'t T,
     /// The outer `None`: not read yet.
     policy: Option<Option<Contexts>>,
-    /// What most neighbours have, by their directory.
+    /// The most common label of the neighbours, by directory.
     neighbours: BTreeMap<(String, bool), Option<Label>>,
 }
 
 impl<'t, T: Tree> Labeller<'t, T> {
-    /// Nothing is read yet.
+    /// Reads nothing yet.
     pub fn new(tree: &'t T) -> Self {
         Self { tree, policy: None, neighbours: BTreeMap::new() }
     }
 
-    /// The labels of what would be made at the end of a walk. `None` where nothing is labelled.
+    /// The labels of the files that would be created at the end of a walk. `None` if nothing is labelled.
     ///
     /// # Errors
-    /// When the tree cannot be read, or is damaged there.
+    /// If the tree cannot be read, or is damaged there.
     pub fn choose(&mut self, walked: &Walk<T::Node>) -> Result<Option<Labels>, StorageError> {
         if let Some((file, _)) = &walked.found
             && let Some(label) = self.tree.label(file)?
         {
-            return Ok(Some(Labels { parents: Vec::new(), file: Chosen { label, origin: Origin::Kept } }));
+            return Ok(Some(Labels { parents: Vec::new(), file: ChosenLabel { label, origin: Origin::Kept } }));
         }
         let Some(mut above) = self.tree.label(&walked.directory)? else { return Ok(None) };
-        let mut parents: Vec<Chosen> = Vec::new();
+        let mut parents: Vec<ChosenLabel> = Vec::new();
         for path in &walked.missing_parents {
-            // Only the first one has neighbours.
+            // Only the first missing directory has neighbours.
             let standing = parents.is_empty().then_some(&walked.directory);
             let chosen = self.of_new(path, FileKind::Directory, standing, &above)?;
             above = chosen.label.clone();
@@ -90,23 +90,23 @@ impl<'t, T: Tree> Labeller<'t, T> {
         kind: FileKind,
         standing: Option<&T::Node>,
         above: &Label,
-    ) -> Result<Chosen, StorageError> {
+    ) -> Result<ChosenLabel, StorageError> {
         let policy = match &mut self.policy {
             Some(policy) => policy,
             None => self.policy.insert(selinux::installed(self.tree)?),
         };
         if let Some(label) = policy.as_mut().and_then(|policy| policy.label(path, kind)) {
-            return Ok(Chosen { label, origin: Origin::Policy });
+            return Ok(ChosenLabel { label, origin: Origin::Policy });
         }
         if let Some(directory) = standing
             && let Some(label) = self.most_common(directory, path, kind)?
         {
-            return Ok(Chosen { label, origin: Origin::Neighbours });
+            return Ok(ChosenLabel { label, origin: Origin::Neighbours });
         }
-        Ok(Chosen { label: above.clone(), origin: Origin::Directory })
+        Ok(ChosenLabel { label: above.clone(), origin: Origin::Directory })
     }
 
-    /// The label that most things of this kind in `directory`, which `path` lies in, have.
+    /// The most common label of this kind of file in `directory`, the parent of `path`.
     fn most_common(&mut self, directory: &T::Node, path: &str, kind: FileKind) -> Result<Option<Label>, StorageError> {
         let key = (path.rsplit_once('/').map_or("", |(above, _)| above).to_owned(), kind == FileKind::Directory);
         if let Some(known) = self.neighbours.get(&key) {
@@ -120,7 +120,7 @@ impl<'t, T: Tree> Labeller<'t, T> {
                 *counts.entry(label).or_default() += 1;
             }
         }
-        // Of equally common ones the first in order, so that a run repeats itself.
+        // Of equally common labels the first in order, so that the result is reproducible.
         let most = counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(label, _)| label);
         self.neighbours.insert(key, most.clone());
         Ok(most)
@@ -208,7 +208,7 @@ mod tests {
         Toy(tree)
     }
 
-    /// The labels at a path, each with where it comes from.
+    /// The labels at a path, each with its origin.
     fn labels(tree: &Toy, path: &str) -> Option<String> {
         let walked = walk::walk(tree, path).unwrap();
         let labels = Labeller::new(tree).choose(&walked).unwrap()?;

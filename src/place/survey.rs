@@ -1,11 +1,11 @@
-//! The survey: what stands at each declared path of a tree, and whether a file may be put there.
+//! The survey: what exists at each declared path of a tree, and whether a file may be written there.
 
 use std::sync::Arc;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::secret::Secret;
-use deaddrop_core::tree::acl::Open;
+use deaddrop_core::tree::acl::WritableDirectory;
 use deaddrop_core::tree::walk::{self, Walk, WalkError};
 use deaddrop_core::tree::{FileKind, Stat, Tree};
 use deaddrop_image::table::root::OSTREE;
@@ -16,91 +16,92 @@ use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 
-/// The largest passwd, group or shadow file that is read, in bytes.
+/// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
 
-/// One path to look at.
+/// One path to survey.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Where the file is declared.
+    /// The declared path.
     pub path: TargetPath,
-    /// Read the content of what stands there if it has at most this many bytes.
+    /// Read the content of an existing file of at most this many bytes.
     pub read_limit: u64,
-    /// It is some user's password: what the target's shadow file says about that user matters.
+    /// It is a user's password: the target's shadow file is needed.
     pub is_password: bool,
-    /// A key of this kind should stand there: a target that can judge keys by itself does.
+    /// A key of this kind is declared: a target that can check keys itself does so.
     pub key: Option<GenerateSpec>,
 }
 
-/// Who makes the keys of a target.
+/// Where the keys of a target are generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyMaker {
-    /// This program: the target is written here anyway.
+    /// In this program, which writes the target anyway.
     Here,
-    /// This program, for a running node that cannot make the kind: the key is sent there.
+    /// In this program, for a running node that cannot generate the kind: the key is sent there.
     HereForNode,
-    /// The target by itself: nobody else ever has the key.
+    /// On the target: the key never leaves it.
     Target,
 }
 
-/// What a target holds, as far as a run asks.
+/// The state of a target, as far as a run needs it.
 #[derive(Debug)]
 pub struct Survey {
-    /// One entry a wanted path, in the same order.
-    pub places: Vec<Result<Standing, Refusal>>,
+    /// One entry per wanted path, in the same order.
+    pub places: Vec<Result<SurveyedPath, Refusal>>,
     /// The target's own users and groups.
     pub users: Users,
-    /// What a `rotate` that was cut off has left; never known of a running node, which deals with it by itself.
+    /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
     pub interrupted: Option<Arc<Interrupted>>,
 }
 
-/// A place where a file may be put, and what is there now.
+/// A path where a file may be written, and what exists there.
 #[derive(Debug)]
-pub struct Standing {
-    /// The path without symbolic links: where the file is, or will be.
+pub struct SurveyedPath {
+    /// The path without symbolic links.
     pub physical: String,
-    /// Directories to make first, topmost first.
+    /// Missing directories, topmost first.
     pub missing_parents: Vec<String>,
-    /// The home directory of the target that the path is below; none where it is below none, or root's.
+    /// The home directory that the path is below; `None` if it is below none, or below root's.
     pub home: Option<Home>,
-    /// The regular file that stands there.
-    pub file: Option<StandingFile>,
-    /// The SELinux labels of what would be made here; none where nothing is labelled.
+    /// The existing regular file.
+    pub file: Option<ExistingFile>,
+    /// The SELinux labels of new files here; `None` if nothing is labelled.
     pub labels: Option<Labels>,
-    /// Directories on the way whose names others than root can change, the file's owner perhaps among them; topmost first.
-    pub open: Vec<Open>,
-    /// Who makes the key that is wanted here, if one is.
+    /// Parent directories in which users other than root can replace names (the file's owner may be among them);
+    /// topmost first.
+    pub open: Vec<WritableDirectory>,
+    /// Where the wanted key is generated, if one is wanted.
     pub key_maker: KeyMaker,
 }
 
-/// A home directory that a declared path is below.
+/// A home directory above a declared path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
-    /// Its path, as passwd has it.
+    /// Its path, as in passwd.
     pub path: String,
-    /// Whose it is.
+    /// Its user.
     pub user: User,
-    /// It is there.
-    pub stands: bool,
+    /// It exists.
+    pub exists: bool,
 }
 
-/// A regular file of the target.
+/// An existing regular file of the target.
 #[derive(Debug)]
-pub struct StandingFile {
+pub struct ExistingFile {
     /// Mode, owner, size, number of names.
     pub stat: Stat,
-    /// Its content; `None` when it is larger than was asked for.
+    /// Its content; `None` if it is larger than the limit.
     pub content: Option<Secret>,
-    /// What it is as a key, where the target has judged that by itself.
-    pub judged: Option<generate::Standing>,
+    /// The result of the key check, if the target has checked it itself.
+    pub judged: Option<generate::ExistingKey>,
 }
 
-/// Why no file may be put at a path. The run ends, and nothing is changed.
+/// The reason why no file may be written at a path. The run ends, and nothing is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// `NX…` where a rule of NixOS is the reason.
+    /// `NX…` if the reason is a rule of NixOS.
     pub code: Option<&'static str>,
-    /// What is wrong, the path in it.
+    /// The reason, with the path.
     pub reason: String,
     /// What to do instead.
     pub hint: String,
@@ -118,10 +119,10 @@ impl Refusal {
     }
 }
 
-/// Surveys the tree of a disk, on which a `rotate` may have been cut off.
+/// Surveys the tree of a disk, on which a `rotate` may have been interrupted.
 ///
 /// # Errors
-/// As [`survey`]; when what it has left cannot be finished here.
+/// As [`survey`]; also if an interrupted run cannot be finished here.
 pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
     let survey = survey(tree, wanted)?;
     Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), ..survey })
@@ -130,12 +131,12 @@ pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, Stora
 /// Surveys any tree.
 ///
 /// # Errors
-/// When the tree cannot be read, or is damaged where a path leads.
+/// If the tree cannot be read, or is damaged at a path.
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
     refuse_physical_root(tree)?;
     let managed = nixos::etc::ManagedEtc::find(tree)?;
     let mut labeller = Labeller::new(tree);
-    // Only root may read it, and mostly nobody asks.
+    // Only root may read it, and it is rarely needed.
     let with_shadow = wanted.iter().any(|want| want.is_password);
     let users = users(tree, with_shadow)?;
     let homes = Homes::of(tree, &users)?;
@@ -146,20 +147,20 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageErr
     Ok(Survey { places, users, interrupted: None })
 }
 
-/// Refuses the root below the roots that OSTree boots: it has no /etc of its own, and a system that runs never sees one
-/// that is made there.
+/// Refuses the root above OSTree's deployments: it has no /etc of its own, and a running system never sees one that is
+/// created there.
 fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), StorageError> {
-    let stands = |path| match walk::resolve(tree, path) {
+    let exists = |path| match walk::resolve(tree, path) {
         Ok(walked) => Ok(walked.found.is_some()),
         Err(WalkError::Image(error)) => Err(error),
-        // A link that leads nowhere, or too far: nothing stands there.
+        // A link that leads nowhere, or too far: nothing exists there.
         Err(_) => Ok(false),
     };
-    if stands(OSTREE)? && !stands("/etc")? {
+    if exists(OSTREE)? && !exists("/etc")? {
         return Err(StorageError::refused(
             format!("this is the physical root of an OSTree system: it has {OSTREE}, and no /etc"),
-            "the /etc that is booted is a deployment's, /ostree/deploy/OS/deploy/ID/etc, and OSTree merges it with each \
-             update: put the secrets in when the system runs (Ignition, cloud-init, `deaddrop rotate`)",
+            "the /etc that is booted is a deployment's, /ostree/deploy/OS/deploy/ID/etc, and OSTree merges it with \
+             each update: put the secrets in when the system runs (Ignition, cloud-init, `deaddrop rotate`)",
         ));
     }
     Ok(())
@@ -171,9 +172,9 @@ fn place<T: Tree>(
     homes: &Homes<'_>,
     labeller: &mut Labeller<'_, T>,
     want: &Wanted,
-) -> Result<Result<Standing, Refusal>, StorageError> {
+) -> Result<Result<SurveyedPath, Refusal>, StorageError> {
     let path = want.path.as_str();
-    // Before the walk: a managed name is refused as such, also where the walk would stumble over its links.
+    // Before the walk: a managed name is refused as such, even if the walk would fail at its links.
     if let Some(finding) = managed.judge(tree, path)? {
         return Ok(Err(finding.into()));
     }
@@ -183,7 +184,7 @@ fn place<T: Tree>(
         Err(error) => return Ok(Err(walk_refusal(path, &error))),
     };
     if !walked.links.is_empty() {
-        // Judges where the links led: a place that is refused by its own name is refused through a link too.
+        // Checks the physical path too: a path that is refused by its name is also refused through a link.
         let by_name = nixos::paths::judge(&walked.physical).filter(|finding| finding.refuse);
         let finding = match by_name {
             Some(finding) => Some(finding),
@@ -199,14 +200,14 @@ fn place<T: Tree>(
     let file = match &walked.found {
         None => None,
         Some((node, stat)) if stat.kind == FileKind::File => {
-            Some(StandingFile { stat: *stat, content: tree.read(node, want.read_limit)?, judged: None })
+            Some(ExistingFile { stat: *stat, content: tree.read(node, want.read_limit)?, judged: None })
         }
         Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
     };
     let labels = labeller.choose(&walked)?;
     let home = homes.above(tree, path, &walked)?;
-    let open = walk::open_on_the_way(tree, &walked)?;
-    Ok(Ok(Standing {
+    let open = walk::writable_parents(tree, &walked)?;
+    Ok(Ok(SurveyedPath {
         physical: walked.physical,
         missing_parents: walked.missing_parents,
         home,
@@ -220,7 +221,7 @@ fn place<T: Tree>(
 /// The homes of a target's users.
 struct Homes<'u> {
     users: Vec<(&'u User, &'u str)>,
-    /// Where `/home` really is, if a link leads elsewhere.
+    /// The physical path of `/home`, if a link leads elsewhere.
     moved: Option<String>,
 }
 
@@ -236,7 +237,7 @@ impl<'u> Homes<'u> {
         Ok(Self { users, moved })
     }
 
-    /// The innermost home that `path` is below, where it is declared or where it really is.
+    /// The innermost home above `path`, as declared or as resolved.
     fn above<T: Tree>(&self, tree: &T, path: &str, walked: &Walk<T::Node>) -> Result<Option<Home>, StorageError> {
         for (user, home) in &self.users {
             let moved = self.moved.as_ref().zip(home.strip_prefix("/home/")).map(|(top, name)| format!("{top}/{name}"));
@@ -244,12 +245,12 @@ impl<'u> Homes<'u> {
             if !is_below(home) && !moved.as_deref().is_some_and(is_below) {
                 continue;
             }
-            let stands = match walk::resolve(tree, home) {
+            let exists = match walk::resolve(tree, home) {
                 Ok(walked) => walked.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory),
                 Err(WalkError::Image(error)) => return Err(error),
                 Err(_) => false,
             };
-            return Ok(Some(Home { path: (*home).to_owned(), user: (*user).clone(), stands }));
+            return Ok(Some(Home { path: (*home).to_owned(), user: (*user).clone(), exists }));
         }
         Ok(None)
     }
@@ -260,11 +261,11 @@ fn is_below(path: &str, directory: &str) -> bool {
 }
 
 fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: FileKind) -> Refusal {
-    const HINT: &str = "only a regular file is replaced or removed: choose another path, or remove what stands there";
+    const HINT: &str = "only a regular file is replaced or removed: choose another path, or remove it there";
     if kind != FileKind::Symlink {
         return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
     }
-    // The chain says what the link would have led to; where it cannot be followed, the error says so itself.
+    // The chain shows where the link leads; if it cannot be followed, the error says why.
     match walk::trace_to_end(tree, path) {
         Ok(end) => Refusal {
             code: nixos::links::into_the_store(&end.physical),
@@ -289,8 +290,8 @@ fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
     let hint = match error {
         WalkError::NotADirectory { .. } => "choose a path whose parents are directories",
         WalkError::Foreign { .. } => {
-            "links are followed only where nobody but root can lay them: declare the path where it leads, or give the link and \
-             its directories to root"
+            "links are followed only where nobody but root can lay them: declare the path where it leads, or give the \
+             link and its directories to root"
         }
         _ => "choose a path without this link on the way",
     };

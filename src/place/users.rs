@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use deaddrop_core::secret::Secret;
 
-/// Names and numbers as the target's own files give them; all empty when it has no such files yet.
+/// Names and numbers from the target's own files; all empty if it has no such files yet.
 #[derive(Debug, Default)]
 pub struct Users {
     uids: HashMap<String, u32>,
@@ -12,7 +12,7 @@ pub struct Users {
     hashes: HashMap<String, Secret>,
     /// Users with their numbers and homes, in passwd's order.
     users: Vec<User>,
-    /// The names that a group's line lists, by its number.
+    /// The names in a group's line, by its number.
     members: HashMap<u32, Vec<String>>,
 }
 
@@ -25,16 +25,16 @@ pub struct User {
     pub uid: u32,
     /// The number of its own group.
     pub gid: u32,
-    /// Its home directory: absolute, without `//`, `.` and an end in `/`; none where it has none of its own.
+    /// Its home directory: absolute, without `//`, `.` and a final `/`; `None` if it has none of its own.
     pub home: Option<String>,
 }
 
-/// Homes that say that a user has none (nixpkgs, `users.users.<name>.home`; Debian, `adduser --no-create-home`).
+/// Homes that mean that a user has none (nixpkgs, `users.users.<name>.home`; Debian, `adduser --no-create-home`).
 const NO_HOMES: [&str; 3] = ["/", "/var/empty", "/nonexistent"];
 
 impl Users {
-    /// Reads the three files' contents; a file that the target does not have is empty. Lines that are not of the
-    /// format (passwd(5), group(5), shadow(5)) are passed over. As libc does, the first line of a name counts.
+    /// Parses the three files' contents; a missing file is empty. Malformed lines (passwd(5), group(5), shadow(5)) are
+    /// ignored. As in libc, the first line of a name wins.
     #[must_use]
     pub fn parse(passwd: &[u8], group: &[u8], shadow: &[u8]) -> Self {
         let mut users = Self::default();
@@ -65,7 +65,7 @@ impl Users {
                 users.users.push(User { name: name.to_owned(), uid, gid, home: clean_home(home) });
             }
         }
-        // A home that is root's as well is nobody else's.
+        // A home shared with root belongs to no other user.
         let of_root: HashSet<String> =
             users.users.iter().filter(|user| user.uid == 0).filter_map(|user| user.home.clone()).collect();
         for user in &mut users.users {
@@ -81,26 +81,26 @@ impl Users {
         users
     }
 
-    /// A user's number. `root` is 0 also where there is no passwd yet.
+    /// A user's number. `root` is 0 even without a passwd.
     #[must_use]
     pub fn uid(&self, name: &str) -> Option<u32> {
         self.uids.get(name).copied().or((name == "root").then_some(0))
     }
 
-    /// A group's number. `root` is 0 also where there is no group file yet.
+    /// A group's number. `root` is 0 even without a group file.
     #[must_use]
     pub fn gid(&self, name: &str) -> Option<u32> {
         self.gids.get(name).copied().or((name == "root").then_some(0))
     }
 
-    /// The number of a user's own group; `user` is a name or, where `name` is none, a number.
+    /// The number of a user's own group; the user is given by `name`, or by `uid` if that is `None`.
     #[must_use]
     pub fn own_group(&self, uid: u32, name: Option<&str>) -> Option<u32> {
         let is_it = |user: &&User| name.map_or(user.uid == uid, |name| user.name == name);
         self.users.iter().find(is_it).map(|user| user.gid)
     }
 
-    /// True for a group that this user is in and nobody else.
+    /// True if this user is the only member of the group.
     #[must_use]
     pub fn is_alone_in(&self, uid: u32, gid: u32) -> bool {
         let mut own = self.users.iter().filter(|user| user.gid == gid).map(|user| user.uid).peekable();
@@ -108,30 +108,30 @@ impl Users {
         own.peek().is_some() && own.all(|user| user == uid) && listed.into_iter().all(|user| user == Some(uid))
     }
 
-    /// The name of a user; its number where no line has it.
+    /// The name of a user; its number if it has no line.
     #[must_use]
     pub fn user_shown(&self, uid: u32) -> String {
         let user = self.users.iter().find(|user| user.uid == uid);
         user.map_or_else(|| uid.to_string(), |user| user.name.clone())
     }
 
-    /// The name of a group; its number where no line has it.
+    /// The name of a group; its number if it has no line.
     #[must_use]
     pub fn group_shown(&self, gid: u32) -> String {
         let name = self.gids.iter().filter(|(_, id)| **id == gid).map(|(name, _)| name.as_str()).min();
         name.map_or_else(|| gid.to_string(), str::to_owned)
     }
 
-    /// Users with a home of their own that a path may be below, the longest home first.
+    /// Users with a home of their own, the longest home first.
     pub fn with_homes(&self) -> impl Iterator<Item = (&User, &str)> {
         let mut all: Vec<(&User, &str)> =
             self.users.iter().filter_map(|user| Some((user, user.home.as_deref()?))).collect();
-        // Stable: of two users with one home the first counts.
+        // Stable: of two users with one home the first wins.
         all.sort_by_key(|(_, home)| std::cmp::Reverse(home.len()));
         all.into_iter()
     }
 
-    /// The hash field of a user's shadow line, `!` and the empty field included; `None` without a line.
+    /// The hash field of a user's shadow line, including `!` and the empty field; `None` without a line.
     #[must_use]
     pub fn shadow_hash(&self, name: &str) -> Option<&Secret> {
         self.hashes.get(name)
@@ -144,7 +144,7 @@ fn lines_of_fields(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
         .map(|line| line.splitn(8, |byte| *byte == b':').collect())
 }
 
-/// A home directory as passwd has it, cleaned; `None` for what is none.
+/// A home directory of passwd in normal form; `None` if it is not valid.
 fn clean_home(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     if !text.starts_with('/') || text.split('/').any(|name| name == "..") || text.contains('\0') {
@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn names_are_looked_up_in_the_targets_own_files() {
         let users = Users::parse(
-            b"root:x:0:0::/root:/bin/sh\nadmin:x:1000:100::/home/admin:/bin/sh\nadmin:x:7:7::/:\nbroken\nbad:x:many:1::\n",
+            b"root:x:0:0::/root:/bin/sh\nadmin:x:1000:100::/home/admin:/bin/sh\nadmin:x:7:7::/:\nbroken\n\
+              bad:x:many:1::\n",
             b"users:x:100:admin\nshadow:x:318:\n",
             b"root:!:1::::::\nadmin:$y$abc:1::::::\n",
         );
@@ -183,8 +184,8 @@ mod tests {
     fn a_home_is_a_line_with_a_directory_of_its_own_and_never_roots() {
         let users = Users::parse(
             b"root:x:0:0::/root:/bin/sh\noperator:x:11:0::/root:/sbin/nologin\nadmin:x:1000:100::/home/admin/:/bin/sh\n\
-              second:x:1001:100::/home//./admin\nnested:x:1002:7::/home/admin/in:\nnone:x:5:5::/var/empty:\ntop:x:6:6::/:\n\
-              gone:x:7:7::/nonexistent:\nup:x:8:8::/home/../x:\nrelative:x:9:9::home:\nshort:x:10:10\n",
+              second:x:1001:100::/home//./admin\nnested:x:1002:7::/home/admin/in:\nnone:x:5:5::/var/empty:\n\
+              top:x:6:6::/:\ngone:x:7:7::/nonexistent:\nup:x:8:8::/home/../x:\nrelative:x:9:9::home:\nshort:x:10:10\n",
             b"users:x:100:\n",
             b"",
         );

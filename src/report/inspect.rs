@@ -1,32 +1,33 @@
-//! What an image is: container, table, partitions, file systems, and which one is the root.
+//! `inspect`: container, table, partitions, file systems, and which one is the root.
 
 use std::fmt::Write;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text::size;
 use deaddrop_image::ext4::{JournalState, Summary};
-use deaddrop_image::journal::replay::Waiting;
+use deaddrop_image::journal::replay::Pending;
 use deaddrop_image::table::Partition;
 use deaddrop_image::table::root::Backend;
 use serde_json::{Value, json};
 
+use crate::run::remedy;
 use crate::run::style::{self, paint};
 
-/// Everything that `inspect` found.
+/// The results of `inspect`.
 pub struct Inspection<'a> {
-    /// The image as it was named.
+    /// The image as on the command line.
     pub name: &'a str,
     /// "raw", "zstd".
     pub container: &'static str,
-    /// Bytes of the file.
+    /// Size of the file, in bytes.
     pub file_size: u64,
-    /// Bytes of the disk.
+    /// Size of the disk, in bytes.
     pub disk_size: u64,
-    /// The table.
+    /// The partition table.
     pub table: &'a deaddrop_image::table::Table,
-    /// The root and why it was chosen, or why there is none: the reason first, then what to do.
+    /// The root and the reason for the choice; or why there is none, and a hint.
     pub root: Result<(Partition, String), (String, String)>,
-    /// The root's ext2, ext3 or ext4, and whether it can be written.
+    /// The root's ext2, ext3 or ext4, and `Ok` if it can be written.
     pub ext4: Option<(Summary, Result<(), StorageError>)>,
 }
 
@@ -94,7 +95,7 @@ impl Inspection<'_> {
             let is_root = partition.is_some_and(|partition| self.is_root(partition));
             let mut line = String::from(if is_root { "→" } else { " " });
             for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-                // A column that says nothing of any partition is left out.
+                // A column that is empty for every partition is omitted.
                 if rows.iter().skip(1).any(|row| !row[column].is_empty()) {
                     let _ = write!(line, " {cell:<width$} ");
                 }
@@ -135,7 +136,7 @@ impl Inspection<'_> {
         text.trim_end_matches('\n').to_owned()
     }
 
-    /// The long fields, which would make the table too wide: one line a partition.
+    /// The long fields, which would make the table too wide: one line per partition.
     fn ids(&self) -> String {
         let mut text = format!("\ndisk {}\n", self.table.id.as_deref().unwrap_or("without an id"));
         for partition in &self.table.partitions {
@@ -155,12 +156,12 @@ impl Inspection<'_> {
     }
 }
 
-/// Who writes what is on the partition.
+/// The back end that can write the partition's file system.
 fn backend(partition: &Partition) -> Option<Backend> {
     partition.file_system.as_ref().and_then(|probe| Backend::of(probe.kind))
 }
 
-/// The table's columns. `*` stands behind the number of a partition that is marked for booting.
+/// The table's columns. `*` follows the number of a partition that is marked as bootable.
 const COLUMNS: [&str; 8] = ["PART", "START", "SIZE", "TYPE", "FILE SYSTEM", "LABEL", "NAME", "USED"];
 
 fn row(partition: &Partition) -> [String; 8] {
@@ -185,12 +186,12 @@ fn row(partition: &Partition) -> [String; 8] {
     ]
 }
 
-/// The root's file system on two lines: what it is, and whether it can be written.
+/// The root's file system on two lines: its properties, and whether it can be written.
 fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
-    let telling =
+    let notable =
         ["metadata_csum", "64bit", "orphan_file", "inline_data", "meta_bg", "bigalloc", "encrypt", "casefold"];
     let features: Vec<&str> =
-        telling.into_iter().filter(|name| summary.features.iter().any(|has| has == name)).collect();
+        notable.into_iter().filter(|name| summary.features.iter().any(|has| has == name)).collect();
     let features = if features.is_empty() { String::new() } else { format!(", {}", features.join(", ")) };
     let mut text =
         format!("\n{}: {} blocks{features}; {}", summary.kind, size(summary.block_size), journal_text(summary));
@@ -198,7 +199,8 @@ fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
         Ok(()) => text.push_str("; written natively"),
         Err(error) => {
             let _ = write!(text, "\n{} {error}", paint(style::WARNING, "not written to:"));
-            if let Some(hint) = error.hint() {
+            let hint = remedy::hint(error);
+            if !hint.is_empty() {
                 let _ = write!(text, "\n{} {hint}", paint(style::HINT, "hint:"));
             }
         }
@@ -208,22 +210,22 @@ fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
 
 fn journal_text(summary: &Summary) -> String {
     let sized = |bytes: Option<u64>| bytes.map_or("journal".to_owned(), |bytes| format!("journal {}", size(bytes)));
-    match (summary.journal, summary.waiting.map(waiting_text)) {
+    match (summary.journal, summary.pending.map(pending_text)) {
         (JournalState::None, _) => "no journal".to_owned(),
         (JournalState::External, _) => "journal on another device".to_owned(),
         (JournalState::Clean { size }, None) => format!("{}, clean", sized(size)),
         (JournalState::NeedsRecovery { size }, None) => format!("{}, to be replayed", sized(size)),
-        // With the mark that nothing waits, too: it is one of the two that is wrong.
-        (JournalState::Clean { size }, Some(waiting)) => format!("{}, not replayed ({waiting})", sized(size)),
-        (JournalState::NeedsRecovery { size }, Some(waiting)) => format!("{}, to be replayed ({waiting})", sized(size)),
+        // A pending transaction contradicts the mark "clean": one of the two is wrong.
+        (JournalState::Clean { size }, Some(pending)) => format!("{}, not replayed ({pending})", sized(size)),
+        (JournalState::NeedsRecovery { size }, Some(pending)) => format!("{}, to be replayed ({pending})", sized(size)),
     }
 }
 
-/// What waits in a journal.
-fn waiting_text(waiting: Waiting) -> String {
+/// The number of pending transactions and fast commits.
+fn pending_text(pending: Pending) -> String {
     let counted = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    match (waiting.transactions, waiting.fast_commits) {
-        (0, None) => "nothing waits in it".to_owned(),
+    match (pending.transactions, pending.fast_commits) {
+        (0, None) => "nothing to replay".to_owned(),
         (transactions, None) => counted(transactions, "transaction"),
         (transactions, Some(0)) => format!("{}, part of a fast commit", counted(transactions, "transaction")),
         (transactions, Some(fast)) => {
@@ -250,9 +252,9 @@ fn ext4_json(summary: &Summary, writable: &Result<(), StorageError>) -> Value {
         "journal": {
             "state": journal,
             "size": journal_size,
-            "transactions": summary.waiting.map(|waiting| waiting.transactions),
-            "fast_commits": summary.waiting.map(|waiting| waiting.fast_commits.unwrap_or(0)),
-            "fast_commit_cut_off": summary.waiting.map(|waiting| waiting.fast_commits == Some(0)),
+            "transactions": summary.pending.map(|pending| pending.transactions),
+            "fast_commits": summary.pending.map(|pending| pending.fast_commits.unwrap_or(0)),
+            "fast_commit_cut_off": summary.pending.map(|pending| pending.fast_commits == Some(0)),
         },
         "clean": summary.clean,
         "writable": writable.is_ok(),

@@ -1,4 +1,4 @@
-//! The object of `--json`: a contract with programs (docs/json.md).
+//! The objects of `--json`, a stable interface (docs/json.md).
 
 use deaddrop_core::warning::Warning;
 use deaddrop_vault::Listed;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::run::plan::{Action, Plan};
 
-/// The object of `check`, `plan`, `inject` and `verify`.
+/// The object of `plan`, `inject` and `verify`.
 #[must_use]
 pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
     let changes: Vec<Value> = plan
@@ -42,7 +42,7 @@ pub fn warnings(warnings: &[Warning]) -> Value {
         .collect()
 }
 
-/// The object of `check`: there is no target, and so there are no changes.
+/// The object of `check`: without a target, and so without changes.
 #[must_use]
 pub fn check(manifest: &str, secrets: usize, found: &[Warning]) -> Value {
     json!({
@@ -56,7 +56,7 @@ pub fn check(manifest: &str, secrets: usize, found: &[Warning]) -> Value {
     })
 }
 
-/// The object of `init`: what the manifest that was written has.
+/// The object of `init`: the numbers of the written manifest.
 #[must_use]
 pub fn init(manifest: &str, hosts: usize, secrets: usize) -> Value {
     json!({
@@ -70,7 +70,7 @@ pub fn init(manifest: &str, hosts: usize, secrets: usize) -> Value {
     })
 }
 
-/// The object of `recover` and `scrub`: no secret is looked at; `changed` says whether anything was written.
+/// The object of `recover` and `scrub`; `changed` is true if anything was written.
 #[must_use]
 pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
     json!({
@@ -83,7 +83,7 @@ pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
     })
 }
 
-/// The object of `sources list`: what there is in a source, by name.
+/// The object of `sources list`: the items of a source, by name.
 #[must_use]
 pub fn sources(name: &str, items: &[Listed]) -> Value {
     let listed: Vec<Value> = items

@@ -1,5 +1,5 @@
-//! Many hosts at once: on a terminal a line a running host with its step, and those that are done scroll away above;
-//! elsewhere one line as each host ends.
+//! Live display of a run over hosts: on a terminal one line per running host with its step, below the lines of those
+//! that have ended; otherwise one line as each host ends.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -10,16 +10,16 @@ use deaddrop_core::text;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unicode_width::UnicodeWidthStr;
 
-use super::rotate::{Row, RunKind, WIDEST_NAME};
+use super::rotate::{HostReport, RunKind, WIDEST_NAME};
 use super::{Ui, print_error_stream, wrap};
 use crate::rotate::fleet::Watcher;
-use crate::rotate::{HostEnd, HostStep};
+use crate::rotate::{HostResult, HostStep};
 
-/// How often a line on a terminal is drawn again.
+/// Interval between two redraws of a line on a terminal.
 const FRAME: Duration = Duration::from_millis(120);
 
-/// Shows a run over hosts, and keeps how each of them ended.
-pub struct Hosts<'a> {
+/// Displays a run over hosts, and collects the results.
+pub struct HostsDisplay<'a> {
     ui: &'a Ui,
     kind: RunKind,
     names: Vec<&'a str>,
@@ -29,13 +29,13 @@ pub struct Hosts<'a> {
 }
 
 struct State {
-    rows: Vec<Option<Row>>,
+    rows: Vec<Option<HostReport>>,
     ended: usize,
     /// On a terminal.
     live: Option<Live>,
 }
 
-impl<'a> Hosts<'a> {
+impl<'a> HostsDisplay<'a> {
     /// For hosts of these names.
     #[must_use]
     pub fn new(ui: &'a Ui, kind: RunKind, names: Vec<&'a str>) -> Self {
@@ -45,23 +45,23 @@ impl<'a> Hosts<'a> {
         Self { ui, kind, names, width, state: Mutex::new(State { rows, ended: 0, live }) }
     }
 
-    /// Leaves the terminal to ssh's questions until [`Hosts::resume`].
+    /// Leaves the terminal to ssh's questions until [`HostsDisplay::resume`].
     pub fn pause(&self) {
         if let Some(live) = &mut self.lock().live {
             live.pause();
         }
     }
 
-    /// Shows again what goes on.
+    /// Displays the run again.
     pub fn resume(&self) {
         if let Some(live) = &mut self.lock().live {
             live.resume();
         }
     }
 
-    /// How the hosts ended, in the order in which they were chosen. None is missing after a run.
+    /// The results, in the order of selection. After a run none is missing.
     #[must_use]
-    pub fn finish(self) -> Vec<Row> {
+    pub fn finish(self) -> Vec<HostReport> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut live) = state.live {
             live.resume();
@@ -83,7 +83,7 @@ impl<'a> Hosts<'a> {
     }
 }
 
-impl Watcher for Hosts<'_> {
+impl Watcher for HostsDisplay<'_> {
     fn begun(&self, host: usize) {
         let (name, width) = (self.names[host], self.width);
         if let Some(live) = &mut self.lock().live {
@@ -97,8 +97,8 @@ impl Watcher for Hosts<'_> {
         }
     }
 
-    fn ended(&self, host: usize, end: HostEnd) {
-        let row = Row::new(self.names[host], end, self.kind, self.ui.verbose);
+    fn ended(&self, host: usize, end: HostResult) {
+        let row = HostReport::new(self.names[host], end, self.kind, self.ui.verbose);
         let width = std::io::stderr().is_terminal().then(wrap::width);
         let line = row.line(self.width, self.kind, width);
         let mut state = self.lock();
@@ -112,16 +112,16 @@ impl Watcher for Hosts<'_> {
     }
 
     fn stopping(&self, running: usize) {
-        let words = match running {
+        let message = match running {
             0 => "stopped: no other host begins".to_owned(),
             1 => "stopping: no other host begins; 1 still runs, and is not cut off".to_owned(),
             _ => format!("stopping: no other host begins; {running} still run, and are not cut off"),
         };
-        self.say(&mut self.lock(), &words);
+        self.say(&mut self.lock(), &message);
     }
 }
 
-/// A step in a word.
+/// The name of a step.
 fn word(step: HostStep) -> &'static str {
     match step {
         HostStep::Connecting => "connecting",
@@ -132,7 +132,7 @@ fn word(step: HostStep) -> &'static str {
     }
 }
 
-/// True on a terminal whose lines can be drawn again.
+/// True on a terminal whose lines can be redrawn.
 fn can_be_redrawn() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
@@ -143,9 +143,9 @@ struct Live {
     /// "3 of 100 hosts".
     total: ProgressBar,
     bars: HashMap<usize, ProgressBar>,
-    /// While ssh asks: what is to be said afterwards.
+    /// While ssh asks: the lines to print afterwards.
     waiting: Option<Vec<String>>,
-    /// Whether colours are to be left out.
+    /// Without colours.
     plain: bool,
 }
 
@@ -185,13 +185,13 @@ impl Live {
         let line = if self.plain { anstream::adapter::strip_str(&line).to_string() } else { line };
         match &mut self.waiting {
             Some(waiting) => waiting.push(line),
-            // Best effort, as all words for people.
+            // Best effort, as all output for people.
             None => drop(self.lines.println(line)),
         }
     }
 
     fn pause(&mut self) {
-        // Best effort: a line that stays on the terminal harms nobody.
+        // Best effort: a line that stays on the terminal does no harm.
         let _ = self.lines.clear();
         self.lines.set_draw_target(ProgressDrawTarget::hidden());
         self.waiting.get_or_insert_default();
@@ -204,19 +204,19 @@ impl Live {
     }
 }
 
-/// OK to fall back: the templates are constants, and only a wrong one is an error.
+/// OK to fall back: the templates are constants, and only an invalid one is an error.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// A turn at the terminal: one host at a time may ask.
+/// The right to use the terminal: one host at a time may ask.
 #[derive(Default)]
-pub struct Turn {
+pub struct TerminalTurn {
     taken: Mutex<bool>,
     free: std::sync::Condvar,
 }
 
-impl Turn {
+impl TerminalTurn {
     /// Waits until it is free, and takes it.
     pub fn take(&self) {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,7 +224,7 @@ impl Turn {
         *taken = true;
     }
 
-    /// Gives it to the next one. Who has not taken it must not.
+    /// Gives it to the next one. Only the holder may call this.
     pub fn give(&self) {
         *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.free.notify_one();

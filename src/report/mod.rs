@@ -1,6 +1,7 @@
-//! What a person sees, and JSON for programs. Words for people go to standard error, JSON to standard output.
+//! Output for people, and JSON for programs. Output for people goes to standard error, except for the requested result;
+//! JSON goes to standard output.
 //!
-//! No value, no length of a value and no digest of a value is ever given to this module.
+//! Never receives a value, the length of a value or a digest of a value.
 
 pub mod inspect;
 pub mod json;
@@ -19,27 +20,27 @@ use deaddrop_core::shown;
 pub use crate::run::message::{Exit, Failure, Message};
 pub use progress::ProgressDisplay;
 
-/// How a run speaks: from the global options and the terminal.
+/// How a run reports: from the global options and the terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
-    /// One object on standard output instead of words for people.
+    /// One object on standard output instead of text for people.
     pub json: bool,
     /// Only errors.
     pub quiet: bool,
-    /// 0: results. 1: which partition and why, the read-back, the commit. 2: each file.
+    /// 0: results. 1: the partition and why it was chosen, the read-back, the commit. 2: each file.
     pub verbose: u8,
 }
 
 impl Ui {
     /// A line for people; nothing with `-q`.
-    pub fn say(&self, line: &str) {
+    pub fn info(&self, line: &str) {
         if !self.quiet {
             print_error_stream(line);
         }
     }
 
-    /// A line for people who asked for more with `-v`.
-    pub fn tell(&self, level: u8, line: &str) {
+    /// A line for people, with `-v` (or `-vv`) only.
+    pub fn detail(&self, level: u8, line: &str) {
         if self.verbose >= level && !self.quiet {
             print_error_stream(line);
         }
@@ -53,7 +54,7 @@ impl Ui {
         if self.json { print_output(shown::json(&format!("{:#}\n", object())).as_bytes()) } else { Ok(()) }
     }
 
-    /// What was asked for, for people and their pipes; nothing with `--json`.
+    /// The requested result, for people and their pipes; nothing with `--json`.
     ///
     /// # Errors
     /// See [`print_output`].
@@ -70,7 +71,8 @@ impl Ui {
         }
     }
 
-    /// As [`Ui::print_json`], after something was written: that stays done, so a failure to print is told, and is no failure of the run.
+    /// As [`Ui::print_json`], after something was written. The change stays, so an error of printing is reported but
+    /// does not change the exit code.
     pub fn print_json_when_done(&self, object: impl FnOnce() -> serde_json::Value) {
         if let Err(failure) = self.print_json(object) {
             failure.messages.iter().for_each(|message| print_error_stream(&message.render()));
@@ -78,10 +80,10 @@ impl Ui {
     }
 }
 
-/// Prints to standard output. A reader that closed the pipe has had enough: that is no failure.
+/// Prints to standard output. A reader that closes the pipe is no failure.
 ///
 /// # Errors
-/// Exit 1 when it cannot be written: a program that asked for it must not take a part for the whole.
+/// Exit 1 if it cannot be written: the reader must not mistake a part for the whole.
 pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
     let mut output = std::io::stdout().lock();
     match output.write_all(bytes).and_then(|()| output.flush()) {
@@ -94,6 +96,6 @@ pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Prints to standard error, without colour codes where there is no terminal for them.
 pub fn print_error_stream(line: &str) {
-    // Best effort: there is nowhere left to say that standard error is closed.
+    // Best effort: an error here cannot be reported anywhere.
     let _ = writeln!(anstream::stderr(), "{}", shown::painted(line));
 }

@@ -1,4 +1,4 @@
-//! A plan in people's words: a line a file, warnings under the line they are about, a sum at the end.
+//! A plan for people: one line per file, warnings below their file's line, a sum at the end.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::run::desired::{Content, Generated, KeyState};
 use crate::run::plan::{Action, Change, NewDirectory, Plan};
 use crate::run::style::{self, paint};
 
-/// The whole plan, as `deaddrop plan` shows it, without the closing sum.
+/// The whole plan, as for `deaddrop plan`, without the closing sum.
 #[must_use]
 pub fn table(plan: &Plan) -> String {
     let mut lines: Vec<Line<'_>> = plan.directories.iter().map(Line::directory).collect();
@@ -19,7 +19,7 @@ pub fn table(plan: &Plan) -> String {
     render(&lines, plan)
 }
 
-/// What is not as declared, as `deaddrop verify` shows it.
+/// The differences, as for `deaddrop verify`.
 #[must_use]
 pub fn differences(plan: &Plan) -> String {
     fn line(change: &Change) -> Line<'_> {
@@ -33,7 +33,7 @@ pub fn differences(plan: &Plan) -> String {
     render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
 }
 
-/// One line a changed file, as `deaddrop inject` shows it.
+/// One line per changed file, as for `deaddrop inject`.
 #[must_use]
 pub fn changed_lines(plan: &Plan) -> String {
     fn line(change: &Change) -> Line<'_> {
@@ -43,7 +43,7 @@ pub fn changed_lines(plan: &Plan) -> String {
     render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
 }
 
-/// What changes, and what there is a warning about: that stands under its line.
+/// Changed files, and files with a warning: it is printed below their line.
 fn worth_a_line(plan: &Plan) -> impl Iterator<Item = &Change> {
     let warned = |change: &Change| {
         owns_warnings(change) && plan.warnings.iter().any(|warning| is_about(warning, &change.secret))
@@ -56,15 +56,15 @@ fn is_about(warning: &Warning, secret: &str) -> bool {
     warning.secret.as_deref() == Some(secret)
 }
 
-/// Warnings of a secret stand under the line of its file, not under that of its public part as well.
+/// Warnings of a secret are printed below the line of its file, and not below that of its public part too.
 fn owns_warnings(change: &Change) -> bool {
     !matches!(change.content, Content::PublicPart(_))
 }
 
-/// One line for people: a sign, a path, and two columns more.
+/// One line for people: a sign, a path, and two further columns.
 struct Line<'a> {
     sign: char,
-    /// Whose warnings stand below it.
+    /// The secret whose warnings are printed below it.
     secret: Option<&'a str>,
     cells: [String; 3],
 }
@@ -90,7 +90,7 @@ fn render(lines: &[Line<'_>], plan: &Plan) -> String {
         let mut line = format!("  {sign} ");
         for (column, cell) in cells.iter().enumerate() {
             line.push_str(cell);
-            // The last column needs no filling.
+            // The last column is not padded.
             let rest = widths.get(column).map_or(0, |width| width.saturating_sub(cell.width()).saturating_add(3));
             line.extend(std::iter::repeat_n(' ', rest));
         }
@@ -121,7 +121,7 @@ pub fn sum(plan: &Plan) -> String {
     format!("{changes} change{}: {}; {unchanged} unchanged", if changes == 1 { "" } else { "s" }, parts.join(", "))
 }
 
-/// What was done, once it is: "2 secrets written, 1 removed, 3 unchanged".
+/// The sum after the change: "2 secrets written, 1 removed, 3 unchanged".
 #[must_use]
 pub fn done(plan: &Plan) -> String {
     let actions = plan.secrets();
@@ -142,7 +142,7 @@ pub fn secrets(count: usize) -> String {
     format!("{count} secret{}", if count == 1 { "" } else { "s" })
 }
 
-/// One warning: its code and what it is about, and below it what to do; in as many lines as the terminal needs.
+/// One warning: its code and message, and below it the hint; in as many lines as the terminal needs.
 #[must_use]
 pub fn warning_lines(warning: &Warning) -> String {
     const INDENT: usize = 11;
@@ -175,29 +175,29 @@ fn sign_style(sign: char) -> anstyle::Style {
     }
 }
 
-/// What happens to a file.
+/// The change of a file.
 fn what(change: &Change) -> String {
-    let (action, standing) = match (change.action, &change.standing) {
+    let (action, existing) = match (change.action, &change.existing) {
         (Action::Unchanged, None) => return "absent".into(),
         (Action::Create, _) | (_, None) => return format!("{:04o} {}", change.mode, change.owner),
         (Action::Unchanged, Some(_)) => return "unchanged".into(),
         (Action::Remove, Some(_)) => return "removed".into(),
-        (action, Some(standing)) => (action, standing),
+        (action, Some(existing)) => (action, existing),
     };
     let mut parts = Vec::new();
     if action == Action::Replace {
         parts.push("content differs".into());
     }
-    if standing.mode != change.mode {
-        parts.push(format!("mode {:04o} → {:04o}", standing.mode, change.mode));
+    if existing.mode != change.mode {
+        parts.push(format!("mode {:04o} → {:04o}", existing.mode, change.mode));
     }
-    if (standing.uid, standing.gid) != (change.uid, change.gid) {
-        parts.push(format!("owner {}:{} → {}", standing.uid, standing.gid, change.owner));
+    if (existing.uid, existing.gid) != (change.uid, change.gid) {
+        parts.push(format!("owner {}:{} → {}", existing.uid, existing.gid, change.owner));
     }
     parts.join(", ")
 }
 
-/// Which secret it is, where its value comes from, and where links lead it.
+/// The secret, the origin of its value, and its physical path if links lead there.
 fn note(change: &Change) -> String {
     let mut note = match (change.action, &change.content) {
         (

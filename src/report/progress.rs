@@ -1,4 +1,4 @@
-//! How far long work has come: a bar with rate and time left on a terminal; elsewhere one line when it starts to take
+//! The progress of long work: a bar with rate and remaining time on a terminal; otherwise one line when it becomes
 //! long, and one at the end.
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Ui;
 
-/// Work that takes less than this is not shown.
+/// Shorter work is not shown.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shows the steps of one run.
@@ -19,24 +19,24 @@ pub struct ProgressDisplay<'a> {
     now: RefCell<Option<Running>>,
 }
 
-/// The work that is going on.
+/// The current work.
 struct Running {
     work: Work,
     since: Instant,
     /// On a terminal, once it takes long.
     bar: Option<ProgressBar>,
-    /// Elsewhere: the first line is out.
-    said: bool,
+    /// Otherwise: the first line is printed.
+    announced: bool,
 }
 
 impl<'a> ProgressDisplay<'a> {
-    /// For a run that speaks as `ui`.
+    /// For a run that reports through `ui`.
     #[must_use]
     pub fn new(ui: &'a Ui) -> Self {
         Self { ui, now: RefCell::new(None) }
     }
 
-    /// Takes a report of how far work has come.
+    /// Displays a progress report.
     pub fn show(&self, step: Progress) {
         if self.ui.quiet {
             return;
@@ -44,7 +44,7 @@ impl<'a> ProgressDisplay<'a> {
         let mut now = self.now.borrow_mut();
         let running = match now.as_mut() {
             Some(running) if running.work == step.work => running,
-            _ => now.insert(Running { work: step.work, since: Instant::now(), bar: None, said: false }),
+            _ => now.insert(Running { work: step.work, since: Instant::now(), bar: None, announced: false }),
         };
         let is_done = step.done >= step.total;
         if running.since.elapsed() < PATIENCE {
@@ -58,19 +58,19 @@ impl<'a> ProgressDisplay<'a> {
             }
             return;
         }
-        if !running.said && !is_done {
-            running.said = true;
-            self.ui.say(&format!("{} …", name(step.work)));
-        } else if running.said && is_done {
-            running.said = false;
-            self.ui.say(&format!("{}: {:.1} s", name(step.work), running.since.elapsed().as_secs_f64()));
+        if !running.announced && !is_done {
+            running.announced = true;
+            self.ui.info(&format!("{} …", name(step.work)));
+        } else if running.announced && is_done {
+            running.announced = false;
+            self.ui.info(&format!("{}: {:.1} s", name(step.work), running.since.elapsed().as_secs_f64()));
         }
     }
 }
 
 fn bar(step: Progress) -> ProgressBar {
     let bar = ProgressBar::new(step.total).with_message(name(step.work));
-    // OK to fall back: the templates are constants, and only a wrong one is an error.
+    // OK to fall back: the templates are constants, and only an invalid one is an error.
     let template = match step.work {
         Work::Kernel => "{msg} {bar:30} step {pos} of {len}",
         _ => "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",

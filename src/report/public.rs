@@ -1,4 +1,5 @@
-//! The public parts of generated keys: as a known_hosts file whose other lines are comments, and as JSON. docs/generate.md.
+//! The public parts of generated keys: as a known_hosts file whose other lines are comments, and as JSON.
+//! docs/generate.md.
 
 use std::fmt::Write;
 
@@ -8,7 +9,7 @@ use crate::derive::generate::{KeyKind, Public};
 use crate::manifest::Host;
 use crate::run::make::PublicPart;
 
-/// By which names SSH clients know a host.
+/// The names by which SSH clients know a host.
 #[derive(Debug, Default)]
 pub struct KnownAs {
     /// The host's name in the manifest.
@@ -43,7 +44,7 @@ impl KnownAs {
 /// The address in a host's `ssh`, as known_hosts has it: with a port that is not 22, `[address]:port`.
 fn address(ssh: &str) -> Option<String> {
     let (url, rest) = ssh.strip_prefix("ssh://").map_or((false, ssh), |rest| (true, rest.trim_end_matches('/')));
-    // `user@address`: a user's name may hold an `@`, an address does not.
+    // `user@address`: a user's name may contain an `@`, an address does not.
     let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
     let (address, port) = match address.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
         Some((inner, port)) if url => (inner, port.strip_prefix(':')),
@@ -58,12 +59,12 @@ fn address(ssh: &str) -> Option<String> {
     }
 }
 
-/// A name that means itself in known_hosts, where `*`, `?`, `!`, `|`, `@` and `,` mean something else.
+/// A name without the characters that have a meaning in known_hosts (`*`, `?`, `!`, `|`, `@` and `,`).
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte))
 }
 
-/// What one key's public part is called, and what it is, each on one line.
+/// Name and value of each form of a key's public part, each on one line.
 fn lines(part: &PublicPart) -> Vec<(&'static str, String)> {
     match &part.public {
         Public::Ssh(key) => {

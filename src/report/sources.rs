@@ -1,8 +1,9 @@
-//! What there is in a source, by name.
+//! The items of a source, by name.
 
 use deaddrop_vault::Listed;
 
-/// One line an item, for people and for `grep`: `folder/name`, its id, its fields. Ends with a newline unless it is empty.
+/// One line per item, for people and for `grep`: `folder/name`, its id, its fields. Ends with a newline unless it is
+/// empty.
 #[must_use]
 pub fn table(items: &[Listed]) -> String {
     let labels: Vec<String> = items.iter().map(label).collect();

@@ -1,20 +1,20 @@
-//! Lines no longer than the terminal.
+//! Wraps lines to the width of the terminal.
 
 use unicode_width::UnicodeWidthStr;
 
-/// Where there is no terminal.
+/// The width without a terminal.
 const DEFAULT: usize = 100;
-/// On a narrower terminal, lines may as well be broken by it.
+/// Minimum width: a narrower terminal breaks the lines itself.
 const NARROWEST: usize = 40;
 
-/// Columns of the terminal that people read on, or 100.
+/// Columns of the terminal on standard error, or 100.
 #[must_use]
 pub fn width() -> usize {
     let columns = terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0));
     columns.unwrap_or(DEFAULT).max(NARROWEST)
 }
 
-/// Breaks a text between words into lines of at most `width` columns. A longer word has a line of its own.
+/// Breaks a text between words into lines of at most `width` columns. A longer word gets its own line.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();

@@ -1,46 +1,46 @@
-//! What is done on a node after its files have changed: each unit and program once, in the manifest's order.
+//! The actions on a node after its files have changed: each unit and program once, in the manifest's order.
 
 use std::time::Duration;
 
 use crate::manifest::SecretSpec;
-use crate::place::node::{Action, Unit, Work};
+use crate::place::node::{Action, NodeRun, Unit};
 
-/// Puts what the changed secrets ask for into `work`.
-pub(super) fn collect(changed: &[&SecretSpec], work: &mut Work<'_>) {
+/// Adds to `run` what the changed secrets declare.
+pub(super) fn collect(changed: &[&SecretSpec], run: &mut NodeRun<'_>) {
     let mut settle = Duration::ZERO;
     for spec in changed {
         let asks = &spec.on_change;
         if asks.hides_output {
-            work.conceals.get_or_insert_with(|| spec.name.clone());
+            run.conceals.get_or_insert_with(|| spec.name.clone());
         }
-        // Where a check tells that all is well, nobody has to wait and see.
+        // With a health check there is no need to watch the units too.
         let watch = asks.health.is_none();
         let names =
             [(Action::Restart, &asks.restart), (Action::TryRestart, &asks.try_restart), (Action::Reload, &asks.reload)];
         for (action, names) in names {
             for name in names {
-                add_unit(&mut work.units, Unit { name: name.clone(), action, watch });
+                add_unit(&mut run.units, Unit { name: name.clone(), action, watch });
                 if watch {
                     settle = settle.max(asks.settle);
                 }
             }
         }
         for program in &asks.run_after {
-            if !work.programs.contains(program) {
-                work.programs.push(program.clone());
+            if !run.programs.contains(program) {
+                run.programs.push(program.clone());
             }
         }
         if let Some(health) = &asks.health {
-            match work.checks.iter_mut().find(|(_, command)| *command == health.command) {
+            match run.checks.iter_mut().find(|(_, command)| *command == health.command) {
                 Some((timeout, _)) => *timeout = (*timeout).max(health.timeout),
-                None => work.checks.push((health.timeout, health.command.clone())),
+                None => run.checks.push((health.timeout, health.command.clone())),
             }
         }
     }
-    work.settle = settle;
+    run.settle = settle;
 }
 
-/// A unit that is there already is acted on once, by the strongest of what is asked for.
+/// A unit that several secrets name is acted on once, with the strongest action.
 fn add_unit(units: &mut Vec<Unit>, unit: Unit) {
     fn strength(action: Action) -> u8 {
         match action {
@@ -81,10 +81,10 @@ secrets:
         )
         .unwrap();
         let specs: Vec<&SecretSpec> = manifest.secrets.iter().collect();
-        let mut work = Work::default();
-        collect(&specs, &mut work);
+        let mut run = NodeRun::default();
+        collect(&specs, &mut run);
         let units: Vec<(&str, Action, bool)> =
-            work.units.iter().map(|unit| (unit.name.as_str(), unit.action, unit.watch)).collect();
+            run.units.iter().map(|unit| (unit.name.as_str(), unit.action, unit.watch)).collect();
         assert_eq!(
             units,
             [
@@ -94,9 +94,9 @@ secrets:
                 ("w.service", Action::Restart, false),
             ]
         );
-        assert_eq!(work.programs, [vec!["p", "1"], vec!["q"]]);
-        assert_eq!(work.checks, [(Duration::from_secs(8), vec!["h".to_owned()])]);
-        assert_eq!(work.settle, Duration::from_secs(9));
-        assert_eq!(work.conceals.as_deref(), Some("d"));
+        assert_eq!(run.programs, [vec!["p", "1"], vec!["q"]]);
+        assert_eq!(run.checks, [(Duration::from_secs(8), vec!["h".to_owned()])]);
+        assert_eq!(run.settle, Duration::from_secs(9));
+        assert_eq!(run.conceals.as_deref(), Some("d"));
     }
 }

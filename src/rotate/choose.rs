@@ -1,4 +1,4 @@
-//! Which hosts a run is about: `HOST…`, `tag:NAME`, or all of them. Pure, and before any contact.
+//! Selects the hosts of a run: `HOST…`, `tag:NAME`, or all of them. Pure, and before any contact.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,10 +7,10 @@ use deaddrop_core::text::shown_text;
 
 use crate::manifest::{Host, Manifest};
 
-/// What the command line says.
+/// The hosts as the command line names them.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
-    /// `HOST` or `tag:NAME`, in the person's order.
+pub struct Selection<'a> {
+    /// `HOST` or `tag:NAME`, in the order of the command line.
     pub named: &'a [String],
     /// `--all`.
     pub all: bool,
@@ -18,14 +18,14 @@ pub struct Wish<'a> {
 
 /// A host of the run.
 #[derive(Debug, Clone, Copy)]
-pub struct Chosen<'m> {
+pub struct ChosenHost<'m> {
     /// Its name in the manifest.
     pub name: &'m str,
-    /// What the manifest says of it.
+    /// Its entry in the manifest.
     pub host: &'m Host,
 }
 
-/// A wish that the manifest cannot fulfil. A mistake on the command line: exit code 2.
+/// The command line names hosts that cannot be selected: exit code 2.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChooseError {
     /// Neither a host nor a tag nor all.
@@ -37,9 +37,9 @@ pub enum ChooseError {
     /// The manifest has no host of this name.
     #[error("unknown host `{name}`")]
     UnknownHost {
-        /// What was asked for, fit for a terminal.
+        /// The name on the command line, safe for a terminal.
         name: String,
-        /// Hosts, and tags as `tag:NAME`, whose names are like it, nearest first.
+        /// Similar names of hosts, and of tags as `tag:NAME`, nearest first.
         near: Vec<String>,
         /// Every host of the manifest, sorted.
         hosts: Vec<String>,
@@ -47,14 +47,14 @@ pub enum ChooseError {
     /// No host of the manifest has this tag.
     #[error("no host has the tag `{tag}`")]
     UnknownTag {
-        /// What was asked for, fit for a terminal.
+        /// The name on the command line, safe for a terminal.
         tag: String,
-        /// Tags whose names are like it, nearest first, as `tag:NAME`.
+        /// Tags with similar names, nearest first, as `tag:NAME`.
         near: Vec<String>,
         /// Every tag of the manifest, sorted, as `tag:NAME`.
         tags: Vec<String>,
     },
-    /// Hosts that the manifest does not say how to reach.
+    /// Hosts without an address in the manifest.
     #[error("{} no `ssh`, and so cannot be reached", have(.hosts))]
     NoSsh {
         /// Their names.
@@ -68,7 +68,7 @@ fn have(hosts: &[String]) -> String {
 }
 
 impl ChooseError {
-    /// What to do.
+    /// The next step for the user.
     #[must_use]
     pub fn hint(&self) -> String {
         let list = |names: &[String]| near::list(names.iter().map(String::as_str));
@@ -96,28 +96,28 @@ impl ChooseError {
     }
 }
 
-/// The hosts of a run, in the order in which the wish names them, each once. Those of a tag, and all, are in the order of
-/// their names.
+/// The hosts of a run, each once, in the order in which `selection` names them. Those of a tag, and all hosts, are
+/// sorted by name.
 ///
 /// # Errors
-/// The first word that means no host; hosts without `ssh`.
-pub fn choose<'m>(manifest: &'m Manifest, wish: Wish<'_>) -> Result<Vec<Chosen<'m>>, ChooseError> {
+/// The first argument that is no host or tag; hosts without `ssh`.
+pub fn choose<'m>(manifest: &'m Manifest, selection: Selection<'_>) -> Result<Vec<ChosenHost<'m>>, ChooseError> {
     let every = || manifest.hosts.keys().cloned().collect::<Vec<String>>();
-    if !wish.all && wish.named.is_empty() {
+    if !selection.all && selection.named.is_empty() {
         return Err(ChooseError::Nothing { hosts: every() });
     }
     let mut seen = HashSet::new();
-    let mut chosen: Vec<Chosen<'m>> = Vec::new();
+    let mut chosen: Vec<ChosenHost<'m>> = Vec::new();
     let mut add = |name: &'m str, host: &'m Host| {
         if seen.insert(name) {
-            chosen.push(Chosen { name, host });
+            chosen.push(ChosenHost { name, host });
         }
     };
-    if wish.all {
+    if selection.all {
         manifest.hosts.iter().for_each(|(name, host)| add(name, host));
     }
     let tags = by_tag(manifest);
-    for word in wish.named {
+    for word in selection.named {
         if let Some(tag) = word.strip_prefix("tag:") {
             let Some(hosts) = tags.get(tag) else { return Err(unknown_tag(tag, &tags)) };
             hosts.iter().for_each(|(name, host)| add(name, host));
@@ -142,7 +142,7 @@ type Tags<'m> = BTreeMap<&'m str, Vec<(&'m String, &'m Host)>>;
 fn by_tag(manifest: &Manifest) -> Tags<'_> {
     let mut tags = Tags::new();
     for (name, host) in &manifest.hosts {
-        // A tag that stands twice at a host is one.
+        // A tag that a host lists twice counts once.
         for tag in host.tags.iter().collect::<BTreeSet<_>>() {
             tags.entry(tag).or_default().push((name, host));
         }
@@ -150,23 +150,23 @@ fn by_tag(manifest: &Manifest) -> Tags<'_> {
     tags
 }
 
-/// Positions in `chosen` of the hosts that have this tag.
+/// Positions in `chosen` of the hosts with this tag.
 ///
 /// # Errors
-/// No host of the manifest has it.
-pub fn with_tag(manifest: &Manifest, chosen: &[Chosen<'_>], tag: &str) -> Result<Vec<usize>, ChooseError> {
+/// If no host of the manifest has it.
+pub fn with_tag(manifest: &Manifest, chosen: &[ChosenHost<'_>], tag: &str) -> Result<Vec<usize>, ChooseError> {
     let tags = by_tag(manifest);
     if !tags.contains_key(tag) {
         return Err(unknown_tag(tag, &tags));
     }
-    let has = |chosen: &Chosen<'_>| chosen.host.tags.iter().any(|own| own == tag);
+    let has = |chosen: &ChosenHost<'_>| chosen.host.tags.iter().any(|own| own == tag);
     Ok(chosen.iter().enumerate().filter(|(_, chosen)| has(chosen)).map(|(at, _)| at).collect())
 }
 
 fn unknown_host(word: &str, tags: &Tags<'_>, hosts: Vec<String>) -> ChooseError {
     let mut near: Vec<String> =
         near::near(word, hosts.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
-    // A tag without its `tag:` is a likely slip.
+    // A tag without its `tag:` is a likely mistake.
     near.extend(tags.get_key_value(word).map(|(tag, _)| format!("tag:{tag}")));
     ChooseError::UnknownHost { name: shown_text(word).unwrap_or_default(), near, hosts }
 }
@@ -198,22 +198,22 @@ hosts:
         Manifest::parse(text, Path::new("m")).unwrap()
     }
 
-    fn names(wish: &[&str], all: bool) -> Result<Vec<String>, ChooseError> {
+    fn names(selection: &[&str], all: bool) -> Result<Vec<String>, ChooseError> {
         let manifest = manifest();
-        let named: Vec<String> = wish.iter().map(|word| (*word).to_owned()).collect();
-        let chosen = choose(&manifest, Wish { named: &named, all })?;
+        let named: Vec<String> = selection.iter().map(|word| (*word).to_owned()).collect();
+        let chosen = choose(&manifest, Selection { named: &named, all })?;
         Ok(chosen.iter().map(|chosen| chosen.name.to_owned()).collect())
     }
 
     #[test]
     fn hosts_come_in_the_persons_order_each_once() {
-        for (wish, want) in [
+        for (selection, want) in [
             (&["web2"][..], &["web2"][..]),
             (&["db1", "web1", "db1"], &["db1", "web1"]),
             (&["tag:web"], &["web1", "web2"]),
             (&["web2", "tag:web", "tag:edge", "tag:data"], &["web2", "web1", "db1"]),
         ] {
-            assert_eq!(names(wish, false).unwrap(), want, "{wish:?}");
+            assert_eq!(names(selection, false).unwrap(), want, "{selection:?}");
         }
     }
 
@@ -225,7 +225,7 @@ hosts:
         assert_eq!(names(&["web1", "tag:image"], false), Err(ChooseError::NoSsh { hosts: vec!["card".into()] }));
         let text = "version: 1\nhosts: { b: { ssh: b }, a: { ssh: a } }\n";
         let manifest = Manifest::parse(text, Path::new("m")).unwrap();
-        let chosen = choose(&manifest, Wish { named: &["b".into()], all: true }).unwrap();
+        let chosen = choose(&manifest, Selection { named: &["b".into()], all: true }).unwrap();
         assert_eq!(chosen.iter().map(|chosen| chosen.name).collect::<Vec<_>>(), ["a", "b"]);
     }
 
@@ -253,10 +253,10 @@ hosts:
     #[test]
     fn a_manifest_without_hosts_or_tags_says_where_they_belong() {
         let manifest = Manifest::parse("version: 1\nhosts: { a: { ssh: a } }\n", Path::new("m")).unwrap();
-        let error = choose(&manifest, Wish { named: &["tag:x".into()], all: false }).unwrap_err();
+        let error = choose(&manifest, Selection { named: &["tag:x".into()], all: false }).unwrap_err();
         assert!(error.hint().contains("hosts.NAME.tags"), "{}", error.hint());
         let manifest = Manifest::parse("version: 1\n", Path::new("m")).unwrap();
-        let error = choose(&manifest, Wish { named: &["a".into()], all: false }).unwrap_err();
+        let error = choose(&manifest, Selection { named: &["a".into()], all: false }).unwrap_err();
         assert!(error.hint().contains("named under `hosts`"), "{}", error.hint());
     }
 
@@ -264,7 +264,7 @@ hosts:
     fn the_hosts_of_a_tag_are_found_among_the_chosen() {
         let manifest = manifest();
         let named = ["db1", "web2", "web1"].map(str::to_owned);
-        let chosen = choose(&manifest, Wish { named: &named, all: false }).unwrap();
+        let chosen = choose(&manifest, Selection { named: &named, all: false }).unwrap();
         assert_eq!(with_tag(&manifest, &chosen, "web").unwrap(), [1, 2]);
         // The tag is there, and none of the chosen has it.
         assert!(with_tag(&manifest, &chosen, "image").unwrap().is_empty());

@@ -1,27 +1,30 @@
-//! One node, from ssh's first byte to its last word.
+//! One node: connect, survey, plan, apply, and the result.
 
 use std::time::{Duration, Instant};
 
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
 
-use super::{HostEnd, HostJob, HostStep, Options, Status, actions, words};
+use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages};
 use crate::manifest::{self, SecretSpec};
-use crate::place::node::{Composed, End, Login, NodeError, NodePlace, Outcome, Phase, Recovery, RunFile, Work};
+use crate::place::node::{
+    ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
+};
 use crate::place::{Place, Wanted};
 use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
 use crate::run::prepare::{Unprepared, prepare};
+use crate::run::remedy;
 
-/// A node that `plan` and `verify` look at.
+/// A node that `plan` and `verify` survey.
 pub type Node<'w> = NodePlace<'w>;
 
-/// Enters a node; `host` is `None` for this machine.
+/// Connects to a node; `host` is `None` for this machine.
 ///
 /// # Errors
-/// The host has no address; ssh cannot be run; sudo does not take the password.
+/// If the host has no address, if ssh cannot be run, or if sudo rejects the password.
 pub fn enter<'w>(
     name: &str,
     host: Option<&manifest::Host>,
@@ -55,29 +58,29 @@ pub fn enter<'w>(
     NodePlace::open(login, on_contact)
 }
 
-/// Brings one host to what is declared: looks, plans, applies, tells the units, and takes it back where they are not well with it.
-/// `progress` is told of each step. Never panics on what a node says; always ends.
-pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
+/// Brings one host to its declared state: surveys, plans, applies, restarts the units, and rolls back if they fail.
+/// `progress` is called for each step. No output of a node makes it panic, and it always ends.
+pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     let start = Instant::now();
     let mut end = run(job, progress);
     end.seconds = start.elapsed().as_secs_f64();
     end
 }
 
-fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
+fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     progress(HostStep::Connecting);
     let on_contact = || progress(HostStep::Comparing);
     let HostJob { name, host, files, specs, become_password, options } = job;
     let mut target = match enter(name, host, become_password, options, &on_contact) {
         Ok(target) => target,
-        Err(error) => return HostEnd::unchanged(name, &error),
+        Err(error) => return HostResult::unchanged(name, &error),
     };
-    let (mut plan, recovered) = match look(&mut target, name, files, options) {
-        Ok(looked) => looked,
+    let (mut plan, recovered) = match survey_and_plan(&mut target, name, files, options) {
+        Ok(planned) => planned,
         Err(end) => return *end,
     };
     plan.warnings.extend(target.warnings());
-    plan.warnings.extend(words::warnings(&plan, &specs));
+    plan.warnings.extend(messages::warnings(&plan, &specs));
     if let Some(recovery) = &recovered {
         let warnings = recovered_warnings(recovery, &plan);
         plan.warnings.extend(warnings);
@@ -87,82 +90,85 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostEnd {
     }
     if plan.is_empty() {
         target.close();
-        return HostEnd::well(Status::Unchanged, plan);
+        return HostResult::success(HostStatus::Unchanged, plan);
     }
-    let mut work = Work { keep: !options.rollback, files: files_of(&plan), ..Work::default() };
-    actions::collect(&changed(&plan, &specs), &mut work);
+    let mut node_run = NodeRun { keep: !options.rollback, files: files_of(&plan), ..NodeRun::default() };
+    actions::collect(&changed(&plan, &specs), &mut node_run);
     if options.dry_run {
-        let checked = if work.units.is_empty() { Ok(()) } else { target.check_units(&work.units) };
+        let checked = if node_run.units.is_empty() { Ok(()) } else { target.check_units(&node_run.units) };
         return match checked {
             Ok(()) => {
                 target.close();
-                HostEnd::well(Status::Done, plan)
+                HostResult::success(HostStatus::Done, plan)
             }
-            Err(error) => HostEnd { plan: Some(plan), ..HostEnd::unchanged(name, &error) },
+            Err(error) => HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) },
         };
     }
     let changes = match make::node_changes(&plan) {
         Ok(changes) => changes,
         Err(error) => {
-            return HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error));
+            return HostResult::failed(Message::nothing_changed(name).caused_by(&error));
         }
     };
-    work.changes = &changes;
-    let outcome = target.apply_all(&work, &|phase| {
-        progress(match phase {
-            Phase::Writing => HostStep::Writing,
-            Phase::Restarting | Phase::Restoring => HostStep::Restarting,
-            Phase::Settling => HostStep::Settling,
+    node_run.changes = &changes;
+    let outcome = target.apply_all(&node_run, &|step| {
+        progress(match step {
+            ApplyStep::Writing => HostStep::Writing,
+            ApplyStep::Restarting | ApplyStep::Restoring => HostStep::Restarting,
+            ApplyStep::Settling => HostStep::Settling,
         });
     });
-    let what = "was changed by somebody else before the old files came back";
-    let left: Vec<Warning> = outcome.left.iter().map(|path| left_warning(path, what, &plan)).collect();
+    let what = "was changed by another program before the old files were restored";
+    let left: Vec<Warning> = outcome.changed_by_others.iter().map(|path| left_warning(path, what, &plan)).collect();
     plan.warnings.extend(left);
-    plan.warnings.extend(outcome.stays.iter().map(|path| Warning {
+    plan.warnings.extend(outcome.unremoved_directories.iter().map(|path| Warning {
         code: "DD503",
         secret: None,
         message: format!("{path}, an empty directory of the run, could not be removed"),
         hint: "is the directory append-only (`lsattr -d`)? remove it there".into(),
     }));
-    let watched = work.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
-    HostEnd::of(name, plan, outcome, watched.then_some(work.settle))
+    let watched = node_run.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
+    HostResult::of(name, plan, outcome, watched.then_some(node_run.settle))
 }
 
-/// Surveys and plans. What an interrupted run has left is dealt with first.
-fn look(
+/// Surveys and plans. Finishes or rolls back an interrupted run first.
+fn survey_and_plan(
     target: &mut Node<'_>,
     name: &str,
     files: Vec<DesiredFile>,
     options: &Options,
-) -> Result<(Plan, Option<Recovery>), Box<HostEnd>> {
-    let unchanged = |error: NodeError| Box::new(HostEnd::unchanged(name, &error));
+) -> Result<(Plan, Option<Recovery>), Box<HostResult>> {
+    let unchanged = |error: NodeError| Box::new(HostResult::unchanged(name, &error));
     let mut recovered = None;
     let survey = |wanted: &[Wanted]| {
-        let mut survey = target.look(wanted).map_err(unchanged)?;
+        let mut survey = target.survey_paths(wanted).map_err(unchanged)?;
         if target.is_unfinished() && !options.dry_run {
             recovered = target.recover(options.forget_list).map_err(|error| match &error {
                 NodeError::Refused { .. } => unchanged(error),
-                // Old files may be back, or some of them.
-                _ => Box::new(HostEnd { changed_anything: true, ..HostEnd::failed(words::unknown(name, &error)) }),
+                // Some or all old files may be restored.
+                _ => Box::new(HostResult {
+                    changed_anything: true,
+                    ..HostResult::failed(messages::unknown(name, &error))
+                }),
             })?;
-            survey = target.look(wanted).map_err(unchanged)?;
+            survey = target.survey_paths(wanted).map_err(unchanged)?;
         }
         survey.map_err(|error| {
-            let message = Message::new(format!("{name}: nothing was changed")).caused_by(&error);
-            Box::new(HostEnd::failed(message.hint(error.hint().unwrap_or_default())))
+            let message = Message::nothing_changed(name).caused_by(&error);
+            Box::new(HostResult::failed(message.hint(remedy::hint(&error))))
         })
     };
     match prepare(files, Some(name), desired::wanted_on_node, survey) {
         Ok(prepared) => Ok((prepared.plan, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
         Err(Unprepared::NoRandomness(error)) => {
-            Err(Box::new(HostEnd::failed(Message::new(format!("{name}: nothing was changed")).caused_by(&error))))
+            Err(Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))
         }
-        Err(Unprepared::Refused(refused)) => Err(Box::new(HostEnd::failed(words::refused(name, &refused)))),
+        Err(Unprepared::Refused(refused)) => Err(Box::new(HostResult::failed(messages::refused(name, &refused)))),
     }
 }
 
-/// All files of a plan, and what is secret of each.
+/// All files of a plan, each with its secret parts.
 fn files_of(plan: &Plan) -> Vec<RunFile> {
     let file = |change: &plan::Change| {
         let whole = match &change.content {
@@ -190,37 +196,37 @@ fn unfinished_warning() -> Warning {
     Warning {
         code: "DD502",
         secret: None,
-        message: "an interrupted run has left its list on the node, and its files as they were then".into(),
-        hint: "the next run without --dry-run takes it back before it does anything else".into(),
+        message: "an interrupted run has left its list on the node, and its files are unfinished".into(),
+        hint: "the next run without --dry-run finishes it or rolls it back first".into(),
     }
 }
 
-/// DD503: a file that is somebody else's by now.
+/// DD503: a file that another program has changed since.
 fn left_warning(path: &str, what: &str, plan: &Plan) -> Warning {
     Warning {
         code: "DD503",
         secret: plan.changes.iter().find(|change| change.physical == path).map(|change| change.secret.clone()),
-        message: format!("{path} {what}: it was left as it is"),
+        message: format!("{path} {what}: it was left unchanged"),
         hint: "somebody has written it since: compare it with what it should be".into(),
     }
 }
 
-/// DD502, once it is dealt with; DD503 for each file that it was about and that is by now somebody else's.
+/// DD502 after recovery; DD503 for each file of the interrupted run that another program has changed since.
 fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
-    let (what, hint) = match recovery.taken_back {
+    let (what, hint) = match recovery.rolled_back {
         true => (
-            "an interrupted run was rolled back first: its files are as before it, but for what this run has changed",
-            "values that it was to bring, and that this run did not, have to be rotated again",
+            "an interrupted run was rolled back first: its files are as before it, except those of this run",
+            "rotate its values again, except those of this run",
         ),
         false => (
             "an interrupted run was finished first: its new files stay",
-            "it had only to clear up: there is nothing to do",
+            "it only had to clean up: there is nothing to do",
         ),
     };
     let mut warnings = vec![Warning { code: "DD502", secret: None, message: what.into(), hint: hint.into() }];
     let what = "was neither the old nor the new file of the interrupted run";
-    warnings.extend(recovery.left.iter().map(|path| left_warning(path, what, plan)));
-    warnings.extend(recovery.given_up.iter().map(|path| Warning {
+    warnings.extend(recovery.changed_by_others.iter().map(|path| left_warning(path, what, plan)));
+    warnings.extend(recovery.abandoned.iter().map(|path| Warning {
         code: "DD503",
         secret: None,
         message: format!("{path} was given up: its directory is not there"),
@@ -229,36 +235,38 @@ fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     warnings
 }
 
-impl HostEnd {
-    fn well(status: Status, plan: Plan) -> Self {
+impl HostResult {
+    fn success(status: HostStatus, plan: Plan) -> Self {
         Self { plan: Some(plan), ..Self::new(status) }
     }
 
     fn failed(message: Message) -> Self {
-        Self { error: Some(message), ..Self::new(Status::Failed) }
+        Self { error: Some(message), ..Self::new(HostStatus::Failed) }
     }
 
     fn unchanged(name: &str, error: &NodeError) -> Self {
-        let status = if error.is_unreachable() { Status::Unreachable } else { Status::Failed };
-        let needs_an_answer = error.needs_a_person();
-        Self { error: Some(words::unchanged(name, error)), needs_an_answer, ..Self::new(status) }
+        let status = if error.is_unreachable() { HostStatus::Unreachable } else { HostStatus::Failed };
+        let needs_user = error.needs_user();
+        Self { error: Some(messages::unchanged(name, error)), needs_user, ..Self::new(status) }
     }
 
     fn of(name: &str, plan: Plan, outcome: Outcome, settled: Option<Duration>) -> Self {
-        let (status, changed_anything, error) = match &outcome.end {
-            End::Done => (Status::Done, false, None),
-            End::Kept => (Status::Failed, true, Some(words::kept(name, &outcome))),
-            End::Uncleared(directory) => (Status::Failed, true, Some(words::uncleared(name, directory))),
-            End::RolledBack => (Status::RolledBack, false, Some(words::rolled_back(name, &outcome))),
-            End::Stuck(path) => (Status::Failed, true, Some(words::stuck(name, path, &outcome))),
-            End::Refused(error) => (Status::Failed, false, Some(words::unchanged(name, error))),
-            End::Unknown(error) => (Status::Failed, true, Some(words::unknown(name, error))),
+        let (status, changed_anything, error) = match &outcome.kind {
+            OutcomeKind::Done => (HostStatus::Done, false, None),
+            OutcomeKind::NewFilesKept => (HostStatus::Failed, true, Some(messages::kept(name, &outcome))),
+            OutcomeKind::LeftoversRemain(directory) => {
+                (HostStatus::Failed, true, Some(messages::uncleared(name, directory)))
+            }
+            OutcomeKind::RolledBack => (HostStatus::RolledBack, false, Some(messages::rolled_back(name, &outcome))),
+            OutcomeKind::NotRestored(path) => (HostStatus::Failed, true, Some(messages::stuck(name, path, &outcome))),
+            OutcomeKind::Refused(error) => (HostStatus::Failed, false, Some(messages::unchanged(name, error))),
+            OutcomeKind::Unknown(error) => (HostStatus::Failed, true, Some(messages::unknown(name, error))),
         };
         Self {
             error,
             changed_anything,
             plan: Some(plan),
-            healthy_for: settled.filter(|_| status == Status::Done),
+            healthy_for: settled.filter(|_| status == HostStatus::Done),
             restarted: outcome.acted,
             ..Self::new(status)
         }

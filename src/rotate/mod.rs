@@ -1,14 +1,15 @@
-//! Rotation: the files of a manifest on running nodes. This file: what one node's part of a run is, and how it ended.
+//! Rotation: the files of a manifest on running nodes. This file: the input and the result of one node.
 //!
-//! Called by `cli`. Uses the same flow as for an image: desired files, a survey, a plan; then a node applies it and tells its units.
+//! Called by `cli`. The flow is that of an image (desired files, survey, plan); then the node applies the plan and
+//! restarts its units.
 
 mod actions;
 pub mod choose;
 pub mod fleet;
 mod host;
+mod messages;
 pub mod schedule;
 pub mod shard;
-mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,49 +23,49 @@ use crate::run::plan::Plan;
 
 pub use host::{Node, enter, rotate_host};
 
-/// How long a node has for its greeting and for each answer unless a person says otherwise.
+/// Default time limit for a node's greeting and for each answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// True when there is a terminal on which ssh can ask a person.
+/// True if ssh can ask the user on a terminal.
 #[must_use]
 pub fn has_terminal() -> bool {
-    std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty").is_ok()
+    deaddrop_core::sys::open_terminal().is_ok()
 }
 
-/// One host's part of a run.
+/// The input of one host's run.
 pub struct HostJob<'a> {
     /// The host's name.
     pub name: &'a str,
-    /// How it is reached; this machine itself, without SSH, where it is `None`.
+    /// Its entry in the manifest; `None` for this machine, without SSH.
     pub host: Option<&'a manifest::Host>,
-    /// What it should hold.
+    /// The files that it should have.
     pub files: Vec<DesiredFile>,
     /// The secrets that `files` come from, in any order.
     pub specs: Vec<&'a SecretSpec>,
-    /// What sudo there asks for.
+    /// The password for sudo there.
     pub become_password: Option<Secret>,
-    /// What holds for the whole run.
+    /// The settings of the whole run.
     pub options: &'a Options,
 }
 
-/// What holds for every host of a run.
+/// The settings of a run, the same for all hosts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// ssh's configuration file, instead of the person's own.
+    /// ssh's configuration file, instead of the user's own.
     pub ssh_config: Option<PathBuf>,
-    /// For ssh's `-o`, after those of a host: of two that say different things, ssh takes the first.
+    /// For ssh's `-o`, after those of a host: of two different values ssh takes the first.
     pub ssh_options: Vec<String>,
-    /// Where something is not well after the change, the old files come back.
+    /// Restore the old files if a unit, program or check fails after the change.
     pub rollback: bool,
-    /// Of an interrupted run, the files in directories that are not there are given up.
+    /// Abandon the entries of an interrupted run whose directories are missing.
     pub forget_list: bool,
-    /// Nothing is changed, and nothing is written.
+    /// Change and write nothing.
     pub dry_run: bool,
-    /// How long a node has for its greeting and for each answer.
+    /// Time limit for a node's greeting and for each answer.
     pub contact_timeout: Duration,
-    /// A terminal is there: ssh may ask a person.
+    /// ssh may ask the user on the terminal.
     pub interactive: bool,
-    /// Environment variables that hold values ([`deaddrop_vault::hidden_variables`]): ssh does not get them.
+    /// Environment variables that contain values ([`deaddrop_vault::hidden_variables`]): ssh does not get them.
     pub hidden: Vec<String>,
 }
 
@@ -83,39 +84,39 @@ impl Default for Options {
     }
 }
 
-/// How far a host is, for those who watch.
+/// The current step of a host, for the display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostStep {
-    /// ssh is on its way.
+    /// ssh connects.
     Connecting,
-    /// What stands there is compared with what should.
+    /// The files are surveyed and compared.
     Comparing,
-    /// Files are put in place.
+    /// Files are written.
     Writing,
-    /// Units and programs are told.
+    /// Units are restarted, programs run.
     Restarting,
     /// Units are watched, checks run.
     Settling,
 }
 
-/// How a host ended.
+/// The result of a host, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// All is as declared now; in a dry run, it could be made so.
+pub enum HostStatus {
+    /// It is as declared now; in a dry run, it could be changed so.
     Done,
-    /// All was as declared already.
+    /// It was as declared already.
     Unchanged,
-    /// It went wrong; [`HostEnd::changed_anything`] tells whether something was changed.
+    /// It failed; [`HostResult::changed_anything`] is true if files were changed.
     Failed,
-    /// The new files were in place, something was not well, and the old files are back.
+    /// A unit, program or check failed with the new files, and the old files are restored.
     RolledBack,
-    /// It could not be entered.
+    /// ssh could not connect.
     Unreachable,
-    /// It was not begun.
+    /// It was not started.
     Skipped,
 }
 
-impl Status {
+impl HostStatus {
     /// Its name in `--json`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -129,38 +130,38 @@ impl Status {
         }
     }
 
-    /// True where a person has to look.
+    /// True if the user must act.
     #[must_use]
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::RolledBack | Self::Unreachable)
     }
 }
 
-/// How a host ended, and what is to be told of it.
+/// The result of a host.
 #[derive(Debug)]
-pub struct HostEnd {
-    /// In a word.
-    pub status: Status,
-    /// Why, where it is not well.
+pub struct HostResult {
+    /// The result in one word.
+    pub status: HostStatus,
+    /// The reason, if it did not succeed.
     pub error: Option<Message>,
-    /// Files changed, and the end is failed or unknown.
+    /// Files were changed, and the result is failed or unknown.
     pub changed_anything: bool,
-    /// What had to happen, with its warnings; none when it did not come to that.
+    /// The changes and their warnings; `None` if there was no plan.
     pub plan: Option<Plan>,
     /// Units that were restarted or reloaded, in order.
     pub restarted: Vec<String>,
-    /// How long the units were watched and found well.
+    /// The time for which the units were watched and healthy.
     pub healthy_for: Option<Duration>,
-    /// ssh would have asked a person, and there was none: with a terminal it may work.
-    pub needs_an_answer: bool,
-    /// How long it all took.
+    /// ssh would have asked the user, and could not: with a terminal it may succeed.
+    pub needs_user: bool,
+    /// Duration of the run on this host.
     pub seconds: f64,
 }
 
-impl HostEnd {
-    /// An end without anything to tell.
+impl HostResult {
+    /// A result with a status only.
     #[must_use]
-    pub fn new(status: Status) -> Self {
+    pub fn new(status: HostStatus) -> Self {
         Self {
             status,
             error: None,
@@ -168,7 +169,7 @@ impl HostEnd {
             plan: None,
             restarted: Vec::new(),
             healthy_for: None,
-            needs_an_answer: false,
+            needs_user: false,
             seconds: 0.0,
         }
     }

@@ -1,20 +1,20 @@
-//! Which host may begin when: canaries first, then batches, so many at a time, those of a serial tag one by one, and none
-//! any more once too many have failed. A state machine: it knows numbers of hosts, and nothing of threads or of SSH.
+//! Decides which host may start when: canaries first, then batches, a limited number at a time, hosts of a serial tag
+//! one by one, and none after too many failures. A state machine over host numbers, without threads or SSH.
 
 use std::collections::VecDeque;
 
-/// What the person said about the order. Hosts are numbered in the order in which they were chosen.
+/// The order and the limits of a run. Hosts are numbered in the order of selection.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// At most so many at a time; 0 is taken as 1.
+    /// Maximum number of hosts at a time; 0 counts as 1.
     pub parallel: usize,
-    /// The first so many go before all others, which begin only if none of these fails.
+    /// This many hosts run before all others, which start only if none of these fails.
     pub canary: usize,
-    /// The others go in batches of so many: the next batch begins when the last host of the one before has ended.
+    /// The others run in batches of this many: a batch starts when the last host of the previous one has ended.
     pub batch: Option<usize>,
-    /// So many may fail; when one more has, none begins any more.
+    /// Maximum number of failures: after one more, no further host starts.
     pub max_failures: Option<usize>,
-    /// Hosts of which one goes at a time; when one of them fails, the rest of them is left out.
+    /// Groups of hosts that run one at a time. After a failure the rest of the group is skipped.
     pub serial: Vec<Serial>,
 }
 
@@ -27,16 +27,16 @@ pub struct Serial {
     pub hosts: Vec<usize>,
 }
 
-/// Why hosts do not begin.
+/// The reason why a host does not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// A canary failed.
     Canary,
-    /// More hosts failed than may.
+    /// More hosts failed than allowed.
     Failures,
     /// A host of the same serial tag failed.
     Serial(String),
-    /// The person, or the system, stopped the run.
+    /// The user or the system stopped the run.
     Stopped,
 }
 
@@ -57,13 +57,13 @@ pub struct Schedule {
     limits: Limits,
     /// Groups of `limits.serial` that each host is in.
     groups: Vec<Vec<usize>>,
-    /// For each group, whether one of its hosts runs.
+    /// For each group, true while one of its hosts runs.
     busy: Vec<bool>,
-    /// Hosts of the current wave (the canaries, or a batch) that have not begun.
+    /// Hosts of the current wave (the canaries, or a batch) that have not started.
     wave: VecDeque<usize>,
     /// Hosts of later waves.
     later: VecDeque<usize>,
-    /// The current wave is that of the canaries.
+    /// The current wave is the canaries.
     is_canary: bool,
     running: usize,
     failures: usize,
@@ -71,7 +71,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// For so many hosts.
+    /// The initial state for this many hosts.
     #[must_use]
     pub fn new(hosts: usize, limits: Limits) -> Self {
         let mut groups = vec![Vec::new(); hosts];
@@ -96,7 +96,7 @@ impl Schedule {
         schedule
     }
 
-    /// A host that may begin now, which has begun then; `None` if none may.
+    /// Starts the next host that may start; `None` if none may now.
     pub fn begin(&mut self) -> Option<usize> {
         if self.running >= self.limits.parallel.max(1) {
             return None;
@@ -111,7 +111,7 @@ impl Schedule {
         Some(host)
     }
 
-    /// A host that had begun has ended.
+    /// A started host has ended.
     pub fn end(&mut self, host: usize, failed: bool) {
         self.running = self.running.saturating_sub(1);
         for &group in &self.groups[host] {
@@ -131,25 +131,25 @@ impl Schedule {
         self.next_wave();
     }
 
-    /// From here on none begins.
+    /// No further host starts.
     pub fn stop(&mut self, reason: &Reason) {
         let rest = self.wave.drain(..).chain(self.later.drain(..));
         self.skipped.extend(rest.map(|host| (host, reason.clone())));
     }
 
-    /// True when none runs and none will begin.
+    /// True if no host runs and none will start.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.running == 0 && self.wave.is_empty() && self.later.is_empty()
     }
 
-    /// How many run.
+    /// Number of running hosts.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Hosts that were found since the last call to never begin, and why.
+    /// Hosts that, since the last call, were found to never start, and why.
     pub fn take_skipped(&mut self) -> Vec<(usize, Reason)> {
         std::mem::take(&mut self.skipped)
     }
@@ -168,7 +168,7 @@ impl Schedule {
         }
     }
 
-    /// Goes on to the next wave once nothing of this one runs or waits.
+    /// Moves on to the next wave once no host of this one runs or waits.
     fn next_wave(&mut self) {
         if self.running > 0 || !self.wave.is_empty() {
             return;
@@ -201,7 +201,7 @@ mod tests {
                 running.extend(begun(&mut schedule));
                 assert!(running.len() <= parallel.max(1) && schedule.running() == running.len());
                 let host = running.pop_front().expect("not over, so one runs");
-                // Whether it fails makes no difference without a limit.
+                // Without a limit failures make no difference.
                 schedule.end(host, host % 2 == 0);
                 ran.push(host);
             }

@@ -1,44 +1,44 @@
-//! One part of N of the hosts, so that several workers do them all, each host once.
+//! `--shard`: one part of N of the hosts, so that several workers together run each host once.
 //!
-//! A host's shard depends on its name and on N alone: never on the other hosts or on the order in which they are named. So
-//! workers that see a manifest of another day still never do the same host twice.
+//! A host's shard depends only on its name and on N, not on the other hosts or their order. So workers with different
+//! versions of a manifest still never run the same host twice.
 
 use sha2::{Digest, Sha256};
 
-/// The most shards; a count that is larger is a slip.
+/// Maximum number of shards; a larger count is a mistake.
 const MOST: u32 = 100_000;
 
-/// Which part of how many.
+/// Part `number` of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     /// From 1 to `of`.
     number: u32,
-    /// How many there are, at least 1.
+    /// Number of parts, at least 1.
     of: u32,
 }
 
-/// What `--shard` says.
+/// The value of `--shard`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShardArgument {
     /// `I/N`.
     Given(Shard),
-    /// `auto`: what the environment says.
+    /// `auto`: from the environment.
     Auto,
 }
 
-/// Variables of one system that say which worker this is, and of how many.
+/// The variables in which one system numbers its workers.
 struct Worker {
     index: &'static str,
     total: &'static str,
     /// The index of the first worker.
     first: u32,
-    /// Where the total comes from when it is missing.
+    /// How to set the total if it is missing.
     remedy: &'static str,
 }
 
 const WORKERS: [Worker; 2] = [
-    // https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: "0 to .spec.completions - 1". The total
-    // is in no variable there.
+    // https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: "0 to .spec.completions - 1". No
+    // variable contains the total.
     Worker {
         index: "JOB_COMPLETION_INDEX",
         total: "JOB_COMPLETIONS",
@@ -49,26 +49,26 @@ const WORKERS: [Worker; 2] = [
     Worker { index: "CI_NODE_INDEX", total: "CI_NODE_TOTAL", first: 1, remedy: "GitLab sets both for `parallel: N`" },
 ];
 
-/// Why there is no shard. A mistake on the command line or in the job's environment: exit code 2.
+/// The shard cannot be determined: exit code 2.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ShardError {
-    /// Neither system's variables are there.
+    /// No system's variables are set.
     #[error("--shard auto: neither JOB_COMPLETION_INDEX nor CI_NODE_INDEX is set")]
     NoWorker,
-    /// Both systems' variables are there.
+    /// Both systems' variables are set.
     #[error("--shard auto: both JOB_COMPLETION_INDEX and CI_NODE_INDEX are set")]
     TwoWorkers,
     /// One of the two variables is missing.
     #[error("--shard auto: {index} is set, and {total} is not")]
     NoTotal {
-        /// The one that is there.
+        /// The variable that is set.
         index: &'static str,
-        /// The one that is not.
+        /// The variable that is missing.
         total: &'static str,
-        /// Who sets it.
+        /// How to set it.
         remedy: &'static str,
     },
-    /// The variables hold something else than numbers, or an index that is out of range.
+    /// The variables do not contain numbers, or the index is out of range.
     #[error("--shard auto: {index} and {total} are not a worker's number and the number of workers")]
     NotAWorker {
         /// The variable of the worker's number.
@@ -81,7 +81,7 @@ pub enum ShardError {
 }
 
 impl ShardError {
-    /// What to do.
+    /// The next step for the user.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -96,16 +96,17 @@ impl ShardError {
 }
 
 impl Shard {
-    /// Part `number` of `of`, counted from 1; `None` when there is no such part.
+    /// Part `number` of `of`, counted from 1; `None` if there is no such part.
     #[must_use]
     pub fn new(number: u32, of: u32) -> Option<Self> {
         (number >= 1 && number <= of && of <= MOST).then_some(Self { number, of })
     }
 
-    /// What the environment says, through `variable`: that of a Kubernetes Indexed Job, or of a GitLab job with `parallel`.
+    /// Reads the worker's number from the environment, through `variable`: that of a Kubernetes Indexed Job, or of a
+    /// GitLab job with `parallel`.
     ///
     /// # Errors
-    /// It says nothing, too much, or nonsense.
+    /// If no system's variables are set, those of both are, or their values are invalid.
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ShardError> {
         let set: Vec<&Worker> = WORKERS.iter().filter(|worker| variable(worker.index).is_some()).collect();
         let worker = match set[..] {
@@ -124,7 +125,7 @@ impl Shard {
         shard.ok_or(ShardError::NotAWorker { index, total, first })
     }
 
-    /// True for a host of this part.
+    /// True if this host is in this part.
     #[must_use]
     pub fn holds(self, host: &str) -> bool {
         let digest = Sha256::digest(host.as_bytes());
@@ -154,7 +155,7 @@ impl std::str::FromStr for ShardArgument {
     }
 }
 
-/// A number in digits alone: no sign, no space.
+/// A number of digits only: no sign, no space.
 fn digits(text: &str) -> Option<u32> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()

@@ -1,4 +1,4 @@
-//! Errors as a person reads them: what failed and on what, why, and what to do next.
+//! Errors for the user: what failed, why, and a hint.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use deaddrop_core::shown;
 
 use super::style::{self, paint};
 
-/// Exit codes (docs/design, "The commands").
+/// Exit codes (docs/json.md, "Exit codes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done, or nothing to do.
@@ -17,9 +17,9 @@ pub enum Exit {
     Usage,
     /// Differences found.
     Differences,
-    /// Some hosts are done and some failed, or files of one changed and its end is failed or unknown.
+    /// Some hosts are done and some failed, or files of one changed and its result is failed or unknown.
     SomeDone,
-    /// Stopped in the middle of a commit; the next run finishes it.
+    /// Interrupted during a commit; the next run finishes it.
     HalfDone,
 }
 
@@ -38,7 +38,7 @@ impl Exit {
     }
 }
 
-/// Why a run ended without its result.
+/// The reason why a run has no result.
 #[derive(Debug)]
 pub struct Failure {
     /// 1, 2 or 5.
@@ -61,30 +61,36 @@ impl Failure {
     }
 }
 
-/// One error. Whatever text from outside is in it is made fit for a terminal here, by whichever way it came.
+/// One error. Text from outside is made safe for a terminal here.
 #[derive(Debug, Default)]
 pub struct Message {
     head: String,
     causes: Vec<String>,
     hints: Vec<String>,
-    /// The whole message, laid out elsewhere.
+    /// The whole message, formatted elsewhere.
     rendered: String,
 }
 
 impl Message {
-    /// What failed, on what.
+    /// What failed, and on what.
     #[must_use]
     pub fn new(head: impl Into<String>) -> Self {
         Self { head: shown::lines(&head.into()), ..Self::default() }
     }
 
-    /// Text that is already laid out, its own `error:` and `hint:` lines in it.
+    /// The error of an operation that changed nothing on `target`.
+    #[must_use]
+    pub fn nothing_changed(target: &str) -> Self {
+        Self::new(format!("{target}: nothing was changed"))
+    }
+
+    /// Text that is already formatted, with its own `error:` and `hint:` lines.
     #[must_use]
     pub fn rendered(text: impl Into<String>) -> Self {
         Self { rendered: text.into(), ..Self::default() }
     }
 
-    /// What to do next; an empty hint is none.
+    /// Adds a hint; an empty one is ignored.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         let hint = hint.into();
@@ -125,7 +131,7 @@ impl Message {
         }
     }
 
-    /// What failed and why, without colour and without what to do: the head, and the causes on lines of their own.
+    /// What failed and why, without colour and hints: the head, and each cause on its own line.
     #[must_use]
     pub fn reason(&self) -> String {
         if !self.rendered.is_empty() {
@@ -135,7 +141,7 @@ impl Message {
         std::iter::once(self.head.as_str()).chain(causes).collect::<Vec<_>>().join("\n")
     }
 
-    /// What to do, each by itself.
+    /// The hints.
     #[must_use]
     pub fn hints(&self) -> &[String] {
         &self.hints
@@ -149,7 +155,7 @@ impl Message {
         }
         let mut text = format!("{} {}", paint(style::ERROR, "error:"), self.head);
         for cause in &self.causes {
-            // A cause of several lines (a table) keeps its lines, indented under its first.
+            // A cause of several lines (a table) keeps its lines, indented below its first.
             let _ = write!(text, "\n  cause: {}", cause.replace('\n', "\n  "));
         }
         for hint in &self.hints {

@@ -1,4 +1,4 @@
-//! What an image, a directory and a node share: desired files, the plan, and the one preparation that ends in it.
+//! What image, directory and node share: desired files, the plan, and the preparation that leads to it.
 //!
 //! ```text
 //! select ─> needs ─> fetch ─> build ─> survey ─> settle ─> make ─> plan
@@ -10,4 +10,5 @@ pub mod message;
 pub mod part;
 pub mod plan;
 pub mod prepare;
+pub mod remedy;
 pub mod style;

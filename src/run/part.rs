@@ -1,4 +1,4 @@
-//! One host's part of a run: its secrets, and the values that they need. An image, a directory and this machine are one host.
+//! One host's part of a run: its secrets, and their values. An image, a directory and this machine count as one host.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,21 +10,21 @@ use super::desired::{self, DesiredFile, Need, Unfit};
 use super::message::{Failure, Message};
 use crate::manifest::{BecomePassword, Host, Manifest, SecretSpec};
 
-/// One host, and what is for it.
+/// One host and its secrets.
 #[derive(Debug)]
-pub struct Part<'m> {
-    /// For messages.
+pub struct HostPart<'m> {
+    /// The name in messages.
     pub name: &'m str,
-    /// How it is reached; `None` for what is not reached over SSH.
+    /// Its entry in the manifest; `None` without SSH.
     pub host: Option<&'m Host>,
-    /// What `{host}` stands for; nothing where it has no name in the manifest.
+    /// The value of `{host}`; `None` without a name in the manifest.
     pub as_host: Option<&'m str>,
     /// Its secrets.
     pub secrets: Vec<&'m SecretSpec>,
 }
 
-impl Part<'_> {
-    /// Where its become password comes from, if a source holds it.
+impl HostPart<'_> {
+    /// The reference of its become password, if a source provides it.
     fn password_reference(&self) -> Option<Reference> {
         match self.host?.become_password.as_ref()? {
             BecomePassword::From(reference) => Some(reference.for_host(self.as_host)),
@@ -32,7 +32,7 @@ impl Part<'_> {
         }
     }
 
-    /// The files that it should hold.
+    /// The files that the host should have.
     ///
     /// # Errors
     /// As [`desired::build`].
@@ -40,10 +40,10 @@ impl Part<'_> {
         desired::build(manifest, &self.secrets, &values.values, self.as_host)
     }
 
-    /// Its become password, if the manifest names one.
+    /// Its become password, if the manifest sets one.
     ///
     /// # Errors
-    /// The values do not have it.
+    /// If no value was read for it.
     pub fn become_password(&self, values: &Values) -> Result<Option<Secret>, &'static str> {
         let password = match self.host.and_then(|host| host.become_password.as_ref()) {
             None => return Ok(None),
@@ -60,23 +60,22 @@ impl Part<'_> {
 #[derive(Debug, Default)]
 pub struct Values {
     values: HashMap<Reference, Secret>,
-    /// The become password that a person typed.
+    /// The become password that the user typed.
     typed: Option<Secret>,
 }
 
 impl Values {
-    /// Reads every value that these need, and every become password, each once, in one pass over the sources; then asks the
-    /// person, once.
+    /// Reads every value and every become password, each once, in one pass over the sources; then asks the user, once.
     ///
     /// # Errors
-    /// Exit 1 with every value that is missing; there is no terminal to ask on.
-    pub fn read(manifest: &Manifest, parts: &[Part<'_>]) -> Result<Self, Failure> {
+    /// Exit 1 with every missing value; also if there is no terminal to ask on.
+    pub fn read(manifest: &Manifest, parts: &[HostPart<'_>]) -> Result<Self, Failure> {
         let mut needs: Vec<Need<'_>> =
             parts.iter().flat_map(|part| desired::needs(&part.secrets, part.as_host)).collect();
-        // Most hosts need the same: who wants a value is told once.
+        // Most hosts need the same values: an error about one is reported once.
         let mut seen = HashSet::new();
         needs.retain(|need| seen.insert((need.spec.name.as_str(), need.reference.clone())));
-        let password = |part: &Part<'_>| {
+        let password = |part: &HostPart<'_>| {
             let reference = part.password_reference()?;
             Some((format!("become_password of {}", part.name), reference))
         };
@@ -99,15 +98,16 @@ impl Values {
                 |error: &deaddrop_vault::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
             Failure::refused(errors.iter().map(message).collect())
         })?;
-        let asks =
-            |part: &&Part<'_>| part.host.is_some_and(|host| matches!(host.become_password, Some(BecomePassword::Ask)));
+        let asks = |part: &&HostPart<'_>| {
+            part.host.is_some_and(|host| matches!(host.become_password, Some(BecomePassword::Ask)))
+        };
         let asking: Vec<&str> = parts.iter().filter(asks).map(|part| part.name).collect();
         let typed = if asking.is_empty() { None } else { Some(ask(&asking)?) };
         Ok(Self { values, typed })
     }
 }
 
-/// One password, for all hosts that ask for one.
+/// One password, for all hosts with `become_password: ask`.
 fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
     let prompt = format!("Password of the user on {}: ", near::list(hosts.iter().copied()));
     let refused = |what: String| {
@@ -122,15 +122,15 @@ fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
     }
 }
 
-/// Makes the files of each part once, and lets them go: whatever does not fit is told before any contact.
+/// Builds the files of each part once and drops them, so that every error is reported before any contact.
 ///
 /// # Errors
 /// Exit 1 with every value that does not fit, each once.
-pub fn check_that_values_fit(manifest: &Manifest, parts: &[Part<'_>], values: &Values) -> Result<(), Failure> {
+pub fn check_that_values_fit(manifest: &Manifest, parts: &[HostPart<'_>], values: &Values) -> Result<(), Failure> {
     let mut seen: HashSet<(Option<&str>, Vec<&str>)> = HashSet::new();
     let mut unfit: Vec<Unfit> = Vec::new();
     for part in parts {
-        // Hosts with the same secrets have the same files, unless these name the host.
+        // Hosts with the same secrets have the same files, unless a secret names the host.
         let named = part.as_host.filter(|_| part.secrets.iter().any(|secret| secret.names_host()));
         if !seen.insert((named, part.secrets.iter().map(|secret| secret.name.as_str()).collect())) {
             continue;
@@ -144,7 +144,7 @@ pub fn check_that_values_fit(manifest: &Manifest, parts: &[Part<'_>], values: &V
     if unfit.is_empty() { Ok(()) } else { Err(does_not_fit(&unfit)) }
 }
 
-/// Values that cannot become what the manifest declares.
+/// The error for values that do not fit their declaration.
 #[must_use]
 pub fn does_not_fit(unfit: &[Unfit]) -> Failure {
     let message = |error: &Unfit| Message::from_error(error).hint(error.hint.as_str());

@@ -1,4 +1,4 @@
-//! The one preparation of a place: its files are surveyed, and what has to happen to them is planned.
+//! The preparation of a place: surveys its files, and plans their changes.
 
 use std::time::SystemTime;
 
@@ -8,31 +8,31 @@ use super::plan::{self, Plan, Refused};
 use crate::derive::generate::NoRandomness;
 use crate::place::{Survey, Wanted};
 
-/// What has to happen to a place.
+/// The result of the preparation.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The plan; its new keys are made.
+    /// The plan, with its new keys.
     pub plan: Plan,
     /// The public parts of the generated keys.
     pub public_parts: Vec<PublicPart>,
 }
 
-/// Why there is no plan.
+/// The reason why there is no plan.
 #[derive(Debug)]
 pub enum Unprepared<E> {
     /// The place could not be surveyed.
     Survey(E),
-    /// The system gives no random bytes.
+    /// The system has no random bytes.
     NoRandomness(NoRandomness),
-    /// Files that may not be put where they are declared.
+    /// Files that must not be written where they are declared.
     Refused(Vec<Refused>),
 }
 
-/// Surveys a place, settles what depends on what stands there, makes the keys that are missing, and plans. `wanted` says what
-/// of each file has to be looked at: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is in the comments of new keys.
+/// Surveys a place, decides what to keep of its existing files, generates the missing keys, and plans. `wanted` selects
+/// what is surveyed: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is used in the comments of new keys.
 ///
 /// # Errors
-/// What `survey` says, or why there is no plan.
+/// The error of `survey`, or why there is no plan.
 pub fn prepare<E>(
     mut files: Vec<DesiredFile>,
     host: Option<&str>,
@@ -40,7 +40,7 @@ pub fn prepare<E>(
     survey: impl FnOnce(&[Wanted]) -> Result<Survey, E>,
 ) -> Result<Prepared, Unprepared<E>> {
     let survey = survey(&wanted(&files)).map_err(Unprepared::Survey)?;
-    desired::keep_standing_hashes(&mut files, &survey);
+    desired::keep_existing_hashes(&mut files, &survey);
     desired::settle(&mut files, &survey, host);
     let public_parts = make::keys(&mut files, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
     let plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;

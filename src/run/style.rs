@@ -1,12 +1,12 @@
-//! Colours. Never the only carrier of meaning; taken out again where there is no terminal, or NO_COLOR is set.
+//! Colours. Never the only carrier of meaning; removed without a terminal, or if NO_COLOR is set.
 
 use anstyle::{AnsiColor, Style};
 
-/// `error:` and what is refused.
+/// `error:` and refusals.
 pub const ERROR: Style = AnsiColor::Red.on_default().bold();
 /// `!` and warnings.
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
-/// `+`: made new.
+/// `+`: created.
 pub const CREATE: Style = AnsiColor::Green.on_default();
 /// `~`: changed.
 pub const CHANGE: Style = AnsiColor::Yellow.on_default();
@@ -14,7 +14,7 @@ pub const CHANGE: Style = AnsiColor::Yellow.on_default();
 pub const REMOVE: Style = AnsiColor::Red.on_default();
 /// `hint:`.
 pub const HINT: Style = AnsiColor::Cyan.on_default();
-/// What stands as it is.
+/// Unchanged.
 pub const QUIET: Style = Style::new().dimmed();
 
 /// `text` in `style`.

@@ -1,51 +1,52 @@
-//! `file_contexts`: patterns of paths, and the label of what matches. selabel_file(5).
+//! `file_contexts`: patterns of paths with the labels of matching files. selabel_file(5).
 //!
-//! The files come from an image: their size, the number of patterns that are compiled, what each becomes, and the work of
-//! matching are bounded. Where a bound is met, or a pattern cannot be understood, there is no answer.
+//! The files come from an image: their size, the number of compiled patterns, the size of each, and the work of
+//! matching are limited. If a limit is reached, or a pattern is not supported, the result is `None`.
 
 use std::collections::HashMap;
 
 use deaddrop_core::tree::{FileKind, Label};
 use regex::bytes::{Regex, RegexBuilder};
 
-/// The most lines of all files together, comments and all. Fedora's have 7,000.
+/// Maximum number of lines of all files together, comments included. Fedora's have 7,000.
 const MOST_LINES: usize = 20_000;
-/// The longest pattern, in bytes.
+/// Maximum length of a pattern, in bytes.
 const LONGEST_PATTERN: usize = 512;
-/// Memory that one compiled pattern may take, in bytes, and what a byte of path that it is held against counts: its work grows
-/// with its size. What policies have is of the first kind, unless it lists many alternatives.
+/// Memory limit of a compiled pattern, in bytes, and the cost of matching it against one byte of a path: the work grows
+/// with the size. Patterns of real policies fit into the first limit, unless they list many alternatives.
 const COMPILED_SIZES: [(usize, usize); 2] = [(4 << 10, 1), (16 << 10, 8)];
-/// Patterns that are compiled.
+/// Maximum number of compiled patterns.
 const MOST_COMPILED: usize = 1_000;
-/// Bytes of paths that patterns are held against.
+/// Maximum cost of matching, in bytes of paths.
 const MOST_MATCHED: usize = 2 << 20;
 
-/// The texts that make a policy's labels.
+/// The texts of a policy's label files.
 #[derive(Debug, Default)]
 pub struct Files {
-    /// `file_contexts`, `.homedirs` and `.local`, in this order: of two patterns that match, the later one counts.
+    /// `file_contexts`, `.homedirs` and `.local`, in this order: of two matching patterns, the later one wins.
     pub contexts: [String; 3],
-    /// `.subs` and `.subs_dist`: names of places that are labelled as other ones.
+    /// `.subs` and `.subs_dist`: paths that are labelled like other paths.
     pub aliases: [String; 2],
 }
 
-/// What a policy says of paths.
+/// The labels of a policy, by path.
 pub struct Contexts {
-    /// Paths without any pattern in them, which count before all patterns: the place of their last line comes last.
+    /// Paths without any pattern characters. They win over all patterns, and the last rule of a path wins.
     exact: HashMap<String, Vec<Rule>>,
     patterns: Vec<Pattern>,
-    /// Places in `patterns` by the first directory of their fixed part; those without a whole one under the empty name.
+    /// Indices in `patterns` by the first directory of their fixed part; patterns without a complete one are under the
+    /// empty name.
     by_directory: HashMap<String, Vec<usize>>,
     aliases: [Vec<(String, String)>; 2],
     budget: Budget,
 }
 
-/// What a line says of the paths that it is about.
+/// The rule of one line.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// For this kind of file only.
+    /// Only for this kind of file.
     kind: Option<FileKind>,
-    /// `None` for `<<none>>`: it is to be left as it is.
+    /// `None` for `<<none>>`: no label is set.
     label: Option<Label>,
 }
 
@@ -57,24 +58,24 @@ impl Rule {
 
 struct Pattern {
     text: String,
-    /// What every path that matches begins with.
+    /// The fixed beginning of every matching path.
     prefix: String,
     rule: Rule,
-    /// The outer `None`: not yet; the inner one: it cannot be.
+    /// The outer `None`: not compiled yet; the inner one: cannot be compiled.
     regex: Option<Option<Compiled>>,
 }
 
 struct Compiled {
     regex: Regex,
-    /// What a byte of path counts.
+    /// The cost of matching one byte of a path.
     weight: usize,
 }
 
-/// What one pattern says of one path.
+/// The result of matching one pattern against one path.
 enum Said {
     Match,
     NoMatch,
-    /// It cannot be understood, or would cost too much.
+    /// The pattern is not supported, or too expensive.
     Unknown,
 }
 
@@ -110,11 +111,11 @@ impl Contexts {
         self.patterns.push(Pattern { text: text.to_owned(), prefix, rule, regex: None });
     }
 
-    /// The label of a file of this kind at an absolute path without links. `None` when the policy has none for it, wants it
-    /// left as it is, or cannot be understood there.
+    /// The label of a file of this kind at an absolute path without links. `None` if the policy sets none, or cannot be
+    /// parsed there.
     pub fn label(&mut self, path: &str, kind: FileKind) -> Option<Label> {
         let [subs, subs_dist] = &self.aliases;
-        // The administrator's first, the policy's own on what comes out of it.
+        // The administrator's aliases first, then the policy's own on the result.
         let path = replace(subs, path).unwrap_or_else(|| path.to_owned());
         let path = replace(subs_dist, &path).unwrap_or(path);
         if let Some(rule) = self.exact.get(&path).and_then(|rules| rules.iter().rev().find(|rule| rule.is_for(kind))) {
@@ -138,12 +139,12 @@ impl Contexts {
     }
 }
 
-/// The work that was done.
+/// The work done so far.
 #[derive(Default)]
 struct Budget {
-    /// Patterns that were compiled.
+    /// Number of compiled patterns.
     compiled: usize,
-    /// Bytes of paths that patterns were held against, each as often as its pattern counts it.
+    /// Bytes of paths that patterns were matched against, each weighted by its pattern's cost.
     matched: usize,
 }
 
@@ -165,14 +166,14 @@ impl Budget {
     }
 }
 
-/// The numbers of two lists, each in order, from the largest down.
+/// Merges two ascending lists of numbers, from the largest down.
 fn last_first<'a>(one: &'a [usize], other: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
     let mut one = one.iter().rev().copied().peekable();
     let mut other = other.iter().rev().copied().peekable();
     std::iter::from_fn(move || if one.peek() >= other.peek() { one.next() } else { other.next() })
 }
 
-/// As libselinux does: anchored at both ends, with no group around it; a `.` is any byte.
+/// As libselinux does: anchored at both ends, without a group around it; `.` matches any byte.
 fn compile(text: &str) -> Option<Compiled> {
     if text.len() > LONGEST_PATTERN {
         return None;
@@ -185,7 +186,7 @@ fn compile(text: &str) -> Option<Compiled> {
     })
 }
 
-/// One line: a pattern, a kind of file perhaps, and a label. `None` for comments, and for what is no such line.
+/// One line: a pattern, an optional kind of file, and a label. `None` for comments and malformed lines.
 fn parse_line(line: &str) -> Option<(&str, Rule)> {
     let mut fields = line.split_ascii_whitespace();
     let pattern = fields.next().filter(|pattern| !pattern.starts_with('#'))?;
@@ -200,7 +201,7 @@ fn parse_line(line: &str) -> Option<(&str, Rule)> {
     }
     let label = match context {
         "<<none>>" => None,
-        // As libselinux writes it: with its NUL.
+        // As libselinux stores it: with its NUL.
         context => Some(Label::new([context.as_bytes(), b"\0"].concat())?),
     };
     Some((pattern, Rule { kind, label }))
@@ -219,7 +220,7 @@ fn kind_of(field: &str) -> Option<FileKind> {
     })
 }
 
-/// Lines of an alias and what it stands for, the last one first: that is the one that counts.
+/// Aliases and the paths that they replace, in reverse order: the last line of an alias wins.
 fn aliases(text: &str) -> Vec<(String, String)> {
     let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
@@ -231,7 +232,7 @@ fn aliases(text: &str) -> Vec<(String, String)> {
     aliases
 }
 
-/// The path with the alias that it begins with replaced.
+/// The path with its leading alias replaced.
 fn replace(aliases: &[(String, String)], path: &str) -> Option<String> {
     aliases.iter().find_map(|(alias, place)| {
         let rest = path.strip_prefix(alias.as_str())?;
@@ -243,14 +244,14 @@ fn replace(aliases: &[(String, String)], path: &str) -> Option<String> {
     })
 }
 
-/// What a pattern's matches begin with.
+/// The fixed beginning of a pattern.
 struct Fixed {
     prefix: String,
-    /// It is all of the pattern: a path and no pattern.
+    /// The pattern is a plain path.
     is_all: bool,
 }
 
-/// Reads a pattern up to the first character that is more than itself.
+/// Reads a pattern up to the first special character.
 fn fixed_part(text: &str) -> Fixed {
     let mut prefix = String::new();
     let mut characters = text.chars().peekable();
@@ -262,7 +263,7 @@ fn fixed_part(text: &str) -> Fixed {
             other => Some(other),
         };
         let Some(literal) = literal else { return Fixed { prefix: unless_alternatives(text, prefix), is_all: false } };
-        // It may be left out, or belong to what is repeated.
+        // The character is optional or repeated.
         if matches!(characters.peek(), Some('?' | '*' | '+' | '{')) {
             return Fixed { prefix: unless_alternatives(text, prefix), is_all: false };
         }
@@ -271,7 +272,7 @@ fn fixed_part(text: &str) -> Fixed {
     Fixed { prefix, is_all: true }
 }
 
-/// `prefix`, unless the pattern has alternatives outside any group: then only one of them begins with it.
+/// `prefix`, unless the pattern has alternatives outside any group: then only one alternative begins with it.
 fn unless_alternatives(text: &str, prefix: String) -> String {
     let (mut depth, mut outside) = (0_i32, false);
     let mut characters = text.chars();
@@ -286,14 +287,14 @@ fn unless_alternatives(text: &str, prefix: String) -> String {
             _ => {}
         }
     }
-    // Groups that do not end were not understood (a parenthesis in a class).
+    // Unbalanced groups were not parsed correctly (a parenthesis in a class).
     if outside || depth != 0 { String::new() } else { prefix }
 }
 
-/// `/etc` of `/etc/x`; empty where no whole name is known.
+/// `/etc` of `/etc/x`; empty without a complete first name.
 fn first_directory(path: &str) -> &str {
     match path.strip_prefix('/').and_then(|rest| rest.find('/')) {
-        // OK to slice: a slash was found there, one byte after what was cut off.
+        // OK to slice: a slash was found there, one byte after the stripped one.
         Some(end) => &path[..=end],
         None => "",
     }

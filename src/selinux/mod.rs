@@ -1,7 +1,7 @@
-//! SELinux: which label the policy that is installed in a tree wants a file to have.
+//! SELinux: the label of a file according to the policy that is installed in a tree.
 //!
-//! Called by the survey, for trees whose directories are labelled. Reads what `restorecon` reads (selabel_file(5)), so that a
-//! file gets the label that a relabel would give it. Knows paths and labels; no manifests, no sources.
+//! Called by the survey, for trees whose directories are labelled. Reads what `restorecon` reads (selabel_file(5)), so
+//! that a file gets the label that a relabel would set. Works on paths and labels; does not use manifests or sources.
 
 mod contexts;
 
@@ -12,15 +12,15 @@ use deaddrop_core::tree::{FileKind, Tree};
 
 pub use contexts::{Contexts, Files};
 
-/// The largest configuration and policy files that are read, in bytes.
+/// Maximum size of configuration and policy files, in bytes.
 const MOST_CONFIG: u64 = 64 << 10;
 const MOST_CONTEXTS: u64 = 4 << 20;
 
-/// Reads the policy that is installed in `tree`: the one that `/etc/selinux/config` names, whether or not it says that SELinux
-/// is on. `None` when there is none, or none that can be used.
+/// Reads the policy that is installed in `tree`: the one that `/etc/selinux/config` names, even if SELinux is disabled
+/// there. `None` if there is none, or none that can be used.
 ///
 /// # Errors
-/// When the tree cannot be read, or is damaged there.
+/// If the tree cannot be read, or is damaged there.
 pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, StorageError> {
     let Some(config) = read(tree, "/etc/selinux/config", MOST_CONFIG)? else { return Ok(None) };
     let Some(name) = policy_name(config.expose()) else { return Ok(None) };
@@ -29,7 +29,7 @@ pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, StorageError> {
     let beside = |suffix| read(tree, &format!("{base}.{suffix}"), MOST_CONTEXTS);
     let (homedirs, local) = (beside("homedirs")?, beside("local")?);
     let (subs, subs_dist) = (beside("subs")?, beside("subs_dist")?);
-    // A file that is not there says nothing.
+    // A missing file counts as an empty one.
     let text = |file: &Option<Secret>| -> String {
         file.as_ref().map(|file| String::from_utf8_lossy(file.expose()).into_owned()).unwrap_or_default()
     };
@@ -39,12 +39,12 @@ pub fn installed<T: Tree>(tree: &T) -> Result<Option<Contexts>, StorageError> {
     }))
 }
 
-/// `SELINUXTYPE` of selinux_config(5), the directory of the policy; "targeted" where nothing is said. `None` for what is no
+/// `SELINUXTYPE` of selinux_config(5), the directory of the policy; "targeted" by default. `None` if it is not a valid
 /// name.
 fn policy_name(config: &[u8]) -> Option<String> {
     let config = String::from_utf8_lossy(config);
     let values = config.lines().filter_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
-    // The first one counts, as for libselinux.
+    // The first one wins, as in libselinux.
     let name = values.map(str::trim).next().unwrap_or("targeted");
     let is_name = !name.starts_with('.')
         && !name.is_empty()
@@ -52,7 +52,7 @@ fn policy_name(config: &[u8]) -> Option<String> {
     is_name.then(|| name.to_owned())
 }
 
-/// A regular file's bytes; `None` when there is none at `path`, or it is larger than `limit`.
+/// The bytes of a regular file; `None` if there is none at `path`, or if it is larger than `limit`.
 fn read<T: Tree>(tree: &T, path: &str, limit: u64) -> Result<Option<Secret>, StorageError> {
     match walk::resolve(tree, path) {
         Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::File => tree.read(&node, limit),

@@ -85,7 +85,7 @@ fn alone_it_shows_the_three_uses_and_wrong_usage_is_exit_2() {
     let scratch = Scratch::new();
     let alone = Deaddrop::new(&scratch).run().expect_code(2);
     for use_ in
-        ["an image, after its build", "nodes that run, over SSH", "CI, in an unprivileged container", "Exit codes: 0"]
+        ["an image, after its build", "running nodes, over SSH", "CI, in an unprivileged container", "Exit codes: 0"]
     {
         assert!(alone.stderr().contains(use_), "{use_}");
     }

@@ -105,7 +105,8 @@ fn missing(text: &str) -> Vec<&str> {
         let file = repository().join(path);
         let has = |function: &str| {
             let name = function.rsplit("::").next().unwrap_or(function);
-            fs::read_to_string(&file).is_ok_and(|code| code.contains(&format!("fn {name}(")))
+            fs::read_to_string(&file)
+                .is_ok_and(|code| ['(', '<'].iter().any(|after| code.contains(&format!("fn {name}{after}"))))
         };
         ROOTS.iter().any(|root| path.starts_with(root)) && file.exists() && function.is_none_or(has)
     };
@@ -123,6 +124,11 @@ fn assert_names_what_is_there(page: &str) {
 #[test]
 fn the_code_and_the_tests_that_the_page_on_safety_names_are_there() {
     assert_names_what_is_there("docs/safety.md");
+}
+
+#[test]
+fn the_files_and_functions_that_architecture_names_are_there() {
+    assert_names_what_is_there("ARCHITECTURE.md");
 }
 
 #[test]

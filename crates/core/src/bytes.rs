@@ -1,4 +1,4 @@
-//! Fields of structures on disk. Every getter answers `None` outside the bytes, so no offset can panic.
+//! Fields of on-disk structures. Every getter returns `None` for a range outside the bytes, so no offset can panic.
 
 /// `N` bytes at `offset`.
 pub fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
@@ -40,7 +40,7 @@ pub fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
     array(bytes, offset).map(u64::from_be_bytes)
 }
 
-/// The length of a buffer as a number of bytes on a disk.
+/// The length of a buffer, in bytes, as a device offset type.
 pub fn length(bytes: &[u8]) -> u64 {
     // A slice is never longer than isize::MAX, so this never falls back.
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)

@@ -1,5 +1,5 @@
-//! Keeps the panics of other people's code inside: on hostile input a decoder may fail in ways that its authors did not
-//! think of, and that is then a refusal like others.
+//! Contains panics of third-party code. A decoder may panic on hostile input in ways that its authors did not foresee;
+//! the caller turns that into an ordinary refusal.
 
 use std::cell::Cell;
 use std::io::{self, Write as _};
@@ -7,16 +7,16 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Set while this thread runs contained code.
+    /// True while this thread runs contained code.
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From here on a panic says where it happened and nothing else, whatever `RUST_BACKTRACE` says: its message, and the arguments in a
-/// backtrace, could hold a value. Called first in `main`.
-pub fn say_little() {
+/// From now on a panic prints only its location, whatever `RUST_BACKTRACE` is set to: the message, and the arguments in
+/// a backtrace, could contain a value. Called first in `main`.
+pub fn print_only_location() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
-        // Best effort: there is nowhere left to say that standard error is closed.
+        // Best effort: if standard error is closed, there is no other place for the message.
         let _ = writeln!(
             io::stderr(),
             "deaddrop panicked{place}: this is a fault of deaddrop's. Nothing more is shown, for it could hold a value"
@@ -24,10 +24,10 @@ pub fn say_little() {
     }));
 }
 
-/// Runs `work`, which may call into a dependency, and returns what it returns; `None` when it panics. Nothing is printed
-/// then: a panic's message could hold what was in the input. What `work` was changing must not be used afterwards.
+/// Runs `work`, which may call into a dependency, and returns its result; `None` if it panics. Nothing is printed then,
+/// because a panic message could contain the input. State that `work` was changing must not be used after a panic.
 ///
-/// Contains no panic of C code, and no overflow of the stack: those end the process.
+/// Does not contain panics of C code or stack overflows: those end the process.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -57,12 +57,13 @@ mod tests {
         assert!(!CONTAINED.get(), "panics are printed again");
     }
 
-    /// In a process of its own, since a hook is the whole process's: this test again, with a variable that makes it panic.
+    /// Runs in a separate process, because a panic hook is global: this test starts itself with a variable that makes
+    /// it panic.
     #[test]
     fn a_panic_tells_its_place_and_neither_its_words_nor_a_backtrace() {
         const PANICS: &str = "DEADDROP_TEST_PANICS";
         if std::env::var_os(PANICS).is_some() {
-            say_little();
+            print_only_location();
             assert_eq!(contain(|| -> u32 { panic!("hunter2 inside") }), None);
             std::thread::spawn(|| panic!("hunter2 in a thread")).join().unwrap_err();
             std::hint::black_box(Err::<u32, _>("hunter2 in an error")).expect("hunter2 expected");

@@ -1,8 +1,8 @@
-//! Times as text, in UTC: the day of a time in seconds, as password managers keep it, and a moment of RFC 3339.
+//! Times as text, in UTC: the day of a Unix time, as password managers store it, and an RFC 3339 timestamp.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The moment as RFC 3339 writes it, `YYYY-MM-DDTHH:MM:SSZ`; `None` before 1970 and after the year 9999.
+/// The time as RFC 3339, `YYYY-MM-DDTHH:MM:SSZ`; `None` before 1970 and after the year 9999.
 pub fn moment(time: SystemTime) -> Option<String> {
     let seconds = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
     let second = seconds.rem_euclid(86_400);
@@ -12,8 +12,9 @@ pub fn moment(time: SystemTime) -> Option<String> {
 
 /// The day, `YYYY-MM-DD` in UTC, of a time in seconds since 1970; `None` outside the years 0 to 9999.
 pub fn day(seconds: i64) -> Option<String> {
-    // Years begin in March here, so that the odd day of a leap year is the last: <https://howardhinnant.github.io/date_algorithms.html>,
-    // civil_from_days. No sum overflows: there are fewer than 2^48 days in an i64 of seconds.
+    // Years start in March here, so that the leap day is the last day of a year:
+    // <https://howardhinnant.github.io/date_algorithms.html>, civil_from_days. No sum overflows: an i64 of seconds has
+    // fewer than 2^48 days.
     let days = seconds.div_euclid(86_400) + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -1,7 +1,8 @@
-//! Keys of a document that know where they stand: a key that may be missing or wrong, and a section of names. The types of a
-//! schema are made of these two; both ask the decoder for the node of what they hold.
+//! Keys of a document with their positions: a key that may be missing or wrong, and a section of named entries. Schema
+//! types are built from these two; both ask the decoder for the node of their value.
 //!
-//! A spec and the keys that it is made of live beside what carries it out; the parser is known here only as a [`Report`].
+//! A spec and its keys are defined next to the code that carries them out. The parser is used here only through
+//! [`Report`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The name by which [`Field`] asks for its node; no type of the schema is called so.
+/// The newtype name with which [`Field`] asks the decoder for its node; no schema type has this name.
 pub const FIELD: &str = "\0field";
 
 /// Index of a node in its document.
@@ -26,27 +27,27 @@ impl NodeId {
         self.0
     }
 
-    /// Takes back what [`Self::index`] gave, and nothing else.
+    /// The node of an index that [`Self::index`] returned.
     #[must_use]
     pub fn new(index: usize) -> Self {
         Self(index)
     }
 }
 
-/// A key's value: missing, wrong (and reported), or there.
+/// A key's value: missing, wrong (and reported), or valid.
 #[derive(Debug, Default)]
 pub enum Field<T> {
-    /// The key is not there.
+    /// The key is missing.
     #[default]
     Missing,
-    /// The value is wrong, and that is in the list of problems.
+    /// The value is wrong, and the problem is reported.
     Bad,
-    /// The value, and where it stands.
+    /// The value and its node.
     Good(NodeId, T),
 }
 
 impl<T> Field<T> {
-    /// The value and its place, if it is there and right.
+    /// The value and its node, if the key is present and valid.
     #[must_use]
     pub fn good(self) -> Option<(NodeId, T)> {
         match self {
@@ -55,7 +56,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Where the value stands, if it is there and right.
+    /// The value's node, if the key is present and valid.
     #[must_use]
     pub fn place(&self) -> Option<NodeId> {
         match self {
@@ -64,13 +65,13 @@ impl<T> Field<T> {
         }
     }
 
-    /// True when the key is not there.
+    /// True if the key is missing.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing)
     }
 
-    /// True when the value is wrong.
+    /// True if the value is wrong.
     #[must_use]
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::Bad)
@@ -93,7 +94,7 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Takes two elements: the node's index, and the value, which is absent when it was wrong.
+        /// Reads two elements: the node's index, and the value, which is absent if it was wrong.
         struct FieldVisitor<T>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldVisitor<T> {
@@ -114,18 +115,18 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     }
 }
 
-/// A section: names and what they stand for, in the file's order, each name once.
+/// A section: names and their values, in the order of the file, each name once.
 #[derive(Debug)]
 pub struct Entries<T>(pub Vec<Entry<T>>);
 
 /// One entry of a section.
 #[derive(Debug)]
 pub struct Entry<T> {
-    /// Where the name stands.
+    /// The node of the name.
     pub key: NodeId,
     /// The name.
     pub name: String,
-    /// What it stands for.
+    /// The named value.
     pub value: Field<T>,
 }
 
@@ -176,35 +177,36 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
     }
 }
 
-/// What the check of keys says to the parser, which knows where each node stands.
+/// How checks of keys report to the parser, which knows the position of each node.
 pub trait Report {
     /// Reports a problem at a node.
     fn problem(&self, at: NodeId, message: String, hint: Option<String>);
 
-    /// Reports what is refused in the scalar `at`, at its own part of it.
+    /// Reports why the scalar `at` is refused, at the part that the refusal names.
     fn refuse(&self, at: NodeId, refusal: Refusal);
 
     /// The value of a key of the mapping `at`.
     fn child(&self, at: NodeId, key: &str) -> Option<NodeId>;
 
-    /// Keeps all that stands below a node out of messages: it may be a value.
+    /// Keeps everything below a node out of messages: it may be a value.
     fn hide(&self, at: NodeId);
 }
 
-/// The most arguments of a program.
+/// Maximum number of arguments of a program, the program included.
 const MAX_ARGUMENTS: usize = 1000;
 
 impl dyn Report + '_ {
-    /// A value that `judge` accepts; what it refuses is reported. `Some(None)` when it is missing, `None` when it is wrong.
+    /// The value of an optional key, checked by `check`; a refusal is reported. `Some(None)` if the key is missing,
+    /// `None` if the value is wrong.
     pub fn optional(
         &self,
         field: Field<String>,
-        judge: impl Fn(&str) -> Result<(), Refusal>,
+        check: impl Fn(&str) -> Result<(), Refusal>,
     ) -> Option<Option<String>> {
         match field {
             Field::Missing => Some(None),
             Field::Bad => None,
-            Field::Good(id, text) => match judge(&text) {
+            Field::Good(id, text) => match check(&text) {
                 Ok(()) => Some(Some(text)),
                 Err(refusal) => {
                     self.refuse(id, refusal);
@@ -214,7 +216,7 @@ impl dyn Report + '_ {
         }
     }
 
-    /// A program and its arguments, the node's value. No message shows them: an argument may be a value.
+    /// A program and its arguments. No message shows them: an argument may be a value.
     pub fn argv(&self, node: Option<NodeId>, field: Field<Vec<Field<String>>>) -> Option<Vec<String>> {
         if let Some(node) = node {
             self.hide(node);
@@ -239,17 +241,17 @@ impl dyn Report + '_ {
     }
 }
 
-/// The longest item, field, option or SSH address, in bytes.
+/// Maximum length of an item, field, option or SSH address, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// Why a value is refused.
+/// The reason for refusing a value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is wrong.
+    /// The problem.
     pub message: String,
-    /// What to do.
+    /// What to do about it.
     pub hint: Option<String>,
-    /// Which bytes of the text are meant; all when `None`.
+    /// The bytes of the text that are wrong; all of them if `None`.
     pub part: Option<Range<usize>>,
 }
 
@@ -259,16 +261,17 @@ pub fn refusal(message: impl Into<String>, hint: &str) -> Refusal {
     Refusal { message: message.into(), hint: Some(hint.to_owned()), part: None }
 }
 
-/// A refusal that speaks for itself.
+/// A refusal without a hint.
 #[must_use]
 pub fn plain(message: impl Into<String>) -> Refusal {
     Refusal { message: message.into(), hint: None, part: None }
 }
 
-/// An item, a field, an option's name: something to find, on one line.
+/// Checks the text of an item, a field or an option name: one line, not empty, not too long. `what` names it in
+/// messages.
 ///
 /// # Errors
-/// Why it is refused.
+/// If the text is refused.
 pub fn text(text: &str, what: &str) -> Result<(), Refusal> {
     if text.is_empty() {
         return Err(plain(format!("{what} is empty")));
@@ -282,18 +285,18 @@ pub fn text(text: &str, what: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The path of a source's file or directory on this machine.
+/// Checks the path of a source's file or directory on this machine.
 ///
 /// # Errors
-/// Why it is refused.
+/// If the path is refused.
 pub fn local_path(path: &str) -> Result<(), Refusal> {
     text(path, "`path`")
 }
 
-/// The name of an environment variable, or its beginning.
+/// Checks the name of an environment variable, or a prefix of one.
 ///
 /// # Errors
-/// Why it is refused.
+/// If the name is refused.
 pub fn variable(prefix: &str) -> Result<(), Refusal> {
     if prefix.chars().any(|character| character == '=' || character.is_control() || character.is_whitespace()) {
         let hint = "letters, digits and `_`";

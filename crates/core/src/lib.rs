@@ -1,7 +1,17 @@
-//! What all of deaddrop shares: the one type that holds a value, system calls, limits, text for people, and trees of
-//! files with their changes.
+//! The parts that all crates of deaddrop share: the one type that contains a value, system calls, limits, text for
+//! people, and file trees with their changes.
 //!
-//! Knows nothing of images, vaults, manifests, hosts or NixOS.
+//! Does not depend on images, vaults, manifests, hosts or NixOS.
+//!
+//! A secret does not print:
+//!
+//! ```
+//! use deaddrop_core::secret::Secret;
+//!
+//! let secret = Secret::new(b"hunter2".to_vec());
+//! assert!(!format!("{secret:?}").contains("hunter2"));
+//! assert_eq!(secret.expose(), b"hunter2");
+//! ```
 
 pub mod bytes;
 pub mod contain;
@@ -10,7 +20,6 @@ pub mod error;
 pub mod keys;
 pub mod limits;
 pub mod near;
-pub mod near_items;
 pub mod path;
 pub mod privilege;
 pub mod secret;

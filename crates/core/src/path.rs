@@ -1,9 +1,9 @@
-//! A path inside a place that holds files.
+//! A path inside a target.
 
 use std::fmt;
 
 /// An absolute, clean path inside a target: starts with `/`, has no `.`, `..`, empty component or NUL, no component
-/// over 255 bytes, no trailing slash, and is not `/` itself.
+/// over 255 bytes, no trailing slash, and is not `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetPath(String);
 
@@ -11,7 +11,7 @@ impl TargetPath {
     /// Checks a path.
     ///
     /// # Errors
-    /// One sentence that says what is wrong with it.
+    /// One sentence that says which rule the path breaks.
     pub fn parse(path: &str) -> Result<Self, String> {
         if !path.starts_with('/') {
             return Err("a path starts with `/`".into());
@@ -45,7 +45,7 @@ impl TargetPath {
         &self.0
     }
 
-    /// The directory above, `/` at the top.
+    /// The parent directory, `/` at the top.
     #[must_use]
     pub fn parent(&self) -> &str {
         match self.0.rfind('/') {

@@ -1,9 +1,9 @@
-//! How a user that logs in becomes root.
+//! How a login user becomes root.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How the user that logs in becomes root.
+/// The program with which a login user becomes root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "become")]
@@ -15,7 +15,7 @@ pub enum Become {
 }
 
 impl Become {
-    /// Its name in the manifest, and the program's.
+    /// The name in the manifest, which is also the name of the program.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

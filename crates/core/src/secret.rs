@@ -1,7 +1,7 @@
-//! The one type that holds a value: zeroized on drop, never printed, compared in constant time.
+//! The one type that contains a value: zeroized on drop, never printed, compared in constant time.
 //!
-//! Every module that carries a value carries a [`Secret`]. Plaintext leaves it only through [`Secret::expose`],
-//! which is easy to search for. [`Wiped`] is for what may hold values among other things: blocks of an image.
+//! Every module that carries a value carries a [`Secret`]. Its plaintext is only available through [`Secret::expose`],
+//! which is easy to search for. [`Wiped`] is for data that may contain values, such as blocks of an image.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -14,26 +14,26 @@ use crate::sys;
 
 /// A value from a source, or a file's content read from a target.
 ///
-/// Its bytes are locked against swap where the system allows, and zeroized when the last clone is dropped: a clone shares
-/// them, so a value that many files want is in memory once. It has no `Display`, and its `Debug` shows neither content
-/// nor length.
+/// The bytes are locked against swap if the system allows it, and zeroized when the last clone is dropped. Clones share
+/// the bytes, so that a value used by many files is in memory once. There is no `Display`, and `Debug` shows neither
+/// content nor length.
 #[derive(Clone)]
 pub struct Secret(Arc<Wiped>);
 
 impl Secret {
-    /// Takes the bytes over. No copy of them stays in `bytes`' old allocation.
+    /// Takes the bytes. No copy of them stays in the old allocation of `bytes`.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         let mut bytes = Wiped(bytes);
         if bytes.capacity() != bytes.len() {
-            // Shrinking may move the bytes and leave the old ones behind: copy exactly, wipe the source.
+            // Shrinking could move the bytes and leave the old ones behind: copy exactly, zeroize the source.
             bytes = Wiped(bytes.to_vec());
         }
         sys::lock_memory(&bytes);
         Self(Arc::new(bytes))
     }
 
-    /// The plaintext. Whoever calls this must not copy it into anything that is not zeroized.
+    /// The plaintext. The caller must not copy it into anything that is not zeroized.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -45,7 +45,7 @@ impl Secret {
         self.0.len()
     }
 
-    /// True for a value of no bytes.
+    /// True for an empty value.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -59,7 +59,7 @@ impl From<String> for Secret {
 }
 
 impl PartialEq for Secret {
-    /// Constant time in the content; the lengths may be told apart.
+    /// Constant time in the content; a difference in length may be observable.
     fn eq(&self, other: &Self) -> bool {
         self.0.as_slice().ct_eq(other.0.as_slice()).into()
     }
@@ -73,13 +73,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Bytes that may be secret: zeroized on drop, all in one go. `zeroize::Zeroizing` writes a vector's bytes one after the other,
-/// which for the 16 MiB of a compressed frame takes as long as a tenth of the compressing.
+/// Bytes that may be secret, zeroized on drop with one memset. `zeroize::Zeroizing` writes the bytes of a vector one by
+/// one; for the 16 MiB of a compressed frame that costs a tenth of the compression time.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Wiped(Vec<u8>);
 
 impl Wiped {
-    /// So many zeros.
+    /// `size` zero bytes.
     #[must_use]
     pub fn zeros(size: usize) -> Self {
         Self(vec![0; size])
@@ -87,7 +87,7 @@ impl Wiped {
 }
 
 impl From<Vec<u8>> for Wiped {
-    /// Takes the bytes over.
+    /// Takes the bytes.
     fn from(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -109,7 +109,7 @@ impl DerefMut for Wiped {
 
 impl Drop for Wiped {
     fn drop(&mut self) {
-        // All of it is spare then, which is zeroized in one go.
+        // Now the whole capacity is spare, which is zeroized in one call.
         self.0.clear();
         self.0.spare_capacity_mut().zeroize();
     }

@@ -1,11 +1,14 @@
-//! Text from outside (a manifest, an export, an image, a node), made fit for a terminal: the one way and the one set of characters.
+//! Makes foreign text (from a manifest, an export, an image or a node) safe for a terminal. The only function and the
+//! only character set for this purpose.
 //!
-//! Used by every module that puts such a text into words for people. [`deaddrop::report`] passes whatever is left through it once more.
+//! Every module that puts such a text into a message uses it. The program's `report` module passes all of its output
+//! through it once more.
 
 use std::fmt::Write as _;
 
-/// What drives a terminal, reorders text, or cannot be seen: `Cc`, `Cf`, `Zl`, `Zp` and `Default_Ignorable_Code_Point` of Unicode 16.0
-/// (UnicodeData.txt, DerivedCoreProperties.txt), sorted. Of tag characters (U+E0000 to U+E007F) the whole block.
+/// Characters that control a terminal, reorder text, or are invisible: `Cc`, `Cf`, `Zl`, `Zp` and
+/// `Default_Ignorable_Code_Point` of Unicode 16.0 (UnicodeData.txt, DerivedCoreProperties.txt), sorted. The block of
+/// tag characters (U+E0000 to U+E007F) is included completely.
 const HIDDEN: [(u32, u32); 27] = [
     (0x0000, 0x001F),
     (0x007F, 0x009F),
@@ -36,7 +39,7 @@ const HIDDEN: [(u32, u32); 27] = [
     (0xE0000, 0xE0FFF),
 ];
 
-/// True for a character that a terminal does not get.
+/// True for a character that is not passed to a terminal.
 #[must_use]
 pub fn is_hidden(character: char) -> bool {
     let code = u32::from(character);
@@ -44,25 +47,26 @@ pub fn is_hidden(character: char) -> bool {
     HIDDEN.get(range).is_some_and(|(first, _)| *first <= code)
 }
 
-/// The character itself, or U+FFFD in the place of one that [`is_hidden`].
+/// The character, or U+FFFD if it [`is_hidden`].
 #[must_use]
 pub fn character(character: char) -> char {
     if is_hidden(character) { char::REPLACEMENT_CHARACTER } else { character }
 }
 
-/// A text of one line.
+/// Text of one line.
 #[must_use]
 pub fn text(text: &str) -> String {
     text.chars().map(character).collect()
 }
 
-/// A text of several lines: their ends stay.
+/// Text of several lines: line ends are kept.
 #[must_use]
 pub fn lines(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { character(c) }).collect()
 }
 
-/// Lines with our own colours in them, which stay: the last look at what is printed, should a text have come here by another way.
+/// Lines that may contain our own colours, which are kept. The final check of everything that is printed, in case a
+/// text got here by another way.
 #[must_use]
 pub fn painted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -80,12 +84,13 @@ pub fn painted(text: &str) -> String {
     out
 }
 
-/// JSON text with every hidden character as an escape, for those who look at it on a terminal: a program reads the same.
+/// JSON text with every hidden character escaped, for JSON that is printed on a terminal; it parses to the same data.
 #[must_use]
 pub fn json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {
-        // Outside of strings there are line ends and spaces; inside, serde_json leaves no control character of ASCII but U+007F.
+        // Outside strings there are only line ends and spaces; inside them, serde_json leaves no ASCII control
+        // character except U+007F.
         if character == '\n' || !is_hidden(character) {
             out.push(character);
         } else {
@@ -98,14 +103,14 @@ pub fn json(json: &str) -> String {
     out
 }
 
-/// The length of the sequence that sets a colour at the beginning of a text (ECMA-48, SGR).
+/// The length of a colour sequence at the start of a text (ECMA-48, SGR).
 fn colour(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     parameters[end..].starts_with('m').then(|| end.saturating_add("\u{1b}[m".len()))
 }
 
-/// A name or text in backquotes, fit for a terminal, cut after 60 characters.
+/// A name or text in backquotes, safe for a terminal, truncated after 60 characters.
 #[must_use]
 pub fn quoted(text: &str) -> String {
     let mut out = String::from("`");
@@ -121,7 +126,7 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// Every character that is replaced, for the tests of those who show text.
+/// Every character that is replaced, for tests of code that shows text.
 #[doc(hidden)]
 pub fn all_hidden() -> impl Iterator<Item = char> {
     HIDDEN.iter().flat_map(|(first, last)| *first..=*last).filter_map(char::from_u32)

@@ -1,7 +1,8 @@
-//! Words from an image, sizes and times, made fit to be shown to a person. Used by all of `image`, and by its reports.
+//! Text for people: labels of an image, sizes, UUIDs and times.
 
-/// A text from an image (a label, a partition's name) made fit for a terminal ([`crate::shown`]); what is not UTF-8 becomes U+FFFD too. It ends at the first NUL; spaces at its end are dropped
-/// (FAT pads with them). `None` when nothing is left.
+/// A text from an image (a label, a partition name), safe for a terminal ([`crate::shown`]). Bytes that are not UTF-8
+/// become U+FFFD. The text ends at the first NUL; trailing spaces are removed (FAT pads with them). `None` if nothing
+/// remains.
 #[must_use]
 pub fn shown(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
@@ -9,7 +10,7 @@ pub fn shown(bytes: &[u8]) -> Option<String> {
     shown_text(&String::from_utf8_lossy(&bytes[..end]))
 }
 
-/// The same for what is decoded already.
+/// Like [`shown`], for decoded text.
 #[must_use]
 pub fn shown_text(text: &str) -> Option<String> {
     let text = crate::shown::text(text);
@@ -17,7 +18,7 @@ pub fn shown_text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The same for little-endian UTF-16, as f2fs keeps its label.
+/// Like [`shown`], for little-endian UTF-16, the encoding of f2fs labels.
 #[must_use]
 pub fn shown_utf16(bytes: &[u8]) -> Option<String> {
     let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
@@ -27,7 +28,7 @@ pub fn shown_utf16(bytes: &[u8]) -> Option<String> {
     shown_text(&text)
 }
 
-/// A number of bytes as a person reads it: `512 B`, `16 MiB`, `3.7 GiB` (binary units, one decimal, cut not rounded).
+/// A number of bytes for people: `512 B`, `16 MiB`, `3.7 GiB` (binary units, one decimal, truncated).
 #[must_use]
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -46,7 +47,8 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// 16 bytes as a UUID in the order they are stored (file systems; a GPT's GUIDs are mixed, and not for this).
+/// 16 bytes as a UUID in stored order (for file systems; a GPT's GUIDs are mixed-endian, and not for this function).
+/// `None` if all bytes are zero.
 #[must_use]
 pub fn uuid(bytes: &[u8; 16]) -> Option<String> {
     use std::fmt::Write;
@@ -65,7 +67,7 @@ pub fn uuid(bytes: &[u8; 16]) -> Option<String> {
     Some(text)
 }
 
-/// A time as a person reads it: `38 ms`, `3.1 s`, `2 min 5 s` (one decimal, cut not rounded).
+/// A duration for people: `38 ms`, `3.1 s`, `2 min 5 s` (one decimal, truncated).
 #[must_use]
 pub fn duration(time: std::time::Duration) -> String {
     match time.as_secs() {

@@ -1,8 +1,9 @@
-//! A file that is not there until it is whole: it has no name while it is written, and mode 0600 from the start.
+//! A file that does not appear before it is complete: it has no name while it is written, and mode 0600 from the start.
 //!
-//! Used for the spool of a compressed image and for every output. With `O_TMPFILE` the kernel removes it when we end,
-//! however we end. Where the file system has no such thing (NFS, FAT, …) it has a name of its own, which is removed
-//! on drop and on SIGHUP, SIGINT and SIGTERM; `kill -9` or a power cut may leave it there, with mode 0600.
+//! Used for the spool of a compressed image and for every output. With `O_TMPFILE` the kernel removes the file when the
+//! process ends, for whatever reason. On a file system without `O_TMPFILE` (NFS, FAT, …) the file has a temporary
+//! name, which is removed on drop and on SIGHUP, SIGINT and SIGTERM; `kill -9` or a power cut may leave it, with mode
+//! 0600.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -23,11 +24,11 @@ use crate::sys::{RemoveOnSignal, SignalsWait};
 pub struct Unfinished {
     file: File,
     directory: PathBuf,
-    /// Where the file system has no unnamed files.
+    /// On a file system without unnamed files.
     name: Option<TemporaryName>,
 }
 
-/// A name that is removed when this goes away.
+/// A name that is removed on drop.
 struct TemporaryName {
     path: PathBuf,
     _guard: Option<RemoveOnSignal>,
@@ -35,7 +36,7 @@ struct TemporaryName {
 
 impl Drop for TemporaryName {
     fn drop(&mut self) {
-        // Nothing is lost if this fails: it is gone already, or stays as a file that only we can read.
+        // Ignored: either it is removed already, or it stays as a file that only this user can read.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -44,7 +45,7 @@ impl Unfinished {
     /// A new file that will get its name in `directory`.
     ///
     /// # Errors
-    /// What the system says about writing in `directory`.
+    /// If `directory` is not writable; the error of the system call.
     pub fn create(directory: &Path) -> io::Result<Self> {
         match unnamed(directory) {
             Ok(file) => Ok(Self { file, directory: directory.to_owned(), name: None }),
@@ -53,10 +54,10 @@ impl Unfinished {
         }
     }
 
-    /// The same for a file system without unnamed files.
+    /// Like [`Self::create`], for a file system without unnamed files.
     fn create_named(directory: &Path) -> io::Result<Self> {
         let ((file, guard), path) = with_new_name(directory, |path| {
-            // Watched over before it exists, so that no signal comes in between.
+            // Registered before the file exists, so that no signal arrives in between.
             let guard = RemoveOnSignal::new(path);
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
             Ok((file, guard))
@@ -67,10 +68,10 @@ impl Unfinished {
     /// A new file that never gets a name.
     ///
     /// # Errors
-    /// What the system says about writing in `directory`.
+    /// If `directory` is not writable; the error of the system call.
     pub fn scratch(directory: &Path) -> io::Result<File> {
         let mut unfinished = Self::create(directory)?;
-        // Dropping the name removes it; the open file lives on.
+        // Dropping the name removes it; the open file stays usable.
         unfinished.name = None;
         Ok(unfinished.file)
     }
@@ -80,21 +81,21 @@ impl Unfinished {
         &self.file
     }
 
-    /// Makes what was written durable and gives it its name `to`, which must be in the directory it was made in.
+    /// Makes the content durable and gives the file its name `to`, which must be in the directory where it was created.
     ///
     /// # Errors
-    /// `Before`, with `AlreadyExists` when something has that name by now, else with what the system says: nothing is left
-    /// behind then. `After` when the name is there and may not be durable.
+    /// `Before`, with `AlreadyExists` if that name exists now, otherwise with the error of the system call: nothing is
+    /// left behind. `After` if the name exists but may not be durable.
     pub fn publish(self, to: &Path) -> Result<(), CommitError> {
         let directory = self.make_durable().map_err(CommitError::Before)?;
         let signals = SignalsWait::new();
         self.take_name(to).map_err(CommitError::Before)?;
         let synced = sync_names(directory.as_ref(), &self.file).map_err(|error| match fs::remove_file(to) {
-            // As if it had never been there.
+            // As if the file had never existed.
             Ok(()) => CommitError::Before(error),
             Err(_) => CommitError::After(error),
         });
-        // Before the signals: one that ends us now must find no second name.
+        // Before signals are allowed again: one that terminates the process now must not find a second name.
         drop(self);
         if !matches!(synced, Err(CommitError::Before(_))) {
             signals.committed();
@@ -106,7 +107,8 @@ impl Unfinished {
         match &self.name {
             None => link_unnamed(&self.file, to),
             Some(name) => match fs::hard_link(&name.path, to) {
-                // No hard links here (FAT): look, then rename. Who creates `to` in between loses it.
+                // No hard links here (FAT): check, then rename. A file that another process creates at `to` in between
+                // is lost.
                 Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EPERM | Errno::EOPNOTSUPP)) => {
                     if fs::symlink_metadata(to).is_ok() {
                         return Err(io::ErrorKind::AlreadyExists.into());
@@ -118,20 +120,20 @@ impl Unfinished {
         }
     }
 
-    /// Makes what was written durable and puts it in the place of `to`, in one step: at every moment, `to` is wholly
-    /// the old file or wholly the new one.
+    /// Makes the content durable and replaces `to` in one step: at every moment, `to` is wholly the old file or wholly
+    /// the new one.
     ///
     /// # Errors
-    /// `Before`: `to` is as it was, and nothing is left behind. `After`: `to` is the new file, and a power cut may bring the
-    /// old one back.
+    /// `Before`: `to` is unchanged, and nothing is left behind. `After`: `to` is the new file, and a power cut may
+    /// bring the old one back.
     pub fn replace(mut self, to: &Path) -> Result<(), CommitError> {
-        // Before the rename: a name that is durable over content that is not would be neither old nor new.
+        // Before the rename: a durable name with content that is not durable would be neither old nor new.
         let directory = self.make_durable().map_err(CommitError::Before)?;
         let signals = SignalsWait::new();
         let name = match self.name.take() {
             Some(name) => name,
             None => {
-                // An unnamed file cannot take over a name: it gets one of its own first.
+                // An unnamed file cannot replace a name: it gets a temporary one first.
                 let ((), path) = with_new_name(&self.directory, |path| link_unnamed(&self.file, path))
                     .map_err(CommitError::Before)?;
                 TemporaryName { path, _guard: None }
@@ -152,7 +154,7 @@ impl Unfinished {
     /// Sets the permission bits of the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// If the system call fails.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         self.file.set_permissions(Permissions::from_mode(mode))
     }
@@ -168,7 +170,7 @@ fn has_no_unnamed_files(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL))
 }
 
-/// linkat(2): the way that needs no privilege is through /proc.
+/// linkat(2): the method without privileges goes through /proc.
 fn link_unnamed(file: &File, to: &Path) -> io::Result<()> {
     let through_proc = format!("/proc/self/fd/{}", file.as_raw_fd());
     match linkat(AT_FDCWD, through_proc.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW) {
@@ -181,7 +183,8 @@ fn link_unnamed(file: &File, to: &Path) -> io::Result<()> {
 /// Calls `make` with names in `directory` until one is free.
 fn with_new_name<T>(directory: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
     for attempt in 0..100_u32 {
-        // The standard library's hash keys are random; a guess only costs another attempt, since `make` never overwrites.
+        // The hash keys of the standard library are random; a collision only costs another attempt, because `make`
+        // never overwrites.
         let random = RandomState::new().hash_one((std::process::id(), attempt));
         let path = directory.join(format!(".deaddrop-{random:016x}"));
         match make(&path) {
@@ -193,10 +196,10 @@ fn with_new_name<T>(directory: &Path, make: impl Fn(&Path) -> io::Result<T>) -> 
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Opens a directory so that [`sync_names`] can sync it; `None` for one that we may write to and not read.
+/// Opens a directory for [`sync_names`]; `None` if it is writable but not readable.
 ///
 /// # Errors
-/// What the system says.
+/// If the system call fails.
 pub fn open_for_sync(directory: &Path) -> io::Result<Option<File>> {
     match File::open(directory) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
@@ -204,11 +207,11 @@ pub fn open_for_sync(directory: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Makes the names in `directory` durable: where it cannot be opened, or its file system does not sync directories, with all
-/// of the file system that `file` is on.
+/// Makes the names in `directory` durable. If it cannot be opened, or its file system does not sync directories, syncs
+/// the whole file system of `file`.
 ///
 /// # Errors
-/// What the system says: whether a name is durable is not known then.
+/// If the system call fails: then it is unknown whether a name is durable.
 pub fn sync_names(directory: Option<&File>, file: &File) -> io::Result<()> {
     match directory.map(File::sync_all) {
         Some(Ok(())) => Ok(()),
@@ -235,7 +238,7 @@ mod tests {
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// Both ways to make one: what holds for the one must hold for the other.
+    /// Both constructors: the same must be true for both.
     const WAYS: [fn(&Path) -> io::Result<Unfinished>; 2] = [Unfinished::create, Unfinished::create_named];
 
     #[test]

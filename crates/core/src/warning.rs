@@ -1,14 +1,14 @@
 //! A finding that does not stop the run.
 
-/// Something that a person should know, and that does not stop the run.
+/// A finding that the user should know, and that does not stop the run.
 #[derive(Debug, Clone)]
 pub struct Warning {
-    /// `NX…`, or `DD…` for our own.
+    /// `NX…`, or `DD…` for deaddrop's own codes.
     pub code: &'static str,
-    /// The secret's name; none when it is about the target as a whole.
+    /// The secret's name; `None` if the warning concerns the whole target.
     pub secret: Option<String>,
-    /// What it is about.
+    /// The finding.
     pub message: String,
-    /// What to do.
+    /// What to do about it.
     pub hint: String,
 }

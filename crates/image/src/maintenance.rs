@@ -1,4 +1,4 @@
-//! What is done to an image without any secret: recovering it, and zeroing what no file owns.
+//! Work on an image without secrets: recovery, and zeroing of blocks that no file owns.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,35 +6,35 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use deaddrop_core::error::StorageError;
 
-use super::native::{choose_root, with_commands};
 use crate::ext4::Ext4;
+use crate::fsck::with_fsck_commands;
 use crate::open::disk::DiskImage;
 use crate::output::{Destination, Output};
 use crate::progress::{Watch, quiet};
-use crate::table::root::Root;
+use crate::table::root::{Root, choose_root};
 
-/// Which image, and how.
+/// The image and the options.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageArgs<'a> {
     /// The image, or a block device.
     pub path: &'a Path,
     /// The root's partition, by number or label.
     pub root_partition: Option<&'a str>,
-    /// Write although it is a file that is mounted or in use, or a device that is not removable.
+    /// Write even if the image file is mounted or in use, or the device is not removable.
     pub force: bool,
-    /// Where an undo file may be.
+    /// The directory of an undo file.
     pub undo: Option<&'a Path>,
 }
 
-/// An image that is open to be written.
-struct Opened {
+/// An image that is open for writing.
+struct WritableImage {
     image: DiskImage,
     output: Output,
     root: Root,
     file_system: Ext4,
 }
 
-fn open(args: &ImageArgs<'_>) -> Result<Opened, StorageError> {
+fn open(args: &ImageArgs<'_>) -> Result<WritableImage, StorageError> {
     let destination = Destination::InPlace { keep_mode: true, force: args.force, undo: args.undo.map(Path::to_owned) };
     let (image, output) = DiskImage::open_for(args.path, &destination, &quiet)?;
     if !output.takes_transaction(&image) {
@@ -45,43 +45,45 @@ fn open(args: &ImageArgs<'_>) -> Result<Opened, StorageError> {
     }
     let root = choose_root(&image, args.root_partition)?;
     let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
-    Ok(Opened { image, output, root, file_system })
+    Ok(WritableImage { image, output, root, file_system })
 }
 
-/// What [`recover`] found and dealt with.
+/// The result of [`recover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovered {
-    /// Nothing.
+    /// There was nothing to recover.
     Nothing,
-    /// A dirty journal, or a torn superblock.
+    /// A dirty journal was replayed, or a torn superblock repaired.
     Journal,
-    /// A change that was cut off and is taken back, from its undo file.
-    TakenBack,
+    /// An interrupted change was rolled back from its undo file.
+    RolledBack,
 }
 
-/// Takes back what an undo file says was cut off, brings a dirty journal home, and mends a torn superblock.
+/// Rolls back an interrupted change from its undo file, replays and checkpoints a dirty journal, and repairs a torn
+/// superblock.
 ///
 /// # Errors
-/// When the image cannot be opened, read or written, or needs `e2fsck`.
+/// If the image cannot be opened, read or written, or needs `e2fsck`.
 pub fn recover(args: &ImageArgs<'_>) -> Result<Recovered, StorageError> {
-    let Opened { image, output, root, file_system } = open(args)?;
-    // A compressed image was refused.
-    let commands = |error| with_commands(error, &image.name(), false, &root.partition, &file_system, image.is_device());
+    let WritableImage { image, output, root, file_system } = open(args)?;
+    // Compressed images are refused above, so the offsets are those of the file.
+    let commands =
+        |error| with_fsck_commands(error, &image.name(), false, &root.partition, &file_system, image.is_device());
     file_system.check_writable().map_err(commands)?;
-    let found = if image.was_taken_back() { Recovered::TakenBack } else { Recovered::Nothing };
+    let found = if image.was_rolled_back() { Recovered::RolledBack } else { Recovered::Nothing };
     let Some(transaction) = file_system.transaction()? else { return Ok(found) };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let written = output.commit_transaction(&image, transaction, root.partition.start, seconds)?.written;
     Ok(if written && found == Recovered::Nothing { Recovered::Journal } else { found })
 }
 
-/// Zeroes all free blocks and the idle journal, after recovering what is left of an earlier run. Returns the bytes that
-/// were zeroed.
+/// Zeroes all free blocks and the idle journal, after recovering an interrupted run. Returns the number of bytes
+/// zeroed.
 ///
 /// # Errors
 /// As [`recover`].
 pub fn scrub(args: &ImageArgs<'_>, watch: Watch<'_>) -> Result<u64, StorageError> {
     recover(args)?;
-    let Opened { image, output, root, file_system } = open(args)?;
+    let WritableImage { image, output, root, file_system } = open(args)?;
     output.scrub(&image, &file_system, root.partition.start, watch)
 }

@@ -1,33 +1,33 @@
-//! How far long work has come, for whoever shows it.
+//! Progress reports of long work.
 
-/// What is being done.
+/// The kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// A compressed image is decoded.
+    /// Decoding a compressed image.
     Decompress,
-    /// An image is copied.
+    /// Copying an image.
     Copy,
-    /// An output is encoded.
+    /// Encoding an output.
     Compress,
-    /// Free blocks are zeroed.
+    /// Zeroing free blocks.
     Scrub,
-    /// The kernel changes a mounted file system. Counted in steps, not in bytes.
+    /// Changing a file system mounted by the kernel. Counted in steps, not in bytes.
     Kernel,
 }
 
-/// One report. They come a few times a second at least, and once at the end.
+/// One report. They come at least a few times per second, and once at the end.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// What is being done.
+    /// The kind of work.
     pub work: Work,
-    /// Bytes of the input that are done.
+    /// Number of bytes of the input that are done.
     pub done: u64,
-    /// Bytes of the input.
+    /// Number of bytes of the input.
     pub total: u64,
 }
 
-/// Somebody who is told.
+/// A receiver of reports.
 pub type Watch<'a> = &'a dyn Fn(Progress);
 
-/// Nobody is told.
+/// Ignores all reports.
 pub fn quiet(_: Progress) {}

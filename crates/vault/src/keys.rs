@@ -1,5 +1,5 @@
-//! The keys that several kinds of source have, and their check. Doc comments of keys are the descriptions that an editor
-//! shows.
+//! Keys that several kinds of source share, and their checks. Their doc comments become descriptions in
+//! docs/manifest.schema.json.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use deaddrop_core::keys::{Field, NodeId, Report, local_path, text, variable};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT, PasswordSpec, ProgramSpec, StoreSpec};
+use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT, PasswordSpec};
 
 /// A file that holds values.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "this source", default, deny_unknown_fields)]
 #[schemars(rename = "file-of-values", extend("required" = ["path"]))]
 pub struct FileKeys {
-    /// The file, or `-` for standard input; a relative path starts at the manifest's directory. One that ends in `.age` is
-    /// decrypted first.
+    /// The file, or `-` for standard input; a relative path starts at the manifest's directory. A file whose name ends
+    /// in `.age` is decrypted first.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
-    /// What opens the file, if it is encrypted; with `identity`, what opens the file inside the `.age`.
+    /// The password of the file, if it is encrypted; with `identity`, the password of the file inside the `.age`.
     pub password: Field<PasswordKeys>,
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
     #[schemars(length(min = 1))]
@@ -76,46 +76,48 @@ pub struct PasswordFromKeys {
     /// A file, less one final newline; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
     pub file: Field<String>,
-    /// A program and its arguments, without a shell: what it prints, less one final newline.
+    /// A program and its arguments, run without a shell: its output, less one final newline.
     #[schemars(length(min = 1))]
     pub exec: Field<Vec<Field<String>>>,
 }
 
-/// A source whose keys are checked: its kind, its place in the manifest, and to whom problems are reported.
+/// A source while its keys are checked.
 #[derive(Clone, Copy)]
 pub struct Declared<'r> {
-    /// Its `type`.
+    /// Its `type` in the manifest.
     pub kind: &'static str,
+    /// The format of its file can be encrypted with a password.
+    pub takes_password: bool,
     /// The node of its name.
     pub key: NodeId,
     /// The node of its mapping.
     pub mapping: NodeId,
-    /// To whom problems are reported.
+    /// Receives the problems.
     pub report: &'r dyn Report,
 }
 
 impl Declared<'_> {
-    /// Reports a problem of the source as a whole.
+    /// Reports a problem of the source as a whole. `hint` may be empty.
     pub(crate) fn problem(&self, message: &str, hint: &str) {
         self.report.problem(self.key, message.to_owned(), Some(hint.to_owned()));
     }
 
-    /// Reports a problem of one value.
+    /// Reports a problem of one value. `hint` may be empty.
     pub(crate) fn problem_at(&self, at: NodeId, message: &str, hint: &str) {
         self.report.problem(at, message.to_owned(), Some(hint.to_owned()));
     }
 
-    /// The node of one of its keys.
+    /// The node of the value of one of its keys.
     pub(crate) fn child(&self, key: &str) -> Option<NodeId> {
         self.report.child(self.mapping, key)
     }
 
-    /// A path of this machine: `Some(None)` when it is missing, `None` when it is wrong.
+    /// A local path: `Some(None)` if the key is absent, `None` if the value is wrong (reported).
     pub(crate) fn path(&self, field: Field<String>) -> Option<Option<PathBuf>> {
         Some(self.report.optional(field, local_path)?.map(PathBuf::from))
     }
 
-    /// The file of a source that needs one.
+    /// The path of a source that requires one. `None` if it is absent or wrong (reported).
     pub(crate) fn needed_path(&self, path: Field<String>) -> Option<PathBuf> {
         if path.is_missing() {
             self.report.problem(self.key, format!("a {} source needs a `path`", self.kind), None);
@@ -123,7 +125,7 @@ impl Declared<'_> {
         self.path(path)?
     }
 
-    /// How long a program may take.
+    /// The time limit of one call of a program. `None` if it is out of range (reported).
     pub(crate) fn timeout(&self, field: Field<u64>) -> Option<Duration> {
         match field {
             Field::Missing => Some(Duration::from_secs(DEFAULT_TIMEOUT)),
@@ -137,8 +139,8 @@ impl Declared<'_> {
         }
     }
 
-    /// A file, with what opens it. `takes_password` says whether the format itself can be encrypted with a password.
-    pub(crate) fn file(&self, keys: FileKeys, takes_password: bool) -> Option<FileSpec> {
+    /// A file with its identity and password.
+    pub(crate) fn file(&self, keys: FileKeys) -> Option<FileSpec> {
         let path = self.needed_path(keys.path);
         let identity_id = keys.identity.place();
         let password_id = keys.password.place();
@@ -157,7 +159,7 @@ impl Declared<'_> {
             self.problem("nothing is said that opens the `.age` file", hint);
             return None;
         }
-        if let Some(id) = password_id.filter(|_| !takes_password && (!is_age || spec.identity.is_some())) {
+        if let Some(id) = password_id.filter(|_| !self.takes_password && (!is_age || spec.identity.is_some())) {
             let message = format!("a {} file is not encrypted: it takes no `password`", self.kind);
             self.problem_at(id, &message, "remove `password`");
             return None;
@@ -165,17 +167,7 @@ impl Declared<'_> {
         Some(spec)
     }
 
-    /// A store.
-    pub(crate) fn store(&self, keys: StoreKeys) -> Option<StoreSpec> {
-        Some(StoreSpec { path: self.path(keys.path)? })
-    }
-
-    /// A program.
-    pub(crate) fn program(&self, keys: ProgramKeys) -> Option<ProgramSpec> {
-        Some(ProgramSpec { timeout: self.timeout(keys.timeout)? })
-    }
-
-    /// Where a password comes from: `Some(None)` when nothing is said, `None` when it is wrong. `node` is its value.
+    /// A password's origin: `Some(None)` if the key is absent, `None` if it is wrong (reported). `node` is its value.
     pub(crate) fn password(&self, node: Option<NodeId>, keys: Field<PasswordKeys>) -> Option<Option<PasswordSpec>> {
         const HINT: &str = "`password: { env: NAME }`, `{ file: PATH }`, `{ exec: [PROGRAM, …] }`, or `ask`";
         let (id, keys) = match keys {
@@ -191,7 +183,7 @@ impl Declared<'_> {
         let from = match keys {
             PasswordKeys::Word(word) if word == "ask" => return Some(Some(PasswordSpec::Ask)),
             PasswordKeys::Word(_) => {
-                // This may be the password itself.
+                // A wrong value here may be the password itself, so messages must not quote it.
                 self.report.hide(id);
                 self.problem_at(id, "a manifest never holds a password: say where it comes from", HINT);
                 return None;
@@ -204,8 +196,8 @@ impl Declared<'_> {
             return None;
         }
         if !from.env.is_missing() {
-            let judge = |name: &str| text(name, "`env`").and_then(|()| variable(name));
-            return self.report.optional(from.env, judge)?.map(|name| Some(PasswordSpec::Env(name)));
+            let check = |name: &str| text(name, "`env`").and_then(|()| variable(name));
+            return self.report.optional(from.env, check)?.map(|name| Some(PasswordSpec::Env(name)));
         }
         if !from.file.is_missing() {
             return self.path(from.file)?.map(|path| Some(PasswordSpec::File(path)));

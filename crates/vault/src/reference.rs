@@ -1,29 +1,29 @@
-//! What is wanted of which source.
+//! References of a manifest to items of sources.
 
 use std::fmt;
 
-/// `from`: SOURCE:ITEM[#FIELD]. In the item and the field, [`HOST`] stands for the host's name.
+/// The value of `from`: SOURCE:ITEM[#FIELD]. In the item and the field, [`HOST`] is replaced by the host's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    /// A named source, or `env`, or `file`.
+    /// The name of a source: a declared one, `env` or `file`.
     pub source: String,
-    /// The item inside it: an id, a name, folder/name, a variable, a file.
+    /// The item: an id, a name, folder/name, a variable, a file; its kind of source decides.
     pub item: String,
-    /// The field; the password when there is none.
+    /// The field. `None`: the password, or the whole item if the source's items have no fields.
     pub field: Option<String>,
 }
 
-/// What stands for the host's name in a reference.
+/// Placeholder for the host's name in a reference.
 pub const HOST: &str = "{host}";
 
 impl Reference {
-    /// True when the host's name is to be put into it.
+    /// True if the reference contains [`HOST`].
     #[must_use]
     pub fn names_host(&self) -> bool {
         self.item.contains(HOST) || self.field.as_ref().is_some_and(|field| field.contains(HOST))
     }
 
-    /// The reference for one host, with its name put in; as it is without a host.
+    /// The reference with `host` in place of [`HOST`]; unchanged if `host` is `None`.
     #[must_use]
     pub fn for_host(&self, host: Option<&str>) -> Self {
         let Some(host) = host.filter(|_| self.names_host()) else { return self.clone() };

@@ -1,4 +1,4 @@
-//! What a manifest says of a source: what several kinds of it have in common. What only one kind has is beside that kind.
+//! Specs that several kinds of source share: checked settings of a source. A spec of one kind only is in its folder.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,14 +6,44 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// A file that holds values, and what opens it.
+use crate::keys::{Declared, FileKeys, NoKeys, ProgramKeys, StoreKeys};
+
+/// The checked settings of a source.
+pub(crate) trait Spec: Sized {
+    /// The keys in the manifest that it is made from.
+    type Keys;
+
+    /// Checks the keys. `None` if any is wrong (reported).
+    fn check(declared: &Declared<'_>, keys: Self::Keys) -> Option<Self>;
+
+    /// The file that the source reads.
+    fn file(&self) -> Option<&FileSpec> {
+        None
+    }
+
+    /// The password that opens the source.
+    fn password(&self) -> Option<&PasswordSpec> {
+        self.file()?.password.as_ref()
+    }
+}
+
+/// A source without settings.
+impl Spec for () {
+    type Keys = NoKeys;
+
+    fn check(_: &Declared<'_>, _: NoKeys) -> Option<Self> {
+        Some(())
+    }
+}
+
+/// A file of values, and how to decrypt it.
 #[derive(Debug, Clone)]
 pub struct FileSpec {
     /// The file; `-` is standard input.
     pub path: PathBuf,
-    /// A file of age identities (or an SSH key) that opens `path`, which is encrypted by age.
+    /// A file of age identities (or an SSH key) that decrypts `path`.
     pub identity: Option<PathBuf>,
-    /// What opens the file; with `identity`, what opens the file inside the age file.
+    /// The file's password; with `identity`, the password of the file inside the age file.
     pub password: Option<PasswordSpec>,
 }
 
@@ -24,7 +54,7 @@ impl FileSpec {
         Self { path: path.into(), identity: None, password: None }
     }
 
-    /// True when the file is encrypted by age, as its name says.
+    /// True if the file's name says that age has encrypted it.
     #[must_use]
     pub fn is_age(&self) -> bool {
         is_age(&self.path)
@@ -37,7 +67,19 @@ impl FileSpec {
     }
 }
 
-/// True for a path that ends in `.age`.
+impl Spec for FileSpec {
+    type Keys = FileKeys;
+
+    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<Self> {
+        declared.file(keys)
+    }
+
+    fn file(&self) -> Option<&FileSpec> {
+        Some(self)
+    }
+}
+
+/// True if `path` ends in `.age`, in any case.
 fn is_age(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("age"))
 }
@@ -45,24 +87,32 @@ fn is_age(path: &Path) -> bool {
 /// A directory of encrypted files.
 #[derive(Debug, Clone, Default)]
 pub struct StoreSpec {
-    /// The directory; the program's own when absent.
+    /// The directory. `None`: the program's default.
     pub path: Option<PathBuf>,
 }
 
-/// Where a password to open a source comes from.
+impl Spec for StoreSpec {
+    type Keys = StoreKeys;
+
+    fn check(declared: &Declared<'_>, keys: StoreKeys) -> Option<Self> {
+        Some(Self { path: declared.path(keys.path)? })
+    }
+}
+
+/// The origin of a password that opens a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PasswordSpec {
     /// An environment variable.
     Env(String),
     /// A file, less one final newline.
     File(PathBuf),
-    /// What a program prints, less one final newline.
+    /// The output of a program, less one final newline. Program and arguments; never empty.
     Exec(Vec<String>),
-    /// Asked for on the terminal.
+    /// A question on the terminal.
     Ask,
 }
 
-/// What a decrypted file holds.
+/// The format of a decrypted file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "format")]
@@ -77,14 +127,22 @@ pub enum DataFormat {
     Value,
 }
 
-/// How long a program may take unless the manifest says otherwise, in seconds.
+/// Default time limit of a program, in seconds.
 pub(crate) const DEFAULT_TIMEOUT: u64 = 60;
-/// The longest time that it can be given, in seconds.
+/// Maximum time limit of a program, in seconds.
 pub(crate) const LONGEST_TIMEOUT: u64 = 3600;
 
-/// A program that may take only so long.
+/// A program with a time limit.
 #[derive(Debug, Clone)]
 pub struct ProgramSpec {
-    /// How long one call may take.
+    /// Time limit of one call.
     pub timeout: Duration,
+}
+
+impl Spec for ProgramSpec {
+    type Keys = ProgramKeys;
+
+    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<Self> {
+        Some(Self { timeout: declared.timeout(keys.timeout)? })
+    }
 }

@@ -1,4 +1,7 @@
-//! What the tests of several kinds of source share: sources in a directory, and values that a format could get wrong.
+//! Fixtures for tests: sources in a directory, and values that a format could change.
+//!
+//! Tests of one source, called `vault`, use the functions; tests of several sources, or of files that they write, use
+//! [`Place`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -7,14 +10,16 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Listed, Sources, Wanted, fetch, list};
-use crate::{AgeSpec, DataFormat, FileSpec, KeePassSpec, PasswordSpec, Reference, SourceSpec};
+use crate::{
+    AgeSpec, DataFormat, FileSpec, KeePassSpec, Listed, PasswordSpec, Reference, SourceSpec, Sources, Wanted, fetch,
+    list,
+};
 
 /// The password of all exports in tests/exports that have one.
-pub(super) const PASSWORD: &str = "correct \"horse\" $battery ünïcödé";
+pub(crate) const PASSWORD: &str = "correct \"horse\" $battery ünïcödé";
 
-/// What may stand in a value, by the name of its item. tests/exports/make.py has the same.
-pub(super) fn values() -> Vec<(&'static str, String)> {
+/// Values of all sorts, by the name of their item. The same as in tests/exports/make.py.
+pub(crate) fn values() -> Vec<(&'static str, String)> {
     [
         ("unicode", "grüße 日本 🔑 \u{202e}\u{301}x"),
         ("quotes", "\"double\" 'single' \\back\\slash `tick` ,;"),
@@ -28,92 +33,105 @@ pub(super) fn values() -> Vec<(&'static str, String)> {
     .into()
 }
 
-/// An item whose value holds a NUL byte.
-pub(super) fn nul() -> (&'static str, String) {
+/// An item whose value contains a NUL byte.
+pub(crate) fn nul() -> (&'static str, String) {
     ("nul", "a\0b".to_owned())
 }
 
-/// An item whose value has a MiB.
-pub(super) fn long() -> (&'static str, String) {
+/// An item whose value has 1 MiB.
+pub(crate) fn long() -> (&'static str, String) {
     ("long", "0123456789abcdef".repeat(65536))
 }
 
-/// Where the exports are.
-pub(super) fn exports() -> PathBuf {
+/// The directory of the committed exports.
+pub(crate) fn exports() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/exports")
 }
 
-/// A file that is opened by `password`.
-pub(super) fn locked(path: impl Into<PathBuf>, password: &str) -> FileSpec {
+/// A file with this password.
+pub(crate) fn locked(path: impl Into<PathBuf>, password: &str) -> FileSpec {
     let password = PasswordSpec::Exec(["printf", "%s", password].map(str::to_owned).into());
     FileSpec { password: Some(password), ..FileSpec::plain(path) }
 }
 
-/// The specs of some sources, and the directory where their paths start.
-pub(super) struct Specs {
+/// An error as the user sees it: the message, and the hint (empty if there is none).
+pub(crate) type Shown = (String, String);
+
+/// Specs of sources, and the directory where their paths start.
+pub(crate) struct Specs {
     directory: PathBuf,
     specs: BTreeMap<String, SourceSpec>,
 }
 
 impl Specs {
-    pub(super) fn new(directory: &Path, sources: &[(&str, SourceSpec)]) -> Self {
+    pub(crate) fn new(directory: &Path, sources: &[(&str, SourceSpec)]) -> Self {
         let specs = sources.iter().map(|(name, spec)| ((*name).to_owned(), spec.clone())).collect();
         Self { directory: directory.to_owned(), specs }
     }
 
-    pub(super) fn sources(&self) -> Sources<'_> {
+    pub(crate) fn sources(&self) -> Sources<'_> {
         Sources { directory: &self.directory, specs: &self.specs, references: Vec::new() }
     }
-}
 
-fn specs(directory: &Path, spec: SourceSpec) -> Specs {
-    Specs::new(directory, &[("vault", spec)])
-}
-
-/// `SOURCE:ITEM[#FIELD]`.
-pub(super) fn full_reference(text: &str) -> Reference {
-    let (source, item) = text.split_once(':').unwrap();
-    Reference { source: source.into(), ..reference(item) }
-}
-
-/// `ITEM` or `ITEM#FIELD` of a source called `vault`.
-pub(super) fn reference(text: &str) -> Reference {
-    let (item, field) = text.split_once('#').map_or((text, None), |(item, field)| (item, Some(field.to_owned())));
-    Reference { source: "vault".into(), item: item.into(), field }
-}
-
-/// The values of `wanted`, or all errors, each as a person sees it: message, newline, hint. Empty values are taken.
-pub(super) fn get(directory: &Path, spec: SourceSpec, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<String>> {
-    let references: Vec<Reference> = wanted.iter().map(|text| reference(text)).collect();
-    let wanted: Vec<Wanted<'_>> =
-        references.iter().map(|reference| Wanted { reference, secret: "s", allow_empty: true }).collect();
-    match fetch(&specs(directory, spec).sources(), &wanted) {
-        Ok(values) => Ok(references.iter().map(|reference| values[reference].expose().to_vec()).collect()),
-        Err(errors) => {
-            let told = format!("{errors} {errors:?}");
-            assert!(!told.to_lowercase().contains("planted"), "{told}");
-            Err(errors.iter().map(|error| format!("{error}\n{}", error.hint().unwrap_or_default())).collect())
+    /// The values for these pairs of secret and reference, in their order, or all errors. Panics if an error contains
+    /// `planted`, which only values do.
+    pub(crate) fn fetch(&self, wanted: &[(String, Reference)], allow_empty: bool) -> Result<Vec<Vec<u8>>, Vec<Shown>> {
+        let all: Vec<Wanted<'_>> =
+            wanted.iter().map(|(secret, reference)| Wanted { reference, secret, allow_empty }).collect();
+        match fetch(&self.sources(), &all) {
+            Ok(values) => Ok(wanted.iter().map(|(_, reference)| values[reference].expose().to_vec()).collect()),
+            Err(errors) => {
+                let shown: Vec<Shown> =
+                    errors.iter().map(|error| (error.to_string(), error.hint().unwrap_or_default())).collect();
+                let all = format!("{errors} {errors:?} {shown:?}");
+                assert!(!all.to_lowercase().contains("planted"), "{all}");
+                Err(shown)
+            }
         }
     }
+
+    /// The same for one secret called `s`, which may be empty.
+    fn fetch_for_s(&self, references: impl Iterator<Item = Reference>) -> Result<Vec<Vec<u8>>, Vec<Shown>> {
+        let wanted: Vec<(String, Reference)> = references.map(|reference| ("s".to_owned(), reference)).collect();
+        self.fetch(&wanted, true)
+    }
+
+    fn list(&self, name: &str) -> Vec<Listed> {
+        list(&self.sources(), name).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Parses `SOURCE:ITEM[#FIELD]`.
+pub(crate) fn reference(text: &str) -> Reference {
+    let (source, item) = text.split_once(':').unwrap();
+    let (item, field) = item.split_once('#').map_or((item, None), |(item, field)| (item, Some(field.to_owned())));
+    Reference { source: source.into(), item: item.into(), field }
+}
+
+/// The values of items `ITEM[#FIELD]` of one source, or all errors, each as message, newline, hint.
+pub(crate) fn get(directory: &Path, spec: SourceSpec, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<String>> {
+    let references = wanted.iter().map(|item| reference(&format!("vault:{item}")));
+    let values = Specs::new(directory, &[("vault", spec)]).fetch_for_s(references);
+    values.map_err(|errors| errors.iter().map(|(message, hint)| format!("{message}\n{hint}")).collect())
 }
 
 /// The one value.
 #[track_caller]
-pub(super) fn one(directory: &Path, spec: SourceSpec, wanted: &str) -> Vec<u8> {
+pub(crate) fn one(directory: &Path, spec: SourceSpec, wanted: &str) -> Vec<u8> {
     get(directory, spec, &[wanted]).unwrap_or_else(|errors| panic!("{wanted}: {errors:?}")).remove(0)
 }
 
 /// The one error.
 #[track_caller]
-pub(super) fn error(directory: &Path, spec: SourceSpec, wanted: &str) -> String {
+pub(crate) fn error(directory: &Path, spec: SourceSpec, wanted: &str) -> String {
     let mut errors = get(directory, spec, &[wanted]).expect_err(wanted);
     assert_eq!(errors.len(), 1, "{wanted}: {errors:?}");
     errors.remove(0)
 }
 
-/// Checks that each of `wanted` is what stands beside it, all in one reading.
+/// Checks pairs of item and value, in one run.
 #[track_caller]
-pub(super) fn check(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
+pub(crate) fn check(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
     let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
     let got = get(directory, spec, &names).unwrap_or_else(|errors| panic!("{errors:?}"));
     for ((name, want), got) in wanted.iter().zip(got) {
@@ -121,31 +139,29 @@ pub(super) fn check(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)])
     }
 }
 
-/// Checks that what is said of each of `wanted` holds what stands beside it, all in one reading.
+/// Checks pairs of item and part of its error, in one run.
 #[track_caller]
-pub(super) fn check_errors(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
+pub(crate) fn check_errors(directory: &Path, spec: SourceSpec, wanted: &[(&str, &str)]) {
     let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
-    let told = get(directory, spec, &names).expect_err("all of these are errors");
-    assert_eq!(told.len(), names.len(), "{told:?}");
-    for ((name, want), told) in wanted.iter().zip(told) {
-        assert!(told.contains(want), "{name}: {told}");
+    let errors = get(directory, spec, &names).expect_err("all of these are errors");
+    assert_eq!(errors.len(), names.len(), "{errors:?}");
+    for ((name, want), error) in wanted.iter().zip(errors) {
+        assert!(error.contains(want), "{name}: {error}");
     }
 }
 
-/// What there is, a line an item: `FOLDERS NAME ID FIELDS`, joined by `|`.
-pub(super) fn listing(directory: &Path, spec: SourceSpec) -> Vec<String> {
-    let items = list(&specs(directory, spec).sources(), "vault").unwrap_or_else(|error| panic!("{error}"));
-    items
-        .iter()
-        .map(|item| {
-            [&item.folders.join(","), &item.name, &item.id, &item.fields.join(",")].map(String::as_str).join("|")
-        })
-        .collect()
+/// A listing, one line per item: folders, name, id and fields, joined by `|`.
+pub(crate) fn listing(directory: &Path, spec: SourceSpec) -> Vec<String> {
+    let items = Specs::new(directory, &[("vault", spec)]).list("vault");
+    let line = |item: &Listed| {
+        [&item.folders.join(","), &item.name, &item.id, &item.fields.join(",")].map(String::as_str).join("|")
+    };
+    items.iter().map(line).collect()
 }
 
-/// Checks that each of `values` is had byte for byte as the field of the item of its name.
+/// Checks that the item called by the name of each of `values` has that value in `field`, byte for byte.
 #[track_caller]
-pub(super) fn check_values(directory: &Path, spec: &SourceSpec, field: &str, values: &[(&str, String)]) {
+pub(crate) fn check_values(directory: &Path, spec: &SourceSpec, field: &str, values: &[(&str, String)]) {
     let wanted: Vec<String> = values.iter().map(|(name, _)| format!("{name}{field}")).collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
     let got = get(directory, spec.clone(), &wanted).unwrap_or_else(|errors| panic!("{errors:?}"));
@@ -154,87 +170,68 @@ pub(super) fn check_values(directory: &Path, spec: &SourceSpec, field: &str, val
     }
 }
 
-/// A directory with files of sources.
-pub(super) struct Place {
+/// A temporary directory with files of sources. Its methods take sources as in a manifest, on one line:
+/// `{ NAME: { type: age, path: x, password: { file: pw } } }`, and references as `SOURCE:ITEM[#FIELD]`.
+pub(crate) struct Place {
     directory: TempDir,
 }
 
 impl Place {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// Writes a file; returns its path.
-    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
         path
     }
 
-    /// The sources that are written as in a manifest, on one line: `{ NAME: { type: age, path: x, password: { file: pw } } }`.
     fn specs(&self, sources: &str) -> Specs {
         let inside = sources.trim().trim_start_matches('{');
         let mut specs = Vec::new();
-        for source in inside.split("type: ").skip(1).zip(inside.split(": { type: ")) {
-            let (keys, name) = source;
-            let name = name.rsplit([' ', ',']).next().unwrap();
-            specs.push((name, spec(keys)));
+        for (keys, name) in inside.split("type: ").skip(1).zip(inside.split(": { type: ")) {
+            specs.push((name.rsplit([' ', ',']).next().unwrap(), spec(keys)));
         }
         Specs::new(self.path(), &specs)
     }
 
-    /// The values of references, or what a person is told, with hints; that holds nothing with `planted` in it.
-    pub(super) fn get(&self, sources: &str, wanted: &[&str]) -> Result<Vec<Vec<u8>>, String> {
-        let specs = self.specs(sources);
-        let references: Vec<Reference> = wanted.iter().map(|text| full_reference(text)).collect();
-        let wanted: Vec<Wanted<'_>> =
-            references.iter().map(|reference| Wanted { reference, secret: "s", allow_empty: true }).collect();
-        match fetch(&specs.sources(), &wanted) {
-            Ok(values) => Ok(references.iter().map(|reference| values[reference].expose().to_vec()).collect()),
-            Err(errors) => {
-                let told: Vec<String> = errors
-                    .iter()
-                    .map(|error| format!("{error}\n{}", error.hint().unwrap_or_default()).trim_end().to_owned())
-                    .collect();
-                let all = format!("{} {errors:?}", told.join("\n"));
-                assert!(!all.to_lowercase().contains("planted"), "{all}");
-                Err(told.join("\n"))
-            }
-        }
+    /// The values, or all errors as one text, each with its hint.
+    pub(crate) fn get(&self, sources: &str, wanted: &[&str]) -> Result<Vec<Vec<u8>>, String> {
+        let values = self.specs(sources).fetch_for_s(wanted.iter().map(|text| reference(text)));
+        let line = |(message, hint): &Shown| format!("{message}\n{hint}").trim_end().to_owned();
+        values.map_err(|errors| errors.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 
-    /// The value of one reference as text.
-    pub(super) fn one(&self, sources: &str, wanted: &str) -> Result<String, String> {
+    /// The one value, as text.
+    pub(crate) fn one(&self, sources: &str, wanted: &str) -> Result<String, String> {
         self.get(sources, &[wanted]).map(|mut values| String::from_utf8(values.remove(0)).unwrap())
     }
 
-    /// What is told about one reference, whose value is not had.
-    pub(super) fn fails(&self, sources: &str, wanted: &str) -> String {
+    /// The one error, with `DIR` for the path of this directory.
+    pub(crate) fn fails(&self, sources: &str, wanted: &str) -> String {
         match self.get(sources, &[wanted]) {
             Ok(_) => panic!("{wanted}: there is a value"),
-            Err(told) => told.replace(self.path().to_str().unwrap(), "DIR"),
+            Err(errors) => errors.replace(self.path().to_str().unwrap(), "DIR"),
         }
     }
 
-    /// What `sources list` shows: folders, name and fields of each item in one line, sorted.
-    pub(super) fn list(&self, sources: &str, name: &str) -> Vec<String> {
-        let line = |item: Listed| format!("{}|{}|{}", item.folders.join(","), item.name, item.fields.join(","));
-        let mut lines: Vec<String> = list(&self.specs(sources).sources(), name)
-            .unwrap_or_else(|error| panic!("{error}"))
-            .into_iter()
-            .map(line)
-            .collect();
+    /// A listing, one line per item: folders, name and fields, joined by `|`; sorted.
+    pub(crate) fn list(&self, sources: &str, name: &str) -> Vec<String> {
+        let line = |item: &Listed| format!("{}|{}|{}", item.folders.join(","), item.name, item.fields.join(","));
+        let mut lines: Vec<String> = self.specs(sources).list(name).iter().map(line).collect();
         lines.sort();
         lines
     }
 
-    /// Runs a program here, which must succeed; returns what it prints.
-    pub(super) fn run<S: AsRef<OsStr>>(&self, program: &str, args: &[S]) -> Vec<u8> {
+    /// Runs a program in this directory, which must succeed; returns its standard output.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, program: &str, args: &[S]) -> Vec<u8> {
         let output = Command::new(program).args(args).current_dir(self.path()).output();
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}; scripts/test installs it"));
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
@@ -242,7 +239,7 @@ impl Place {
     }
 }
 
-/// A spec from `KIND, KEY: VALUE, …`, as it stands behind `type:`.
+/// Parses the text after `type: ` in a source of [`Place`]: `KIND, KEY: VALUE, …`.
 fn spec(text: &str) -> SourceSpec {
     let (text, password) = match text.split_once("password: { file: ") {
         Some((before, rest)) => {
@@ -270,9 +267,4 @@ fn spec(text: &str) -> SourceSpec {
         "bitwarden" => SourceSpec::Bitwarden(file),
         other => panic!("{other}"),
     }
-}
-
-/// The path of a committed export.
-pub(super) fn export(name: &str) -> PathBuf {
-    exports().join(name)
 }

@@ -1,34 +1,24 @@
-//! Every kind of source through [`fetch`], and everything that a person can get wrong.
+//! Sources of every kind through [`fetch()`], and mistakes that a user can make.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::*;
-use crate::testing::{Specs, exports, full_reference};
+use deaddrop_core::limits::MAX_VALUE;
 
-/// Fetches references for secrets called `s0`, `s1`, …; an empty value is an error.
-fn get(specs: &Specs, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<(String, String)>> {
-    let references: Vec<Reference> = wanted.iter().map(|text| full_reference(text)).collect();
-    let names: Vec<String> = (0..wanted.len()).map(|index| format!("s{index}")).collect();
-    let wanted: Vec<Wanted<'_>> = references
-        .iter()
-        .zip(&names)
-        .map(|(reference, secret)| Wanted { reference, secret, allow_empty: false })
-        .collect();
-    match fetch(&specs.sources(), &wanted) {
-        Ok(values) => Ok(references.iter().map(|reference| values[reference].expose().to_vec()).collect()),
-        Err(errors) => {
-            let told = format!("{errors} {errors:?}");
-            assert!(!told.to_lowercase().contains("planted"), "{told}");
-            Err(errors.iter().map(|error| (error.to_string(), error.hint().unwrap_or_default())).collect())
-        }
-    }
+use super::*;
+use crate::testing::{Shown, Specs, exports, reference};
+
+/// The values of references for secrets called `s0`, `s1`, …, which must not be empty; or all errors.
+fn get(specs: &Specs, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<Shown>> {
+    let wanted: Vec<(String, Reference)> =
+        wanted.iter().enumerate().map(|(index, text)| (format!("s{index}"), reference(text))).collect();
+    specs.fetch(&wanted, false)
 }
 
-/// The only error of one reference: message and hint.
-fn fails(specs: &Specs, wanted: &str) -> (String, String) {
+/// The one error.
+fn fails(specs: &Specs, wanted: &str) -> Shown {
     let mut errors = get(specs, &[wanted]).unwrap_err();
     assert_eq!(errors.len(), 1, "{wanted}");
     errors.pop().unwrap()
@@ -86,14 +76,14 @@ fn a_file_that_cannot_be_read_is_told_with_its_path() {
     }
     assert_eq!(get(&specs, &["file:longest"]).unwrap()[0].len(), MAX_VALUE);
 
-    // Root may read everything: then there is nothing to see here.
+    // Root may read everything, so there is no error to test.
     std::fs::set_permissions(path.join("file"), std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(path.join("file")).is_err() {
         assert_eq!(fails(&specs, "file:file").0, format!("file: {at}/file: permission denied (for s0)"));
     }
 }
 
-/// The tests of `env` run in a child: a test cannot set a variable without disturbing the others.
+/// The tests of `env` run in a child process: setting a variable here would disturb other tests.
 #[test]
 fn environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole() {
     if std::env::var_os("DEADDROP_TEST_CHILD").is_none() {
@@ -196,7 +186,8 @@ fn every_error_of_every_source_is_told_at_once_in_the_manifests_order() {
         format!("gone: {at}/gone.json: there is no such file (for s0, s5)"),
         "vault: no item \"Rooter\" (for s1, s10)".into(),
         format!(
-            "locked: {at}/password-protected.json: this export is protected by a password, and the source has none (for s3)"
+            "locked: {at}/password-protected.json: this export is protected by a password, and the source has none \
+            (for s3)"
         ),
         format!("file: {at}/none: there is no such file (for s4)"),
         "nowhere: there is no such source (for s6)".into(),
@@ -231,7 +222,7 @@ fn a_source_that_nobody_wants_is_not_opened() {
 fn an_empty_value_is_for_those_who_ask_for_it() {
     let export = SourceSpec::Bitwarden(FileSpec::plain("personal.json"));
     let specs = Specs::new(&exports(), &[("vault", export)]);
-    let reference = full_reference("vault:Empty password");
+    let reference = reference("vault:Empty password");
     let wanted = |secret, allow_empty| Wanted { reference: &reference, secret, allow_empty };
     let values = fetch(&specs.sources(), &[wanted("a", true), wanted("b", true)]).unwrap();
     assert!(values[&reference].is_empty());

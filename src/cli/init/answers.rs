@@ -1,29 +1,30 @@
-//! Questions to a person, on the terminal only. None of the answers is a secret.
+//! Questions of `init` on the terminal. No answer is a secret.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use crate::run::message::{Failure, Message};
 
-/// The longest answer, in bytes; a terminal's own limit is 4095.
+/// Maximum length of an answer, in bytes; a terminal's own limit is 4095.
 const LONGEST: u64 = 4096;
 
-/// Who answers.
+/// The source of the answers.
 pub(super) struct Questions {
     takes_defaults: bool,
 }
 
 impl Questions {
-    /// `takes_defaults`: nobody is asked, and each answer is the usual one.
+    /// With `takes_defaults` there are no questions, and each answer is the default.
     pub(super) fn new(takes_defaults: bool) -> Self {
         Self { takes_defaults }
     }
 
-    /// True where somebody can be asked, and is.
+    /// True if the user can be asked.
     pub(super) fn can_ask(&self) -> bool {
         !self.takes_defaults && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// The answer to a question, as `judge` takes it; asked again until it does. `flag` answers it where there is no terminal.
+    /// Asks until `judge` accepts the answer, and returns its result. `flag` is the argument to use instead if there is
+    /// no terminal.
     pub(super) fn ask<T>(
         &mut self,
         flag: &str,
@@ -52,11 +53,11 @@ impl Questions {
 }
 
 fn say(text: &str) {
-    // Best effort: whoever sees nothing can still answer.
+    // Best effort: the question can be answered even if it is not visible.
     let _ = anstream::stderr().write_all(deaddrop_core::shown::painted(text).as_bytes());
 }
 
-/// One line from the terminal, or the usual answer for an empty one.
+/// One line from the terminal; the default for an empty one.
 fn read(question: &str, usual: &str) -> io::Result<String> {
     say(&format!("{question} [{usual}]: "));
     let mut line = Vec::new();

@@ -8,7 +8,7 @@ use deaddrop_core::near;
 use super::vault::Vault;
 use crate::manifest::Manifest;
 
-/// A host as it was named: `NAME` or `NAME=USER@ADDRESS`.
+/// A host of `--host`: `NAME` or `NAME=USER@ADDRESS`.
 #[derive(Debug)]
 pub(super) struct NamedHost {
     pub(super) name: String,
@@ -16,7 +16,7 @@ pub(super) struct NamedHost {
 }
 
 impl NamedHost {
-    /// Checks it as a manifest is checked.
+    /// Validates it with the manifest's own checks.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (name, ssh) = match text.split_once('=') {
             Some((name, ssh)) => (name.trim(), Some(ssh.trim().to_owned())),
@@ -35,13 +35,13 @@ impl NamedHost {
     }
 }
 
-/// The name of a user, which becomes a part of an option's name.
+/// The name of a user, which becomes part of an option's name.
 pub(super) fn user(name: &str) -> Result<String, String> {
     judge(&format!("defaults: {{ owner: {} }}\n", yaml(name)))?;
     Ok(name.to_owned())
 }
 
-/// The first thing that is wrong with a manifest of these lines.
+/// The first error of a manifest with these lines.
 fn judge(lines: &str) -> Result<(), String> {
     let wrong = |errors: crate::manifest::ManifestErrors| {
         errors.problems().first().map_or_else(String::new, |problem| problem.message.clone())
@@ -49,7 +49,7 @@ fn judge(lines: &str) -> Result<(), String> {
     Manifest::parse(&format!("version: 1\n{lines}"), Path::new("answer")).map(drop).map_err(wrong)
 }
 
-/// A text as YAML: plain where it reads as itself, else in double quotes, which escape as JSON does.
+/// A text as YAML: plain if YAML reads it as itself, otherwise in double quotes, with the escapes of JSON.
 pub(super) fn yaml(text: &str) -> String {
     let starts_plain = text.starts_with(|first: char| first.is_ascii_alphabetic() || matches!(first, '/' | '.' | '_'));
     let goes_on_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-@".contains(&byte));
@@ -57,7 +57,7 @@ pub(super) fn yaml(text: &str) -> String {
     if starts_plain && goes_on_plain && !is_word { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }
 
-/// A secret that most homes have.
+/// A secret that most installations have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Usual {
     Login,
@@ -80,12 +80,12 @@ impl Usual {
         }
     }
 
-    /// All of their names, for a question.
+    /// All names, for a question.
     pub(super) fn names() -> String {
         Self::ALL.map(Self::name).join(", ")
     }
 
-    /// Those that are named, each once.
+    /// The named secrets, each once.
     pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Self>, String> {
         let mut list = Vec::new();
         for name in names.map(str::trim).filter(|name| !name.is_empty()) {
@@ -108,7 +108,7 @@ impl Usual {
             Self::Login => {
                 let option = format!("users.users.{user}.hashedPasswordFile");
                 format!(
-                    "  # The login password of {user}. NixOS wants a hash, so one is made:\n  \
+                    "  # The login password of {user}. NixOS needs a hash, so one is generated:\n  \
                      #   {option} = \"/etc/secrets/{user}-password\";\n  \
                      {}:\n    path: {}\n    from: {}\n    hash: yescrypt\n    used_by: {}\n",
                     yaml(&format!("{user}-password")),
@@ -118,7 +118,7 @@ impl Usual {
                 )
             }
             Self::K3sToken => format!(
-                "  # The token by which the nodes of a cluster join it: the same on all of them, so it comes from the vault.\n  \
+                "  # The token with which the nodes of a cluster join it: the same on all, so it is in the vault.\n  \
                  # `deaddrop generate token` prints a new one.\n  \
                  #   services.k3s.tokenFile = \"/etc/secrets/k3s-token\";\n  \
                  k3s-token:\n    path: /etc/secrets/k3s-token\n    from: {}\n    used_by: services.k3s.tokenFile\n",
@@ -132,19 +132,29 @@ impl Usual {
                  used_by: networking.wireless.secretsFile\n",
                 vault.item("Wifi")
             ),
-            Self::DeployKey => "  # The key by which each host reads a private repository (docs/deploy-key.md): made on the first run, kept from\n  \
-                                # then on. `inject --public-out keys.txt` writes the public part, for the forge.\n  \
-                                deploy-key:\n    path: /etc/secrets/deploy-key\n    generate: ssh-ed25519\n"
-                .to_owned(),
-            Self::HostKey => "  # The key by which each host shows itself to SSH clients: made on the first run, so that it is known before the first boot.\n  \
-                              # `inject --public-out known_hosts` writes the line for known_hosts.\n  \
-                              host-key:\n    path: /etc/ssh/ssh_host_ed25519_key\n    generate: ssh-host-ed25519\n"
-                .to_owned(),
+            Self::DeployKey => DEPLOY_KEY.to_owned(),
+            Self::HostKey => HOST_KEY.to_owned(),
         }
     }
 }
 
-/// What a first manifest is made of.
+const DEPLOY_KEY: &str = "  \
+  # The key with which each host reads a private repository (docs/deploy-key.md): generated on the first run, then
+  # kept. `inject --public-out keys.txt` writes the public part.
+  deploy-key:
+    path: /etc/secrets/deploy-key
+    generate: ssh-ed25519
+";
+
+const HOST_KEY: &str = "  \
+  # The host's SSH key: generated on the first run, so that it is known before the first boot.
+  # `inject --public-out known_hosts` writes the line for known_hosts.
+  host-key:
+    path: /etc/ssh/ssh_host_ed25519_key
+    generate: ssh-host-ed25519
+";
+
+/// The content of a first manifest.
 #[derive(Debug)]
 pub(super) struct FirstManifest {
     pub(super) hosts: Vec<NamedHost>,
@@ -157,10 +167,10 @@ impl FirstManifest {
     /// The whole file.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "# Which secret belongs into which file of which host. It holds no value, so it can be committed.\n\
-             # docs/manifest.md has every key. `deaddrop check` reads it; `deaddrop sources list vault` shows what the vault has.\n\
+            "# The secrets of each host, and their files. It contains no value, so it can be committed.\n\
+             # docs/manifest.md has every key. `deaddrop check` checks it; `deaddrop sources list vault` lists items.\n\
              version: 1\n\n\
-             # Where values come from. `env` (environment variables) and `file` (files beside this one) are always there.\n\
+             # The sources of values. `env` (environment variables) and `file` (files next to this one) always exist.\n\
              sources:\n  vault:\n{}\n\
              secrets:\n",
             self.vault.lines()
@@ -173,7 +183,7 @@ impl FirstManifest {
             let _ = write!(text, "{gap}{}", secret.lines(&self.vault, &self.user));
         }
         text.push_str(
-            "\n# The names that --host takes. A secret is for all of them unless it has `hosts: [NAME, …]`.\nhosts:\n",
+            "\n# The hosts, for --host NAME. A secret is for all of them unless it has `hosts: [NAME, …]`.\nhosts:\n",
         );
         self.hosts.iter().for_each(|host| text.push_str(&host.lines()));
         text

@@ -1,15 +1,15 @@
-//! `deaddrop init`: a first manifest, from flags or from answers.
+//! `deaddrop init`: writes a first manifest, from flags or from answers.
 
 mod answers;
 mod first;
 mod vault;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use deaddrop_core::error::CommitError;
-use deaddrop_core::unfinished::Unfinished;
 
+use super::failure::nothing_changed;
+use super::public_out::unfinished;
 use crate::manifest::Manifest;
 use crate::report::{Ui, json};
 use crate::run::message::{Exit, Failure, Message};
@@ -19,18 +19,19 @@ use vault::Vault;
 
 /// Writes a first manifest, with comments: your hosts, your vault and the usual secrets.
 ///
-/// Example: deaddrop init --host node1=root@192.168.1.11 --vault bitwarden:vault.json --secrets login,wifi -o homelab.yaml
+/// Example: deaddrop init --host node1=root@192.168.1.11 --vault bitwarden:vault.json --secrets login,wifi
+/// -o homelab.yaml
 ///
-/// What no flag says is asked for on the terminal; each question has an answer that Return takes. Only the file is written, and the
-/// names of items in it are guesses: `deaddrop sources list vault` shows yours.
+/// Asks on the terminal for everything that no flag sets; Return accepts the default. Writes only the file. Item names
+/// in it are guesses: `deaddrop sources list vault` shows yours.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A host, and how SSH reaches it (may be given several times)
+    /// A host and its SSH address (repeatable)
     #[arg(long, value_name = "NAME[=USER@ADDRESS]")]
     host: Vec<String>,
 
-    /// Where the values come from: bitwarden, onepassword, keepass, proton-pass, lastpass, pass, gopass, passage, dotenv, env,
-    /// bw, rbw or op, and for an export its file
+    /// The source of the values: bitwarden, onepassword, keepass, proton-pass, lastpass, pass, gopass, passage, dotenv,
+    /// env, bw, rbw or op; with the file of an export
     #[arg(long, value_name = "TYPE[:PATH]")]
     vault: Option<String>,
 
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     secrets: Option<Vec<String>>,
 
-    /// The user whose login password it is [default: admin]
+    /// The user of the login password [default: admin]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
@@ -50,7 +51,7 @@ pub struct Args {
     #[arg(long)]
     force: bool,
 
-    /// Ask nothing: what no flag says is as if Return had been pressed
+    /// Do not ask: use the default for everything that no flag sets
     #[arg(long)]
     yes: bool,
 }
@@ -58,31 +59,31 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        // Before any question: answers that are then thrown away would be a nuisance.
+        // Before any question, so that no answer is lost.
         if !self.force && self.output.symlink_metadata().is_ok() {
             return Err(exists(&self.output));
         }
         let first = self.collect()?;
         let text = first.text();
-        // What is written passes `check`: whatever could not is told here, by the checks themselves.
+        // The written file must pass `check`, so its own checks report errors here.
         let manifest = Manifest::parse(&text, &self.output)
             .map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))?;
         write(&self.output, &text, self.force)?;
         let (name, hosts, secrets) = (self.output.display(), manifest.hosts.len(), manifest.secrets.len());
         ui.print_json_when_done(|| json::init(&name.to_string(), hosts, secrets));
         let plural = if hosts == 1 { "" } else { "s" };
-        ui.say(&format!(
+        ui.info(&format!(
             "{name}: {}, {hosts} host{plural}. Look at the names of items in it, then:",
             crate::report::plan::secrets(secrets)
         ));
         let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
-        ui.say(&format!("  deaddrop check --values{manifest}"));
+        ui.info(&format!("  deaddrop check --values{manifest}"));
         let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());
-        ui.say(&format!("  deaddrop plan IMAGE{manifest} --host {host}"));
+        ui.info(&format!("  deaddrop plan IMAGE{manifest} --host {host}"));
         Ok(Exit::Done)
     }
 
-    /// What the flags say, and what a person answers to the rest.
+    /// The values of the flags, and the user's answers for the rest.
     fn collect(&self) -> Result<FirstManifest, Failure> {
         let mut questions = Questions::new(self.yes);
         let hosts = match self.host.as_slice() {
@@ -135,29 +136,15 @@ fn exists(path: &Path) -> Failure {
     Failure::refused(vec![message.hint("-o FILE writes another one, --force replaces it")])
 }
 
-/// Writes the file, whole or not at all.
+/// Writes the file, completely or not at all.
 fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let made = || {
-        let file = Unfinished::create(directory)?;
-        // It holds no value, and is made to be committed.
-        file.set_mode(0o644)?;
-        file.file().write_all(text.as_bytes())?;
-        Ok(file)
-    };
-    let written = made().map_err(CommitError::Before).and_then(|file| match force {
+    let written = unfinished(path, text).map_err(CommitError::Before).and_then(|file| match force {
         true => file.replace(path),
         false => file.publish(path),
     });
     written.map_err(|error| match error {
         CommitError::Before(error) if error.kind() == std::io::ErrorKind::AlreadyExists => exists(path),
-        CommitError::Before(error) => {
-            let what = format!("{}: nothing was changed", path.display());
-            Failure::refused(vec![Message::new(what).caused_by(&error)])
-        }
+        CommitError::Before(error) => nothing_changed(&path.display().to_string(), &error),
         CommitError::After(error) => {
             let what = format!("{}: it is written, but its directory could not be synced", path.display());
             Failure { exit: Exit::HalfDone, messages: vec![Message::new(what).caused_by(&error)] }

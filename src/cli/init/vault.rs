@@ -1,8 +1,8 @@
-//! The vault of a first manifest: which kinds there are, what each needs, and what its items are called.
+//! The vault of a first manifest: the kinds, what each needs, and how its items are named.
 
 use super::first::yaml;
 
-/// How items are called in a kind of source.
+/// How a kind of source names its items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
     /// Any text: `Node admin`.
@@ -13,14 +13,14 @@ enum Names {
     Variables,
 }
 
-/// Whether a kind of source has a file to name.
+/// What `path` of a kind of source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// A file, such as this one.
+    /// A file, with an example.
     File(&'static str),
-    /// A store, the program's own unless another one is named.
+    /// A store; optional, since the program has a default.
     Store,
-    /// Nothing to name.
+    /// It has no `path`.
     Nowhere,
 }
 
@@ -30,7 +30,7 @@ struct VaultKind {
     name: &'static str,
     at: At,
     names: Names,
-    /// Lines below `path`, and why.
+    /// Lines below `path`, with comments.
     more: &'static str,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn names() -> String {
     KINDS.map(|kind| kind.name).join(", ")
 }
 
-/// A vault as it was named: its kind, and its file.
+/// A vault of `--vault`: its kind, and its file.
 #[derive(Debug)]
 pub(super) struct Vault {
     kind: &'static VaultKind,
@@ -106,7 +106,7 @@ impl Vault {
         format!("    type: {}\n{path}{}", self.kind.name, self.kind.more)
     }
 
-    /// A reference to the item that is called so, each kind in its way.
+    /// A reference to an item of this title, in the naming of the kind.
     pub(super) fn item(&self, title: &str) -> String {
         let item = match self.kind.names {
             Names::Titles => title.to_owned(),

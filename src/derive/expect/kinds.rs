@@ -1,53 +1,53 @@
-//! What makes a value one of a kind. Each check is strict about what the program that reads the file would refuse, and
-//! silent about the rest.
+//! Checks that a value is of a kind. Each check refuses what the program that reads the file would refuse, and nothing
+//! else.
 
 use super::{ValueKind, pem};
 use crate::derive::{encoding, password};
 
-/// Why a value is not of a kind; never the value.
-pub(super) struct Refused {
+/// A value that is not of a kind. Does not contain the value.
+pub(super) struct WrongKind {
     pub reason: &'static str,
-    /// What to do; may be empty.
+    /// The hint; may be empty.
     pub hint: &'static str,
 }
 
-impl From<&'static str> for Refused {
+impl From<&'static str> for WrongKind {
     fn from(reason: &'static str) -> Self {
         Self { reason, hint: "" }
     }
 }
 
-/// Whether `value` is of the kind. `newline` says that one will be written after it.
-pub(super) fn check(kind: ValueKind, value: &[u8], newline: bool) -> Result<(), Refused> {
+/// Checks that `value` is of the kind. `newline`: one will be appended to it.
+pub(super) fn check(kind: ValueKind, value: &[u8], newline: bool) -> Result<(), WrongKind> {
     let text = std::str::from_utf8(value).map_err(|_| "it is not text")?;
     match kind {
         ValueKind::CryptHash => crypt_hash(value),
         ValueKind::SshPrivateKey => ssh_private_key(text, newline),
-        ValueKind::Pem => pem::blocks(text).map(drop).map_err(Refused::from),
+        ValueKind::Pem => pem::blocks(text).map(drop).map_err(WrongKind::from),
         ValueKind::AgeIdentity => age_identity(text),
         ValueKind::WireguardKey => wireguard_key(text),
         ValueKind::K3sToken => k3s_token(text),
     }
 }
 
-fn crypt_hash(value: &[u8]) -> Result<(), Refused> {
+fn crypt_hash(value: &[u8]) -> Result<(), WrongKind> {
     if password::is_accepted_by_nixos(value) {
         return Ok(());
     }
     Err(match password::recognise(value) {
         Some(_) => {
-            Refused { reason: "its scheme is one that NixOS does not accept", hint: "mkpasswd -m yescrypt makes one" }
+            WrongKind { reason: "its scheme is one that NixOS does not accept", hint: "mkpasswd -m yescrypt makes one" }
         }
-        None => Refused {
+        None => WrongKind {
             reason: "it is not one line of crypt(3) text",
             hint: "mkpasswd -m yescrypt makes one; or have the password hashed with `hash: yescrypt`",
         },
     })
 }
 
-/// ssh's own format (openssh-portable, PROTOCOL.key), and the PEM formats that OpenSSL reads for it.
-fn ssh_private_key(text: &str, newline: bool) -> Result<(), Refused> {
-    const PASSPHRASE: Refused = Refused {
+/// OpenSSH's own format (openssh-portable, PROTOCOL.key), and the PEM formats that OpenSSL reads for it.
+fn ssh_private_key(text: &str, newline: bool) -> Result<(), WrongKind> {
+    const PASSPHRASE: WrongKind = WrongKind {
         reason: "it is protected by a passphrase, which no service can type",
         hint: "ssh-keygen -p -N '' -f KEY takes the passphrase away",
     };
@@ -56,10 +56,10 @@ fn ssh_private_key(text: &str, newline: bool) -> Result<(), Refused> {
     }
     if text.starts_with("PuTTY-User-Key-File") {
         let hint = "puttygen KEY -O private-openssh -o OUT converts it";
-        return Err(Refused { reason: "it is in PuTTY's format", hint });
+        return Err(WrongKind { reason: "it is in PuTTY's format", hint });
     }
     if text.contains('\r') {
-        return Err(Refused {
+        return Err(WrongKind {
             reason: "its lines end in CR LF, which ssh does not read",
             hint: "store it with LF only",
         });
@@ -69,7 +69,7 @@ fn ssh_private_key(text: &str, newline: bool) -> Result<(), Refused> {
     match key.label {
         "OPENSSH PRIVATE KEY" => {
             const MAGIC: &[u8] = b"openssh-key-v1\0";
-            // The magic, then a string: the name of the cipher, after its length in 4 bytes.
+            // The magic, then the cipher's name as a string with a 4-byte length.
             let rest = key.bytes.expose().strip_prefix(MAGIC).ok_or("it is damaged")?;
             let (length, rest) = rest.split_first_chunk::<4>().ok_or("it is damaged")?;
             let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| "it is damaged")?;
@@ -82,16 +82,16 @@ fn ssh_private_key(text: &str, newline: bool) -> Result<(), Refused> {
         "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | "DSA PRIVATE KEY" => {}
         _ => return Err("it is another kind of PEM".into()),
     }
-    // ssh says "error in libcrypto" or "invalid format" to a key without its last newline.
+    // ssh rejects a key without a final newline ("error in libcrypto", "invalid format").
     if !text.ends_with('\n') && !newline {
         let hint = "add `newline: true`: many vaults cut it off";
-        return Err(Refused { reason: "the newline at its end is missing, and ssh does not read it so", hint });
+        return Err(WrongKind { reason: "the newline at its end is missing, and ssh does not read it so", hint });
     }
     Ok(())
 }
 
-/// Lines of identities, comments and empty lines (age-keygen(1), and age's README on plugins and hybrid keys).
-fn age_identity(text: &str) -> Result<(), Refused> {
+/// Lines of identities, comments and empty lines (age-keygen(1); age's README on plugins and hybrid keys).
+fn age_identity(text: &str) -> Result<(), WrongKind> {
     let mut lines =
         text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#')).peekable();
     if lines.peek().is_none() {
@@ -103,7 +103,7 @@ fn age_identity(text: &str) -> Result<(), Refused> {
         }
         let plugin = line.strip_prefix("AGE-PLUGIN-").or_else(|| line.strip_prefix("AGE-SECRET-KEY-PQ-1"));
         let holds = match plugin {
-            // No reader of ours knows these: what bech32 is made of, and no more.
+            // We cannot parse plugin identities, so only the Bech32 alphabet is checked.
             Some(rest) => rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') && rest.len() > 6,
             None => line.parse::<age::x25519::Identity>().is_ok(),
         };
@@ -115,9 +115,9 @@ fn age_identity(text: &str) -> Result<(), Refused> {
 }
 
 /// wg(8): "32 bytes of base64".
-fn wireguard_key(text: &str) -> Result<(), Refused> {
+fn wireguard_key(text: &str) -> Result<(), WrongKind> {
     let line = text.strip_suffix('\n').unwrap_or(text);
-    // 44 letters, the last of them the padding.
+    // 44 characters, the last of them padding.
     let good = line.len() == 44 && line.ends_with('=');
     let bytes = encoding::base64(line.as_bytes()).ok().filter(|_| good);
     match bytes {
@@ -126,9 +126,9 @@ fn wireguard_key(text: &str) -> Result<(), Refused> {
     }
 }
 
-/// k3s's documentation, "k3s token": the short form is the password, the long one `K10`, the hash of the cluster's CA, `::`,
-/// and credentials or a bootstrap token.
-fn k3s_token(text: &str) -> Result<(), Refused> {
+/// k3s's documentation, "k3s token": the short form is the password; the long form is `K10`, the hash of the cluster's
+/// CA, `::`, and credentials or a bootstrap token.
+fn k3s_token(text: &str) -> Result<(), WrongKind> {
     let token = text.strip_suffix('\n').unwrap_or(text);
     if token.is_empty() {
         return Err("it is empty".into());
@@ -157,7 +157,7 @@ fn k3s_token(text: &str) -> Result<(), Refused> {
 mod tests {
     use super::*;
 
-    /// `None` when it fits.
+    /// The reason of a refusal; `None` if the value is accepted.
     fn refused(kind: ValueKind, value: &str) -> Option<&'static str> {
         check(kind, value.as_bytes(), false).err().map(|refused| refused.reason)
     }

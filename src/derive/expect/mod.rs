@@ -1,5 +1,5 @@
-//! `expect`: what a value must be. One that is not is refused, and never shown: only which expectation it is that does not
-//! hold. It is checked after `encoding`, and before `hash` and `newline` change anything.
+//! `expect`: conditions on a value. A value that does not fulfil them is refused and never shown; the message only
+//! names the condition. Checked after `encoding`, and before `hash` and `newline`.
 
 mod kinds;
 mod pem;
@@ -10,12 +10,12 @@ use serde::Deserialize;
 
 use super::Misfit;
 
-/// The longest `regex`, in bytes.
+/// Maximum length of `regex`, in bytes.
 pub const MAX_PATTERN: usize = 4096;
-/// What a compiled `regex` and the automaton that runs it may take, in bytes each.
+/// Maximum size of a compiled `regex`, and of its automaton, in bytes each.
 const MAX_REGEX: usize = 4 << 20;
 
-/// A kind of value that has a form of its own.
+/// A kind of value with its own form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "expected-kind")]
@@ -49,20 +49,20 @@ impl ValueKind {
     }
 }
 
-/// A regular expression that a whole value has to match.
+/// A regular expression for a whole value.
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
 impl Pattern {
-    /// Reads a regular expression, in the syntax of the crate `regex`; its classes are those of ASCII.
+    /// Compiles a regular expression in the syntax of the crate `regex`, with ASCII character classes.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// A message of one sentence.
     pub fn new(pattern: &str) -> Result<Self, String> {
         if pattern.len() > MAX_PATTERN {
             return Err(format!("a `regex` has at most {MAX_PATTERN} bytes"));
         }
-        // Alone first: `a)|(b` would be read as something else between our parentheses.
+        // Compile it alone first: `a)|(b` would be valid between our parentheses.
         compile(pattern)?;
         compile(&format!(r"\A(?:{pattern})\z")).map(Self)
     }
@@ -77,31 +77,31 @@ fn compile(pattern: &str) -> Result<Regex, String> {
     builder.unicode(false).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).nest_limit(50);
     builder.build().map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => "this `regex` becomes too large".to_owned(),
-        // It draws the pattern with a mark under it, and says what is wrong in the last line.
+        // The error text shows the pattern with a mark below it, and the message in its last line.
         error => {
-            let said = error.to_string();
-            let reason = said.lines().last().unwrap_or_default();
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default();
             format!("this `regex` cannot be read: {}", reason.strip_prefix("error: ").unwrap_or(reason))
         }
     })
 }
 
-/// What a value must be; all of it.
+/// Conditions on a value, all of which must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
     /// The whole value matches it.
     pub regex: Option<Pattern>,
-    /// It has at least so many characters; bytes, if it is not UTF-8.
+    /// Minimum length, in characters; in bytes if the value is not UTF-8.
     pub min_length: Option<usize>,
-    /// It is of this kind.
+    /// The kind of the value.
     pub kind: Option<ValueKind>,
 }
 
 impl Expect {
-    /// Holds a value against it. `newline` says that one will be written after it.
+    /// Checks a value. `newline`: one will be appended to it.
     ///
     /// # Errors
-    /// The first expectation that does not hold.
+    /// The first condition that does not hold.
     pub fn check(&self, value: &[u8], newline: bool) -> Result<(), Misfit> {
         const WHICH: &str = "is this the right item and field?";
         if let Some(kind) = self.kind {

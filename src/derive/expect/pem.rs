@@ -1,5 +1,5 @@
-//! PEM: blocks of base64 between `-----BEGIN LABEL-----` and `-----END LABEL-----` (RFC 7468), with the headers that
-//! older keys have (RFC 1421). What stands outside of blocks is explanation, and is passed over.
+//! Parses PEM: blocks of base64 between `-----BEGIN LABEL-----` and `-----END LABEL-----` (RFC 7468), with the headers
+//! of older keys (RFC 1421). Text outside of blocks is explanatory, and ignored.
 
 use deaddrop_core::secret::Secret;
 
@@ -7,18 +7,18 @@ use crate::derive::encoding;
 
 /// One block.
 pub(super) struct Block<'t> {
-    /// What stands after BEGIN.
+    /// The label after BEGIN.
     pub label: &'t str,
-    /// What its base64 stands for.
+    /// The decoded base64.
     pub bytes: Secret,
-    /// `Proc-Type: 4,ENCRYPTED` stands in its headers.
+    /// True if the headers contain `Proc-Type: 4,ENCRYPTED`.
     pub is_encrypted: bool,
 }
 
 /// All blocks of a text; at least one.
 ///
 /// # Errors
-/// What is wrong, never what is in it.
+/// A message without any of the text.
 pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, &'static str> {
     let mut blocks = Vec::new();
     let mut open: Option<(&str, Vec<&str>)> = None;

@@ -1,35 +1,41 @@
-//! Lines of `NAME=VALUE` that two readers understand alike: systemd's `EnvironmentFile` (systemd.exec(5)) and a POSIX shell
-//! (`. FILE`; POSIX.1-2024, 2.2 "Quoting").
+//! Checks lines of `NAME=VALUE` for two readers: systemd's `EnvironmentFile` (systemd.exec(5)) and a POSIX shell (`.
+//! FILE`; POSIX.1-2024, 2.2 "Quoting").
 //!
-//! They agree on: comments that begin with `#`; a name, `=` and a value without white space around the `=`; a value
-//! without quotes, of characters that mean nothing to a shell, or with a backslash before each that does; a value in single
-//! quotes, as it is; a value in double quotes, with a backslash before each `"`, `\`, `$` and backquote. All else is read by
+//! Both agree on: comments that start with `#`; a name, `=` and a value without white space around the `=`; an unquoted
+//! value of characters without a meaning to a shell, or with a backslash before each that has one; a value in single
+//! quotes, verbatim; a value in double quotes, with a backslash before each `"`, `\`, `$` and backquote. Anything else
+//! is read differently, and refused here.
 //! one of them in another way, and refused here.
 
-use super::{Fault, at};
+use super::{SyntaxFault, fault_at};
 
 const QUOTE: &str =
     "the filter `systemd_quote` writes a value so that both read it: NAME={{ secret('…') | systemd_quote }}";
 
-/// Whether both read it.
-pub(super) fn check(text: &str) -> Result<(), Fault> {
+/// Checks the whole text.
+pub(super) fn check(text: &str) -> Result<(), SyntaxFault> {
     if let Some(nul) = text.find('\0') {
-        return Err(at(text, nul, "a NUL byte", "an environment cannot hold one; is this the right item and field?"));
+        return Err(fault_at(
+            text,
+            nul,
+            "a NUL byte",
+            "an environment cannot hold one; is this the right item and field?",
+        ));
     }
-    let mut reader = Reader { text, byte: 0 };
+    let mut reader = DotenvReader { text, byte: 0 };
     while reader.peek().is_some() {
         reader.line()?;
     }
     Ok(())
 }
 
-struct Reader<'t> {
+struct DotenvReader<'t> {
     text: &'t str,
-    /// Of the next character.
+    /// Offset of the next character.
     byte: usize,
 }
 
-impl Reader<'_> {
+impl DotenvReader<'_> {
     fn peek(&self) -> Option<char> {
         self.text.get(self.byte..).and_then(|rest| rest.chars().next())
     }
@@ -46,12 +52,12 @@ impl Reader<'_> {
         }
     }
 
-    fn fault(&self, what: &'static str, hint: &'static str) -> Fault {
-        at(self.text, self.byte, what, hint)
+    fn fault(&self, what: &'static str, hint: &'static str) -> SyntaxFault {
+        fault_at(self.text, self.byte, what, hint)
     }
 
-    /// A line, or several where a quoted value goes on; the line end is taken.
-    fn line(&mut self) -> Result<(), Fault> {
+    /// Consumes a line with its line end; several lines if a quoted value spans them.
+    fn line(&mut self) -> Result<(), SyntaxFault> {
         const BLANK: fn(char) -> bool = |c| c == ' ' || c == '\t';
         self.skip(BLANK);
         match self.peek() {
@@ -75,7 +81,9 @@ impl Reader<'_> {
                 match self.peek() {
                     None | Some('\n') => {}
                     Some('\r') => return Err(self.fault("a carriage return", "end lines with LF only")),
-                    Some(_) => return Err(at(self.text, blank, "white space inside a value without quotes", QUOTE)),
+                    Some(_) => {
+                        return Err(fault_at(self.text, blank, "white space inside a value without quotes", QUOTE));
+                    }
                 }
             }
         }
@@ -83,7 +91,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn name(&mut self) -> Result<(), Fault> {
+    fn name(&mut self) -> Result<(), SyntaxFault> {
         const SHAPE: &str = "a line is NAME=VALUE, or a comment that begins with `#`";
         if !self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
             return Err(self.fault("a name begins with a letter or `_`", SHAPE));
@@ -96,7 +104,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn value(&mut self) -> Result<(), Fault> {
+    fn value(&mut self) -> Result<(), SyntaxFault> {
         match self.peek() {
             Some(quote @ ('\'' | '"')) => {
                 self.quoted(quote)?;
@@ -112,12 +120,12 @@ impl Reader<'_> {
         }
     }
 
-    fn quoted(&mut self, quote: char) -> Result<(), Fault> {
+    fn quoted(&mut self, quote: char) -> Result<(), SyntaxFault> {
         let start = self.byte;
         self.take();
         loop {
             match self.peek() {
-                None => return Err(at(self.text, start, "this quote is never closed", QUOTE)),
+                None => return Err(fault_at(self.text, start, "this quote is never closed", QUOTE)),
                 Some(c) if c == quote => break,
                 Some('\\') if quote == '"' => {
                     self.take();
@@ -133,7 +141,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn unquoted(&mut self) -> Result<(), Fault> {
+    fn unquoted(&mut self) -> Result<(), SyntaxFault> {
         while let Some(c) = self.peek() {
             match c {
                 ' ' | '\t' | '\n' => break,

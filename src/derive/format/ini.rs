@@ -1,18 +1,19 @@
-//! Sections and keys, as wg-quick(8), systemd.syntax(7), keyfiles of NetworkManager, nix.conf(5) and AWS's credentials have
-//! them: a line is `[SECTION]`, `KEY = VALUE`, empty, or a comment that begins with `#` or `;`. Keys may stand before the first
-//! section, and twice. What a value is, each program knows for itself.
+//! Checks sections and keys, in the common syntax of wg-quick(8), systemd.syntax(7), NetworkManager's keyfiles,
+//! nix.conf(5) and AWS's credentials: a line is `[SECTION]`, `KEY = VALUE`, empty, or a comment that starts with `#` or
+//! `;`. Keys may precede the first section, and be repeated. Values are not checked, because each program has its own
+//! syntax.
 
-use super::{Fault, at};
+use super::{SyntaxFault, fault_at};
 
-/// Whether every line is one of these.
-pub(super) fn check(text: &str) -> Result<(), Fault> {
+/// Checks every line.
+pub(super) fn check(text: &str) -> Result<(), SyntaxFault> {
     let mut start: usize = 0;
     for line in text.split_inclusive('\n') {
         let content = line.trim_end_matches(['\n', '\r']);
         let trimmed = content.trim_start_matches([' ', '\t']);
         let indent = content.len().saturating_sub(trimmed.len());
         let fault = |offset: usize, what| {
-            Err(at(
+            Err(fault_at(
                 text,
                 start.saturating_add(indent).saturating_add(offset),
                 what,

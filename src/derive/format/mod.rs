@@ -1,5 +1,5 @@
-//! `format`: what a finished file must parse as. The check is as strict as the strictest reader that the format usually
-//! has, since a service that cannot read its file does not start. It says where, and never what stands there.
+//! `format`: the format of a finished file. The check is as strict as the strictest usual reader, because a service
+//! that cannot read its file does not start. An error has a place, and none of the text.
 
 mod dotenv;
 mod ini;
@@ -13,10 +13,10 @@ use serde::de::IgnoredAny;
 
 use super::Misfit;
 
-/// The deepest nesting of a YAML file, for lists and mappings each.
+/// Maximum nesting depth of a YAML file, of lists and of mappings.
 const MAX_DEPTH: usize = 128;
 
-/// What a file is.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "format")]
@@ -33,14 +33,14 @@ pub enum Format {
     Ini,
 }
 
-/// Where a file is no longer what it should be, and why.
+/// A syntax error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fault {
+struct SyntaxFault {
     /// 1-based.
     line: usize,
     /// 1-based, in characters.
     column: usize,
-    /// Never what stands there.
+    /// The message, without any of the text.
     what: &'static str,
     hint: &'static str,
 }
@@ -58,15 +58,15 @@ impl Format {
         }
     }
 
-    /// Whether a file of this content parses.
+    /// Checks that `content` is in this format.
     ///
     /// # Errors
-    /// The first place where it does not.
+    /// The first syntax error.
     pub fn check(self, content: &[u8]) -> Result<(), Misfit> {
-        let judged = match std::str::from_utf8(content) {
+        let checked = match std::str::from_utf8(content) {
             Err(error) => {
                 let good = content.get(..error.valid_up_to()).unwrap_or_default();
-                Err(at(&String::from_utf8_lossy(good), good.len(), "this is not UTF-8", ""))
+                Err(fault_at(&String::from_utf8_lossy(good), good.len(), "this is not UTF-8", ""))
             }
             Ok(text) => match self {
                 Self::Dotenv => dotenv::check(text),
@@ -76,8 +76,8 @@ impl Format {
                 Self::Ini => ini::check(text),
             },
         };
-        judged.map_err(|fault| {
-            let Fault { line, column, what, hint } = fault;
+        checked.map_err(|fault| {
+            let SyntaxFault { line, column, what, hint } = fault;
             let reason = format!("the file would be no {}: line {line}, column {column} of it: {what}", self.name());
             let hint = if hint.is_empty() {
                 "a filter of a template quotes what it has to hold; see docs/templates.md"
@@ -89,11 +89,11 @@ impl Format {
     }
 }
 
-/// A fault at a byte of the text.
-fn at(text: &str, byte: usize, what: &'static str, hint: &'static str) -> Fault {
+/// A syntax error at a byte of the text.
+fn fault_at(text: &str, byte: usize, what: &'static str, hint: &'static str) -> SyntaxFault {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
-    Fault {
+    SyntaxFault {
         line: before.matches('\n').count().saturating_add(1),
         column: before[line_start..].chars().count().saturating_add(1),
         what,
@@ -101,23 +101,23 @@ fn at(text: &str, byte: usize, what: &'static str, hint: &'static str) -> Fault 
     }
 }
 
-fn json(text: &str) -> Result<(), Fault> {
+fn json(text: &str) -> Result<(), SyntaxFault> {
     const HINT: &str = "the filter `json` writes a value with its quotes: \"key\": {{ secret('…') | json }}";
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(()),
         Err(error) => {
             if error.is_eof() {
-                return Err(at(text, text.len(), "it ends too early", HINT));
+                return Err(fault_at(text, text.len(), "it ends too early", HINT));
             }
-            // serde_json counts columns in bytes, from 1, and 0 before the first of a line.
+            // serde_json counts columns in bytes from 1, and 0 before the first one of a line.
             let start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
             let byte = start.saturating_add(error.column().saturating_sub(1));
-            Err(at(text, floor(text, byte), "here it stops being JSON", HINT))
+            Err(fault_at(text, floor(text, byte), "here it stops being JSON", HINT))
         }
     }
 }
 
-fn yaml(text: &str) -> Result<(), Fault> {
+fn yaml(text: &str) -> Result<(), SyntaxFault> {
     const HINT: &str = "the filter `json` writes a value as YAML reads it: key: {{ secret('…') | json }}";
     let options = granit_parser::options! { block_nesting_limit: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH };
     let mut parser = Parser::new_from_str_with_options(text, options);
@@ -128,9 +128,9 @@ fn yaml(text: &str) -> Result<(), Fault> {
             Some(Some(Err(error))) => {
                 let marker = error.marker();
                 let (line, column) = (marker.line(), marker.col().saturating_add(1));
-                return Err(Fault { line, column, what: "here it stops being YAML", hint: HINT });
+                return Err(SyntaxFault { line, column, what: "here it stops being YAML", hint: HINT });
             }
-            None => return Err(Fault { line: 1, column: 1, what: "the YAML parser fails on it", hint: HINT }),
+            None => return Err(SyntaxFault { line: 1, column: 1, what: "the YAML parser fails on it", hint: HINT }),
         }
     }
 }
@@ -139,7 +139,7 @@ fn yaml(text: &str) -> Result<(), Fault> {
 fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
-        // OK: 0 is a boundary, so this stops there.
+        // OK: 0 is a character boundary, so the loop ends.
         at = at.saturating_sub(1);
     }
     at
@@ -149,7 +149,7 @@ fn floor(text: &str, at: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// `line:column what`, or nothing for a file that parses.
+    /// `line:column message`; empty if the file parses.
     fn complaint(format: Format, content: &[u8]) -> String {
         let Err(misfit) = format.check(content) else { return String::new() };
         let rest = misfit.reason.strip_prefix(&format!("the file would be no {}: line ", format.name())).unwrap();
@@ -178,7 +178,7 @@ mod tests {
             ],
         );
         assert_eq!(complaint(Format::Json, b"\"a\n\xff\""), "2:1 this is not UTF-8");
-        // Deep nesting is read without recursion.
+        // Deep nesting must not recurse.
         let deep = "[".repeat(1_000_000);
         assert!(complaint(Format::Json, deep.as_bytes()).ends_with("it ends too early"));
     }

@@ -1,5 +1,5 @@
-//! Identities of age, as `age-keygen` prints them: two comments and the identity. Specification: C2SP, age.md, "The X25519
-//! recipient type"; the comments: age-keygen(1).
+//! age identities, as `age-keygen` prints them: two comments and the identity. Specification: C2SP, age.md, "The X25519
+//! recipient type"; comments: age-keygen(1).
 
 use std::time::SystemTime;
 
@@ -9,8 +9,8 @@ use deaddrop_core::day;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
-/// A new identity and its recipient. Its random bytes come from the system, through the `age` crate, which ends the
-/// program when there are none.
+/// Generates an identity; returns the file and the recipient. The `age` crate gets random bytes from the system, and
+/// aborts if there are none.
 pub(super) fn make(now: SystemTime) -> (Secret, String) {
     let identity = Identity::generate();
     let recipient = identity.to_public().to_string();
@@ -23,10 +23,10 @@ pub(super) fn make(now: SystemTime) -> (Secret, String) {
     (Secret::new(text), recipient)
 }
 
-/// The recipient of the first identity in a file that holds identities and comments.
+/// The recipient of the only identity in a file of identities and comments.
 ///
 /// # Errors
-/// It holds something else as well, or no identity.
+/// A message: the file contains something else, or no identity.
 pub(super) fn decode(file: &[u8]) -> Result<String, &'static str> {
     const OTHER: &str = "it is no file of age's X25519 identities";
     let mut first = None;

@@ -1,7 +1,8 @@
-//! Keys that nobody has yet: made once for a target that does not hold one, and kept from then on. Each kind as the
-//! program that it is for prints it, so that a key made here and one made by hand are not told apart.
+//! Generates keys: once, for a target that has none, and kept from then on. Each kind has the format of the program
+//! that uses it, so that a generated key is the same as one made by that program.
 //!
-//! Who calls: [`crate::run::desired`] for a target, and `deaddrop generate` for the vault. Knows no paths and no targets.
+//! Called by [`crate::run::desired`] for a target, and by `deaddrop generate` for the vault. Uses no paths and no
+//! targets.
 
 mod age_identity;
 mod spec;
@@ -17,55 +18,55 @@ use zeroize::Zeroizing;
 pub use spec::{GenerateSpec, KeyKind, KeyPart, KeySpec, PUBLIC_SUFFIX, TokenSpec, WrongKey};
 pub use ssh::SshPublicKey;
 
-/// The largest file that is looked at for a standing key, in bytes. Each kind is under 1 KiB but a token, which has at
-/// most 4 KiB, and an age identity, which may have other lines beside it.
+/// Maximum length of a file that is checked for an existing key, in bytes. Every kind is below 1 KiB, except a token
+/// (at most 4 KiB) and an age identity (which may have other lines).
 pub const READ_LIMIT: u64 = 16 << 10;
 
 /// A key and its public part.
 pub struct Key {
-    /// What is written into the file.
+    /// The content of the file.
     pub private: Secret,
-    /// What others may know of it.
+    /// Its public part.
     pub public: Public,
 }
 
-/// What others may know of a key.
+/// The public part of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Public {
     /// A key of SSH.
     Ssh(SshPublicKey),
-    /// What `wg pubkey` prints, without its newline.
+    /// The output of `wg pubkey`, without its newline.
     WireGuard(String),
-    /// What `age-keygen -y` prints, without its newline.
+    /// The output of `age-keygen -y`, without its newline.
     Age(String),
     /// A token has no public part.
     Nothing,
 }
 
-/// How a target that makes keys by itself makes one.
+/// Instructions for a target that generates a key itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipe {
     /// Random characters.
     Token {
-        /// How many, and which.
+        /// Length and alphabet.
         token: TokenSpec,
-        /// A newline follows.
+        /// True to append a newline.
         newline: bool,
     },
-    /// A key of type ed25519, as ssh-keygen makes it.
+    /// An ed25519 key of ssh-keygen.
     Ssh {
-        /// Its comment.
+        /// The comment.
         comment: String,
     },
-    /// The public part of the SSH key that is made before it.
+    /// The public part of the SSH key generated before it.
     PublicPart,
-    /// A private key, as `wg genkey` prints it.
+    /// A private key in the form of `wg genkey`.
     WireGuard,
 }
 
 impl Recipe {
-    /// For what `spec` asks for; `None` for an age identity, which no program makes that systems have. `comment` and `newline` as
-    /// for [`make`] and the file around it.
+    /// The recipe for `spec`. `None` for an age identity, because systems have no program for it. `comment` as for
+    /// [`make`]; `newline` as declared for the file.
     #[must_use]
     pub fn of(spec: &GenerateSpec, comment: &str, newline: bool) -> Option<Self> {
         Some(match &spec.kind {
@@ -79,28 +80,28 @@ impl Recipe {
     }
 }
 
-/// What a file in a target is, looked at as a key of some kind.
+/// The content of an existing file, compared with the wanted kind of key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// No bytes: nothing is lost when it is filled.
+pub enum ExistingKey {
+    /// An empty file, which may be overwritten.
     Empty,
-    /// A key of the kind: it is kept.
+    /// A key of this kind, which is kept.
     Key(Public),
-    /// A token that is not of the length and alphabet asked for: it may be in use, and is kept.
+    /// A token of another length or alphabet. It may be in use, and is kept.
     OtherToken,
-    /// Something else, and why it is no such key. It may be in use: it is never overwritten.
+    /// Anything else, with the reason. It may be in use, and is never overwritten.
     Foreign(&'static str),
 }
 
-/// The system gives no random bytes.
+/// The system returns no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("no random bytes from the system")]
 pub struct NoRandomness(#[source] getrandom::Error);
 
-/// Makes a key. `comment` is that of an SSH key which has none of its own; `now` is when an age identity was made.
+/// Generates a key. `comment` is used for an SSH key without its own; `now` is the creation time of an age identity.
 ///
 /// # Errors
-/// The system gives no random bytes.
+/// The system returns no random bytes.
 pub fn make(spec: &GenerateSpec, comment: &str, now: SystemTime) -> Result<Key, NoRandomness> {
     let (private, public) = match &spec.kind {
         KeySpec::SshHostEd25519 | KeySpec::SshEd25519 => {
@@ -122,20 +123,20 @@ pub fn make(spec: &GenerateSpec, comment: &str, now: SystemTime) -> Result<Key, 
     Ok(Key { private, public })
 }
 
-/// Looks at a file's content as a key of the kind that `spec` asks for. It is hostile input.
+/// Classifies the content of an existing file for `spec`. The content is hostile input.
 #[must_use]
-pub fn recognise(spec: &GenerateSpec, content: &[u8]) -> Standing {
+pub fn recognise(spec: &GenerateSpec, content: &[u8]) -> ExistingKey {
     if content.is_empty() {
-        return Standing::Empty;
+        return ExistingKey::Empty;
     }
     let public = match &spec.kind {
         KeySpec::SshHostEd25519 | KeySpec::SshEd25519 => ssh::decode(content).map(Public::Ssh),
         KeySpec::WireGuard => wireguard::decode(content).map(Public::WireGuard),
         KeySpec::Age => age_identity::decode(content).map(Public::Age),
         KeySpec::Token(token) if token::fits(token, content) => Ok(Public::Nothing),
-        KeySpec::Token(_) => return Standing::OtherToken,
+        KeySpec::Token(_) => return ExistingKey::OtherToken,
     };
-    public.map_or_else(Standing::Foreign, Standing::Key)
+    public.map_or_else(ExistingKey::Foreign, ExistingKey::Key)
 }
 
 /// Random bytes from the system.
@@ -145,11 +146,11 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, NoRandomness> {
     Ok(bytes)
 }
 
-/// A 32-byte public key of Curve25519 as age writes a recipient: Bech32 with the prefix `age`.
-/// Specification: C2SP, age.md, "The X25519 recipient type".
+/// The age recipient of a 32-byte public key of Curve25519: Bech32 with the prefix `age` (C2SP, age.md, "The X25519
+/// recipient type").
 fn age_recipient(public: &[u8; 32]) -> String {
     let prefix = bech32::Hrp::parse_unchecked("age");
-    // Cannot fail: 32 bytes are far below the longest that Bech32 has.
+    // Cannot fail: 32 bytes are far below Bech32's maximum length.
     bech32::encode_lower::<bech32::Bech32>(prefix, public).unwrap_or_default()
 }
 

@@ -1,13 +1,13 @@
-//! `generate`: what a manifest, or `deaddrop generate`, can ask for.
+//! Specs of generated keys, for `generate` in the manifest and `deaddrop generate`.
 
 use deaddrop_core::keys;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What is added to a key's path for its public part.
+/// Suffix of the file with the public part, after the path of the key.
 pub const PUBLIC_SUFFIX: &str = ".pub";
 
-/// What can be generated.
+/// A kind of key that can be generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[schemars(rename = "kind-of-key")]
 pub enum KeyKind {
@@ -29,7 +29,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [Self::SshHostEd25519, Self::SshEd25519, Self::WireGuard, Self::Age, Self::Token];
 
     /// Its name in the manifest and on the command line.
@@ -44,25 +44,25 @@ impl KeyKind {
         }
     }
 
-    /// True where the convention is that the public part stands beside the key, as `PATH.pub`.
+    /// True if the public part is written to `PATH.pub` by convention.
     #[must_use]
     pub fn has_public_file(self) -> bool {
         matches!(self, Self::SshHostEd25519 | Self::SshEd25519)
     }
 }
 
-/// What a secret's `generate` asks for.
+/// A checked `generate` of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerateSpec {
-    /// Which kind of key, and what only that kind takes.
+    /// The kind of key with its options.
     pub kind: KeySpec,
-    /// The comment of an SSH key; without one it is called after the secret and the host. Other kinds have none.
+    /// The comment of an SSH key; `None`: the names of the secret and the host. Other kinds have none.
     pub comment: Option<String>,
-    /// That each host gets a token of its own is meant, and nothing to be warned about.
+    /// True if each host shall have its own token, so that DD401 does not apply.
     pub per_host: bool,
 }
 
-/// A kind of key, with what only that kind takes.
+/// A kind of key with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySpec {
     /// [`KeyKind::SshHostEd25519`].
@@ -78,7 +78,7 @@ pub enum KeySpec {
 }
 
 impl KeySpec {
-    /// The kind alone.
+    /// The kind without options.
     #[must_use]
     pub fn kind(&self) -> KeyKind {
         match self {
@@ -92,10 +92,10 @@ impl KeySpec {
 }
 
 impl GenerateSpec {
-    /// Joins what was said. `length` and `alphabet` are of a token only, `comment` of an SSH key only.
+    /// Combines the options. `length` and `alphabet` are only valid for a token, `comment` only for an SSH key.
     ///
     /// # Errors
-    /// What does not fit, and which of the three it is about.
+    /// The invalid option, and why.
     pub fn new(
         kind: KeyKind,
         length: Option<u64>,
@@ -128,7 +128,7 @@ impl GenerateSpec {
     }
 }
 
-/// What a token is made of.
+/// Length and alphabet of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSpec {
     length: usize,
@@ -136,20 +136,20 @@ pub struct TokenSpec {
 }
 
 impl TokenSpec {
-    /// The length that a token has unless another one is asked for.
+    /// Default length of a token, in characters.
     pub const DEFAULT_LENGTH: u64 = 40;
-    /// The longest token.
+    /// Maximum length of a token, in characters.
     pub const LONGEST: u64 = 4096;
-    /// The least number of random bits in a token: what is below can be guessed offline.
+    /// Minimum number of random bits of a token; below, it can be guessed offline.
     const LEAST_BITS: f64 = 64.0;
-    /// Letters and digits: need no quotes in a shell, a URL, YAML or an environment file.
+    /// Letters and digits need no quotes in a shell, a URL, YAML or an environment file.
     const ALPHANUMERIC: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-    /// A token of `length` characters of `alphabet`, each as likely as the others.
+    /// A token of `length` characters, chosen uniformly from `alphabet`.
     ///
     /// # Errors
-    /// A length over the limit; an alphabet with a character twice, or one that is not printable ASCII; both
-    /// together make a token that can be guessed.
+    /// The length exceeds the limit; the alphabet has a duplicate or a character that is not printable ASCII; or the
+    /// token could be guessed.
     fn new(length: Option<u64>, alphabet: Option<&str>) -> Result<Self, WrongKey> {
         let wrong = |part: KeyPart, message: String, hint: &'static str| Err(WrongKey { part, message, hint });
         let alphabet = alphabet.unwrap_or(Self::ALPHANUMERIC);
@@ -168,10 +168,10 @@ impl TokenSpec {
             let message = format!("`length` is over {}, the longest token", Self::LONGEST);
             return wrong(KeyPart::Length, message, "40 letters and digits are more than anybody can guess");
         }
-        // Printable ASCII, each once: at most 94. And a length of at most 4096: both fit.
+        // Lossless: at most 94 distinct printable ASCII characters, and a length of at most 4096.
         let bits_each = u32::try_from(sorted.len()).map_or(0.0, f64::from).log2();
         let bits = u32::try_from(length).map_or(0.0, f64::from) * bits_each;
-        // No characters at all are minus infinity bits each.
+        // An empty alphabet gives minus infinity bits per character.
         if !bits.is_finite() || bits < Self::LEAST_BITS {
             let message = format!(
                 "a token of {length} from an alphabet of {} could be guessed: it has under {} random bits",
@@ -183,20 +183,20 @@ impl TokenSpec {
         Ok(Self { length: usize::try_from(length).unwrap_or(usize::MAX), alphabet: alphabet.as_bytes().to_vec() })
     }
 
-    /// How many characters.
+    /// Length, in characters.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// What they are chosen from: printable ASCII, each once, two at least.
+    /// The characters: printable ASCII, each once, at least two.
     #[must_use]
     pub fn alphabet(&self) -> &[u8] {
         &self.alphabet
     }
 }
 
-/// A part of what `generate` says.
+/// An option of `generate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPart {
     /// `length`.
@@ -219,19 +219,19 @@ impl KeyPart {
     }
 }
 
-/// Why there is no such key.
+/// An invalid option of `generate`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct WrongKey {
-    /// What it is about.
+    /// The option.
     pub part: KeyPart,
-    /// What is wrong.
+    /// The message.
     pub message: String,
-    /// What to do.
+    /// The hint.
     pub hint: &'static str,
 }
 
-/// A comment stands at the end of a line of authorized_keys.
+/// A comment is the end of a line of authorized_keys.
 fn check_comment(comment: &str) -> Result<(), WrongKey> {
     keys::text(comment, "`comment`")
         .map_err(|refusal| refusal.message)

@@ -1,7 +1,7 @@
 //! SSH keys of type ed25519, as `ssh-keygen -t ed25519 -N ''` writes them.
 //!
-//! The file: OpenSSH, PROTOCOL.key ("openssh-key-v1"). The public part: RFC 8709 (the type's blob), sshd(8),
-//! "AUTHORIZED_KEYS FILE FORMAT" (the line). The key itself: RFC 8032, section 5.1.5.
+//! File: OpenSSH, PROTOCOL.key ("openssh-key-v1"). Public part: RFC 8709 (blob), sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
+//! (line). Key: RFC 8032, section 5.1.5.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,11 +14,11 @@ const MAGIC: &[u8] = b"openssh-key-v1\0";
 const TYPE: &[u8] = b"ssh-ed25519";
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----\n";
-/// Characters of base64 a line: sshbuf_dtob64's wrap.
+/// Characters of base64 per line: the wrap of sshbuf_dtob64.
 const LINE: usize = 70;
-/// What the encrypted part is filled up to a multiple of: the block size of the cipher `none`.
+/// The private section is padded to a multiple of this: the block size of the cipher `none`.
 const BLOCK: usize = 8;
-/// More than a key without its comment has in any form, in bytes.
+/// Upper bound for the length of a key without its comment, in bytes, in every form.
 const ROOM: usize = 1024;
 
 /// The public part of an SSH key.
@@ -29,7 +29,7 @@ pub struct SshPublicKey {
 }
 
 impl SshPublicKey {
-    /// Type and key: what known_hosts and authorized_keys hold of it, `ssh-ed25519 AAAA…`.
+    /// Type and key, as in known_hosts and authorized_keys: `ssh-ed25519 AAAA…`.
     #[must_use]
     pub fn without_comment(&self) -> String {
         format!("ssh-ed25519 {}", STANDARD.encode(blob(&self.point)))
@@ -42,7 +42,7 @@ impl SshPublicKey {
         if self.comment.is_empty() { key } else { format!("{key} {}", self.comment) }
     }
 
-    /// True if `content` is one line of a `.pub` file with this key; its comment may be another one.
+    /// True if `content` is one line of a `.pub` file with this key, with any comment.
     #[must_use]
     pub fn is_in(&self, content: &[u8]) -> bool {
         let line = content.strip_suffix(b"\n").unwrap_or(content);
@@ -50,15 +50,15 @@ impl SshPublicKey {
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b' ')) && !rest.contains(&b'\n'))
     }
 
-    /// The age recipient that belongs to the key, as `ssh-to-age` prints it: the same point on the Montgomery curve.
-    /// `None` for bytes that are no point, of which no private key is known.
+    /// The age recipient of the key, as `ssh-to-age` prints it: the same point on the Montgomery curve. `None` if the
+    /// bytes are not a point of the curve, for which no private key is known.
     #[must_use]
     pub fn age_recipient(&self) -> Option<String> {
         let point = CompressedEdwardsY(self.point).decompress()?;
         Some(super::age_recipient(&point.to_montgomery().to_bytes()))
     }
 
-    /// From a line of a `.pub` file; `None` where it is none of an ed25519 key.
+    /// Parses a line of a `.pub` file; `None` if it is not an ed25519 key.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(3, ' ').skip(1);
@@ -69,8 +69,8 @@ impl SshPublicKey {
     }
 }
 
-/// The key of a seed: the private file, and the public part. `check` is any number, which tells whoever decrypts a key
-/// whether the passphrase was right.
+/// The private file and the public part for a seed. `check` may be any number; it is stored twice, so that decryption
+/// can detect a wrong passphrase.
 pub(super) fn encode(seed: &[u8; 32], check: u32, comment: &str) -> (Secret, SshPublicKey) {
     let point = public_point(seed);
     let room = ROOM.saturating_add(comment.len().saturating_mul(2));
@@ -111,19 +111,19 @@ pub(super) fn encode(seed: &[u8; 32], check: u32, comment: &str) -> (Secret, Ssh
     (Secret::new(std::mem::take(&mut *text)), SshPublicKey { point, comment: comment.to_owned() })
 }
 
-/// What a file is: nothing of OpenSSH.
+/// Reason: not in OpenSSH's format.
 pub const NO_FORMAT: &str = "it is no private key in OpenSSH's format";
-/// What a file is: nothing that can be used by itself.
+/// Reason: protected by a passphrase.
 pub const PASSPHRASE: &str = "it is a key that a passphrase protects";
-/// What a file is: RSA, ECDSA, …
+/// Reason: RSA, ECDSA, …
 pub const OTHER_TYPE: &str = "it is an SSH key of another type";
-/// What a file is: not whole.
+/// Reason: damaged.
 pub const DAMAGED: &str = "it is a damaged key of OpenSSH";
 
-/// The public part of a private file, which holds one ed25519 key and no passphrase.
+/// The public part of a private file with one ed25519 key and no passphrase.
 ///
 /// # Errors
-/// What it is instead.
+/// One of the reasons above.
 pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
     let outer = unwrap(file).ok_or(NO_FORMAT)?;
     let mut rest = outer.strip_prefix(MAGIC).ok_or(DAMAGED)?;
@@ -155,14 +155,14 @@ pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
     Ok(SshPublicKey { point, comment: shown_comment(comment) })
 }
 
-/// A comment that fits on a line, or none: the file is not ours, and the comment goes into other files.
+/// The comment if it is safe for a line, otherwise empty: it comes from a foreign file, and is written to other files.
 fn shown_comment(comment: &[u8]) -> String {
     let text = std::str::from_utf8(comment).unwrap_or_default();
     let fits = text.len() <= 255 && deaddrop_core::text::shown_text(text).as_deref() == Some(text);
     if fits { text.to_owned() } else { String::new() }
 }
 
-/// The bytes between the lines that begin and end the file.
+/// The decoded content between the first and the last line.
 fn unwrap(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let body = file.strip_prefix(BEGIN.trim_end().as_bytes())?;
     let end = body.windows(END.len().saturating_sub(1)).position(|window| window == END.trim_end().as_bytes())?;
@@ -171,7 +171,7 @@ fn unwrap(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     STANDARD.decode(&*base64).ok().map(Zeroizing::new)
 }
 
-/// RFC 8032, 5.1.5: the lower half of SHA-512 of the seed, clamped, times the base point.
+/// RFC 8032, 5.1.5: the clamped lower half of the seed's SHA-512, times the base point.
 fn public_point(seed: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha512::digest(seed);
     let mut scalar = Zeroizing::new([0; 32]);
@@ -188,7 +188,7 @@ fn blob(point: &[u8; 32]) -> Vec<u8> {
     blob
 }
 
-/// RFC 4251, section 5, `string`: its length as a big-endian number, and its bytes. Those here are all short.
+/// RFC 4251, section 5, `string`: a 32-bit big-endian length, and the bytes. All strings here are short.
 fn put_string(to: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     to.extend_from_slice(&length.to_be_bytes());

@@ -1,4 +1,4 @@
-//! What is made is read back as what it is, and nothing else is. Other programs judge it in tests/generate.
+//! Generated keys are recognised, and nothing else is. tests/it/generate checks them with other programs.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,20 +19,22 @@ fn each_kind_is_recognised_as_itself_and_as_no_other() {
             let found = recognise(&spec(looked_for), key.private.expose());
             let same = made == looked_for || (made.has_public_file() && looked_for.has_public_file());
             match (same, looked_for) {
-                (true, _) => assert_eq!(found, Standing::Key(key.public.clone()), "{made:?} as {looked_for:?}"),
-                (false, KeyKind::Token) => assert_eq!(found, Standing::OtherToken, "{made:?}"),
-                (false, _) => assert!(matches!(found, Standing::Foreign(_)), "{made:?} as {looked_for:?}: {found:?}"),
+                (true, _) => assert_eq!(found, ExistingKey::Key(key.public.clone()), "{made:?} as {looked_for:?}"),
+                (false, KeyKind::Token) => assert_eq!(found, ExistingKey::OtherToken, "{made:?}"),
+                (false, _) => {
+                    assert!(matches!(found, ExistingKey::Foreign(_)), "{made:?} as {looked_for:?}: {found:?}")
+                }
             }
         }
     }
     for kind in KeyKind::ALL {
-        assert_eq!(recognise(&spec(kind), b""), Standing::Empty, "{kind:?}");
+        assert_eq!(recognise(&spec(kind), b""), ExistingKey::Empty, "{kind:?}");
     }
 }
 
 #[test]
 fn an_ssh_key_becomes_the_age_recipient_that_ssh_to_age_prints() {
-    // ssh-to-age's own: cmd/ssh-to-age/test-assets/id_ed25519.pub and keyscan.txt, with what its README.md shows for them.
+    // Test data of ssh-to-age: cmd/ssh-to-age/test-assets/id_ed25519.pub and keyscan.txt; results from its README.md.
     for (line, want) in [
         (
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOHz+U0YtjINc54dZiJNclfmEFifF7RXCFlNlTbuZBji joerg@turingmachine",
@@ -72,7 +74,7 @@ fn the_public_file_is_in_step_whatever_its_comment_is() {
     }
 }
 
-/// The base64 of a key's file, each of its bytes in turn with another bit turned.
+/// A key's file with one bit of each decoded byte flipped, one byte at a time.
 fn damaged(file: &[u8]) -> Vec<Vec<u8>> {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
@@ -93,17 +95,19 @@ fn a_key_with_any_bit_turned_is_no_key_and_is_never_taken_for_one() {
     let key = make(&spec(KeyKind::SshEd25519), "c", NOW).unwrap();
     let same = damaged(key.private.expose())
         .iter()
-        .filter(|file| recognise(&spec(KeyKind::SshEd25519), file) == Standing::Key(key.public.clone()))
+        .filter(|file| recognise(&spec(KeyKind::SshEd25519), file) == ExistingKey::Key(key.public.clone()))
         .count();
     assert_eq!(same, 0);
-    // All but the one byte of the comment, which nothing else vouches for.
+    // Except the byte of the comment, which nothing authenticates.
     let foreign = damaged(key.private.expose());
-    let others =
-        foreign.iter().filter(|file| matches!(recognise(&spec(KeyKind::SshEd25519), file), Standing::Key(_))).count();
+    let others = foreign
+        .iter()
+        .filter(|file| matches!(recognise(&spec(KeyKind::SshEd25519), file), ExistingKey::Key(_)))
+        .count();
     assert_eq!(others, 1);
     for cut in 0..key.private.len() - 1 {
         let found = recognise(&spec(KeyKind::SshEd25519), &key.private.expose()[..cut]);
-        assert!(!matches!(found, Standing::Key(_)), "{cut}");
+        assert!(!matches!(found, ExistingKey::Key(_)), "{cut}");
     }
 }
 
@@ -112,7 +116,7 @@ fn a_comment_that_is_more_than_a_line_is_left_out_of_the_public_part() {
     for (comment, want) in [("root@node1", "root@node1"), ("a\nb", ""), ("a\u{1b}[2J", ""), ("\u{202e}x", ""), ("", "")]
     {
         let (file, _) = ssh::encode(&[7; 32], 1, comment);
-        let Standing::Key(Public::Ssh(public)) = recognise(&spec(KeyKind::SshEd25519), file.expose()) else {
+        let ExistingKey::Key(Public::Ssh(public)) = recognise(&spec(KeyKind::SshEd25519), file.expose()) else {
             panic!("{comment:?}")
         };
         assert_eq!(public.line().split(' ').nth(2).unwrap_or_default(), want, "{comment:?}");
@@ -135,16 +139,19 @@ fn what_is_there_instead_is_told() {
             "it is a damaged key of OpenSSH",
         ),
     ] {
-        assert_eq!(recognise(&ssh, content.as_bytes()), Standing::Foreign(want), "{name}");
+        assert_eq!(recognise(&ssh, content.as_bytes()), ExistingKey::Foreign(want), "{name}");
     }
-    // 31 and 33 bytes; a public key cannot be told from a private one.
+    // 31 and 33 bytes. A public key has the same form as a private one.
     for content in
         ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\n", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n", "x"]
     {
-        assert!(matches!(recognise(&spec(KeyKind::WireGuard), content.as_bytes()), Standing::Foreign(_)), "{content}");
+        assert!(
+            matches!(recognise(&spec(KeyKind::WireGuard), content.as_bytes()), ExistingKey::Foreign(_)),
+            "{content}"
+        );
     }
     for content in ["# only a comment\n", "age1c2srarecsn39hxekm55akmw630v88vjfxgnqqv9xll8x0rx4rgmsllxlvz\n", "x"] {
-        assert!(matches!(recognise(&spec(KeyKind::Age), content.as_bytes()), Standing::Foreign(_)), "{content}");
+        assert!(matches!(recognise(&spec(KeyKind::Age), content.as_bytes()), ExistingKey::Foreign(_)), "{content}");
     }
 }
 

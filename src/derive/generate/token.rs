@@ -1,4 +1,4 @@
-//! Tokens: random characters of an alphabet, each as likely as the others.
+//! Tokens: random characters, chosen uniformly from an alphabet.
 
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
@@ -6,10 +6,10 @@ use zeroize::Zeroizing;
 use super::{NoRandomness, random};
 use crate::derive::generate::TokenSpec;
 
-/// A new token.
+/// Generates a token.
 ///
 /// # Errors
-/// The system gives no random bytes.
+/// The system returns no random bytes.
 pub(super) fn make(spec: &TokenSpec) -> Result<Secret, NoRandomness> {
     let mut token = Zeroizing::new(Vec::with_capacity(spec.length()));
     while token.len() < spec.length() {
@@ -21,8 +21,8 @@ pub(super) fn make(spec: &TokenSpec) -> Result<Secret, NoRandomness> {
     Ok(Secret::new(std::mem::take(&mut *token)))
 }
 
-/// The character that a random byte stands for; none for bytes above the last whole multiple of the alphabet, which would
-/// make its first characters likelier than the others.
+/// The character for a random byte. `None` for bytes at or above the largest multiple of the alphabet's length, which
+/// would make its first characters more frequent.
 fn choose(byte: u8, alphabet: &[u8]) -> Option<u8> {
     let size = alphabet.len();
     let bound = 256_usize.saturating_sub(256_usize.checked_rem(size)?);
@@ -30,7 +30,7 @@ fn choose(byte: u8, alphabet: &[u8]) -> Option<u8> {
     if byte < bound { alphabet.get(byte.checked_rem(size)?).copied() } else { None }
 }
 
-/// True if a file's content is a token of this length and alphabet; one newline may follow it.
+/// True if `content` is a token of this length and alphabet, with an optional newline.
 pub(super) fn fits(spec: &TokenSpec, content: &[u8]) -> bool {
     let token = content.strip_suffix(b"\n").unwrap_or(content);
     token.len() == spec.length() && token.iter().all(|byte| spec.alphabet().contains(byte))

@@ -1,9 +1,9 @@
-//! What `hash` in a manifest can ask for.
+//! Hash schemes: the values of `hash` in the manifest.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// A crypt(3) scheme that `hash` can ask for.
+/// A crypt(3) scheme for `hash`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "hash")]

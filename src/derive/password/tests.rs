@@ -1,4 +1,4 @@
-//! Our hashes against Debian's libcrypt, and the other way round. Passwords go to its programs by standard input.
+//! Our hashes compared with Debian's libcrypt, in both directions. Passwords are passed on standard input.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

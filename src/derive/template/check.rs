@@ -1,9 +1,9 @@
-//! Which part of the language a template may use, and what it mentions. It walks over the engine's own syntax tree, so that
-//! what is checked is what will run.
+//! Checks that a template uses only the supported part of the language, and collects its mentions. Walks the engine's
+//! own syntax tree, so that the checked template is the one that runs.
 //!
-//! Left out is what a file of secrets has no use for, and what could cost much or depend on a value: macros, includes,
-//! arithmetic, methods, tests, lists but for `for` and `in`. A condition may look at the host's name and at the template's own
-//! words, and at no value: which lines a file has does not depend on what is secret.
+//! Not supported is whatever files of secrets do not need, or whatever could be expensive or depend on a value: macros,
+//! includes, arithmetic, methods, tests, lists except for `for` and `in`. A condition may use the host's name and the
+//! template's own literals, but no value, so that the set of lines does not depend on a secret.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,29 +13,29 @@ use minijinja::ErrorKind;
 use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt};
 use minijinja::machinery::{Span, Token, parse, tokenize};
 
-use super::{Broken, FILTERS, Fault, Mention, floor, syntax};
+use super::{FILTERS, Fault, Mention, TemplateErrors, floor, syntax};
 
-/// The most words and signs in one tag: the engine's parser goes down into an expression by recursion.
+/// Maximum number of tokens in one tag: the engine's parser recurses into expressions.
 const MAX_TOKENS: usize = 500;
-/// The most `elif` in a template, for the same reason.
+/// Maximum number of `elif` in a template, for the same reason.
 const MAX_ELIF: usize = 100;
-/// The most names that a template may `set`, and the most values that it may have.
+/// Maximum number of names that a template may `set`, and of values that it may have.
 const MAX_NAMES: usize = 1000;
-/// The most faults that are told.
+/// Maximum number of faults that are reported.
 const MAX_FAULTS: usize = 100;
-/// The most spaces that `indent` puts before a line.
+/// Maximum width of `indent`.
 const MAX_INDENT: usize = 100;
-/// What `loop` knows inside of a `for`.
+/// Attributes of `loop` inside a `for`.
 const LOOP: [&str; 7] = ["index", "index0", "revindex", "revindex0", "first", "last", "length"];
 
-/// What was found in a template with nothing wrong.
-pub(super) struct Found {
+/// The result for a template without faults.
+pub(super) struct Checked {
     pub mentions: Vec<Mention>,
     pub names_host: bool,
 }
 
 /// Checks a template.
-pub(super) fn check(source: &str) -> Result<Found, Broken> {
+pub(super) fn check(source: &str) -> Result<Checked, TemplateErrors> {
     bounded(source)?;
     let tree = parse(source, "template", syntax()).map_err(|error| syntax_fault(source, &error))?;
     let mut walker = Walker {
@@ -49,16 +49,16 @@ pub(super) fn check(source: &str) -> Result<Found, Broken> {
     };
     walker.statement(&tree);
     if walker.faults.is_empty() {
-        return Ok(Found { mentions: walker.mentions, names_host: walker.names_host });
+        return Ok(Checked { mentions: walker.mentions, names_host: walker.names_host });
     }
     walker.faults.sort_by_key(|fault| fault.part.start);
-    Err(Broken { faults: walker.faults, mentions: walker.mentions })
+    Err(TemplateErrors { faults: walker.faults, mentions: walker.mentions })
 }
 
-/// Refuses what would send the parser too deep.
+/// Refuses templates that would recurse too deeply in the parser.
 fn bounded(source: &str) -> Result<(), Fault> {
     let (mut tokens, mut elifs): (usize, usize) = (0, 0);
-    // What cannot be read here, the parser cannot read either, and says so.
+    // The parser reports tokens that cannot be read here.
     for (token, span) in tokenize(source, false, syntax()).map_while(Result::ok) {
         match token {
             Token::VariableStart | Token::BlockStart => tokens = 0,
@@ -76,7 +76,7 @@ fn bounded(source: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The engine's words for what it cannot read. No value is there yet, so they hold none.
+/// The engine's message for a syntax error. It contains no value, because there is none yet.
 fn syntax_fault(source: &str, error: &minijinja::Error) -> Fault {
     let range = error.range().unwrap_or_else(|| {
         // Only the line is known.
@@ -84,7 +84,7 @@ fn syntax_fault(source: &str, error: &minijinja::Error) -> Fault {
         let start = source.split_inclusive('\n').take(line).map(str::len).sum();
         start..start
     });
-    // The engine may mean a single byte of a character.
+    // The engine's range may be inside a character.
     let part = floor(source, range.start)
         ..(range.end..).find(|end| source.is_char_boundary(*end) || *end > source.len()).unwrap_or(range.end);
     let detail = error.detail().unwrap_or_default();
@@ -106,11 +106,11 @@ struct Walker<'s> {
     faults: Vec<Fault>,
     mentions: Vec<Mention>,
     names_host: bool,
-    /// Names that were `set`, or stand for the items of a loop.
+    /// Names that are `set`, or are loop variables.
     defined: BTreeSet<&'s str>,
-    /// Those of them that may hold a value.
+    /// The ones among them that may contain a value.
     secret: BTreeSet<&'s str>,
-    /// How many loops are open.
+    /// Number of open loops.
     loops: usize,
 }
 
@@ -211,7 +211,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Something that may be written: text or a number. True if a value may be in it.
+    /// Checks an expression whose text or number is written. True if it may contain a value.
     fn value(&mut self, expr: &Expr<'s>) -> bool {
         match expr {
             Expr::Const(constant) => {
@@ -271,7 +271,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// A name, other than that of a function. True if it may hold a value.
+    /// Checks a variable. True if it may contain a value.
     fn name(&mut self, id: &'s str, span: Span) -> bool {
         match id {
             "host" => {
@@ -290,20 +290,20 @@ impl<'s> Walker<'s> {
                 let near = near::near(id, known());
                 let hint =
                     near::did_you_mean(&near).map_or(there_are.clone(), |question| format!("{question} {there_are}"));
-                self.fault(span, format!("undefined name {}", shown(id)), &hint);
+                self.fault(span, format!("undefined name {}", quoted_name(id)), &hint);
                 false
             }
         }
     }
 
-    /// `secret('…')`. True, since it is a value.
+    /// Checks `secret('…')`. Always true, because it is a value.
     fn call(&mut self, call: &Call<'s>, span: Span, takes_bytes: bool) -> bool {
         const LITERAL: &str = "write secret('SOURCE:ITEM'); `{host}` in it stands for the host's name";
         match &call.expr {
             Expr::Var(name) if name.id == "secret" => {}
             Expr::Var(name) => {
                 let hint = "there is one function, `secret`";
-                self.fault(name.span(), format!("unknown function {}", shown(name.id)), hint);
+                self.fault(name.span(), format!("unknown function {}", quoted_name(name.id)), hint);
                 return false;
             }
             _ => {
@@ -343,7 +343,11 @@ impl<'s> Walker<'s> {
             let near = near::near(filter.name, FILTERS.into_iter());
             let hint =
                 near::did_you_mean(&near).map_or(there_are.clone(), |question| format!("{question} {there_are}"));
-            self.fault(self.name_of_filter(filter.name, span), format!("unknown filter {}", shown(filter.name)), &hint);
+            self.fault(
+                self.name_of_filter(filter.name, span),
+                format!("unknown filter {}", quoted_name(filter.name)),
+                &hint,
+            );
         } else {
             self.arguments(filter, span);
         }
@@ -355,7 +359,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Where a filter's name stands: its span may begin with what it is put on.
+    /// The position of a filter's name; the engine's span may start with the filter's operand.
     fn name_of_filter(&self, name: &str, span: Span) -> Span {
         let part = range(span);
         let found = self.source.get(part.clone()).and_then(|text| text.rfind(name));
@@ -394,7 +398,7 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// What decides: nothing that may hold a value.
+    /// Checks a condition: it must not contain a value.
     fn condition(&mut self, expr: &Expr<'s>) {
         match expr {
             Expr::Const(_) => {}
@@ -441,8 +445,8 @@ impl<'s> Walker<'s> {
     }
 }
 
-/// A name of the template, in backquotes, cut.
-fn shown(name: &str) -> String {
+/// A name of the template, in backquotes, truncated.
+fn quoted_name(name: &str) -> String {
     let cut: String = name.chars().take(60).collect();
     format!("`{cut}{}`", if cut.len() < name.len() { "…" } else { "" })
 }

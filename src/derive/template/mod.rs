@@ -1,16 +1,16 @@
-//! Templates: text with `{{ secret('SOURCE:ITEM') }}` where a value goes, in the syntax of Jinja, rendered by `minijinja`.
+//! Templates: text with `{{ secret('SOURCE:ITEM') }}` in place of a value, in the syntax of Jinja, rendered by
+//! `minijinja`.
 //!
-//! A template is read once, by [`Template::parse`], which knows no values: it finds every `secret('…')`, and refuses whatever
-//! is not in the part of the language that is meant here (`check`), at its place. So all references are known before a
-//! source is opened, and what could go wrong later is little. [`Template::render`] then puts the values in.
+//! [`Template::parse`] reads a template once, without values: it finds every `secret('…')`, and refuses unsupported
+//! parts of the language (`check`) at their place. So all references are known before a source is opened, and few
+//! errors remain for [`Template::render`], which inserts the values.
 //!
-//! What a template can cost is bounded: its size, the words in a tag, and by the engine's fuel the steps and the bytes of
-//! everything that it makes. No error holds a value: the engine's own words are used for syntax errors only, when no value is
-//! there yet.
+//! The cost of a template is bounded: its size, the tokens in a tag, and by the engine's fuel the steps and the bytes
+//! of all intermediate texts. No error contains a value: the engine's own messages are used only for syntax errors,
+//! when there is no value yet.
 //!
-//! What is wiped: every buffer that the engine frees, by the allocator of the program; the result is a [`Secret`]. What is
-//! not: values of up to 22 bytes stand inside the engine's own variables, and so for a while in places on the stack that
-//! later calls overwrite.
+//! The program's allocator zeroizes every buffer that the engine frees; the result is a [`Secret`]. Not zeroized:
+//! values of up to 22 bytes, which the engine stores inline in its variables, and so for a while on the stack.
 
 mod check;
 mod quote;
@@ -30,17 +30,17 @@ use zeroize::Zeroizing;
 
 use super::Misfit;
 
-/// The longest template, in bytes.
+/// Maximum length of a template, in bytes.
 pub const MAX_BYTES: u64 = 256 << 10;
-/// What one rendering may use: a step is 1, and every 64 bytes that are made on the way are 1. So 160 MB at most, where a
-/// value of 16 MiB (`MAX_VALUE`) through a filter takes about 80.
+/// Fuel of one rendering: a step costs 1, and 64 bytes of intermediate text cost 1. So at most 160 MB, while a value of
+/// 16 MiB (`MAX_VALUE`) through a filter takes about 80.
 const FUEL: u64 = 2_500_000;
 
-/// What a template may call a filter: the name, and what it takes and gives.
+/// The filters: names, and what they accept and return.
 pub(super) const FILTERS: [&str; 7] =
     ["b64encode", "json", "shell_quote", "dotenv_quote", "systemd_quote", "indent", "trim"];
 
-/// A template that was read and checked.
+/// A parsed and checked template.
 #[derive(Clone)]
 pub struct Template {
     source: Arc<str>,
@@ -51,48 +51,48 @@ pub struct Template {
 /// A `secret('…')` of a template; each text once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
-    /// What stands between the quotes, escapes undone.
+    /// The text between the quotes, unescaped.
     pub text: String,
-    /// Where it stands, without the quotes: bytes of the template.
+    /// Byte range of the text between the quotes.
     pub inside: Range<usize>,
-    /// Every use goes straight through `b64encode`, so that the value may be any bytes.
+    /// True if every use is directly filtered by `b64encode`, so that the value may be any bytes.
     takes_bytes: bool,
 }
 
-/// Something that is wrong with a template, where it stands.
+/// An error in a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Bytes of the template.
+    /// Its byte range in the template.
     pub part: Range<usize>,
     /// One sentence without a full stop.
     pub message: String,
-    /// What to do; may be empty.
+    /// The hint; may be empty.
     pub hint: String,
 }
 
-/// A template with something wrong.
+/// A template with errors.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Broken {
-    /// What is wrong; at least one.
+pub struct TemplateErrors {
+    /// The errors; at least one.
     pub faults: Vec<Fault>,
-    /// What it mentions all the same, as far as it could be read.
+    /// The mentions, as far as the template could be parsed.
     pub mentions: Vec<Mention>,
 }
 
-impl From<Fault> for Broken {
+impl From<Fault> for TemplateErrors {
     fn from(fault: Fault) -> Self {
         Self { faults: vec![fault], mentions: Vec::new() }
     }
 }
 
-/// Why a template cannot be rendered; never a value.
+/// A template that cannot be rendered. Contains no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The template's line, 1-based, where it is known.
+pub struct RenderError {
+    /// The template's line, 1-based, if known.
     pub line: Option<usize>,
     /// One sentence without a full stop.
     pub reason: String,
-    /// What to do; may be empty.
+    /// The hint; may be empty.
     pub hint: String,
 }
 
@@ -103,39 +103,40 @@ impl fmt::Debug for Template {
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses and checks a template.
     ///
     /// # Errors
-    /// Everything that is wrong with it, in its order; one fault if it is no template at all.
-    pub fn parse(source: &str) -> Result<Self, Broken> {
+    /// All faults, in order; a single one if the template cannot be parsed.
+    pub fn parse(source: &str) -> Result<Self, TemplateErrors> {
         if u64::try_from(source.len()).map_or(true, |length| length > MAX_BYTES) {
             let message = format!("a template is at most {} KiB long", MAX_BYTES >> 10);
-            return Err(Broken::from(Fault { part: 0..0, message, hint: String::new() }));
+            return Err(TemplateErrors::from(Fault { part: 0..0, message, hint: String::new() }));
         }
         let found = contain(|| check::check(source)).unwrap_or_else(|| {
             let message = "the template engine fails on it".to_owned();
-            Err(Broken::from(Fault { part: 0..0, message, hint: "make it simpler".to_owned() }))
+            Err(TemplateErrors::from(Fault { part: 0..0, message, hint: "make it simpler".to_owned() }))
         })?;
         Ok(Self { source: Arc::from(source), mentions: found.mentions, names_host: found.names_host })
     }
 
-    /// What it wants from sources.
+    /// The values that it needs.
     #[must_use]
     pub fn mentions(&self) -> &[Mention] {
         &self.mentions
     }
 
-    /// True when the host's name is used, other than inside of `secret('…')`.
+    /// True if it uses the host's name outside of `secret('…')`.
     #[must_use]
     pub fn names_host(&self) -> bool {
         self.names_host
     }
 
-    /// Puts the values in: one for the text of each mention. The last newline stays, and none is added.
+    /// Renders the template. `values` has one value for the text of each mention. A final newline is kept, and none is
+    /// added.
     ///
     /// # Errors
-    /// A value does not fit where it is used, or the template takes too much.
-    pub fn render(&self, host: Option<&str>, values: &HashMap<&str, &Secret>) -> Result<Secret, Failure> {
+    /// A value is not valid where it is used, or a limit is exceeded.
+    pub fn render(&self, host: Option<&str>, values: &HashMap<&str, &Secret>) -> Result<Secret, RenderError> {
         let mut known: HashMap<String, Value> = HashMap::new();
         for mention in &self.mentions {
             let Some(value) = values.get(mention.text.as_str()) else {
@@ -157,7 +158,7 @@ impl Template {
             let environment = environment(known, &refused);
             let template = environment.template_from_str(&self.source)?;
             let mut out = Bounded::default();
-            // Without a host its name stays undefined, which is an error where it is used.
+            // Without a host, the name is undefined, and its use is an error.
             let context = host.map_or_else(|| context! {}, |host| context! { host });
             template.render_captured_to(context, &mut out)?;
             Ok(out)
@@ -165,8 +166,8 @@ impl Template {
         let misfit = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         match out {
             Some(Ok(mut out)) => Ok(Secret::new(std::mem::take(&mut *out.bytes))),
-            Some(Err(error)) => Err(explained(&error, misfit)),
-            None => Err(Failure {
+            Some(Err(error)) => Err(render_error(&error, misfit)),
+            None => Err(RenderError {
                 line: None,
                 reason: "the template engine fails on it".to_owned(),
                 hint: "make it simpler".to_owned(),
@@ -174,8 +175,8 @@ impl Template {
         }
     }
 
-    /// What these values put into its text: each as it is, and as the filters that it names quote it. (What `b64encode` makes is
-    /// looked for in everything.)
+    /// The forms in which `values` may occur in the rendered text: unchanged, and quoted by each filter of the
+    /// template. (The result of `b64encode` is searched for separately.)
     #[must_use]
     pub fn parts(&self, values: &HashMap<&str, &Secret>) -> Vec<Secret> {
         let quotes: [(&str, Quote); 4] = [
@@ -189,28 +190,28 @@ impl Template {
             parts.push((*value).clone());
             let Ok(text) = std::str::from_utf8(value.expose()) else { continue };
             for (_, quote) in quotes.iter().filter(|(name, _)| self.source.contains(name)) {
-                // A value that the filter refuses did not go through it, or there is no file.
+                // If a filter refuses a value, the value did not pass through it, or there is no file.
                 parts.extend(quote(text).ok().map(Secret::from).filter(|quoted| quoted != *value));
             }
         }
         parts
     }
 
-    fn failure(&self, mention: &Mention, reason: String, hint: &str) -> Failure {
+    fn failure(&self, mention: &Mention, reason: String, hint: &str) -> RenderError {
         let before = self.source.get(..mention.inside.start).unwrap_or_default();
         let line = before.matches('\n').count().saturating_add(1);
-        Failure { line: Some(line), reason, hint: hint.to_owned() }
+        RenderError { line: Some(line), reason, hint: hint.to_owned() }
     }
 }
 
-/// The parts of the line of `part` that stand outside of tags: text that is the file's own, and is not shown.
+/// The parts of the line at `part` that are outside of tags: the file's own text, which is not shown.
 #[must_use]
 pub fn outside_of_tags(source: &str, part: &Range<usize>) -> Vec<Range<usize>> {
     let start = floor(source, part.start);
     let line_start = source[..start].rfind('\n').map_or(0, |newline| newline.saturating_add(1));
     let line_end = source[start..].find('\n').map_or(source.len(), |length| start.saturating_add(length));
     let mut hidden = Vec::new();
-    // Where the text began that is not in a tag, and where the search for the next tag goes on.
+    // Start of the current text outside of tags, and start of the search for the next tag.
     let (mut outside, mut at): (usize, usize) = (0, 0);
     while let Some(brace) = source.get(at..line_end).and_then(|rest| rest.find('{')) {
         let tag = at.saturating_add(brace);
@@ -224,7 +225,7 @@ pub fn outside_of_tags(source: &str, part: &Range<usize>) -> Vec<Range<usize>> {
             }
         };
         hidden.push(outside..tag);
-        // One that is never closed is shown to the end of its line.
+        // An unclosed tag is shown to the end of its line.
         let length = source[tag..].find(close).map(|length| length.saturating_add(close.len()));
         at = length.map_or(line_end, |length| tag.saturating_add(length));
         outside = at;
@@ -238,22 +239,22 @@ pub fn outside_of_tags(source: &str, part: &Range<usize>) -> Vec<Range<usize>> {
 fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
-        // OK: 0 is a boundary, so this stops there.
+        // OK: 0 is a character boundary, so the loop ends.
         at = at.saturating_sub(1);
     }
     at
 }
 
-/// How templates are written; the same for reading and rendering.
+/// The syntax options, the same for parsing and rendering.
 fn syntax() -> SyntaxConfig {
-    // OK to fall back: only delimiters can be wrong, and they are the usual ones.
+    // OK to fall back: only delimiters can be invalid, and these are the defaults.
     SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap_or_default()
 }
 
 /// A filter that may refuse.
-type Quote = fn(&str) -> Result<String, quote::Refusal>;
+type Quote = fn(&str) -> Result<String, quote::QuoteError>;
 
-/// An engine that knows `secret` and the filters, and nothing else.
+/// An engine with only `secret` and the filters.
 fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Misfit>>>) -> Environment<'e> {
     let mut environment = Environment::empty();
     environment.set_syntax(syntax());
@@ -276,7 +277,7 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
     environment.add_filter("trim", |value: &Value| Ok::<_, Error>(text(value)?.trim().to_owned()));
     environment.add_filter("indent", |value: &Value, width: usize, first: Option<bool>, _: Kwargs| {
         let text = text(value)?;
-        // Refused before it is made: every line could become much longer.
+        // Refused before it is rendered, because every line may grow.
         let lines = text.matches('\n').count().saturating_add(1);
         if lines.saturating_mul(width).saturating_add(text.len()) > MAX_VALUE {
             return Err(Error::from(ErrorKind::WriteFailure));
@@ -301,7 +302,7 @@ fn environment<'e>(values: HashMap<String, Value>, refused: &Arc<Mutex<Option<Mi
     environment
 }
 
-/// A value as text: of text and whole numbers only, and no longer than a file may be.
+/// The text of a value: only of text and integers, up to the maximum length of a file.
 fn text(value: &Value) -> Result<Zeroizing<String>, Error> {
     match value.as_str() {
         Some(text) if text.len() > MAX_VALUE => Err(Error::from(ErrorKind::WriteFailure)),
@@ -311,8 +312,8 @@ fn text(value: &Value) -> Result<Zeroizing<String>, Error> {
     }
 }
 
-/// The engine's error in our words. Its own may hold values.
-fn explained(error: &Error, misfit: Option<Misfit>) -> Failure {
+/// Replaces the engine's message, which may contain values.
+fn render_error(error: &Error, misfit: Option<Misfit>) -> RenderError {
     let (reason, hint) = match (error.kind(), misfit) {
         (_, Some(misfit)) => (misfit.reason, misfit.hint),
         (ErrorKind::OutOfFuel, None) => (
@@ -332,10 +333,10 @@ fn explained(error: &Error, misfit: Option<Misfit>) -> Failure {
         }
         (kind, None) => (format!("it cannot be rendered: {kind}"), String::new()),
     };
-    Failure { line: error.line(), reason, hint }
+    RenderError { line: error.line(), reason, hint }
 }
 
-/// What is rendered, up to the longest file.
+/// An output buffer with the maximum length of a file.
 #[derive(Default)]
 struct Bounded {
     bytes: Zeroizing<Vec<u8>>,
@@ -348,7 +349,7 @@ impl io::Write for Bounded {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         if length > self.bytes.capacity() {
-            // By hand, so that the old buffer is wiped.
+            // The copy is explicit so that the old buffer is zeroized.
             let mut larger = Zeroizing::new(Vec::with_capacity(length.saturating_mul(2).clamp(1024, MAX_VALUE)));
             larger.extend_from_slice(&self.bytes);
             self.bytes = larger;

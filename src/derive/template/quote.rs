@@ -1,36 +1,37 @@
-//! The filters: each writes a value so that one kind of reader gets it back byte for byte, or refuses it because that
-//! reader cannot have it. `tests/made/quoting.rs` holds them against the readers.
+//! The filters: each writes a value so that one kind of reader gets it back byte for byte, or refuses a value that the
+//! reader cannot represent. tests/it/derive/quoting.rs checks them with the real readers.
 //!
-//! Every result is made in a buffer of the size that it can get at most, so that nothing moves and leaves a copy behind.
+//! Every result is written to a buffer of its maximum size, so that it never moves and leaves no copy.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Why a filter cannot take a value; never the value.
+/// A value that a filter refuses. Does not contain the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// What follows "the filter `x`: ".
+pub(super) struct QuoteError {
+    /// The text after "the filter `x`: ".
     pub reason: &'static str,
-    /// What to do.
+    /// The hint.
     pub hint: &'static str,
 }
 
-const NUL: Refusal = Refusal {
+const NUL: QuoteError = QuoteError {
     reason: "the value holds a NUL byte, which none of its readers can take",
     hint: "is this the right item and field?",
 };
 
-/// `b64encode`: base64 of RFC 4648, on one line, with padding. For any bytes.
+/// `b64encode`: base64 of RFC 4648, on one line, with padding. Accepts any bytes.
 pub(super) fn b64encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
     STANDARD.encode_string(bytes, &mut out);
     out
 }
 
-/// `json`: a string of JSON with its quotes, which YAML reads alike. Characters that YAML 1.1 or 1.2 do not take as they are
-/// (DEL, C1 controls, the two separators, BOM, noncharacters) are escaped as well (YAML 1.2.2, 5.1 "Character Set").
+/// `json`: a JSON string with its quotes, which is also valid YAML. Characters that YAML 1.1 or 1.2 do not accept
+/// verbatim (DEL, C1 controls, the two separators, BOM, noncharacters) are escaped too (YAML 1.2.2, 5.1 "Character
+/// Set").
 pub(super) fn json(text: &str) -> String {
-    // A byte that is escaped becomes 6; longer characters become less than that for each byte.
+    // An escaped byte becomes 6; longer characters become fewer per byte.
     let mut out = String::with_capacity(text.len().saturating_mul(6).saturating_add(2));
     out.push('"');
     for character in text.chars() {
@@ -43,7 +44,7 @@ pub(super) fn json(text: &str) -> String {
             '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
                 out.push_str("\\u");
                 for shift in [12, 8, 4, 0] {
-                    // OK: four bits are a digit.
+                    // OK: four bits are one hexadecimal digit.
                     out.push(char::from_digit((u32::from(character) >> shift) & 0xF, 16).unwrap_or('0'));
                 }
             }
@@ -55,7 +56,7 @@ pub(super) fn json(text: &str) -> String {
 }
 
 /// `shell_quote`: one word for a POSIX shell (POSIX.1-2024, 2.2.2 "Single-Quotes").
-pub(super) fn shell_quote(text: &str) -> Result<String, Refusal> {
+pub(super) fn shell_quote(text: &str) -> Result<String, QuoteError> {
     if text.contains('\0') {
         return Err(NUL);
     }
@@ -71,15 +72,15 @@ pub(super) fn shell_quote(text: &str) -> Result<String, Refusal> {
     Ok(out)
 }
 
-/// `systemd_quote`: a value of `EnvironmentFile` (systemd.exec(5)): in double quotes, with a backslash before each `"`, `\`, `$`
-/// and backquote. A POSIX shell reads it alike. The manual says that U+FEFF and noncharacters are no valid characters.
-pub(super) fn systemd_quote(text: &str) -> Result<String, Refusal> {
+/// `systemd_quote`: a value of `EnvironmentFile` (systemd.exec(5)): in double quotes, with a backslash before each `"`,
+/// `\`, `$` and backquote. A POSIX shell reads it in the same way. U+FEFF and noncharacters are invalid there.
+pub(super) fn systemd_quote(text: &str) -> Result<String, QuoteError> {
     if text.contains('\0') {
         return Err(NUL);
     }
     let invalid = |c: char| c == '\u{feff}' || matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xFFFE == 0xFFFE;
     if text.contains(invalid) {
-        return Err(Refusal {
+        return Err(QuoteError {
             reason: "the value holds a byte order mark or a noncharacter, which systemd does not take",
             hint: "remove it from the item",
         });
@@ -96,21 +97,21 @@ pub(super) fn systemd_quote(text: &str) -> Result<String, Refusal> {
     Ok(out)
 }
 
-/// `dotenv_quote`: a value of a `.env` file as python-dotenv (1.x) reads it. In single quotes where that says all, so that a
-/// shell, systemd and most other readers read it alike; else in double quotes with escapes. python-dotenv expands
-/// `${NAME}` in either, and has no way to write it.
-pub(super) fn dotenv_quote(text: &str) -> Result<String, Refusal> {
+/// `dotenv_quote`: a value of a `.env` file for python-dotenv (1.x). In single quotes if possible, which a shell,
+/// systemd and most other readers read in the same way; otherwise in double quotes with escapes. python-dotenv expands
+/// `${NAME}` in both, and has no escape for it.
+pub(super) fn dotenv_quote(text: &str) -> Result<String, QuoteError> {
     if text.contains('\0') {
         return Err(NUL);
     }
     if text.split_once("${").is_some_and(|(_, rest)| rest.contains('}')) {
-        return Err(Refusal {
+        return Err(QuoteError {
             reason: "the value holds `${…}`, which readers of .env files expand whatever its quotes",
             hint: "systemd_quote and shell_quote can write it",
         });
     }
     let mut out = String::with_capacity(text.len().saturating_mul(2).saturating_add(2));
-    // Line ends are read as `\n`: a carriage return has to be an escape.
+    // Line ends are read as `\n`, so a carriage return must be an escape.
     if !text.contains(['\'', '\\', '\r']) {
         out.push('\'');
         out.push_str(text);
@@ -129,7 +130,7 @@ pub(super) fn dotenv_quote(text: &str) -> Result<String, Refusal> {
     Ok(out)
 }
 
-/// `indent(width, first)`: `width` spaces before each line that is not empty; before the first only if `first` says so.
+/// `indent(width, first)`: `width` spaces before each non-empty line, before the first one only if `first`.
 pub(super) fn indent(text: &str, width: usize, first: bool) -> String {
     let lines = text.bytes().filter(|byte| *byte == b'\n').count().saturating_add(1);
     let mut out = String::with_capacity(text.len().saturating_add(lines.saturating_mul(width)));

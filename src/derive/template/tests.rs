@@ -1,14 +1,14 @@
-//! Templates as a whole: what they may say, where they are wrong, what they make.
+//! Templates: parsing, faults and rendering.
 
 use std::collections::HashMap;
 
 use deaddrop_core::secret::Secret;
 
-use super::{Broken, Failure, MAX_BYTES, Template, outside_of_tags};
+use super::{MAX_BYTES, RenderError, Template, TemplateErrors, outside_of_tags};
 
-/// `line:column what` of each fault.
+/// `line:column message` of each fault.
 fn faults(source: &str) -> Vec<String> {
-    let Err(Broken { faults, .. }) = Template::parse(source) else { return Vec::new() };
+    let Err(TemplateErrors { faults, .. }) = Template::parse(source) else { return Vec::new() };
     let place = |start: usize| {
         let before = &source[..start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -17,7 +17,7 @@ fn faults(source: &str) -> Vec<String> {
     faults.iter().map(|fault| format!("{} {}", place(fault.part.start), fault.message)).collect()
 }
 
-fn render(source: &str, values: &[(&str, &[u8])]) -> Result<String, Failure> {
+fn render(source: &str, values: &[(&str, &[u8])]) -> Result<String, RenderError> {
     let secrets: Vec<(&str, Secret)> =
         values.iter().map(|(text, value)| (*text, Secret::new(value.to_vec()))).collect();
     let values: HashMap<&str, &Secret> = secrets.iter().map(|(text, secret)| (*text, secret)).collect();
@@ -44,7 +44,7 @@ fn values_the_host_and_the_last_newline_are_where_they_belong() {
         ("{{ 'yes' if host != 'node1' else 'no' }}", "no"),
         ("{# {{ nothing }} #}{% raw %}{{ x }}{% endraw %}{{ '{{' }}", "{{ x }}{{"),
         ("{{ 'a\\nb' | indent(2) }}|{{ ' x ' | trim }}", "a\n  b|x"),
-        // What a `set` in a loop makes stays in that round.
+        // A `set` in a loop ends with its iteration.
         ("{% set x = 'a' %}{% for n in [1, 2, 3] %}{% set x = x ~ x %}{{ x }} {% endfor %}{{ x }}", "aa aa aa a"),
     ] {
         assert_eq!(render(source, values).unwrap(), want, "{source}");
@@ -87,7 +87,7 @@ fn what_is_not_meant_here_is_refused_at_its_place() {
     ] {
         assert_eq!(faults(source), [want], "{source}");
     }
-    // Several at once, in their order.
+    // Several faults, in order.
     assert_eq!(
         faults("{{ a }}\n{{ b | c }}"),
         ["1:4 undefined name `a`", "2:4 undefined name `b`", "2:8 unknown filter `c`"]
@@ -152,7 +152,7 @@ fn a_template_that_takes_too_much_is_stopped() {
     let large = vec![b'x'; 9 << 20];
     let failure = render("a\n{{ secret('v:a') }}{{ secret('v:a') }}", &[("v:a", &large)]).unwrap_err();
     assert!(failure.reason.contains("over 16 MiB"), "{failure:?}");
-    // The longest value fits, also as base64 of three quarters.
+    // The longest value fits, and as base64 three quarters of it.
     let large = vec![b'x'; 12 << 20];
     assert_eq!(render("{{ secret('v:a') | b64encode }}", &[("v:a", &large)]).unwrap().len(), 16 << 20);
 }
@@ -246,7 +246,7 @@ fn any_words_in_any_order_are_a_template_or_a_fault_and_never_fail() {
         "*",
         "with",
     ];
-    // xorshift64* (Marsaglia and Vigna): the same in every run.
+    // xorshift64* (Marsaglia and Vigna) with a fixed seed.
     let mut state: u64 = 0x5eed_0fde_add0_0d02;
     let mut next = |limit: usize| {
         state ^= state >> 12;

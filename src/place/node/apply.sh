@@ -1,30 +1,31 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
-# deaddrop on a node, second part: puts files in place, all of them or none, and tells the units that use them.
-# Sent only when something is to be done. docs/rotation.md describes the order of what is done, and why.
+# deaddrop on a node, second part: makes all changes, or none, and restarts the units. Sent only if there is something
+# to change. docs/rotation.md describes the order of the steps, and why.
 #
 # An item is one file or directory: `KIND MODE MASK UID GID BEFORE LINES STATE PATH`, in $item_1, $item_2, …
 #   d  make a directory; they come before all others
 #   c  create a file
 #   r  replace a file
 #   x  remove a file
-# Files of one directory D stand together. All that is temporary lies in D/.deaddrop-RUN, which root makes and nobody else may enter:
+# Files of one directory D are adjacent. All temporary files are in D/.deaddrop-RUN, which root creates and only root
+# may enter:
 #   n/NAME  the new file: for r until it is in place, for c until the end, as a second name
 #   o/NAME  the old file, until the end: for r a second name, made before anything else; for x the file itself
-#   MARK    an empty file whose name nobody else knows: by it the directory is known when it is entered again
+#   MARK    an empty file with a secret name: it identifies the directory when it is entered again
 #   probe   an empty file; key, key.pub: see generate.sh
-# $state/list says `run RUN`, `mark MARK`, `in INODE D` for each D that stands, the items, and `end`. It stands from before the first of
-# these directories is made until after the last is gone. $state/done says that the new files stay. $state/new holds a line
-# `INODE:SIZE:TIME` for each new file, in the list's order, from before the first name changes: by it a new file is known afterwards.
-# src/target/interrupted.rs reads all of it on a disk that is written offline.
-# MASK is the umask that gives a new file its mode. BEFORE is the size of a new file, `-` where it is made here. LINES: see `value`.
-# STATE is that of `stat -c %d:%i:%s:%Y:%Z` when the file was looked at.
+# $state/list contains `run RUN`, `mark MARK`, `in INODE D` for each existing D, the items, and `end`. It exists from
+# before the first of these directories is created until after the last is removed. $state/done means that the new files
+# stay. $state/new has a line `INODE:SIZE:TIME` for each new file, in the list's order, from before the first rename: it
+# identifies new files later. src/place/interrupted.rs reads all of them on a disk that is written offline.
+# MASK is the umask that gives a new file its mode. BEFORE is the size of a new file, `-` if it is generated here.
+# LINES: see `value`. STATE is `stat -c %d:%i:%s:%Y:%Z` during the survey.
 
 set -C
 lines=0
-# How many names one program is given.
+# Maximum number of names that one program is given.
 portion=100
 
-# Makes `$kind … $path`, `$dir` and `$name` of item $1.
+# Sets `$kind … $path`, `$dir` and `$name` of item $1.
 load_item() {
   eval "rest=\$item_$1"
   kind=${rest%% *} rest=${rest#* }
@@ -39,10 +40,10 @@ load_item() {
   dir=${dir:-/}
 }
 
-# Puts files and directories on the disk.
+# Syncs files and directories to the disk.
 settle_on_disk() {
   sync -- "$@" 2>|"$state/output" && return
-  # fsync(2) has failed; else this program knows no files, or this file system none that are synced by themselves.
+  # fsync(2) has failed; otherwise this program takes no files, or the file system cannot sync single ones.
   case $(cat "$state/output") in
     *'Input/output error'* | *'No space left'* | *'quota exceeded'*) return 1 ;;
   esac
@@ -55,7 +56,7 @@ refuse() {
   exit 1
 }
 
-# Nothing was changed yet that a person would see: what was made goes again.
+# No visible change was made yet: removes what was created.
 abort() {
   if take_back; then
     forget_list
@@ -66,7 +67,7 @@ abort() {
   refuse "$@"
 }
 
-# Everything must be as it was when it was looked at.
+# Refuses if anything has changed since the survey.
 compare() {
   number=0
   wanted=
@@ -90,7 +91,7 @@ compare() {
   compare_some %d:%i:%s:%Y:%Z "$@" || refuse "changed $path"
 }
 
-# Compares what stat says of these files with the lines of $wanted; sets $path to the first that is not so.
+# Compares the stat of these files with the lines of $wanted; sets $path to the first that differs.
 compare_some() {
   format=$1
   shift
@@ -102,7 +103,7 @@ compare_some() {
   done
 }
 
-# Writes the list before anything that it names.
+# Writes the list before creating anything that it names.
 write_list() {
   umask 022
   mkdir -p "${state%/*}" || refuse "list"
@@ -130,21 +131,22 @@ write_list() {
   }
 }
 
-# Writes the next value to what is open as 8. A short text is one line with escapes that printf knows: no program is needed for it.
+# Writes the next value to file descriptor 8. A short text is one line with escapes for printf: no program is needed for
+# it.
 value() {
   case $lines in
     p)
-      # shellcheck disable=SC2059 # The line is made to be its format.
+      # shellcheck disable=SC2059 # The line is a format by design.
       IFS= read -r line && printf "$line" >&8
       ;;
-    # Mode or owner alone is changed: the content stays.
+    # Only mode or owner changes: the content stays.
     =) cat "o/$name" >&8 ;;
     g) IFS= read -r line && generate_value "$line" >&8 ;;
     *) encoded | base64 -d >&8 ;;
   esac
 }
 
-# The next value in base64: $lines lines of 4096 bytes and one that is shorter.
+# The next value in base64: $lines lines of 4096 bytes and one shorter line.
 encoded() {
   if [ "$lines" -gt 8 ] && dd if=/dev/null bs=1 count=1 iflag=fullblock 2>/dev/null; then
     dd bs=4096 count="$lines" iflag=fullblock 2>/dev/null
@@ -157,8 +159,8 @@ encoded() {
   IFS= read -r line && printf '%s\n' "$line"
 }
 
-# Makes the directories: those that are declared, and one of the run's own in each in which a file changes. Old files get a second name
-# there.
+# Creates the declared directories, and the run's own directory in each directory with a changed file. Gives old files a
+# second name there.
 prepare() {
   number=0
   at=
@@ -182,7 +184,7 @@ prepare() {
     fi
     if [ "$dir" != "$at" ]; then
       make_own || {
-        # What came of it goes: it may not be whole.
+        # Removes an own directory that may be incomplete.
         ! enter "${dir%/}/$own" || [ ! -O . ] || rm -f probe "$mark"
         [ -z "$checked" ] || abort "modes $dir"
         abort "write $path"
@@ -198,7 +200,7 @@ prepare() {
   keep "$@"
 }
 
-# Gives files of the directory above a second name, and looks whether they are what they were.
+# Gives files of the parent directory a second name, and checks that they have not changed.
 keep() {
   [ $# -gt 0 ] || return 0
   count=$#
@@ -219,7 +221,7 @@ keep() {
   compare_some %d:%i:%s:%Y "$@" || abort "changed ${at%/}/${path#o/}"
 }
 
-# Writes every new file, whole and onto the disk.
+# Writes every new file, completely and synced.
 write_files() {
   number=0
   at=
@@ -238,7 +240,7 @@ write_files() {
     fi
     [ "$dir" = "$at" ] || enter_own || abort "parent $dir"
     at=$dir
-    # The file has its mode from its first moment.
+    # The file has its mode from the start.
     umask "$mask"
     {
       give_owner && value
@@ -254,12 +256,12 @@ write_files() {
   [ "$line" = "go $nonce" ] || abort "cut"
 }
 
-# Gives a new file its owner, before anything is in it.
+# Gives a new file its owner, before it has content.
 give_owner() {
   [ "$uid:$gid" = 0:0 ] && [ ! -g n ] || chown "$uid:$gid" "n/$name"
 }
 
-# Where SELinux is: the label of the file that is replaced, or the one that the policy says.
+# With SELinux: the label of the replaced file, or that of the policy.
 label() {
   [ -e /sys/fs/selinux/enforce ] || return 0
   case $kind in
@@ -271,7 +273,7 @@ label() {
   esac
 }
 
-# Mode, owner and size of new files of one directory, and then all of them to the disk.
+# Checks mode, owner and size of new files of one directory, then syncs all of them.
 read_back() {
   [ $# -gt 0 ] || return 0
   [ "$(stat -c '%a %u %g %s' -- "$@" 2>/dev/null)$nl" = "$wanted" ] || return 1
@@ -279,7 +281,7 @@ read_back() {
   settle_on_disk "$@" n o . .. "$state/new" "$state" || abort "sync $at"
 }
 
-# One name after another; nothing is written here but names.
+# Only renames and links from here on.
 commit() {
   number=0
   at=
@@ -300,7 +302,7 @@ commit() {
   commit_some "$@"
 }
 
-# Files of one directory and one kind. Somebody may have changed one since it was looked at.
+# Files of one directory and one kind. Another program may have changed one since the survey.
 commit_some() {
   [ $# -gt 0 ] || return 0
   count=$#
@@ -328,7 +330,7 @@ commit_some() {
       mv -f -- "$@" o && return
       ;;
   esac
-  # Of what is made nothing stood there; of what is replaced the new file has lost its first name.
+  # Finds the first file that failed: a created one does not exist; a replaced one still has its first name in n.
   for file; do
     file=${file#n/}
     case $batch in
@@ -340,7 +342,7 @@ commit_some() {
   abort "commit ${at%/}/${file#../}"
 }
 
-# Brings the names to the disk. An old file that was written to meanwhile comes back.
+# Syncs the names. If an old file was written to since, rolls back.
 settle_names() {
   number=0
   at=
@@ -376,27 +378,6 @@ settle_some() {
   compare_some %d:%i:%s:%Y "$@" || abort "changed ${at%/}/${path#o/}"
 }
 
-# Gives a directory that was just made its owner and mode, from inside: who owns the one above could put another in its place. What
-# is entered is root's, closed and empty.
-open_directory() {
-  enter "$path" && [ -z "$(ls -A .)" ] || return 1
-  case $(stat -c '%u %a' .) in
-    '0 700' | '0 2700') ;;
-    *) return 1 ;;
-  esac
-  [ "$mode" = 700 ] || {
-    # What a default ACL names would get what the group gets.
-    if command -v setfacl >/dev/null 2>&1; then
-      setfacl -b . || return 1
-    else
-      new_files && rm -f probe "$mark" || return 1
-      [ "$checked" = "0:600${nl}0:666" ] || return 1
-    fi
-    chmod "$mode" . || return 1
-  }
-  [ "$uid:$gid" = 0:0 ] && [ ! -g . ] || chown "$uid:$gid" .
-}
-
 apply() {
   items=0 places=0 units=0 programs=0 checks=0
   settle=0 absent=0 reached=0 stays=
@@ -417,8 +398,8 @@ apply() {
     esac
   done
   own=.deaddrop-$run
-  # From here to the end on its own: the connection may go (a unit may be the network), and a signal only waits. Programs that
-  # are started get none of this: a handler, unlike an ignored signal, is not inherited.
+  # From here on the script is independent of the connection (a unit may be the network), and signals are deferred.
+  # Started programs do not inherit this: a handler, unlike an ignored signal, is not inherited.
   trap : HUP INT TERM PIPE
   lock || refuse locked
   [ ! -e "$state/list" ] || refuse unfinished
@@ -432,7 +413,7 @@ apply() {
   settle_names
   tell_units
   cd /
-  # `true`, since a redirection of `:` that fails would end the shell.
+  # `true`, because a failed redirection of `:` would end the shell.
   { true >"$state/done"; } 2>/dev/null && settle_on_disk "$state/done" "$state" || {
     rm -f "$state/done"
     bad=mark

@@ -1,13 +1,13 @@
-//! What can go wrong with a node, in words for a person.
+//! Errors of a node, for people.
 
 use std::io;
 
-use super::transport::Login;
+use super::login::Login;
 
-/// A node could not be entered, or a session ended badly.
+/// A node could not be entered, or a session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// A program of this machine cannot be run.
+    /// A program on this machine cannot be run.
     #[error("{program} cannot be run")]
     Start {
         /// Its name.
@@ -16,53 +16,53 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
-    /// ssh did not get there.
+    /// ssh could not connect.
     #[error("{reason}")]
     Unreachable {
-        /// Why, in ssh's words.
+        /// ssh's own message.
         reason: String,
-        /// What a person can do.
+        /// The next step for the user.
         hint: String,
     },
-    /// The node took the connection, and then said nothing, or not enough.
+    /// The node accepted the connection, and then sent nothing, or not enough.
     #[error(
         "it {} {seconds} s{}",
         if *heard { "was not done with its answer after" } else { "said nothing for" },
-        if *greeted { "" } else { ", and was given up" }
+        if *greeted { "" } else { ", and was disconnected" }
     )]
     Silent {
-        /// For how long.
+        /// For how long, in seconds.
         seconds: u64,
-        /// It has said a part.
+        /// A part of the answer had arrived.
         heard: bool,
-        /// It had said something before.
+        /// The greeting had arrived.
         greeted: bool,
     },
-    /// SIGTERM has ended the session.
+    /// SIGTERM stopped the session.
     #[error("deaddrop was stopped by SIGTERM")]
     Stopped,
-    /// The session ended in the middle.
-    #[error("the session ended before its time{}", words(said))]
+    /// The session ended unexpectedly.
+    #[error("the session ended before its time{}", as_clause(output))]
     Ended {
-        /// What was said last on standard error.
-        said: Vec<String>,
+        /// The last lines of standard error.
+        output: Vec<String>,
     },
-    /// It said something that is no answer.
+    /// A reply does not follow the protocol.
     #[error("it did not answer as asked: {0}")]
     Garbled(&'static str),
-    /// It is there, and nothing can be done with it.
+    /// The node works, and refuses the request.
     #[error("{reason}")]
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// What a person can do.
+        /// The next step for the user.
         hint: String,
     },
 }
 
-/// Lines as the rest of a sentence.
-fn words(said: &[String]) -> String {
-    if said.is_empty() { String::new() } else { format!(":\n{}", said.join("\n")) }
+/// Lines as the end of a sentence.
+fn as_clause(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!(":\n{}", lines.join("\n")) }
 }
 
 impl NodeError {
@@ -71,7 +71,12 @@ impl NodeError {
         Self::Refused { reason: reason.into(), hint: hint.into() }
     }
 
-    /// sudo did not take the password.
+    /// Another run holds the lock.
+    pub(super) fn locked() -> Self {
+        Self::refused("another deaddrop is at work there", "run it again when that one is done")
+    }
+
+    /// sudo rejected the password.
     pub(super) fn wrong_password() -> Self {
         Self::refused(
             "sudo did not take the password",
@@ -79,19 +84,19 @@ impl NodeError {
         )
     }
 
-    /// True when the node was never entered.
+    /// True if the node was never entered.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Silent { greeted: false, .. })
     }
 
-    /// True when ssh was refused without asking a person for a password.
+    /// True if ssh was refused without asking the user for a password.
     #[must_use]
-    pub fn needs_a_person(&self) -> bool {
+    pub fn needs_user(&self) -> bool {
         matches!(self, Self::Unreachable { reason, .. } if reason.contains("Permission denied"))
     }
 
-    /// What a person can do next, if there is something.
+    /// The next step for the user, if there is one.
     #[must_use]
     pub fn hint(&self) -> &str {
         match self {
@@ -108,21 +113,21 @@ impl NodeError {
         }
     }
 
-    /// A session that ended before its first word: by ssh, by sudo or by the shell.
-    pub(super) fn not_entered(login: &Login, code: Option<i32>, said: Vec<String>) -> Self {
-        let last = |word: &str| said.iter().any(|line| line.contains(word));
+    /// A session that ended before its greeting: because of ssh, of sudo or of the shell.
+    pub(super) fn not_entered(login: &Login, code: Option<i32>, output: Vec<String>) -> Self {
+        let last = |word: &str| output.iter().any(|line| line.contains(word));
         let name = login.destination.as_deref().unwrap_or("it");
         let by_ssh = login.destination.is_some() && code == Some(255);
         if by_ssh && last("REMOTE HOST IDENTIFICATION HAS CHANGED") || last("Host key for") && last("has changed") {
             return Self::Unreachable {
-                reason: format!("its host key is not the one that is known{}", words(&said)),
-                hint: "somebody may be in between. If it was installed anew: `ssh-keygen -R HOST`, and add its new key"
+                reason: format!("its host key is not the one that is known{}", as_clause(&output)),
+                hint: "the connection may be intercepted. If reinstalled: `ssh-keygen -R HOST`, and add its new key"
                     .into(),
             };
         }
         if by_ssh && last("Host key verification failed") {
             return Self::Unreachable {
-                reason: format!("its host key is not known{}", words(&said)),
+                reason: format!("its host key is not known{}", as_clause(&output)),
                 hint: format!("compare its key, and log in once by hand: `ssh {name}`; or add the key to known_hosts"),
             };
         }
@@ -137,7 +142,7 @@ impl NodeError {
                 () if last("Could not resolve") => "is `ssh` of this host in the manifest right?",
                 () => "",
             };
-            let reason = if said.is_empty() { "ssh could not connect".to_owned() } else { said.join("\n") };
+            let reason = if output.is_empty() { "ssh could not connect".to_owned() } else { output.join("\n") };
             return Self::Unreachable { reason, hint: hint.into() };
         }
         match login.becomes {
@@ -150,10 +155,10 @@ impl NodeError {
                     ("sudo", false) => "may the user who logs in use sudo, for any command?",
                     _ => "the node's doas.conf needs `permit nopass USER`",
                 };
-                Self::refused(format!("{program} did not start a shell{}", words(&said)), hint)
+                Self::refused(format!("{program} did not start a shell{}", as_clause(&output)), hint)
             }
             None => Self::refused(
-                format!("the login shell did not start `sh`{}", words(&said)),
+                format!("the login shell did not start `sh`{}", as_clause(&output)),
                 "does `ssh HOST sh -c true` work, and does the node have `base64`?",
             ),
         }

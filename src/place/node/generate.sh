@@ -1,13 +1,10 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2154
-# deaddrop on a node: keys that are the node's own. They are made here, and those that stand are judged here, so that none of them leaves
-# the node. Sent only where such a key is declared. Read by src/target/node/keys.rs, which describes what is asked and said here.
-# A key is never in an argument, an environment or a file but its own; in variables only of a shell that ends with the judgement.
+# deaddrop on a node: keys that the node generates itself. Existing keys are checked here too, so that no key leaves the
+# node. Sent only if such a key is declared. src/place/node/keys.rs reads the replies, and describes the protocol. A key
+# is never in an argument, an environment or a file other than its own; and in variables only of a subshell that ends
+# with the check.
 
-has() {
-  command -v "$1" >/dev/null 2>&1
-}
-
-# Says which kinds of key can be made and judged here. Then answers a list that ends with a dot, a line each.
+# Reports which kinds of key can be generated and checked here. Then answers a list that ends with a dot, one line each.
 judge() {
   ! [ -c /dev/urandom ] || ! has tr || ! has dd || ! has wc || say "makes token"
   ! has ssh-keygen || ! [ -e /dev/stdin ] || say "makes ssh"
@@ -30,20 +27,20 @@ judge() {
   say .
 }
 
-# It is known to be as long as the token, or longer by one. Nothing but its characters and newlines, and a first line of its length: that
-# is all of it.
+# Its size is known to be that of the token, or one more. The remaining checks: only characters of the alphabet and
+# newlines, and a first line of the right length.
 judge_token() {
   others=$(contents "$1" "$2" | tr -d "$alphabet\\012" | wc -c)
   if [ "$others" -eq 0 ] && contents "$1" "$2" | has_length "$length"; then say yes; else say no; fi
 }
 
-# In a shell of its own, which ends with what it has read: some run the last part of a pipe in this one.
+# In a subshell, which ends with the value: some shells run the last part of a pipe in the current one.
 has_length() (
   IFS= read -r value
   [ "${#value}" -eq "$1" ]
 )
 
-# ssh-keygen asks for nothing if it has a passphrase, and looks at the mode of what it reads by a name: it reads a pipe.
+# With -P ssh-keygen does not prompt. It checks the mode of a named file, so it reads a pipe.
 judge_ssh() {
   contents "$1" "$2" | form_of_ssh
   case $? in
@@ -65,7 +62,7 @@ judge_ssh() {
   esac
 }
 
-# 0 for a file of OpenSSH's own form without a passphrase, 2 for one with a passphrase: the second line begins with the cipher's name.
+# 0 for a file in OpenSSH's own format without a passphrase, 2 with one: the second line starts with the cipher's name.
 form_of_ssh() (
   IFS= read -r first
   IFS= read -r second
@@ -82,14 +79,14 @@ judge_wireguard() {
   if [ "${#public}" -eq 44 ]; then say "yes $public"; else say no; fi
 }
 
-# Writes the key that $1 describes to standard output, which is open as 8 as well, in the run's own directory. No program reads what the
-# values come from.
+# Writes the key that $1 describes to standard output, which is also file descriptor 8, in the run's own directory.
+# Nothing else reads the values.
 generate_value() {
   rest=${1#* }
   case $1 in
     token\ *)
       length=${rest%% *} rest=${rest#* }
-      # Each character is as likely as the others: bytes that are none are passed over.
+      # All characters are equally likely: other bytes are dropped.
       tr -dc "${rest%% *}" </dev/urandom 2>/dev/null | dd bs=1 "count=$length" 2>/dev/null
       if [ "${rest#* }" = newline ]; then
         say
@@ -102,7 +99,7 @@ generate_value() {
       ssh-keygen -q -t ed25519 -N '' -C "$rest" -f ./key </dev/null >/dev/null && cat key || return 1
       clear_away key
       ;;
-    # Of the key before it.
+    # The public part of the previous key.
     public)
       cat key.pub || return 1
       rm -f key.pub

@@ -1,8 +1,8 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
 # deaddrop on a node: one run at a time. Sent with apply.sh.
 
-# Holds the lock until the shell ends: on the directory that the list is in. flock(1) leaves nothing behind; where there is none, each
-# run that wants it puts up a flag.
+# Holds the lock until the shell ends: on the directory of the list. flock(1) leaves nothing behind; without it, each
+# waiting run creates a flag.
 lock() {
   waited=0
   flag=
@@ -19,7 +19,8 @@ lock() {
   trap unlock EXIT
   put_up_flag || return 1
   while :; do
-    # Whoever puts up a flag looks at the others only then: of two, at least one sees the other. The lower number goes first.
+    # Each run creates its flag before it checks the others, so of two runs at least one sees the other. The lower
+    # number goes first.
     case $(others) in
       *lower*)
         rm -f "$state.lock/$flag"
@@ -38,24 +39,25 @@ wait_for_lock() {
 }
 
 put_up_flag() {
-  # What an older deaddrop has left there is a link.
+  # An older deaddrop leaves a link there.
   [ ! -L "$state.lock" ] || rm -f "$state.lock"
   until ln -s . "$state.lock/$flag" 2>/dev/null; do
-    # The last one that had a flag there takes the directory away.
+    # The last run with a flag there removes the directory.
     mkdir -m 700 "$state.lock" 2>/dev/null || wait_for_lock || return 1
   done
 }
 
-# When a process was started, in ticks since the boot: with its number this is one process. proc(5), /proc/pid/stat.
+# The start time of a process, in ticks since the boot: with its number it identifies the process. proc(5),
+# /proc/pid/stat.
 start_of() {
   started=
   IFS= read -r started </proc/"$1"/stat
   set -- ${started##*\)}
-  # One that has ended may still have its entry.
+  # A process that has ended may still have its entry.
   [ "${1-Z}" = Z ] || printf %s "${20-}"
 } 2>/dev/null
 
-# Says whether runs that are alive have a lower or a higher number; takes away the flags of dead ones.
+# Reports whether living runs have a lower or a higher number; removes the flags of dead ones.
 others() {
   set +f
   for other in "$state.lock"/*; do

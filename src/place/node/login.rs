@@ -1,6 +1,7 @@
-//! How a node is entered: ssh with its options and the first command, or a shell of this machine. Called by `Session`.
+//! Commands that enter a node: ssh with its options and the first command, or a shell of this machine. Called by
+//! `Session`.
 //!
-//! The first command holds no value, and not the script: it reads that from its standard input.
+//! The first command contains neither values nor the script: it reads the script from its standard input.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,26 +10,26 @@ use std::time::Duration;
 use deaddrop_core::privilege::Become;
 use deaddrop_core::secret::Secret;
 
-/// How a node is entered.
+/// How to enter a node.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// The node's name, for messages.
     pub name: String,
-    /// What ssh calls it; this machine, without ssh, where it is `None`.
+    /// ssh's destination; `None` for this machine, without ssh.
     pub destination: Option<String>,
-    /// ssh's configuration file, instead of the person's own.
+    /// ssh's configuration file, instead of the user's own.
     pub ssh_config: Option<PathBuf>,
-    /// For ssh's `-o`; of two that say different things, ssh takes the first.
+    /// For ssh's `-o`; of two different values ssh takes the first.
     pub ssh_options: Vec<String>,
-    /// How the user that logs in becomes root.
+    /// How the login user becomes root.
     pub becomes: Option<Become>,
-    /// What sudo asks for.
+    /// The password for sudo.
     pub password: Option<Secret>,
-    /// A terminal is there: ssh may ask a person.
+    /// ssh may ask the user on the terminal.
     pub interactive: bool,
-    /// How long a node has for its greeting, and for each answer if that is short.
+    /// Time limit for a node's greeting, and for each short answer.
     pub silence: Duration,
-    /// Environment variables that hold values: ssh does not get them.
+    /// Environment variables that contain values: ssh does not get them.
     pub hidden: Vec<String>,
 }
 
@@ -50,18 +51,18 @@ impl Login {
     }
 }
 
-/// What sudo records, by the words of `sudo -l`: options as sudoers(5) has them, and tags of single commands.
+/// What sudo records, according to `sudo -l`: options as in sudoers(5), and tags of single commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Records {
-    /// What goes to the node.
+    /// The input of the node.
     pub input: bool,
-    /// What comes from it.
+    /// The output of the node.
     pub output: bool,
 }
 
 impl Records {
-    /// Takes the next word: of an option that is told twice the last one counts. A tag may be of another command than ours; one that
-    /// forbids (`NOLOG_OUTPUT`) is not counted on.
+    /// Takes the next word. Of an option that occurs twice the last one wins. A tag may belong to another command than
+    /// ours; one that forbids (`NOLOG_OUTPUT`) is ignored.
     pub(super) fn note(&mut self, word: &str) {
         for part in word.split([',', ':']) {
             match part {
@@ -75,38 +76,42 @@ impl Records {
     }
 }
 
-/// Where a system has its programs, NixOS included. `survey.sh` has the same, and says which others count.
+/// The directories of a system's programs, NixOS included. `survey.sh` has the same, and decides which others are used.
 const SYSTEM_PATH: &str =
     "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The shell as a command that any login shell passes on as it is: one word in single quotes, without a backslash, a line end or `!`.
-/// It reads until a line begins with the nonce (sudo may have left the password), and runs what stands there; for the one program that
-/// this takes the system's directories come first. Below sudo it first says
-/// the words by which sudo tells what it records of its user: root needs no password to ask, and it is asked nothing.
+/// The shell as a command that every login shell passes on unchanged: one word in single quotes, without a backslash, a
+/// line end or `!`.
+///
+/// It reads until a line begins with the nonce (sudo may have left the password), and runs the rest of that line; for
+/// `base64`, the one program that this takes, the system's directories come first. Below sudo it first prints the words
+/// of `sudo -l` about recording: root needs no password for that query.
 pub(super) fn shell(nonce: &str, becomes: Option<Become>, says_ready: bool) -> String {
     let ready = if says_ready { format!("echo {nonce}:ready;") } else { String::new() };
     let records = match becomes {
         Some(Become::Sudo) => format!(
-            "set -f;for s in $(sudo -n -l -U \"$SUDO_USER\" </dev/null 2>/dev/null);do case $s in *log_std*|*log_input*|*log_output*\
-             |*LOG_INPUT*|*LOG_OUTPUT*)echo {nonce}:sudo \"$s\";;esac;done;set +f;"
+            "set -f;for s in $(sudo -n -l -U \"$SUDO_USER\" </dev/null 2>/dev/null);\
+             do case $s in *log_std*|*log_input*|*log_output*|*LOG_INPUT*|*LOG_OUTPUT*)\
+             echo {nonce}:sudo \"$s\";;esac;done;set +f;"
         ),
         _ => String::new(),
     };
     format!(
-        "{ready}{records}while read -r s;do case $s in {nonce}*)eval \"$(PATH={SYSTEM_PATH}:$PATH;printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
+        "{ready}{records}while read -r s;do case $s in {nonce}*)\
+         eval \"$(PATH={SYSTEM_PATH}:$PATH;printf %s \"${{s#{nonce}}}\"|base64 -d)\";exit;;esac;done"
     )
 }
 
-/// What is not for choosing. Of options that come twice ssh takes the first. Only such as every OpenSSH of the last ten years knows:
-/// it refuses to run with one that it does not.
+/// Options that the user cannot change: ssh takes the first of two. Only those that every OpenSSH of the last ten years
+/// has, because ssh refuses unknown ones.
 const FIXED: [&str; 8] = [
-    // The key of a host is known, or there is no session; loopback is no exception, since others can listen there.
+    // The host's key must be known; also for loopback, since other users can listen there.
     "StrictHostKeyChecking=yes",
     "NoHostAuthenticationForLocalhost=no",
     "UpdateHostKeys=no",
-    // Such a command reads ssh's own standard input: values.
+    // A local command would read ssh's own standard input: values.
     "PermitLocalCommand=no",
-    // Nothing of this machine's is lent to the node.
+    // The node gets no access to this machine.
     "ClearAllForwardings=yes",
     "Tunnel=no",
     "GSSAPIDelegateCredentials=no",
@@ -118,7 +123,7 @@ pub(super) fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Comma
     let Some(destination) = &login.destination else {
         let mut command = Command::new("sh");
         command.args(["-c", shell]).env_clear();
-        // Programs of `run_after` get what they would get over ssh, and none of what a person has here.
+        // Programs of `run_after` get the same environment as over ssh, and no other variables of the user.
         for name in ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
@@ -144,7 +149,7 @@ pub(super) fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Comma
     command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"]);
     let shell = match (login.becomes, prompt) {
         (None, _) => format!("exec sh -c '{shell}'"),
-        // -k: a ticket that is still good would leave the password to the shell.
+        // -k: with a valid ticket sudo would not read the password, and the shell would.
         (Some(Become::Sudo), Some(prompt)) => format!("exec sudo -k -S -p '{prompt}' sh -c '{shell}'"),
         (Some(Become::Sudo), None) => format!("exec sudo -n sh -c '{shell}'"),
         (Some(Become::Doas), _) => format!("exec doas -n sh -c '{shell}'"),

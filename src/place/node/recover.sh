@@ -1,21 +1,22 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
-# deaddrop on a node: the run's own directories, and what takes a run back or brings it to its end: this one, or one that was cut off.
-# Sent with apply.sh, which says what stands in such a directory and in the list.
+# deaddrop on a node: the run's own directories, and the code that rolls back or finishes a run: this one, or an
+# interrupted one. Sent with apply.sh, which describes the content of such a directory and of the list.
 
-# Makes the run's own directory in $dir and enters it. Whoever owns $dir could put another one of root's in its place. $checked tells
-# how far it came.
+# Creates the run's own directory in $dir and enters it. The owner of $dir could replace it by another directory of
+# root's. $checked shows how far it came.
 make_own() {
   checked=
   enter "$dir" && mkdir -m 700 "$own" && enter "${dir%/}/$own" && [ -O . ] && mkdir -m 700 n o || return 1
   probe || {
-    # A default ACL, and not the umask, said which mode these have.
-    [ "$checked" ] && command -v setfacl >/dev/null 2>&1 || return 1
+    # A default ACL, and not the umask, has set their modes.
+    [ "$checked" ] && has setfacl || return 1
     rm -f probe "$mark"
     setfacl -b . n o && probe
   }
 }
 
-# With a default ACL, or without modes at all, these two would have the same one. $checked tells how they, and "$@", are.
+# With a default ACL, or without modes, these two would have the same mode. $checked gets their modes, and those of
+# "$@".
 new_files() {
   checked=
   true >"$mark" || return 1
@@ -27,7 +28,7 @@ new_files() {
 
 probe() {
   new_files . n o || return 1
-  # Directories may have got the setgid bit of the one above.
+  # Directories may inherit the setgid bit of their parent.
   case $checked in
     "0:700${nl}0:700${nl}0:700${nl}0:600${nl}0:666") ;;
     "0:2700${nl}0:2700${nl}0:2700${nl}0:600${nl}0:666") ;;
@@ -35,13 +36,34 @@ probe() {
   esac
 }
 
+# Gives a new directory its owner and mode, from inside: the owner of its parent could replace it by another. The
+# entered directory must be root's, closed and empty.
+open_directory() {
+  enter "$path" && [ -z "$(ls -A .)" ] || return 1
+  case $(stat -c '%u %a' .) in
+    '0 700' | '0 2700') ;;
+    *) return 1 ;;
+  esac
+  [ "$mode" = 700 ] || {
+    # Users in a default ACL would get the permissions of the group.
+    if has setfacl; then
+      setfacl -b . || return 1
+    else
+      new_files && rm -f probe "$mark" || return 1
+      [ "$checked" = "0:600${nl}0:666" ] || return 1
+    fi
+    chmod "$mode" . || return 1
+  }
+  [ "$uid:$gid" = 0:0 ] && [ ! -g . ] || chown "$uid:$gid" .
+}
+
 # Enters it again.
 enter_own() {
   enter "${dir%/}/$own" && [ -O . ] && [ -f "./$mark" ]
 }
 
-# Takes it away, with these files in it; goes to $dir. Fails where something stays in it; an empty one that stays (the directory is
-# append-only) is only noted in $stays.
+# Removes it, with these files in it; goes to $dir. Fails if something remains in it. An empty one that cannot be
+# removed (the directory is append-only) is only recorded in $stays.
 remove_own() {
   if rm -f -- "$@" probe key key.pub "$mark"; then
     if rmdir n o "../$own" 2>/dev/null; then
@@ -53,7 +75,7 @@ remove_own() {
       return 0
     fi
   fi
-  # It must be known again: the mark goes last, and without it only an empty one is ours.
+  # It must be identifiable later: the mark is removed last, and without it only an empty directory is ours.
   stands "$mark" || true >"$mark"
   return 1
 } 2>/dev/null
@@ -62,7 +84,7 @@ remove_own() {
 overwrite() {
   count=$#
   for file; do
-    [ ! -f "$file" ] || [ -L "$file" ] || set -- "$@" "$file"
+    ! is_file "$file" || set -- "$@" "$file"
   done
   shift "$count"
   [ $# -gt 0 ] || return 0
@@ -85,13 +107,13 @@ overwrite() {
 
 forget_list() {
   cd /
-  # In this order: a list without `done` would be taken back.
+  # In this order: a list without `done` would be rolled back.
   rm -f "$state/list" "$state/new" "$state/output" "$state/done"
   rmdir "$state" 2>/dev/null
   return 0
 }
 
-# The new files stay: what is left of the old ones goes.
+# The new files stay: removes the leftovers of the old ones.
 finish() {
   number=0
   at=
@@ -106,7 +128,7 @@ finish() {
       set --
       at=
       come_back || {
-        # What the run has made, somebody may have taken away since.
+        # A directory of the run may have been removed by another program since.
         [ -d "$dir" ] || is_absent || is_made || lost=$dir
         continue
       }
@@ -125,7 +147,7 @@ finish() {
   [ "$lost" ] || forget_list
 }
 
-# True for an item in a directory that the list itself makes.
+# True for an item in a directory that the list itself creates.
 is_made() {
   level=0
   while [ "$level" -lt "$items" ]; do
@@ -133,7 +155,7 @@ is_made() {
     eval "place=\$item_$level"
     case $place in
       d\ *) ;;
-      # They come first.
+      # They are first in the list.
       *) return 1 ;;
     esac
     place=/${place#*/}
@@ -154,16 +176,16 @@ leave_own() {
   remove_own "$@"
 }
 
-# Enters the run's own directory of an item. Fails where there is none: then nothing of the run is there any more, or yet. One that was
-# not whole is empty.
+# Enters the run's own directory of an item. Fails if there is none: then nothing of the run is there. An incomplete one
+# is empty, and is removed.
 come_back() {
   enter_own && return
   enter "$dir" && [ -d "$own" ] && [ ! -L "$own" ] && rmdir "$own/n" "$own/o" "$own" 2>/dev/null
   return 1
 }
 
-# The old files come back, the last first. It can be stopped anywhere and done again. $left gets the paths, a line each, where
-# somebody else has put something since: that is left alone.
+# Restores the old files, in reverse order. It may be interrupted anywhere and repeated. $left gets the paths, one per
+# line, that another program has changed since: these are not touched.
 take_back() {
   stuck=
   left=
@@ -181,13 +203,13 @@ take_back() {
       if is_absent; then
         continue
       elif [ "$kind" = d ]; then
-        # What `open_directory` looks at its modes by.
+        # The files by which `open_directory` checks modes.
         ! enter "$path" || [ ! -O . ] || [ ! -f "./$mark" ] || rm -f probe "$mark"
         enter "$dir" && rmdir "./$name" 2>/dev/null && settle_on_disk .
         continue
       fi
       come_back || {
-        # It was made in this run.
+        # It was created in this run.
         [ "$number" -ge "$reached" ] || stuck=${stuck:-$path}
         continue
       }
@@ -205,13 +227,13 @@ take_back() {
   [ -z "$stuck" ]
 }
 
-# Where a file could not be put back, all that is needed for it stays.
+# If a file could not be restored, everything that is needed for it stays.
 leave_taken_back() {
   [ -z "$stuck" ] || return 0
   leave_own "$@" && settle_on_disk . || stuck=$at
 }
 
-# Sets $file_NUMBER to what $state/new says of each new file.
+# Sets $file_NUMBER to the line of $state/new for each new file.
 known_files() {
   number=0
   [ -e "$state/new" ] || return 0
@@ -233,7 +255,7 @@ is_file() {
   [ -f "$1" ] && [ ! -L "$1" ]
 }
 
-# True when what stands at the item's place is its new file, whatever has become of its other name.
+# True if the file at the item's path is its new file, even without its other name.
 is_new() {
   is_file "../$name" || return 1
   [ ! "../$name" -ef "n/$name" ] || return 0
@@ -259,7 +281,7 @@ take_back_item() {
         # It was not replaced yet.
         :
       elif is_new; then
-        # The new value gets its other name again, so as to be overwritten once its place is taken.
+        # The new value gets its other name again, so that it is overwritten once its path is taken.
         [ -e "n/$name" ] || ln "../$name" n 2>/dev/null || :
         mv -f "o/$name" ..
       else
@@ -278,10 +300,10 @@ take_back_item() {
   esac
 }
 
-# ---------------------------------------------------------------- what an interrupted run left
+# ---------------------------------------------------------------- leftovers of an interrupted run
 
-# Takes back, or brings to its end, what the list says, if there is one. $how tells which. A directory that is not there keeps the list,
-# unless $1 says `forget`: then the names in it are given up.
+# Rolls back or finishes the run of the list, if there is one. $how tells which. A missing directory keeps the list,
+# unless $1 is `forget`: then its entries are abandoned.
 recover_list() {
   how=nothing left='' given_up='' missing='' stuck='' stays='' reached=0
   [ -e "$state/list" ] || {
@@ -298,7 +320,7 @@ recover_list() {
       *) items=$((items + 1)) && eval "item_$items=\$line" ;;
     esac
   done <"$state/list"
-  # A list that does not end was not whole when the run ended, and before that nothing is made.
+  # A list without `end` was not complete when the run was interrupted, and nothing is created before that.
   [ "$line" = end ] || {
     forget_list
     return 0
@@ -326,7 +348,7 @@ recover_list() {
   forget_list
 }
 
-# Notes the directories of the list that are not there, or are not those that they were: a file system is not mounted.
+# Records the directories of the list that are missing or have been replaced: a file system is not mounted.
 find_absent() {
   absent=0
   number=0
@@ -373,7 +395,7 @@ give_up() {
   done
 }
 
-# Says $1 and a path for each line of $2.
+# Prints $1 and a path for each line of $2.
 say_each() {
   lines=$2
   while [ "$lines" ]; do

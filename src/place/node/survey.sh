@@ -1,10 +1,10 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
-# deaddrop on a node, first part: tells what stands there. POSIX sh. Writes nothing.
-# Read by src/target/node/protocol.rs, which describes what is said here; comments and indentation are not sent.
-# $nonce is set before this: what the login shell said meanwhile does not hold it.
+# deaddrop on a node, first part: reports what exists. POSIX sh. Writes nothing. src/place/node/protocol.rs reads the
+# replies, and describes them; comments and indentation are not sent. $nonce is set before this: output of the login
+# shell does not contain it.
 
-# Of the login's environment five variables stay. What else is exported could have the name of a variable of this script, whose value
-# every program would get then. "$1" and "$2" cannot be exported.
+# Five variables of the login's environment stay. Another exported one could have the name of a variable of this script,
+# and every program would then get its value. "$1" and "$2" cannot be exported.
 set +a
 set -f
 set -- "$nonce" "${PATH-}" "${LC_ALL+x}" "${LC_ALL-}"
@@ -15,14 +15,14 @@ IFS='
 for entry in $(env); do
   entry=${entry%%=*}
   case $entry in
-    # A function that bash was given.
+    # A function exported to bash.
     BASH_FUNC_*[!A-Za-z0-9_]*)
       entry=${entry#BASH_FUNC_}
       entry=${entry%%[!A-Za-z0-9_]*}
       [ -z "$entry" ] || command unset -f "$entry" 2>/dev/null || :
       ;;
     PATH | HOME | LANG | LC_ALL | TZ | PWD | OLDPWD | SHLVL | _ | '' | [0-9]* | *[!A-Za-z0-9_]*) ;;
-    # One that cannot be unset is the shell's own.
+    # One that cannot be unset belongs to the shell.
     *) command unset "$entry" 2>/dev/null || : ;;
   esac
 done
@@ -39,7 +39,11 @@ say() {
   printf '%s\n' "$*"
 }
 
-# True for a directory in which, and on the way to which, nobody but root can put anything. $place gets its physical path.
+has() {
+  command -v "$1" >/dev/null 2>&1
+}
+
+# True for a directory in which, and in whose parents, only root can create anything. $place gets its physical path.
 is_roots() {
   place=$(cd -P "$1" 2>/dev/null && pwd) || return 1
   set --
@@ -48,7 +52,7 @@ is_roots() {
     set -- "$@" "$rest"
     rest=${rest%/*}
   done
-  # Where a directory is sticky, what is root's in it stays.
+  # In a sticky directory, root's entries stay.
   sticky=no
   for mode in $(stat -c %u:%a -- "$@" / 2>/dev/null | tr '\n' ' '); do
     case $sticky,$mode in
@@ -66,7 +70,7 @@ is_roots() {
   [ "$sticky" = yes ]
 }
 
-# What of the login's PATH only root can change comes after the system's directories.
+# Directories of the login's PATH that only root can change come after the system's directories.
 keep_path() {
   IFS=:
   set -- $login_path
@@ -79,7 +83,7 @@ keep_path() {
   done
 }
 
-# Enters a directory without following a link on the way: from then on it is this one that is worked in.
+# Enters a directory without following links in its path: from then on the script works in this one.
 enter() {
   cd -P "$1" 2>/dev/null && [ "$PWD" = "$1" ]
 }
@@ -88,7 +92,7 @@ stands() {
   [ -e "$1" ] || [ -L "$1" ]
 }
 
-# True for a mode in hexadecimal and an owner that let somebody else than root write.
+# True for a mode in hexadecimal and an owner that allow another user than root to write.
 others_write() {
   case $1 in
     *[13579bdf]?\ 0 | *[2367abef]\ 0) return 0 ;;
@@ -96,8 +100,8 @@ others_write() {
   esac
 }
 
-# Writes the first $3 bytes and a few more of the regular file $2 of this directory to standard output; $1 is its DEV:INO. Somebody else
-# than root may put a link, a FIFO or a device in its place: it is opened so that none of them counts.
+# Writes the first $3 bytes and a few more of the regular file $2 of this directory to standard output; $1 is its
+# DEV:INO. Another user could replace it by a link, a FIFO or a device: it is opened so that none of them has an effect.
 read_guarded() {
   [ "$careful_dd" ] || {
     careful_dd=no
@@ -110,14 +114,15 @@ read_guarded() {
   fi
 } 2>/dev/null
 
-# Where dd knows no flags: a child opens it, and is ended if that takes long; nothing is read of what was not looked at.
+# If dd has no such flags: a child opens it, and is killed if that takes long. Nothing is read of a file that was not
+# checked.
 read_watched() {
   [ -f "$2" ] && [ ! -L "$2" ] || return
   {
     exec 7<"$2" && [ "$(stat -L -c %d:%i /proc/self/fd/7)" = "$1" ] && head -c "$(($3 + 1))" <&7
   } &
   tries=0
-  # One that has ended has no open files any more.
+  # A process that has ended has no open files.
   until [ -e "/proc/$!/fd/7" ] || [ ! -e "/proc/$!/fd/1" ] || [ "$tries" -ge 1020 ]; do
     tries=$((tries + 1))
     [ "$tries" -le 1000 ] || sleep 0.1 || sleep 1
@@ -126,7 +131,7 @@ read_watched() {
   wait "$!"
 }
 
-# Writes what is in the regular file $2 to standard output, if it has no more than 64 KiB. $1 is its DEV:INO.
+# Writes the content of the regular file $2 to standard output, if it has at most 64 KiB. $1 is its DEV:INO.
 contents() {
   (enter_parent "$2" && read_guarded "$1" "./${2##*/}" 65535)
 }
@@ -136,17 +141,17 @@ enter_parent() {
   enter "${parent:-/}"
 }
 
-# Says what stands at each of "$@", and what is in those regular files that are no longer than their entry of $limits says.
-# Each stands; one that does not any more gets no line, and then nothing is read. Nothing is read through a symbolic link: `u` says so.
-# A file that somebody else than root could write to, or put something in the place of, comes by itself, since its size is his to change.
-# $top is the directory above which nobody else could: a `!` in $limits, or one of the paths before says it.
+# Reports what exists at each of "$@", and the content of regular files up to the size in $limits. A path that no longer
+# exists gets no line, and then nothing is read. Nothing is read through a symbolic link: `u` reports it. A file that
+# another user could write to or replace is reported separately, since its size may change. $top is the directory above
+# which no other user could: a `!` in $limits, or an earlier path sets it.
 tell() {
   count=$#
   known=$(stat -c '%f %u %g %s %h %d %i %Y %Z' -- "$@" 2>/dev/null)$nl
   printf '%s' "$known"
   count_lines "$known"
   [ "$found" = "$count" ] || {
-    # Nothing is known of who can change what: all that comes is read as if others could.
+    # The owners are unknown: everything that follows is read as if others could change it.
     top=
     return 0
   }
@@ -191,7 +196,7 @@ tell() {
   cat -- "$@" 2>/dev/null | base64
 }
 
-# The file at $path, of $size bytes, in this directory.
+# Reports the file at $path, of $size bytes, in this directory.
 tell_guarded() {
   say "f $number"
   rest=${rest#* * }
@@ -202,7 +207,7 @@ tell_guarded() {
   say ';'
 }
 
-# Sets $found to how many lines there are.
+# Sets $found to the number of lines.
 count_lines() {
   IFS=$nl
   set -- $1
@@ -210,8 +215,9 @@ count_lines() {
   found=$#
 }
 
-# Answers a list of `LIMIT PATH` that ends with a dot, what is in a directory right after it, a hundred paths at a time: for each batch a line a path that is missing or
-# a symbolic link, then `=`, a line a path that stands, and after `+` the contents.
+# Answers a list of `LIMIT PATH` that ends with a dot, with the content of a directory right after it, in batches of a
+# hundred paths. Each batch: a line per missing path or symbolic link, then `=`, a line per existing path, and after `+`
+# the contents.
 survey() {
   if [ -e "$state" ]; then
     say unfinished
@@ -255,14 +261,15 @@ survey() {
   say .
 }
 
-# Answers a list of directories that ends with a dot, a line each: `yes` where an ACL lets somebody else write than the owner and
-# group 0, or where that cannot be told; else `no`. The group of each may write to it, and so may, by its mask, whom the ACL names.
+# Answers a list of directories that ends with a dot, one line each: `yes` if an ACL allows users other than the owner
+# and group 0 to write, or if that is unknown; otherwise `no`. The group of each may write to it, and so, through the
+# mask, may the users of the ACL.
 writers() {
   while :; do
     IFS= read -r path || exit 1
     [ "$path" != . ] || break
     answer=yes
-    if command -v getfacl >/dev/null 2>&1; then
+    if has getfacl; then
       if named=$(getfacl -cpn -- "$path" 2>/dev/null </dev/null); then
         answer=no
         while [ "$named" ]; do
@@ -290,8 +297,8 @@ writers() {
   say .
 }
 
-# Reads the next part of this script, of $1 bytes and $2 lines, into $script. read(1) takes one byte at a time from a pipe: dd is
-# quicker, where it can be told to take all that it is to take, and no more.
+# Reads the next part of this script, of $1 bytes and $2 lines, into $script. read(1) reads one byte at a time from a
+# pipe: dd is faster, if it can be told to read exactly this many bytes.
 load() {
   script=
   if dd if=/dev/null bs=1 count=1 iflag=fullblock 2>/dev/null; then
@@ -309,7 +316,7 @@ load() {
 printf '\n%s\n' "$nonce hello"
 keep_path
 for program in stat cat base64 readlink env; do
-  command -v "$program" >/dev/null 2>&1 || say "lacks $program"
+  has "$program" || say "lacks $program"
 done
 case $(command -v printf) in
   printf) ;;

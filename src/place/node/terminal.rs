@@ -1,25 +1,25 @@
-//! The terminal, lent to an ssh that may ask a person. Called by `Session`.
+//! The terminal, lent to an ssh that may ask the user. Called by `Session`.
 //!
-//! Every ssh has a process group of its own, so that Ctrl-C never cuts off a change that has begun. Only the terminal's foreground group
-//! can read what a person types: while ssh may ask, that is ssh's, and what the terminal then does to it (Ctrl-C, Ctrl-Z) is done to us
-//! as well. Where there is nothing to ask any more, it is ours again.
+//! Each ssh has its own process group, so that Ctrl-C never interrupts a change that has started. Only the terminal's
+//! foreground group can read the user's input. While ssh may ask, that is ssh's group, and the terminal's effect on it
+//! (Ctrl-C, Ctrl-Z) is repeated on our own group. Afterwards the foreground group is ours again.
 
 use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
-use deaddrop_core::sys::TerminalOnSignal;
+use deaddrop_core::sys::{TerminalOnSignal, open_terminal};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// How long a signal to our own group may take to be there: another thread may have to handle it.
+/// Time for a signal to our own group to arrive: another thread may have to handle it.
 const ARRIVING: Duration = Duration::from_millis(100);
 
-/// The terminal in ssh's hands. Dropped, it is ours again, with the settings that it had.
-pub(super) struct Lent {
+/// The terminal while it is lent to ssh. On drop it is returned, with its previous settings.
+pub(super) struct LentTerminal {
     terminal: File,
     before: Termios,
     /// ssh, and its process group.
@@ -27,11 +27,11 @@ pub(super) struct Lent {
     _on_signal: TerminalOnSignal,
 }
 
-impl Lent {
-    /// Lends the terminal to `ssh`, the first of a process group. Where we are in the background ourselves, it gets it when it wants
-    /// it and a person has put us into the foreground. `None` where there is no terminal.
+impl LentTerminal {
+    /// Lends the terminal to `ssh`, the leader of a process group. If we are in the background ourselves, ssh gets it
+    /// when it needs it and the user has moved us to the foreground. `None` without a terminal.
     pub(super) fn to(ssh: Pid) -> Option<Self> {
-        let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        let terminal = open_terminal().ok()?;
         let before = tcgetattr(&terminal).ok()?;
         let on_signal = TerminalOnSignal::lent(&terminal, &before, ssh);
         let lent = Self { terminal, before, ssh, _on_signal: on_signal };
@@ -43,44 +43,44 @@ impl Lent {
         if tcgetpgrp(&self.terminal) == Ok(getpgrp()) {
             self.set_foreground(self.ssh);
         }
-        // Best effort: it was stopped if it wanted the terminal earlier than it had it.
+        // Best effort: ssh was stopped if it read from the terminal before it was in the foreground.
         let _ = killpg(self.ssh, Signal::SIGCONT);
     }
 
     fn take(&self) {
         match tcgetpgrp(&self.terminal) {
-            // Also that of a group that is no more.
+            // Also from a group that no longer exists.
             Ok(group) if group == self.ssh || killpg(group, None) == Err(Errno::ESRCH) => {
                 self.set_foreground(getpgrp());
             }
-            // Somebody else's by now, or there is none any more.
+            // Another group has it now, or there is no terminal any more.
             _ => {}
         }
     }
 
-    /// Best effort: a terminal that is gone belongs to nobody.
+    /// Best effort: the terminal may be gone.
     fn set_foreground(&self, group: Pid) {
         as_in_foreground(|| {
             let _ = tcsetpgrp(&self.terminal, group);
         });
     }
 
-    /// Does what the terminal does to a job where it has stopped ssh: all of it is stopped, until a person continues it.
-    /// True when that was so.
+    /// If the terminal has stopped ssh, stops the whole job as the terminal would, until the user continues it. True if
+    /// so.
     pub(super) fn follow(&self) -> bool {
         let stopped = waitid(Id::Pid(self.ssh), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
         let Ok(WaitStatus::Stopped(_, signal @ (Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))) = stopped else {
             return false;
         };
         self.take();
-        // Best effort: a group without a shell above it is not stopped, and goes on.
+        // Best effort: an orphaned group is not stopped, and continues.
         let _ = killpg(getpgrp(), signal);
         thread::sleep(ARRIVING);
         self.give();
         true
     }
 
-    /// The terminal has ended ssh by a signal: so it would have been with all of its job.
+    /// A signal of the terminal has terminated ssh: the signal is meant for the whole job.
     pub(super) fn pass_on(self, signal: Signal) {
         drop(self);
         // Best effort: it is our own group.
@@ -89,21 +89,21 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentTerminal {
     fn drop(&mut self) {
         self.take();
-        // An ssh that was killed at its question has left the terminal without echo. Best effort: it may be gone.
+        // An ssh that was killed during its question has left the terminal without echo. Best effort: it may be gone.
         as_in_foreground(|| {
             let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
         });
     }
 }
 
-/// Runs it so that the terminal does not stop us for not being in the foreground.
+/// Runs it so that the terminal does not stop us for being in the background.
 fn as_in_foreground(run: impl FnOnce()) {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTTOU);
-    // OK to go on where it fails: it cannot, with these arguments.
+    // OK to ignore an error: there is none with these arguments.
     let before = stop.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap_or_else(|_| SigSet::empty());
     run();
     let _ = before.thread_set_mask();

@@ -1,4 +1,4 @@
-//! Texts between us and a node: base64, and quoting for its shell.
+//! Text for and from a node: base64, and quoting for its shell.
 
 use std::fmt::Write as _;
 use std::io;
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::error::NodeError;
 
-/// So many random bytes in hexadecimal: a name that nobody can guess.
+/// Random bytes in hexadecimal: a name that cannot be guessed.
 pub(super) fn random<const BYTES: usize>() -> Result<String, NodeError> {
     let mut random = [0_u8; BYTES];
     getrandom::fill(&mut random)
@@ -21,29 +21,29 @@ pub(super) fn random<const BYTES: usize>() -> Result<String, NodeError> {
     }))
 }
 
-/// In base64, in memory that is wiped.
+/// Base64, in memory that is wiped.
 pub(super) fn base64(bytes: &[u8]) -> Zeroizing<String> {
-    // Its room is made first: growing would leave copies behind.
+    // Allocated in advance: growing would leave copies behind.
     let length = base64::encoded_len(bytes.len(), true).unwrap_or(0);
     let mut text = Zeroizing::new(String::with_capacity(length));
     STANDARD.encode_string(bytes, &mut text);
     text
 }
 
-/// Out of base64 without line ends; `None` when it is none.
+/// Decodes base64 without line ends; `None` if it is invalid.
 pub(super) fn from_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(base64::decoded_len_estimate(text.len())));
     STANDARD.decode_vec(text, &mut bytes).ok()?;
     Some(bytes)
 }
 
-/// A program and its arguments for a POSIX shell: each in single quotes, in which nothing has a meaning but a single quote.
+/// A program and its arguments for a POSIX shell: each in single quotes, in which only a single quote is special.
 pub(super) fn quoted(argv: &[String]) -> String {
     let words: Vec<String> = argv.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
     words.join(" ")
 }
 
-/// The script less its comments and indentation: fewer bytes to send, which a shell reads one by one.
+/// The script without its comments and indentation: fewer bytes to send, which a shell reads one by one.
 pub(super) fn without_comments(script: &str) -> String {
     let mut short = String::with_capacity(script.len());
     for line in script.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#')) {

@@ -1,8 +1,9 @@
-//! A node's files as far as they are known. The same walk and the same rules as for an image work on it: what they look at and is not
-//! known yet is noted, assumed to be a directory for the time being, and asked for; then they look again.
+//! A node's files, as far as they are known. The walk and the rules for images work on it. A path that they need and
+//! that is not known yet is recorded, assumed to be a directory for now, and asked for; then they run again.
 //!
-//! What a node answers is hostile: its links could lead anywhere, through long ways and again and again. What is kept because of them, and
-//! how long they are followed, is counted ([`MOST_KEPT`], [`MOST_WALKED`]), and a node that goes over is refused.
+//! A node's answers are hostile: its links could lead anywhere, over long paths and again and again. What is kept
+//! because of them and how far they are followed is limited ([`MOST_KEPT`], [`MOST_WALKED`]), and a node over a limit
+//! is refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -13,66 +14,66 @@ use deaddrop_core::tree::{FileKind, Label, Stat, Tree};
 
 use crate::place::survey::USERS_FILE_LIMIT;
 
-/// The most paths of one survey: hostile links could lead through any number of them.
+/// Maximum number of paths of one survey: hostile links could lead through any number.
 const MOST_PATHS: usize = 400_000;
-/// The longest path that Linux takes, in bytes, less its NUL.
+/// Maximum length of a path on Linux, in bytes, without its NUL.
 pub(super) const LONGEST_PATH: usize = 4095;
-/// What a node may cost besides what was declared, in bytes of memory, about: paths that links lead to, links, users.
+/// Memory limit for what a node adds to the declared paths, in bytes, approximately: paths of links, links, users.
 const MOST_KEPT: usize = 16 << 20;
-/// And for each declared file: each link on its way is a path more.
+/// And for each declared file: each link in its path is one more path.
 const MOST_KEPT_A_FILE: usize = 4 << 10;
-/// What a path costs besides its text, which is there three times: asked for, in the question, and known.
+/// Cost of a path in addition to its text, which exists three times: recorded, in the question, and known.
 const PATH: usize = 256;
-/// The longest passwd, group or shadow of a node, in bytes.
+/// Maximum size of a node's passwd, group or shadow, in bytes.
 pub(super) const MOST_USERS: u64 = 1 << 20;
-/// What a line of passwd or group costs, however short.
+/// Cost of a line of passwd or group, however short.
 const USER: usize = 256;
-/// How much of paths is walked in all surveys of a session, in bytes: 10,000 files behind links take a tenth.
+/// Limit for the paths walked in all surveys of a session, in bytes: 10,000 files behind links take a tenth.
 const MOST_WALKED: usize = 192 << 20;
-/// What a step of a walk costs besides its path.
+/// Cost of a step of a walk in addition to its path.
 const STEP: usize = 64;
 
-/// What is not known yet is taken for this, until the node has answered.
+/// Assumed for an unknown path, until the node has answered.
 const UNKNOWN: Stat =
     Stat { kind: FileKind::Directory, mode: 0o755, uid: 0, gid: 0, size: 0, links: 2, inode: 0, modified: 0 };
 
-/// What stands at a path.
+/// What exists at a path.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct NodeFile {
     pub stat: Stat,
-    /// `DEV:INO:SIZE:MTIME:CTIME`, by which a change is noticed.
+    /// `DEV:INO:SIZE:MTIME:CTIME`, which detects a change.
     pub state: String,
-    /// Where a link leads; `None` where that cannot be said on one line.
+    /// Target of a link; `None` if it contains a line end.
     pub link: Option<Vec<u8>>,
-    /// What is in a regular file, once it was asked for.
+    /// Content of a regular file, once it was requested.
     pub content: Option<Secret>,
 }
 
-/// What is known of a node's files.
+/// The known files of a node.
 #[derive(Debug, Default)]
 pub(super) struct NodeTree {
-    /// By physical path; `None` where nothing stands.
-    known: HashMap<String, Option<Known>>,
-    /// Looked for, and not known yet: with the size up to which a regular file's content is wanted.
+    /// By physical path; `None` if nothing exists there.
+    known: HashMap<String, Option<NodeFile>>,
+    /// Needed and not known yet: with the maximum size of a regular file's content to read.
     asked: RefCell<BTreeMap<String, Option<u64>>>,
-    /// Whether an ACL lets others write to a directory, by physical path; `None` where that was asked and is not known yet.
+    /// True if an ACL lets others write to a directory, by physical path; `None` if it is needed and not known yet.
     writers: RefCell<HashMap<String, Option<bool>>>,
-    /// Of [`MOST_KEPT`]: since all was forgotten, and in this look at what is known.
+    /// Use of [`MOST_KEPT`]: since everything was forgotten, and in the current run of the rules.
     kept: Cell<usize>,
     met: Cell<usize>,
     files: Cell<usize>,
-    /// Of [`MOST_WALKED`].
+    /// Use of [`MOST_WALKED`].
     walked: Cell<usize>,
 }
 
 impl NodeTree {
-    /// The rules begin to look at what is known of so many declared files.
+    /// The rules start a run over this many declared files.
     pub(super) fn begin(&self, files: usize) {
         self.files.set(files);
         self.met.set(0);
     }
 
-    /// Counts what is kept because of the node, or met (a refusal keeps the links that led to it).
+    /// Counts what is kept because of the node, or met (a refusal contains the links that led to it).
     fn cost(&self, counter: &Cell<usize>, bytes: usize) -> Result<(), StorageError> {
         counter.set(counter.get().saturating_add(bytes));
         let most = MOST_KEPT.saturating_add(self.files.get().saturating_mul(MOST_KEPT_A_FILE));
@@ -85,7 +86,7 @@ impl NodeTree {
         if self.walked.get() > MOST_WALKED { Err(too_much()) } else { Ok(()) }
     }
 
-    /// Asks for a path; `limit` for the content as well.
+    /// Asks for a path; with `limit` also for its content.
     pub(super) fn ask(&self, path: &str, limit: Option<u64>) {
         let mut asked = self.asked.borrow_mut();
         if asked.len() < MOST_PATHS {
@@ -94,37 +95,37 @@ impl NodeTree {
         }
     }
 
-    /// What has to be asked for now.
+    /// The paths to ask for now.
     pub(super) fn take_asked(&self) -> Vec<(String, Option<u64>)> {
         let mut asked: Vec<_> = std::mem::take(&mut *self.asked.borrow_mut()).into_iter().collect();
-        // The node expects what is in a directory right after it.
+        // The node expects the content of a directory right after it.
         asked.sort_by(|(one, _), (other, _)| one.split('/').cmp(other.split('/')));
         asked
     }
 
-    /// True where a directory that is known lets somebody else than root put something in the place of what is below it.
+    /// True if a known directory above lets a user other than root replace the path.
     pub(super) fn is_foreign(&self, path: &str) -> bool {
         let above = path.match_indices('/').map(|(end, _)| if end == 0 { "/" } else { &path[..end] });
         above.filter_map(|above| self.at(above)).any(|known| known.stat.uid != 0 || known.stat.mode & 0o022 != 0)
     }
 
-    /// Directories whose ACLs have to be asked for now.
+    /// Directories whose ACLs must be asked for now.
     pub(super) fn asked_writers(&self) -> Vec<String> {
         let writers = self.writers.borrow();
         writers.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Learns whether an ACL lets others write to a directory.
+    /// Stores whether an ACL lets others write to a directory.
     pub(super) fn learn_writers(&self, path: String, others_write: bool) {
         self.writers.borrow_mut().insert(path, Some(others_write));
     }
 
-    /// True when something was looked for that is not known.
+    /// True if something is needed that is not known.
     pub(super) fn has_questions(&self) -> bool {
         !self.asked.borrow().is_empty() || self.writers.borrow().values().any(Option::is_none)
     }
 
-    pub(super) fn learn(&mut self, path: String, known: Option<Known>) -> Result<(), StorageError> {
+    pub(super) fn learn(&mut self, path: String, known: Option<NodeFile>) -> Result<(), StorageError> {
         if self.known.len() >= MOST_PATHS {
             return Err(too_much());
         }
@@ -135,7 +136,7 @@ impl NodeTree {
         Ok(())
     }
 
-    /// Forgets everything, to look again.
+    /// Forgets everything, to survey again.
     pub(super) fn forget(&mut self) {
         self.known.clear();
         self.asked.borrow_mut().clear();
@@ -144,13 +145,13 @@ impl NodeTree {
         self.met.set(0);
     }
 
-    /// What stands at a physical path; `None` where nothing does, or it was not looked at.
-    pub(super) fn at(&self, path: &str) -> Option<&Known> {
+    /// What exists at a physical path; `None` if nothing does, or it was not surveyed.
+    pub(super) fn at(&self, path: &str) -> Option<&NodeFile> {
         self.known.get(path)?.as_ref()
     }
 }
 
-/// It is not what nodes look like.
+/// No real node is like this.
 fn too_much() -> StorageError {
     StorageError::refused(
         "its symbolic links lead through more than deaddrop follows, or it has more users than it reads",
@@ -210,7 +211,7 @@ impl Tree for NodeTree {
     }
 
     fn read_link(&self, link: &String) -> Result<Vec<u8>, StorageError> {
-        // An empty text is a link that leads to no place for a file.
+        // An empty text is a link that leads to no valid place.
         let to = self.at(link).and_then(|known| known.link.clone()).unwrap_or_default();
         self.cost(&self.met, link.len().saturating_add(to.len()).saturating_mul(2))?;
         Ok(to)
@@ -224,7 +225,7 @@ impl Tree for NodeTree {
         if known.stat.size == 0 {
             return Ok(Some(Secret::new(Vec::new())));
         }
-        // (Longer than any declared file: that is how the lists of users are asked for.)
+        // (The limit is larger than any declared file's: it identifies the lists of users.)
         let of_users = limit == USERS_FILE_LIMIT;
         if of_users && known.stat.size > MOST_USERS {
             return Err(too_much());
@@ -239,7 +240,7 @@ impl Tree for NodeTree {
         Ok(known.content.clone())
     }
 
-    /// On a running node the kernel and its policy label what is made.
+    /// On a running node the kernel and its policy label new files.
     fn label(&self, _: &String) -> Result<Option<Label>, StorageError> {
         Ok(None)
     }

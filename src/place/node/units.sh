@@ -1,11 +1,12 @@
 # shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2094,SC2154,SC3013
-# deaddrop on a node, third part: the units and programs that use what has changed, and whether they are well. Sent with the second part.
+# deaddrop on a node, third part: the units and programs that use the changed files, and whether they are healthy. Sent
+# with the second part.
 #
-# $unit_1, …: `restart|try|reload WATCH NAME`, WATCH being 1 where the unit is watched for $settle seconds.
+# $unit_1, …: `restart|try|reload WATCH NAME`, WATCH being 1 if the unit is watched for $settle seconds.
 # $program_1, …: a program and its arguments, quoted for this shell and then in base64.
 # $check_1, …: `SECONDS` and such a program, which must succeed within this time.
 
-# How long one of $program_1, … may run, in seconds.
+# Time limit of one of $program_1, …, in seconds.
 program_limit=900
 
 names_of_units() {
@@ -17,12 +18,12 @@ names_of_units() {
   done
 }
 
-# Says of each unit that systemd cannot load why not; then refuses. Notes which ones are active.
+# Refuses if systemd cannot load a unit, with the reason for each. Records which units are active.
 units_stand() {
   [ "$units" -gt 0 ] || return 0
   command -v systemctl >/dev/null 2>&1 && [ -d /run/systemd/system ] || refuse no-systemd
   names_of_units
-  # Names of units hold nothing that a shell would part or expand.
+  # Names of units contain no characters that a shell would split or expand.
   answer=$(systemctl show -p LoadState -p ActiveState -- $names 2>/dev/null </dev/null)$nl$nl
   number=0
   loaded=''
@@ -49,7 +50,7 @@ units_stand() {
   [ -z "$wrong" ] || refuse "unit$wrong"
 }
 
-# What a person would type to see whether `apply` would be refused for its units.
+# Checks, in a dry run, whether `apply` would be refused because of its units.
 check_units() {
   units=0
   while :; do
@@ -64,7 +65,8 @@ check_units() {
   say .
 }
 
-# Sets $now to a number of seconds that only goes forward: the clock may be set while a program runs. proc(5), /proc/uptime.
+# Sets $now to a number of seconds that only increases: the clock may be set while a program runs. proc(5),
+# /proc/uptime.
 look_at_clock() {
   now=
   read -r now rest </proc/uptime
@@ -72,14 +74,15 @@ look_at_clock() {
   [ "$now" ] || now=$(date +%s)
 } 2>/dev/null
 
-# Runs a program of ours for at most $2 seconds, with nothing open but its output, which is kept for when it fails, and with the five
-# variables of the environment that stay. Returns its status; sets $hung where its time was over, and it was ended.
+# Runs a program of the manifest for at most $2 seconds, with no open files except its output, which is kept for an
+# error, and with the five remaining variables of the environment. Returns its status; sets $hung if it was killed after
+# its time limit.
 run() {
   hung=
   limit=$2
   eval "set -- $(printf %s "$1" | base64 -d)"
   set -- env -i "PATH=$PATH" ${HOME+"HOME=$HOME"} ${LANG+"LANG=$LANG"} ${had_locale:+"LC_ALL=$locale"} ${TZ+"TZ=$TZ"} "$@"
-  # A session of its own, by which all that it starts is known.
+  # Its own session, which identifies all processes that it starts.
   ! command -v setsid >/dev/null 2>&1 || set -- setsid "$@"
   true >|"$state/output" || return 1
   {
@@ -106,7 +109,7 @@ run() {
   wait "$child" 2>/dev/null
 }
 
-# Ends a program and all that it has started: asked first, then not.
+# Ends a program and all processes that it has started: with SIGTERM first, then with SIGKILL.
 end_program() {
   find_started "$1"
   kill $found 2>/dev/null
@@ -117,7 +120,7 @@ end_program() {
     [ "$found" ] || return 0
   done
   for pause in 1 1 1; do
-    # What one has started when it was ended has another parent by now.
+    # A child of a process that has ended has another parent now.
     kill -9 $asked $found 2>/dev/null
     asked=$found
     find_started "$1"
@@ -126,7 +129,8 @@ end_program() {
   done
 } 2>/dev/null
 
-# Sets $found to the processes of session $1, and those that descend from one of these or from process $1: proc(5), /proc/pid/stat.
+# Sets $found to the processes of session $1, and to the descendants of these and of process $1: proc(5),
+# /proc/pid/stat.
 find_started() {
   found=
   tree=" $1 "
@@ -141,7 +145,7 @@ find_started() {
       esac
       line=
       IFS= read -r line <"/proc/$process/stat"
-      # Its name may hold anything but is followed by the last parenthesis.
+      # Its name may contain anything, and is followed by the last parenthesis.
       line=${line##*\) }
       parent=${line#* }
       session=${parent#* * }
@@ -159,12 +163,12 @@ find_started() {
   set -f
 } 2>/dev/null
 
-# No more than the other side takes. What is left of a line that was longer is not shown there, for it is longer than any that is.
+# At most as much as deaddrop accepts. A truncated line is not shown, because it is longer than any that is.
 last_bytes() {
   tail -c 100000
 }
 
-# The end of what it said.
+# The end of its output.
 show_output() {
   say output
   tail -n 5 "$state/output" 2>/dev/null | last_bytes | base64
@@ -177,7 +181,7 @@ show_journal() {
   say ,
 }
 
-# Acts on every unit that was changed for; sets $bad to what went wrong.
+# Acts on every unit of a changed file; sets $bad to the failure.
 act_on_units() {
   number=0
   while [ "$number" -lt "$units" ]; do
@@ -205,7 +209,7 @@ run_programs() {
     number=$((number + 1))
     ran=$number
     eval "program=\$program_$number"
-    # Each has its own time on the other side too.
+    # Each has its own time limit in deaddrop too.
     say "step restarting"
     run "$program" "$program_limit"
     code=$?
@@ -221,8 +225,8 @@ forget_state() {
   active='' sub='' result='' type='' count=''
 }
 
-# Sets $bad to the first unit that was acted on and is not well. A unit that was started again by systemd meanwhile is not.
-# $1: `watched` for those that are watched only.
+# Sets $bad to the first unit that was acted on and is not healthy. A unit that systemd has restarted since is not
+# healthy. $1: `watched` for watched units only.
 look_at_units() {
   names=
   number=0
@@ -294,7 +298,7 @@ changed_of() {
   done
 }
 
-# Tries each check until it succeeds, or its time is over. One that hangs is ended.
+# Repeats each check until it succeeds, or its time limit is over. A check that hangs is killed.
 run_checks() {
   number=0
   while [ -z "$bad" ] && [ "$number" -lt "$checks" ]; do
@@ -302,7 +306,7 @@ run_checks() {
     eval "check=\$check_$number"
     look_at_clock
     first=$now
-    # What is said when its time is over: it hung, if no try has ever come to an end.
+    # The reason if its time limit is over: it hung, unless a try has ended.
     ended=hung
     while :; do
       look_at_clock
@@ -332,7 +336,8 @@ show_why() {
   esac
 }
 
-# Units, programs, and whether all is well then. If not, the old files come back, and the units with them: then this does not return.
+# Acts on units, runs programs, and checks them. If something fails, restores the old files and acts on the units again:
+# then this does not return.
 tell_units() {
   bad=
   ran=0

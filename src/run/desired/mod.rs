@@ -1,4 +1,4 @@
-//! Manifest, values and host joined: the files that one target should hold.
+//! Joins manifest, values and host: the files that one target should have.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 mod generated;
 
-use crate::derive::oddities::{self, Oddity};
 use crate::derive::password::HashScheme;
+use crate::derive::unintended::{self, Unintended};
 use crate::derive::{Misfit, generate, password};
 use crate::manifest::{DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 use crate::nixos;
@@ -19,50 +19,51 @@ use deaddrop_vault::Reference;
 
 pub use generated::{Generated, KeyState, settle};
 
-/// A standing password hash is read up to this size, in bytes; the longest crypt(3) line is under 400.
+/// Maximum size of an existing password hash that is read, in bytes; the longest crypt(3) line is under 400.
 const HASH_READ_LIMIT: u64 = 1024;
 
-/// What stands on a node is read up to this size, in bytes, to know it in what programs there say. What is larger lets none be shown.
+/// Maximum size of an existing file that is read from a node, in bytes, to recognise it in the output of programs
+/// there. If a file is larger, no output is shown.
 const OLD_READ_LIMIT: u64 = 64 << 10;
 
-/// One file that a target should hold, or must not hold.
+/// A file that a target should have, or must not have.
 #[derive(Debug)]
 pub struct DesiredFile {
     /// The secret's name in the manifest.
     pub secret: String,
-    /// Where the file is declared.
+    /// The declared path.
     pub path: TargetPath,
-    /// Where its value comes from, for people: `vault:Wifi`; empty for [`Content::Absent`].
+    /// The origin of its value, for people: `vault:Wifi`; empty for [`Content::Absent`].
     pub from: String,
-    /// What it holds.
+    /// The declared content.
     pub content: Content,
-    /// What is secret of that, where not all of it is: what references put into a template, and nothing of a public key.
+    /// The secret parts, if not all of it is secret: the references' values in a template; none of a public key.
     pub parts: Option<Vec<Secret>>,
     /// Permission bits.
     pub mode: u32,
-    /// Permission bits of its directory, if that has to be made and the manifest says so.
+    /// Permission bits of its directory, if that is missing and the manifest sets them.
     pub directory_mode: Option<u32>,
-    /// Who owns its directory, if that has to be made and the manifest says so.
+    /// Owner of its directory, if that is missing and the manifest sets it.
     pub directory_owner: Option<DirectoryOwner>,
-    /// Codes of refusals that are gone past, each with the person's reason.
+    /// Codes of allowed refusals, each with the user's reason.
     pub allow: BTreeMap<String, String>,
     /// Owning user.
     pub owner: Owner,
     /// Owning group.
     pub group: Owner,
-    /// Users whose hashedPasswordFile this is; nobody's for [`Content::Absent`].
+    /// Users whose hashedPasswordFile this is; empty for [`Content::Absent`].
     pub password_users: Vec<String>,
-    /// What is odd about the values that it is made of.
+    /// Suspicious characters of its values.
     pub oddities: Vec<Finding>,
 }
 
-/// A value, and what is odd about it.
+/// A suspicious value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where the value comes from: `vault:Wifi`.
+    /// The origin of the value: `vault:Wifi`.
     pub from: String,
-    /// What is odd.
-    pub oddity: Oddity,
+    /// The suspicion.
+    pub oddity: Unintended,
 }
 
 /// One reference of one secret, for one host.
@@ -70,11 +71,11 @@ pub struct Finding {
 pub struct Need<'a> {
     /// The secret.
     pub spec: &'a SecretSpec,
-    /// What it needs, the host's name put in.
+    /// The reference, with the host's name inserted.
     pub reference: Reference,
 }
 
-/// All that has to be read from sources for these secrets of one host.
+/// All references of these secrets, for one host.
 pub fn needs<'a>(specs: &[&'a SecretSpec], host: Option<&str>) -> Vec<Need<'a>> {
     let of = |spec: &&'a SecretSpec| {
         let spec = *spec;
@@ -83,31 +84,31 @@ pub fn needs<'a>(specs: &[&'a SecretSpec], host: Option<&str>) -> Vec<Need<'a>> 
     specs.iter().flat_map(of).collect()
 }
 
-/// What a file should hold.
+/// The declared content of a file.
 #[derive(Debug)]
 pub enum Content {
     /// These bytes.
     Exact(Secret),
-    /// A crypt(3) hash of `password`: the one that stands, if it holds, else one that is salted anew.
+    /// A crypt(3) hash of `password`: the existing one if it verifies, otherwise one with a new salt.
     Hash {
-        /// The scheme asked for.
+        /// The declared scheme.
         scheme: HashScheme,
         /// The value to hash.
         password: Secret,
-        /// The target's file, when it is a hash that verifies ([`keep_standing_hashes`]).
-        standing: Option<Secret>,
+        /// The existing hash, if it verifies ([`keep_existing_hashes`]).
+        existing: Option<Secret>,
     },
-    /// A key that the target makes for itself ([`settle`]).
+    /// A key that the target generates for itself ([`settle`]).
     Generated(Generated),
-    /// The public part of the key in the file before it in the list; none before [`settle`], or when the key's file holds
-    /// something else.
+    /// The public part of the key in the previous file of the list; `None` before [`settle`], or if the key's file
+    /// contains something else.
     PublicPart(Option<Secret>),
-    /// Nothing: the file must not be there, and what else is said about it has no meaning.
+    /// The file must not exist; its other fields have no meaning.
     Absent,
 }
 
 impl Content {
-    /// How many bytes the file will have; none for a hash or a key, which are short, and for no file.
+    /// Size of the file; 0 for a hash or a key, which are short, and for no file.
     fn bytes(&self) -> usize {
         match self {
             Self::Exact(bytes) => bytes.len(),
@@ -116,22 +117,22 @@ impl Content {
     }
 }
 
-/// A value that cannot become the file that the manifest declares.
+/// A value that does not fit the declaration of its file.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{secret}: {reason}")]
 pub struct Unfit {
     /// The secret's name.
     pub secret: String,
-    /// What is wrong; never the value.
+    /// The error, without the value.
     pub reason: String,
-    /// What to do.
+    /// The next step for the user.
     pub hint: String,
 }
 
-/// Joins the secrets of one host with their values: those that [`needs`] asks for.
+/// Joins the secrets of one host with their values, those of [`needs`].
 ///
 /// # Errors
-/// All secrets whose value does not fit what they are declared to be, in the manifest's order.
+/// All secrets whose value does not fit their declaration, in the manifest's order.
 pub fn build(
     manifest: &Manifest,
     specs: &[&SecretSpec],
@@ -183,7 +184,7 @@ pub fn build(
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
 
-/// Makes what one secret's file holds, for one host.
+/// Builds the content of one secret's file, for one host.
 struct Maker<'a> {
     manifest: &'a Manifest,
     spec: &'a SecretSpec,
@@ -192,7 +193,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Where the value comes from, for people.
+    /// The origin of the value, for people.
     fn origin(&self) -> String {
         match &self.spec.value {
             ValueSpec::From(reference) => reference.for_host(self.host).to_string(),
@@ -221,7 +222,7 @@ impl Maker<'_> {
         spec.expect.check(value.expose(), spec.newline)?;
         if let Some(scheme) = spec.hash {
             return match password::check(value.expose()) {
-                Ok(()) => Ok(Content::Hash { scheme, password: value, standing: None }),
+                Ok(()) => Ok(Content::Hash { scheme, password: value, existing: None }),
                 Err(error) => {
                     Err(Misfit { reason: error.to_string(), hint: error.hint().unwrap_or_default().to_owned() })
                 }
@@ -237,17 +238,17 @@ impl Maker<'_> {
         Ok(Content::Exact(bytes))
     }
 
-    /// The value as it is meant: what `encoding` says is undone.
+    /// The value with its `encoding` decoded.
     fn decoded(&self, value: &Secret) -> Result<Secret, Misfit> {
         let Some(encoding) = self.spec.encoding else { return Ok(value.clone()) };
         let decoded = encoding.decode(value.expose())?;
         self.not_empty(decoded, "the value is empty when it is decoded")
     }
 
-    /// What references put into a template; `None` where all of the content is a value.
+    /// The references' values in a template; `None` if all of the content is a value.
     fn parts(&self) -> Option<Vec<Secret>> {
         let ValueSpec::Template(spec) = &self.spec.value else { return None };
-        // Without one of its values there is no content.
+        // If a value is missing, there is no content either.
         Some(spec.template.parts(&self.values_of(spec).ok()?))
     }
 
@@ -277,13 +278,13 @@ impl Maker<'_> {
         Ok(value)
     }
 
-    /// What is odd about the values that are used. What is encoded is not looked at: it is no text yet.
+    /// Suspicious characters in the values. Encoded values are skipped: they are not text yet.
     fn oddities(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
         for reference in self.spec.references().filter(|_| self.spec.encoding.is_none()) {
             let Ok(value) = self.value(reference) else { continue };
             let from = reference.for_host(self.host).to_string();
-            for oddity in oddities::find(value.expose(), self.keeps_files(reference)) {
+            for oddity in unintended::find(value.expose(), self.keeps_files(reference)) {
                 let finding = Finding { from: from.clone(), oddity };
                 if !findings.contains(&finding) {
                     findings.push(finding);
@@ -293,7 +294,7 @@ impl Maker<'_> {
         findings
     }
 
-    /// True for a source whose values are whole files, or the output of a program, and not fields of a form.
+    /// True for a source whose values are whole files or a program's output, and not fields of a form.
     fn keeps_files(&self, reference: &Reference) -> bool {
         match self.manifest.sources.get(&reference.source) {
             Some(spec) => spec.keeps_files(),
@@ -302,12 +303,12 @@ impl Maker<'_> {
     }
 }
 
-/// A rule of NixOS as the reason why a value does not fit.
+/// A NixOS rule as the reason why a value does not fit.
 fn misfit(finding: nixos::Finding) -> Misfit {
     Misfit { reason: format!("{}: {}", finding.code, finding.reason), hint: finding.instead }
 }
 
-/// The value and a newline.
+/// The value with a newline.
 pub(super) fn with_newline(value: &Secret) -> Secret {
     let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
     bytes.extend_from_slice(value.expose());
@@ -315,7 +316,7 @@ pub(super) fn with_newline(value: &Secret) -> Secret {
     Secret::new(std::mem::take(&mut *bytes))
 }
 
-/// What a survey has to look at for these files.
+/// The paths to survey for these files.
 #[must_use]
 pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
     files
@@ -326,7 +327,7 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
                 Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
                 Content::Hash { .. } => HASH_READ_LIMIT,
                 Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
-                // That it stands is enough to know.
+                // Its existence is enough.
                 Content::Absent => 0,
             },
             is_password: !file.password_users.is_empty(),
@@ -338,12 +339,12 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
         .collect()
 }
 
-/// The same, with all that may stand at a path on a node where programs may say it, also where it is no value of today's.
+/// The same for a node, with a larger limit for existing contents that programs there may print.
 #[must_use]
 pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
     let mut wanted = wanted(files);
     for (want, file) in wanted.iter_mut().zip(files) {
-        // A key is judged by itself, and whoever made its file knows it.
+        // The node checks keys itself, and any program that could print a key has written it.
         if matches!(file.content, Content::Exact(_) | Content::Absent) {
             want.read_limit = want.read_limit.max(OLD_READ_LIMIT);
         }
@@ -351,13 +352,13 @@ pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
     wanted
 }
 
-/// Keeps each password hash that stands in the target and verifies against the value, so that a second run changes
-/// nothing although salts are random.
-pub fn keep_standing_hashes(files: &mut [DesiredFile], survey: &Survey) {
+/// Keeps each existing password hash that verifies against the value, so that a second run changes nothing although
+/// salts are random.
+pub fn keep_existing_hashes(files: &mut [DesiredFile], survey: &Survey) {
     for (file, place) in files.iter_mut().zip(&survey.places) {
-        let Content::Hash { scheme, password, standing } = &mut file.content else { continue };
+        let Content::Hash { scheme, password, existing } = &mut file.content else { continue };
         let there = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
-        *standing = there
+        *existing = there
             .filter(|there| {
                 let line = there.expose().strip_suffix(b"\n");
                 line.is_some_and(|line| password::verifies(line, *scheme, password))

@@ -1,5 +1,5 @@
-//! A `rotate` that was cut off on the disk which is changed: what finishes it, and what is said of it. Where a file is declared in
-//! this run, that says what stands there.
+//! Leftovers of an interrupted `rotate` on a disk that is written offline: the changes that finish it, and the messages
+//! about it. For a path that is declared in this run, the declaration wins.
 
 use std::collections::HashSet;
 
@@ -10,10 +10,10 @@ use super::{Change, Plan};
 use crate::place::Interrupted;
 
 impl Plan {
-    /// What finishes a `rotate` that was cut off.
+    /// The changes that finish an interrupted `rotate`.
     pub(crate) fn finishing(&self) -> Vec<TreeChange> {
         let Some(interrupted) = &self.interrupted else { return Vec::new() };
-        // Each path once, whatever the list says.
+        // Each path once, even if the list repeats it.
         let mut seen = declared(&self.changes);
         let mut all = Vec::new();
         let mut directories = Vec::new();
@@ -33,9 +33,9 @@ impl Plan {
         all
     }
 
-    /// What was done about a `rotate` that was cut off, in words; none where there was none.
+    /// The message about a finished `rotate`; `None` if there was none.
     #[must_use]
-    pub fn finished_words(&self) -> Option<String> {
+    pub fn finished_message(&self) -> Option<String> {
         let interrupted = self.interrupted.as_ref()?;
         let declared = declared(&self.changes);
         let open = interrupted.leftovers.iter().filter(|leftover| !declared.contains(leftover.path.as_str()));
@@ -43,11 +43,11 @@ impl Plan {
         let restored = open.filter(|leftover| leftover.restore.as_ref().is_some_and(is_file)).count();
         let what = match (interrupted.done, restored) {
             (true, _) => {
-                "a rotate that was cut off was finished: its new files stay, what was left of the old ones is gone"
+                "a rotate that was cut off was finished: its new files stay, the leftovers of the old ones are removed"
                     .to_owned()
             }
             (false, 0) => {
-                "a rotate that was cut off was finished: nothing had to be taken back but what is declared here"
+                "a rotate that was cut off was finished: nothing had to be rolled back except what is declared here"
                     .to_owned()
             }
             (false, 1) => "a rotate that was cut off was taken back: 1 file is as before it".to_owned(),
@@ -66,12 +66,12 @@ fn declared(changes: &[Change]) -> HashSet<&str> {
     changes.iter().map(|change| change.physical.as_str()).collect()
 }
 
-/// DD504: a `rotate` was cut off there; DD503: a file that it was about is by now somebody else's.
+/// DD504: a `rotate` was interrupted; DD503: one of its files was changed by another program since.
 pub(super) fn warnings(changes: &[Change], interrupted: Option<&Interrupted>) -> Vec<Warning> {
     let Some(interrupted) = interrupted else { return Vec::new() };
     let what = match interrupted.done {
-        true => "its new files stay, and what is left of the old ones goes",
-        false => "its old files come back, but for those that are declared in this run",
+        true => "its new files stay, and the leftovers of the old ones are removed",
+        false => "its old files are restored, except those that are declared in this run",
     };
     let mut found = vec![Warning {
         code: "DD504",
@@ -85,12 +85,12 @@ pub(super) fn warnings(changes: &[Change], interrupted: Option<&Interrupted>) ->
         code: "DD503",
         secret: None,
         message: format!(
-            "{} is neither the old nor the new file of the rotate that was cut off: it is left as it is",
+            "{} is neither the old nor the new file of the rotate that was cut off: it is left unchanged",
             walk::shown(&leftover.path)
         ),
         hint: "somebody has written it since: compare it with what it should be".into(),
     }));
-    // Without --forget-list there is no plan.
+    // Without --forget-list there is no plan then.
     found.extend(interrupted.missing.iter().map(|missing| Warning {
         code: "DD503",
         secret: None,

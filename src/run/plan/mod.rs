@@ -1,4 +1,4 @@
-//! Desired files against a survey: the changes. Pure: it reads and writes nothing.
+//! Compares desired files with a survey: the changes. Pure: reads and writes nothing.
 
 mod interrupted;
 mod owners;
@@ -17,23 +17,23 @@ use self::parents::{Parents, collisions};
 use self::warnings::{
     home_warning, label_warning, link_warning, open_warning, sent_warning, shadow_warnings, token_warning,
 };
-use crate::place::{Interrupted, Refusal, Standing, Survey};
+use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
 pub use self::warnings::value_warnings;
 
-/// What has to happen to one declared file.
+/// The action for one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing stands there.
+    /// It does not exist.
     Create,
     /// Its content differs.
     Replace,
-    /// Only its mode or owner differ.
+    /// Only its mode or owner differs.
     Metadata,
     /// It is as declared.
     Unchanged,
-    /// It stands, and must not be there.
+    /// It exists, and must not.
     Remove,
 }
 
@@ -51,76 +51,83 @@ impl Action {
     }
 }
 
-/// A directory that has to be made.
+/// A missing directory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewDirectory {
     /// Physical path.
     pub path: String,
     /// Permission bits.
     pub mode: u32,
-    /// Who owns it.
+    /// Its owner.
     pub owner: parents::Owned,
-    /// SELinux label; none where nothing is labelled.
+    /// SELinux label; `None` if the tree is not labelled.
     pub label: Option<Label>,
 }
 
-/// One declared file and what has to happen to it.
+/// One declared file and its action.
 #[derive(Debug)]
 pub struct Change {
     /// The secret's name.
     pub secret: String,
     /// The declared path.
     pub path: String,
-    /// Where it is without symbolic links.
+    /// The path without symbolic links.
     pub physical: String,
-    /// Where its value comes from; empty when the file must not be there.
+    /// The origin of its value; empty if the file must not exist.
     pub from: String,
-    /// What has to happen.
+    /// The action.
     pub action: Action,
-    /// What should be there.
+    /// The declared content.
     pub content: Content,
-    /// What is secret of it, as [`DesiredFile::parts`].
+    /// Its secret parts, as [`DesiredFile::parts`].
     pub parts: Option<Vec<Secret>>,
-    /// Permission bits that it should have.
+    /// Declared permission bits.
     pub mode: u32,
-    /// Owner that it should have, in words: `root:root`.
+    /// Declared owner, for people: `root:root`.
     pub owner: String,
-    /// Owning user that it should have.
+    /// Declared user.
     pub uid: u32,
-    /// Owning group that it should have.
+    /// Declared group.
     pub gid: u32,
-    /// The file that stands there.
-    pub standing: Option<Stat>,
-    /// The SELinux label of a file that is written; none where nothing is labelled.
+    /// The existing file.
+    pub existing: Option<Stat>,
+    /// The SELinux label of a file that is written; `None` if the tree is not labelled.
     pub label: Option<Label>,
 }
 
-/// Everything that has to happen to a target.
+/// All changes of a target.
 #[derive(Debug)]
 pub struct Plan {
-    /// Directories to make, each after the one above it.
+    /// Missing directories, parents first.
     pub directories: Vec<NewDirectory>,
-    /// One entry a declared file, in the manifest's order.
+    /// One entry per declared file, in the manifest's order.
     pub changes: Vec<Change>,
     /// In the manifest's order.
     pub warnings: Vec<Warning>,
-    /// What a `rotate` that was cut off has left, and that is finished in the same step.
+    /// Leftovers of an interrupted `rotate`, which are finished in the same step.
     pub interrupted: Option<Arc<Interrupted>>,
 }
 
-/// A declared file that may not be put where it is declared.
+/// A declared file that must not be written where it is declared.
 #[derive(Debug)]
 pub struct Refused {
     /// The secret's name.
     pub secret: String,
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let code = self.refusal.code.map_or(String::new(), |code| format!("{code}: "));
+        write!(f, "{}: {code}{}", self.secret, self.refusal.reason)
+    }
 }
 
 /// Compares. `files` and the survey's places are in the same order.
 ///
 /// # Errors
-/// All files that may not be put where they are declared, or whose owner the target does not know.
+/// All files that must not be written where they are declared, or whose owner the target does not have.
 pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refused>> {
     let mut changes = Vec::with_capacity(files.len());
     let mut warnings = Vec::new();
@@ -132,24 +139,24 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let secret = file.secret.clone();
         let ids = owner_ids(&file, &survey.users);
         let owned = match place {
-            Ok(standing) => parents::owned(&file, standing, &survey.users),
+            Ok(surveyed) => parents::owned(&file, surveyed, &survey.users),
             Err(_) => Ok(parents::Owners::default()),
         };
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
             }
-            (Ok(standing), Ok(((uid, gid), owners))) => {
+            (Ok(surveyed), Ok(((uid, gid), owners))) => {
                 warnings.extend(value_warnings(&file));
                 warnings.extend(token_warning(&file));
-                warnings.extend(sent_warning(&file, standing));
+                warnings.extend(sent_warning(&file, surveyed));
                 warnings.extend(shadow_warnings(&file, &survey.users));
-                warnings.extend(home_warning(&file, standing));
-                warnings.extend(open_warning(&file, standing, uid, &survey.users));
-                parents.add(standing, &file, uid, &owners);
-                let change = change(file, standing, uid, gid);
+                warnings.extend(home_warning(&file, surveyed));
+                warnings.extend(open_warning(&file, surveyed, uid, &survey.users));
+                parents.add(surveyed, &file, uid, &owners);
+                let change = change(file, surveyed, uid, gid);
                 warnings.extend(link_warning(&change, &of_a_run));
-                warnings.extend(label_warning(&change, standing));
+                warnings.extend(label_warning(&change, surveyed));
                 changes.push(change);
             }
             (Err(refusal), _) => refused.push(Refused { secret, refusal: refusal.clone() }),
@@ -166,13 +173,13 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
 }
 
 impl Plan {
-    /// True when the target is as declared.
+    /// True if the target is as declared.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
 
-    /// What has to happen to each secret: to its file, or else to that of its public part.
+    /// The action for each secret: that of its file, or, if it is unchanged, that of its public part.
     #[must_use]
     pub fn secrets(&self) -> Vec<Action> {
         let mut actions = Vec::with_capacity(self.changes.len());
@@ -189,22 +196,22 @@ impl Plan {
         actions
     }
 
-    /// How many files have this action.
+    /// Number of files with this action.
     #[must_use]
     pub fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
     }
 }
 
-fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change {
-    let action = match &standing.file {
+fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Change {
+    let action = match &surveyed.file {
         None if matches!(file.content, Content::Absent) => Action::Unchanged,
         None => Action::Create,
         Some(_) if matches!(file.content, Content::Absent) => Action::Remove,
         Some(there) => {
             let same_content = match (&file.content, &there.content) {
                 (Content::Exact(want), Some(have)) => want == have,
-                (Content::Hash { standing, .. }, _) => standing.is_some(),
+                (Content::Hash { existing, .. }, _) => existing.is_some(),
                 (Content::Generated(generated), _) => {
                     !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
                 }
@@ -223,7 +230,7 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
     Change {
         secret: file.secret,
         path: file.path.as_str().to_owned(),
-        physical: standing.physical.clone(),
+        physical: surveyed.physical.clone(),
         from: file.from,
         action,
         content: file.content,
@@ -232,12 +239,12 @@ fn change(file: DesiredFile, standing: &Standing, uid: u32, gid: u32) -> Change 
         owner: format!("{}:{}", file.owner, file.group),
         uid,
         gid,
-        standing: standing.file.as_ref().map(|file| file.stat),
-        label: standing.labels.as_ref().map(|labels| labels.file.label.clone()),
+        existing: surveyed.file.as_ref().map(|file| file.stat),
+        label: surveyed.labels.as_ref().map(|labels| labels.file.label.clone()),
     }
 }
 
-/// The refusal of what stands in the place of a key, and is none of its kind.
+/// The refusal of an existing file that is not a key of the declared kind.
 fn foreign_key(file: &DesiredFile) -> Option<Refusal> {
     let Content::Generated(Generated { spec, key: KeyState::Foreign(reason), .. }) = &file.content else { return None };
     Some(Refusal {
@@ -258,7 +265,7 @@ mod tests {
     use super::*;
     use crate::manifest::Owner;
     use crate::place::users::Users;
-    use crate::place::{KeyMaker, StandingFile};
+    use crate::place::{ExistingFile, KeyMaker};
     use deaddrop_core::path::TargetPath;
     use deaddrop_core::secret::Secret;
     use deaddrop_core::tree::FileKind;
@@ -282,13 +289,13 @@ mod tests {
         }
     }
 
-    fn standing(path: &str, content: &str, mode: u32, links: u32) -> Result<Standing, Refusal> {
+    fn existing(path: &str, content: &str, mode: u32, links: u32) -> Result<SurveyedPath, Refusal> {
         let size = u64::try_from(content.len()).unwrap();
-        Ok(Standing {
+        Ok(SurveyedPath {
             physical: path.into(),
             missing_parents: Vec::new(),
             home: None,
-            file: Some(StandingFile {
+            file: Some(ExistingFile {
                 stat: Stat { kind: FileKind::File, mode, uid: 0, gid: 0, size, links, inode: 0, modified: 0 },
                 content: Some(Secret::new(content.as_bytes().to_vec())),
                 judged: None,
@@ -299,13 +306,21 @@ mod tests {
         })
     }
 
-    fn missing(path: &str, parents: &[&str]) -> Result<Standing, Refusal> {
+    fn missing(path: &str, parents: &[&str]) -> Result<SurveyedPath, Refusal> {
         let missing_parents = parents.iter().map(|parent| (*parent).to_owned()).collect();
         let (open, key_maker) = (Vec::new(), KeyMaker::Here);
-        Ok(Standing { physical: path.into(), missing_parents, home: None, file: None, labels: None, open, key_maker })
+        Ok(SurveyedPath {
+            physical: path.into(),
+            missing_parents,
+            home: None,
+            file: None,
+            labels: None,
+            open,
+            key_maker,
+        })
     }
 
-    fn survey(places: Vec<Result<Standing, Refusal>>) -> Survey {
+    fn survey(places: Vec<Result<SurveyedPath, Refusal>>) -> Survey {
         let users = Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n");
         Survey { places, users, interrupted: None }
     }
@@ -314,10 +329,10 @@ mod tests {
     fn each_difference_has_its_action() {
         for (place, want) in [
             (missing("/etc/x", &[]), Action::Create),
-            (standing("/etc/x", "old", 0o400, 1), Action::Replace),
-            (standing("/etc/x", "old", 0o644, 1), Action::Replace),
-            (standing("/etc/x", "new", 0o644, 1), Action::Metadata),
-            (standing("/etc/x", "new", 0o400, 1), Action::Unchanged),
+            (existing("/etc/x", "old", 0o400, 1), Action::Replace),
+            (existing("/etc/x", "old", 0o644, 1), Action::Replace),
+            (existing("/etc/x", "new", 0o644, 1), Action::Metadata),
+            (existing("/etc/x", "new", 0o400, 1), Action::Unchanged),
         ] {
             let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(vec![place])).unwrap();
             assert_eq!(plan.changes[0].action, want);
@@ -326,7 +341,7 @@ mod tests {
     }
 
     fn absent(path: &str) -> DesiredFile {
-        // What defaults say of owners does not matter, even when the target does not have them.
+        // Owners from `defaults` do not matter, even if the target does not have them.
         let owner = Owner::Name("nobody-here".into());
         DesiredFile { content: Content::Absent, from: String::new(), owner, ..desired("x", path, "") }
     }
@@ -335,7 +350,7 @@ mod tests {
     fn a_file_that_must_not_be_there_is_removed_and_where_nothing_stands_nothing_is_made() {
         for (place, want) in [
             (missing("/etc/a/b/x", &["/etc/a", "/etc/a/b"]), Action::Unchanged),
-            (standing("/etc/a/b/x", "", 0o644, 1), Action::Remove),
+            (existing("/etc/a/b/x", "", 0o644, 1), Action::Remove),
         ] {
             let plan = plan(vec![absent("/etc/a/b/x")], &survey(vec![place])).unwrap();
             assert_eq!((plan.changes[0].action, plan.is_empty()), (want, want == Action::Unchanged));
@@ -352,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_other_names_of_a_removed_file_are_warned_about() {
-        let plan = plan(vec![absent("/etc/x")], &survey(vec![standing("/etc/x", "v", 0o400, 2)])).unwrap();
+        let plan = plan(vec![absent("/etc/x")], &survey(vec![existing("/etc/x", "v", 0o400, 2)])).unwrap();
         assert_eq!(plan.warnings[0].code, "DD101");
         assert!(plan.warnings[0].message.ends_with("1 more hard link, which keeps the old content"));
     }
@@ -394,7 +409,7 @@ mod tests {
 
     #[test]
     fn other_hard_links_are_warned_about() {
-        let places = vec![standing("/etc/x", "old", 0o400, 3)];
+        let places = vec![existing("/etc/x", "old", 0o400, 3)];
         let plan = plan(vec![desired("x", "/etc/x", "new")], &survey(places)).unwrap();
         assert_eq!(plan.warnings[0].code, "DD101");
         assert!(plan.warnings[0].message.contains("2 more hard links"), "{:?}", plan.warnings);

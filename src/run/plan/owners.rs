@@ -12,7 +12,7 @@ pub(super) fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32),
     Ok((user_id(file, &file.owner, users)?, group_id(file, &file.group, users)?))
 }
 
-/// The number of a user that a file's manifest names.
+/// The number of a user in the manifest.
 pub(super) fn user_id(file: &DesiredFile, user: &Owner, users: &Users) -> Result<u32, Refusal> {
     match user {
         Owner::Id(id) => Ok(*id),
@@ -22,7 +22,7 @@ pub(super) fn user_id(file: &DesiredFile, user: &Owner, users: &Users) -> Result
     }
 }
 
-/// The number of a group that a file's manifest names.
+/// The number of a group in the manifest.
 pub(super) fn group_id(file: &DesiredFile, group: &Owner, users: &Users) -> Result<u32, Refusal> {
     match group {
         Owner::Id(id) => Ok(*id),

@@ -1,4 +1,4 @@
-//! The directories that have to be made above files: their modes and owners.
+//! The missing parent directories of files: their modes and owners.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,10 +9,10 @@ use super::{Change, NewDirectory, Refused};
 use crate::manifest::Owner;
 use crate::nixos;
 use crate::place::users::Users;
-use crate::place::{Home, Refusal, Standing};
+use crate::place::{Home, Refusal, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile};
 
-/// Directories that a system has for everybody: 0755 when they have to be made. docs/manifest.md shows this table.
+/// Directories that a system has for all users: 0755 if they are created. docs/manifest.md has this table.
 const SYSTEM_DIRECTORIES: &[&str] = &[
     "/etc",
     "/etc/nix",
@@ -32,10 +32,10 @@ const SYSTEM_DIRECTORIES: &[&str] = &[
     "/var/spool",
 ];
 
-/// Decides the mode of a directory that has to be made.
+/// The mode of a missing directory.
 ///
-/// `is_last` is true when a declared file lies directly in it; `asked` is the manifest's `directory_mode`; `shared`
-/// is true when a file in it (or below it) belongs to another user than root or is readable by its group.
+/// `is_last` is true if a declared file is directly in it; `asked` is the manifest's `directory_mode`; `shared` is true
+/// if a file in it (or below it) belongs to another user than root or is readable by its group.
 #[must_use]
 pub fn mode(path: &str, is_last: bool, asked: Option<u32>, shared: bool) -> u32 {
     match (path, is_last, asked) {
@@ -48,14 +48,14 @@ pub fn mode(path: &str, is_last: bool, asked: Option<u32>, shared: bool) -> u32 
     }
 }
 
-/// Who owns a directory.
+/// The owner of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owned {
     /// Owning user.
     pub uid: u32,
     /// Owning group.
     pub gid: u32,
-    /// Both in words: `root:root`.
+    /// Both for people: `root:root`.
     pub shown: String,
 }
 
@@ -65,20 +65,20 @@ impl Default for Owned {
     }
 }
 
-/// Who owns the directories that have to be made for a file; root where there is nobody else.
+/// The owner of a file's missing parents; root if both are `None`.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    /// The file's own directory, as the manifest says.
+    /// Of the file's own directory, from the manifest.
     pub asked: Option<Owned>,
-    /// All of them: they are below this user's home.
+    /// Of all of them: they are below this user's home.
     pub home: Option<Owned>,
 }
 
-/// Decides who owns the directories that have to be made for `file`.
+/// The owner of the missing parents of `file`.
 ///
 /// # Errors
-/// The target has no such user or group; the path is below a home that does not stand (NX108), and that is not allowed.
-pub(super) fn owned(file: &DesiredFile, standing: &Standing, users: &Users) -> Result<Owners, Refusal> {
+/// If the target has no such user or group; if the path is below a missing home (NX108) and that is not allowed.
+pub(super) fn owned(file: &DesiredFile, surveyed: &SurveyedPath, users: &Users) -> Result<Owners, Refusal> {
     if matches!(file.content, Content::Absent) {
         return Ok(Owners::default());
     }
@@ -93,12 +93,12 @@ pub(super) fn owned(file: &DesiredFile, standing: &Standing, users: &Users) -> R
         Ok(Owned { uid, gid, shown: format!("{}:{group}", owner.user) })
     });
     let asked = asked.transpose()?;
-    if let Some(home) = missing_home(file, standing)
+    if let Some(home) = missing_home(file, surveyed)
         && !file.allow.contains_key(nixos::homes::CODE)
     {
         return Err(nixos::homes::missing(file.path.as_str(), &home.path, &home.user.name).into());
     }
-    let home = standing.home.as_ref().filter(|home| home.stands).map(|home| Owned {
+    let home = surveyed.home.as_ref().filter(|home| home.exists).map(|home| Owned {
         uid: home.user.uid,
         gid: home.user.gid,
         shown: format!("{}:{}", home.user.name, users.group_shown(home.user.gid)),
@@ -106,18 +106,18 @@ pub(super) fn owned(file: &DesiredFile, standing: &Standing, users: &Users) -> R
     Ok(Owners { asked, home })
 }
 
-/// The home that does not stand, and that directories for this file would have to be made in.
-pub(super) fn missing_home<'s>(file: &DesiredFile, standing: &'s Standing) -> Option<&'s Home> {
+/// The missing home that would have to be created for this file.
+pub(super) fn missing_home<'s>(file: &DesiredFile, surveyed: &'s SurveyedPath) -> Option<&'s Home> {
     if matches!(file.content, Content::Absent) {
         return None;
     }
-    standing.home.as_ref().filter(|home| !home.stands)
+    surveyed.home.as_ref().filter(|home| !home.exists)
 }
 
-/// The directories to make, gathered from all files.
+/// The missing directories of all files.
 #[derive(Default)]
 pub(super) struct Parents {
-    /// By physical path, so that a parent comes before what is in it.
+    /// By physical path, so that a parent comes before its content.
     directories: BTreeMap<String, Parent>,
 }
 
@@ -132,23 +132,23 @@ struct Parent {
 }
 
 impl Parents {
-    pub(super) fn add(&mut self, standing: &Standing, file: &DesiredFile, uid: u32, owners: &Owners) {
+    pub(super) fn add(&mut self, surveyed: &SurveyedPath, file: &DesiredFile, uid: u32, owners: &Owners) {
         if matches!(file.content, Content::Absent) {
             return;
         }
-        let last = standing.missing_parents.len().checked_sub(1);
-        for (index, path) in standing.missing_parents.iter().enumerate() {
+        let last = surveyed.missing_parents.len().checked_sub(1);
+        for (index, path) in surveyed.missing_parents.iter().enumerate() {
             let parent = self.directories.entry(path.clone()).or_default();
-            let label = standing.labels.as_ref().and_then(|labels| labels.parents.get(index));
+            let label = surveyed.labels.as_ref().and_then(|labels| labels.parents.get(index));
             parent.label = parent.label.take().or_else(|| label.map(|chosen| chosen.label.clone()));
-            // The public part of a key needs no way to it: it is for whoever has the key.
+            // The public part of a key does not open its directory to others.
             parent.shared |= !matches!(file.content, Content::PublicPart(_))
                 && (uid != 0 || file.mode & 0o040 != 0 || file.mode & 0o004 != 0);
             parent.in_home |= owners.home.is_some();
             if Some(index) == last {
                 parent.holds_a_file = true;
                 parent.asked = parent.asked.or(file.directory_mode);
-                // What the manifest says of it counts more than what another file's silence says.
+                // An explicit setting of the manifest wins over another file's default.
                 if owners.asked.is_some() {
                     parent.owner.clone_from(&owners.asked);
                 }
@@ -171,7 +171,7 @@ impl Parents {
     }
 }
 
-/// Two declared paths that links lead to one place, or a file where another needs a directory.
+/// Refuses two declared paths that links lead to one file, and a file where another needs a directory.
 pub(super) fn collisions(changes: &[Change], parents: &Parents) -> Vec<Refused> {
     let mut first: HashMap<&str, &Change> = HashMap::new();
     let mut refused = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use deaddrop_core::tree::acl::{Open, Others};
+use deaddrop_core::tree::acl::{WritableDirectory, Writers};
 use deaddrop_core::tree::walk;
 use deaddrop_core::warning::Warning;
 
@@ -12,18 +12,18 @@ use crate::derive::generate::KeyKind;
 use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::users::Users;
-use crate::place::{KeyMaker, Origin, Standing};
+use crate::place::{KeyMaker, Origin, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
-/// NX108, where the person has allowed it.
-pub(super) fn home_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
-    let home = missing_home(file, standing)?;
+/// NX108, if the manifest allows it.
+pub(super) fn home_warning(file: &DesiredFile, surveyed: &SurveyedPath) -> Option<Warning> {
+    let home = missing_home(file, surveyed)?;
     let reason = file.allow.get(nixos::homes::CODE)?;
     let finding = nixos::homes::missing_and_allowed(file.path.as_str(), &home.path, &home.user.name, reason);
     Some(finding.warning(&file.secret))
 }
 
-/// DD301 to DD304: values that hold what is probably not meant.
+/// DD301 to DD304: values with suspicious characters.
 pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
     file.oddities.iter().map(|finding| Warning {
         code: finding.oddity.code(),
@@ -33,13 +33,13 @@ pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ 
     })
 }
 
-/// NX101: NixOS keeps a shadow line that stands when users are mutable, so the file may never be applied.
+/// NX101: with mutable users NixOS keeps an existing shadow line, so the file may never take effect.
 pub(super) fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator<Item = Warning> + 'a {
     file.password_users.iter().filter_map(move |user| {
         let shadow = users.shadow_hash(user)?;
         let in_force = match &file.content {
             Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
-            Content::Hash { standing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
+            Content::Hash { existing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
             Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
             Content::Generated(_) | Content::PublicPart(_) | Content::Absent => return None,
         };
@@ -51,10 +51,10 @@ fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-/// DD101. `of_a_run` are the names that a run which was cut off has left, by the path of their file.
+/// DD101. `of_a_run` has the number of names that an interrupted run left, by the path of their file.
 pub(super) fn link_warning(change: &Change, of_a_run: &HashMap<&str, u32>) -> Option<Warning> {
     let of_a_run = of_a_run.get(change.physical.as_str()).copied().unwrap_or(0);
-    let others = change.standing?.links.saturating_sub(1).saturating_sub(of_a_run);
+    let others = change.existing?.links.saturating_sub(1).saturating_sub(of_a_run);
     let effect = match change.action {
         Action::Replace | Action::Remove => "keeps the old content",
         Action::Metadata => "gets the new mode and owner too",
@@ -68,18 +68,19 @@ pub(super) fn link_warning(change: &Change, of_a_run: &HashMap<&str, u32>) -> Op
     })
 }
 
-/// DD201: nothing tells the label that a new file, or a directory made for it, should have.
-pub(super) fn label_warning(change: &Change, standing: &Standing) -> Option<Warning> {
+/// DD201: neither a policy nor a neighbour determines the label of a new file or directory.
+pub(super) fn label_warning(change: &Change, surveyed: &SurveyedPath) -> Option<Warning> {
     if !matches!(change.action, Action::Create | Action::Replace) {
         return None;
     }
-    let labels = standing.labels.as_ref()?;
+    let labels = surveyed.labels.as_ref()?;
     let guessed = labels.parents.iter().chain([&labels.file]).find(|chosen| chosen.origin == Origin::Directory)?;
     Some(Warning {
         code: "DD201",
         secret: Some(change.secret.clone()),
         message: format!(
-            "{} gets the SELinux label of its directory, {}: neither a policy in the target nor a neighbour tells a better one",
+            "{} gets the SELinux label of its directory, {}: neither a policy in the target nor a neighbour tells a \
+             better one",
             change.path, guessed.label
         ),
         hint: "a relabel at boot is needed: make /.autorelabel in the target, or boot it with autorelabel=1".into(),
@@ -90,7 +91,7 @@ fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// DD402: a token that is kept is not what the manifest asks for.
+/// DD402: a kept token does not have the declared length and alphabet.
 pub(super) fn token_warning(file: &DesiredFile) -> Option<Warning> {
     matches!(file.content, Content::Generated(Generated { key: KeyState::KeptOther, .. })).then(|| Warning {
         code: "DD402",
@@ -103,10 +104,10 @@ pub(super) fn token_warning(file: &DesiredFile) -> Option<Warning> {
     })
 }
 
-/// DD403: a running node does not make a key by itself.
-pub(super) fn sent_warning(file: &DesiredFile, standing: &Standing) -> Option<Warning> {
+/// DD403: a running node cannot generate the key itself.
+pub(super) fn sent_warning(file: &DesiredFile, surveyed: &SurveyedPath) -> Option<Warning> {
     let Content::Generated(Generated { spec, key: KeyState::Made(_), .. }) = &file.content else { return None };
-    if standing.key_maker != KeyMaker::HereForNode {
+    if surveyed.key_maker != KeyMaker::HereForNode {
         return None;
     }
     let (path, kind) = (&file.path, spec.kind.kind());
@@ -126,25 +127,25 @@ pub(super) fn sent_warning(file: &DesiredFile, standing: &Standing) -> Option<Wa
     })
 }
 
-/// DD210: a directory on the way whose names somebody else than root and the file's owner can change.
-pub(super) fn open_warning(file: &DesiredFile, standing: &Standing, uid: u32, users: &Users) -> Option<Warning> {
-    // What is not there, or not secret, need not be kept from anybody.
+/// DD210: a parent directory in which a user other than root and the file's owner can replace names.
+pub(super) fn open_warning(file: &DesiredFile, surveyed: &SurveyedPath, uid: u32, users: &Users) -> Option<Warning> {
+    // An absent file, or one that is not secret, needs no protection.
     if matches!(file.content, Content::Absent | Content::PublicPart(_)) {
         return None;
     }
-    let is_others = |open: &&Open| match open.to {
-        Others::Owner(owner) => owner != uid,
-        Others::Group(gid) => !users.is_alone_in(uid, gid),
-        Others::Everyone | Others::Acl => true,
+    let is_others = |open: &&WritableDirectory| match open.to {
+        Writers::Owner(owner) => owner != uid,
+        Writers::Group(gid) => !users.is_alone_in(uid, gid),
+        Writers::Everyone | Writers::Acl => true,
     };
-    let open = standing.open.iter().find(is_others)?;
+    let open = surveyed.open.iter().find(is_others)?;
     let directory = walk::shown(&open.directory);
     let who = |name: String| walk::shown(&name);
     let why = match open.to {
-        Others::Owner(owner) => format!("{directory} belongs to {}, who", who(users.user_shown(owner))),
-        Others::Group(gid) => format!("the group {} may write to {directory}, and", who(users.group_shown(gid))),
-        Others::Everyone => format!("every user may write to {directory}, and"),
-        Others::Acl => format!("an ACL lets others write to {directory}, who"),
+        Writers::Owner(owner) => format!("{directory} belongs to {}, who", who(users.user_shown(owner))),
+        Writers::Group(gid) => format!("the group {} may write to {directory}, and", who(users.group_shown(gid))),
+        Writers::Everyone => format!("every user may write to {directory}, and"),
+        Writers::Acl => format!("an ACL lets others write to {directory}, who"),
     };
     Some(Warning {
         code: "DD210",

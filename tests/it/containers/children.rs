@@ -52,7 +52,7 @@ fn directory() -> Option<PathBuf> {
 /// The refusal of a change in place, and that -o is offered.
 fn refused_in_place(path: &Path) -> String {
     let error = commit(path, &in_place()).unwrap_err();
-    assert!(error.hint().unwrap().contains("-o OUT"), "{error}");
+    assert!(deaddrop::run::remedy::hint(&error).contains("-o OUT"), "{error}");
     error.to_string()
 }
 

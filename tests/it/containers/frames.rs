@@ -6,7 +6,7 @@ use std::path::Path;
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::output::patch::Patch;
 use deaddrop_image::progress::quiet;
-use deaddrop_image::table::root::Look;
+use deaddrop_image::table::root::TreeKind;
 
 use crate::kit::disk::*;
 
@@ -39,7 +39,7 @@ fn frames(path: &Path) -> Vec<Vec<u8>> {
 
 fn copy_without_change(from: &Path, to: &Path) {
     let (image, output) = DiskImage::open_for(from, &new_file(to), &quiet).unwrap();
-    let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
+    let root = image.root(None, &|_| Ok(TreeKind::Unknown)).unwrap();
     output.commit(image, &Patch::new(&root.partition, []).unwrap(), &quiet).unwrap();
 }
 

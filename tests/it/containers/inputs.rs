@@ -73,7 +73,7 @@ fn containers_of_other_tools_are_refused_by_name() {
         run("qemu-img", &["convert", "-f", "raw", "-O", format, raw_name, path.to_str().unwrap()]);
         let error = refused(&path);
         assert_eq!(words(&error, directory.path()), format!("{format} is {want}"));
-        assert!(error.hint().unwrap().contains("qemu-img convert -O raw"));
+        assert!(deaddrop::run::remedy::hint(&error).contains("qemu-img convert -O raw"));
     }
     let fixed = directory.path().join("fixed");
     run("qemu-img", &["convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed", raw_name, fixed.to_str().unwrap()]);

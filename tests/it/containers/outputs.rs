@@ -8,7 +8,7 @@ use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::output::patch::Patch;
 use deaddrop_image::output::{Copied, Destination};
 use deaddrop_image::progress::quiet;
-use deaddrop_image::table::root::Look;
+use deaddrop_image::table::root::TreeKind;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -90,7 +90,7 @@ fn nothing_to_do_does_not_touch_an_image_and_still_makes_an_output() {
         let before = fingerprint(&path);
         let nothing = |destination: &Destination| {
             let (image, output) = DiskImage::open_for(&path, destination, &quiet).unwrap();
-            let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
+            let root = image.root(None, &|_| Ok(TreeKind::Unknown)).unwrap();
             output.commit(image, &Patch::new(&root.partition, []).unwrap(), &quiet).unwrap()
         };
         let done = nothing(&in_place());
@@ -140,7 +140,7 @@ fn an_output_that_cannot_be_is_refused_before_anything_is_decoded() {
         let error = commit(&path("raw.img.zst"), &destination).unwrap_err();
         let message = error.to_string().replace(&format!("{}/", directory.path().display()), "");
         assert_eq!(message, want);
-        assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{want}");
+        assert!(!deaddrop::run::remedy::hint(&error).is_empty(), "{want}");
     }
     for (out, want) in [("-", "an image cannot be written to standard output"), ("..", ".. is a directory")] {
         let error = commit(&path("raw.img"), &new_file(Path::new(out))).unwrap_err();
@@ -179,7 +179,7 @@ fn what_happens_meanwhile_stops_the_commit() {
     ] {
         let out = path("out.img");
         let (image, output) = DiskImage::open_for(&path(from), &new_file(&out), &quiet).unwrap();
-        let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
+        let root = image.root(None, &|_| Ok(TreeKind::Unknown)).unwrap();
         match meanwhile {
             "out" => fs::write(&out, "theirs").unwrap(),
             "touch" => {
@@ -230,7 +230,7 @@ fn an_image_that_may_not_be_written_is_left_alone_and_o_is_offered() {
         let before = fingerprint(&path);
         let error = commit(&path, &in_place()).unwrap_err();
         assert!(error.to_string().ends_with("is read-only"), "{error}");
-        assert!(error.hint().unwrap().contains("-o OUT"));
+        assert!(deaddrop::run::remedy::hint(&error).contains("-o OUT"));
         assert!(fingerprint(&path) == before);
         let out = directory.path().join("out.img");
         commit(&path, &new_file(&out)).unwrap();

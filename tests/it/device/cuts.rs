@@ -428,7 +428,11 @@ fn an_error_before_the_device_is_half_changed_leaves_nothing_and_one_after_it_sa
             match bench.rewrite(&changes, budget).1.unwrap_err() {
                 error @ StorageError::HalfDone { .. } => {
                     half += 1;
-                    assert!(error.hint().unwrap().contains("deaddrop recover device --undo "), "{}", case.name);
+                    assert!(
+                        deaddrop::run::remedy::hint(&error).contains("deaddrop recover device --undo "),
+                        "{}",
+                        case.name
+                    );
                     assert_eq!(bench.restore(usize::MAX).unwrap(), half > 1, "{}: {budget}", case.name);
                 }
                 StorageError::Io { .. } => {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
-use deaddrop_image::open::holders::refuse_if_held;
+use deaddrop_image::open::holders::refuse_holders;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::machine::{Mounted, deaddrop, disk};
@@ -65,7 +65,7 @@ fn locks_of_qemu_are_seen_where_qemu_puts_them_and_nowhere_else() {
             l_pid: 0,
         };
         fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-        let refused = refuse_if_held(&File::open(&path).unwrap(), "disk.img");
+        let refused = refuse_holders(&File::open(&path).unwrap(), "disk.img");
         assert_eq!(refused.is_err(), held, "byte {byte}");
         if byte == 100 {
             assert_held(&scratch, "disk.img", words);
@@ -142,7 +142,7 @@ fn a_device_that_is_mounted_is_refused_and_so_is_the_disk_around_it() {
     // The node of another partition is free.
     {
         let _mounted = Mounted::new(&scratch, &partition, "ro");
-        refuse_if_held(&File::open(format!("{}p1", device.0)).unwrap(), "p1").unwrap();
+        refuse_holders(&File::open(format!("{}p1", device.0)).unwrap(), "p1").unwrap();
     }
     deaddrop(&scratch, "new", &["inject", &partition]).run().expect_code(0);
 }
@@ -242,6 +242,6 @@ fn a_btrfs_is_seen_by_its_devices_name() {
     }
     let device = Loop::new(&path);
     let mounted = Mounted::new(&scratch, &device.0, "");
-    let error = refuse_if_held(&File::open(&device.0).unwrap(), "it").unwrap_err().to_string();
+    let error = refuse_holders(&File::open(&device.0).unwrap(), "it").unwrap_err().to_string();
     assert!(error.starts_with(&format!("it is mounted at {}", mounted.place().display())), "{error}");
 }

@@ -98,7 +98,7 @@ fn a_partition_without_a_journal_is_changed_with_an_undo_file() {
 }
 
 /// Kills `inject` at its `step`th, 2·`step`th, … call of each kind; recovers, and judges what is there each time.
-/// How often a journal had to be brought home.
+/// How often a journal had to be replayed.
 fn killed_at_each(node: Node, step: usize) -> usize {
     let scratch = Scratch::new();
     let path = disk(&scratch, "-t ext4");
@@ -114,7 +114,7 @@ fn killed_at_each(node: Node, step: usize) -> usize {
             let injection = format!("{call}:signal=KILL:when={number}");
             let killed = run("new", "inject", &name).tampered(&injection).run().code() != Some(0);
             let recover = run("new", "recover", &name).run().expect_code(0);
-            recovered += usize::from(recover.stderr().contains("brought home"));
+            recovered += usize::from(recover.stderr().contains("journal was replayed"));
             let is_new = run("new", "verify", &name).run().code() == Some(0);
             if !is_new {
                 run("old", "verify", &name).run().expect_code(0);

@@ -60,7 +60,7 @@ fn refusal(image: &Image, name: &str) -> String {
     let Err(error) = ext4.apply(&wanted, time()) else { panic!("{name}: it was written to") };
     assert!(ext4.dirty().unwrap().is_empty(), "{name}");
     assert!(matches!(error, StorageError::Refused { .. }), "{name}: {error:?}");
-    assert!(error.hint().unwrap().contains("e2fsck"), "{name}: {:?}", error.hint());
+    assert!(deaddrop::run::remedy::hint(&error).contains("e2fsck"), "{name}: {}", deaddrop::run::remedy::hint(&error));
     assert!(image.bytes() == before, "{name}");
     error.to_string()
 }

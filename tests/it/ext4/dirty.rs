@@ -96,7 +96,7 @@ fn a_journal_that_was_stopped_by_an_error_is_refused() {
     let mut ext4 = image.open().unwrap();
     let error = ext4.apply(&[write("/x", b"y", 0o400, 0, 0)], time()).unwrap_err();
     assert!(error.to_string().ends_with("the journal records an error of an earlier mount"), "{error}");
-    assert_eq!(error.hint(), Some("run `e2fsck -p` on it first"));
+    assert_eq!(deaddrop::run::remedy::hint(&error), "run `e2fsck -p` on it first");
     assert!(ext4.root().is_err(), "what lies under a journal must not be shown");
     assert!(matches!(ext4.summary().journal, JournalState::NeedsRecovery { .. }));
     assert!(ext4.dirty().unwrap().is_empty());
@@ -158,7 +158,7 @@ fn fast_commits_that_wait_are_refused_by_their_number_and_older_ones_are_not() {
             let image = Image::empty();
             fs::copy(&live.path, &image.path).unwrap();
             drop(mount);
-            let waiting = image.open().unwrap().summary().waiting;
+            let waiting = image.open().unwrap().summary().pending;
             waiting.is_some_and(|waiting| waiting.fast_commits == want).then_some(Some(image))
         });
         let Some(image) = image.unwrap_or_else(|| panic!("{name}: never {want:?} fast commits")) else {
@@ -171,7 +171,7 @@ fn fast_commits_that_wait_are_refused_by_their_number_and_older_ones_are_not() {
             Some(_) => {
                 let error = answer.unwrap_err();
                 assert_eq!(error.to_string(), "its journal holds 5 fast commits, which deaddrop does not replay");
-                assert!(error.hint().unwrap().contains("e2fsck -p"), "{name}");
+                assert!(deaddrop::run::remedy::hint(&error).contains("e2fsck -p"), "{name}");
                 assert!(image.apply(&[write("/x", b"y", 0o400, 0, 0)]).is_err() && ext4.root().is_err(), "{name}");
                 assert!(raw == image.bytes() && ext4.dirty().unwrap().is_empty(), "{name}");
             }

@@ -13,7 +13,7 @@ fn refusal(image: &Image) -> (String, String) {
     let change = [write("/etc/secrets/x", b"value", 0o400, 0, 0)];
     let error = ext4.apply(&change, time()).unwrap_err();
     assert!(ext4.dirty().unwrap().is_empty());
-    (error.to_string(), error.hint().unwrap_or_default().to_owned())
+    (error.to_string(), deaddrop::run::remedy::hint(&error))
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn no_space_says_how_much_is_missing() {
     let error = image.apply(&[write("/etc/secrets/wifi.env", b"x", 0o400, 0, 0)]).unwrap_err();
     assert!(matches!(error, StorageError::Refused { .. }));
     assert_eq!(error.to_string(), "/etc/secrets/wifi.env needs 1 block, and the file system has 0 free");
-    assert!(error.hint().unwrap().contains("additionalSpace"));
+    assert!(deaddrop::run::remedy::hint(&error).contains("additionalSpace"));
     // A file without content needs none.
     image.apply(&[write("/etc/secrets/empty", b"", 0o400, 0, 0)]).unwrap();
     image.assert_clean("an empty file in a full file system");

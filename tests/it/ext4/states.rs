@@ -1,7 +1,7 @@
 //! Everything that a superblock, a journal, an orphan list or an orphan file can say of a mount or of an error: what we
 //! answer, and what e2fsck answers beside it.
 //!
-//! What e2fsck finds nothing in is written to; what it brings home is brought home as it does, or refused.
+//! A file system in which e2fsck finds nothing is written to; what e2fsck replays is replayed as it does, or refused.
 
 use std::fs;
 use std::process::Command;
@@ -363,7 +363,7 @@ const STATES: &[State] = &[
 fn ours(image: &Image) -> Result<Ext4, String> {
     let mut ext4 = image.open().map_err(|error| error.to_string())?;
     let before = ext4.check_writable().map_err(|error| error.to_string());
-    let hint = ext4.check_writable().err().map(|error| error.hint().unwrap_or_default().to_owned());
+    let hint = ext4.check_writable().err().map(|error| deaddrop::run::remedy::hint(&error));
     let replayed = ext4.dirty().unwrap().len();
     let applied = ext4.apply(&[write("/etc/secrets/x", b"value", 0o400, 0, 0)], time());
     assert_eq!(before, applied.as_ref().map_err(ToString::to_string).copied(), "inspect and inject do not agree");
@@ -403,7 +403,7 @@ fn every_state_has_its_answer_beside_that_of_e2fsck() {
                 if after != (0, vec![]) {
                     wrong.push(format!("{name}: after us e2fsck says {after:?}"));
                 }
-                // What e2fsck brought home we did too.
+                // What e2fsck replayed we did too.
                 if image.dump("/etc/file-20") != other.dump("/etc/file-20") {
                     wrong.push(format!("{name}: another content than e2fsck's"));
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use deaddrop_image::device::{ReadAt, Section};
 use deaddrop_image::table::Table;
-use deaddrop_image::table::root::{Backend, Look, choose};
+use deaddrop_image::table::root::{Backend, TreeKind, choose};
 
 use super::engine::Target;
 use super::input::{Edit, Input};
@@ -69,13 +69,13 @@ impl Target for Tables {
             &table,
             None,
             Backend::Native,
-            &|partition| Ok(if partition.number == Some(2) { Look::Store } else { Look::Other }),
+            &|partition| Ok(if partition.number == Some(2) { TreeKind::Store } else { TreeKind::Other }),
             "image",
         );
         if let Ok(root) = &root {
             assert!(root.partition.problem.is_none());
         }
-        let _ = choose(&table, Some("2"), Backend::Native, &|_| Ok(Look::Unknown), "image")
+        let _ = choose(&table, Some("2"), Backend::Native, &|_| Ok(TreeKind::Unknown), "image")
             .map_err(|error| error.to_string());
         format!("{}{}", table.kind.name(), if root.is_ok() { ", with a root" } else { "" })
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::progress::quiet;
-use deaddrop_image::table::root::Look;
+use deaddrop_image::table::root::TreeKind;
 use tempfile::TempDir;
 
 use super::engine::{Target, write_anew};
@@ -65,7 +65,7 @@ impl Target for Zstd {
                 for partition in &image.table().partitions {
                     assert_eq!(image.partition(partition).is_ok(), partition.problem.is_none());
                 }
-                let root = image.root(None, &|_| Ok(Look::Store)).map_err(|error| error.to_string());
+                let root = image.root(None, &|_| Ok(TreeKind::Store)).map_err(|error| error.to_string());
                 format!("opened, {}{}", image.container().name(), if root.is_ok() { ", with a root" } else { "" })
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::output::patch::Patch;
 use deaddrop_image::output::{Committed, Destination};
 use deaddrop_image::progress::quiet;
-use deaddrop_image::table::root::Look;
+use deaddrop_image::table::root::TreeKind;
 
 use super::{fed, program, tool};
 
@@ -91,7 +91,7 @@ pub const CHANGE: (u64, [u8; 4096]) = (5 * MIB, [0xA5; 4096]);
 /// Opens `image`, puts the change into its root, and commits.
 pub fn commit(image: &Path, destination: &Destination) -> Result<Committed, StorageError> {
     let (disk, output) = DiskImage::open_for(image, destination, &quiet)?;
-    let root = disk.root(None, &|_| Ok(Look::Unknown))?;
+    let root = disk.root(None, &|_| Ok(TreeKind::Unknown))?;
     let patch = Patch::new(&root.partition, [(CHANGE.0, &CHANGE.1[..])])?;
     output.commit(disk, &patch, &quiet)
 }

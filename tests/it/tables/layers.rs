@@ -7,7 +7,7 @@ use std::process::Command;
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::progress::quiet;
 use deaddrop_image::table::probe::ContentKind;
-use deaddrop_image::table::root::Look;
+use deaddrop_image::table::root::TreeKind;
 
 use crate::kit::crc32;
 use crate::kit::disk::*;
@@ -178,9 +178,9 @@ fn a_layer_is_known_by_its_signature_and_is_no_root_as_blkid_says() {
             assert_eq!(blkid(&path), name, "{name} at {at}: blkid, with an ext4");
         }
         assert_eq!(kind(&path), Some(want), "{name} at {at}");
-        let error = DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(Look::Store)).unwrap_err();
+        let error = DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(TreeKind::Store)).unwrap_err();
         assert!(error.to_string().contains("cannot be written"), "{name}: {error}");
-        assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "{name}");
+        assert!(!deaddrop::run::remedy::hint(&error).is_empty(), "{name}");
     }
 }
 
@@ -231,7 +231,7 @@ fn a_disk_with_a_table_may_be_one_of_a_mirror() {
         sfdisk(&path, &table);
         ext4(&path, MIB, 15 * MIB, "nixos");
         poke(&path, at, &md_1(at));
-        DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(Look::Store)).map_err(|error| error.to_string())
+        DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(TreeKind::Store)).map_err(|error| error.to_string())
     };
     // Behind all partitions: the disk is a member, and its table is the mirror's.
     let error = root(16 * MIB, 24 * MIB - 8192).unwrap_err();
@@ -242,6 +242,6 @@ fn a_disk_with_a_table_may_be_one_of_a_mirror() {
     sfdisk(&path, &table);
     ext4(&path, MIB, 15 * MIB, "nixos");
     poke(&path, 24 * MIB - 8192, &md_1(23 * MIB - 8192));
-    let error = DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(Look::Store)).unwrap_err().to_string();
+    let error = DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(TreeKind::Store)).unwrap_err().to_string();
     assert!(error.contains("partition 1 (Linux RAID, host:root)"), "{error}");
 }

@@ -6,7 +6,7 @@ use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::progress::quiet;
 use deaddrop_image::table::TableKind;
 use deaddrop_image::table::probe::ContentKind;
-use deaddrop_image::table::root::{Look, Reason};
+use deaddrop_image::table::root::{Reason, TreeKind};
 
 use crate::kit::disk::*;
 
@@ -21,7 +21,7 @@ fn seen(path: &Path) -> (TableKind, Vec<String>, (Option<u32>, Reason)) {
             .map_or("-".to_owned(), |fs| format!("{} {}", fs.kind.name(), fs.label.as_deref().unwrap_or("-")));
         format!("{number} {} {} {fs}", p.start / MIB, p.type_name.unwrap_or("-"))
     });
-    let root = image.root(None, &|_| Ok(Look::Unknown)).unwrap();
+    let root = image.root(None, &|_| Ok(TreeKind::Unknown)).unwrap();
     assert_eq!(root.kind, ContentKind::Ext4);
     (image.table().kind, lines.collect(), (root.partition.number, root.reason))
 }
@@ -212,7 +212,7 @@ fn what_other_tools_make_is_known_by_name_and_refused_as_a_root() {
         let fs = image.table().partitions[0].file_system.clone().unwrap();
         assert_eq!(fs.label.as_deref(), Some("nixos"), "{program}");
         assert!(fs.uuid.is_some_and(|uuid| uuid.len() == 36), "{program}");
-        let error = image.root(None, &|_| Ok(Look::Unknown)).unwrap_err();
+        let error = image.root(None, &|_| Ok(TreeKind::Unknown)).unwrap_err();
         assert!(error.to_string().contains(want), "{program}: {error}");
         std::fs::remove_file(&path).unwrap();
     }

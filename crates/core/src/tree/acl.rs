@@ -1,4 +1,5 @@
-//! Who may write to a directory besides its owner and group: in words, and whether an access ACL says so.
+//! Write access to a directory by users other than its owner and group: access ACLs, and the text that names who has
+//! access.
 //!
 //! Numbers are little-endian in both forms. Which entries count: acl(5), "Access check algorithm".
 
@@ -7,15 +8,15 @@ use std::fmt;
 use super::walk::shown;
 use crate::bytes::{le16, le32, slice};
 
-/// The extended attribute that holds an access ACL (xattr(7)).
+/// The extended attribute of an access ACL (xattr(7)).
 pub const ATTRIBUTE: &str = "system.posix_acl_access";
 
-/// How an ACL is laid out.
+/// The layout of an ACL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// As an extended attribute: include/uapi/linux/posix_acl_xattr.h, version 2, 8 bytes an entry.
     Attribute,
-    /// As ext2 to ext4 store it: fs/ext4/acl.h, version 1; only entries of named users and groups have a number.
+    /// As stored by ext2 to ext4: fs/ext4/acl.h, version 1; only entries of named users and groups have a number.
     Ext4,
 }
 
@@ -23,10 +24,10 @@ pub enum Form {
 const USER: u16 = 0x02;
 const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
-/// `e_perm`: may write.
+/// `e_perm`: write permission.
 const WRITE: u16 = 0x02;
 
-/// True when the ACL lets a named user or group other than number 0 write. `None` when it is no ACL of this form.
+/// True if the ACL lets a named user or group other than number 0 write. `None` if it is not an ACL of this form.
 #[must_use]
 pub fn lets_write(acl: &[u8], form: Form) -> Option<bool> {
     let version = match form {
@@ -54,36 +55,36 @@ pub fn lets_write(acl: &[u8], form: Form) -> Option<bool> {
     Some(writes && mask & WRITE != 0)
 }
 
-/// A directory whose names somebody else than root and the owner of the tree's root can change.
+/// A directory in which a user other than root and the owner of the tree's root can create and rename entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct WritableDirectory {
     /// Its physical path.
     pub directory: String,
-    /// Who can.
-    pub to: Others,
+    /// Who can write to it.
+    pub to: Writers,
 }
 
-/// Who can change the names of a directory.
+/// Who can write to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Others {
-    /// The user that it belongs to.
+pub enum Writers {
+    /// The user who owns it.
     Owner(u32),
     /// Every user.
     Everyone,
     /// A group.
     Group(u32),
-    /// Whom an ACL names.
+    /// Users or groups named by an ACL.
     Acl,
 }
 
-impl fmt::Display for Open {
+impl fmt::Display for WritableDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = shown(&self.directory);
         match self.to {
-            Others::Owner(uid) => write!(f, "{directory} belongs to user {uid}"),
-            Others::Everyone => write!(f, "every user may write to {directory}"),
-            Others::Group(gid) => write!(f, "group {gid} may write to {directory}"),
-            Others::Acl => write!(f, "an ACL lets others write to {directory}"),
+            Writers::Owner(uid) => write!(f, "{directory} belongs to user {uid}"),
+            Writers::Everyone => write!(f, "every user may write to {directory}"),
+            Writers::Group(gid) => write!(f, "group {gid} may write to {directory}"),
+            Writers::Acl => write!(f, "an ACL lets others write to {directory}"),
         }
     }
 }

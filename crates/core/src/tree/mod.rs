@@ -1,16 +1,15 @@
-//! A file system as a tree that is walked one component at a time, links never followed by themselves.
+//! A file system as a tree that is walked one component at a time; links are never followed implicitly.
 //!
-//! The walk that follows links, and judges them, is `target::walk`; it works on anything that is a [`Tree`].
+//! [`walk`] follows links inside a tree and checks them; it works on every [`Tree`].
 
 pub mod acl;
 pub mod directory;
-
 pub mod walk;
 
 use crate::error::StorageError;
 use crate::secret::Secret;
 
-/// What kind of thing a name leads to.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file.
@@ -30,7 +29,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// Its name, as an error says it ("is a directory").
+    /// The kind as a noun with article, for errors ("is a directory").
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,7 +44,7 @@ impl FileKind {
     }
 }
 
-/// What stands at a node.
+/// Metadata of a file, directory or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// File, directory, link, …
@@ -58,26 +57,26 @@ pub struct Stat {
     pub gid: u32,
     /// Size in bytes.
     pub size: u64,
-    /// Number of names (hard links).
+    /// Number of hard links.
     pub links: u32,
-    /// Its inode's number.
+    /// Inode number.
     pub inode: u64,
-    /// When its content was last changed, in seconds since 1970.
+    /// Time of the last change of the content, in seconds since 1970.
     pub modified: i64,
 }
 
-/// A SELinux label: the value of the extended attribute `security.selinux`, byte for byte. Mostly a context in ASCII and a
-/// NUL.
+/// A SELinux label: the value of the extended attribute `security.selinux`, byte for byte. Usually an ASCII context and
+/// a NUL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Vec<u8>);
 
 impl Label {
-    /// The attribute's name.
+    /// The name of the attribute.
     pub const ATTRIBUTE: &str = "security.selinux";
-    /// The longest one that is written, in bytes: one that fits into a block of 1 KiB beside its name.
+    /// Maximum length of a label that is written, in bytes: it fits into a block of 1 KiB together with its name.
     pub const LONGEST: usize = 900;
 
-    /// A value of the attribute. `None` when it is empty or longer than [`Label::LONGEST`].
+    /// A value of the attribute. `None` if it is empty or longer than [`Label::LONGEST`].
     #[must_use]
     pub fn new(value: Vec<u8>) -> Option<Self> {
         (1..=Self::LONGEST).contains(&value.len()).then_some(Self(value))
@@ -91,13 +90,13 @@ impl Label {
 }
 
 impl std::fmt::Display for Label {
-    /// The context, fit for a terminal.
+    /// The context, safe for a terminal.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&super::text::shown(&self.0).unwrap_or_default())
     }
 }
 
-/// A tree of files that can be looked at.
+/// A tree of files that can be read.
 pub trait Tree {
     /// A file, directory or link in the tree: an inode number, an open descriptor.
     type Node: Clone;
@@ -105,59 +104,59 @@ pub trait Tree {
     /// The tree's top directory.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     fn root(&self) -> Result<Self::Node, StorageError>;
 
-    /// What the top directory is.
+    /// Metadata of the top directory.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     fn root_stat(&self) -> Result<Stat, StorageError>;
 
-    /// What `name` in `directory` is; links are not followed. `None` when there is no such name.
+    /// The entry `name` of `directory`; links are not followed. `None` if there is no such entry.
     ///
     /// # Errors
-    /// When the directory cannot be read, or is damaged.
+    /// If the directory cannot be read, or is damaged.
     fn child(&self, directory: &Self::Node, name: &[u8]) -> Result<Option<(Self::Node, Stat)>, StorageError>;
 
-    /// Where a symbolic link leads, as stored.
+    /// The target of a symbolic link, as stored.
     ///
     /// # Errors
-    /// When `link` is not one, or cannot be read.
+    /// If `link` is not a symbolic link, or cannot be read.
     fn read_link(&self, link: &Self::Node) -> Result<Vec<u8>, StorageError>;
 
-    /// A regular file's content; `None` when it has more than `limit` bytes.
+    /// A regular file's content; `None` if it has more than `limit` bytes.
     ///
     /// # Errors
-    /// When `file` is not a regular file, or cannot be read.
+    /// If `file` is not a regular file, or cannot be read.
     fn read(&self, file: &Self::Node, limit: u64) -> Result<Option<Secret>, StorageError>;
 
-    /// The SELinux label of a file or directory; `None` when it has none.
+    /// The SELinux label of a file or directory; `None` if it has none.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or is longer than [`Label::LONGEST`].
+    /// If it cannot be read, is damaged, or is longer than [`Label::LONGEST`].
     fn label(&self, node: &Self::Node) -> Result<Option<Label>, StorageError>;
 
-    /// True when the access ACL of a directory, whose group may write to it, lets somebody else write as well: a user or a group
+    /// True if the access ACL of a directory with group write permission lets another user write too: a user or group
     /// other than number 0 (acl(5)).
     ///
     /// # Errors
-    /// When the ACL cannot be read, or is damaged.
+    /// If the ACL cannot be read, or is damaged.
     fn acl_lets_write(&self, directory: &Self::Node) -> Result<bool, StorageError>;
 
-    /// At most `limit` of the files and directories in `directory`, in no order that means anything. What is damaged is left
-    /// out.
+    /// At most `limit` of the files and directories in `directory`, in an unspecified order. Damaged entries are
+    /// omitted.
     ///
     /// # Errors
-    /// When the directory cannot be read, or is damaged.
+    /// If the directory cannot be read, or is damaged.
     fn some_children(&self, directory: &Self::Node, limit: usize) -> Result<Vec<(Self::Node, Stat)>, StorageError>;
 }
 
-/// One change to a tree. Paths are absolute and physical: no component is a symbolic link. Parents come before
-/// what is in them.
+/// One change to a tree. Paths are absolute and physical: no component is a symbolic link. The change of a directory
+/// comes before those of its entries.
 #[derive(Clone)]
 pub enum TreeChange {
-    /// Make a directory; its parent exists.
+    /// Create a directory; its parent exists.
     MakeDirectory {
         /// Absolute path.
         path: String,
@@ -167,11 +166,11 @@ pub enum TreeChange {
         uid: u32,
         /// Owning group.
         gid: u32,
-        /// Its SELinux label; none where nothing is labelled.
+        /// The SELinux label; `None` on a system without labels.
         label: Option<Label>,
     },
-    /// Create a regular file, or replace the one that stands there: a new inode gets the name, so other hard links
-    /// keep the old content.
+    /// Create a regular file, or replace the existing one: a new inode gets the name, so other hard links keep the old
+    /// content.
     WriteFile {
         /// Absolute path.
         path: String,
@@ -183,10 +182,10 @@ pub enum TreeChange {
         uid: u32,
         /// Owning group.
         gid: u32,
-        /// Its SELinux label; none where nothing is labelled.
+        /// The SELinux label; `None` on a system without labels.
         label: Option<Label>,
     },
-    /// Change mode and owner of a regular file, and nothing else.
+    /// Change only the mode and owner of a regular file.
     SetMetadata {
         /// Absolute path.
         path: String,
@@ -197,14 +196,14 @@ pub enum TreeChange {
         /// Owning group.
         gid: u32,
     },
-    /// Take away the name of a regular file that stands there; other hard links keep the content. Where no other name is
-    /// left, an image's old content is zeroed.
+    /// Remove the name of an existing regular file; other hard links keep the content. If no other name remains, an
+    /// image's old content is zeroed.
     RemoveFile {
         /// Absolute path.
         path: String,
     },
-    /// Take away a directory that is empty once all other changes are made; one that is not stays. Comes after what takes away
-    /// the names in it.
+    /// Remove a directory if it is empty after all other changes; otherwise it stays. Comes after the removal of the
+    /// names in it.
     RemoveDirectory {
         /// Absolute path.
         path: String,
@@ -212,7 +211,7 @@ pub enum TreeChange {
 }
 
 impl TreeChange {
-    /// The path that is changed.
+    /// The path of the change.
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
@@ -224,7 +223,7 @@ impl TreeChange {
         }
     }
 
-    /// The SELinux label of what is made, if it gets one.
+    /// The SELinux label of the new file or directory, if it gets one.
     #[must_use]
     pub fn label(&self) -> Option<&Label> {
         match self {
@@ -235,17 +234,17 @@ impl TreeChange {
 }
 
 impl std::fmt::Debug for TreeChange {
-    /// Its path, and never a value.
+    /// The path, never a value.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "a change of {}", self.path())
     }
 }
 
-/// What was done besides the changes, in words for a person.
+/// Effects in addition to the changes, as text for the user.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// What a person should know: "node1.img holds secrets: its mode is now 0600".
+    /// Notes for the user: "node1.img holds secrets: its mode is now 0600".
     pub notes: Vec<String>,
-    /// What `-v` tells: the read-back, the commit.
+    /// Details for `-v`: the read-back, the commit.
     pub details: Vec<String>,
 }

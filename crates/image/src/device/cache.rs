@@ -1,7 +1,7 @@
-//! What was read of a device once, kept for the next time: readers of a file system come back to the same few blocks, and
-//! four of them work on it in a run (the survey, the writer, the audit, the read-back).
+//! A read cache: readers of a file system read the same few blocks again and again, and four of them run in one command
+//! (the survey, the writer, the audit, the read-back).
 //!
-//! For a device that nobody writes to meanwhile. What is kept may be secret: it is zeroized on drop.
+//! For a device that is not written to during the run. Cached data may be secret: it is zeroized on drop.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,24 +13,24 @@ use deaddrop_core::secret::Wiped;
 
 use crate::device::ReadAt;
 
-/// Bytes that are read at a time, and kept together.
+/// Size of a cache line, in bytes.
 const LINE: usize = 16 << 10;
-/// The same, as a distance on the device.
+/// The same as an offset type.
 const STEP: u64 = 16 << 10;
-/// Longer reads go past the cache: they are a sweep over what nobody comes back to.
+/// Longer reads bypass the cache: they are scans of data that is not read again.
 const LONGEST: usize = 4 * LINE;
-/// Lines that are kept: 8 MiB.
+/// Maximum number of lines: 8 MiB.
 const MOST_LINES: usize = 512;
 
-/// A device with a cache before it.
+/// A device with a read cache.
 pub(crate) struct Cached {
     base: Arc<dyn ReadAt>,
-    /// By number: offset over [`LINE`]. All have that length but the last of the device.
+    /// By number: offset divided by [`LINE`]. All have that length except the last of the device.
     lines: Mutex<HashMap<u64, Wiped>>,
 }
 
 impl Cached {
-    /// An empty cache before `base`.
+    /// A device `base` with an empty cache.
     pub fn new(base: Arc<dyn ReadAt>) -> Self {
         Self { base, lines: Mutex::new(HashMap::new()) }
     }
@@ -52,12 +52,12 @@ impl ReadAt for Cached {
         while at < end {
             let number = at / STEP;
             if !lines.contains_key(&number) {
-                // Cannot overflow: it starts at or before `at`, which lies on the device.
+                // Cannot overflow: it starts at or before `at`, which is on the device.
                 let start = number * STEP;
                 let room = usize::try_from(self.size() - start).unwrap_or(LINE).min(LINE);
                 let mut line = Wiped::zeros(room);
                 if self.base.read_exact_at(start, &mut line).is_err() {
-                    // What is broken may lie beside what was asked for.
+                    // The unreadable sector may be outside the requested range.
                     return self.base.read_exact_at(offset, buf);
                 }
                 if lines.len() >= MOST_LINES {

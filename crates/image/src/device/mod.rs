@@ -1,4 +1,4 @@
-//! Positioned reads: what a disk, a partition and an overlay have in common.
+//! Positioned reads: the common interface of a disk, a partition and an overlay.
 
 pub(crate) mod cache;
 pub mod overlay;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
-/// A fixed-size run of bytes that can be read at any offset.
+/// A fixed-size device that can be read at any offset.
 pub trait ReadAt: Send + Sync {
     /// Size in bytes.
     fn size(&self) -> u64;
@@ -20,24 +20,24 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` from `offset` (bytes from the start of this device).
     ///
     /// # Errors
-    /// `UnexpectedEof` when the range is not wholly inside, else what the system says.
+    /// `UnexpectedEof` if the range is not completely inside the device; other errors of the read.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// The first part of `range` (bytes) that may hold something else than zeros; `None` when all of it is zero. What
-    /// does not know its holes says that everything may.
+    /// The first part of `range` (bytes) that may contain nonzero bytes; `None` if all of it is zero. A device that
+    /// does not know its holes returns all of `range`.
     ///
     /// # Errors
-    /// What the system says.
+    /// If the system call fails.
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
         Ok(Some(range).filter(|range| !range.is_empty()))
     }
 }
 
-/// The first part of `range` (bytes) of `file` that is not a hole; `None` when all of it is one. Where holes cannot be
-/// told, everything is data.
+/// The first part of `range` (bytes) of `file` that is not a hole; `None` if all of it is a hole. On a file system that
+/// does not report holes, everything is data.
 ///
 /// # Errors
-/// What the system says.
+/// If the system call fails.
 pub(crate) fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
     if range.is_empty() {
         return Ok(None);
@@ -45,7 +45,7 @@ pub(crate) fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Ran
     let position = i64::try_from(range.start).map_err(|_| io::ErrorKind::InvalidInput)?;
     let start = match lseek64(file, position, Whence::SeekData) {
         Ok(start) => start,
-        // Nothing but a hole up to the end.
+        // A hole up to the end of the file.
         Err(Errno::ENXIO) => return Ok(None),
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some(range)),
         Err(e) => return Err(e.into()),
@@ -55,14 +55,14 @@ pub(crate) fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Ran
     Ok(Some(place(start)..place(end)).filter(|data| !data.is_empty()))
 }
 
-/// A file (or block device) as a disk. The size is taken when it is opened.
+/// A file (or block device) as a disk. The size is fixed when it is opened.
 pub struct FileDevice {
     file: File,
     size: u64,
 }
 
 impl FileDevice {
-    /// Takes an open file of `size` bytes.
+    /// Wraps an open file of `size` bytes.
     #[must_use]
     pub fn new(file: File, size: u64) -> Self {
         Self { file, size }
@@ -92,7 +92,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// The `size` bytes of `base` from `start` on; `None` when they are not wholly inside.
+    /// The `size` bytes of `base` from `start` on; `None` if they are not completely inside.
     #[must_use]
     pub fn new(base: Arc<dyn ReadAt>, start: u64, size: u64) -> Option<Self> {
         let end = start.checked_add(size)?;

@@ -1,7 +1,7 @@
-//! A block device that keeps every written block in memory, over one that is only read.
+//! A block device that keeps every written block in memory, over a device that is only read.
 //!
-//! A file-system writer runs on it, so nothing reaches the image before the whole change is made, checked and read
-//! back. Written blocks may hold values: they are locked against swap and zeroized on drop.
+//! A file-system writer runs on it, so that nothing is written to the image before the whole change is made, checked
+//! and read back. Written blocks may contain values: they are locked against swap and zeroized on drop.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,38 +14,38 @@ use deaddrop_core::sys;
 
 use crate::device::ReadAt;
 
-/// A block to be written: its offset in bytes, and its bytes.
+/// A block to write: its offset in bytes, and its bytes.
 pub type DirtyBlock = (u64, Wiped);
 
 /// One block's bytes: zeroized on drop.
 type Block = Wiped;
 
-/// Blocks that are made and locked at a time.
+/// Number of blocks that are allocated and locked together.
 const BATCH: usize = 32;
 
-/// Writes to memory over reads from a base. Shared between threads; each call is atomic for the blocks it touches.
+/// Writes to memory over reads from a base. Shared between threads; each call is atomic per block.
 pub struct Overlay {
     base: Arc<dyn ReadAt>,
-    /// Bytes a block; the file system's block size.
+    /// Block size of the file system, in bytes.
     block_size: usize,
-    /// Bytes that may be kept; a write that would need more fails.
+    /// Maximum size of all written blocks, in bytes; a write beyond it fails.
     limit: usize,
     /// Set by the first write that the limit refused.
     full: AtomicBool,
-    /// Block number (byte offset over block size) to content.
+    /// Block number (byte offset divided by block size) to content.
     blocks: RwLock<BTreeMap<u64, Block>>,
-    /// Locked blocks that nothing was written to yet.
+    /// Locked blocks that are not used yet.
     spare: Mutex<Vec<Block>>,
 }
 
-/// A write would make the overlay larger than it may be.
+/// A write would exceed the overlay's limit.
 #[derive(Debug, thiserror::Error)]
 #[error("the changes need more than {0} bytes of memory")]
 pub struct OverlayFull(usize);
 
 impl Overlay {
-    /// An overlay without a written block. `block_size` is in bytes and not zero; `limit` is the number of bytes that
-    /// written blocks may take together.
+    /// An overlay without a written block. `block_size` is in bytes and not zero; `limit` is the maximum size of all
+    /// written blocks together, in bytes.
     #[must_use]
     pub fn new(base: Arc<dyn ReadAt>, block_size: u32, limit: usize) -> Self {
         let block_size = usize::try_from(block_size).unwrap_or(usize::MAX).max(1);
@@ -59,7 +59,7 @@ impl Overlay {
         }
     }
 
-    /// Bytes a block.
+    /// The block size, in bytes.
     #[must_use]
     pub fn block_size(&self) -> usize {
         self.block_size
@@ -74,8 +74,8 @@ impl Overlay {
     /// Writes `bytes` at `offset` (bytes from the start). A block that is written in part is read from the base first.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the range is not wholly inside the device, [`OverlayFull`] (as `Other`) over the limit,
-    /// else what reading the base says. Blocks before the failing one may have been written.
+    /// `UnexpectedEof` if the range is not completely inside the device, [`OverlayFull`] (as `Other`) over the limit,
+    /// otherwise the error of reading the base. Blocks before the failing one may have been written.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_range(offset, bytes.len())?;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
@@ -100,11 +100,11 @@ impl Overlay {
         Ok(())
     }
 
-    /// The written blocks whose bytes differ from the base, as (byte offset, bytes), in order. A last block that
-    /// reaches over the end of the device is cut there.
+    /// The written blocks whose bytes differ from the base, as (byte offset, bytes), in order. A last block beyond the
+    /// end of the device is truncated there.
     ///
     /// # Errors
-    /// When the base cannot be read.
+    /// If the base cannot be read.
     pub fn dirty(&self) -> io::Result<Vec<DirtyBlock>> {
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
         let mut base = Wiped::zeros(self.block_size);
@@ -116,7 +116,7 @@ impl Overlay {
             }
             let offset = self.block_offset(number)?;
             let length = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(block.len());
-            // Never less than was changed: what is not listed here is not written.
+            // Never less than was changed: a block that is not listed here is not written to the image.
             let bytes = block.get(..length).ok_or(io::ErrorKind::UnexpectedEof)?;
             dirty.push((offset, Wiped::from(bytes.to_vec())));
         }
@@ -127,7 +127,7 @@ impl Overlay {
     /// Numbers of the blocks whose bytes differ from the base, in order.
     ///
     /// # Errors
-    /// When the base cannot be read.
+    /// If the base cannot be read.
     pub fn dirty_numbers(&self) -> io::Result<Vec<u64>> {
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
         let mut base = Wiped::zeros(self.block_size);
@@ -141,7 +141,7 @@ impl Overlay {
         Ok(dirty)
     }
 
-    /// Numbers of all written blocks, in order, also of those that are as they were.
+    /// Numbers of all written blocks, in order, including those that equal the base.
     #[must_use]
     pub fn written_numbers(&self) -> Vec<u64> {
         self.blocks.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
@@ -162,7 +162,7 @@ impl Overlay {
         spare.pop().unwrap_or_else(|| Wiped::zeros(self.block_size))
     }
 
-    /// Reads a whole block of the base into `block`; what reaches over the end of the device is zero.
+    /// Reads a whole block of the base into `block`; bytes beyond the end of the device are zero.
     fn read_base(&self, number: u64, block: &mut Block) -> io::Result<()> {
         let offset = self.block_offset(number)?;
         let inside = usize::try_from(self.base.size().saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -185,7 +185,7 @@ impl ReadAt for Overlay {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.check_range(offset, buf.len())?;
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-        // What was written altogether need not be read.
+        // A range whose blocks are all written need not be read from the base.
         if pieces(offset, buf.len(), self.block_size).any(|piece| !blocks.contains_key(&piece.block)) {
             self.base.read_exact_at(offset, buf)?;
         }
@@ -205,7 +205,7 @@ impl ReadAt for Overlay {
         let size = u64::try_from(self.block_size).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let blocks = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
         let first = blocks.range(range.start / size..range.end.div_ceil(size)).next();
-        // At most a block's size beyond the end of the device, which is far below u64::MAX.
+        // At most one block size beyond the end of the device, which is far below u64::MAX.
         let written = first.map(|(number, _)| (number * size).max(range.start)..((number + 1) * size).min(range.end));
         Ok(match (below, written) {
             (Some(below), Some(written)) if written.start < below.start => Some(written),
@@ -214,7 +214,7 @@ impl ReadAt for Overlay {
     }
 }
 
-/// The part of a range that lies in one block.
+/// The part of a range in one block.
 struct Piece {
     /// Block number.
     block: u64,
@@ -222,11 +222,11 @@ struct Piece {
     inside: usize,
     /// Bytes from the range's start.
     at: usize,
-    /// Bytes in this part.
+    /// Length in bytes.
     length: usize,
 }
 
-/// Cuts a range (already known to be inside the device) at block borders.
+/// Splits a range (already known to be inside the device) at block boundaries.
 fn pieces(offset: u64, length: usize, block_size: usize) -> impl Iterator<Item = Piece> {
     let mut at = 0;
     std::iter::from_fn(move || {

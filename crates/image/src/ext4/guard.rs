@@ -1,5 +1,5 @@
-//! Runs other people's file-system code on hostile images: on a thread of its own, with a bound on its time and its
-//! steps, and with its panics caught and kept off standard error.
+//! Runs third-party file-system code on hostile images: in its own thread, with limits on its time and its steps, and
+//! with its panics caught and not printed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,15 +13,15 @@ use deaddrop_core::sys::ThreadClock;
 
 /// Name of the threads.
 const THREAD: &str = "deaddrop-guarded";
-/// How often the watch looks.
+/// Interval of the watchdog.
 const TICK: Duration = Duration::from_millis(50);
-/// Without one step in this time of the processor, the code is in a loop. Not of the clock: a machine that is busy with
-/// other things makes nobody hostile.
+/// Without one step in this processor time, the code is in a loop. Processor time, not wall-clock time: a busy machine
+/// must not make an image look hostile.
 const STALL: Duration = Duration::from_secs(3);
-/// By the clock, the bounds are so many times longer: for code that waits for something that never comes.
+/// In wall-clock time the limits are this many times longer: for code that waits forever.
 const PATIENCE: u32 = 20;
 
-/// Counts the steps (device calls) of guarded code, and says when they are used up.
+/// Counts the steps (device calls) of guarded code, up to a limit.
 pub(super) struct Steps {
     taken: AtomicU64,
     most: u64,
@@ -33,12 +33,12 @@ impl Steps {
         Arc::new(Self { taken: AtomicU64::new(0), most })
     }
 
-    /// Takes one step; false when no more are allowed. The code must then get an error from its device.
+    /// Takes one step; false if no more are allowed. The code must then get an error from its device.
     pub fn take(&self) -> bool {
         self.taken.fetch_add(1, Ordering::SeqCst) < self.most
     }
 
-    /// Allows no further step: what runs on is cut off from its device.
+    /// Allows no further step: code that is still running gets only errors from its device.
     fn stop(&self) {
         self.taken.store(u64::MAX / 2, Ordering::SeqCst);
     }
@@ -48,7 +48,7 @@ impl Steps {
     }
 }
 
-/// Runs `work` and returns what it returns. `what` names it in errors ("the ext4 writer").
+/// Runs `work` and returns its result. `what` names it in errors ("the ext4 writer").
 ///
 /// # Errors
 /// As [`Guarded::wait`].
@@ -61,22 +61,22 @@ pub(super) fn run<T: Send + 'static>(
     start(what, steps, longest, work)?.wait()
 }
 
-/// Work that was started.
+/// Guarded work, running in its thread.
 pub(super) struct Guarded<T> {
     what: &'static str,
     steps: Arc<Steps>,
     longest: Duration,
     start: Instant,
-    /// Runs while the thread has the processor; set by the thread.
+    /// The thread's processor time; set by the thread.
     clock: Arc<OnceLock<ThreadClock>>,
     result: mpsc::Receiver<Option<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Starts `work`, to be waited for. `what` names it in errors.
+/// Starts `work`. `what` names it in errors.
 ///
 /// # Errors
-/// [`StorageError::Io`] when there is no thread to be had.
+/// [`StorageError::Io`] if no thread can be started.
 pub(super) fn start<T: Send + 'static>(
     what: &'static str,
     steps: &Arc<Steps>,
@@ -91,7 +91,7 @@ pub(super) fn start<T: Send + 'static>(
         .spawn(move || {
             // Set once: this is the only place.
             let _ = inside.set(ThreadClock::of_this_thread());
-            // The receiver may have given up: then nobody wants the result.
+            // The receiver may have been dropped: then the result is not needed.
             let _ = sender.send(contain(work));
         })
         .map_err(|error| StorageError::io(format!("starting a thread for {what}"), error))?;
@@ -103,8 +103,8 @@ impl<T> Guarded<T> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when the work panics, takes more of the processor's time than it may, takes too many steps,
-    /// or makes none for some seconds. A thread that does not end is left behind, cut off from its device.
+    /// [`StorageError::Corrupt`] if the work panics, exceeds its processor time or its steps, or makes no step for some
+    /// seconds. A thread that does not end is abandoned; its device returns only errors.
     pub fn wait(mut self) -> Result<T, StorageError> {
         let (mut seen, mut moved) = (self.steps.count(), Duration::ZERO);
         let result = loop {
@@ -123,7 +123,7 @@ impl<T> Guarded<T> {
                 return Err(self.gone("did not come to an end"));
             }
         };
-        // The thread has sent its result: it ends at once.
+        // The thread has sent its result, and ends immediately.
         let _ = self.thread.take().map(JoinHandle::join);
         if self.steps.count() <= self.steps.most { Ok(result) } else { Err(self.gone("did not come to an end")) }
     }
@@ -134,7 +134,7 @@ impl<T> Guarded<T> {
 }
 
 impl<T> Drop for Guarded<T> {
-    /// Nobody waits any more: what runs on is cut off from its device.
+    /// The result is no longer needed: a thread that is still running gets only errors from its device.
     fn drop(&mut self) {
         self.steps.stop();
     }

@@ -1,17 +1,18 @@
-//! ext2, ext3 and ext4: read by our own reader, written on an overlay, checked before anybody commits the result.
+//! ext2, ext3 and ext4: read by our reader, written on an overlay, checked before the result is committed.
 //!
 //! ```text
-//! Ext4::open ─> replay (in memory) ─> Tree: survey ─> apply: plan, writer, values, audit, read-back ─> dirty()
+//! Ext4::open ─> replay (in memory) ─> Tree: survey
+//!            ─> apply: resolve, writer, values, audit, read-back ─> dirty()
 //! ```
 //!
-//! Nothing here writes to the device: [`Ext4::dirty`] hands out the blocks that differ, and a commit writes them.
-//! docs/ext4.md lists what is accepted and what is refused. Knows inodes and blocks; no manifests, no partitions.
+//! Nothing here writes to the device: [`Ext4::dirty`] returns the blocks that differ, and a commit writes them.
+//! docs/ext4.md lists what is accepted and what is refused. Uses inodes and blocks; does not depend on manifests or
+//! partitions.
 
 mod change;
 mod check;
 mod commit;
 pub mod format;
-
 mod guard;
 mod read;
 mod recover;
@@ -32,9 +33,9 @@ use self::change::apply;
 use self::change::resolve::Resolved;
 use self::check::{audit, claims, read_back};
 use self::format::features::{self, Compat};
-use self::recover::{Obstacle, Recovered, orphans, torn};
+use self::recover::{Obstacle, Recovery, orphans, torn};
 use super::device::ReadAt;
-use super::journal::replay::Waiting;
+use super::journal::replay::Pending;
 use crate::device::cache::Cached;
 use crate::device::overlay::{DirtyBlock, Overlay};
 use crate::ext4::format::inode::Inode;
@@ -46,41 +47,41 @@ pub use self::recover::HINT as FSCK_HINT;
 pub(crate) use crate::ext4::format::checksum::crc32c;
 pub use crate::ext4::read::summary::{JournalState, Summary, probe};
 
-/// What a person can do about damage that e2fsck does not mend without being asked.
+/// The hint for damage that `e2fsck -p` does not repair.
 pub const DAMAGE_HINT: &str = "run `e2fsck -f` on it first";
 
-/// Memory for changed blocks, in bytes.
+/// Maximum memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
-/// The refusal of a file system that is not clean: after a crash, or with our own mark, see [`super::undo`].
+/// The refusal of a file system that is not clean: after a crash, or with deaddrop's own mark, see [`super::undo`].
 pub const UNCLEAN: &str = "the ext4 file system was not unmounted cleanly";
 /// The root directory's inode. Kernel documentation, ext4, "Special inodes".
 const ROOT: u32 = 2;
 
-/// An open file system, with the changes that were made to it in memory.
+/// An open file system, with the changes made to it in memory.
 pub struct Ext4 {
-    /// What the changes will be committed to.
+    /// The device that the changes will be committed to.
     base: Arc<dyn ReadAt>,
-    /// A mended superblock, if it was torn; then, if a mount left something, the replayed journal and the marks that are
-    /// cleared; then one layer for each successful `apply`. Each lies on the one before.
+    /// A repaired superblock, if it was torn; then, after an unclean mount, the replayed journal and the cleared marks;
+    /// then one layer per successful `apply`. Each is over the previous one.
     layers: Vec<Arc<Overlay>>,
     /// Reads through all layers.
     reader: Reader,
-    /// Reads the file system as it was before any change of ours: its superblock mended, its journal replayed.
+    /// Reads the file system before any change of ours: superblock repaired, journal replayed.
     old: Reader,
-    /// The journal as it is after its replay; `None` when it was clean.
+    /// The journal after its replay; `None` if it was clean.
     recovered: Option<Journal>,
-    /// Set when orphans were released: how the file system is after that, and how many layers that took. A change comes
-    /// in a transaction of its own, since it may take their blocks: see [`Ext4::transaction`].
+    /// Set if orphans were released: the file system after that, and the number of layers for it. A change gets its own
+    /// transaction, because it may use their blocks: see [`Ext4::transaction`].
     released: Option<(Reader, usize)>,
-    /// What waits in the journal, on the device.
-    waiting: Option<Waiting>,
-    /// Set when a change drops an old value, which may stand in the journal's log.
+    /// Transactions and fast commits in the journal on the device.
+    pending: Option<Pending>,
+    /// Set if a change drops an old value, which may be in the journal's log.
     drops_values: bool,
-    /// What a mount left behind and we could not deal with.
+    /// State left by a mount that deaddrop cannot handle.
     obstacle: Option<Obstacle>,
-    /// Where the file system's own structures lie, once they are known not to get in each other's way.
+    /// The location of the file system's own structures, once they are known not to overlap.
     layout: OnceLock<Layout>,
-    /// Set once it is known that nobody else claims a block of the journal.
+    /// Set once it is known that no other structure uses a block of the journal.
     journal_is_alone: OnceLock<()>,
 }
 
@@ -89,17 +90,16 @@ pub struct Ext4 {
 pub struct Node(Inode);
 
 impl Ext4 {
-    /// Opens the file system that fills `device`. A dirty journal is replayed in memory: the tree is as the kernel would
-    /// show it. Where that is not possible the file system still opens, for [`Ext4::summary`]; see
-    /// [`Ext4::check_writable`].
+    /// Opens the file system on `device`. A dirty journal is replayed in memory: the tree is as the kernel would show
+    /// it. If that is not possible the file system still opens, for [`Ext4::summary`]; see [`Ext4::check_writable`].
     ///
     /// # Errors
-    /// When there is no such file system, when its superblock contradicts itself or the device's size, or when it cannot
-    /// be read.
+    /// If there is no such file system, if its superblock contradicts itself or the device's size, or if it cannot be
+    /// read.
     pub fn open(device: Arc<dyn ReadAt>) -> Result<Self, StorageError> {
-        // Whoever reads below, reads each block once.
+        // All readers below share one cache.
         let device: Arc<dyn ReadAt> = Arc::new(Cached::new(device));
-        let mended = torn::mend(&device)?;
+        let mended = torn::repair_superblock(&device)?;
         let reader = match &mended {
             Some(overlay) => Reader::open(overlay.clone())?,
             None => Reader::open(Arc::clone(&device))?,
@@ -112,13 +112,13 @@ impl Ext4 {
             reader,
             recovered: None,
             released: None,
-            waiting: None,
+            pending: None,
             drops_values: false,
             obstacle: None,
             layout: OnceLock::new(),
             journal_is_alone: OnceLock::new(),
         };
-        ext4.waiting = recover::waiting(&ext4.reader);
+        ext4.pending = recover::pending(&ext4.reader);
         if !recover::is_needed(&ext4.reader) {
             return Ok(ext4);
         }
@@ -127,7 +127,7 @@ impl Ext4 {
             return Ok(ext4);
         }
         match recover::recover(&ext4.reader) {
-            Ok(Recovered { replayed, released, marked, journal }) => {
+            Ok(Recovery { replayed, released, marked, journal }) => {
                 ext4.push(replayed)?;
                 ext4.old = ext4.reader.clone();
                 let is_released = released.is_some();
@@ -141,37 +141,37 @@ impl Ext4 {
         Ok(ext4)
     }
 
-    /// What the file system says about itself, for `inspect`.
+    /// The file system's data for `inspect`.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        Summary::new(&self.reader.superblock, self.reader.journal().ok().flatten(), self.waiting)
+        Summary::new(&self.reader.superblock, self.reader.journal().ok().flatten(), self.pending)
     }
 
-    /// Bytes a block.
+    /// The block size, in bytes.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         self.reader.geometry.block_size
     }
 
-    /// True when the journal was dirty, and was replayed in memory: on the device it still is.
+    /// True if the journal was dirty and was replayed in memory; it is still dirty on the device.
     #[must_use]
     pub fn was_replayed(&self) -> bool {
         self.recovered.is_some()
     }
 
-    /// Says whether changes can be made: every feature is one that we write to, no error is recorded, and nothing is left
-    /// of a mount.
+    /// Checks that changes can be made: every feature is supported by the writer, no error is recorded, and nothing is
+    /// left of a mount.
     ///
     /// # Errors
-    /// [`StorageError::Unsupported`] with the features' names as in `tune2fs -O`, [`StorageError::Refused`] with what to do
-    /// first, or [`StorageError::Corrupt`].
+    /// [`StorageError::Unsupported`] with the features' names as in `tune2fs -O`, [`StorageError::Refused`] with what
+    /// to do first, or [`StorageError::Corrupt`].
     pub fn check_writable(&self) -> Result<(), StorageError> {
         self.check_state()?;
         self.layout()?;
         self.check_journal()
     }
 
-    /// Says whether every feature is one that we write to.
+    /// Checks that the writer supports every feature.
     ///
     /// # Errors
     /// [`StorageError::Unsupported`] with the features' names as in `tune2fs -O`.
@@ -179,7 +179,7 @@ impl Ext4 {
         features::check_written(&self.reader.superblock)
     }
 
-    /// What the superblock and the journal tell of it.
+    /// Checks the state in the superblock and the journal.
     fn check_state(&self) -> Result<(), StorageError> {
         let superblock = &self.reader.superblock;
         features::check_written(superblock)?;
@@ -192,8 +192,8 @@ impl Ext4 {
         if !superblock.is_clean() {
             return Err(StorageError::refused(UNCLEAN, recover::HINT));
         }
-        // The kernel looks into the orphan file whether it is marked or not.
-        if orphans::are_there(&self.reader)? {
+        // The kernel reads the orphan file whether it is marked or not.
+        if orphans::exist(&self.reader)? {
             return Err(StorageError::refused(orphans::REFUSAL, recover::HINT));
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
@@ -204,7 +204,7 @@ impl Ext4 {
             Err(error) => {
                 return Err(StorageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
             }
-            // The kernel would drop it unread, e2fsck would replay it: it is not ours to choose.
+            // The kernel would drop it unread, e2fsck would replay it: deaddrop does not choose.
             Ok(Some(journal)) if journal.superblock.start != 0 => {
                 let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
                 return Err(StorageError::refused(what, DAMAGE_HINT));
@@ -217,10 +217,10 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Where the file system's own structures lie. No change of ours moves one.
+    /// The location of the file system's own structures. No change of ours moves one.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when two of them share a block: a commit would damage the one by writing the other.
+    /// [`StorageError::Refused`] if two of them share a block: a commit would damage one by writing the other.
     fn layout(&self) -> Result<&Layout, StorageError> {
         if let Some(layout) = self.layout.get() {
             return Ok(layout);
@@ -229,10 +229,10 @@ impl Ext4 {
         Ok(self.layout.get_or_init(|| layout))
     }
 
-    /// Checks that no file uses a block of the journal, whose blocks a commit writes without asking anybody.
+    /// Checks that no file uses a block of the journal, whose blocks a commit writes directly.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when one does.
+    /// [`StorageError::Refused`] if a file does.
     fn check_journal(&self) -> Result<(), StorageError> {
         if self.journal_is_alone.get().is_none() {
             claims::check_journal(&self.reader)?;
@@ -244,12 +244,12 @@ impl Ext4 {
     /// Makes all `changes`, or none: they are written in memory, audited and read back by other code. New files and
     /// directories get `time` as all their times (whole seconds), changed directories as their time of modification.
     ///
-    /// Every new file is written before an old one is dropped, so that no value lands in a block that was in use. The
-    /// blocks of a replaced or removed file that no other name leads to are zeroed.
+    /// Every new file is written before an old one is dropped, so that no value gets a block that was in use. The
+    /// blocks of a replaced or removed file without another name are zeroed.
     ///
     /// # Errors
-    /// As [`Ext4::check_writable`]; [`StorageError::Refused`] when there is no space, no inode, or a parent is immutable;
-    /// [`StorageError::Corrupt`] when the file system is damaged or the check fails. Nothing was changed then.
+    /// As [`Ext4::check_writable`]; [`StorageError::Refused`] if there is no space, no inode, or a parent is immutable;
+    /// [`StorageError::Corrupt`] if the file system is damaged or the check fails. Nothing was changed then.
     pub fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), StorageError> {
         if changes.is_empty() {
             return self.check_writable();
@@ -258,23 +258,23 @@ impl Ext4 {
         let layout = self.layout()?;
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
         let resolved = Resolved::new(&self.reader, changes, time)?;
-        // While the writer works: where it writes to is mostly known.
+        // In parallel with the writer: most of the affected groups are already known.
         let claims = claims::start(&self.reader, &resolved, self.journal_is_alone.get().is_none())?;
         if let Err(error) = apply::write(&self.reader, &overlay, &resolved) {
-            // What is wrong with the file system says more than what the writer made of it.
+            // Damage of the file system is a better explanation than an error of the writer.
             claims.wait()?;
             return Err(error);
         }
         check(&self.reader, layout, claims, &overlay, &resolved)?;
         self.journal_is_alone.get_or_init(|| ());
-        self.drops_values |= resolved.losers().next().is_some();
+        self.drops_values |= resolved.old_inodes().next().is_some();
         self.push(overlay)
     }
 
-    /// The blocks that differ from the device that was opened, as (byte offset, bytes), in order: what a commit writes.
+    /// The blocks that differ from the opened device, as (byte offset, bytes), in order: what a commit writes.
     ///
     /// # Errors
-    /// When the device cannot be read.
+    /// If the device cannot be read.
     pub fn dirty(&self) -> Result<Vec<DirtyBlock>, StorageError> {
         let failed = |error| StorageError::io("reading the image", error);
         let mut numbers = BTreeSet::new();
@@ -295,7 +295,7 @@ impl Ext4 {
         Ok(dirty)
     }
 
-    /// The file system as it is with all changes, block for block.
+    /// The file system with all changes, as a device.
     #[must_use]
     pub fn device(&self) -> Arc<dyn ReadAt> {
         self.top()
@@ -315,8 +315,8 @@ impl Ext4 {
     }
 }
 
-/// What must hold before the blocks of `overlay` may be committed: nothing changed but what was asked for (our reader),
-/// and everything asked for is there (the independent reader).
+/// The conditions for committing the blocks of `overlay`: nothing changed except what was planned (our reader), and
+/// every planned file is there (the independent reader).
 fn check(
     before: &Reader,
     layout: &Layout,
@@ -330,7 +330,7 @@ fn check(
         }
         other => other,
     };
-    // The independent reader works meanwhile.
+    // The independent reader runs in parallel.
     let read_back = read_back::read_back(overlay, resolved).map_err(failed);
     let audited = audit::audit(before, overlay, resolved).map_err(failed);
     claims.wait()?.check(before, layout, &audited?)?;
@@ -342,9 +342,9 @@ impl Tree for Ext4 {
 
     fn root(&self) -> Result<Node, StorageError> {
         features::check_readable(&self.reader.superblock)?;
-        // What lies under a journal that was not replayed is not what the kernel would show.
+        // The tree below a journal that was not replayed is not the one that the kernel would show.
         if let Some(obstacle) = &self.obstacle {
-            // What e2fsck does not mend is said first.
+            // First the findings that e2fsck does not repair.
             self.check_features()?;
             return Err(obstacle.clone().into());
         }

@@ -1,4 +1,4 @@
-//! Counter-proofs: the check must refuse each result that differs from what was asked for, in whatever way.
+//! Counter-proofs: the check must refuse every result that differs from the plan.
 #![allow(clippy::as_conversions)]
 
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 use crate::ext4::change::apply::Lookup;
 
-/// A file system without checksums, so that only the audit can find a flipped byte; 1 KiB blocks, several groups.
+/// A file system without checksums, so that only the audit can detect a flipped byte; 1 KiB blocks, several groups.
 fn image() -> Arc<dyn ReadAt> {
     let directory = tempfile::TempDir::new().unwrap();
     let tree = directory.path().join("tree");
@@ -36,7 +36,7 @@ fn image() -> Arc<dyn ReadAt> {
     Arc::new(std::fs::read(path).unwrap())
 }
 
-/// One that lies in its inode, and one that needs a block.
+/// A label that fits into the inode, and one that needs a block.
 fn label(length: usize) -> Option<Label> {
     Label::new(vec![b'l'; length])
 }
@@ -69,7 +69,7 @@ fn inode_at(reader: &Reader, path: &str) -> Result<Inode, StorageError> {
     Lookup::new(reader).find(path)
 }
 
-/// What a test breaks after the writer is done.
+/// The state that a test corrupts after the writer has finished.
 struct Scene {
     before: Reader,
     after: Reader,
@@ -97,12 +97,12 @@ impl Scene {
     }
 }
 
-/// The block of the label that does not fit into its inode.
+/// The attribute block of the label that does not fit into its inode.
 fn label_block(scene: &Scene) -> u64 {
     inode_at(&scene.after, "/etc/made/long").unwrap().xattr_block
 }
 
-/// Runs everything up to the check, breaks the result, and returns the check's verdict.
+/// Runs everything up to the check, corrupts the result, and returns the check's result.
 fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<(), String> {
     let before = Reader::open(Arc::clone(device)).unwrap();
     let overlay = Arc::new(Overlay::new(Arc::clone(device), before.geometry.block_size, OVERLAY_LIMIT));
@@ -224,7 +224,7 @@ fn the_check_refuses_every_result_that_was_not_asked_for() {
 #[test]
 fn labels_of_all_lengths_are_written_and_read() {
     let device = image();
-    // 64 bytes are the last that fit into an inode of 256.
+    // 64 bytes is the longest that fits into an inode of 256.
     for (length, in_block) in [(1, false), (27, false), (64, false), (65, true), (100, true), (Label::LONGEST, true)] {
         let mut ext4 = Ext4::open(Arc::clone(&device)).unwrap();
         let write = |path: &str| TreeChange::WriteFile {
@@ -259,7 +259,7 @@ fn a_damaged_label_is_an_error_and_a_foreign_attribute_is_none() {
         ext4.reader.label(&inode).map_err(|error| error.to_string())
     };
     let damaged = Err(format!("ext4: inode {}: damaged attributes", labelled.number));
-    // The entry begins at 0xA4: length and kind of the name, place and size of the value.
+    // The entry starts at 0xA4: length and prefix of the name, offset and size of the value.
     for (name, at, byte, want) in [
         ("no attributes", 0xA0, 0xFF, Ok(None)),
         ("another kind of name", 0xA5, 1, Ok(None)),
@@ -281,7 +281,7 @@ fn a_damaged_label_is_an_error_and_a_foreign_attribute_is_none() {
 fn a_block_that_a_file_uses_though_the_bitmap_calls_it_free_is_not_taken() {
     let base = image();
     let before = Reader::open(Arc::clone(&base)).unwrap();
-    // Calls the blocks of a standing file free, with counts that agree: what a damaged bitmap looks like.
+    // Marks the blocks of an existing file as free, with matching counts: a damaged bitmap.
     let damaged = Arc::new(Overlay::new(base, 1024, OVERLAY_LIMIT));
     let standing = inode_at(&before, "/standing").unwrap();
     for block in before.map(&standing).unwrap().content() {
@@ -305,7 +305,7 @@ fn a_removed_name_that_still_stands_is_seen_by_both_readers() {
     let overlay = Arc::new(Overlay::new(Arc::clone(&device), before.geometry.block_size, OVERLAY_LIMIT));
     let changes = [TreeChange::RemoveFile { path: "/etc/secrets/gone".into() }];
     let resolved = Resolved::new(&before, &changes, UNIX_EPOCH).unwrap();
-    // The writer did not run: the name and the inode are there as before.
+    // The writer did not run: the name and the inode are unchanged.
     let audit = audit::audit(&before, &overlay, &resolved).err().unwrap();
     assert!(audit.to_string().contains("is still in use"), "{audit}");
     let read_back = read_back::read_back(&overlay, &resolved).unwrap().wait().unwrap_err();

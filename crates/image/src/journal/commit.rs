@@ -1,21 +1,22 @@
-//! The in-place commit: the overlay's blocks go to the image as one journal transaction.
+//! The in-place commit: writes the overlay's blocks to the image as one journal transaction.
 //!
-//! The order of the writes, and why (each step closes the window that the one before leaves):
+//! The order of the writes, and the reason (each step closes the window of the previous one):
 //!
-//! 1. New values go to blocks that were free. Nobody refers to them yet.
-//! 2. The log: descriptors, images of the blocks that were in use, commit block. Nothing points at it yet. What else
-//!    the log holds of earlier transactions is zeroed, if an old value may be among it: before the commit point, so that
-//!    no state in which the new values are in force has the old ones in the log.
-//! 3. The file system's superblock says `needs_recovery`. Flush 1.
-//! 4. The journal's superblock points at the log. Flush 2: **the commit point**. From here on a reader that replays
-//!    the journal finds wholly new, before it wholly old.
-//! 5. The logged blocks go home. Flush 3.
+//! 1. New values are written to free blocks. Nothing refers to them yet.
+//! 2. The log: descriptors, images of the blocks in use, commit block. Nothing points at it yet. The rest of the log,
+//!    with data of earlier transactions, is zeroed if it may contain an old value: before the commit point, so that the
+//!    old values are never in the log while the new ones are in force.
+//! 3. The file system's superblock gets `needs_recovery`. Flush 1.
+//! 4. The journal's superblock points at the log. Flush 2: **the commit point**. From here on a reader that replays the
+//!    journal finds the wholly new state, before it the wholly old one.
+//! 5. The logged blocks are written to their home blocks (checkpoint). Flush 3.
 //! 6. The journal's superblock says "empty", with a higher sequence number. Flush 4.
-//! 7. The file system's superblock says that no recovery is needed. Not before 6: with the flag clear the kernel wipes
-//!    a log without reading it, and e2fsck complains about one that is still pointed at.
+//! 7. `needs_recovery` is cleared in the file system's superblock. Not before 6: with the flag clear the kernel wipes a
+//!    log without reading it, and e2fsck reports a log that is still in force.
 //! 8. The log blocks are zeroed. Flush 5.
 //!
-//! Writing a value in step 1 and never in step 2 keeps values out of the journal. docs/safety.md has the whole argument.
+//! Writing a value in step 1 and never in step 2 keeps values out of the journal. docs/safety.md has the whole
+//! argument.
 
 use std::io;
 
@@ -26,25 +27,25 @@ use crate::journal::Map;
 use crate::journal::superblock::JournalSuperblock;
 use crate::journal::transaction::{self, Logged};
 
-/// What an image is written through. The order of calls is what makes the commit safe; tests record it.
+/// The device that a commit writes to. The order of calls makes the commit safe; tests record it.
 pub trait Medium {
     /// Writes all of `bytes` at `offset` (bytes from the medium's start).
     ///
     /// # Errors
-    /// What the system says. Part of the bytes may be written.
+    /// If the system call fails. Some of the bytes may have been written.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Returns when everything written so far is on the medium.
+    /// Returns when everything written so far is durable.
     ///
     /// # Errors
-    /// What the system says.
+    /// If the system call fails.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Told before the first write of the change itself, what a dirty journal held being home: what is written from here
-    /// on may be taken back.
+    /// Called before the first write of the change itself, after a dirty journal was checkpointed: writes from here on
+    /// may be rolled back.
     fn begin_change(&mut self) {}
 
-    /// Told when the commit point is passed: from here on nothing that was written may be taken back.
+    /// Called after the commit point: nothing written from here on may be rolled back.
     fn pass_commit_point(&mut self) {}
 }
 
@@ -58,51 +59,52 @@ pub struct Block {
 
 /// One change to a file system, ready to be committed in place.
 pub struct Transaction {
-    /// Bytes of a block.
+    /// Block size, in bytes.
     pub block_size: u32,
-    /// The journal's superblock: an empty log, and the sequence number that comes next.
+    /// The journal's superblock: an empty log, and the next sequence number.
     pub journal: JournalSuperblock,
-    /// Where the journal lies.
+    /// The location of the journal's blocks.
     pub map: Map,
-    /// The file system's superblock, its 1,024 bytes, before the change and with `needs_recovery` set.
+    /// The file system's superblock, 1,024 bytes, before the change and with `needs_recovery` set.
     pub superblock_old: Vec<u8>,
-    /// The same after the change, `needs_recovery` clear.
+    /// The file system's superblock after the change, with `needs_recovery` clear.
     pub superblock_new: Vec<u8>,
-    /// What a dirty journal held; `None` when it was clean.
+    /// The content of a dirty journal; `None` if it was clean.
     pub dirty: Option<Dirty>,
     /// The change.
     pub changes: Changes,
-    /// Journal blocks that hold something of earlier transactions, and are to be zeroed.
+    /// Journal blocks with data of earlier transactions, to be zeroed.
     pub stale: Vec<u32>,
-    /// One that is committed before, altogether: it frees blocks that this one may use, and a block that is in use before a
-    /// transaction would have to go through the log.
+    /// A transaction that is committed completely before this one: it frees blocks that this one may use. A block that
+    /// is in use before a transaction would have to be logged.
     pub first: Option<Box<Transaction>>,
 }
 
-/// What a journal holds that is replayed first.
+/// The transactions of a dirty journal, which are checkpointed first.
 pub struct Dirty {
-    /// Replayed blocks that are not home yet. The superblock's own block, if it is among them, has `needs_recovery` set.
-    pub home: Vec<Block>,
+    /// Replayed blocks that are not in their home blocks yet. The superblock's own block, if included, has
+    /// `needs_recovery` set.
+    pub home_blocks: Vec<Block>,
 }
 
-/// What is to be written.
+/// The blocks to write.
 #[derive(Default)]
 pub struct Changes {
-    /// Blocks that were free: new values, new directory blocks.
+    /// Free blocks with new content: new values, new directory blocks.
     pub new: Vec<Block>,
-    /// Blocks that were in use, and freed blocks that are zeroed. The superblock's own block, if it is among them,
-    /// has `needs_recovery` set.
+    /// Blocks that were in use, and freed blocks that are zeroed. The superblock's own block, if included, has
+    /// `needs_recovery` set.
     pub logged: Vec<Block>,
 }
 
 impl Transaction {
-    /// True when there is nothing to write.
+    /// True if there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first.is_none() && self.dirty.is_none() && self.changes.new.is_empty() && self.changes.logged.is_empty()
     }
 
-    /// True when the change fits into the journal as one transaction, and the journal's tags can name its blocks.
+    /// True if the change fits into the journal as one transaction, and the journal's tags can address its blocks.
     #[must_use]
     pub fn fits(&self) -> bool {
         let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
@@ -113,28 +115,28 @@ impl Transaction {
             && self.changes.logged.iter().all(can_name)
     }
 
-    /// The sequence number that the journal asks for next when this is committed.
+    /// The next sequence number of the journal after this commit.
     #[must_use]
     pub fn next_sequence(&self) -> u32 {
         let is_logged = !(self.changes.new.is_empty() && self.changes.logged.is_empty());
         self.journal.sequence.wrapping_add(u32::from(is_logged))
     }
 
-    /// Bytes of all blocks to be written home.
+    /// Size of all blocks to be written to their home blocks, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         let blocks = self.changes.new.len().saturating_add(self.changes.logged.len());
         u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(u64::from(self.block_size))
     }
 
-    /// Writes it to `medium`, where the file system starts at `start` (bytes). `seconds` since 1970 go into the commit
-    /// block.
+    /// Writes it to `medium`, on which the file system starts at `start` (bytes). The commit block gets `seconds` since
+    /// 1970.
     ///
     /// # Errors
     /// See [`CommitError`].
     pub fn commit(mut self, medium: &mut dyn Medium, start: u64, seconds: u64) -> Result<(), CommitError> {
         if let Some(first) = self.first.take() {
-            // Whatever becomes of it: of the change itself nothing is written yet.
+            // In both cases nothing of the change itself is written yet.
             first.commit(&mut Quiet(medium), start, seconds).map_err(|error| match error {
                 CommitError::Before(error) | CommitError::After(error) => CommitError::Before(error),
             })?;
@@ -143,13 +145,13 @@ impl Transaction {
         let mut journal = self.journal.clone();
         let first_sequence = journal.sequence;
         if let Some(dirty) = &self.dirty {
-            for block in &dirty.home {
+            for block in &dirty.home_blocks {
                 writer.block(block.number, &block.bytes).map_err(CommitError::Before)?;
             }
-            // Before the log is given up: until then it is the only whole copy.
+            // Before the log is emptied: until then it is the only complete copy.
             writer.flush().map_err(CommitError::Before)?;
             writer.journal_superblock(&journal).map_err(CommitError::Before)?;
-            // Before our own log blocks overwrite those that were in force.
+            // Before our log blocks overwrite the previous ones.
             writer.flush().map_err(CommitError::Before)?;
         }
         writer.medium.begin_change();
@@ -168,13 +170,13 @@ impl Transaction {
         let used = journal.first..journal.first.saturating_add(u32::try_from(log.len()).unwrap_or(u32::MAX));
         writer.zero(self.stale.iter().copied().filter(|block| !used.contains(block))).map_err(CommitError::Before)?;
         writer.superblock(&self.superblock_old).map_err(CommitError::Before)?;
-        // Before the log is pointed at: replaying one that is not all there would write garbage home.
+        // Before anything points at the log: replaying an incomplete one would write garbage to home blocks.
         writer.flush().map_err(CommitError::Before)?;
 
-        // 4. The flush comes before anything goes home: a torn home block is only mended by a log that is in force.
+        // 4. The flush comes before the checkpoint: a torn home block is only repaired by a log that is in force.
         journal.set_log(journal.first, first_sequence);
         if let Err(error) = writer.journal_superblock_now(&journal) {
-            // Nothing is home yet. If the journal's superblock is known to be what it was, the image is old.
+            // No home block is written yet. If the journal's superblock is known to be unchanged, the image is old.
             if writer.journal_superblock_now(&self.journal).is_ok() {
                 return Err(CommitError::Before(error));
             }
@@ -187,13 +189,13 @@ impl Transaction {
         for block in &self.changes.logged {
             writer.block(block.number, &block.bytes).map_err(CommitError::After)?;
         }
-        // Before the log is given up: until then it is the only whole copy.
+        // Before the log is emptied: until then it is the only complete copy.
         writer.flush().map_err(CommitError::After)?;
 
         // 6
         journal.set_log(0, first_sequence.wrapping_add(1));
         writer.journal_superblock(&journal).map_err(CommitError::After)?;
-        // Before the flag is cleared: a clear flag with a log in force is damage to e2fsck.
+        // Before the flag is cleared: e2fsck reports a clear flag with a log in force as damage.
         writer.flush().map_err(CommitError::After)?;
         writer.close(&self, used).map_err(CommitError::After)
     }
@@ -207,7 +209,7 @@ impl Transaction {
     }
 }
 
-/// A medium that is not told where the change begins and ends: what is written comes before it.
+/// A medium without the calls at the start and end of the change: for writes before the change.
 struct Quiet<'a>(&'a mut dyn Medium);
 
 impl Medium for Quiet<'_> {
@@ -228,7 +230,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Steps 7 and 8: no recovery is needed any more, and these blocks of the log are zeroed.
+    /// Steps 7 and 8: `needs_recovery` is cleared, and these blocks of the log are zeroed.
     fn close(&mut self, transaction: &Transaction, log: impl Iterator<Item = u32>) -> io::Result<()> {
         self.superblock(&transaction.superblock_new)?;
         self.zero(log)?;
@@ -274,5 +276,5 @@ impl Writer<'_> {
     }
 }
 
-/// Where the file system's superblock is, in bytes (kernel documentation, ext4, "Super Block").
+/// Offset of the file system's superblock, in bytes (kernel documentation, ext4, "Super Block").
 const SUPERBLOCK_OFFSET: u64 = 1024;

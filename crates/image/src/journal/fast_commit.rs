@@ -1,8 +1,8 @@
-//! Fast commits: what the kernel wrote behind the log since its last transaction, one for each fsync.
+//! Fast commits: written by the kernel after the log since its last transaction, one per fsync.
 //!
 //! The area is a list of tags (a tag and a length, u16 each, then the value; little-endian, unlike the rest of the
-//! journal): a head that names the transaction it follows on, then changes, then, for each fast commit, a tail with a
-//! checksum. Kernel, fs/ext4/fast_commit.h and `ext4_fc_replay_scan`. What they say is not applied here: docs/ext4.md has
+//! journal): a head that names the preceding transaction, then changes, then, for each fast commit, a tail with a
+//! checksum. Kernel, fs/ext4/fast_commit.h and `ext4_fc_replay_scan`. They are not applied here; see docs/ext4.md for
 //! the reason.
 
 use deaddrop_core::error::StorageError;
@@ -11,18 +11,18 @@ use super::superblock::JournalSuperblock;
 use super::{Map, crc32c};
 use crate::journal::replay::ReadBlock;
 
-/// `EXT4_FC_TAG_TAIL`: the number of the transaction, and a checksum of everything since the last tail.
+/// `EXT4_FC_TAG_TAIL`: the number of the transaction, and a checksum of everything since the previous tail.
 const TAIL: u16 = 8;
-/// `EXT4_FC_TAG_HEAD`: features that a reader must know, and the number of the transaction.
+/// `EXT4_FC_TAG_HEAD`: required features, and the number of the transaction.
 const HEAD: u16 = 9;
-/// Bytes of a tag and its length.
+/// Size of a tag and its length, in bytes.
 const BASE: usize = 4;
 
-/// How many whole fast commits lie in the journal's area for transaction `next`: the one that would come after the last
-/// whole one. `None` when the area holds none for it, whole or not; 0 when the first one is cut off or damaged.
+/// The number of complete fast commits for transaction `next`, the one that would follow the last complete one. `None`
+/// if the area has none for it, not even an incomplete one; 0 if the first one is truncated or damaged.
 ///
 /// # Errors
-/// When the area cannot be read.
+/// If the area cannot be read.
 pub fn count(
     superblock: &JournalSuperblock,
     map: &Map,
@@ -35,7 +35,7 @@ pub fn count(
     for (index, at) in superblock.fast_commit_area().enumerate() {
         let physical = map.physical(at).ok_or_else(|| StorageError::corrupt("the journal's inode has a hole"))?;
         read(physical, &mut block)?;
-        // A head of another transaction is left of earlier times: the kernel never clears the area.
+        // A head of another transaction is a leftover: the kernel never clears the area.
         if index == 0 && (le16(&block, 0) != Some(HEAD) || le32(&block, BASE + 4) != Some(next)) {
             return Ok(None);
         }
@@ -49,12 +49,12 @@ pub fn count(
 struct Scan {
     next: u32,
     whole: u32,
-    /// Of all tags since the last tail.
+    /// Checksum of all tags since the previous tail.
     checksum: u32,
 }
 
 impl Scan {
-    /// Takes the tags of one block; false when nothing that follows counts.
+    /// Reads the tags of one block; false if everything after it is invalid.
     fn block(&mut self, block: &[u8]) -> bool {
         let mut rest = block;
         while let (Some(tag), Some(length)) = (le16(rest, 0), le16(rest, 2)) {
@@ -69,7 +69,7 @@ impl Scan {
                 TAIL => self.tail(whole),
                 HEAD => {
                     self.checksum = crc32c(self.checksum, whole);
-                    // No feature is known so far.
+                    // No required feature is defined so far.
                     le32(whole, BASE) == Some(0) && le32(whole, BASE + 4) == Some(self.next)
                 }
                 _ => false,
@@ -108,7 +108,7 @@ mod tests {
 
     const BLOCK: usize = 1024;
 
-    /// What lies in the area, block after block, and how many fast commits of transaction 9 are found there.
+    /// The fast commits of transaction 9 in the area with these blocks.
     fn found(area: &[Vec<u8>]) -> Option<u32> {
         let superblock = with_fast_commits(2048, 8);
         assert_eq!(superblock.fast_commit_area(), 2041..2048, "as the kernel's j_fc_first and j_fc_last");
@@ -135,7 +135,7 @@ mod tests {
         tag(HEAD, &[[0; 4], transaction.to_le_bytes()].concat())
     }
 
-    /// Ends the commit that begins at `from`; the tail fills the block up.
+    /// Ends the commit that starts at `from`; the tail pads the block.
     fn tail(mut block: Vec<u8>, from: usize, transaction: u32) -> Vec<u8> {
         let length = BLOCK - block.len() - BASE;
         let start = block.len();

@@ -1,10 +1,9 @@
-//! The journal of ext4 (jbd2): its superblock, replay of what a crash left, and writing one transaction.
+//! The journal of ext4 (jbd2): its superblock, replay after a crash, and writing one transaction.
 //!
 //! Every integer on disk is big-endian here, unlike in the rest of ext4. Layout: kernel documentation,
-//! filesystems/ext4, "Journal (jbd2)". Knows journal and file-system block numbers; no paths, no values' meaning.
+//! filesystems/ext4, "Journal (jbd2)". Uses journal and file-system block numbers; no paths, and no file contents.
 
 pub mod commit;
-
 pub mod fast_commit;
 pub mod replay;
 pub mod superblock;
@@ -12,6 +11,7 @@ pub mod transaction;
 
 use std::ops::Range;
 
+pub use deaddrop_core::bytes::{be16, be32};
 use deaddrop_core::error::StorageError;
 
 /// `h_magic` of every journal block that is not data.
@@ -24,42 +24,42 @@ pub const COMMIT: u32 = 2;
 /// `h_blocktype` of a revoke block.
 pub const REVOKE: u32 = 5;
 
-/// `t_flags`: the stored block had its first four bytes zeroed, because they were the magic.
+/// `t_flags`: the first four bytes of the stored block were zeroed, because they were the magic.
 pub const TAG_ESCAPED: u32 = 1;
 /// `t_flags`: no UUID follows this tag.
 pub const TAG_SAME_UUID: u32 = 2;
 /// `t_flags`: the last tag of its descriptor block.
 pub const TAG_LAST: u32 = 8;
 
-/// Bytes of the header that starts each descriptor, commit and revoke block: magic, type, sequence.
+/// Size of the header of descriptor, commit and revoke blocks, in bytes: magic, type, sequence.
 pub const HEADER: usize = 12;
 
-/// A run of the journal inode's blocks: `count` blocks from journal block `logical` lie from `physical` on.
+/// A contiguous range of the journal inode's blocks: `count` blocks from journal block `logical` on are at `physical`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// First journal block of the run.
     pub logical: u32,
-    /// File-system block where it lies.
+    /// The file-system block of the first one.
     pub physical: u64,
-    /// Blocks in the run.
+    /// Number of blocks in the run.
     pub count: u32,
 }
 
-/// Where the journal's blocks lie in the file system: those of the log, and those that hold the inode's map.
+/// The file-system blocks of the journal: those of the log, and those of the inode's map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
-    /// In the order of their journal blocks.
+    /// Sorted by journal block.
     runs: Vec<Run>,
-    /// All of its file-system blocks, in order; no two of these share one.
+    /// All of its file-system blocks, sorted, without overlap.
     places: Vec<Range<u64>>,
 }
 
 impl Map {
-    /// Takes the runs of the journal inode, in the order of their journal blocks, and the file-system blocks that hold
-    /// the inode's map (extent or indirect blocks).
+    /// The map of a journal inode: its runs in the order of their journal blocks, and the file-system blocks of the
+    /// inode's map (extent or indirect blocks).
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when a journal block has no place, or a block is there twice: writing the one would damage
+    /// [`StorageError::Corrupt`] if a journal block is not mapped, or a block is used twice: writing one would damage
     /// the other.
     pub fn new(runs: Vec<Run>, nodes: &[u64]) -> Result<Self, StorageError> {
         let mut next = 0;
@@ -84,8 +84,8 @@ impl Map {
         self.run_from(block).map(|(place, _)| place)
     }
 
-    /// The file-system block of journal block `block`, and how many blocks follow each other there, itself among them: at
-    /// least one. `None` beyond the journal, or in a hole.
+    /// The file-system block of journal block `block`, and the number of consecutive blocks from it on: at least one.
+    /// `None` beyond the journal, or in a hole.
     #[must_use]
     pub fn run_from(&self, block: u32) -> Option<(u64, u32)> {
         let after = self.runs.partition_point(|run| run.logical <= block);
@@ -95,7 +95,7 @@ impl Map {
         Some((run.physical.checked_add(u64::from(into))?, left))
     }
 
-    /// True when file-system block `block` belongs to the journal: to its log, or to its map.
+    /// True if file-system block `block` belongs to the journal: to its log, or to its map.
     #[must_use]
     pub fn contains(&self, block: u64) -> bool {
         self.first_within(block, 1).is_some()
@@ -114,7 +114,7 @@ impl Map {
         &self.places
     }
 
-    /// Blocks of the journal that are mapped.
+    /// Number of mapped journal blocks.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.count)).sum()
@@ -133,21 +133,7 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 
-/// Reads a big-endian u32; `None` past the end.
-#[must_use]
-pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_be_bytes(field.try_into().ok()?))
-}
-
-/// Reads a big-endian u16; `None` past the end.
-#[must_use]
-pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    let field = bytes.get(at..at.checked_add(2)?)?;
-    Some(u16::from_be_bytes(field.try_into().ok()?))
-}
-
-/// Writes a big-endian u32 where the caller knows that there is room.
+/// Writes a big-endian u32; the caller guarantees that there is room.
 pub fn put_be32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }

@@ -4,7 +4,7 @@ use deaddrop_core::error::StorageError;
 
 use super::{MAGIC, be32, crc32c, put_be32};
 
-/// Bytes of the superblock, at the start of its block.
+/// Size of the superblock, at the start of its block, in bytes.
 pub const SIZE: usize = 1024;
 
 /// Offsets of the fields. Kernel documentation, ext4, "Journal (jbd2)", "Super Block".
@@ -26,9 +26,9 @@ mod at {
     pub const CHECKSUM: usize = 0xFC;
 }
 
-/// `s_feature_compat`: commit blocks carry a crc32 of their transaction.
+/// `s_feature_compat`: commit blocks have a crc32 of their transaction.
 const COMPAT_CHECKSUM: u32 = 0x1;
-/// `s_feature_incompat`: the log may hold revoke blocks.
+/// `s_feature_incompat`: the log may contain revoke blocks.
 pub const INCOMPAT_REVOKE: u32 = 0x1;
 /// `s_feature_incompat`: block numbers in tags have 64 bits.
 pub const INCOMPAT_64BIT: u32 = 0x2;
@@ -44,7 +44,7 @@ pub const INCOMPAT_FAST_COMMIT: u32 = 0x20;
 /// crc32c, the only `s_checksum_type` of checksums version 2 and 3.
 const CHECKSUM_CRC32C: u8 = 4;
 
-/// The journal's superblock, read and judged.
+/// The journal's superblock, decoded and checked.
 #[derive(Debug, Clone)]
 pub struct JournalSuperblock {
     raw: Box<[u8]>,
@@ -58,20 +58,20 @@ pub struct JournalSuperblock {
     pub start: u32,
     /// `s_feature_incompat`; 0 in a version 1 superblock.
     pub incompat: u32,
-    /// The log shares the journal with a fast-commit area.
+    /// True if part of the journal is a fast-commit area.
     has_fast_commits: bool,
-    /// The older checksum feature: a crc32 in each commit block.
+    /// True with the older checksum feature: a crc32 in each commit block.
     has_commit_checksums: bool,
     uuid: [u8; 16],
 }
 
 impl JournalSuperblock {
-    /// Reads the first [`SIZE`] bytes of journal block 0.
+    /// Decodes the first [`SIZE`] bytes of journal block 0.
     ///
-    /// `block_size` is the file system's, in bytes; `mapped` the number of whole blocks that the journal's inode has.
+    /// `block_size` is the file system's, in bytes; `mapped` the number of whole blocks of the journal's inode.
     ///
     /// # Errors
-    /// When it is damaged, records an error, or uses what we do not know.
+    /// If it is damaged, records an error, or uses an unknown feature.
     pub fn parse(block: &[u8], block_size: u32, mapped: u64) -> Result<Self, StorageError> {
         let short = || StorageError::corrupt("the journal's superblock is cut off");
         let raw: Box<[u8]> = block.get(..SIZE).ok_or_else(short)?.into();
@@ -82,7 +82,7 @@ impl JournalSuperblock {
         }
         let newer = [at::FEATURE_COMPAT, at::FEATURE_INCOMPAT, at::FEATURE_RO_COMPAT, at::USERS];
         if version == 3 && newer.iter().any(|at| field_of(&raw, *at) != 0) {
-            // The kernel would not look at them, and e2fsck clears them.
+            // The kernel ignores them, and e2fsck clears them.
             return Err(StorageError::corrupt("the journal's superblock has fields that its version does not have"));
         }
         let (compat, incompat, ro_compat) = match version {
@@ -102,7 +102,7 @@ impl JournalSuperblock {
             ));
         }
         if version == 4 && field(at::USERS)? > 1 {
-            // What e2fsck takes for an external journal of several file systems, and refuses.
+            // e2fsck takes it for an external journal of several file systems, and refuses it.
             return Err(StorageError::unsupported(
                 "the journal has more than one user",
                 "run e2fsck -f on the image first",
@@ -151,34 +151,34 @@ impl JournalSuperblock {
         Ok(parsed)
     }
 
-    /// One after the last block of the log: `s_maxlen`, or, with a fast-commit area, so many blocks before (kernel,
+    /// One past the last block of the log: `s_maxlen`, or, with a fast-commit area, that many blocks less (kernel,
     /// `jbd2_journal_load`: `j_last`).
     #[must_use]
     pub fn end(&self) -> u32 {
         if self.has_fast_commits { self.blocks.saturating_sub(self.fast_commit_blocks()) } else { self.blocks }
     }
 
-    /// Blocks that the log can hold.
+    /// Number of blocks that the log can contain.
     #[must_use]
     pub fn log_blocks(&self) -> u32 {
         self.end().saturating_sub(self.first)
     }
 
-    /// True when readers must look at the fast-commit area. The kernel takes the mark back with each empty log.
+    /// True if readers must read the fast-commit area. The kernel clears the mark with each empty log.
     #[must_use]
     pub fn has_fast_commits(&self) -> bool {
         self.has_fast_commits
     }
 
-    /// Where the fast-commit area is, or would be: its first block is not the one behind the log but the next (kernel,
-    /// `jbd2_journal_load`: `j_fc_first` is `j_last` + 1).
+    /// The location of the fast-commit area, even if unused: its first block is not the one after the log but the next
+    /// (kernel, `jbd2_journal_load`: `j_fc_first` is `j_last` + 1).
     #[must_use]
     pub fn fast_commit_area(&self) -> std::ops::Range<u32> {
         let before = self.blocks.saturating_sub(self.fast_commit_blocks());
         before.saturating_add(1).min(self.blocks)..self.blocks
     }
 
-    /// `s_num_fc_blks`; 0 stands for the default of 256 blocks (kernel, `jbd2_journal_get_num_fc_blks`).
+    /// `s_num_fc_blks`; 0 means the default of 256 blocks (kernel, `jbd2_journal_get_num_fc_blks`).
     fn fast_commit_blocks(&self) -> u32 {
         match field_of(&self.raw, at::FC_BLOCKS) {
             0 => 256,
@@ -186,19 +186,19 @@ impl JournalSuperblock {
         }
     }
 
-    /// True when commit blocks carry a crc32 of their transaction (version 1), or zeroes instead.
+    /// True if commit blocks have a crc32 of their transaction (version 1), or zeroes instead.
     #[must_use]
     pub fn has_commit_checksums(&self) -> bool {
         self.has_commit_checksums
     }
 
-    /// True when blocks of the log carry checksums (version 2 or 3).
+    /// True if blocks of the log have checksums (version 2 or 3).
     #[must_use]
     pub fn has_checksums(&self) -> bool {
         self.incompat & (INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3) != 0
     }
 
-    /// True when tags name blocks by 64 bits, and not by 32.
+    /// True if tags have 64-bit block numbers, instead of 32-bit ones.
     #[must_use]
     pub fn has_wide_tags(&self) -> bool {
         self.incompat & INCOMPAT_64BIT != 0
@@ -210,13 +210,13 @@ impl JournalSuperblock {
         crc32c(!0, &self.uuid)
     }
 
-    /// Identifies the journal in the first tag of each descriptor.
+    /// The UUID in the first tag of each descriptor.
     #[must_use]
     pub fn uuid(&self) -> &[u8; 16] {
         &self.uuid
     }
 
-    /// Bytes of one tag in a descriptor block, a UUID not counted (kernel, `journal_tag_bytes`).
+    /// Size of one tag in a descriptor block, without a UUID, in bytes (kernel, `journal_tag_bytes`).
     #[must_use]
     pub fn tag_size(&self) -> usize {
         if self.incompat & INCOMPAT_CSUM_V3 != 0 {
@@ -227,7 +227,7 @@ impl JournalSuperblock {
         8 + checksum + high
     }
 
-    /// Sets where the log starts (0: empty) and the sequence number of its first transaction, checksum included.
+    /// Sets the start of the log (0: empty) and the sequence number of its first transaction, and updates the checksum.
     pub fn set_log(&mut self, start: u32, sequence: u32) {
         self.start = start;
         self.sequence = sequence;
@@ -239,7 +239,7 @@ impl JournalSuperblock {
         }
     }
 
-    /// The [`SIZE`] bytes as they go to the disk.
+    /// The [`SIZE`] bytes as stored.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.raw
@@ -252,7 +252,7 @@ impl JournalSuperblock {
     }
 }
 
-/// A field of a whole superblock.
+/// A field of a complete superblock.
 fn field_of(raw: &[u8], at: usize) -> u32 {
     // OK to default: `raw` has SIZE bytes, and every offset of `at` ends before.
     be32(raw, at).unwrap_or_default()
@@ -274,7 +274,7 @@ pub(super) mod tests {
         JournalSuperblock::parse(&sealed(raw), 1024, u64::from(blocks)).unwrap()
     }
 
-    /// A sound version 2 superblock: 1024 blocks of 4096 bytes, checksums version 3.
+    /// A valid version 2 superblock: 1024 blocks of 4096 bytes, checksums version 3.
     fn good() -> Vec<u8> {
         let mut raw = vec![0; SIZE];
         for (at, value) in [

@@ -1,12 +1,12 @@
-//! Writing one transaction: the log blocks that make a set of block images replayable.
+//! Encodes one transaction: the log blocks from which a set of block images can be replayed.
 
 use super::superblock::{INCOMPAT_64BIT, INCOMPAT_CSUM_V2, INCOMPAT_CSUM_V3, JournalSuperblock};
 use super::{COMMIT, DESCRIPTOR, HEADER, MAGIC, TAG_ESCAPED, TAG_LAST, TAG_SAME_UUID, crc32c, put_be32};
 
-/// A block image that the transaction carries.
+/// A block image in the transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Logged<'a> {
-    /// Where it belongs, in file-system blocks.
+    /// Its home block, a file-system block number.
     pub block: u64,
     /// Its content, one block.
     pub bytes: &'a [u8],
@@ -16,7 +16,7 @@ pub struct Logged<'a> {
 const COMMIT_CHECKSUM: usize = 16;
 const COMMIT_SECONDS: usize = 48;
 
-/// How many log blocks a transaction of `images` blocks takes: descriptors, images, commit.
+/// Number of log blocks of a transaction with `images` block images: descriptors, images, commit.
 #[must_use]
 pub fn log_blocks(superblock: &JournalSuperblock, block_size: usize, images: usize) -> usize {
     let descriptors = images.div_ceil(tags_per_descriptor(superblock, block_size));
@@ -29,9 +29,9 @@ fn tags_per_descriptor(superblock: &JournalSuperblock, block_size: usize) -> usi
     ((block_size - HEADER - tail - 16) / superblock.tag_size()).max(1)
 }
 
-/// The log of one transaction, block for block, as it lies from the log's first block on.
+/// The log of one transaction, block by block, from the log's first block on.
 ///
-/// Values never come here: what a file holds goes to blocks that were free, and is not logged.
+/// Never contains values: file contents are written to free blocks, and are not logged.
 #[must_use]
 pub fn encode(
     superblock: &JournalSuperblock,
@@ -50,7 +50,7 @@ pub fn encode(
     log
 }
 
-/// A logged block that begins with the journal's magic would be taken for one of the journal's own.
+/// A logged block that starts with the journal's magic would be mistaken for one of the journal's own blocks.
 fn escape(bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut stored = bytes.to_vec();
     let escaped = stored.starts_with(&MAGIC.to_be_bytes());
@@ -103,7 +103,7 @@ fn descriptor(
     block
 }
 
-/// The checksum of a stored block in its tag: over the sequence number and the block as it lies in the log.
+/// The checksum of a stored block in its tag: over the sequence number and the block as stored in the log.
 pub(super) fn block_checksum(superblock: &JournalSuperblock, sequence: u32, stored: &[u8]) -> u32 {
     crc32c(crc32c(superblock.seed(), &sequence.to_be_bytes()), stored)
 }
@@ -137,7 +137,7 @@ fn halves(block: u64) -> [u32; 2] {
 fn commit(superblock: &JournalSuperblock, block_size: usize, sequence: u32, seconds: u64) -> Vec<u8> {
     let mut block = header(block_size, COMMIT, sequence);
     block[COMMIT_SECONDS..COMMIT_SECONDS + 8].copy_from_slice(&seconds.to_be_bytes());
-    // The older `checksum` feature (version 1) takes zeroes for "not used".
+    // The older `checksum` feature (version 1) accepts zeroes as "not used".
     if superblock.has_checksums() {
         let checksum = crc32c(superblock.seed(), &block);
         put_be32(&mut block, COMMIT_CHECKSUM, checksum);

@@ -1,7 +1,7 @@
-//! What btrfs has and others have not: subvolumes and their snapshots, and a superblock that the kernel finds by UUID.
+//! Features specific to btrfs: subvolumes and snapshots, and its superblock, which the kernel finds by UUID.
 //!
-//! Numbers in the kernel's answers have this machine's byte order, items of its trees are little-endian.
-//! Layouts: include/uapi/linux/btrfs.h and btrfs_tree.h.
+//! Numbers in the kernel's replies are in native byte order, items of its trees are little-endian. Layouts:
+//! include/uapi/linux/btrfs.h and btrfs_tree.h.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,14 +18,14 @@ use deaddrop_core::{sys, text};
 
 use super::loop_device::LoopDevice;
 
-/// Where the superblock lies, in bytes.
+/// Offset of the superblock, in bytes.
 pub(super) const SUPERBLOCK: u64 = 0x10000;
-/// `log_root` in it: not 0 when a log waits to be replayed.
+/// `log_root` in the superblock: not 0 if a log needs a replay.
 const LOG_ROOT: u64 = 0x60;
-/// `dev_item.devid` in it.
+/// `dev_item.devid` in the superblock.
 const DEVICE_ID: u64 = 0xC9;
 
-/// The number of the subvolume that is not in any other.
+/// The number of the top-level subvolume.
 const TOP_LEVEL: u64 = 5;
 
 /// A subvolume.
@@ -33,16 +33,16 @@ const TOP_LEVEL: u64 = 5;
 pub struct Subvolume {
     /// Its number.
     pub id: u64,
-    /// Its last name, fit for a terminal; none for the top level.
+    /// Its last path component, safe for a terminal; `None` for the top level.
     pub name: Option<String>,
-    /// Nothing in it may change.
+    /// True if it is read-only.
     pub read_only: bool,
-    /// It was made as a snapshot of another.
+    /// True if it was created as a snapshot.
     pub is_snapshot: bool,
 }
 
 impl Subvolume {
-    /// How a message calls it: `subvolume 256 (@)`.
+    /// Its name in messages: `subvolume 256 (@)`.
     #[must_use]
     pub fn title(&self) -> String {
         match &self.name {
@@ -56,14 +56,14 @@ impl Subvolume {
 /// The subvolume that `place` is in.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// If the kernel does not report it.
 pub fn subvolume(place: &OwnedFd) -> Result<Subvolume, StorageError> {
-    // `struct btrfs_ioctl_get_subvol_info_args`: treeid u64, name 256, parent_id, dirid, generation, flags u64, uuid 16,
-    // parent_uuid 16.
+    // `struct btrfs_ioctl_get_subvol_info_args`: treeid u64, name 256, parent_id, dirid, generation, flags u64, uuid
+    // 16, parent_uuid 16.
     const READ_ONLY: u64 = 1;
     let failed = |errno: nix::errno::Errno| StorageError::io("asking btrfs for its subvolume", errno.into());
     let answer = sys::btrfs_subvolume(place).map_err(failed)?;
-    // OK to default: the answer has room for all of these.
+    // OK to default: the reply has room for all of these.
     let number = |offset| array(&answer, offset).map(u64::from_ne_bytes).unwrap_or_default();
     Ok(Subvolume {
         id: number(0),
@@ -73,11 +73,11 @@ pub fn subvolume(place: &OwnedFd) -> Result<Subvolume, StorageError> {
     })
 }
 
-/// Snapshots that may hold what the subvolume `id` held at some time: all others that are snapshots, or all others if it
-/// is one itself. Which of them share a file with it is not asked.
+/// Snapshots that may contain an earlier state of the subvolume `own`: all other snapshots, or all other subvolumes if
+/// it is a snapshot itself. Whether they share a file with it is not checked.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// If the kernel does not report them.
 pub fn snapshots(place: &OwnedFd, own: &Subvolume) -> Result<Vec<String>, StorageError> {
     // `struct btrfs_root_item`: refs u32 at 216, parent_uuid at 263. Without references it is being deleted.
     const ROOT_ITEM: u32 = 132;
@@ -93,10 +93,10 @@ pub fn snapshots(place: &OwnedFd, own: &Subvolume) -> Result<Vec<String>, Storag
     Ok(found.iter().map(|id| names.get(id).cloned().unwrap_or_else(|| format!("subvolume {id}"))).collect())
 }
 
-/// The last names of all subvolumes, by number.
+/// The last path components of all subvolumes, by number.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// If the kernel does not report them.
 pub(super) fn names(place: &OwnedFd) -> Result<Vec<String>, StorageError> {
     Ok(all(place)?.into_iter().map(|(id, name)| format!("{id} ({name})")).collect())
 }
@@ -116,15 +116,15 @@ fn all(place: &OwnedFd) -> Result<BTreeMap<u64, String>, StorageError> {
 
 /// Calls `visit` with object, offset and content of each item of this type in the tree of roots.
 fn search(place: &OwnedFd, wanted: u32, mut visit: impl FnMut(u64, u64, &[u8])) -> Result<(), StorageError> {
-    // `struct btrfs_ioctl_search_key`: tree, objects from and to, offsets from and to, transactions from and to u64; types
-    // from and to, number of items u32; the items follow at 104, each with a header: transaction, object, offset u64, type,
-    // length u32.
+    // `struct btrfs_ioctl_search_key`: tree, objects from and to, offsets from and to, transactions from and to u64;
+    // types from and to, number of items u32; the items follow at 104, each with a header: transaction, object, offset
+    // u64, type, length u32.
     const ROOT_TREE: u64 = 1;
     const FIRST: u64 = 256;
     const LAST: u64 = u64::MAX - 255;
     const ITEMS: usize = 104;
     const HEADER: usize = 32;
-    /// Each answer has at least one item. More subvolumes than these are not looked at.
+    /// Each reply has at least one item. Subvolumes beyond this number are ignored.
     const MOST: usize = 10_000;
     let failed = |errno: nix::errno::Errno| StorageError::io("asking btrfs for its subvolumes", errno.into());
     let mut from = (FIRST, wanted, 0_u64);
@@ -168,8 +168,8 @@ fn search(place: &OwnedFd, wanted: u32, mut visit: impl FnMut(u64, u64, &[u8])) 
     Ok(())
 }
 
-/// The refusal of a subvolume that is not there.
-pub(super) fn no_such(asked: &str, names: &[String]) -> StorageError {
+/// The refusal of a subvolume that does not exist.
+pub(super) fn no_such_subvolume(asked: &str, names: &[String]) -> StorageError {
     const MOST: usize = 16;
     let shown = names.get(..MOST).unwrap_or(names).join(", ");
     let there = match names.len().checked_sub(MOST) {
@@ -183,7 +183,7 @@ pub(super) fn no_such(asked: &str, names: &[String]) -> StorageError {
     )
 }
 
-/// True when a log waits to be replayed.
+/// True if a log needs a replay.
 pub(super) fn has_log(device: &LoopDevice) -> Result<bool, StorageError> {
     Ok(field(device, LOG_ROOT)? != 0)
 }
@@ -193,17 +193,17 @@ fn field(device: &LoopDevice, offset: u64) -> Result<u64, StorageError> {
     // Cannot overflow: both are small constants.
     let read = device.file().read_exact_at(&mut bytes, SUPERBLOCK + offset);
     read.map_err(|error| StorageError::io("reading the btrfs superblock", error))?;
-    le64(&bytes, 0).ok_or_else(|| StorageError::corrupt("the btrfs superblock is cut off"))
+    le64(&bytes, 0).ok_or_else(|| StorageError::corrupt("the btrfs superblock is truncated"))
 }
 
-/// Waits for this program's turn to mount a btrfs, until what is returned goes away.
+/// Waits for this program's turn to mount a btrfs; the turn ends when the returned file is dropped.
 ///
-/// The kernel finds a btrfs by its UUID, in two steps (since Linux 6.17): between them another mount of an image with the
-/// same UUID could come, and one of the two would get the other's file system. Images of one build have the same UUID.
-/// [`check_device`] looks as well, since others than we mount, too.
-pub(super) fn take_turn() -> Option<File> {
+/// The kernel finds a btrfs by its UUID, in two steps (since Linux 6.17): a mount of another image with the same UUID
+/// in between could get the file system of the wrong image. Images of one build have the same UUID. [`check_device`]
+/// checks the result, because other programs mount too.
+pub(super) fn lock_mounts() -> Option<File> {
     const PATIENCE: Duration = Duration::from_secs(10);
-    // Without the node there is no such lock, and only the check.
+    // Without the device node there is no such lock, and only the check.
     let control = File::open("/dev/btrfs-control").ok()?;
     let since = Instant::now();
     while control.try_lock().is_err() && since.elapsed() < PATIENCE {
@@ -212,10 +212,10 @@ pub(super) fn take_turn() -> Option<File> {
     Some(control)
 }
 
-/// Checks that what was mounted at `place` lies on our device.
+/// Checks that the file system mounted at `place` is on our device.
 ///
 /// # Errors
-/// `Refused` when it lies on another.
+/// `Refused` if it is on another.
 pub(super) fn check_device(place: &OwnedFd, device: &LoopDevice) -> Result<(), StorageError> {
     // `struct btrfs_ioctl_dev_info_args` ends with the device's path, 1,024 bytes.
     let failed = |error| StorageError::io("asking btrfs for its device", error);

@@ -1,6 +1,7 @@
-//! A loop device over a part of a file: taken, configured in one call, and free again when we end, however we end.
+//! A loop device over a part of a file: allocated, configured in one call, and freed when the process ends, for
+//! whatever reason.
 //!
-//! No partition scan, which would race and name partitions for others: the part is given by offset and size.
+//! No partition scan, which would race and make partitions visible to others: the part is given by offset and size.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -20,10 +21,10 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
-/// How often a free device is looked for: between the answer and its use another may take it.
+/// Maximum number of attempts: another process may take a free device before it is configured.
 const ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long somebody else (udev looks at every new device) may hold a device that is done with.
+/// Time that another process (udev probes every new device) may keep a detached device open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A loop device of ours.
@@ -31,13 +32,14 @@ pub(super) struct LoopDevice {
     file: File,
     path: PathBuf,
     number: u32,
-    /// What sysfs calls the file behind it; none without sysfs.
+    /// The file behind it as named in sysfs; `None` without sysfs.
     backing: Option<String>,
     direct: bool,
 }
 
 impl LoopDevice {
-    /// Takes a free loop device and makes it show `size` bytes of `disk` from `start` on. `image` is for messages.
+    /// Takes a free loop device and configures it to show `size` bytes of `disk` from `start` on. `image` is for
+    /// messages.
     pub(super) fn attach(
         disk: &File,
         start: u64,
@@ -52,7 +54,7 @@ impl LoopDevice {
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let file = match OpenOptions::new().read(true).write(!read_only).open(&path) {
                 Ok(file) => file,
-                // Its node is made by another process, or it went away again.
+                // Its node is created by another process, or it was removed again.
                 Err(error)
                     if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENXIO)) =>
                 {
@@ -61,7 +63,7 @@ impl LoopDevice {
                 }
                 Err(error) => return Err(no_loop_devices(error)),
             };
-            // udev keeps away from a device that is locked (systemd, "Locking Block Device Access").
+            // udev ignores a locked device (systemd, "Locking Block Device MountMode").
             if file.try_lock().is_err() {
                 thread::sleep(PAUSE);
                 continue;
@@ -69,7 +71,7 @@ impl LoopDevice {
             let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
             let configure = |flags| sys::configure_loop_device(&file, disk, start, size, flags);
             let (configured, direct) = match configure(flags | LO_FLAGS_DIRECT_IO) {
-                // Not every file system can do it, and not at every offset.
+                // Not every file system supports it, and not at every offset.
                 Err(Errno::EINVAL) => (configure(flags), false),
                 other => (other, true),
             };
@@ -105,17 +107,17 @@ impl LoopDevice {
         &self.file
     }
 
-    /// True when it goes past the page cache.
+    /// True if it bypasses the page cache.
     pub(super) fn is_direct(&self) -> bool {
         self.direct
     }
 
-    /// Closes it, and waits until it is free. False when it is not after a while.
+    /// Closes it, and waits until it is free. False if it is still in use after a while.
     pub(super) fn detach(self) -> bool {
         let Self { file, number, backing: before, .. } = self;
         drop(file);
         let since = Instant::now();
-        // The same number may be somebody else's by now, with another file behind it.
+        // The same number may already be another process's device, with another backing file.
         while before.is_some() && backing(number) == before {
             if since.elapsed() > PATIENCE {
                 return false;
@@ -126,7 +128,7 @@ impl LoopDevice {
     }
 }
 
-/// The file behind a loop device, as sysfs calls it; none when it is free.
+/// The file behind a loop device as named in sysfs; `None` if it is free.
 fn backing(number: u32) -> Option<String> {
     fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()
 }

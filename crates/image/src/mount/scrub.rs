@@ -1,8 +1,8 @@
-//! What was in the files that were replaced or removed: overwritten while they are still open, then given back to the file
-//! below as holes.
+//! Removes the content of replaced and removed files: it is overwritten while the files are still open, then their
+//! space is given back to the file below as holes.
 //!
-//! ext4 and xfs write over a file where it lies. btrfs never does: there only the holes help, and they take old leaves of
-//! its trees, which hold small files whole, as well.
+//! ext4 and xfs overwrite a file in its blocks. btrfs never does: there only the holes help; they also cover old leaves
+//! of its trees, which contain small files completely.
 
 use std::fs::File;
 use std::io;
@@ -16,55 +16,55 @@ use nix::errno::Errno;
 use crate::mount::Mount;
 use crate::table::probe::ContentKind;
 
-/// A larger file is no secret of ours, and is not overwritten (its blocks become holes all the same).
+/// Larger files are not deaddrop's secrets, and are not overwritten (their blocks still become holes).
 const LIMIT: u64 = 64 << 20;
 
-/// What became of the old files.
+/// The result for the old files.
 #[derive(Default)]
-pub(super) struct Forgotten {
-    /// Some of what they held lies in free blocks now.
+pub(super) struct OldContent {
+    /// True if some of their content is in free blocks now.
     is_free: bool,
-    /// What stays, and where.
+    /// Notes about content that remains, and where.
     pub(super) notes: Vec<String>,
 }
 
-/// Overwrites what `dropped` held, whose names are gone, where the file system does that in place; closes them.
-pub(super) fn overwrite(kind: ContentKind, dropped: Vec<Dropped>) -> Forgotten {
-    let mut forgotten = Forgotten::default();
+/// Overwrites and closes `dropped`, files without names, on file systems that overwrite in place.
+pub(super) fn overwrite(kind: ContentKind, dropped: Vec<Dropped>) -> OldContent {
+    let mut old_content = OldContent::default();
     let mut shared = Vec::new();
     for Dropped { path, file } in dropped {
         match file.map_err(io::Error::from).and_then(|file| overwrite_one(&file, kind)) {
             Ok(Fate::Gone | Fate::OtherNames) => {}
             Ok(Fate::Shared) => shared.push(walk::shown(&path)),
-            Ok(Fate::Freed) => forgotten.is_free = true,
+            Ok(Fate::Freed) => old_content.is_free = true,
             Err(error) => {
-                forgotten.is_free = true;
-                forgotten.notes.push(format!("the old {} could not be overwritten: {error}", walk::shown(&path)));
+                old_content.is_free = true;
+                old_content.notes.push(format!("the old {} could not be overwritten: {error}", walk::shown(&path)));
             }
         }
     }
     if let [first, more @ ..] = shared.as_slice() {
         let more = if more.is_empty() { String::new() } else { format!(" (and {} more)", more.len()) };
-        forgotten.notes.push(format!(
+        old_content.notes.push(format!(
             "the old {first}{more} lies in blocks that a snapshot or a copy shares (reflink), which keeps it"
         ));
     }
-    forgotten
+    old_content
 }
 
-/// Gives all free space back to what lies below: a file, or (`device`) a block device. What happened is returned in words,
-/// for `-v` as `Ok`, to be told as `Err`.
+/// Gives all free space back to what is below: a file, or (`device`) a block device. The result is a text: `Ok` for
+/// `-v`, `Err` for a note to the user.
 ///
-/// `mount` must be fresh: the free space that btrfs has set apart for what it writes next is not given back.
-pub(super) fn give_back(mount: &Mount, forgotten: &Forgotten, device: bool) -> Result<String, String> {
+/// `mount` must be new: a btrfs does not give back the free space that it has reserved for its next writes.
+pub(super) fn discard_free_space(mount: &Mount, old_content: &OldContent, device: bool) -> Result<String, String> {
     match mount.trim() {
-        Ok(_) if forgotten.is_free && device => {
+        Ok(_) if old_content.is_free && device => {
             Err("on a block device the space of replaced values is discarded, and what \
              the device makes of that is its own"
                 .to_owned())
         }
         Ok(bytes) => Ok(format!("{} of free space given back", text::size(bytes))),
-        Err(errno) if forgotten.is_free => Err(format!(
+        Err(errno) if old_content.is_free => Err(format!(
             "what the replaced files held stays in free space: it could not be given back ({})",
             reason(errno)
         )),
@@ -79,19 +79,19 @@ fn reason(errno: Errno) -> String {
     }
 }
 
-/// What became of an old file's content.
+/// The result for an old file's content.
 enum Fate {
     /// It is overwritten, or there was none.
     Gone,
-    /// It lies in free blocks now.
+    /// It is in free blocks now.
     Freed,
-    /// It is a file that still has a name.
+    /// The file still has another name.
     OtherNames,
-    /// Others have it in the same blocks.
+    /// Another file shares its blocks.
     Shared,
 }
 
-/// Overwrites a file that has no name any more, where it lies.
+/// Overwrites a file without a name in its blocks.
 fn overwrite_one(file: &File, kind: ContentKind) -> io::Result<Fate> {
     let found = file.metadata()?;
     if found.nlink() > 0 {
@@ -118,12 +118,13 @@ fn overwrite_one(file: &File, kind: ContentKind) -> io::Result<Fate> {
     Ok(Fate::Gone)
 }
 
-/// True when some of its blocks belong to another file as well, as far as the file system tells.
+/// True if some of its blocks are shared with another file, as far as the file system reports it.
 fn is_shared(file: &File) -> bool {
-    // Documentation/filesystems/fiemap.rst, `struct fiemap_extent`: logical, physical, length u64, two reserved, flags u32.
+    // Documentation/filesystems/fiemap.rst, `struct fiemap_extent`: logical, physical, length u64, two reserved, flags
+    // u32.
     const SHARED: u32 = 0x2000;
     const LAST: u32 = 0x1;
-    /// Answers, of some extents each. What has more is no secret of ours.
+    /// Maximum number of requests, of some extents each. A file with more extents is not deaddrop's secret.
     const MOST: usize = 4096;
     let mut answer = [0; 32 + 32 * sys::EXTENT_SIZE];
     let mut start = 0;

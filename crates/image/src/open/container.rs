@@ -1,4 +1,4 @@
-//! What kind of file an image is: told by its magic, never by its name. Used by [`super::disk`].
+//! The container format of an image, detected by its magic, never by its name. Used by [`super::disk`].
 
 use deaddrop_core::bytes::{le32, le64};
 use deaddrop_core::error::StorageError;
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::device::ReadAt;
 
-/// A container that we can open.
+/// A supported container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Container {
@@ -17,7 +17,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// Its name, as `inspect` shows it.
+    /// Its name in `inspect`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 
 const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
 
-/// What we know by name and cannot open: offset of the magic, magic, name, what to do instead.
+/// Known formats that are not supported: offset of the magic, magic, name, hint.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\x1f\x8b\x08", "gzip-compressed", "decompress it first: gunzip -k IMAGE"),
     (0, b"\xfd7zXZ\0", "xz-compressed", "decompress it first: unxz -k IMAGE"),
@@ -68,22 +68,23 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     ),
 ];
 
-/// Bytes from the start that [`judge`] looks at, at most.
+/// Number of bytes at the start that [`refuse_foreign`] checks, at most.
 const HEAD: usize = 32774;
 
-/// The container that `device` starts like.
+/// The container format at the start of `device`.
 ///
 /// # Errors
-/// `Unsupported` by its name for what we know and cannot open, with what to do; `Io` when the start cannot be read.
+/// `Unsupported` with its name for a known format that is not supported, with a hint; `Io` if the start cannot be read.
 pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError> {
     let mut head = vec![0; usize::try_from(device.size()).unwrap_or(HEAD).min(HEAD)];
     device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
     if has(&head, 0, ZSTD) || is_skippable_frame(&head) {
         return Ok(Container::Zstd);
     }
-    judge(&head, name)?;
+    refuse_foreign(&head, name)?;
     if let Some(footer) = device.size().checked_sub(512) {
-        // A fixed VHD is the raw disk with a footer. "Virtual Hard Disk Image Format Specification", "Hard Disk Footer".
+        // A fixed VHD is the raw disk with a footer. "Virtual Hard Disk Image Format Specification", "Hard Disk
+        // Footer".
         let mut cookie = [0; 8];
         device.read_exact_at(footer, &mut cookie).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
         if &cookie == b"conectix" {
@@ -93,11 +94,11 @@ pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError>
     Ok(Container::Raw)
 }
 
-/// Refuses by its name what starts like something that is no raw disk. `name` is the image's, for the message.
+/// Refuses the start of a known format that is no raw disk. `name` is the image's, for the message.
 ///
 /// # Errors
-/// `Unsupported`, with what to do instead.
-pub fn judge(head: &[u8], name: &str) -> Result<(), StorageError> {
+/// `Unsupported`, with a hint.
+pub fn refuse_foreign(head: &[u8], name: &str) -> Result<(), StorageError> {
     if is_lzma(head) {
         let hint = "decompress it first: unlzma -k IMAGE";
         return Err(StorageError::unsupported(format!("{name} is lzma-compressed"), hint));
@@ -108,15 +109,15 @@ pub fn judge(head: &[u8], name: &str) -> Result<(), StorageError> {
     }
 }
 
-/// RFC 8878 section 3.1.2: the numbers 0x184D2A50 to 0x184D2A5F. pzstd and seekable writers begin with one.
+/// RFC 8878 section 3.1.2: the numbers 0x184D2A50 to 0x184D2A5F. Files of pzstd and of seekable writers start with one.
 fn is_skippable_frame(head: &[u8]) -> bool {
     matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-/// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma` and
-/// `xz` write 0x5D), the size of the dictionary (u32; they write 2^n or 2^n + 2^(n-1), from 4 KiB on), the size of the content
-/// (u64; all ones where it is not known), then the coder's first byte, which is 0. As liblzma's `lzma_alone_decoder` judges,
-/// content has less than 256 GiB.
+/// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma`
+/// and `xz` write 0x5D), the size of the dictionary (u32; they write 2^n or 2^n + 2^(n-1), from 4 KiB on), the size of
+/// the content (u64; all ones if unknown), then the coder's first byte, which is 0. As in liblzma's
+/// `lzma_alone_decoder`, content has less than 256 GiB.
 fn is_lzma(head: &[u8]) -> bool {
     let (Some(dictionary), Some(content)) = (le32(head, 1), le64(head, 5)) else { return false };
     let ones = dictionary.count_ones();
@@ -145,7 +146,7 @@ mod tests {
             assert_eq!(error.to_string(), format!("x.img is {kind}"));
             assert!(error.hint().is_some(), "{kind}");
         }
-        // What `lzma` and `xz --format=lzma` write first, of a dictionary of 8 MiB and of unknown size.
+        // The first bytes of `lzma` and `xz --format=lzma`, with a dictionary of 8 MiB and unknown size.
         let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x08".to_vec();
         assert_eq!(sniff(&lzma, "x.img").unwrap_err().to_string(), "x.img is lzma-compressed");
         let mut fixed = vec![0; 4096];

@@ -1,5 +1,4 @@
-//! Where a changed image goes, and whether it can: judged before anything is read or decoded.
-//! Called by [`crate::output`].
+//! The destination of a changed image, checked before anything is read or decoded. Used by [`crate::output`].
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -7,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 use deaddrop_core::sys;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
@@ -16,56 +15,54 @@ use super::input::{Input, kind_name};
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
 
-/// Where a person wants the changes.
+/// The requested destination of the changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// In the image itself.
+    /// The image itself.
     InPlace {
-        /// Leave the image's permissions as they are, in place of making it 0600.
+        /// Keep the image's permissions, instead of setting them to 0600.
         keep_mode: bool,
-        /// Write although it is a file that is mounted, attached, or open in a virtual machine, or a device that is not
+        /// Write even if the image file is mounted, attached, or open in a virtual machine, or the device is not
         /// removable.
         force: bool,
-        /// Where the undo file goes, if the image is a block device and needs one; and where to look for one that an
-        /// interrupted run left.
+        /// The directory of the undo file, if the image is a block device and needs one; and of the undo file of an
+        /// interrupted run.
         undo: Option<PathBuf>,
     },
-    /// In a new file; the image stays as it is.
+    /// A new file; the image is not changed.
     File {
-        /// Its path. What it ends in says whether it is compressed.
+        /// Its path. The suffix sets the compression.
         path: PathBuf,
-        /// Replace what stands there, if it is a regular file.
+        /// Replace an existing file, if it is a regular file.
         force: bool,
     },
 }
 
-/// A destination that was found to be possible.
-pub(crate) enum Place {
-    /// Change the image itself, within its file or by replacing it.
+/// A destination that was checked.
+pub(crate) enum CheckedDestination {
+    /// Change the image itself, in its file or by replacing it.
     InPlace {
-        /// Leave its permissions.
+        /// Keep its permissions.
         keep_mode: bool,
-        /// The directory of the undo file; none where the image is no block device.
+        /// The directory of the undo file; `None` if the image is no block device.
         undo: Option<PathBuf>,
     },
-    /// Make a file.
+    /// Create a file.
     New {
-        /// As it was given, for messages.
+        /// The path as given, for messages.
         name: String,
-        /// Where its name goes; links followed.
+        /// The final path; links followed.
         path: PathBuf,
-        /// The directory that is in.
+        /// The directory of that path.
         directory: PathBuf,
-        /// It may take over a name that is there.
+        /// True if it may replace an existing file.
         force: bool,
-        /// Compress it.
+        /// True if it is compressed.
         compress: bool,
     },
 }
 
-const USE_OUTPUT: &str = "write the result to another file: -o OUT";
-
-/// What an output's name may not end in, and what to do.
+/// Suffixes of unsupported output formats, and hints.
 const FOREIGN: &[(&[&str], &str)] = &[
     (
         &["gz", "xz", "bz2", "lz4", "lzma", "lz", "br", "zip", "7z"],
@@ -79,33 +76,33 @@ const FOREIGN: &[(&[&str], &str)] = &[
     (&["tar", "tgz", "txz"], "write a raw image and pack it yourself"),
 ];
 
-/// Judges `destination` for `input`.
+/// Checks `destination` for `input`.
 ///
 /// # Errors
-/// `Refused` with what to do instead; `Unsupported` for an output format; `Io`.
-pub(crate) fn judge(destination: &Destination, input: &Input) -> Result<Place, StorageError> {
+/// `Refused` with a hint; `Unsupported` for an output format; `Io`.
+pub(crate) fn check(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
     match destination {
         Destination::InPlace { keep_mode, force, undo } => {
-            judge_in_place(input)?;
+            check_in_place(input)?;
             let undo = undo.clone().filter(|_| input.is_device());
-            undo.as_deref().map_or(Ok(()), |directory| judge_directory(directory, "the undo file"))?;
+            undo.as_deref().map_or(Ok(()), |directory| check_directory(directory, "the undo file"))?;
             if input.is_device() {
-                judge_device(input, *force)?;
+                check_device(input, *force)?;
             } else if !force {
-                holders::refuse_if_held(&input.file, &input.name())?;
+                holders::refuse_holders(&input.file, &input.name())?;
             }
-            Ok(Place::InPlace { keep_mode: *keep_mode, undo })
+            Ok(CheckedDestination::InPlace { keep_mode: *keep_mode, undo })
         }
-        Destination::File { path, force } => judge_new(path, *force, input),
+        Destination::File { path, force } => check_new(path, *force, input),
     }
 }
 
-/// The image must be ours to write.
-fn judge_in_place(input: &Input) -> Result<(), StorageError> {
+/// Checks that the image is writable.
+fn check_in_place(input: &Input) -> Result<(), StorageError> {
     if input.real.starts_with("/nix/store") {
         return refuse_in_place(input, "is in the Nix store, which is never written to");
     }
-    // Root may write to anything; a file that its owner may not write is left alone all the same.
+    // Root may write to every file; a file that is read-only for its owner is refused anyway.
     if input.metadata.mode() & 0o200 == 0 {
         return refuse_in_place(input, "is read-only");
     }
@@ -115,17 +112,17 @@ fn judge_in_place(input: &Input) -> Result<(), StorageError> {
     }
 }
 
-/// Refuses to change the device that the running system is on, before it is opened at all.
+/// Refuses to change the device of the running system, before it is opened.
 ///
 /// # Errors
-/// The refusal, with the mount point that is on it.
+/// The refusal, with the mount point on the device.
 pub(crate) fn refuse_running_system(destination: &Destination, path: &Path) -> Result<(), StorageError> {
     let Destination::InPlace { .. } = destination else { return Ok(()) };
     match fs::metadata(path) {
         Ok(found) if found.file_type().is_block_device() => {
             refuse_running(&Number::of(found.rdev()), &path.display().to_string(), &System::running())
         }
-        // No device; or nothing there, which opening it says better.
+        // Not a device, or a missing file, which opening it reports better.
         _ => Ok(()),
     }
 }
@@ -134,25 +131,26 @@ fn refuse_running(device: &Number, name: &str, system: &System) -> Result<(), St
     system.runs_from(device).map_or(Ok(()), |place| {
         Err(StorageError::refused(
             format!("{name} holds the running system: {place} is on it"),
-            "a running root is a directory: `deaddrop inject /` changes it; is this the device that you mean?",
+            Remedy::ChangeRunningRoot,
         ))
     })
 }
 
-/// A device must be one that a person may well mean, and that nobody uses: what is on it cannot be had back. Only whether it
-/// is removable is for a person to override.
+/// Checks that a device is a plausible target and not in use: its content cannot be restored. The user can only
+/// override that it is not removable.
 ///
 /// # Errors
 /// `Refused`; `Io`.
-fn judge_device(input: &Input, force: bool) -> Result<(), StorageError> {
+fn check_device(input: &Input, force: bool) -> Result<(), StorageError> {
     let (name, system) = (input.name(), System::running());
     let number = Number::of(input.metadata.rdev());
     refuse_running(&number, &name, &system)?;
-    holders::refuse_if_held(&input.file, &name)?;
+    holders::refuse_holders(&input.file, &name)?;
     if sys::is_read_only(&input.file).map_err(|e| StorageError::io(format!("looking at {name}"), e))? {
         return Err(StorageError::refused(
             format!("{name} is a read-only device"),
-            "a card has a lock on its side; `blockdev --setrw` undoes `--setro`; a loop device may be attached with `-r`",
+            "a card has a lock on its side; `blockdev --setrw` undoes `--setro`; a loop device may be attached with \
+             `-r`",
         ));
     }
     if force || system.is_removable(&number) {
@@ -162,16 +160,16 @@ fn judge_device(input: &Input, force: bool) -> Result<(), StorageError> {
     let description = if description.is_empty() { description } else { format!(" ({description})") };
     Err(StorageError::refused(
         format!("{name}{description} is not removable: it may be a disk of this very machine"),
-        "make sure that it is the one you mean (`lsblk -o NAME,SIZE,MODEL,MOUNTPOINTS`); --force writes to it all the same",
+        Remedy::OverrideNotRemovable,
     ))
 }
 
-/// The image must be ours to replace by another file, where it cannot be changed within: so that a crash leaves the old
-/// or the new and nothing between.
+/// Checks that an image that cannot be changed in its file can be replaced: a crash must leave the old or the new
+/// image.
 ///
 /// # Errors
-/// `Refused` with what to do instead.
-pub(crate) fn judge_replacement(input: &Input) -> Result<(), StorageError> {
+/// `Refused` with a hint.
+pub(crate) fn check_replacement(input: &Input) -> Result<(), StorageError> {
     if input.is_device() {
         return refuse_in_place(
             input,
@@ -194,56 +192,56 @@ pub(crate) fn judge_replacement(input: &Input) -> Result<(), StorageError> {
 }
 
 fn refuse_in_place(input: &Input, why: &str) -> Result<(), StorageError> {
-    Err(StorageError::refused(format!("{} {why}", input.name()), USE_OUTPUT))
+    Err(StorageError::refused(format!("{} {why}", input.name()), Remedy::WriteToOutput))
 }
 
-fn judge_new(path: &Path, force: bool, input: &Input) -> Result<Place, StorageError> {
+fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestination, StorageError> {
     let name = path.display().to_string();
-    let refused = |what: String, hint: &str| Err(StorageError::refused(what, hint));
+    let refused = |what: String, hint: Hint| Err(StorageError::refused(what, hint));
     if path == Path::new("-") {
-        return refused("an image cannot be written to standard output".to_owned(), "name a file: -o OUT");
+        return refused("an image cannot be written to standard output".to_owned(), Remedy::NameOutput.into());
     }
     if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
-        return refused(format!("{name} is a directory"), "name a file in it: -o DIRECTORY/OUT");
+        return refused(format!("{name} is a directory"), Remedy::NameOutputInDirectory.into());
     }
     let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if let Some((_, hint)) = FOREIGN.iter().find(|(suffixes, _)| suffixes.contains(&suffix.as_str())) {
         return Err(StorageError::unsupported(format!("{name}: .{suffix} cannot be written"), *hint));
     }
     let mut real = path.to_owned();
-    let standing = standing(path).map_err(|e| StorageError::io(format!("looking at {name}"), e))?;
-    match standing {
-        Standing::Nothing => {}
-        Standing::DanglingLink => {
+    let existing = existing(path).map_err(|e| StorageError::io(format!("looking at {name}"), e))?;
+    match existing {
+        Existing::Nothing => {}
+        Existing::DanglingLink => {
             return refused(
                 format!("{name} is a symbolic link that leads nowhere"),
-                "remove the link, or name the file that it should lead to",
+                "remove the link, or name the file that it should lead to".into(),
             );
         }
-        Standing::Something(found) => {
+        Existing::Something(found) => {
             if input.is_same(&found) {
-                return refused(format!("{name} is the image itself"), "leave out -o to change the image in place");
+                return refused(format!("{name} is the image itself"), Remedy::OmitOutput.into());
             }
             if let Some(kind) = kind_name(found.file_type()) {
-                return refused(format!("{name} is {kind}"), "name a file that does not exist yet");
+                return refused(format!("{name} is {kind}"), "name a file that does not exist yet".into());
             }
             if !found.is_file() {
-                return refused(format!("{name} is a block device"), "write to a file, and that to the device");
+                return refused(format!("{name} is a block device"), "write to a file, and that to the device".into());
             }
             if !force {
-                return refused(format!("{name} exists"), "choose another name, or replace it: --force");
+                return refused(format!("{name} exists"), Remedy::ReplaceOutput.into());
             }
             // The file is replaced, not a link to it.
             real = fs::canonicalize(path).map_err(|e| StorageError::io(format!("looking at {name}"), e))?;
         }
     }
     let directory = parent(&real).to_owned();
-    judge_directory(&directory, &name)?;
-    Ok(Place::New { name, path: real, directory, force, compress: suffix == "zst" || suffix == "zstd" })
+    check_directory(&directory, &name)?;
+    Ok(CheckedDestination::New { name, path: real, directory, force, compress: suffix == "zst" || suffix == "zstd" })
 }
 
-/// The directory of a new file must be there, and ours to write to.
-fn judge_directory(directory: &Path, name: &str) -> Result<(), StorageError> {
+/// Checks that the directory of a new file exists and is writable.
+fn check_directory(directory: &Path, name: &str) -> Result<(), StorageError> {
     let place = directory.display();
     match fs::metadata(directory) {
         Ok(found) if found.is_dir() => {}
@@ -269,24 +267,24 @@ fn judge_directory(directory: &Path, name: &str) -> Result<(), StorageError> {
     })
 }
 
-enum Standing {
+enum Existing {
     Nothing,
     DanglingLink,
     Something(Metadata),
 }
 
-/// What a path leads to.
-fn standing(path: &Path) -> io::Result<Standing> {
+/// The kind of the file at a path.
+fn existing(path: &Path) -> io::Result<Existing> {
     let missing = |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
     match fs::metadata(path) {
-        Ok(found) => Ok(Standing::Something(found)),
+        Ok(found) => Ok(Existing::Something(found)),
         Err(e) if missing(&e) => match fs::symlink_metadata(path) {
-            Ok(_) => Ok(Standing::DanglingLink),
-            Err(e) if missing(&e) => Ok(Standing::Nothing),
+            Ok(_) => Ok(Existing::DanglingLink),
+            Err(e) if missing(&e) => Ok(Existing::Nothing),
             Err(e) => Err(e),
         },
         // A loop of links.
-        Err(_) if fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) => Ok(Standing::DanglingLink),
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) => Ok(Existing::DanglingLink),
         Err(e) => Err(e),
     }
 }

@@ -1,7 +1,7 @@
-//! An image that is open: its container, the raw disk inside, and the disk's partitions.
+//! An open image: its container, the raw disk inside, and the disk's partitions.
 //!
-//! The way in for every command: [`DiskImage::open`] to look, [`DiskImage::open_for`] to change. Nothing is ever written
-//! to the image through this; changes go through [`crate::output::Output::commit`].
+//! Every command opens images here: with [`DiskImage::open`] for reading, with [`DiskImage::open_for`] for a change.
+//! Nothing is written to the image through this type; changes go through [`crate::output::Output::commit`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use deaddrop_core::sys::SignalsWait;
 use deaddrop_core::unfinished::Unfinished;
 
 use super::container::{self, Container};
-use super::destination::{judge_replacement, refuse_running_system};
+use super::destination::{check_replacement, refuse_running_system};
 use super::input::{Access, Input};
 use super::spool;
 use crate::device::{FileDevice, ReadAt, Section};
 use crate::output::frames::{Kept, Recorder};
 use crate::output::{Destination, FileMedium, Output};
 use crate::progress::Watch;
-use crate::table::root::{self, Backend, LookInto, Root};
+use crate::table::root::{self, Backend, InspectPartition, Root};
 use crate::table::{Partition, Table};
 use crate::undo::{self, Disk};
 
@@ -29,27 +29,27 @@ pub struct DiskImage {
     pub(crate) input: Input,
     container: Container,
     pub(crate) decoded: Option<Decoded>,
-    /// The disk of a compressed image, compressed again as it stands, if the output is to be compressed.
+    /// The frames of a compressed image, compressed again during decoding, if the output is to be compressed.
     pub(crate) frames: Option<Kept>,
     disk: Arc<dyn ReadAt>,
     table: Table,
-    taken_back: bool,
+    rolled_back: bool,
 }
 
-/// What a compressed image is decoded into.
+/// The files into which a compressed image is decoded.
 struct Room {
     decoded: Decoded,
-    /// A file without a name for its frames, if they are of use.
+    /// An unnamed file for its frames, if they are needed.
     frames: Option<File>,
-    /// The directory of both.
+    /// The directory of both files.
     place: PathBuf,
 }
 
-/// Where the raw disk of a compressed image is.
+/// The location of the raw disk of a compressed image.
 pub(crate) enum Decoded {
-    /// In a file that goes away with us.
+    /// In a scratch file.
     Scratch(File),
-    /// In the output's own unfinished file, since the output is raw.
+    /// In the output's own unfinished file, because the output is raw.
     Output(Unfinished),
 }
 
@@ -63,13 +63,13 @@ impl Decoded {
 }
 
 impl DiskImage {
-    /// Opens the image at `path` for reading: follows a symbolic link, tells the container by its magic, decodes it if
-    /// it is compressed (into a file without a name beside it, or in `$TMPDIR` or `/var/tmp`), and reads the partition
-    /// table. `watch` is told how far decoding has come.
+    /// Opens the image at `path` for reading: follows a symbolic link, detects the container by its magic, decodes it
+    /// if it is compressed (into an unnamed file in the same directory, or in `$TMPDIR` or `/var/tmp`), and reads the
+    /// partition table. `watch` reports the progress of decoding.
     ///
     /// # Errors
-    /// `Refused` for what is no file, or empty; `Unsupported` for containers of other kinds; `Corrupt` for damaged data
-    /// or a damaged table; `Io`.
+    /// `Refused` for an empty image or one that is neither a file nor a block device; `Unsupported` for other
+    /// containers; `Corrupt` for damaged data or a damaged table; `Io`.
     pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, StorageError> {
         let mut input = Input::open(path)?;
         input.lock(Access::Read)?;
@@ -83,11 +83,11 @@ impl DiskImage {
         })
     }
 
-    /// Opens the image at `path` to be changed, with the changes going to `destination`. Whether that is possible is
-    /// judged first, before anything is decoded: the [`Output`] is what the changes are committed to.
+    /// Opens the image at `path` for a change that goes to `destination`. The destination is checked first, before
+    /// anything is decoded: the changes are committed to the returned [`Output`].
     ///
     /// # Errors
-    /// As for [`DiskImage::open`]; `Refused` when the destination is not possible.
+    /// As for [`DiskImage::open`]; `Refused` if the destination is not possible.
     pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), StorageError> {
         refuse_running_system(destination, path)?;
         let mut input = Input::open(path)?;
@@ -96,8 +96,8 @@ impl DiskImage {
         let directory = output.directory();
         let mut image = Self::read(input, watch, |input| {
             if output.is_in_place() {
-                // What is compressed cannot be changed within: it is replaced.
-                judge_replacement(input)?;
+                // A compressed image cannot be changed in its file: it is replaced.
+                check_replacement(input)?;
             }
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
@@ -109,21 +109,21 @@ impl DiskImage {
             Ok(Room { decoded, frames, place: directory.to_owned() })
         })?;
         if let Some(directory) = output.undo_directory() {
-            // Before anybody looks at what lies on it.
+            // Before anything is read from it.
             let signals = SignalsWait::new();
             let mut medium = FileMedium::new(&image.input.file);
             let partitions = &image.table.partitions;
             let restored = image.with_disk(&mut medium, |disk| undo::restore(disk, partitions, directory));
             if matches!(restored, Err(StorageError::HalfDone { .. })) {
-                // It has to be said: no signal ends us before that.
+                // The error must be reported: no signal terminates the process before that.
                 signals.committed();
             }
-            image.taken_back = restored?;
+            image.rolled_back = restored?;
         }
         Ok((image, output))
     }
 
-    /// Reads container and table; `room` makes the files that a compressed image is decoded into.
+    /// Reads container and table; `room` creates the files into which a compressed image is decoded.
     fn read(
         input: Input,
         watch: Watch<'_>,
@@ -147,52 +147,52 @@ impl DiskImage {
             }
         };
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, decoded, frames, disk, table, taken_back: false })
+        Ok(Self { input, container, decoded, frames, disk, table, rolled_back: false })
     }
 
-    /// The image's name in messages: its path as it was given.
+    /// The image's name in messages: its path as given.
     #[must_use]
     pub fn name(&self) -> String {
         self.input.name()
     }
 
-    /// The path with every symbolic link followed.
+    /// The path with all symbolic links resolved.
     #[must_use]
     pub fn real_path(&self) -> &Path {
         &self.input.real
     }
 
-    /// How the disk is packed.
+    /// The container format.
     #[must_use]
     pub fn container(&self) -> Container {
         self.container
     }
 
-    /// Size of the disk in bytes.
+    /// Size of the disk, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.disk.size()
     }
 
-    /// Size of the image's file (or device) in bytes.
+    /// Size of the image's file (or device), in bytes.
     #[must_use]
     pub fn file_size(&self) -> u64 {
         self.input.size
     }
 
-    /// True when the image is a block device.
+    /// True if the image is a block device.
     #[must_use]
     pub fn is_device(&self) -> bool {
         self.input.is_device()
     }
 
-    /// True when an interrupted change was taken back as the image was opened; see [`undo::restore`].
+    /// True if an interrupted change was rolled back when the image was opened; see [`undo::restore`].
     #[must_use]
-    pub fn was_taken_back(&self) -> bool {
-        self.taken_back
+    pub fn was_rolled_back(&self) -> bool {
+        self.rolled_back
     }
 
-    /// Calls `work` with the disk, to be written through `medium`, which must be of the image's own file.
+    /// Calls `work` with the disk, for writing through `medium`, which must be of the image's own file.
     pub(crate) fn with_disk<T>(&self, medium: &mut FileMedium<'_>, work: impl FnOnce(&mut Disk<'_>) -> T) -> T {
         work(&mut Disk { name: &self.name(), path: &self.input.real, reader: &*self.disk, medium })
     }
@@ -212,7 +212,7 @@ impl DiskImage {
     /// The raw bytes of one partition.
     ///
     /// # Errors
-    /// `Corrupt` when it cannot be used, for the reason that its `problem` gives.
+    /// `Corrupt` if it cannot be used, with the reason in its `problem`.
     pub fn partition(&self, partition: &Partition) -> Result<Section, StorageError> {
         let outside = "it is not wholly in the image";
         match &partition.problem {
@@ -225,27 +225,32 @@ impl DiskImage {
     /// Chooses the root partition for the native writer; see [`root::choose`].
     ///
     /// # Errors
-    /// When there is none, more than one, or it cannot be used.
-    pub fn root(&self, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, StorageError> {
-        self.root_for(Backend::Native, asked, look)
+    /// If there is none, more than one, or it cannot be used.
+    pub fn root(&self, asked: Option<&str>, inspect: InspectPartition<'_>) -> Result<Root, StorageError> {
+        self.root_for(Backend::Native, asked, inspect)
     }
 
-    /// The same for what `backend` is to write.
+    /// Like [`DiskImage::root`], for a root that `backend` writes.
     ///
     /// # Errors
     /// As [`DiskImage::root`].
-    pub fn root_for(&self, backend: Backend, asked: Option<&str>, look: LookInto<'_>) -> Result<Root, StorageError> {
-        root::choose(&self.table, asked, backend, look, &self.name())
+    pub fn root_for(
+        &self,
+        backend: Backend,
+        asked: Option<&str>,
+        inspect: InspectPartition<'_>,
+    ) -> Result<Root, StorageError> {
+        root::choose(&self.table, asked, backend, inspect, &self.name())
     }
 
-    /// The file that holds the raw disk.
+    /// The file with the raw disk.
     #[must_use]
     pub fn raw_file(&self) -> &File {
         self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
     }
 }
 
-/// The directory that a path is in.
+/// The directory of a path.
 pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -253,7 +258,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A file without a name for an image in a read-only directory. `/tmp` is not tried: it is often in memory.
+/// An unnamed file for an image in a read-only directory. `/tmp` is not used: it is often in memory.
 fn elsewhere() -> io::Result<(File, PathBuf)> {
     let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
     let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));

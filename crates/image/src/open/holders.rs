@@ -1,4 +1,4 @@
-//! Who else has the image in hands: a mount, a loop device, a running virtual machine, another deaddrop.
+//! Holders of an image: a mount, a loop device, a running virtual machine, another deaddrop.
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use std::{io, thread};
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -17,14 +17,15 @@ use crate::open::block_devices::{Number, System};
 const QEMU_LOCKS_START: i64 = 100;
 const QEMU_LOCKS_LENGTH: i64 = 200;
 
-/// How often a lock is tried, and how long between: udev holds one for a moment when it looks at a device.
+/// Maximum number of attempts to take a lock, and the time between them: udev holds one briefly when it probes a
+/// device.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Locks the image against other runs of deaddrop (flock(2)), as long as `file` is open.
 ///
 /// # Errors
-/// When another process holds a lock that excludes ours.
+/// If another process has a conflicting lock.
 pub fn lock(file: &File, name: &str, exclusive: bool) -> Result<(), StorageError> {
     if try_lock(file, exclusive).map_err(|e| StorageError::io(format!("locking {name}"), e))? {
         return Ok(());
@@ -35,7 +36,7 @@ pub fn lock(file: &File, name: &str, exclusive: bool) -> Result<(), StorageError
     ))
 }
 
-/// Locks a file as long as it is open. False when another holds a lock that excludes ours.
+/// Locks a file as long as it is open. False if another process has a conflicting lock.
 pub(crate) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
     for attempt in 1..=ATTEMPTS {
         let result = if exclusive { file.try_lock() } else { file.try_lock_shared() };
@@ -43,7 +44,7 @@ pub(crate) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
             Ok(()) => return Ok(true),
             Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => thread::sleep(PAUSE),
             Err(TryLockError::WouldBlock) => break,
-            // A file system without locks: nothing to be done, and no reason to stop.
+            // A file system without locks: not an error.
             Err(TryLockError::Error(e)) if has_no_locks(&e) => return Ok(true),
             Err(TryLockError::Error(e)) => return Err(e),
         }
@@ -55,12 +56,12 @@ fn has_no_locks(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS))
 }
 
-/// Refuses an image that is mounted, attached to a loop device, used as swap or below another device, or open in a virtual
+/// Refuses an image that is mounted, attached to a loop device, used as swap or by another device, or open in a virtual
 /// machine.
 ///
 /// # Errors
-/// The refusal, saying who holds it. For a file its hint offers `--force`; a device in use is written to by nobody else.
-pub fn refuse_if_held(file: &File, name: &str) -> Result<(), StorageError> {
+/// The refusal, with the holder. For a file its hint offers the override; a device in use is never written to.
+pub fn refuse_holders(file: &File, name: &str) -> Result<(), StorageError> {
     let looking = |error| StorageError::io(format!("looking who uses {name}"), error);
     let is_device = file.metadata().map_err(looking)?.file_type().is_block_device();
     let held = holder(file, &System::running()).map_err(looking)?;
@@ -68,25 +69,24 @@ pub fn refuse_if_held(file: &File, name: &str) -> Result<(), StorageError> {
         None => Ok(()),
         Some(by) => Err(StorageError::refused(
             format!("{name} {by}: writing to it now would damage it"),
-            if is_device { LET_GO } else { LET_GO_OR_FORCE },
+            if is_device { LET_GO.into() } else { Hint::from(Remedy::OverrideHolder) },
         )),
     }
 }
 
-/// The refusal of a device that the kernel gives to nobody else, although nothing that [`refuse_if_held`] knows holds it.
+/// The refusal of a device that the kernel does not open exclusively, although [`refuse_holders`] found no holder.
 #[must_use]
 pub fn busy(name: &str) -> StorageError {
     StorageError::refused(
         format!(
-            "{name}, or a part of it, is in use (mounted elsewhere, swap, a disk array, another run): writing to it now \
-             would damage it"
+            "{name}, or a part of it, is in use (mounted elsewhere, swap, a disk array, another run): writing to it \
+             now would damage it"
         ),
         LET_GO,
     )
 }
 
 const LET_GO: &str = "unmount it, or detach what uses it";
-const LET_GO_OR_FORCE: &str = "unmount it, detach it or stop the machine; --force writes all the same";
 
 fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
     let image = file.metadata()?;
@@ -120,7 +120,8 @@ fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
 /// The loop device over this file (or device): its path, and its number.
 fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number)> {
     system.loop_devices().into_iter().find_map(|(device, number, backing)| {
-        // Gone, or a path of another mount namespace: not to be compared, and no reason to refuse all images.
+        // Removed, or a path of another mount namespace: it cannot be compared, which is no reason to refuse all
+        // images.
         let backing = fs::metadata(backing).ok()?;
         let same = match image.file_type().is_block_device() {
             true => backing.file_type().is_block_device() && backing.rdev() == image.rdev(),
@@ -130,7 +131,7 @@ fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number
     })
 }
 
-/// Another loop device over the file that is behind the loop device `number`, if that one is mounted, and where.
+/// Another loop device over the file behind the loop device `number`, if it is mounted, and its mount point.
 fn mounted_twin(number: &Number, system: &System) -> Option<(String, String)> {
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let ours = identity(&system.backing_file(number)?)?;
@@ -141,7 +142,7 @@ fn mounted_twin(number: &Number, system: &System) -> Option<(String, String)> {
     })
 }
 
-/// Asks for a conflicting open-file-description lock, and takes none.
+/// Tests for a conflicting open-file-description lock, and takes none.
 fn is_locked_by_qemu(file: &File) -> io::Result<bool> {
     let mut lock = nix::libc::flock {
         l_type: lock_type(nix::libc::F_WRLCK),
@@ -152,7 +153,7 @@ fn is_locked_by_qemu(file: &File) -> io::Result<bool> {
     };
     match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
         Ok(_) => Ok(lock.l_type != lock_type(nix::libc::F_UNLCK)),
-        // Some file systems have no such locks: then qemu has none there either.
+        // Some file systems do not have such locks: then qemu has none there either.
         Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(false),
         Err(errno) => Err(errno.into()),
     }

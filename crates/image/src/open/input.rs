@@ -1,4 +1,4 @@
-//! Opening what a person named as an image: by its kind, without ever waiting or following it to a surprise.
+//! Opens the file that the user named as an image: by its kind, without blocking and without side effects of opening.
 //! Used by [`super::disk`].
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -11,26 +11,26 @@ use nix::fcntl::OFlag;
 
 use crate::open::holders;
 
-/// What an image is opened for.
+/// The purpose of opening an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To be read; others may read it.
+    /// For reading; others may read it too.
     Read,
-    /// To be written; a block device is refused where another holds it.
+    /// For writing; a block device in use is refused.
     Write,
 }
 
-/// An open image file, or block device, and what it was like when it was opened.
+/// An open image file, or block device, and its metadata at that time.
 pub struct Input {
-    /// The path as it was given.
+    /// The path as given.
     pub path: PathBuf,
-    /// The same with every symbolic link followed.
+    /// The path with all symbolic links resolved.
     pub real: PathBuf,
     /// Open for reading.
     pub file: File,
-    /// Size of the file or device in bytes.
+    /// Size of the file or device, in bytes.
     pub size: u64,
-    /// As it was when opened.
+    /// The metadata when it was opened.
     pub metadata: Metadata,
 }
 
@@ -38,10 +38,10 @@ impl Input {
     /// Opens `path` for reading. A symbolic link is followed first.
     ///
     /// # Errors
-    /// `Refused` for what is neither a regular file nor a block device (by its kind), and for an empty file; `Io`.
+    /// `Refused` for an empty file, and for what is neither a regular file nor a block device (with its kind); `Io`.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let name = path.display();
-        // Looked at before it is opened (opening a FIFO waits, opening a device may act), and again afterwards.
+        // Checked before it is opened (opening a FIFO blocks, opening a device may have effects), and again afterwards.
         let seen = fs::metadata(path).map_err(|e| not_there(path, e))?;
         refuse_by_kind(path, seen.file_type())?;
         let real = fs::canonicalize(path).map_err(|e| not_there(path, e))?;
@@ -53,7 +53,7 @@ impl Input {
         let metadata = file.metadata().map_err(|e| StorageError::io(format!("opening {name}"), e))?;
         refuse_by_kind(path, metadata.file_type())?;
         let size = if metadata.file_type().is_block_device() {
-            // A block device's metadata has no size, but its end is where seeking says.
+            // A block device's metadata has no size; seeking to the end gives it.
             (&file).seek(SeekFrom::End(0)).map_err(|e| StorageError::io(format!("measuring {name}"), e))?
         } else {
             metadata.len()
@@ -64,25 +64,25 @@ impl Input {
         Ok(Self { path: path.to_owned(), real, file, size, metadata })
     }
 
-    /// Locks the image until this is dropped: for writing against every other run of deaddrop, for reading against
-    /// those that write in place. For writing the file is opened anew, for reading and writing.
+    /// Locks the image until this is dropped: for writing against every other run of deaddrop, for reading against runs
+    /// that write in place. For writing the file is opened again, for reading and writing.
     ///
     /// # Errors
-    /// `Refused` when another process holds a lock or the device, or has put another file in its place; `Io`.
+    /// `Refused` if another process has a lock or the device, or has replaced the file; `Io`.
     pub fn lock(&mut self, access: Access) -> Result<(), StorageError> {
         let for_writing = access != Access::Read;
         if for_writing {
             let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
             if self.is_device() {
-                // open(2): without O_CREAT, on a block device, it fails where the device, or a part of it, is mounted or
-                // held by another that asked so, in whatever namespace; and keeps others from it as long as it is open.
+                // open(2): without O_CREAT, on a block device, it fails if the device, or a part of it, is mounted or
+                // opened exclusively, in whatever namespace; and prevents both as long as it is open.
                 flags |= OFlag::O_EXCL;
             }
             let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(&self.real);
             let file = match opened {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-                    // Another deaddrop on the same device has a lock, too, and is the better explanation.
+                    // Another deaddrop on the same device also has a lock, and is the better explanation.
                     holders::lock(&self.file, &self.name(), true)?;
                     return Err(holders::busy(&self.name()));
                 }
@@ -104,26 +104,26 @@ impl Input {
         self.metadata.file_type().is_block_device()
     }
 
-    /// The name that messages use: the path as it was given.
+    /// The name in messages: the path as given.
     #[must_use]
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// True when `other` is the same file.
+    /// True if `other` is the same file.
     #[must_use]
     pub fn is_same(&self, other: &Metadata) -> bool {
         (self.metadata.dev(), self.metadata.ino()) == (other.dev(), other.ino())
     }
 
-    /// Checks that nobody has written to the image, or put another in its place, since it was opened.
+    /// Checks that no process has written to the image, or replaced it, since it was opened.
     ///
     /// # Errors
-    /// `Refused` when somebody has; `Io`.
+    /// `Refused` if one has; `Io`.
     pub fn check_unchanged(&self) -> Result<(), StorageError> {
         let now = fs::metadata(&self.real).map_err(|e| StorageError::io(format!("looking at {}", self.name()), e))?;
         let time = |metadata: &Metadata| (metadata.mtime(), metadata.mtime_nsec());
-        // The time of a device node says nothing about what is on the device.
+        // The time of a device node does not depend on the content of the device.
         let same_content = self.is_device() || (now.len() == self.size && time(&now) == time(&self.metadata));
         if self.is_same(&now) && same_content {
             return Ok(());
@@ -139,7 +139,7 @@ impl Input {
     }
 }
 
-/// The error for a path that cannot be followed, which tells a dangling link from a missing file.
+/// The error for a path that cannot be followed, which distinguishes a dangling link from a missing file.
 fn not_there(path: &Path, error: io::Error) -> StorageError {
     let name = path.display();
     match (fs::read_link(path), error.kind()) {

@@ -1,5 +1,5 @@
-//! From what a person named as an image to its raw disk: the file, its container, its partitions; where the changed image
-//! goes, and which other process has it open.
+//! From the path of an image to its raw disk: the file, its container, its partitions; the destination of a changed
+//! image, and the holders of an image.
 
 pub(crate) mod block_devices;
 pub mod container;

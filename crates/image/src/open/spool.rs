@@ -1,7 +1,7 @@
-//! A zstd image, decoded into a sparse file without a name, so that the rest of the program sees a raw disk.
+//! Decodes a zstd image into a sparse, unnamed file, so that the rest of the program sees a raw disk.
 //!
-//! Called by [`super::disk`]. What comes in is hostile: the decoder's window is limited, what a frame says of its size
-//! is not believed, and how much may come out of how little is bounded (see [`Limits`]).
+//! Used by [`super::disk`]. The input is hostile: the decoder's window is limited, the size declared by a frame is not
+//! trusted, and the ratio of output to input is bounded (see [`Limits`]).
 
 use std::cell::Cell;
 use std::fs::File;
@@ -21,18 +21,19 @@ use crate::output::frames::Recorder;
 use crate::progress::{Progress, Watch, Work};
 use crate::table::probe;
 
-/// The largest window that a frame may ask for, as a power of two: 128 MiB, which is what `zstd -d` takes without
-/// being told to, and every level of `zstd` without `--long=28` or more stays below.
+/// Maximum window of a frame, as a power of two: 128 MiB, which is what `zstd -d` accepts by default; every level of
+/// `zstd` without `--long=28` or more stays below.
 const WINDOW_LOG: u32 = 27;
-/// Bytes that are decoded and written at a time.
+/// Number of bytes decoded and written at a time.
 const CHUNK: usize = 1 << 20;
-/// Runs of zeros become holes in pieces of this size.
+/// Runs of zeros become holes in units of this size.
 const PIECE: usize = 64 << 10;
-/// What has to look like a disk image: everything that tells tables and file systems is in here.
+/// Number of bytes that must look like a disk image: they include everything by which tables and file systems are
+/// detected.
 const HEAD: usize = CHUNK;
 
-/// What comes out, compared with what went in. Up to `free` bytes anything goes; beyond, each byte of input may have
-/// made `ratio` bytes of output.
+/// A limit of the output relative to the input. Up to `free` bytes are always allowed; beyond, each byte of input
+/// allows `ratio` bytes of output.
 struct Allowance {
     free: u64,
     ratio: u64,
@@ -44,14 +45,14 @@ impl Allowance {
     }
 }
 
-/// When decoding stops. Real images, with a system in them, stay far below: NixOS closures of 1 GiB compress to
-/// about a third, so a disk of 2 TiB with one is at 6,000:1 in all and 3:1 in what is not zero.
+/// Limits of decoding. Real images with a system in them stay far below: NixOS closures of 1 GiB compress to about a
+/// third, so a disk of 2 TiB with one is at 6,000:1 in total and 3:1 without zeros.
 struct Limits {
     /// All output. A hole costs no space, but time.
     output: Allowance,
-    /// Output that is not zero, and so takes space.
+    /// Output that is not zero, and takes space.
     stored: Allowance,
-    /// No more than this, whatever the input.
+    /// Absolute maximum, whatever the input.
     most: u64,
 }
 
@@ -61,12 +62,13 @@ const LIMITS: Limits = Limits {
     most: 2 << 40,
 };
 
-/// Decodes `input` (a zstd file of `input_size` bytes) into the empty file `spool`; returns the size of the disk in bytes.
-/// `recorder`, if there is one, gets the disk as well. `name` is the image's, `place` the directory of the spool, for messages.
+/// Decodes `input` (a zstd file of `input_size` bytes) into the empty file `spool`; returns the size of the disk in
+/// bytes. `recorder`, if there is one, gets the disk too. `name` is the image's, `place` the directory of the spool,
+/// for messages.
 ///
 /// # Errors
-/// `Corrupt` when the data is damaged, cut off, or more comes out than any disk image holds; `Unsupported` for a window
-/// over the limit, or when what comes out is no raw disk; `Io`, also when there is no space.
+/// `Corrupt` if the data is damaged, truncated, or the output exceeds that of any disk image; `Unsupported` for a
+/// window over the limit, or if the output is no raw disk; `Io`, also if there is no space.
 pub(crate) fn decode(
     input: &File,
     input_size: u64,
@@ -97,7 +99,7 @@ fn decode_within(
     let mut decoder = Decoder::new(BufReader::with_capacity(CHUNK, counted))
         .and_then(|mut decoder| decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map(|()| decoder))
         .map_err(|e| StorageError::io(format!("decompressing {name}"), e))?;
-    // What is in the image may be secret.
+    // The image's content may be secret.
     let mut piece = recorder.as_mut().map_or_else(|| Wiped::zeros(CHUNK), |recorder| recorder.buffer());
     let (mut size, mut stored) = (0_u64, 0_u64);
     loop {
@@ -107,10 +109,10 @@ fn decode_within(
         {
             let count = fill(&mut decoder, chunk).map_err(|e| in_stream(e, name))?;
             let ends = count < chunk.len();
-            // OK to index: `fill` never counts more than the buffer holds.
+            // OK to index: `fill` never counts more than the buffer has.
             let chunk = &chunk[..count];
             if size == 0 {
-                refuse_what_is_no_disk(&chunk[..count.min(HEAD)], name)?;
+                refuse_no_disk(&chunk[..count.min(HEAD)], name)?;
             }
             stored = stored.saturating_add(write_sparse(spool, size, chunk).map_err(writing)?);
             size = size.saturating_add(length(chunk));
@@ -152,7 +154,7 @@ fn part(buffer: &mut [u8], most: usize) -> &mut [u8] {
     &mut buffer[..count]
 }
 
-/// Writes `data` at `offset`, but for the pieces that are all zero. Returns how many bytes were written.
+/// Writes `data` at `offset`, except pieces of zeros. Returns the number of bytes written.
 pub(crate) fn write_sparse(file: &File, offset: u64, data: &[u8]) -> io::Result<u64> {
     let mut written = 0_u64;
     let mut at = offset;
@@ -166,17 +168,17 @@ pub(crate) fn write_sparse(file: &File, offset: u64, data: &[u8]) -> io::Result<
     Ok(written)
 }
 
-/// True when every byte is zero.
+/// True if every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; PIECE] = [0; PIECE];
-    // Comparing slices is memcmp, which a loop over bytes is not.
+    // Comparing slices is a memcmp; a loop over bytes is not.
     bytes.chunks(PIECE).all(|piece| ZEROS.get(..piece.len()) == Some(piece))
 }
 
-/// What came out first must be the start of a raw disk: else there is no need to decode all of it.
-fn refuse_what_is_no_disk(head: &[u8], name: &str) -> Result<(), StorageError> {
+/// Refuses a stream whose start is no raw disk, before all of it is decoded.
+fn refuse_no_disk(head: &[u8], name: &str) -> Result<(), StorageError> {
     let name = format!("{name} (decompressed)");
-    container::judge(head, &name)?;
+    container::refuse_foreign(head, &name)?;
     let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
     let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
     if signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some()) {
@@ -188,7 +190,7 @@ fn refuse_what_is_no_disk(head: &[u8], name: &str) -> Result<(), StorageError> {
     ))
 }
 
-/// Reads until `buf` is full or the end is there.
+/// Reads until `buf` is full or the input ends.
 fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     // OK to index: `filled` never passes the length.
@@ -203,7 +205,7 @@ fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Sorts what the decoder says: cut off, too large a window, the system's error, or damaged.
+/// Classifies a decoder error: truncated, too large a window, an error of the system, or damaged.
 fn in_stream(error: io::Error, name: &str) -> StorageError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return StorageError::corrupt(format!("{name} ends in the middle of its zstd data: it is truncated"));
@@ -211,7 +213,7 @@ fn in_stream(error: io::Error, name: &str) -> StorageError {
     if error.raw_os_error().is_some() {
         return StorageError::io(format!("reading {name}"), error);
     }
-    // zstd's own words, from `ZSTD_getErrorString` (frameParameter_windowTooLarge).
+    // zstd's own message, from `ZSTD_getErrorString` (frameParameter_windowTooLarge).
     let words = error.to_string();
     if words.contains("too much memory") {
         return StorageError::unsupported(
@@ -222,7 +224,7 @@ fn in_stream(error: io::Error, name: &str) -> StorageError {
     StorageError::corrupt(format!("{name}: the zstd data is damaged: {words}"))
 }
 
-/// Reads a file by position, and counts.
+/// Reads a file by position, and counts the bytes.
 struct Counted<'a> {
     input: &'a File,
     offset: Rc<Cell<u64>>,
@@ -246,7 +248,7 @@ mod tests {
     use super::*;
     use crate::progress::quiet;
 
-    /// A disk of `size` bytes that looks like one: an MBR signature, the rest as `fill` says.
+    /// A disk of `size` bytes that looks like one: an MBR signature, the rest filled with `fill`.
     fn disk(size: usize, fill: u8) -> Vec<u8> {
         let mut disk = vec![fill; size];
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);

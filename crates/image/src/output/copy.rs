@@ -1,5 +1,4 @@
-//! How the bytes of a disk get into another raw file: shared, or copied with its holes.
-//! Called by [`crate::output`] only, which knows where and why.
+//! Copies a disk into another raw file: by sharing blocks, or with its holes. Used by [`crate::output`] only.
 
 use std::fs::File;
 use std::io;
@@ -14,11 +13,11 @@ use crate::device::next_data;
 use crate::open::spool::write_sparse;
 use crate::progress::{Progress, Watch, Work};
 
-/// Bytes that are moved at a time.
+/// Number of bytes copied at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A disk to be copied: an open file, its size in bytes, and the names of it and of where it goes, for messages.
-pub(crate) struct Job<'a> {
+/// A disk to copy: an open file, its size in bytes, and the names of source and destination, for messages.
+pub(crate) struct CopyJob<'a> {
     pub(crate) from: &'a File,
     pub(crate) size: u64,
     pub(crate) from_name: &'a str,
@@ -26,7 +25,7 @@ pub(crate) struct Job<'a> {
     pub(crate) watch: Watch<'a>,
 }
 
-impl Job<'_> {
+impl CopyJob<'_> {
     pub(crate) fn reading(&self, error: io::Error) -> StorageError {
         StorageError::io(format!("reading {}", self.from_name), error)
     }
@@ -39,8 +38,8 @@ impl Job<'_> {
         (self.watch)(Progress { work, done, total: self.size });
     }
 
-    /// Makes the empty file `to` the same disk: by sharing blocks where the file system can, else by copying what is
-    /// neither a hole nor zero. Returns the bytes copied; none when the blocks are shared.
+    /// Makes the empty file `to` the same disk: by sharing blocks if the file system can, otherwise by copying
+    /// everything that is neither a hole nor zero. Returns the number of bytes copied; `None` if the blocks are shared.
     pub(crate) fn copy(&self, to: &File) -> Result<Option<u64>, StorageError> {
         if sys::reflink(self.from, to).is_ok() {
             return Ok(None);

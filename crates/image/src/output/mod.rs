@@ -1,13 +1,14 @@
-//! The commit of a changed disk to a file: all of it, under its name at once, or nothing.
+//! The commit of a changed disk to a file: complete under its name, or not at all.
 //!
 //! In place, the image is replaced by a changed copy. The order of steps, and the window that each closes: the copy is
-//! made without a name and with mode 0600 (nobody else can open it, and it is gone if we are), it is synced (a power cut
-//! after the rename finds its content), then it takes over the name by one rename (there is always either the old image
-//! or the new one), then the directory is synced. A new output is made the same way, but never takes over a name that
-//! appeared meanwhile unless asked to. The medium is assumed to keep what fsync reported as done.
+//! created without a name and with mode 0600 (no other user can open it, and it disappears with the process), it is
+//! synced (a power cut after the rename finds its content), then one rename gives it the image's name (at every moment
+//! there is either the old image or the new one), then the directory is synced. A new output is created the same way,
+//! but never replaces an existing file unless requested. The medium is assumed to keep what fsync reported as written.
 
 pub(crate) mod copy;
 pub(crate) mod frames;
+pub(crate) mod notes;
 pub mod patch;
 
 use std::fs::{File, Permissions};
@@ -15,7 +16,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use deaddrop_core::error::{CommitError, StorageError};
+use deaddrop_core::error::{CommitError, Remedy, StorageError};
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys::SignalsWait;
 use deaddrop_core::text;
@@ -27,33 +28,33 @@ use super::progress::Watch;
 use super::undo::Rewrite;
 use crate::journal::commit::{Medium, Transaction};
 use crate::open::container::Container;
-use crate::open::destination::{self, Place, judge_replacement};
+use crate::open::destination::{self, CheckedDestination, check_replacement};
 use crate::open::disk::{Decoded, DiskImage, parent};
 use crate::open::input::Input;
-use crate::output::copy::Job;
+use crate::output::copy::CopyJob;
 use crate::output::patch::Patch;
 
 pub use crate::open::destination::Destination;
 
-/// Where changes are committed to. Found to be possible when the image was opened.
+/// The destination of a commit, checked when the image was opened.
 pub struct Output {
-    place: Place,
-    /// The directory that the file is made in.
+    place: CheckedDestination,
+    /// The directory in which the file is created.
     directory: PathBuf,
 }
 
-/// What a commit did.
+/// The result of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// False when there was nothing to do, and the image was not touched.
+    /// False if there was nothing to do, and the image was not touched.
     pub written: bool,
     /// How the disk got there.
     pub copied: Copied,
-    /// The mode that the image had, when it has become 0600.
+    /// The image's former mode, if it was changed to 0600.
     pub mode_was: Option<u32>,
-    /// The owner (user, group) that the image had, when it could not be kept.
+    /// The image's owner (user, group), if it could not be kept.
     pub owner_was: Option<(u32, u32)>,
-    /// Other names (hard links) of the image, which keep the old content.
+    /// Number of other names (hard links) of the image, which keep the old content.
     pub other_links: u64,
     /// Extended attributes that could not be kept.
     pub lost_attributes: Vec<String>,
@@ -62,13 +63,13 @@ pub struct Committed {
 /// How the bytes got into the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
-    /// Not at all.
+    /// No bytes were written.
     Nothing,
     /// Its blocks are shared with the image's.
     Shared,
-    /// So many bytes were copied; the rest is holes.
+    /// This many bytes were copied; the rest is holes.
     Bytes(u64),
-    /// Decompressed straight into it.
+    /// Decompressed directly into it.
     Decompressed,
     /// Compressed into it.
     Compressed,
@@ -88,34 +89,34 @@ impl Committed {
 }
 
 impl Output {
-    /// Judges whether changes to `input` can go to `destination`.
+    /// Checks that changes to `input` can go to `destination`.
     pub(super) fn prepare(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
-        let place = destination::judge(destination, input)?;
+        let place = destination::check(destination, input)?;
         let directory = match &place {
-            Place::InPlace { .. } => parent(&input.real).to_owned(),
-            Place::New { directory, .. } => directory.clone(),
+            CheckedDestination::InPlace { .. } => parent(&input.real).to_owned(),
+            CheckedDestination::New { directory, .. } => directory.clone(),
         };
         Ok(Self { place, directory })
     }
 
-    /// True when the image itself is changed.
+    /// True if the image itself is changed.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        matches!(self.place, Place::InPlace { .. })
+        matches!(self.place, CheckedDestination::InPlace { .. })
     }
 
-    /// True when `image` can be changed by a transaction within its own file, with no copy of it.
+    /// True if `image` can be changed by a transaction in its own file, without a copy.
     #[must_use]
     pub fn takes_transaction(&self, image: &DiskImage) -> bool {
         self.is_in_place() && image.container() == Container::Raw
     }
 
-    /// Writes `transaction` into `image`'s own file, where the file system starts at `start` (bytes). `seconds` since
-    /// 1970 are the time of the commit.
+    /// Writes `transaction` into `image`'s own file, in which the file system starts at `start` (bytes). `seconds`
+    /// since 1970 are the time of the commit.
     ///
     /// # Errors
-    /// `Io` or `Refused` when nothing was changed; `HalfDone` when the commit point was passed, and `recover` or the
-    /// next run finishes it.
+    /// `Io` or `Refused` if nothing was changed; `HalfDone` if the commit point was passed, and `recover` or the next
+    /// run finishes it.
     pub fn commit_transaction(
         self,
         image: &DiskImage,
@@ -123,7 +124,7 @@ impl Output {
         start: u64,
         seconds: u64,
     ) -> Result<Committed, StorageError> {
-        let Place::InPlace { keep_mode, .. } = self.place else {
+        let CheckedDestination::InPlace { keep_mode, .. } = self.place else {
             return Err(StorageError::corrupt("a transaction is for an image in place"));
         };
         let mut done = Committed::nothing();
@@ -134,10 +135,10 @@ impl Output {
         let name = image.name();
         let input = &image.input;
         let mode = input.metadata.mode() & 0o777;
-        // From here on: whoever sees us ended by a signal shall find the mode as it was, too.
+        // From here on: a signal must also leave the mode unchanged.
         let signals = SignalsWait::new();
         if !keep_mode && !input.is_device() && mode != 0o600 {
-            // Before the first byte of a value is in it.
+            // Before the first byte of a value is written.
             let own = Permissions::from_mode(0o600);
             let narrowed = input.file.set_permissions(own);
             narrowed.map_err(|e| StorageError::io(format!("making {name} readable by its owner only"), e))?;
@@ -150,36 +151,36 @@ impl Output {
                 done.written = true;
                 Ok(done)
             }
-            Err(CommitError::Before(e)) if medium.take_back().is_ok() => {
+            Err(CommitError::Before(e)) if medium.roll_back().is_ok() => {
                 if done.mode_was.is_some() {
-                    // Best effort: not one byte of it is new.
+                    // Best effort: the content is unchanged.
                     let _ = input.file.set_permissions(Permissions::from_mode(mode));
                 }
                 Err(StorageError::io(format!("writing {name}"), e))
             }
-            // With a value in a free block it is nobody else's to read.
+            // With a value in a free block it must stay private.
             Err(CommitError::Before(e)) => Err(StorageError::refused(
                 format!(
                     "writing {name}: {e}; new values may be left in its free space{}",
                     if done.mode_was.is_some() { ", so its mode stays 0600" } else { "" }
                 ),
-                "the next run writes over them, and `deaddrop scrub IMAGE` zeroes them",
+                Remedy::Scrub,
             )),
             Err(CommitError::After(e)) => {
-                // It has to be said: no signal ends us before that.
+                // The result must be reported: no signal terminates the process before that.
                 signals.committed();
                 Err(StorageError::HalfDone {
                     what: format!("writing {name}, after the commit point: {e}"),
-                    hint: "`deaddrop recover IMAGE`, or the next run, finishes it".into(),
+                    hint: Remedy::Recover { image: "IMAGE".into() }.into(),
                 })
             }
         }
     }
 
-    /// Writes `rewrite` over `image`, a block device, with an undo file. As [`Output::commit_transaction`] otherwise.
+    /// Writes `rewrite` over `image`, a block device, with an undo file. Otherwise like [`Output::commit_transaction`].
     ///
     /// # Errors
-    /// `Refused` when there is no directory for the undo file; else see [`Rewrite::commit`].
+    /// `Refused` if there is no directory for the undo file; otherwise see [`Rewrite::commit`].
     pub fn commit_rewrite(
         self,
         image: &DiskImage,
@@ -198,7 +199,7 @@ impl Output {
                     image.name(),
                     rewrite.why
                 ),
-                "name a directory for an undo file, which a run that is cut off can be taken back with: --undo DIR",
+                Remedy::NameUndoDirectory,
             ));
         };
         image.input.check_unchanged()?;
@@ -206,55 +207,55 @@ impl Output {
         let mut medium = FileMedium::new(&image.input.file);
         let result = image.with_disk(&mut medium, |disk| rewrite.commit(disk, directory, start, seconds));
         match result {
-            // A half-done change has to be said: no signal ends us before that.
+            // A half-done change must be reported: no signal terminates the process before that.
             Ok(()) | Err(StorageError::HalfDone { .. }) => signals.committed(),
-            // Best effort: new values in free blocks are nobody's, and the next run writes them again.
-            Err(_) => drop(medium.take_back()),
+            // Best effort: no file refers to new values in free blocks, and the next run writes them again.
+            Err(_) => drop(medium.roll_back()),
         }
         done.written = result.map(|()| true)?;
         Ok(done)
     }
 
-    /// Zeroes what no file owns in `image`'s own file; see [`Ext4::scrub`].
+    /// Zeroes blocks that no file owns in `image`'s own file; see [`Ext4::scrub`].
     ///
     /// # Errors
-    /// When the image was changed by somebody else, or cannot be written.
+    /// If another process changed the image, or it cannot be written.
     pub fn scrub(self, image: &DiskImage, ext4: &Ext4, start: u64, watch: Watch<'_>) -> Result<u64, StorageError> {
         image.input.check_unchanged()?;
         ext4.scrub(&mut FileMedium::new(&image.input.file), start, watch)
     }
 
-    /// The directory of the undo file, if the image is a block device and one was named.
+    /// The directory of the undo file, if the image is a block device and one was given.
     pub(super) fn undo_directory(&self) -> Option<&Path> {
         match &self.place {
-            Place::InPlace { undo, .. } => undo.as_deref(),
-            Place::New { .. } => None,
+            CheckedDestination::InPlace { undo, .. } => undo.as_deref(),
+            CheckedDestination::New { .. } => None,
         }
     }
 
-    /// The directory that files are made in.
+    /// The directory in which files are created.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// True when a raw file is made, so that a compressed image can be decoded straight into it.
+    /// True if a raw file is created, so that a compressed image can be decoded directly into it.
     pub(super) fn is_new_raw(&self) -> bool {
-        matches!(self.place, Place::New { compress: false, .. })
+        matches!(self.place, CheckedDestination::New { compress: false, .. })
     }
 
     /// Writes `image` with `patch` over it. With an empty patch an image in place is not touched at all, and another
-    /// output is a faithful copy. `watch` is told how far copying or compressing has come. Who still holds the image's
-    /// [`DiskImage::disk`] must not read it any more: it may be the file that the patch is written to.
+    /// output is an exact copy. `watch` reports the progress of copying or compressing. The caller must not read the
+    /// image's [`DiskImage::disk`] any more: it may be the file that the patch is written to.
     ///
     /// # Errors
-    /// `Refused` when somebody else changed the image meanwhile, or made the output; `Io`, also when there is no space.
-    /// The image is as it was then, and the output is not there (or as it was).
+    /// `Refused` if another process changed the image since it was opened, or created the output; `Io`, also if there
+    /// is no space. Then the image is unchanged, and the output does not exist (or is unchanged).
     pub fn commit(self, mut image: DiskImage, patch: &Patch<'_>, watch: Watch<'_>) -> Result<Committed, StorageError> {
         if self.is_in_place() {
             if patch.is_empty() {
                 return Ok(Committed::nothing());
             }
-            judge_replacement(&image.input)?;
+            check_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
         let (to_name, compress) = (self.name(&image), self.compresses(&image));
@@ -265,7 +266,7 @@ impl Output {
                 image.decoded = decoded;
                 let frames = image.frames.take();
                 let file = Unfinished::create(&self.directory).map_err(writing)?;
-                let job = Job {
+                let job = CopyJob {
                     from: image.raw_file(),
                     size: image.size(),
                     from_name: &image.name(),
@@ -284,15 +285,15 @@ impl Output {
         if !compress {
             patch.write_to(file.file()).map_err(writing)?;
         }
-        // What was read may be half of one version and half of another, if somebody wrote to the image meanwhile.
+        // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
         image.input.check_unchanged()?;
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
-        self.give_name(&image, file, &mut done)?;
+        self.rename_to_output(&image, file, &mut done)?;
         Ok(done)
     }
 
-    /// Gives `file`, which is whole, the name of the output, or of the image that it replaces.
-    pub(super) fn give_name(
+    /// Gives the complete `file` the name of the output, or of the image that it replaces.
+    pub(super) fn rename_to_output(
         self,
         image: &DiskImage,
         file: Unfinished,
@@ -301,12 +302,12 @@ impl Output {
         let to_name = self.name(image);
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let named = match self.place {
-            Place::InPlace { keep_mode, .. } => {
-                take_over(&image.input, &file, keep_mode, done).map_err(writing)?;
+            CheckedDestination::InPlace { keep_mode, .. } => {
+                copy_metadata(&image.input, &file, keep_mode, done).map_err(writing)?;
                 file.replace(&image.input.real)
             }
-            Place::New { path, force: true, .. } => file.replace(&path),
-            Place::New { path, .. } => file.publish(&path),
+            CheckedDestination::New { path, force: true, .. } => file.replace(&path),
+            CheckedDestination::New { path, .. } => file.publish(&path),
         };
         named.map_err(|error| match error {
             CommitError::Before(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -322,39 +323,39 @@ impl Output {
         })
     }
 
-    /// The name of what is written, for messages.
+    /// The name of the written file, for messages.
     pub(super) fn name(&self, image: &DiskImage) -> String {
         match &self.place {
-            Place::InPlace { .. } => image.name(),
-            Place::New { name, .. } => name.clone(),
+            CheckedDestination::InPlace { .. } => image.name(),
+            CheckedDestination::New { name, .. } => name.clone(),
         }
     }
 
-    /// True when what is written instead of `image` is compressed.
+    /// True if the file written instead of `image` is compressed.
     pub(super) fn compresses(&self, image: &DiskImage) -> bool {
         match &self.place {
-            Place::InPlace { .. } => image.container() == Container::Zstd,
-            Place::New { compress, .. } => *compress,
+            CheckedDestination::InPlace { .. } => image.container() == Container::Zstd,
+            CheckedDestination::New { compress, .. } => *compress,
         }
     }
 
-    /// True when the image's permissions are to stay.
+    /// True if the image keeps its permissions.
     pub(super) fn keeps_mode(&self) -> bool {
-        matches!(self.place, Place::InPlace { keep_mode: true, .. })
+        matches!(self.place, CheckedDestination::InPlace { keep_mode: true, .. })
     }
 }
 
-/// The image's own file.
+/// The image's own file, as a medium with rollback.
 pub(super) struct FileMedium<'a> {
     file: &'a File,
-    /// What stood where it was written, the last at the end; `None` when nothing is to be taken back.
+    /// The overwritten bytes, in order of the writes; `None` if nothing can be rolled back.
     before: Option<Vec<(u64, Wiped)>>,
     /// Bytes in `before`.
     remembered: usize,
 }
 
-/// Memory for what is taken back, in bytes: more than a run can write of values and of the blocks that name them. Beyond it
-/// are only stale blocks of the log, which come last: zeroed or not, they mean nothing.
+/// Maximum memory for rollback, in bytes: more than a run can write of values and of the blocks that refer to them.
+/// Beyond it are only stale blocks of the log, which are written last: it does not matter whether they are zeroed.
 const REMEMBERED: usize = 128 << 20;
 
 impl<'a> FileMedium<'a> {
@@ -362,22 +363,23 @@ impl<'a> FileMedium<'a> {
         Self { file, before: None, remembered: 0 }
     }
 
-    /// Makes the file what it was when the change began: as much of it as can be.
+    /// Restores the bytes from the start of the change, as far as possible.
     ///
     /// # Errors
-    /// When not all of it is what it was: it cannot be written, or was not remembered.
-    fn take_back(&mut self) -> io::Result<()> {
-        let mut taken_back = Ok(());
+    /// If not all of them were restored: the file cannot be written, or the limit was exceeded.
+    fn roll_back(&mut self) -> io::Result<()> {
+        let mut rolled_back = Ok(());
         for (offset, bytes) in self.before.take().into_iter().flatten().rev() {
-            // Where no byte can be written (a full disk, a limit, a bad sector), none was, more often than not.
+            // If a byte range cannot be written (a full disk, a limit, a bad sector), it usually was not written before
+            // either.
             let restored = self.file.write_all_at(&bytes, offset);
             if restored.is_err() && !self.holds(offset, &bytes) {
-                taken_back = restored;
+                rolled_back = restored;
             }
         }
-        // Best effort: it mostly is because syncing failed that we are here.
+        // Best effort: a failed sync is usually the reason for the rollback.
         let _ = self.file.sync_data();
-        if self.remembered > REMEMBERED { Err(io::ErrorKind::OutOfMemory.into()) } else { taken_back }
+        if self.remembered > REMEMBERED { Err(io::ErrorKind::OutOfMemory.into()) } else { rolled_back }
     }
 
     fn holds(&self, offset: u64, bytes: &[u8]) -> bool {
@@ -389,7 +391,7 @@ impl<'a> FileMedium<'a> {
 impl Medium for FileMedium<'_> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if let Some(before) = &mut self.before {
-            // Once over the limit it stays over it: what is not remembered cannot be taken back.
+            // Once over the limit it stays over it: what was not remembered cannot be rolled back.
             self.remembered = self.remembered.saturating_add(bytes.len());
             if self.remembered <= REMEMBERED {
                 let mut old = Wiped::zeros(bytes.len());
@@ -405,7 +407,7 @@ impl Medium for FileMedium<'_> {
     }
 
     fn begin_change(&mut self) {
-        // What a dirty journal held is in force, and stays where it was brought.
+        // The checkpointed blocks of a dirty journal are in force, and stay.
         self.before = Some(Vec::new());
     }
 
@@ -414,13 +416,13 @@ impl Medium for FileMedium<'_> {
     }
 }
 
-/// Gives the file that replaces an image what the image had: owner, extended attributes, and the mode if asked.
-fn take_over(image: &Input, file: &Unfinished, keep_mode: bool, done: &mut Committed) -> io::Result<()> {
+/// Copies owner, extended attributes and, if requested, the mode from an image to the file that replaces it.
+fn copy_metadata(image: &Input, file: &Unfinished, keep_mode: bool, done: &mut Committed) -> io::Result<()> {
     let was = &image.metadata;
     let now = file.file().metadata()?;
     let owner = (was.uid(), was.gid());
     if owner != (now.uid(), now.gid()) && fchown(file.file(), Some(owner.0), Some(owner.1)).is_err() {
-        // Only root gives files away, but everybody may choose among the groups they are in.
+        // Only root can change the owner, but every user can choose among their groups.
         let group_kept = fchown(file.file(), None, Some(owner.1)).is_ok();
         if !group_kept || owner.0 != now.uid() {
             done.owner_was = Some(owner);
@@ -429,7 +431,7 @@ fn take_over(image: &Input, file: &Unfinished, keep_mode: bool, done: &mut Commi
     done.lost_attributes = copy_attributes(&image.file, file.file(), keep_mode);
     let mode = was.mode() & 0o777;
     if keep_mode {
-        // Last, and only now that all else is done: until here nobody but us could open it.
+        // Last, after everything else: until here no other user could open it.
         file.set_mode(mode)?;
     } else if mode != 0o600 {
         done.mode_was = Some(mode);
@@ -438,10 +440,10 @@ fn take_over(image: &Input, file: &Unfinished, keep_mode: bool, done: &mut Commi
     Ok(())
 }
 
-/// Copies extended attributes; returns the names of those that could not be. Access lists are a part of the mode, and
-/// go with it: on a file that is to be 0600, one could let others in.
+/// Copies extended attributes; returns the names of those that could not be copied. Access lists are part of the mode,
+/// and only copied with it: on a file with mode 0600, one could give access to others.
 fn copy_attributes(from: &File, to: &File, access_lists: bool) -> Vec<String> {
-    // A file system without attributes has none to keep.
+    // A file system without attributes.
     let Ok(names) = from.list_xattr() else { return Vec::new() };
     let mut lost = Vec::new();
     for name in names {
@@ -451,7 +453,7 @@ fn copy_attributes(from: &File, to: &File, access_lists: bool) -> Vec<String> {
         }
         let copied = match from.get_xattr(&name) {
             Ok(Some(value)) => to.set_xattr(&name, &value).is_ok(),
-            // Gone meanwhile.
+            // Removed since.
             Ok(None) => true,
             Err(_) => false,
         };

@@ -1,4 +1,4 @@
-//! What a commit writes: runs of bytes at places of the disk, checked against the partition they belong to.
+//! The bytes that a commit writes to the disk, checked against their partition.
 
 use std::fs::File;
 use std::io;
@@ -9,19 +9,19 @@ use deaddrop_core::error::StorageError;
 
 use crate::table::Partition;
 
-/// The changed bytes of one partition, by their place on the disk. Borrows them; they may be secret.
+/// The changed bytes of one partition, by their offset on the disk. Borrowed; they may be secret.
 #[derive(Default)]
 pub struct Patch<'a> {
-    /// Offset on the disk and bytes; ascending, apart from each other, none empty.
+    /// Offset on the disk, and bytes; sorted, not adjacent, none empty.
     runs: Vec<(u64, &'a [u8])>,
 }
 
 impl<'a> Patch<'a> {
-    /// From `(offset in the partition, bytes)`, in any order: what an overlay holds as dirty.
+    /// A patch from `(offset in the partition, bytes)`, in any order: the dirty blocks of an overlay.
     ///
     /// # Errors
-    /// `Corrupt` when a run is not wholly inside the partition, or two runs share a byte: nothing may ever be written
-    /// beside the partition, whatever a file-system writer believes.
+    /// `Corrupt` if a run is not completely inside the partition, or two runs overlap: nothing may ever be written
+    /// outside the partition, whatever a file-system writer does.
     pub fn new(partition: &Partition, blocks: impl IntoIterator<Item = (u64, &'a [u8])>) -> Result<Self, StorageError> {
         let mut runs = Vec::new();
         for (offset, bytes) in blocks {
@@ -48,13 +48,13 @@ impl<'a> Patch<'a> {
         Ok(Self { runs })
     }
 
-    /// True when there is nothing to write.
+    /// True if there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Bytes to write.
+    /// Number of bytes to write.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.runs.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(length(bytes)))
@@ -65,10 +65,11 @@ impl<'a> Patch<'a> {
         self.runs.iter().try_for_each(|(start, bytes)| disk.write_all_at(bytes, *start))
     }
 
-    /// Puts what falls into `chunk`, which was read from `offset` on, over it.
+    /// Copies the bytes that overlap `chunk`, which was read from `offset` on, into it.
     pub(crate) fn lay_over(&self, offset: u64, chunk: &mut [u8]) {
         let end = offset.saturating_add(length(chunk));
-        // The first run that may reach into the chunk: runs are apart, so it is at most one before those that start in it.
+        // The first run that may overlap the chunk: runs do not overlap, so it is at most one before those that start
+        // in it.
         let from = self.runs.partition_point(|(start, _)| *start < offset).saturating_sub(1);
         for (start, bytes) in self.runs.iter().skip(from).take_while(|(start, _)| *start < end) {
             let skip = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
@@ -81,7 +82,7 @@ impl<'a> Patch<'a> {
         }
     }
 
-    /// True when a byte of it falls into the `size` bytes from `offset` on.
+    /// True if a byte of the patch is in the `size` bytes from `offset` on.
     pub(crate) fn touches(&self, offset: u64, size: u64) -> bool {
         let end = offset.saturating_add(size);
         let before = self.runs.partition_point(|(start, _)| *start < end);

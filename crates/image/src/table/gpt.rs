@@ -1,7 +1,7 @@
 //! The GUID partition table. UEFI specification 2.10, section 5.3; the `gpt` crate decodes it.
 //!
-//! Every count, size and place is judged here before the crate sees the entries, because it allocates what the header
-//! asks for and asserts an entry size.
+//! Every count, size and offset is checked here before the crate gets the entries, because it allocates what the header
+//! declares and asserts an entry size.
 
 use std::io::{self, Cursor};
 
@@ -13,51 +13,51 @@ use gpt::header::{Header, HeaderError};
 use super::{Partition, Table, TableKind, read_inside, types};
 use crate::device::ReadAt;
 
-/// Entries that we read at most. The specification asks for room for 128, which is what every tool makes; the
-/// kernel stops at 256.
+/// Maximum number of entries. The specification requires room for 128, which is what every tool creates; the kernel
+/// stops at 256.
 const MAX_ENTRIES: u32 = 1024;
-/// The size of an entry, in bytes. Others are allowed (128 × 2^n) and not in use: the kernel refuses them too.
+/// The size of an entry, in bytes. Others are allowed (128 × 2^n) but not in use: the kernel refuses them too.
 const ENTRY_SIZE: u32 = 128;
 
-/// What is where a GPT would be.
-pub(super) enum Found {
-    /// A sound one, primary or backup.
+/// The result of searching for a GPT.
+pub(super) enum FoundGpt {
+    /// An intact table, primary or backup.
     Table(Table),
-    /// One that is damaged, with no sound backup: what is wrong with it.
+    /// A damaged table without an intact backup; the text is the problem.
     Damaged(String),
-    /// One whose checksum holds, and that declares what no disk has.
+    /// A table with a matching checksum that declares more than any disk has.
     TooLarge(String),
-    /// None.
+    /// No table.
     Nothing,
 }
 
-/// Why a header, or the table it points to, cannot be used.
-enum Flaw {
+/// The reason why a header, or its table, cannot be used.
+enum GptFlaw {
     Absent,
     Damaged(String),
     TooLarge(String),
     Io(io::Error),
 }
 
-impl From<io::Error> for Flaw {
+impl From<io::Error> for GptFlaw {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-/// Looks for a GPT: by its primary header, at sector 1 of 512 or of 4096 bytes, else by its backup.
-pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Found> {
+/// Searches for a GPT: its primary header at sector 1 of 512 or of 4096 bytes, then its backup.
+pub(super) fn read(disk: &dyn ReadAt) -> io::Result<FoundGpt> {
     const SIZES: [LogicalBlockSize; 2] = [LogicalBlockSize::Lb512, LogicalBlockSize::Lb4096];
 
     let mut flaw = None;
     for sector in SIZES {
         match read_at(disk, 1, sector) {
-            Ok(table) => return Ok(Found::Table(table)),
-            Err(Flaw::Absent) => {}
-            Err(Flaw::Io(e)) => return Err(e),
-            // A sound checksum over nonsense is no accident: the backup is not trusted either.
-            Err(Flaw::TooLarge(what)) => return Ok(Found::TooLarge(what)),
-            Err(Flaw::Damaged(why)) => flaw = flaw.or(Some(why)),
+            Ok(table) => return Ok(FoundGpt::Table(table)),
+            Err(GptFlaw::Absent) => {}
+            Err(GptFlaw::Io(e)) => return Err(e),
+            // A valid checksum over impossible fields is no accident: the backup is not trusted either.
+            Err(GptFlaw::TooLarge(what)) => return Ok(FoundGpt::TooLarge(what)),
+            Err(GptFlaw::Damaged(why)) => flaw = flaw.or(Some(why)),
         }
     }
     for sector in SIZES {
@@ -66,18 +66,19 @@ pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Found> {
             Ok(mut table) => {
                 let why = flaw.as_deref().unwrap_or("it is missing");
                 table.notes = vec![format!("the primary GPT cannot be used ({why}): its backup at the end was read")];
-                return Ok(Found::Table(table));
+                return Ok(FoundGpt::Table(table));
             }
-            Err(Flaw::Io(e)) => return Err(e),
-            // The first one's flaw is told. Where there is none, a damaged second one is no sign of a table: it may be an older one's.
+            Err(GptFlaw::Io(e)) => return Err(e),
+            // The flaw of the first header is reported. Without a first header, a damaged backup is no sign of a table:
+            // it may be a leftover.
             Err(_) => {}
         }
     }
-    Ok(flaw.map_or(Found::Nothing, Found::Damaged))
+    Ok(flaw.map_or(FoundGpt::Nothing, FoundGpt::Damaged))
 }
 
-/// The table whose header is at sector `lba`.
-fn read_at(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Table, Flaw> {
+/// The table with its header at sector `lba`.
+fn read_at(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Table, GptFlaw> {
     let header = header(disk, lba, sector)?;
     let entries = entries(disk, &header, sector)?;
     let bytes = u64::from(sector);
@@ -96,56 +97,56 @@ fn read_at(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Tabl
     })
 }
 
-/// The header at sector `lba`, its checksum verified, its fields within what a disk can have.
-fn header(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Header, Flaw> {
+/// The header at sector `lba`, with its checksum verified and its fields within the limits of a disk.
+fn header(disk: &dyn ReadAt, lba: u64, sector: LogicalBlockSize) -> Result<Header, GptFlaw> {
     let bytes = u64::from(sector);
-    let offset = lba.checked_mul(bytes).ok_or(Flaw::Absent)?;
-    // The crate reads a header at the device's sector 1: it gets two sectors, of which the second is the one.
+    let offset = lba.checked_mul(bytes).ok_or(GptFlaw::Absent)?;
+    // The crate reads a header at the device's sector 1: it gets two sectors, the second of which is the header's.
     let mut two = vec![0; sector.as_usize() * 2];
     let (_, second) = two.split_at_mut(sector.as_usize());
     if !read_inside(disk, offset, second)? {
         let mut start = [0; 8];
         let cut = read_inside(disk, offset, &mut start)? && &start == b"EFI PART";
-        return Err(if cut { truncated(disk) } else { Flaw::Absent });
+        return Err(if cut { truncated(disk) } else { GptFlaw::Absent });
     }
     let header = decoded(|| gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(two), sector))?.map_err(
         |e| match e {
-            HeaderError::Io(e) => Flaw::Io(e),
-            HeaderError::InvalidGptSignature => Flaw::Absent,
-            HeaderError::InvalidCRC32Checksum => Flaw::Damaged("the GPT header's checksum is wrong".to_owned()),
-            other => Flaw::Damaged(format!("the GPT header cannot be read: {other}")),
+            HeaderError::Io(e) => GptFlaw::Io(e),
+            HeaderError::InvalidGptSignature => GptFlaw::Absent,
+            HeaderError::InvalidCRC32Checksum => GptFlaw::Damaged("the GPT header's checksum is wrong".to_owned()),
+            other => GptFlaw::Damaged(format!("the GPT header cannot be read: {other}")),
         },
     )?;
     if header.num_parts > MAX_ENTRIES {
-        return Err(Flaw::TooLarge(format!(
+        return Err(GptFlaw::TooLarge(format!(
             "the GPT declares {} entries, and {MAX_ENTRIES} is the most",
             header.num_parts
         )));
     }
     if header.part_size != ENTRY_SIZE {
-        return Err(Flaw::TooLarge(format!(
+        return Err(GptFlaw::TooLarge(format!(
             "the GPT declares entries of {} bytes, and only {ENTRY_SIZE} are in use",
             header.part_size
         )));
     }
     if header.current_lba != lba {
-        return Err(Flaw::Damaged(format!("the GPT header at sector {lba} says it is at {}", header.current_lba)));
+        return Err(GptFlaw::Damaged(format!("the GPT header at sector {lba} says it is at {}", header.current_lba)));
     }
     if header.part_start < 2 {
-        return Err(Flaw::Damaged(format!("the GPT's entries are said to start at sector {}", header.part_start)));
+        return Err(GptFlaw::Damaged(format!("the GPT's entries are said to start at sector {}", header.part_start)));
     }
     Ok(header)
 }
 
-/// The entries that `header` points to, their checksum verified. By number, unused ones among them.
+/// The entries of `header`, with their checksum verified. By number, including unused ones.
 fn entries(
     disk: &dyn ReadAt,
     header: &Header,
     sector: LogicalBlockSize,
-) -> Result<std::collections::BTreeMap<u32, gpt::partition::Partition>, Flaw> {
-    let damaged = |why: &str| Flaw::Damaged(why.to_owned());
+) -> Result<std::collections::BTreeMap<u32, gpt::partition::Partition>, GptFlaw> {
+    let damaged = |why: &str| GptFlaw::Damaged(why.to_owned());
     let offset = header.part_start.checked_mul(u64::from(sector)).ok_or_else(|| damaged("the GPT lies nowhere"))?;
-    // OK: `header` has let at most MAX_ENTRIES × ENTRY_SIZE = 128 KiB through.
+    // OK: `header` accepts at most MAX_ENTRIES × ENTRY_SIZE = 128 KiB.
     let size = usize::try_from(header.num_parts * header.part_size).map_err(|_| damaged("the GPT is too large"))?;
     let mut bytes = vec![0; size];
     if !read_inside(disk, offset, &mut bytes)? {
@@ -157,16 +158,16 @@ fn entries(
         .map_err(|_| damaged("the checksum of the GPT's entries is wrong"))
 }
 
-/// What a call into the crate returns; a panic in it is damage that it was not made for.
-fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, Flaw> {
-    contain(decode).ok_or_else(|| Flaw::Damaged("the GPT makes its decoder fail".to_owned()))
+/// The result of a call into the crate; a panic in it counts as damage.
+fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, GptFlaw> {
+    contain(decode).ok_or_else(|| GptFlaw::Damaged("the GPT makes its decoder fail".to_owned()))
 }
 
-fn truncated(disk: &dyn ReadAt) -> Flaw {
-    Flaw::Damaged(format!("the image ends inside its partition table: it has {}", text::size(disk.size())))
+fn truncated(disk: &dyn ReadAt) -> GptFlaw {
+    GptFlaw::Damaged(format!("the image ends inside its partition table: it has {}", text::size(disk.size())))
 }
 
-/// An entry as a partition; `bytes` is the size of a sector. What does not fit into numbers gets a problem.
+/// An entry as a partition; `bytes` is the sector size. A number out of range becomes a problem.
 fn partition(number: u32, entry: &gpt::partition::Partition, bytes: u64) -> Partition {
     /// UEFI 2.10, table 5-8, bit 2.
     const LEGACY_BIOS_BOOTABLE: u64 = 1 << 2;

@@ -1,43 +1,49 @@
-//! The DOS partition table. The `mbrman` crate decodes a sector; the walk along the logical partitions is ours,
-//! because the crate's has no limit, takes only ascending chains, and overflows on hostile ones.
+//! The DOS partition table. The `gpt` crate decodes a sector; it does not know logical partitions: their chain is
+//! followed here.
 //!
-//! Layout: UEFI 2.10 section 5.2.1 (the sector), and the kernel's block/partitions/msdos.c (the chain, and how its
-//! members are numbered). Its unit is always 512 bytes here: images do not say what else it would be.
+//! Layout: UEFI 2.10 section 5.2.1 (the sector), and the kernel's block/partitions/msdos.c (the chain, and the numbers
+//! of its members). The unit is always 512 bytes here: images do not declare another.
 
-use std::io::{self, Cursor};
+use std::io;
 
+use ::gpt::disk::LogicalBlockSize;
+use ::gpt::mbr::{PartRecord, ProtectiveMBR};
 use deaddrop_core::contain::contain;
 use deaddrop_core::error::StorageError;
-use mbrman::{MBRHeader, MBRPartitionEntry};
 
 use super::{Partition, Table, TableKind, read_inside, types};
 use crate::device::ReadAt;
 
-/// Bytes in a sector.
+/// Size of a sector, in bytes.
 const SECTOR: u64 = 512;
-/// Links of the chain that are followed at most. The kernel numbers 256 partitions at most.
+/// Maximum number of links of the chain. The kernel supports at most 256 partitions.
 const MAX_LINKS: usize = 256;
 /// The type of the partition that protects a GPT. UEFI 2.10, table 5-4.
 const PROTECTIVE: u8 = 0xee;
 
-/// A sector 0 that has a table's signature, and boot marks that a table can have.
-pub(super) struct Mbr(MBRHeader);
+/// The types of an extended partition: of DOS, of Windows 95, of Linux, and two of DR-DOS.
+const EXTENDED: [u8; 5] = [0x05, 0x0f, 0x85, 0xc5, 0xd5];
+/// The mark of a partition that is booted from. Another may be 0 only.
+const BOOTABLE: u8 = 0x80;
 
-/// Why the table cannot be read.
-pub(super) enum Flaw {
-    /// The chain of logical partitions is damaged: how.
+/// A sector 0 that has a table's signature, and boot marks that a table can have.
+pub(super) struct Mbr(ProtectiveMBR);
+
+/// The reason why the table cannot be read.
+pub(super) enum MbrFlaw {
+    /// The chain of logical partitions is damaged; the text is the problem.
     Chain(String),
-    /// The system failed.
+    /// A system call failed.
     Io(io::Error),
 }
 
-impl From<io::Error> for Flaw {
+impl From<io::Error> for MbrFlaw {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl Flaw {
+impl MbrFlaw {
     /// The error, with the image's name.
     pub(super) fn in_image(self, name: &str) -> StorageError {
         match self {
@@ -50,27 +56,27 @@ impl Flaw {
 }
 
 impl Mbr {
-    /// `None` when `sector` is no MBR: no signature, or a mark in an entry that is neither 0 nor 0x80.
+    /// Decodes a sector. `None` if it is no MBR: no signature, or a boot flag that is neither 0 nor 0x80.
     ///
     /// # Errors
-    /// `Corrupt` when the crate fails on it.
+    /// `Corrupt` if the crate fails on it.
     pub(super) fn decode(sector: &[u8; 512], name: &str) -> Result<Option<Self>, StorageError> {
         let header = header(sector).ok_or_else(|| StorageError::corrupt(format!("{name}: {DECODER}")))?;
         Ok(header.map(Self))
     }
 
-    /// True when an entry says that the disk has a GPT.
+    /// True if an entry says that the disk has a GPT.
     pub(super) fn protects_a_gpt(&self) -> bool {
-        self.used().any(|(_, entry)| entry.sys == PROTECTIVE)
+        self.used().any(|(_, entry)| entry.os_type == PROTECTIVE)
     }
 
-    /// True when no entry is used.
+    /// True if no entry is used.
     pub(super) fn is_empty(&self) -> bool {
         self.used().next().is_none()
     }
 
-    /// True when every used entry lies behind the table and inside the disk, and no two overlap: as no text or code
-    /// in a boot sector comes out by chance.
+    /// True if every used entry is after the table and inside the disk, and no two overlap: text or code in a boot
+    /// sector does not look like this by chance.
     pub(super) fn is_faultless(&self, disk: u64) -> bool {
         let spans: Vec<(u64, u64)> = self.used().map(|(_, entry)| span(0, entry)).collect();
         let apart = |(index, (start, end)): (usize, &(u64, u64))| {
@@ -80,17 +86,17 @@ impl Mbr {
     }
 
     /// The table: the primary partitions, and the logical ones from 5 on.
-    pub(super) fn table(&self, disk: &dyn ReadAt) -> Result<Table, Flaw> {
+    pub(super) fn table(&self, disk: &dyn ReadAt) -> Result<Table, MbrFlaw> {
         let mut partitions: Vec<Partition> = self.used().map(|(number, entry)| partition(number, 0, entry)).collect();
         let mut number = 5;
         let mut seen = Vec::new();
-        for (_, extended) in self.used().filter(|(_, entry)| entry.is_extended()) {
+        for (_, extended) in self.used().filter(|(_, entry)| is_extended(*entry)) {
             follow(disk, extended, &mut seen, |ebr, entry| {
                 partitions.push(partition(number, ebr, entry));
                 number += 1;
             })?;
         }
-        let signature = u32::from_le_bytes(self.0.disk_signature);
+        let signature = u32::from_le_bytes(*self.0.disk_signature());
         Ok(Table {
             kind: TableKind::Mbr,
             sector_size: 512,
@@ -101,80 +107,90 @@ impl Mbr {
     }
 
     /// Entries in use: a type, and a size, as the kernel asks.
-    fn used(&self) -> impl Iterator<Item = (u32, &MBRPartitionEntry)> {
+    fn used(&self) -> impl Iterator<Item = (u32, PartRecord)> {
         used(&self.0)
     }
 }
 
-/// What is wrong when the crate panics.
+/// The problem if the crate panics.
 const DECODER: &str = "the MBR makes its decoder fail";
 
 /// A sector as a table; `Some(None)` when it is none, `None` when the crate panics.
-fn header(sector: &[u8; 512]) -> Option<Option<MBRHeader>> {
-    contain(|| MBRHeader::read_from(&mut Cursor::new(sector)).ok())
+fn header(sector: &[u8; 512]) -> Option<Option<ProtectiveMBR>> {
+    let header = contain(|| ProtectiveMBR::from_bytes(sector, LogicalBlockSize::Lb512).ok())?;
+    let marks_are_right = |header: &ProtectiveMBR| entries(header).all(|e| matches!(e.boot_indicator, 0 | BOOTABLE));
+    Some(header.filter(marks_are_right))
 }
 
-fn used(header: &MBRHeader) -> impl Iterator<Item = (u32, &MBRPartitionEntry)> {
-    (1..=4).zip(header.iter()).map(|(number, (_, entry))| (number, entry)).filter(|(_, e)| e.is_used() && e.sectors > 0)
+fn entries(header: &ProtectiveMBR) -> impl Iterator<Item = PartRecord> {
+    (0..4).filter_map(|index| header.partition(index))
 }
 
-/// Calls `found` for each logical partition in `extended`, with the sector of the record that lists it. `seen` holds
-/// the sectors that were visited.
+fn is_extended(entry: PartRecord) -> bool {
+    EXTENDED.contains(&entry.os_type)
+}
+
+fn used(header: &ProtectiveMBR) -> impl Iterator<Item = (u32, PartRecord)> {
+    (1..).zip(entries(header)).filter(|(_, e)| e.os_type != 0 && e.lb_size > 0)
+}
+
+/// Calls `found` for each logical partition in `extended`, with the sector of its record. `seen` has the visited
+/// sectors.
 fn follow(
     disk: &dyn ReadAt,
-    extended: &MBRPartitionEntry,
+    extended: PartRecord,
     seen: &mut Vec<u64>,
-    mut found: impl FnMut(u64, &MBRPartitionEntry),
-) -> Result<(), Flaw> {
-    let base = u64::from(extended.starting_lba);
+    mut found: impl FnMut(u64, PartRecord),
+) -> Result<(), MbrFlaw> {
+    let base = u64::from(extended.lb_start);
     let mut ebr = base;
     loop {
         if seen.contains(&ebr) {
-            return Err(Flaw::Chain(format!("it comes back to sector {ebr}")));
+            return Err(MbrFlaw::Chain(format!("it comes back to sector {ebr}")));
         }
         if seen.len() >= MAX_LINKS {
-            return Err(Flaw::Chain(format!("it has more than {MAX_LINKS} links")));
+            return Err(MbrFlaw::Chain(format!("it has more than {MAX_LINKS} links")));
         }
         seen.push(ebr);
         let mut sector = [0; 512];
         // Cannot overflow: a sum of two u32, times 512.
         if !read_inside(disk, ebr * SECTOR, &mut sector)? {
-            return Err(Flaw::Chain(format!("sector {ebr} is outside of the image")));
+            return Err(MbrFlaw::Chain(format!("sector {ebr} is outside of the image")));
         }
-        let record = header(&sector).ok_or_else(|| Flaw::Chain(DECODER.to_owned()))?;
+        let record = header(&sector).ok_or_else(|| MbrFlaw::Chain(DECODER.to_owned()))?;
         let Some(record) = record else {
-            // An extended partition that is still empty needs no record at its start.
-            return if ebr == base { Ok(()) } else { Err(Flaw::Chain(format!("sector {ebr} is no link of it"))) };
+            // An empty extended partition needs no record at its start.
+            return if ebr == base { Ok(()) } else { Err(MbrFlaw::Chain(format!("sector {ebr} is no link of it"))) };
         };
-        for (_, entry) in used(&record).filter(|(_, entry)| !entry.is_extended()) {
+        for (_, entry) in used(&record).filter(|(_, entry)| !is_extended(*entry)) {
             found(ebr, entry);
         }
         // The link counts from the start of the extended partition, the data from this record.
-        match used(&record).find(|(_, entry)| entry.is_extended()) {
-            Some((_, link)) => ebr = base + u64::from(link.starting_lba),
+        match used(&record).find(|(_, entry)| is_extended(*entry)) {
+            Some((_, link)) => ebr = base + u64::from(link.lb_start),
             None => return Ok(()),
         }
     }
 }
 
 /// Start and end in bytes. `base` is the sector that the entry counts from.
-fn span(base: u64, entry: &MBRPartitionEntry) -> (u64, u64) {
+fn span(base: u64, entry: PartRecord) -> (u64, u64) {
     // Cannot overflow: sums of u32, times 512.
-    let start = (base + u64::from(entry.starting_lba)) * SECTOR;
-    (start, start + u64::from(entry.sectors) * SECTOR)
+    let start = (base + u64::from(entry.lb_start)) * SECTOR;
+    (start, start + u64::from(entry.lb_size) * SECTOR)
 }
 
-fn partition(number: u32, base: u64, entry: &MBRPartitionEntry) -> Partition {
+fn partition(number: u32, base: u64, entry: PartRecord) -> Partition {
     let (start, end) = span(base, entry);
     Partition {
         number: Some(number),
         start,
         size: end - start,
-        type_name: types::mbr(entry.sys),
-        type_id: Some(format!("0x{:02x}", entry.sys)),
+        type_name: types::mbr(entry.os_type),
+        type_id: Some(format!("0x{:02x}", entry.os_type)),
         uuid: None,
         name: None,
-        bootable: entry.is_active(),
+        bootable: entry.boot_indicator == BOOTABLE,
         file_system: None,
         problem: None,
     }

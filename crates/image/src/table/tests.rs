@@ -16,12 +16,12 @@ fn error(disk: &[u8]) -> String {
     read(disk).unwrap_err().to_string()
 }
 
-/// Numbers, starts and sizes, as sectors of 512 bytes.
+/// Numbers, starts and sizes, in sectors of 512 bytes.
 fn places(table: &Table) -> Vec<(u32, u64, u64)> {
     table.partitions.iter().map(|p| (p.number.unwrap_or(0), p.start / 512, p.size / 512)).collect()
 }
 
-/// An ext4 superblock's magic, at the start of a file system at `start`.
+/// An ext4 superblock's magic, for a file system at `start`.
 fn put_ext4(disk: &mut [u8], start: usize) {
     disk[start + 0x438..][..2].copy_from_slice(&[0x53, 0xef]);
     disk[start + 0x460] = 0x40;
@@ -47,14 +47,14 @@ fn gpt_512() -> Vec<u8> {
     gpt_disk(::gpt::disk::LogicalBlockSize::Lb512)
 }
 
-/// CRC-32 of ISO-HDLC, bit by bit: a second opinion on the crate's.
+/// CRC-32 of ISO-HDLC, bit by bit: independent of the crate's.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
     })
 }
 
-/// Changes fields of the header at `at` (offset in it, bytes), and makes its checksum fit.
+/// Changes fields of the header at `at` (offset in it, bytes), and updates its checksum.
 fn forge(disk: &mut [u8], at: usize, fields: &[(usize, &[u8])]) {
     for (offset, bytes) in fields {
         disk[at + offset..][..bytes.len()].copy_from_slice(bytes);
@@ -64,7 +64,7 @@ fn forge(disk: &mut [u8], at: usize, fields: &[(usize, &[u8])]) {
     disk[at + 16..at + 20].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Changes an entry's first and last sector in the primary table, and makes all checksums fit.
+/// Changes an entry's first and last sector in the primary table, and updates all checksums.
 fn move_entry(disk: &mut [u8], number: usize, first: u64, last: u64) {
     let entry = 1024 + (number - 1) * 128;
     disk[entry + 32..entry + 40].copy_from_slice(&first.to_le_bytes());
@@ -167,8 +167,9 @@ fn entries_that_do_not_lie_in_the_image_are_listed_and_cannot_be_used() {
     disk.truncate(5 * MIB / 2);
     let table = read(&disk).unwrap();
     assert_eq!(table.partitions[1].title(), "partition 2 (ext4)", "what is there is still looked at");
-    let error =
-        root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Store), "x.img").unwrap_err().to_string();
+    let error = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::TreeKind::Store), "x.img")
+        .unwrap_err()
+        .to_string();
     let want = "x.img: partition 2 (ext4) cannot be used: it ends at 3 MiB, and the image at 2.5 MiB: \
                 the image is truncated";
     assert_eq!(error, want);
@@ -181,7 +182,8 @@ fn an_image_that_ends_inside_its_table_is_said_to() {
         (511, "x.img is no disk image: it has 511 bytes"),
         (
             512,
-            "x.img: the MBR says that there is a GPT, but neither the GPT nor its backup is in the 512 B that the image has",
+            "x.img: the MBR says that there is a GPT, but neither the GPT nor its backup is in the 512 B that the \
+             image has",
         ),
         (600, "x.img: the image ends inside its partition table: it has 600 B"),
         (1024, "x.img: the image ends inside its partition table: it has 1 KiB"),
@@ -197,7 +199,7 @@ fn an_mbr_is_read_with_its_logical_partitions_in_the_order_of_their_chain() {
     put_entry(&mut disk, 0, 0, 0x0c, 2048, 2048);
     put_entry(&mut disk, 0, 2, 0x05, 4096, 8192);
     disk[446] = 0x80;
-    // The chain goes backwards on the disk: 4096, then 10240, then 8192.
+    // A chain with descending links on the disk: 4096, then 10240, then 8192.
     put_entry(&mut disk, 4096 * 512, 0, 0x83, 2048, 1024);
     put_entry(&mut disk, 4096 * 512, 1, 0x05, 6144, 2048);
     put_entry(&mut disk, 10240 * 512, 0, 0x82, 64, 512);
@@ -271,7 +273,8 @@ fn a_file_system_from_the_start_on_is_not_taken_for_a_partition_table() {
     {
         let table = read(disk).unwrap();
         assert_eq!((table.kind, table.partitions.len()), (TableKind::None, 1), "{name}");
-        let root = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Unknown), "x.img").unwrap();
+        let root =
+            root::choose(&table, None, root::Backend::Native, &|_| Ok(root::TreeKind::Unknown), "x.img").unwrap();
         assert_eq!((root.partition.number, root.partition.size), (None, 4 * MIB as u64), "{name}");
     }
     let mut stale = bare.clone();
@@ -332,7 +335,7 @@ fn random_damage_never_panics_and_never_gives_a_usable_partition_outside_the_ima
             if let Ok(table) = read(&disk) {
                 let usable = table.partitions.iter().filter(|p| p.problem.is_none());
                 assert!(usable.clone().all(|p| p.end() <= size), "{name}, round {round} of seed {SEED:#x}");
-                let _ = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::Look::Unknown), "x.img");
+                let _ = root::choose(&table, None, root::Backend::Native, &|_| Ok(root::TreeKind::Unknown), "x.img");
             }
         }
     }

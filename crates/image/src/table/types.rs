@@ -1,7 +1,7 @@
-//! Names for partition types: those that images of Linux systems have.
+//! Names for partition types of images of Linux systems.
 
-/// GPT types, by their GUID in small letters. UEFI 2.10 section 5.3.3; the UAPI group's "Discoverable Partitions
-/// Specification"; the rest as util-linux and gdisk name them.
+/// GPT types, by their GUID in lower case. UEFI 2.10 section 5.3.3; the UAPI group's "Discoverable Partitions
+/// Specification"; the rest as named by util-linux and gdisk.
 const GPT: &[(&str, &str)] = &[
     ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "EFI system"),
     ("21686148-6449-6e6f-744e-656564454649", "BIOS boot"),
@@ -32,7 +32,7 @@ const GPT: &[(&str, &str)] = &[
     ("48465300-0000-11aa-aa11-00306543ecac", "Apple HFS+"),
 ];
 
-/// GPT types of a root, one an architecture. "Discoverable Partitions Specification", "Defined Partition Type UUIDs".
+/// GPT types of a root, one per architecture. "Discoverable Partitions Specification", "Defined Partition Type UUIDs".
 const ROOTS: &[(&str, &str)] = &[
     ("6523f8ae-3eb1-4e2a-a05a-18b695ae656f", "Linux root (Alpha)"),
     ("d27f46ed-2919-4cb8-bd25-9531f3c16534", "Linux root (ARC)"),
@@ -57,9 +57,9 @@ const ROOTS: &[(&str, &str)] = &[
     ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "Linux root (x86-64)"),
 ];
 
-/// Types, of either table, of partitions that never hold a root, whatever is in them: the system partitions of firmware
-/// and boot loaders, swap, and what Microsoft reserves. "Linux extended boot" (XBOOTLDR) is apart: it holds a Linux file
-/// system.
+/// Types, of either table, of partitions that are never the root, whatever their content: the system partitions of
+/// firmware and boot loaders, swap, and Microsoft reserved. "Linux extended boot" (XBOOTLDR) is separate: it has a
+/// Linux file system.
 const NO_ROOT: &[&str] = &[
     "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
     "21686148-6449-6e6f-744e-656564454649",
@@ -74,7 +74,7 @@ const NO_ROOT: &[&str] = &[
 /// XBOOTLDR in a GPT and in an MBR.
 const EXTENDED_BOOT: [&str; 2] = ["bc13c2ff-59e6-4262-a352-b275fd6f7172", "0xea"];
 
-/// MBR types, as util-linux names them.
+/// MBR types, as named by util-linux.
 const MBR: &[(u8, &str)] = &[
     (0x01, "FAT12"),
     (0x04, "FAT16 (small)"),
@@ -102,17 +102,17 @@ pub(super) fn gpt(guid: &str) -> Option<&'static str> {
     GPT.iter().chain(ROOTS).find(|(known, _)| *known == guid).map(|(_, name)| *name)
 }
 
-/// True for the type of a root, of whatever architecture; `id` as a partition has it.
+/// True for the type of a root, of any architecture; `id` as in [`super::Partition`].
 pub(super) fn is_root(id: &str) -> bool {
     ROOTS.iter().any(|(known, _)| *known == id)
 }
 
-/// True for the type of a partition whose content does not matter: it is no root.
+/// True for the type of a partition that is not the root whatever its content.
 pub(super) fn is_no_root(id: &str) -> bool {
     NO_ROOT.contains(&id) || is_extended_boot(id)
 }
 
-/// True for the type of a second boot partition, with kernels on it.
+/// True for the type of a second boot partition, which contains kernels.
 pub(super) fn is_extended_boot(id: &str) -> bool {
     EXTENDED_BOOT.contains(&id)
 }

@@ -1,4 +1,4 @@
-//! The undo file: its form, and how it is made, found and removed.
+//! The undo file: its format, and how it is created, found and removed.
 //!
 //! All integers are little-endian.
 //!
@@ -7,13 +7,13 @@
 //!          size of the device (u64), number of records (u64), length of the device's path (u32), the path
 //! record   block number (u64), number of states n (u32), the old block,
 //!          n times: the SHA-256 of each 512 bytes of the block in a state that the run may have left it in
-//! end      SHA-256 of all before it
+//! end      SHA-256 of everything before it
 //! ```
 //!
-//! Digests are of 512 bytes, since that is what a medium is assumed to write in one piece: a block that a power cut tore
-//! is one, too. Old blocks need none: the digest at the end covers them.
+//! Digests are of 512 bytes, because a medium is assumed to write that much atomically: each sector of a block torn by
+//! a power cut matches one of them. Old blocks need none: the digest at the end covers them.
 //!
-//! The file may hold old values. It has mode 0600 from its first byte, and is taken for ours only if it still has.
+//! The file may contain old values. It has mode 0600 from its first byte, and is only accepted if it still has.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,7 +22,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use deaddrop_core::bytes::{array, le32, le64, length};
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::text;
 use deaddrop_core::unfinished::{open_for_sync, sync_names};
@@ -34,30 +34,30 @@ use crate::open::holders;
 
 const MAGIC: [u8; 16] = *b"deaddrop undo\n\0\0";
 const VERSION: u32 = 1;
-/// Bytes of the header before the path.
+/// Size of the header before the path, in bytes.
 const FIXED: usize = 68;
-/// The longest path of a device (PATH_MAX).
+/// Maximum length of a device's path, in bytes (PATH_MAX).
 const LONGEST_PATH: usize = 4096;
 const DIGEST: usize = 32;
-/// What a medium writes in one piece.
+/// Size of an atomic write of the medium, in bytes.
 const SECTOR: usize = 512;
-/// States that a record may have: a block new; the superblock's block also with the mark.
+/// Maximum number of states of a record: the new block; for the superblock's block also the one with the mark.
 const MOST_STATES: u32 = 2;
 
-/// What an undo file says of itself.
+/// The header of an undo file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes of a block.
+    /// Block size, in bytes.
     pub block_size: u32,
     /// The file system's UUID.
     pub uuid: [u8; 16],
-    /// Where the file system starts on the device, in bytes.
+    /// Offset of the file system on the device, in bytes.
     pub start: u64,
-    /// Bytes of the device.
+    /// Size of the device, in bytes.
     pub device_size: u64,
-    /// Records that follow.
+    /// Number of records.
     pub blocks: u64,
-    /// What the device was called.
+    /// The path of the device.
     pub device: PathBuf,
 }
 
@@ -81,7 +81,7 @@ impl Header {
         Ok(bytes)
     }
 
-    /// Reads a header and its length; `None` when it is none of ours.
+    /// Decodes a header and its length; `None` if it is not a valid header.
     fn parse(bytes: &[u8]) -> Option<(Self, u64)> {
         if !bytes.starts_with(&MAGIC) || le32(bytes, 16)? != VERSION {
             return None;
@@ -108,20 +108,20 @@ impl Header {
 pub(super) struct Record {
     /// The block's number in the file system.
     pub number: u64,
-    /// What it held.
+    /// Its old content.
     pub old: Wiped,
-    /// Of each state that the run may have left it in, the digests of its sectors.
+    /// For each state that the run may have left it in, the digests of its sectors.
     states: Vec<Vec<[u8; DIGEST]>>,
 }
 
 impl Record {
-    /// A block that holds `old`, and will hold each of `states` in turn.
+    /// A block with the content `old`, which will change to each of `states` one after another.
     pub(super) fn new(number: u64, old: Wiped, states: &[&[u8]]) -> Self {
         let digests = |state: &&[u8]| state.chunks(SECTOR).map(|sector| Sha256::digest(sector).into()).collect();
         Self { number, old, states: states.iter().map(digests).collect() }
     }
 
-    /// True when each sector of `now` is what it was, or what the run made it.
+    /// True if each sector of `now` is the old one, or one that the run wrote.
     pub(super) fn explains(&self, now: &[u8]) -> bool {
         now.len() == self.old.len()
             && now.chunks(SECTOR).zip(self.old.chunks(SECTOR)).enumerate().all(|(index, (now, old))| {
@@ -132,7 +132,7 @@ impl Record {
 
     fn to_bytes(&self) -> Wiped {
         let digests: usize = self.states.iter().map(|state| state.len().saturating_mul(DIGEST)).sum();
-        // In one piece: a buffer that grows leaves copies behind.
+        // Allocated once: a growing buffer leaves copies behind.
         let mut bytes = Wiped::from(Vec::with_capacity(12 + self.old.len() + digests));
         bytes.extend(self.number.to_le_bytes());
         bytes.extend(u32::try_from(self.states.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -142,11 +142,11 @@ impl Record {
     }
 }
 
-/// What stands under an undo file's name.
-pub(super) enum Found {
-    /// One that is whole.
+/// The state of an existing undo file.
+pub(super) enum FoundUndo {
+    /// Complete.
     Whole(UndoFile),
-    /// One whose end was never written, or that was partly overwritten already.
+    /// Its end was never written, or it was partly overwritten already.
     Torn(UndoFile),
 }
 
@@ -156,19 +156,19 @@ pub(super) struct UndoFile {
     directory: PathBuf,
     file: File,
     header: Header,
-    /// Where the next record is written or read.
+    /// Offset of the next record.
     at: u64,
-    /// Records that were read.
+    /// Number of records read.
     read: u64,
-    /// Of all that was written.
+    /// Digest of everything written.
     digest: Sha256,
 }
 
 impl UndoFile {
-    /// Makes the file, with its header.
+    /// Creates the file, with its header.
     ///
     /// # Errors
-    /// `Refused` when there is one already; `Io`, with nothing left behind.
+    /// `Refused` if there is one already; `Io`, with nothing left behind.
     pub(super) fn create(directory: &Path, header: &Header) -> Result<Self, StorageError> {
         let path = path_of(directory, &header.uuid);
         let making = |e: io::Error| match e.kind() {
@@ -193,7 +193,7 @@ impl UndoFile {
             digest: Sha256::new(),
         };
         if let Err(error) = undo.append(&bytes) {
-            // Best effort: the error that made us stop is the one to be told.
+            // Best effort: the first error is the one to report.
             let _ = undo.remove();
             return Err(error);
         }
@@ -213,7 +213,7 @@ impl UndoFile {
         Ok(())
     }
 
-    /// Ends the file, and returns when it is durable under its name.
+    /// Writes the end of the file, and returns when it is durable under its name.
     pub(super) fn seal(&mut self) -> Result<(), StorageError> {
         let digest = self.digest.clone().finalize();
         self.append(&digest)?;
@@ -221,11 +221,11 @@ impl UndoFile {
         synced.map_err(|e| StorageError::io(format!("making the undo file {} durable", self.path.display()), e))
     }
 
-    /// The undo file of the file system with this UUID; `None` when there is none.
+    /// The undo file of the file system with this UUID; `None` if there is none.
     ///
     /// # Errors
-    /// `Refused` when what stands there is not a file that only we can write, or is in use; `Io`.
-    pub(super) fn open(directory: &Path, uuid: &[u8; 16]) -> Result<Option<Found>, StorageError> {
+    /// `Refused` if the existing file is writable by another user, or is in use; `Io`.
+    pub(super) fn open(directory: &Path, uuid: &[u8; 16]) -> Result<Option<FoundUndo>, StorageError> {
         let path = path_of(directory, uuid);
         let name = path.display();
         let opened = OpenOptions::new()
@@ -240,12 +240,12 @@ impl UndoFile {
         };
         let reading = |e| StorageError::io(format!("reading the undo file {name}"), e);
         let metadata = file.metadata().map_err(reading)?;
-        // What it says goes to the device: somebody else's word will not do.
+        // Its content is written to the device: another user's file must not be used.
         let ours = metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o077 == 0 && metadata.nlink() == 1;
         if !metadata.is_file() || !ours {
             return Err(StorageError::refused(
                 format!("{name} is not a file that only you can read and write, as an undo file is"),
-                "who put it there? give another directory to --undo, or remove it",
+                Remedy::ForeignUndoFile,
             ));
         }
         lock(&file, &path)?;
@@ -253,7 +253,7 @@ impl UndoFile {
         let whole = parsed.is_some();
         let (header, at) = parsed.unwrap_or_else(|| (Header::of_torn(*uuid), 0));
         let undo = Self { path, directory: directory.to_owned(), file, header, at, read: 0, digest: Sha256::new() };
-        Ok(Some(if whole { Found::Whole(undo) } else { Found::Torn(undo) }))
+        Ok(Some(if whole { FoundUndo::Whole(undo) } else { FoundUndo::Torn(undo) }))
     }
 
     /// Its path.
@@ -266,7 +266,7 @@ impl UndoFile {
         &self.header
     }
 
-    /// The next record, and where it is; `None` after the last.
+    /// The next record, and its offset; `None` after the last.
     pub(super) fn next_record(&mut self) -> Result<Option<(u64, Record)>, StorageError> {
         if self.read == self.header.blocks {
             return Ok(None);
@@ -296,7 +296,7 @@ impl UndoFile {
         for _ in 0..states {
             self.file.read_exact_at(&mut digests, at)?;
             at = at.checked_add(length(&digests)).ok_or_else(broken)?;
-            // None is left out: each chunk has the length of a digest.
+            // None is skipped: each chunk has the length of a digest.
             read.push(digests.chunks_exact(DIGEST).filter_map(|digest| digest.try_into().ok()).collect());
         }
         Ok(Record { number, old, states: read })
@@ -323,13 +323,13 @@ impl UndoFile {
 }
 
 impl Header {
-    /// Stands for the header of a file that has none.
+    /// The header for a torn file.
     fn of_torn(uuid: [u8; 16]) -> Self {
         Self { block_size: 0, uuid, start: 0, device_size: 0, blocks: 0, device: PathBuf::new() }
     }
 }
 
-/// The header of a whole undo file, and where its records start; `None` for one that is torn.
+/// The header of a complete undo file, and the offset of its records; `None` for a torn file.
 fn parse(file: &File, size: u64) -> io::Result<Option<(Header, u64)>> {
     let Some(end) = size.checked_sub(u64::try_from(DIGEST).unwrap_or(u64::MAX)) else { return Ok(None) };
     let mut digest = Sha256::new();
@@ -354,7 +354,7 @@ fn parse(file: &File, size: u64) -> io::Result<Option<(Header, u64)>> {
     Ok(header.filter(|_| computed == stored))
 }
 
-/// The name is made from the UUID alone, so that the next run finds it.
+/// The name depends only on the UUID, so that the next run finds it.
 fn path_of(directory: &Path, uuid: &[u8; 16]) -> PathBuf {
     let uuid = text::uuid(uuid).unwrap_or_else(|| "no-uuid".into());
     directory.join(format!("deaddrop-{uuid}.undo"))
@@ -369,8 +369,5 @@ fn lock(file: &File, path: &Path) -> Result<(), StorageError> {
 }
 
 fn in_use(path: &Path) -> StorageError {
-    StorageError::refused(
-        format!("the undo file {} is in use by another run", path.display()),
-        "wait until it is done, or give another directory to --undo",
-    )
+    StorageError::refused(format!("the undo file {} is in use by another run", path.display()), Remedy::UndoFileInUse)
 }

@@ -1,17 +1,18 @@
-//! A change to a block device that cannot be one journal transaction: an undo file, elsewhere, takes the journal's place.
+//! A change to a block device that cannot be one journal transaction: an undo file on another file system takes the
+//! journal's place.
 //!
 //! The order of the steps, and the window that each closes:
 //!
-//! 1. The undo file is written and synced, and so is its directory: what the blocks in use hold now. A power cut before
-//!    this is done leaves a torn file, and an untouched device.
-//! 2. New values go to blocks that were free. The superblock says "not cleanly unmounted". Flush: **from here on the
-//!    device is half changed**, and says so: neither a boot's fsck nor we take it for a sound one.
-//! 3. All other blocks go home. Flush.
-//! 4. The superblock as it is to be, clean. Flush. The device is wholly new.
+//! 1. The undo file, with the current content of the blocks in use, is written and synced, and so is its directory. A
+//!    power cut before this is done leaves a torn file, and an unchanged device.
+//! 2. New values are written to free blocks. The superblock gets "not cleanly unmounted". Flush: **from here on the
+//!    device is half changed**, and says so: neither a boot's fsck nor deaddrop takes it for clean.
+//! 3. All other blocks are written to their home blocks. Flush.
+//! 4. The new superblock is written, clean. Flush. The device is wholly new.
 //! 5. The undo file is overwritten, synced and removed, and its directory synced.
 //!
-//! [`restore`] goes the other way, in an order that can be cut as well: the mark, the old blocks, the old superblock.
-//! A free block that got a new value is left as it is: nobody refers to it, the next run uses it again, and `scrub`
+//! [`restore`] rolls back, in an order that can be interrupted as well: the mark, the old blocks, the old superblock. A
+//! free block that got a new value is not restored: nothing refers to it, the next run uses it again, and `scrub`
 //! zeroes it.
 
 mod file;
@@ -21,11 +22,11 @@ mod tests;
 use std::io;
 use std::path::Path;
 
-use deaddrop_core::error::{CommitError, StorageError};
+use deaddrop_core::error::{CommitError, Remedy, StorageError};
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::text;
 
-use self::file::{Found, Record, UndoFile};
+use self::file::{FoundUndo, Record, UndoFile};
 use super::device::ReadAt;
 use super::table::Partition;
 use crate::ext4::format::superblock::{self, Superblock};
@@ -33,31 +34,31 @@ use crate::journal::commit::{Block, Medium, Transaction};
 
 pub use self::file::Header;
 
-/// A change to a file system, ready to be written over a device with an undo file.
+/// A change to a file system, ready to be written to a device with an undo file.
 pub struct Rewrite {
-    /// Why it is no journal transaction.
+    /// The reason why it is no journal transaction.
     pub why: &'static str,
-    /// Bytes of a block.
+    /// Block size, in bytes.
     pub block_size: u32,
     /// The file system's UUID.
     pub uuid: [u8; 16],
-    /// Brings a dirty journal home first, clears the marks of a mount, and changes nothing else.
+    /// Committed before: checkpoints a dirty journal and clears the marks of a mount, and changes nothing else.
     pub replay: Option<Transaction>,
-    /// Blocks that were free.
+    /// Free blocks with new content.
     pub new: Vec<Block>,
-    /// Blocks that were in use, but for the superblock's, and freed blocks that are zeroed.
-    pub home: Vec<Block>,
-    /// The block that holds the superblock, as it is to be.
+    /// Blocks that were in use, except the superblock's, and freed blocks that are zeroed.
+    pub home_blocks: Vec<Block>,
+    /// The block of the new superblock.
     pub superblock: Block,
-    /// Where blocks of the idle journal lie (bytes in the file system) that are zeroed.
+    /// Offsets in the file system, in bytes, of blocks of the idle journal to be zeroed.
     pub stale: Vec<u64>,
 }
 
-/// A device that is open to be rewritten.
+/// A device that is open for a rewrite.
 pub struct Disk<'a> {
     /// Its name in messages.
     pub name: &'a str,
-    /// Its path, links followed.
+    /// Its path, links resolved.
     pub path: &'a Path,
     /// Reads all of it.
     pub reader: &'a dyn ReadAt,
@@ -86,25 +87,25 @@ fn offset(start: u64, number: u64, block_size: u32) -> io::Result<u64> {
 }
 
 impl Rewrite {
-    /// True when there is nothing to write.
+    /// True if there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.replay.is_none() && self.new.is_empty() && self.home.is_empty()
+        self.replay.is_none() && self.new.is_empty() && self.home_blocks.is_empty()
     }
 
-    /// Bytes of all blocks to be written.
+    /// Size of all blocks to write, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let blocks = self.new.len().saturating_add(self.home.len()).saturating_add(1);
+        let blocks = self.new.len().saturating_add(self.home_blocks.len()).saturating_add(1);
         u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(u64::from(self.block_size))
     }
 
-    /// Writes it to `disk`, where the file system starts at `start` (bytes), with an undo file in `directory`. `seconds`
-    /// since 1970 are the time of the commit.
+    /// Writes it to `disk`, on which the file system starts at `start` (bytes), with an undo file in `directory`.
+    /// `seconds` since 1970 are the time of the commit.
     ///
     /// # Errors
-    /// `HalfDone` once the device is half changed: [`restore`] takes it back. Anything else: what files the device holds
-    /// has not changed, and no undo file is left.
+    /// `HalfDone` once the device is half changed: [`restore`] rolls it back. Any other error: no file on the device
+    /// has changed, and no undo file is left.
     pub fn commit(
         mut self,
         disk: &mut Disk<'_>,
@@ -118,10 +119,10 @@ impl Rewrite {
                 CommitError::Before(e) => StorageError::io(format!("writing {name}"), e),
                 CommitError::After(e) => StorageError::HalfDone {
                     what: format!("bringing home what the journal of {name} holds: {e}"),
-                    hint: format!("`deaddrop recover {name}`, or the next run, finishes it"),
+                    hint: Remedy::Recover { image: name.clone() }.into(),
                 },
             })?;
-            // It stays, whatever becomes of the change.
+            // The replay stays, whether or not the change succeeds.
             disk.medium.pass_commit_point();
         }
         if self.is_empty() {
@@ -131,21 +132,18 @@ impl Rewrite {
         let marked = match self.prepare(disk, start, &mut undo) {
             Ok(marked) => marked,
             Err(error) => {
-                // The first error is the one to be told; a file that cannot be removed is found by the next run.
+                // The first error is the one to report; the next run finds a file that cannot be removed.
                 let _ = undo.remove();
                 return Err(error);
             }
         };
         self.overwrite(disk, start, &marked).map_err(|e| StorageError::HalfDone {
             what: format!("writing {name}, which is half changed now: {e}"),
-            hint: format!(
-                "`deaddrop recover {name} --undo {}` takes it back, and so does the next run with the same --undo",
-                directory.display()
-            ),
+            hint: Remedy::RollBack { device: name.clone(), undo: directory.display().to_string() }.into(),
         })?;
         undo.remove().map_err(|e| StorageError::HalfDone {
             what: format!("{name} is changed, but its undo file could not be removed: {e}"),
-            hint: format!("it holds old values: shred -u {}", undo.path().display()),
+            hint: format!("it holds old values: shred -u {}", undo.path().display()).into(),
         })
     }
 
@@ -155,20 +153,20 @@ impl Rewrite {
             uuid: self.uuid,
             start,
             device_size: disk.reader.size(),
-            blocks: u64::try_from(self.home.len()).unwrap_or(u64::MAX).saturating_add(1),
+            blocks: u64::try_from(self.home_blocks.len()).unwrap_or(u64::MAX).saturating_add(1),
             device: disk.path.to_owned(),
         }
     }
 
     /// Step 1, and the new values of step 2. Returns the superblock's block with the mark.
     fn prepare(&self, disk: &mut Disk<'_>, start: u64, undo: &mut UndoFile) -> Result<Wiped, StorageError> {
-        for block in &self.home {
+        for block in &self.home_blocks {
             let old = disk.read(start, block.number, self.block_size)?;
             undo.add(&Record::new(block.number, old, &[&block.bytes]))?;
         }
         let old = disk.read(start, self.superblock.number, self.block_size)?;
         let marked = marked(&old, self.superblock.number);
-        // Last: `restore` knows it by that.
+        // Last: `restore` recognises it by its position.
         undo.add(&Record::new(self.superblock.number, old, &[&marked, &self.superblock.bytes]))?;
         undo.seal()?;
         disk.medium.begin_change();
@@ -183,24 +181,24 @@ impl Rewrite {
     fn overwrite(&self, disk: &mut Disk<'_>, start: u64, marked: &[u8]) -> io::Result<()> {
         disk.medium.pass_commit_point();
         disk.write(start, self.superblock.number, marked)?;
-        // Before anything in use is written over: a device that is half changed must say so.
+        // Before any block in use is overwritten: a half-changed device must say so.
         disk.medium.flush()?;
-        for block in &self.home {
+        for block in &self.home_blocks {
             disk.write(start, block.number, &block.bytes)?;
         }
         let zeros = vec![0; marked.len()];
         for at in &self.stale {
             disk.medium.write_at(start.checked_add(*at).ok_or(io::ErrorKind::InvalidInput)?, &zeros)?;
         }
-        // Before it says that it is clean.
+        // Before the superblock says "clean".
         disk.medium.flush()?;
         disk.write(start, self.superblock.number, &self.superblock.bytes)?;
-        // Before the undo file goes.
+        // Before the undo file is removed.
         disk.medium.flush()
     }
 }
 
-/// The superblock's block, saying "not cleanly unmounted".
+/// The superblock's block with "not cleanly unmounted".
 fn marked(block: &[u8], number: u64) -> Wiped {
     let mut marked = Wiped::from(block.to_vec());
     if let Some(raw) = superblock::in_block(&mut marked, number) {
@@ -209,15 +207,15 @@ fn marked(block: &[u8], number: u64) -> Wiped {
     marked
 }
 
-/// Takes back what an interrupted [`Rewrite::commit`] left on `disk`, if `directory` holds the undo file of one of its
-/// `partitions`. True when there was something to take back.
+/// Rolls back an interrupted [`Rewrite::commit`] on `disk`, if `directory` has the undo file of one of its
+/// `partitions`. True if something was rolled back.
 ///
-/// An undo file that is not whole was never used (the device would carry the mark), and is removed.
+/// An incomplete undo file was never used (the device would have the mark), and is removed.
 ///
 /// # Errors
-/// `Refused` when the undo file is another device's, not ours, or in use, or when a block is neither what it was nor what the
-/// run wrote: then somebody else wrote in between. Nothing was changed. `HalfDone` when it stopped in the middle, and
-/// can be tried again.
+/// `Refused` if the undo file is another device's, not ours, or in use, or if a block is neither the old one nor one
+/// that the run wrote: then another program has written to it. Nothing was changed. `HalfDone` if the rollback stopped
+/// in the middle, and can be tried again.
 pub fn restore(disk: &mut Disk<'_>, partitions: &[Partition], directory: &Path) -> Result<bool, StorageError> {
     let mut restored = false;
     let mut seen = Vec::new();
@@ -231,7 +229,7 @@ pub fn restore(disk: &mut Disk<'_>, partitions: &[Partition], directory: &Path) 
         let ours = superblocks.iter().filter(|(_, other)| other.uuid == superblock.uuid);
         match UndoFile::open(directory, &superblock.uuid)? {
             None => {}
-            Some(Found::Torn(undo)) => {
+            Some(FoundUndo::Torn(undo)) => {
                 let path = undo.path().display().to_string();
                 if ours.clone().any(|(_, superblock)| !superblock.is_clean()) {
                     return Err(StorageError::refused(
@@ -241,7 +239,7 @@ pub fn restore(disk: &mut Disk<'_>, partitions: &[Partition], directory: &Path) 
                 }
                 undo.remove().map_err(|e| StorageError::io(format!("removing {path}"), e))?;
             }
-            Some(Found::Whole(undo)) => {
+            Some(FoundUndo::Whole(undo)) => {
                 let starts: Vec<u64> = ours.map(|(start, _)| *start).collect();
                 restored |= restore_from(disk, undo, &starts)?;
             }
@@ -250,8 +248,8 @@ pub fn restore(disk: &mut Disk<'_>, partitions: &[Partition], directory: &Path) 
     Ok(restored)
 }
 
-/// The superblock at a partition's start. Only what cannot be torn is used of it: magic, UUID and state are in its first
-/// 512 bytes.
+/// The superblock at a partition's start. Only fields that cannot be torn are used: magic, UUID and state are in its
+/// first 512 bytes.
 fn superblock_of(disk: &Disk<'_>, partition: &Partition) -> Option<Superblock> {
     let mut raw = [0; superblock::SIZE];
     let inside = partition.size >= superblock::OFFSET + 1024 && partition.problem.is_none();
@@ -267,7 +265,7 @@ fn restore_from(disk: &mut Disk<'_>, mut undo: UndoFile, starts: &[u64]) -> Resu
     if header.device_size != disk.reader.size() || !starts.contains(&header.start) {
         return Err(StorageError::refused(
             format!("{path} holds the old blocks of another device, which was {device}"),
-            "give that device to `deaddrop recover`, or another directory to --undo",
+            Remedy::UndoFileOfOtherDevice,
         ));
     }
     let (start, size) = (header.start, header.block_size);
@@ -293,7 +291,7 @@ fn restore_from(disk: &mut Disk<'_>, mut undo: UndoFile, starts: &[u64]) -> Resu
     let failed = |e| StorageError::io(format!("removing {path}"), e);
     let Some(superblock) = last.filter(|_| !differs.is_empty()) else {
         if header.device != disk.path {
-            // Nothing tells it from its own clone, whose undo file this may be.
+            // It cannot be distinguished from its own clone, whose undo file this may be.
             return Err(StorageError::refused(
                 format!("{path} was made for {device}, and nothing of it is to be taken back here"),
                 format!("if {} is that device under another name, remove the file: shred -u {path}", disk.name),
@@ -313,11 +311,11 @@ fn restore_from(disk: &mut Disk<'_>, mut undo: UndoFile, starts: &[u64]) -> Resu
     Ok(true)
 }
 
-/// Writes the old blocks, the records at `differs`, over those that the interrupted run wrote.
+/// Writes the old blocks, the records at `differs`, over those of the interrupted run.
 fn write_back(disk: &mut Disk<'_>, undo: &mut UndoFile, superblock: &Record, differs: &[u64]) -> io::Result<()> {
     let start = undo.header().start;
     disk.write(start, superblock.number, &marked(&superblock.old, superblock.number))?;
-    // The mark first, and gone last: as on the way there.
+    // The mark first, and removed last: the same order as in the commit.
     disk.medium.flush()?;
     for at in differs {
         let record = undo.record_at(*at)?;

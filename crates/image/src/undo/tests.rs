@@ -1,4 +1,4 @@
-//! The form of an undo file. tests/device cuts whole commits.
+//! Tests of the format of an undo file. tests/it/device interrupts whole commits.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use deaddrop_core::secret::Wiped;
 use sha2::{Digest, Sha256};
 
-use super::file::{Found, Header, Record, UndoFile};
+use super::file::{FoundUndo, Header, Record, UndoFile};
 
 const UUID: [u8; 16] = [7; 16];
 
@@ -21,7 +21,7 @@ fn header(blocks: u64) -> Header {
     }
 }
 
-/// A directory with a whole undo file of two records, and the file's bytes.
+/// A directory with a complete undo file of two records, and the file's bytes.
 fn written() -> (tempfile::TempDir, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let mut undo = UndoFile::create(directory.path(), &header(2)).unwrap();
@@ -35,7 +35,9 @@ fn written() -> (tempfile::TempDir, Vec<u8>) {
 #[test]
 fn what_was_written_is_read() {
     let (directory, _) = written();
-    let Some(Found::Whole(mut undo)) = UndoFile::open(directory.path(), &UUID).unwrap() else { panic!("not whole") };
+    let Some(FoundUndo::Whole(mut undo)) = UndoFile::open(directory.path(), &UUID).unwrap() else {
+        panic!("not whole")
+    };
     assert_eq!(undo.header(), &header(2));
     let (at, first) = undo.next_record().unwrap().unwrap();
     let (_, second) = undo.next_record().unwrap().unwrap();
@@ -90,13 +92,15 @@ fn a_file_that_is_cut_off_or_changed_or_of_another_form_is_torn() {
         fs::write(&path, bytes).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let found = UndoFile::open(directory.path(), &UUID).unwrap();
-        assert_eq!(matches!(found, Some(Found::Torn(_))), torn, "{name}");
+        assert_eq!(matches!(found, Some(FoundUndo::Torn(_))), torn, "{name}");
     }
-    // Of the right form, and with more records than it holds, or with states that no run writes.
+    // Well-formed, but with more records than it has, or with states that no run writes.
     for (name, bytes) in [("records", sealed(56, &3_u64.to_le_bytes())), ("states", sealed(68 + 22 + 8, &[9]))] {
         let path = fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
         fs::write(&path, bytes).unwrap();
-        let Some(Found::Whole(mut undo)) = UndoFile::open(directory.path(), &UUID).unwrap() else { panic!("{name}") };
+        let Some(FoundUndo::Whole(mut undo)) = UndoFile::open(directory.path(), &UUID).unwrap() else {
+            panic!("{name}")
+        };
         assert!((0..4).any(|_| undo.next_record().is_err()), "{name}");
     }
 }
@@ -109,7 +113,7 @@ fn one_that_stands_there_is_never_written_over() {
     let path = fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
     assert!(fs::read(&path).unwrap() == whole);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-    // Nor a link followed that somebody put there.
+    // A link in its place is not followed.
     fs::remove_file(&path).unwrap();
     let target = directory.path().join("target");
     std::os::unix::fs::symlink(&target, &path).unwrap();

@@ -1,8 +1,8 @@
-//! Runs a program that gives values: no shell, one time limit, its output in memory that is wiped, and an environment
-//! without the variables that hold values of ours.
+//! Runs a program that provides values: without a shell, with one time limit, its output in zeroized memory, and
+//! without the environment variables that hold values.
 //!
-//! What goes wrong is told by the program's name and its end. Its arguments are never shown: they may hold a value. What it
-//! writes to standard error goes where ours goes; what it writes to standard output is shown nowhere.
+//! An error names the program and how it ended. It never shows the arguments, which may hold a value, or the standard
+//! output. The program inherits our standard error.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -22,13 +22,13 @@ use super::context::Surroundings;
 use super::read::{self, ReadError};
 use crate::error::shown;
 
-/// How long a program has to end after it was asked to.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Why a program gave nothing. Printed after its name.
+/// A program's failure. Printed after its name.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// There is no such program.
+    /// The program does not exist.
     #[error("there is no such program")]
     Missing,
     /// It cannot be started.
@@ -37,10 +37,10 @@ pub enum ChildError {
     /// It ended with a status other than 0.
     #[error("ended with status {0}")]
     Status(i32),
-    /// A signal ended it.
+    /// A signal terminated it.
     #[error("was ended by signal {0}")]
     Signal(i32),
-    /// It took longer than it may.
+    /// It exceeded its time limit.
     #[error("took over {} s, the longest that it may", .0.as_secs())]
     TimedOut(Duration),
     /// Its output is too long, or cannot be read.
@@ -52,30 +52,30 @@ pub enum ChildError {
 pub(crate) struct Program<'a> {
     /// The program and its arguments; never empty.
     pub argv: &'a [&'a OsStr],
-    /// Variables that it gets besides those of ours; none of them is a value.
+    /// Additional environment variables, none of which holds a value.
     pub variables: &'a [(&'a str, &'a OsStr)],
-    /// What it reads from standard input.
+    /// Its standard input.
     pub input: &'a [u8],
-    /// How long it may take.
+    /// Time limit from start to exit.
     pub timeout: Duration,
-    /// The longest output that is read, in bytes.
+    /// Maximum length of its output, in bytes.
     pub limit: usize,
 }
 
 impl Program<'_> {
-    /// Its name in messages.
+    /// The program's name for messages, safe for a terminal.
     pub(crate) fn name(&self) -> String {
         self.argv.first().map(|name| shown(&name.to_string_lossy())).unwrap_or_default()
     }
 
-    /// Runs it to its end; returns what it wrote to standard output.
+    /// Runs the program until it exits; returns its standard output.
     ///
     /// # Errors
-    /// It cannot be run, fails, takes too long, or writes too much.
+    /// It cannot be run, fails, or exceeds the time limit or [`Self::limit`].
     pub(crate) fn run(&self, surroundings: &Surroundings<'_>) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let Some((program, arguments)) = self.argv.split_first() else { return Err(ChildError::Missing) };
         let deadline = Instant::now() + self.timeout;
-        // A relative path starts where the manifest's paths start; a bare name is looked up in PATH.
+        // A relative path starts at the manifest's directory; a bare name is looked up in PATH.
         let path = surroundings.at(Path::new(program));
         let mut command =
             Command::new(if program.as_encoded_bytes().contains(&b'/') { path.as_os_str() } else { program });
@@ -110,17 +110,17 @@ impl Program<'_> {
         }
     }
 
-    /// Writes the program's input and reads its output, both at once.
+    /// Writes the program's input and reads its output, concurrently.
     fn converse(&self, child: &mut Child, deadline: Instant) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let stdin = child.stdin.take();
         let Some(stdout) = child.stdout.take() else { return Ok(Zeroizing::default()) };
         thread::scope(|scope| {
             if let Some(mut stdin) = stdin {
-                // A program that does not read all of it has its reasons: its status tells. It ends, or is ended below,
-                // and then this write fails; so the thread ends too.
+                // A program need not read all of its input, so this error is ignored: the exit status decides. The
+                // write fails at the latest when the program exits or is terminated below, so the thread ends too.
                 scope.spawn(move || drop(stdin.write_all(self.input)));
             }
-            let reader = Reader { inner: stdout, deadline };
+            let reader = DeadlineReader { inner: stdout, deadline };
             let output = read::to_end(reader, 0, self.limit).map_err(|problem| match problem {
                 ReadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => ChildError::TimedOut(self.timeout),
                 problem => ChildError::Output(problem),
@@ -133,13 +133,13 @@ impl Program<'_> {
     }
 }
 
-/// Reads until a moment.
-struct Reader<R> {
+/// A reader that fails with `TimedOut` after `deadline`.
+struct DeadlineReader<R> {
     inner: R,
     deadline: Instant,
 }
 
-impl<R: Read + AsFd> Read for Reader<R> {
+impl<R: Read + AsFd> Read for DeadlineReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -158,10 +158,10 @@ impl<R: Read + AsFd> Read for Reader<R> {
     }
 }
 
-/// Asks a program to end, and makes it.
+/// Terminates a program: SIGTERM, then SIGKILL after [`GRACE`].
 fn end(child: &mut Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
-        // It is our child and was not waited for: the number is still its own.
+        // The child has not been waited for, so its process id is not reused.
         if matches!(child.try_wait(), Ok(None)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
@@ -172,7 +172,7 @@ fn end(child: &mut Child) {
     }
 }
 
-/// Waits for a program's end, until a moment; `None` when it still runs then.
+/// Waits for a program to exit; `None` if it still runs at `deadline`.
 fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<std::process::ExitStatus>> {
     let mut pause = Duration::from_millis(1);
     loop {

@@ -1,4 +1,5 @@
-//! What sources share in one run: where paths start, passwords, and which variables no child may see.
+//! State that the sources of one run share: the manifest's directory, passwords, and the variables hidden from child
+//! processes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use deaddrop_core::secret::Secret;
 use super::{age, password};
 use crate::{HOST, OpenError, PasswordSpec, Sources};
 
-/// What a program runs in. Programs run side by side: this can be shared by threads, what holds passwords cannot.
+/// The environment of child processes. Shared by threads, unlike [`Context`], which holds passwords.
 pub(crate) struct Surroundings<'m> {
     directory: &'m Path,
     /// Names of environment variables that this manifest reads as values or passwords.
@@ -18,33 +19,33 @@ pub(crate) struct Surroundings<'m> {
 }
 
 impl Surroundings<'_> {
-    /// A path of the manifest; a relative one starts at the manifest's directory.
+    /// A path of the manifest as a path of this process; a relative one starts at the manifest's directory.
     pub(crate) fn at(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
     }
 
-    /// The manifest's directory: where programs run.
+    /// The manifest's directory, which is the working directory of programs.
     pub(crate) fn directory(&self) -> &Path {
         self.directory
     }
 
-    /// Variables that no child gets.
+    /// Variables that no child process inherits.
     pub(crate) fn hidden(&self) -> impl Iterator<Item = &str> {
         self.hidden.iter().map(String::as_str)
     }
 }
 
-/// What the sources of one run share.
+/// State that the sources of one run share.
 pub(crate) struct Context<'m> {
     surroundings: Surroundings<'m>,
-    /// Passwords that were had already: a person is asked once, a program runs once.
+    /// Passwords obtained so far: the user is asked once, a program runs once.
     passwords: RefCell<Vec<(PasswordSpec, Secret)>>,
-    /// Files of age identities that were opened already, each once.
+    /// Files of age identities opened so far.
     pub(crate) identities: RefCell<Vec<Rc<age::Identities>>>,
 }
 
 impl<'m> Context<'m> {
-    /// What these sources share.
+    /// The shared state for `sources`, with no password and no identity yet.
     pub(crate) fn new(sources: &Sources<'m>) -> Self {
         let mut hidden = BTreeSet::new();
         for spec in sources.specs.values() {
@@ -60,7 +61,7 @@ impl<'m> Context<'m> {
                 None => None,
             };
             let Some(variable) = variable else { continue };
-            // Those of all hosts: what begins and ends as it does.
+            // With a placeholder, every variable that matches for any host name: same start and same end.
             match variable.split_once(HOST) {
                 Some((start, rest)) => {
                     let end = rest.rsplit(HOST).next().unwrap_or_default();
@@ -70,7 +71,7 @@ impl<'m> Context<'m> {
             };
         }
         if !with_host.is_empty() {
-            // A name that is no text is none of a manifest's.
+            // A manifest is UTF-8, so it cannot name a variable that is not.
             let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
             hidden.extend(names.filter(|name| {
                 with_host.iter().any(|(start, end)| {
@@ -85,12 +86,12 @@ impl<'m> Context<'m> {
         }
     }
 
-    /// What programs run in.
+    /// The environment of child processes.
     pub(crate) fn surroundings(&self) -> &Surroundings<'m> {
         &self.surroundings
     }
 
-    /// A path of the manifest; a relative one starts at the manifest's directory.
+    /// A path of the manifest as a path of this process; a relative one starts at the manifest's directory.
     pub(crate) fn at(&self, path: &Path) -> PathBuf {
         self.surroundings.at(path)
     }
@@ -100,13 +101,13 @@ impl<'m> Context<'m> {
         self.surroundings.directory()
     }
 
-    /// A password that opens the source called `source`.
+    /// The password for the source called `source`.
     ///
     /// # Errors
-    /// It cannot be had, or is empty.
+    /// The password is not available, or is empty.
     pub(crate) fn password(&self, source: &str, spec: &PasswordSpec) -> Result<Secret, OpenError> {
         let known = self.passwords.borrow().iter().find(|(own, _)| own == spec).map(|(_, known)| known.clone());
-        // What is asked for is another password for each source.
+        // Each source has its own question.
         if let Some(known) = known.filter(|_| *spec != PasswordSpec::Ask) {
             return Ok(known);
         }

@@ -1,17 +1,17 @@
-//! What deriving a key from a password may cost. A file says itself what it takes, so a hostile one could ask for days.
+//! Limits on key derivation. An encrypted file chooses its own cost, so a hostile one could ask for days.
 
 use deaddrop_core::limits::MIB;
 use deaddrop_core::sys;
 use nix::sys::resource::{Resource, getrlimit};
 
-/// The most memory that deriving a key may take, in bytes: 1 GiB.
+/// Maximum memory of one key derivation, in bytes: 1 GiB.
 pub(crate) const MAX_MEMORY: u64 = 1 << 30;
 
-/// Whether this process can have `memory` bytes more, at most [`MAX_MEMORY`]. Where it cannot, an allocation would end the
-/// process without a word.
+/// Checks that this process can allocate `memory` bytes, at most [`MAX_MEMORY`]. A failed allocation would abort the
+/// process without a message.
 ///
 /// # Errors
-/// What to say.
+/// The message, to be printed after the file's path.
 pub(crate) fn fits(memory: u64) -> Result<(), String> {
     let mib = u64::try_from(MIB).unwrap_or(1);
     if memory > MAX_MEMORY {
@@ -20,14 +20,14 @@ pub(crate) fn fits(memory: u64) -> Result<(), String> {
             memory / mib
         ));
     }
-    // Address space is what `ulimit -v` bounds; the first field of statm is what is in use, in pages.
+    // `ulimit -v` bounds the address space; the first field of statm is its size in pages (proc(5)).
     let limit = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
-    // Unknown without /proc, and then taken for nothing: this only words what the allocation would end with.
+    // Without /proc the size is unknown and taken as 0: the check only replaces an abort by a message.
     let used = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = used.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0);
     let page = sys::page_size();
     let used = pages.saturating_mul(page);
-    // Something is left for everything else.
+    // Reserve 16 MiB for everything else.
     match used.saturating_add(memory).saturating_add(16 * mib) <= limit {
         true => Ok(()),
         false => {

@@ -1,4 +1,5 @@
-//! The file of a source: a path, a pipe or standard input, decrypted first when it is a `.age`.
+//! Input of sources: files (also from a pipe or standard input, decrypted if they end in `.age`), archives, programs,
+//! passwords, and the limits on all of them.
 
 pub(crate) mod age;
 pub(crate) mod archive;
@@ -24,18 +25,18 @@ use crate::FileSpec;
 use crate::input::context::Context;
 use crate::input::opened::Opened;
 
-/// A source's file. Opened once.
+/// The file of a source. Opened once.
 pub(crate) struct Input<'m> {
     source: &'m str,
     spec: &'m FileSpec,
     context: &'m Context<'m>,
     path: PathBuf,
-    /// It is an age file whatever its name is, and nothing inside has a password.
+    /// The source is of kind `age`: the file is an age file whatever its name, and has no password inside.
     is_age_source: bool,
 }
 
 impl<'m> Input<'m> {
-    /// The file that `spec` of the source called `source` names; relative paths start at the manifest's directory.
+    /// The file of `spec`, for the source called `source`.
     pub(crate) fn new(source: &'m str, spec: &'m FileSpec, context: &'m Context<'m>) -> Self {
         let path = match spec.is_standard_input() {
             true => PathBuf::from("standard input"),
@@ -44,12 +45,12 @@ impl<'m> Input<'m> {
         Self { source, spec, context, path, is_age_source: false }
     }
 
-    /// The file of an `age` source: what age has encrypted, whatever its name.
+    /// The file of a source of kind `age`, which is encrypted whatever its name.
     pub(crate) fn age(source: &'m str, spec: &'m FileSpec, context: &'m Context<'m>) -> Self {
         Self { is_age_source: true, ..Self::new(source, spec, context) }
     }
 
-    /// True for one made by [`Input::age`].
+    /// True if it was created by [`Input::age`].
     pub(crate) fn is_age_source(&self) -> bool {
         self.is_age_source
     }
@@ -58,15 +59,15 @@ impl<'m> Input<'m> {
         self.is_age_source || self.spec.is_age()
     }
 
-    /// What messages call it: its path, or "standard input".
+    /// The name for messages: the path, or "standard input".
     pub(crate) fn name(&self) -> &Path {
         &self.path
     }
 
-    /// Opens it for reading from the beginning to the end: what an age file holds, where it is one.
+    /// Opens the file for reading once from start to end, decrypted if it is an age file.
     ///
     /// # Errors
-    /// It cannot be opened, or not decrypted.
+    /// It cannot be opened or decrypted.
     pub(crate) fn open(&self) -> Result<Box<dyn Read>, OpenError> {
         let file: Box<dyn Read> = match self.spec.is_standard_input() {
             true => Box::new(io::stdin()),
@@ -75,7 +76,7 @@ impl<'m> Input<'m> {
         if self.is_age() { age::decrypt(file, self) } else { Ok(file) }
     }
 
-    /// Opens it as what it is: a file that can be read anywhere, or a stream.
+    /// Opens the file as a seekable file if it is one, otherwise as a stream.
     ///
     /// # Errors
     /// As [`Input::open`].
@@ -90,10 +91,10 @@ impl<'m> Input<'m> {
         self.open().map(Opened::Stream)
     }
 
-    /// Reads all of it, at most `limit` bytes.
+    /// Reads the whole file, at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`Input::open`]; and when it is longer.
+    /// As [`Input::open`]; and if the file is longer.
     pub(crate) fn read(&self, limit: usize) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         if !self.spec.is_standard_input() && !self.is_age() {
             return read::read(&self.path, limit).map_err(|problem| self.failed(problem));
@@ -101,12 +102,12 @@ impl<'m> Input<'m> {
         read::to_end(self.open()?, 0, limit).map_err(|problem| self.failed(problem))
     }
 
-    /// The password that opens what [`Input::open`] gives; `None` when the manifest names none.
+    /// The password of the content that [`Input::open`] returns; `None` if the manifest has none.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// The password is not available.
     pub(crate) fn password(&self) -> Result<Option<Secret>, OpenError> {
-        // Without an identity, the password of an age file has opened that.
+        // Without an identity, the password belongs to the age file itself.
         let inner = !self.is_age() || self.spec.identity.is_some();
         match self.spec.password.as_ref().filter(|_| inner) {
             Some(password) => self.context.password(self.source, password).map(Some),
@@ -114,17 +115,17 @@ impl<'m> Input<'m> {
         }
     }
 
-    /// A refusal of this file: `what` holds no value.
+    /// The error for a file that cannot be used. Neither `what` nor `hint` holds a part of a value.
     pub(crate) fn refused(&self, what: impl Into<String>, hint: impl Into<String>) -> OpenError {
         OpenError::refused(&self.path, what, hint)
     }
 
-    /// What the manifest says of it.
+    /// Its spec.
     pub(crate) fn spec(&self) -> &FileSpec {
         self.spec
     }
 
-    /// The run's surroundings.
+    /// The state that the sources of this run share.
     pub(crate) fn context(&self) -> &Context<'m> {
         self.context
     }
@@ -134,7 +135,7 @@ impl<'m> Input<'m> {
         self.source
     }
 
-    /// What the system says of it, or a limit of its length.
+    /// The error for a failed read of this file.
     pub(crate) fn failed(&self, problem: ReadError) -> OpenError {
         OpenError::Read { path: self.path.clone(), problem }
     }

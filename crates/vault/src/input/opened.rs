@@ -1,4 +1,4 @@
-//! A source's file that is open: a file that can be read anywhere, or a stream that can be read once.
+//! An open file of a source: seekable, or a stream that can be read once.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek};
@@ -9,25 +9,26 @@ use zeroize::Zeroizing;
 use super::archive::ReadSeek;
 use super::read::{self, ReadError};
 
-/// The longest file that is read into memory whole.
+/// Maximum length of a file that is read into memory, in bytes.
 const MAX_FILE: usize = 384 << 20;
 
-/// The longest stream that is: while it grows, half of it is there twice.
+/// Maximum length of a stream that is read into memory, in bytes. Lower than [`MAX_FILE`]: while the buffer grows, old
+/// and new one exist together.
 const MAX_STREAM: usize = 256 << 20;
 
-/// What [`crate::input::Input::opened`] gives.
+/// The result of [`crate::input::Input::opened`].
 pub(crate) enum Opened {
-    /// A regular file, at its beginning.
+    /// A regular file, at its start.
     File(File),
-    /// A pipe, or what age decrypts.
+    /// A pipe, or the decrypted content of an age file.
     Stream(Box<dyn Read>),
 }
 
 impl Opened {
-    /// The first bytes, `count` of them if there are so many. Nothing is lost: what comes next still begins with them.
+    /// Returns the first `count` bytes, fewer if the file is shorter, without consuming them.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of a read.
     pub(crate) fn peek(&mut self, count: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         let mut head = Zeroizing::new(vec![0; count]);
         let mut filled = 0;
@@ -51,7 +52,7 @@ impl Opened {
         Ok(head)
     }
 
-    /// Reads from the beginning to the end.
+    /// A reader from start to end.
     pub(crate) fn reader(&mut self) -> &mut dyn Read {
         match self {
             Self::File(file) => file,
@@ -59,7 +60,7 @@ impl Opened {
         }
     }
 
-    /// Back to the beginning; false where that is not possible.
+    /// Seeks to the start; false for a stream.
     pub(crate) fn rewind(&mut self) -> bool {
         match self {
             Self::File(file) => file.rewind().is_ok(),
@@ -67,10 +68,10 @@ impl Opened {
         }
     }
 
-    /// All of it in memory.
+    /// Reads everything into memory.
     ///
     /// # Errors
-    /// It is too long; what the system says.
+    /// [`ReadError::Over`] if it is too long; the error of a read.
     pub(crate) fn bytes(&mut self) -> Result<Zeroizing<Vec<u8>>, ReadError> {
         match self {
             Self::File(file) => {
@@ -81,15 +82,15 @@ impl Opened {
         }
     }
 
-    /// All of it in memory, if it is at most `limit` bytes.
+    /// Reads everything into memory, at most `limit` bytes.
     ///
     /// # Errors
-    /// It is longer; what the system says.
+    /// [`ReadError::Over`] if it is longer; the error of a read.
     pub(crate) fn bytes_up_to(&mut self, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
         read::to_end(self.reader(), 0, limit)
     }
 
-    /// Something that can be read anywhere: the file itself, or the stream in memory.
+    /// A seekable reader: the file, or the stream read into memory.
     ///
     /// # Errors
     /// As [`Opened::bytes`], for a stream.

@@ -1,4 +1,4 @@
-//! The passwords that open sources: from a variable, a file, a program, or the terminal.
+//! Passwords that open sources: from a variable, a file, a program, or the terminal.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
@@ -12,16 +12,16 @@ use super::context::Context;
 use super::{read, terminal};
 use crate::{OpenError, PasswordSpec};
 
-/// The longest password, in bytes.
+/// Maximum length of a password, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// How long a program that prints a password may take: a person may have to touch a key first.
+/// Time limit of a program that prints a password: long, because the user may have to touch a hardware key.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The password of the source called `source`.
+/// The password for the source called `source`.
 ///
 /// # Errors
-/// It cannot be had, or is empty.
+/// The password is not available, or is empty.
 pub(crate) fn get(source: &str, spec: &PasswordSpec, context: &Context<'_>) -> Result<Secret, OpenError> {
     let refused = |what: String, hint: String| Err(OpenError::Password { what, hint });
     let password = match spec {
@@ -50,7 +50,8 @@ pub(crate) fn get(source: &str, spec: &PasswordSpec, context: &Context<'_>) -> R
             Ok(password) => password,
             Err(error) => {
                 let hint = format!(
-                    "run it in a terminal, or say in the manifest where the password comes from: sources.{source}.password: \
+                    "run it in a terminal, or say in the manifest where the password comes from: \
+                    sources.{source}.password: \
                      {{ env: NAME }}, {{ file: PATH }} or {{ exec: [PROGRAM, …] }}"
                 );
                 return refused(format!("its password: `password: ask` needs a terminal ({error})"), hint);
@@ -64,7 +65,7 @@ pub(crate) fn get(source: &str, spec: &PasswordSpec, context: &Context<'_>) -> R
     Ok(password)
 }
 
-/// The bytes less one final newline.
+/// `bytes` less one final newline.
 fn without_newline(mut bytes: Zeroizing<Vec<u8>>) -> Secret {
     let length = match bytes.as_slice() {
         [text @ .., b'\r', b'\n'] | [text @ .., b'\n'] => text.len(),

@@ -1,5 +1,5 @@
-//! Opening and reading the files that hold values: no surprise from a FIFO, a device or a file without an end, and no
-//! copy of the content that is not zeroized.
+//! Opens and reads files of values, safely for FIFOs, devices and files without an end. Every copy of the content is
+//! zeroized.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,28 +10,28 @@ use deaddrop_core::limits::MIB;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use zeroize::Zeroizing;
 
-/// Why a file cannot be read. Printed after its path.
+/// A file that cannot be read. Printed after its path.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Nothing of that name.
+    /// The file does not exist.
     #[error("there is no such file")]
     Missing {
-        /// The path starts with `~`, which a shell would have expanded.
+        /// True if a component of the path is `~`, which a shell would have expanded.
         tilde: bool,
     },
-    /// A directory.
+    /// The path is a directory.
     #[error("this is a directory, not a file")]
     Directory,
-    /// A device or socket.
+    /// The path is a device or socket.
     #[error("this is a {0}, not a file")]
     Kind(&'static str),
-    /// Not readable by this user.
+    /// This user may not read it.
     #[error("permission denied")]
     Denied,
-    /// Longer than the limit, in bytes.
+    /// It is longer than this limit, in bytes.
     #[error("over {} MiB, the longest that is read", .0 / MIB)]
     Over(usize),
-    /// Anything else that the system says.
+    /// Any other error of a system call.
     #[error("{0}")]
     Io(io::Error),
 }
@@ -46,12 +46,12 @@ impl ReadError {
     }
 }
 
-/// Opens a file or a pipe for reading. A named pipe that nobody has open for writing is empty, not a wait.
+/// Opens a file or a pipe for reading. A named pipe without a writer reads as empty instead of blocking.
 ///
 /// # Errors
 /// The path is missing, not readable, or a directory, device or socket.
 pub(crate) fn open(path: &Path) -> Result<File, ReadError> {
-    // Without O_NONBLOCK a FIFO would wait for a writer that may never come.
+    // Without O_NONBLOCK, opening a FIFO blocks until a writer opens it.
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ReadError::Missing { tilde: path.components().any(|part| part.as_os_str() == "~") },
@@ -63,7 +63,7 @@ pub(crate) fn open(path: &Path) -> Result<File, ReadError> {
         return Err(ReadError::Directory);
     }
     if kind.is_fifo() {
-        // Now that it is open, reading may wait for its writer.
+        // From here on, a read may block until the writer writes.
         fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|error| ReadError::Io(error.into()))?;
     } else if !kind.is_file() {
         return Err(ReadError::Kind(if kind.is_socket() { "socket" } else { "device" }));
@@ -71,10 +71,10 @@ pub(crate) fn open(path: &Path) -> Result<File, ReadError> {
     Ok(file)
 }
 
-/// Reads a whole file or pipe of at most `limit` bytes.
+/// Reads a file or pipe of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`open`]; and [`ReadError::Over`].
+/// As [`open`]; [`ReadError::Over`] if it is longer.
 pub(crate) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let mut file = open(path)?;
     let size = file.metadata().map_err(ReadError::Io)?.len();
@@ -85,12 +85,12 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, Read
     to_end(&mut file, size, limit)
 }
 
-/// Reads `reader` to its end, at most `limit` bytes; `size` is how many are expected. No copy stays behind.
+/// Reads `reader` to its end, at most `limit` bytes; `size` is the expected length. Every buffer is zeroized.
 ///
 /// # Errors
-/// [`ReadError::Over`]; [`ReadError::Io`] for what the reader says.
+/// [`ReadError::Over`] if it is longer; [`ReadError::Io`] if a read fails.
 pub(crate) fn to_end(mut reader: impl Read, size: usize, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError> {
-    // One byte more than expected: the read that finds the end needs room, and nothing has to move.
+    // One byte more than expected, so that the read that finds the end needs no larger buffer.
     let mut buffer = Zeroizing::new(vec![0; size.min(limit).saturating_add(1)]);
     let mut filled = 0;
     loop {
@@ -98,7 +98,7 @@ pub(crate) fn to_end(mut reader: impl Read, size: usize, limit: usize) -> Result
             if filled > limit {
                 return Err(ReadError::Over(limit));
             }
-            // A pipe, or a file that grew: move by hand, so that the old buffer is wiped.
+            // A pipe, or a file that grew. The copy is explicit so that the old buffer is zeroized.
             let mut larger = Zeroizing::new(vec![0; filled.saturating_mul(2).max(4096).min(limit.saturating_add(1))]);
             larger[..filled].copy_from_slice(&buffer);
             buffer = larger;
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(read(&path, 10).unwrap().len(), 0, "nobody writes: empty, and no wait");
 
         for (length, fits) in [(10, true), (11, false), (9000, false)] {
-            // Opened for both, so that neither side waits for the other.
+            // Opened for reading and writing, so that neither side blocks.
             let mut writer = OpenOptions::new().read(true).write(true).open(&path).unwrap();
             writer.write_all(&vec![b'x'; length]).unwrap();
             let reader = open(&path).unwrap();

@@ -1,28 +1,28 @@
-//! Asks a person for a password on the terminal, whatever standard input is. What is typed is not shown.
+//! Asks for a password on the controlling terminal, independent of standard input. The typed text is not echoed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 
 use deaddrop_core::secret::Secret;
-use deaddrop_core::sys::TerminalOnSignal;
+use deaddrop_core::sys::{TerminalOnSignal, open_terminal};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use zeroize::Zeroizing;
 
-/// The longest line that is taken, in bytes; a terminal's own limit is 4095.
+/// Maximum length of a line, in bytes; a terminal's own limit is 4095 (termios(3)).
 const LONGEST: usize = 4096;
 
-/// Shows `prompt` on the terminal and reads one line, without its end.
+/// Shows `prompt` on the terminal and reads one line, without its newline.
 ///
 /// # Errors
-/// There is no terminal; the line is too long.
+/// There is no terminal, or the line is too long.
 pub(crate) fn ask(prompt: &str) -> io::Result<Secret> {
-    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    let terminal = open_terminal()?;
     let silence = Silence::new(&terminal)?;
     (&terminal).write_all(deaddrop_core::shown::text(prompt).as_bytes())?;
     let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
     let result = read_line(&terminal, &mut line);
     drop(silence);
-    // The person's own line end was not shown.
+    // The newline that the user typed was not echoed.
     (&terminal).write_all(b"\n")?;
     result.map(|()| Secret::new(std::mem::take(&mut *line)))
 }
@@ -41,7 +41,7 @@ fn read_line(mut terminal: &File, line: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// While it lives, the terminal does not show what is typed.
+/// Disables echo until it is dropped.
 struct Silence<'t> {
     terminal: &'t File,
     before: Termios,
@@ -54,7 +54,7 @@ impl<'t> Silence<'t> {
         let on_signal = TerminalOnSignal::new(terminal, &before);
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
-        // What was typed before the question is no answer to it.
+        // TCSAFLUSH discards text typed before the question.
         termios::tcsetattr(terminal, SetArg::TCSAFLUSH, &silent)?;
         Ok(Self { terminal, before, _on_signal: on_signal })
     }

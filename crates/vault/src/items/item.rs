@@ -1,7 +1,7 @@
-//! What the items of all password managers have in common, and which value of an item a reference means.
+//! The common form of items of all password managers, and the selection of the field that a reference names.
 //!
-//! Without a field: the password, and nothing else. With one: a built-in field of that name if the item has it, else the
-//! custom field of that name.
+//! Without a field: the password only. With a field: the built-in field of that name if the item has it, otherwise the
+//! custom field.
 
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
@@ -9,118 +9,118 @@ use zeroize::Zeroizing;
 use crate::error::shown;
 use crate::{LookupError, Reference};
 
-/// How many of an item's fields an error names.
+/// Maximum number of an item's fields that an error names.
 const NAMED_FIELDS: usize = 30;
 
-/// An item of a password manager, as its reader hands it on. One in the trash or the archive is not handed on.
+/// An item as a reader passes it to a [`Sink`]. Items in the trash or the archive are not passed.
 pub(crate) trait Entry {
-    /// Its id; empty when the format has none.
+    /// Its id; empty if the format has none.
     fn id(&self) -> &str;
     /// Its name.
     fn name(&self) -> &str;
-    /// The ids of the folders, collections or vaults that it is in: those of [`Sink::folder`].
+    /// The ids, as in [`Sink::folder`], of the folders, collections or vaults that contain it.
     fn places(&self) -> Vec<&str>;
-    /// When it was last changed, RFC 3339 or at least beginning with `YYYY-MM-DD`; `None` when that is not known.
+    /// Time of its last change: RFC 3339, or a text that starts with `YYYY-MM-DD`. `None` if unknown.
     fn changed(&self) -> Option<&str>;
-    /// Its fields, built-in ones first. Called for items that are wanted or listed, and for no others.
+    /// Its fields, built-in ones first. Called only for items that are wanted or listed.
     fn fields(&self) -> Vec<Field>;
 }
 
-/// Who takes what a reader finds. Folders and items may come in any order.
+/// Receives the folders and items of a reader, in any order.
 pub(crate) trait Sink {
-    /// Takes a folder, collection or vault: its id and its name, which holds the names of those above it, joined by `/`.
-    /// Where folders have no ids, the name is the id.
+    /// Receives a folder, collection or vault: its id, and its name including those of its parents, joined by `/`. If
+    /// the format has no folder ids, the name is also the id.
     ///
     /// # Errors
-    /// Too much to keep.
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit>;
+    /// A limit on memory is exceeded.
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit>;
 
-    /// Takes another name of a folder, with an id of its own: items can be found by it, and it is not listed.
+    /// Receives another name of a folder, with its own id: items can be found by it, but it is not listed.
     ///
     /// # Errors
-    /// Too much to keep.
-    fn alias(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    /// A limit on memory is exceeded.
+    fn alias(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         self.folder(id, name)
     }
 
-    /// Takes an item.
+    /// Receives an item.
     ///
     /// # Errors
-    /// Too much to keep, or too many candidates.
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit>;
+    /// A limit on memory or on candidates is exceeded.
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit>;
 }
 
-/// A limit of a [`Sink`]; printed after the source's path.
+/// A limit of a [`Sink`]. Printed after the source's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Limit {
-    /// What is kept in memory.
+pub(crate) enum SinkLimit {
+    /// Total memory.
     #[error("the wanted values and the names of its folders are over 128 MiB, the most that is kept")]
     Kept,
-    /// How many items could be the same wanted one.
+    /// Number of items that may match one reference.
     #[error("too many of its items could be a wanted one, and its folders come after them")]
     Candidates,
 }
 
 /// A field of an item.
 pub(crate) struct Field {
-    /// Its name: one of `password`, `username`, `totp`, `notes`, `uri`, `public_key`, `private_key`; `file:NAME` for an
-    /// attachment; else a custom field's own.
+    /// Its name: `password`, `username`, `totp`, `notes`, `uri`, `public_key`, `private_key`; `file:NAME` for an
+    /// attachment; or the name of a custom field.
     pub name: String,
-    /// A custom field: a built-in one of the same name wins.
+    /// True for a custom field. A built-in field of the same name has priority.
     pub is_custom: bool,
-    /// What it holds.
+    /// Its value.
     pub value: Value,
 }
 
-/// What a field holds.
+/// The value of a field.
 pub(crate) enum Value {
-    /// These bytes.
+    /// Bytes.
     Bytes(Zeroizing<Vec<u8>>),
-    /// An attachment that the source reads when it is wanted: its place there, as the source itself says it.
+    /// An attachment, read only if it is wanted: its location, in the source's own terms.
     Attachment(String),
-    /// A value that is no text, as no password manager writes it.
+    /// A value that is not text; no password manager writes one.
     NotText,
-    /// A link to another field that has no value of its own.
+    /// A link to another field.
     Linked,
-    /// Something that cannot be had: what, and what to do. Never a value.
+    /// A value that cannot be used: the message and a hint, without a part of the value.
     Refused(String, String),
 }
 
 impl Field {
-    /// A field that the password manager itself knows.
+    /// A built-in field.
     pub(crate) fn built_in(name: &str, text: &str) -> Self {
         Self { name: name.to_owned(), is_custom: false, value: Value::text(text) }
     }
 
-    /// A field that the person made.
+    /// A custom field.
     pub(crate) fn custom(name: &str, value: Value) -> Self {
         Self { name: name.to_owned(), is_custom: true, value }
     }
 
-    /// An attachment called `name`, found again by `place`.
+    /// An attachment called `name`, at `place` in the source's own terms.
     pub(crate) fn attachment(name: &str, place: impl Into<String>) -> Self {
         Self { name: format!("file:{name}"), is_custom: true, value: Value::Attachment(place.into()) }
     }
 }
 
 impl Value {
-    /// Text, its bytes as they are.
+    /// Text, byte for byte.
     pub(crate) fn text(text: &str) -> Self {
-        // Exact capacity: nothing moves, so nothing is left behind.
+        // Exact capacity: the buffer never moves, so no copy remains.
         Self::Bytes(Zeroizing::new(text.as_bytes().to_vec()))
     }
 }
 
-/// What was found for a reference.
+/// The result for one reference.
 pub(crate) enum Answer {
     /// The value.
     Value(Secret),
-    /// Where the attachment is that holds it.
+    /// The location of the attachment that is the value.
     Attachment(String),
 }
 
 impl Answer {
-    /// Length in bytes of what is kept in memory.
+    /// Length of the content in memory, in bytes.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Value(secret) => secret.len(),
@@ -129,10 +129,10 @@ impl Answer {
     }
 }
 
-/// The value that `reference` means, out of an item's `fields`.
+/// Selects the field that `reference` names from an item's `fields`.
 ///
 /// # Errors
-/// The item does not have the field, has it twice, or it has no text.
+/// The item lacks the field, has it twice, or its value cannot be used.
 pub(crate) fn select(mut fields: Vec<Field>, reference: &Reference) -> Result<Answer, LookupError> {
     let name = reference.field.as_deref().unwrap_or("password");
     let built_in = fields.iter().position(|field| !field.is_custom && field.name == name);

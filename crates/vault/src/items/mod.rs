@@ -1,6 +1,8 @@
-//! Items of a source and their fields: what a reader hands on, how the wanted ones are found, and documents of names and values.
+//! Items and their fields: what readers produce, the search for wanted items, JSON parsing, and documents of names and
+//! values.
 
 pub(crate) mod document;
+pub(crate) mod dotenv;
 pub(crate) mod item;
 pub(crate) mod json;
 pub(crate) mod reader;

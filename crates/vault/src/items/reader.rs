@@ -1,28 +1,28 @@
-//! What is made of a password manager's reader: a [`Source`] that finds the wanted items, or lists what there is.
+//! Implements [`Source`] for every password manager's reader: finds the wanted items, or lists all.
 
 use deaddrop_core::limits::MAX_VALUE;
 use deaddrop_core::secret::Secret;
 
-use super::item::{Answer, Entry, Field, Limit, Sink, Value};
+use super::item::{Answer, Entry, Field, Sink, SinkLimit, Value};
 use super::search::Search;
 use crate::error::{item, shown};
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// The most items that are listed.
+/// Maximum number of items that are listed.
 const MAX_LISTED: usize = 1_000_000;
 
-/// A reader of a password manager's file or store. One `impl` a file.
+/// A reader of a password manager's file or store.
 pub(crate) trait Vault {
-    /// Hands every folder and item to `sink`; those in the trash and the archive are left out.
+    /// Passes every folder and item to `sink`, except those in the trash and the archive.
     ///
     /// # Errors
-    /// What is wrong with the source as a whole.
+    /// The source as a whole cannot be read, or `sink` refuses more.
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError>;
 
-    /// Reads an attachment that a field named as its value: `place` is what the reader put there. Called after `read`.
+    /// Reads an attachment; `place` is from [`Value::Attachment`]. Called after `read`.
     ///
     /// # Errors
-    /// What is wrong with it, in words without a value.
+    /// A message without a part of a value.
     fn attachment(&mut self, place: &str) -> Result<Secret, String> {
         Err(format!("{} cannot be read", shown(place)))
     }
@@ -50,11 +50,11 @@ impl<V: Vault> Source for V {
     }
 }
 
-/// The ids of the wanted items, for a source that tells names first and gives values for ids. `feed` hands every item to
-/// the sink; no field of theirs is looked at.
+/// The ids of the wanted items, for a program that lists names first and returns values by id. `feed` passes every item
+/// to the sink; their fields are not used.
 ///
 /// # Errors
-/// What `feed` says.
+/// The error of `feed`.
 pub(crate) fn find_ids(
     wanted: &[&Reference],
     feed: impl FnOnce(&mut dyn Sink) -> Result<(), OpenError>,
@@ -71,17 +71,17 @@ pub(crate) fn find_ids(
     Ok(search.finish().into_iter().map(|answer| answer.map(id)).collect())
 }
 
-/// Hands items on with their id in place of a password.
+/// Passes items on with the id in place of the password.
 struct IdSink<'s>(&'s mut dyn Sink);
 
 struct IdEntry<'e>(&'e dyn Entry);
 
 impl Sink for IdSink<'_> {
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         self.0.folder(id, name)
     }
 
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         self.0.item(&IdEntry(item))
     }
 }
@@ -108,7 +108,7 @@ impl Entry for IdEntry<'_> {
     }
 }
 
-/// Keeps names, and no value.
+/// Collects names, and no values.
 #[derive(Default)]
 pub(crate) struct Listing {
     folders: std::collections::HashMap<String, String>,
@@ -116,7 +116,7 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// What there is, sorted by folder, name and id.
+    /// The items, sorted by folder, name and id.
     pub(crate) fn finish(self) -> Vec<Listed> {
         let folders = self.folders;
         let mut items: Vec<Listed> = self
@@ -133,21 +133,21 @@ impl Listing {
 }
 
 impl Sink for Listing {
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         if self.folders.len() >= MAX_LISTED {
-            return Err(Limit::Kept);
+            return Err(SinkLimit::Kept);
         }
         self.folders.insert(id.to_owned(), name.to_owned());
         Ok(())
     }
 
-    fn alias(&mut self, _: &str, _: &str) -> Result<(), Limit> {
+    fn alias(&mut self, _: &str, _: &str) -> Result<(), SinkLimit> {
         Ok(())
     }
 
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         if self.items.len() >= MAX_LISTED {
-            return Err(Limit::Kept);
+            return Err(SinkLimit::Kept);
         }
         let fields = item.fields().iter().map(|field| shown(&field.name)).collect();
         let listed = Listed { folders: Vec::new(), name: shown(item.name()), id: shown(item.id()), fields };

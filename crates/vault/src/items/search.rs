@@ -1,74 +1,74 @@
-//! Finds the wanted items in a stream of folders and items that may come in any order, and keeps nothing else.
+//! Finds the wanted items in a stream of folders and items in any order, keeping only those.
 //!
-//! A reference means an item by its id, by its exact name, or by folder/name, where a folder's own name may hold `/`.
-//! An item that matches in two ways is one item; two items that match are an error.
+//! A reference names an item by its id, its exact name, or folder/name; a folder's name may contain `/`. An item that
+//! matches in two ways counts once; two matching items are an error.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use deaddrop_core::near_items::near;
+use deaddrop_core::near::items::near;
 
-use super::item::{self, Answer, Entry, Limit, Sink};
+use super::item::{self, Answer, Entry, Sink, SinkLimit};
 use crate::error::{Match, shown};
 use crate::{LookupError, Reference};
 
-/// What is kept of an export, in bytes: wanted values, names of folders, and what an entry costs besides.
+/// Maximum memory kept for an export, in bytes: wanted values, folder names, and [`ENTRY`] for each.
 const MAX_KEPT: usize = 128 << 20;
 
-/// What an entry of a table costs besides its text, in bytes; about right is enough.
+/// Estimated overhead of one table entry, in bytes.
 const ENTRY: usize = 128;
 
-/// How many items that certainly match are kept for one reference. Two are an error already: the rest is for the list.
+/// Maximum number of certain matches kept per reference. Two are already an error; the rest is for its list.
 const MAX_MATCHES: usize = 10;
 
-/// How many items are kept for one reference whose folder is not known yet.
+/// Maximum number of items kept per reference whose folder is not known yet.
 const MAX_PENDING: usize = 1000;
 
-/// How often a reference is compared with an item before the export is given up as hostile.
+/// Maximum number of comparisons, after which an export is refused as hostile.
 const MAX_COMPARED: usize = 100_000_000;
 
-/// How many items' names are kept to find near ones in.
+/// Maximum number of item names kept to find similar ones.
 const KEPT_NAMES: usize = 10_000;
 
-/// Names longer than this, in bytes, are not kept for that.
+/// Maximum length of such a name, in bytes.
 const LONGEST_NAME: usize = 256;
 
-/// How many missing items get near names: comparing costs time.
+/// Maximum number of missing items with similar names: the comparison is expensive.
 const WITH_NEAR: usize = 20;
 
-/// A search that is going on.
+/// A search in progress.
 pub(crate) struct Search<'w> {
     wanted: &'w [&'w Reference],
     /// References by their whole item, which may be an id.
     by_id: HashMap<Cow<'w, str>, Vec<usize>>,
-    /// References by what stands after the last `/` of their item: an item's name ends like that, or does not match.
+    /// References by the part after the last `/` of their item. An item matches only if its name ends in the same part.
     by_last_part: HashMap<&'w str, Vec<usize>>,
-    /// Names of folders and collections by id.
+    /// Folder and collection names by id.
     folders: HashMap<String, String>,
-    /// What was found for each reference.
-    found: Vec<Found>,
-    /// Names of some items, and the ids of the places where they are.
+    /// The matches of each reference.
+    found: Vec<Matches>,
+    /// Names of some items, and the ids of their folders.
     names: Vec<(String, Vec<String>)>,
     kept: usize,
     compared: usize,
 }
 
-/// What was found for one reference.
+/// The matches of one reference.
 #[derive(Default)]
-struct Found {
+struct Matches {
     candidates: Vec<Candidate>,
-    /// Certain matches that were only counted.
+    /// Number of further certain matches.
     more: usize,
 }
 
-/// An item that matches, or may match.
+/// An item that matches, or might.
 struct Candidate {
     id: String,
     name: String,
-    /// The item's folder and collections.
+    /// Ids of the item's folders and collections.
     places: Vec<String>,
     changed: Option<String>,
-    /// False as long as it depends on the name of a folder that has not come yet.
+    /// False if the match depends on a folder whose name is not known yet.
     certain: bool,
     value: Result<Answer, LookupError>,
 }
@@ -85,12 +85,12 @@ impl<'w> Search<'w> {
             }
             by_last_part.entry(last_part(&reference.item)).or_default().push(index);
         }
-        let found = wanted.iter().map(|_| Found::default()).collect();
+        let found = wanted.iter().map(|_| Matches::default()).collect();
         Self { wanted, by_id, by_last_part, folders: HashMap::new(), found, names: Vec::new(), kept: 0, compared: 0 }
     }
 
-    /// Keeps `item` for reference `index`.
-    fn candidate(&mut self, index: usize, item: &dyn Entry, certain: bool) -> Result<(), Limit> {
+    /// Records `item` as a match of reference `index`.
+    fn candidate(&mut self, index: usize, item: &dyn Entry, certain: bool) -> Result<(), SinkLimit> {
         let found = &mut self.found[index];
         let same = found.candidates.iter().filter(|candidate| candidate.certain == certain).count();
         if certain && same >= MAX_MATCHES {
@@ -98,7 +98,7 @@ impl<'w> Search<'w> {
             return Ok(());
         }
         if !certain && same >= MAX_PENDING {
-            return Err(Limit::Candidates);
+            return Err(SinkLimit::Candidates);
         }
         let value = item::select(item.fields(), self.wanted[index]);
         let places: Vec<String> = item.places().into_iter().map(str::to_owned).collect();
@@ -116,13 +116,13 @@ impl<'w> Search<'w> {
         Ok(())
     }
 
-    /// Accounts for something that is kept.
-    fn keep(&mut self, bytes: usize) -> Result<(), Limit> {
+    /// Adds `bytes` to the memory that is accounted for.
+    fn keep(&mut self, bytes: usize) -> Result<(), SinkLimit> {
         self.kept = self.kept.saturating_add(bytes).saturating_add(ENTRY);
-        if self.kept > MAX_KEPT { Err(Limit::Kept) } else { Ok(()) }
+        if self.kept > MAX_KEPT { Err(SinkLimit::Kept) } else { Ok(()) }
     }
 
-    /// One answer for each reference, now that everything has been seen.
+    /// The results, one per reference. Called after the last item.
     pub(crate) fn finish(mut self) -> Vec<Result<Answer, LookupError>> {
         for (reference, found) in self.wanted.iter().zip(&mut self.found) {
             found.candidates.retain(|candidate| {
@@ -134,7 +134,7 @@ impl<'w> Search<'w> {
         let mut missing = self.wanted.iter().zip(&self.found).filter(|(_, found)| found.candidates.is_empty());
         let labels = if missing.next().is_some() { self.labels() } else { Vec::new() };
         let mut with_near = 0..WITH_NEAR;
-        let answer = |(reference, Found { mut candidates, more }): (&&Reference, Found)| {
+        let answer = |(reference, Matches { mut candidates, more }): (&&Reference, Matches)| {
             let item = shown(&reference.item);
             if candidates.len() > 1 || more > 0 {
                 let more = more.saturating_add(candidates.len().saturating_sub(MAX_MATCHES));
@@ -153,7 +153,7 @@ impl<'w> Search<'w> {
         self.wanted.iter().zip(self.found).map(answer).collect()
     }
 
-    /// What the items could be called in a manifest: folder/name, and the name where it is the only one.
+    /// The texts by which a manifest could name the items: folder/name, and the name alone if it is unique.
     fn labels(&self) -> Vec<String> {
         let mut times: HashMap<&str, usize> = HashMap::new();
         for (name, _) in &self.names {
@@ -177,32 +177,33 @@ impl<'w> Search<'w> {
 }
 
 impl Sink for Search<'_> {
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         self.keep(id.len().saturating_add(name.len()))?;
         self.folders.insert(id.to_owned(), name.to_owned());
         Ok(())
     }
 
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         let name = item.name();
         if self.names.len() < KEPT_NAMES && name.len() <= LONGEST_NAME {
             let places: Vec<String> = item.places().into_iter().map(str::to_owned).collect();
             self.keep(name.len().saturating_add(cost(&places)))?;
             self.names.push((name.to_owned(), places));
         }
-        // Cloning the lists of indexes ends the borrow of the tables; they have one entry nearly always.
+        // The clones end the borrow of the tables; the lists nearly always have one entry.
         let by_id = Some(item.id()).filter(|id| !id.is_empty()).and_then(|id| self.by_id.get(id));
         let by_id = by_id.cloned().unwrap_or_default();
         let by_name = self.by_last_part.get(last_part(name)).cloned().unwrap_or_default();
         self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
         if self.compared > MAX_COMPARED {
-            return Err(Limit::Candidates);
+            return Err(SinkLimit::Candidates);
         }
         for &index in &by_id {
             self.candidate(index, item, true)?;
         }
         for index in by_name {
-            // The lists are in the order of `wanted`. An item that matches in two ways is one item.
+            // The lists are sorted, because they are built in the order of `wanted`. An item that matches in two ways
+            // counts once.
             if by_id.binary_search(&index).is_ok() {
                 continue;
             }
@@ -221,7 +222,7 @@ impl Sink for Search<'_> {
 }
 
 impl Candidate {
-    /// How the candidate is listed in an error.
+    /// The candidate as an error lists it.
     fn describe(&self, folders: &HashMap<String, String>) -> Match {
         let label = match self.places.iter().find_map(|place| folders.get(place)) {
             Some(folder) => shown(&format!("{folder}/{}", self.name)),
@@ -231,12 +232,12 @@ impl Candidate {
     }
 }
 
-/// What keeping a list of texts costs, in bytes.
+/// Memory of a list of texts, in bytes.
 fn cost(texts: &[String]) -> usize {
     texts.iter().fold(0, |sum: usize, text| sum.saturating_add(text.len()).saturating_add(ENTRY))
 }
 
-/// A UUID that is not written as the readers write it, with dashes and in lower case: as they would.
+/// The normal form (lower case, with dashes) of a UUID written in another way; `None` for anything else.
 fn uuid(item: &str) -> Option<String> {
     if !matches!(item.len(), 32 | 36) {
         return None;
@@ -250,13 +251,13 @@ fn uuid(item: &str) -> Option<String> {
     (right && dashes && uuid != item).then_some(uuid)
 }
 
-/// What stands after the last `/`.
+/// The part after the last `/`.
 fn last_part(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// The folder that an item called `name` must be in to be `wanted`: `Some(None)` when its name alone is enough, `None`
-/// when no folder would do.
+/// The folder that must contain an item called `name` for it to match `wanted`: `Some(None)` if its name suffices,
+/// `None` if the item cannot match.
 fn folder_of<'a>(wanted: &'a str, name: &str) -> Option<Option<&'a str>> {
     let before = wanted.strip_suffix(name)?;
     if before.is_empty() { Some(None) } else { before.strip_suffix('/').map(Some) }

@@ -1,4 +1,4 @@
-//! `age`: a file encrypted by age (age-encryption.org/v1), with a document in it.
+//! `age`: an age file (age-encryption.org/v1) with a document in it.
 
 use deaddrop_core::keys::Field;
 use deaddrop_core::secret::Secret;
@@ -10,17 +10,17 @@ use crate::input::context::Context;
 use crate::items::document::{self, Document};
 use crate::keys::{Declared, PasswordKeys};
 use crate::kinds::Kind;
-use crate::spec::FileSpec;
+use crate::spec::{FileSpec, Spec};
 use crate::{DataFormat, Listed, LookupError, OpenError, Reference, Source};
 
-/// An age file that holds a document.
+/// An age file with a document.
 pub(crate) struct Age<'m> {
     input: Input<'m>,
     format: DataFormat,
 }
 
 impl<'m> Age<'m> {
-    /// `input` is one of [`Input::age`].
+    /// `input` must come from [`Input::age`].
     pub(crate) fn new(input: Input<'m>, format: DataFormat) -> Self {
         Self { input, format }
     }
@@ -39,29 +39,28 @@ pub struct AgeKeys {
     /// The file, or `-` for standard input; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
-    /// What the file holds: JSON, YAML, NAME=VALUE lines, or one value, the item `value`.
+    /// Content of the file: JSON, YAML, NAME=VALUE lines, or one value, the item `value`.
     pub format: Field<DataFormat>,
     /// A file of age identities, or an SSH key.
     #[schemars(length(min = 1))]
     pub identity: Field<String>,
-    /// The passphrase, where the file is encrypted to one.
+    /// The passphrase, if the file is encrypted to one.
     pub password: Field<PasswordKeys>,
 }
 
-/// A file encrypted by age, and what it holds.
+/// An age file, and the format of its content.
 #[derive(Debug, Clone)]
 pub struct AgeSpec {
-    /// The file, and what opens it.
+    /// The file, and how to decrypt it.
     pub file: FileSpec,
-    /// What it holds.
+    /// Format of the decrypted content.
     pub format: DataFormat,
 }
 
-impl Kind for Age<'_> {
+impl Spec for AgeSpec {
     type Keys = AgeKeys;
-    type Spec = AgeSpec;
 
-    fn check(declared: &Declared<'_>, keys: AgeKeys) -> Option<AgeSpec> {
+    fn check(declared: &Declared<'_>, keys: AgeKeys) -> Option<Self> {
         let path = declared.needed_path(keys.path);
         let (no_identity, no_password) = (keys.identity.is_missing(), keys.password.is_missing());
         let identity = declared.path(keys.identity);
@@ -82,12 +81,16 @@ impl Kind for Age<'_> {
         Some(AgeSpec { file, format: format? })
     }
 
+    fn file(&self) -> Option<&FileSpec> {
+        Some(&self.file)
+    }
+}
+
+impl Kind for Age<'_> {
+    type Spec = AgeSpec;
+
     fn open<'m>(spec: &'m AgeSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Age::new(Input::age(name, &spec.file, context), spec.format))
-    }
-
-    fn file(spec: &AgeSpec) -> Option<&FileSpec> {
-        Some(&spec.file)
     }
 
     fn keeps_files(spec: &AgeSpec) -> bool {

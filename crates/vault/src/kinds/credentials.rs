@@ -1,5 +1,5 @@
-//! `credentials`: systemd's credentials, files in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), "Credentials"). An item is a
-//! credential's name. For CI runners and other services that get them with `LoadCredential=`.
+//! `credentials`: systemd's credentials, files in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), "Credentials"). An item is
+//! a credential's name. For services that receive them with `LoadCredential=`, such as CI runners.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,13 @@ use deaddrop_core::secret::Secret;
 use crate::error::shown;
 use crate::input::context::Context;
 use crate::input::read;
-use crate::keys::{Declared, NoKeys};
 use crate::kinds::Kind;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
 /// The variable that names the directory.
 const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// The credentials of the service that this is.
+/// The credentials of the service that runs deaddrop.
 pub(crate) struct Credentials;
 
 impl Credentials {
@@ -33,14 +32,9 @@ impl Credentials {
 }
 
 impl Kind for Credentials {
-    type Keys = NoKeys;
     type Spec = ();
 
     const HAS_FIELDS: bool = false;
-
-    fn check(_: &Declared<'_>, _: NoKeys) -> Option<()> {
-        Some(())
-    }
 
     fn open<'m>((): &'m (), _: &'m str, _: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Credentials)
@@ -74,7 +68,7 @@ fn get(directory: &Path, reference: &Reference) -> Result<Secret, LookupError> {
         let (field, whole) = (shown(field), crate::error::item(reference));
         return Err(LookupError::NoFields { field, kind: "a credential", whole });
     }
-    // systemd's own rule: a credential's name is a file name.
+    // systemd requires a credential's name to be a file name (systemd.exec(5)).
     if name.contains('/') || name == "." || name == ".." {
         return Err(LookupError::Refused {
             item: shown(name),

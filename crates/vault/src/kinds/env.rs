@@ -1,4 +1,4 @@
-//! `env`: environment variables. An item is a variable's name without the source's prefix.
+//! `env`: environment variables. An item is a variable's name, without the source's prefix.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -11,6 +11,7 @@ use crate::error::shown;
 use crate::input::context::Context;
 use crate::keys::Declared;
 use crate::kinds::Kind;
+use crate::spec::Spec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
 /// Variables whose names start with a prefix.
@@ -19,7 +20,7 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    /// `prefix` is put before each item; empty for the source that is always there.
+    /// `prefix` is put before each item; it is empty for the predeclared source `env`.
     pub(crate) fn new(prefix: String) -> Self {
         Self { prefix }
     }
@@ -33,7 +34,7 @@ impl Env {
             });
         }
         let variable = format!("{}{}", self.prefix, reference.item);
-        // `var_os` would say "not set" for all of these.
+        // `var_os` would report each of these as "not set".
         let reason = match () {
             () if reference.item.is_empty() => Some("it is empty"),
             () if variable.contains('=') => Some("it holds `=`"),
@@ -41,11 +42,18 @@ impl Env {
             () => None,
         };
         if let Some(reason) = reason {
-            return Err(LookupError::VariableName { variable: shown(&variable), reason });
+            let name = shown(&variable);
+            let message = format!("\"{name}\" cannot be the name of an environment variable: {reason}");
+            return Err(LookupError::Other { message, hint: None });
         }
         match std::env::var_os(&variable) {
             Some(value) => Ok(Secret::new(value.into_vec())),
-            None => Err(LookupError::NotSet { variable: shown(&variable) }),
+            None => {
+                let name = shown(&variable);
+                let hint =
+                    format!("set it for this run only, from a file or a prompt: `read -rs {name}; export {name}`");
+                Err(LookupError::Other { message: format!("${name} is not set"), hint: Some(hint) })
+            }
         }
     }
 }
@@ -55,7 +63,7 @@ impl Env {
 #[serde(rename = "an env source", default, deny_unknown_fields)]
 #[schemars(rename = "env-source")]
 pub struct EnvKeys {
-    /// Put before each item's name: with `HOMELAB_`, the item `TOKEN` is the variable HOMELAB_TOKEN.
+    /// Prefix of all items: with `HOMELAB_`, the item `TOKEN` is the variable HOMELAB_TOKEN.
     #[schemars(extend("default" = ""))]
     pub prefix: Field<String>,
 }
@@ -63,20 +71,23 @@ pub struct EnvKeys {
 /// Environment variables whose names start with `prefix`; items are named without it.
 #[derive(Debug, Clone, Default)]
 pub struct EnvSpec {
-    /// Put before each item's name.
+    /// Prefix of all items. May be empty.
     pub prefix: String,
 }
 
-impl Kind for Env {
+impl Spec for EnvSpec {
     type Keys = EnvKeys;
-    type Spec = EnvSpec;
 
-    const HAS_FIELDS: bool = false;
-
-    fn check(declared: &Declared<'_>, keys: EnvKeys) -> Option<EnvSpec> {
+    fn check(declared: &Declared<'_>, keys: EnvKeys) -> Option<Self> {
         let prefix = declared.report.optional(keys.prefix, deaddrop_core::keys::variable)?;
         Some(EnvSpec { prefix: prefix.unwrap_or_default() })
     }
+}
+
+impl Kind for Env {
+    type Spec = EnvSpec;
+
+    const HAS_FIELDS: bool = false;
 
     fn open<'m>(spec: &'m EnvSpec, _: &'m str, _: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Env::new(spec.prefix.clone()))

@@ -1,4 +1,5 @@
-//! `exec`: a program that prints one JSON document. An item is a JSON pointer into it (RFC 6901), or a key at its top.
+//! `exec`: a program that prints one JSON document. An item is a JSON pointer into it (RFC 6901), or a key of its top
+//! level.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::input::context::{Context, Surroundings};
 use crate::items::document::{self, Document};
 use crate::keys::Declared;
 use crate::kinds::Kind;
-use crate::spec::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT};
+use crate::spec::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT, Spec};
 use crate::{DataFormat, Listed, LookupError, OpenError, Reference, Source};
 
 /// The program.
@@ -54,28 +55,27 @@ impl<'m> Exec<'m> {
 #[serde(rename = "an exec source", default, deny_unknown_fields)]
 #[schemars(rename = "exec-source", extend("required" = ["argv"]))]
 pub struct ExecKeys {
-    /// The program and its arguments, without a shell. It runs once, in the manifest's directory.
+    /// The program and its arguments, run without a shell. It runs once, in the manifest's directory.
     #[schemars(length(min = 1))]
     pub argv: Field<Vec<Field<String>>>,
-    /// How long it may take, in seconds.
+    /// Time limit, in seconds.
     #[schemars(extend("default" = DEFAULT_TIMEOUT, "minimum" = 1, "maximum" = LONGEST_TIMEOUT))]
     pub timeout: Field<u64>,
 }
 
-/// A program and how its output is read.
+/// A program that prints JSON.
 #[derive(Debug, Clone)]
 pub struct ExecSpec {
-    /// The program and its arguments; no shell. They may hold what is not to be shown.
+    /// The program and its arguments. Never shown, because they may hold a value.
     pub argv: Vec<String>,
-    /// How long it may take.
+    /// Time limit.
     pub timeout: Duration,
 }
 
-impl Kind for Exec<'_> {
+impl Spec for ExecSpec {
     type Keys = ExecKeys;
-    type Spec = ExecSpec;
 
-    fn check(declared: &Declared<'_>, keys: ExecKeys) -> Option<ExecSpec> {
+    fn check(declared: &Declared<'_>, keys: ExecKeys) -> Option<Self> {
         let argv = match keys.argv {
             Field::Missing => {
                 let hint = "the program and its arguments, such as `argv: [my-tool, dump, --json]`";
@@ -86,6 +86,10 @@ impl Kind for Exec<'_> {
         };
         Some(ExecSpec { argv: argv?, timeout: declared.timeout(keys.timeout)? })
     }
+}
+
+impl Kind for Exec<'_> {
+    type Spec = ExecSpec;
 
     fn open<'m>(spec: &'m ExecSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Exec::new(spec, context.surroundings()))

@@ -1,4 +1,4 @@
-//! `file`: a file's bytes, all of them and nothing else. An item is a path.
+//! `file`: files, each of them one value, byte for byte. An item is a path.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,21 +14,22 @@ use crate::input::context::Context;
 use crate::input::read;
 use crate::keys::Declared;
 use crate::kinds::Kind;
+use crate::spec::Spec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// How far below the directory files are listed.
+/// Maximum depth, below the directory, of files that are listed.
 const DEEPEST: usize = 8;
 
-/// How many files are listed.
+/// Maximum number of files that are listed.
 const MOST_LISTED: usize = 10_000;
 
-/// Files below a directory, or anywhere with an absolute path.
+/// Files: relative items start at a directory, absolute items do not.
 pub(crate) struct File {
     directory: PathBuf,
 }
 
 impl File {
-    /// `directory` is where relative items start.
+    /// `directory` is the start of relative items.
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
@@ -54,7 +55,8 @@ impl File {
 #[serde(rename = "a file source", default, deny_unknown_fields)]
 #[schemars(rename = "file-source")]
 pub struct DirectoryKeys {
-    /// The directory where items' paths start; it starts at the manifest's own, which is the default.
+    /// The directory where relative items start; a relative one starts at the manifest's directory, which is the
+    /// default.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
 }
@@ -62,19 +64,22 @@ pub struct DirectoryKeys {
 /// Files; items are paths, relative to `path` if given.
 #[derive(Debug, Clone, Default)]
 pub struct DirectorySpec {
-    /// A directory; the manifest's when absent.
+    /// The directory. `None`: the manifest's.
     pub path: Option<PathBuf>,
 }
 
-impl Kind for File {
+impl Spec for DirectorySpec {
     type Keys = DirectoryKeys;
+
+    fn check(declared: &Declared<'_>, keys: DirectoryKeys) -> Option<Self> {
+        Some(DirectorySpec { path: declared.path(keys.path)? })
+    }
+}
+
+impl Kind for File {
     type Spec = DirectorySpec;
 
     const HAS_FIELDS: bool = false;
-
-    fn check(declared: &Declared<'_>, keys: DirectoryKeys) -> Option<DirectorySpec> {
-        Some(DirectorySpec { path: declared.path(keys.path)? })
-    }
 
     fn open<'m>(spec: &'m DirectorySpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(File::new(
@@ -91,7 +96,7 @@ impl Source for File {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
         let mut total: usize = 0;
         let mut get = |reference: &&Reference| {
-            // What is over the limit is not even read: the files of a manifest are as large as somebody makes them.
+            // Beyond the limit nothing more is read: the size of the files is unbounded.
             if total > MAX_TOTAL {
                 return Err(LookupError::TooMuch { item: crate::error::item(reference) });
             }
@@ -108,11 +113,11 @@ impl Source for File {
         while let Some((directory, prefix, depth)) = waiting.pop() {
             let entries = fs::read_dir(&directory)
                 .map_err(|error| OpenError::Read { path: directory.clone(), problem: read::ReadError::Io(error) })?;
-            // What cannot be looked at is not listed.
+            // An unreadable entry is not listed.
             for entry in entries.flatten() {
                 let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { continue };
                 let item = format!("{prefix}{name}");
-                // A link to a directory may lead back up: it is not followed.
+                // A symbolic link to a directory may form a cycle, so none is followed.
                 if kind.is_dir() && depth < DEEPEST {
                     waiting.push((entry.path(), format!("{item}/"), depth.saturating_add(1)));
                 } else if entry.path().is_file() {

@@ -1,4 +1,10 @@
-//! The table of the kinds of sources. A new kind is one folder with an `impl` of [`Kind`] in it, and one line here.
+//! The table of the kinds of sources.
+//!
+//! A new kind is a file or folder here, with an `impl` of [`Kind`] and of [`Source`] (or [`Vault`], for a password
+//! manager's items), and one line in the table. If it has keys of its own, its folder also has their struct, its spec,
+//! and an `impl` of [`Spec`].
+//!
+//! [`Vault`]: crate::items::reader::Vault
 
 pub(crate) mod age;
 pub(crate) mod bitwarden;
@@ -23,40 +29,28 @@ use serde::Deserialize;
 use crate::Source;
 use crate::input::context::Context;
 use crate::keys::{Declared, FileKeys, NoKeys, ProgramKeys, StoreKeys};
-use crate::spec::{FileSpec, PasswordSpec, ProgramSpec, StoreSpec};
+use crate::spec::{FileSpec, PasswordSpec, ProgramSpec, Spec, StoreSpec};
 
-/// A kind of source: what the manifest may say of one, and how it is opened.
+/// A kind of source: its settings in the manifest, and how it is opened.
 pub(crate) trait Kind {
-    /// Its keys in a manifest.
-    type Keys;
-    /// What they say, checked.
-    type Spec;
+    /// Its settings.
+    type Spec: Spec;
 
-    /// False when its items are values, without fields.
+    /// False if its items are single values, without fields.
     const HAS_FIELDS: bool = true;
 
-    /// Checks the keys; what is wrong is reported.
-    fn check(declared: &Declared<'_>, keys: Self::Keys) -> Option<Self::Spec>;
+    /// True if the format of its file can be encrypted with a password.
+    const TAKES_PASSWORD: bool = false;
 
-    /// The source called `name`. Nothing is read yet.
+    /// Creates the source called `name`, without reading anything.
     fn open<'m>(spec: &'m Self::Spec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm>;
 
-    /// The file that it reads, with what opens it.
-    fn file(_: &Self::Spec) -> Option<&FileSpec> {
-        None
-    }
-
-    /// The password that opens it.
-    fn password(spec: &Self::Spec) -> Option<&PasswordSpec> {
-        Self::file(spec)?.password.as_ref()
-    }
-
-    /// True when its values are whole files, and not fields of a form or lines of a file.
+    /// True if a value may be a whole file, with its final newline, rather than a form field or a line.
     fn keeps_files(_: &Self::Spec) -> bool {
         false
     }
 
-    /// The environment variable that an item is.
+    /// The environment variable that `item` reads; no child process inherits it.
     fn variable(_: &Self::Spec, _item: &str) -> Option<String> {
         None
     }
@@ -72,7 +66,7 @@ macro_rules! kinds {
             $($(#[doc = $doc])+ #[serde(rename = $name)] $variant($keys),)+
         }
 
-        /// A named source's kind and settings. Paths are as written: relative ones start at the manifest's directory.
+        /// The kind and the checked settings of a named source. Relative paths start at the manifest's directory.
         #[derive(Debug, Clone)]
         pub enum SourceSpec {
             $($(#[doc = $doc])+ $variant($spec),)+
@@ -85,18 +79,22 @@ macro_rules! kinds {
                 match self { $(Self::$variant(_) => $name,)+ }
             }
 
-            /// Whether its items have fields.
+            /// False if its items are single values, without fields.
             #[must_use]
             pub fn has_fields(&self) -> bool {
                 match self { $(Self::$variant(_) => <$kind as Kind>::HAS_FIELDS,)+ }
             }
 
-            /// Checks the keys of the source whose name is the node `key`, and whose value is the node `mapping`. What is
-            /// wrong is reported.
+            /// Checks the keys of the source whose name is the node `key`, and whose value is the node `mapping`.
+            /// `None` if any is wrong (reported).
             pub fn check(self, key: NodeId, mapping: NodeId, report: &dyn Report) -> Option<SourceSpec> {
-                let declared = Declared { kind: self.kind(), key, mapping, report };
+                let kind = self.kind();
                 match self {
-                    $(Self::$variant(keys) => <$kind as Kind>::check(&declared, keys).map(SourceSpec::$variant),)+
+                    $(Self::$variant(keys) => {
+                        let takes_password = <$kind as Kind>::TAKES_PASSWORD;
+                        let declared = Declared { kind, takes_password, key, mapping, report };
+                        <$spec as Spec>::check(&declared, keys).map(SourceSpec::$variant)
+                    })+
                 }
             }
         }
@@ -111,28 +109,28 @@ macro_rules! kinds {
             /// The password that opens it, if it has one.
             #[must_use]
             pub fn password(&self) -> Option<&PasswordSpec> {
-                match self { $(Self::$variant(spec) => <$kind as Kind>::password(spec),)+ }
+                match self { $(Self::$variant(spec) => Spec::password(spec),)+ }
             }
 
-            /// True when it reads standard input.
+            /// True if it reads standard input.
             #[must_use]
             pub fn reads_standard_input(&self) -> bool {
-                let file = match self { $(Self::$variant(spec) => <$kind as Kind>::file(spec),)+ };
+                let file = match self { $(Self::$variant(spec) => Spec::file(spec),)+ };
                 file.is_some_and(FileSpec::is_standard_input)
             }
 
-            /// True when its values are whole files, and not fields of a form or lines of a file.
+            /// True if a value may be a whole file, with its final newline, rather than a form field or a line.
             #[must_use]
             pub fn keeps_files(&self) -> bool {
                 match self { $(Self::$variant(spec) => <$kind as Kind>::keeps_files(spec),)+ }
             }
 
-            /// The environment variable that an item is.
+            /// The environment variable that `item` reads.
             pub(crate) fn variable(&self, item: &str) -> Option<String> {
                 match self { $(Self::$variant(spec) => <$kind as Kind>::variable(spec, item),)+ }
             }
 
-            /// The source called `name`. Nothing is read yet.
+            /// Creates the source called `name`, without reading anything.
             pub(crate) fn open<'m>(&'m self, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
                 match self { $(Self::$variant(spec) => <$kind as Kind>::open(spec, name, context),)+ }
             }

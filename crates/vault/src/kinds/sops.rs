@@ -1,4 +1,4 @@
-//! `sops`: a file that the program `sops` decrypts, to JSON.
+//! `sops`: a file that the program `sops` decrypts to JSON.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::input::context::Context;
 use crate::items::document::{self, Document};
 use crate::keys::Declared;
 use crate::kinds::Kind;
-use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT};
+use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT, Spec};
 use crate::{DataFormat, Listed, LookupError, OpenError, Reference, Source};
 
 /// A file encrypted by sops.
@@ -25,11 +25,11 @@ pub(crate) struct Sops<'m> {
 }
 
 impl Sops<'_> {
-    /// Runs sops, once.
+    /// Runs sops once.
     fn document(&self) -> Result<Document, OpenError> {
         let path = self.context.at(self.path);
-        // sops says of a file that is not there that it failed; and it tells the file's format by its name, so that it
-        // cannot have it from standard input.
+        // sops reports a missing file only as a failure. It detects the format by the file's name, so standard input is
+        // no alternative.
         crate::input::read::open(&path).map_err(|problem| OpenError::Read { path: path.clone(), problem })?;
         let absolute = std::path::absolute(&path).unwrap_or(path);
         let words = ["sops", "--decrypt", "--output-type", "json"].map(OsStr::new);
@@ -60,7 +60,7 @@ pub struct SopsKeys {
     /// The file; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
-    /// How long the program may take, in seconds.
+    /// Time limit of the program, in seconds.
     #[schemars(extend("default" = DEFAULT_TIMEOUT, "minimum" = 1, "maximum" = LONGEST_TIMEOUT))]
     pub timeout: Field<u64>,
 }
@@ -70,25 +70,28 @@ pub struct SopsKeys {
 pub struct SopsSpec {
     /// The file.
     pub file: FileSpec,
-    /// How long the program may take.
+    /// Time limit of the program.
     pub timeout: Duration,
 }
 
-impl Kind for Sops<'_> {
+impl Spec for SopsSpec {
     type Keys = SopsKeys;
-    type Spec = SopsSpec;
 
-    fn check(declared: &Declared<'_>, keys: SopsKeys) -> Option<SopsSpec> {
+    fn check(declared: &Declared<'_>, keys: SopsKeys) -> Option<Self> {
         let path: PathBuf = declared.needed_path(keys.path)?;
         Some(SopsSpec { file: FileSpec::plain(path), timeout: declared.timeout(keys.timeout)? })
     }
 
+    fn file(&self) -> Option<&FileSpec> {
+        Some(&self.file)
+    }
+}
+
+impl Kind for Sops<'_> {
+    type Spec = SopsSpec;
+
     fn open<'m>(spec: &'m SopsSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Sops { context, path: &spec.file.path, timeout: spec.timeout })
-    }
-
-    fn file(spec: &SopsSpec) -> Option<&FileSpec> {
-        Some(&spec.file)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Each rule by itself: which lines are shown.
+//! Each rule separately: which lines are shown.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -7,28 +7,28 @@ use super::*;
 
 const LEFT_OUT: &str = "(a line that holds a value is not shown)";
 
-/// These values, none of a template.
-fn values(all: &[&[u8]]) -> Values {
-    let held = |value: &&[u8]| Held { whose: "it".into(), whole: Secret::new(value.to_vec()), composed: None };
-    Values { held: all.iter().map(held).collect(), ..Values::default() }
+/// These values, without a template.
+fn values(all: &[&[u8]]) -> HiddenValues {
+    let held = |value: &&[u8]| RunValue { whose: "it".into(), whole: Secret::new(value.to_vec()), composed: None };
+    HiddenValues { values: all.iter().map(held).collect(), ..HiddenValues::default() }
 }
 
-/// A file of a template as it is now, and one that stands.
-fn composed(now: &str, parts: &[&str], standing: &str) -> Values {
+/// A template's current file, and the existing one.
+fn composed(now: &str, parts: &[&str], standing: &str) -> HiddenValues {
     let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
     let composed = Composed { whole: secret(now), parts: parts.iter().map(|part| secret(part)).collect() };
-    let held = |whole: &str| Held { whose: "it".into(), whole: secret(whole), composed: Some(composed.clone()) };
-    Values { held: vec![held(now), held(standing)], ..Values::default() }
+    let held = |whole: &str| RunValue { whose: "it".into(), whole: secret(whole), composed: Some(composed.clone()) };
+    HiddenValues { values: vec![held(now), held(standing)], ..HiddenValues::default() }
 }
 
 #[track_caller]
-fn left_out(values: &Values, line: impl AsRef<[u8]>) {
+fn left_out(values: &HiddenValues, line: impl AsRef<[u8]>) {
     let line = line.as_ref();
     assert_eq!(values.lines(line, ""), [LEFT_OUT], "{:?}", String::from_utf8_lossy(line));
 }
 
 #[track_caller]
-fn shown_as_it_is(values: &Values, line: &str) {
+fn shown_as_it_is(values: &HiddenValues, line: &str) {
     assert_eq!(values.lines(line.as_bytes(), ""), [line]);
 }
 
@@ -97,7 +97,7 @@ fn twelve_bytes_in_a_row_of_a_secret_part_are_not_shown_and_own_text_is() {
     for line in ["the [Interface] section", "line 3: `Address = 10.0.0.1` twice", "bad PrivateKey = in line 2"] {
         shown_as_it_is(&some, line);
     }
-    // It stood before the template was another one: what is the template's today is no secret.
+    // Rendered from an older template: the current template's own text is not secret.
     let some = composed(now, &["new-secret-1"], "[Peer]\nKey = older-secret\nAddress = 10.0.0.1\n");
     left_out(&some, "bad key older-secret!");
     left_out(&some, "12 bytes: older-secret");
@@ -129,7 +129,7 @@ fn base64_and_hex_hide_nothing() {
             }
         }
     }
-    // Cut at the line's ends, or all of the line.
+    // Truncated at the ends of the line, or the whole line.
     let encoded = STANDARD.encode(value);
     for line in [format!("got {}", &encoded[..6]), format!("{} got", &encoded[21..]), encoded[9..18].to_owned()] {
         left_out(&some, line);
@@ -157,7 +157,7 @@ fn a_value_of_under_four_bytes_lets_nothing_be_shown() {
     shown_as_it_is(&values(&[b"", b"\n", b"four"]), "one");
     let some = composed("pin = 123\n", &["123"], "pin = 123\n");
     assert_eq!(some.lines(b"one", ""), ["(what it said is not shown, for it is under 4 bytes)"]);
-    // And one that was there before.
+    // Also an existing one.
     let some = composed("pin = 12345\n", &["12345"], "pin = 123\n");
     assert_eq!(some.lines(b"one", ""), ["(what it said is not shown, for it is under 4 bytes)"]);
     assert_eq!(values(&[b"abc"]).lines(b"\n", ""), [""; 0], "nothing was said");
@@ -172,7 +172,7 @@ fn a_word_of_the_nodes_is_ours_or_is_looked_at_like_a_line() {
     assert_eq!(some.word("auto-\u{1b}restart"), "auto-\u{fffd}restart");
 }
 
-/// The longest values with the longest lines, and what is the same over and over, come to an end in a moment.
+/// The longest values with the longest lines, and repetitive ones, are searched quickly.
 #[test]
 fn long_values_and_lines_take_no_time() {
     let noise: Vec<u8> = (0..4_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();

@@ -1,8 +1,10 @@
 //! A directory of this machine as a tree.
 //!
-//! Every path is opened one component at a time, links never followed by the kernel, so nothing outside the directory
+//! Every path is opened one component at a time, and the kernel never follows links, so nothing outside the directory
 //! is ever read or written.
 
+mod operations;
+pub mod read_back;
 pub mod transaction;
 
 use std::fs::File;
@@ -24,7 +26,7 @@ use crate::secret::Secret;
 use crate::text;
 use crate::tree::{FileKind, Label, Stat, Tree, acl, walk};
 
-/// An open place in the tree, and how it was reached: reading it needs a second, real open.
+/// An open file or directory of the tree and its parent: reading it needs a second open with read access.
 #[derive(Clone)]
 pub struct Node(Rc<Opened>);
 
@@ -35,12 +37,12 @@ struct Opened {
 }
 
 impl Node {
-    /// The absolute path, inside the target, of this node; fit for a terminal.
+    /// The absolute path of this node inside the target; safe for a terminal.
     fn path(&self) -> String {
         self.0.parent.as_ref().map_or_else(|| "/".to_owned(), |(parent, name)| parent.path_of(name))
     }
 
-    /// The absolute path, inside the target, of `name` in this directory; fit for a terminal.
+    /// The absolute path of `name` in this directory, inside the target; safe for a terminal.
     fn path_of(&self, name: &[u8]) -> String {
         let mut names = vec![name];
         let mut node = self;
@@ -62,7 +64,7 @@ impl DirectoryTree {
     /// The tree below a directory.
     ///
     /// # Errors
-    /// When it is not a directory, or cannot be opened.
+    /// If it is not a directory, or cannot be opened.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = fcntl::open(path, flags, Mode::empty())
@@ -77,8 +79,9 @@ impl DirectoryTree {
 }
 
 impl DirectoryTree {
-    /// Opens what stands at a physical path, to ask about it; `None` when nothing does, or it is neither a file nor a directory.
-    pub fn open_to_look(&self, path: &str) -> Result<Option<File>, StorageError> {
+    /// Opens the file or directory at a physical path for ioctls; `None` if nothing exists there, or it is neither a
+    /// file nor a directory.
+    pub fn open_for_query(&self, path: &str) -> Result<Option<File>, StorageError> {
         let mut node = self.root.clone();
         let mut kind = FileKind::Directory;
         for component in path.split('/').filter(|component| !component.is_empty()) {
@@ -151,7 +154,7 @@ impl Tree for DirectoryTree {
         let file = File::from(opened.map_err(|errno| failed(errno.into()))?);
         match file.get_xattr(acl::ATTRIBUTE) {
             Ok(None) => Ok(false),
-            // What is no ACL as we know it may say anything.
+            // An attribute that is not a known ACL might allow anything.
             Ok(Some(value)) => Ok(acl::lets_write(&value, acl::Form::Attribute).unwrap_or(true)),
             // A file system without ACLs.
             Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EOPNOTSUPP) => Ok(false),
@@ -166,7 +169,7 @@ impl Tree for DirectoryTree {
         };
         let file = match opened {
             Ok(fd) if same_file(&fd, &node.0.fd) => File::from(fd),
-            // Not ours to look into, or something else by now: nothing is known of it.
+            // No permission to read it, or it was replaced since: its label is unknown.
             Ok(_) | Err(Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::ELOOP) => return Ok(None),
             Err(errno) => return Err(failure("opening", &node.path(), errno)),
         };
@@ -186,7 +189,7 @@ impl Tree for DirectoryTree {
             }
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
-            // Of what the system tells the kind, only these two; and no name leads up.
+            // Of the kinds that the system reports, only these two; and no entry that leads up.
             let may_be = matches!(entry.file_type(), None | Some(Type::File | Type::Directory));
             if may_be && name != b"." && name != b".." {
                 children.extend(self.child(directory, name)?);
@@ -215,8 +218,8 @@ fn read_label(file: &File, path: &str) -> Result<Option<Label>, StorageError> {
 
 /// Opens `name` in `directory` without following it. `name` is one component.
 ///
-/// openat2 says it in the kernel's own terms; where a container's filter forbids it, O_NOFOLLOW on one component
-/// means the same.
+/// openat2 states this to the kernel; if a container's filter forbids it, O_NOFOLLOW on one component has the same
+/// effect.
 fn open_component(directory: &Node, name: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let name = Path::new(std::ffi::OsStr::from_bytes(name));
@@ -262,7 +265,7 @@ fn read_at_most(file: File, limit: u64) -> io::Result<Option<Secret>> {
     if size > limit {
         return Ok(None);
     }
-    // One byte of room more than the size, so that the buffer never moves while it is filled.
+    // One byte more than the size, so that the buffer is never reallocated while it is filled.
     let room = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?.saturating_add(1);
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(size.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -272,7 +275,7 @@ fn read_at_most(file: File, limit: u64) -> io::Result<Option<Secret>> {
     Ok(Some(Secret::new(std::mem::take(&mut *bytes))))
 }
 
-/// What the system refused, with what a person can do about it where that is known.
+/// The error of a system call, with a hint if one is known.
 fn failure(act: &str, path: &str, errno: Errno) -> StorageError {
     let path = walk::shown(path);
     let hint = match errno {

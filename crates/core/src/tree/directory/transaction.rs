@@ -1,23 +1,27 @@
-//! The changes of one run in a directory: staged without names, put in place one by one, taken back if one fails.
+//! The changes of one run in a directory: staged without names, renamed into place one by one, rolled back if one
+//! fails.
 
 use std::collections::BTreeMap;
-use std::fs::{File, FileTimes};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{self, AtFlags, OFlag, RenameFlags};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{self, Mode};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 use xattr::FileExt;
 
+use super::operations::{
+    changed_meanwhile, exchange, fill, link, open_directory, own, permissions, random_name, rename, sync_directory,
+    unnamed,
+};
+use super::read_back::{Unlabelled, read_back, unlabelled_note};
 use super::{DirectoryTree, Node, failure, fd_stat, open_component};
 use crate::error::StorageError;
-use crate::secret::Secret;
-use crate::tree::{FileKind, Label, Stat, Tree, TreeChange, walk};
+use crate::tree::{FileKind, Label, Stat, Tree, TreeChange};
 
-/// One step that was taken, and how to take it back.
+/// One completed step, and how to roll it back.
 enum Undo {
     RemoveDirectory {
         parent: Node,
@@ -27,14 +31,14 @@ enum Undo {
         parent: Node,
         name: String,
     },
-    /// The old file stands under `aside`; both are in `parent`.
-    SwapBack {
+    /// The old file is at `aside`; both are in `parent`.
+    ExchangeBack {
         parent: Node,
         name: String,
         aside: String,
     },
-    /// The removed file stands under `aside`, and nothing under `name`; both are in `parent`.
-    NameBack {
+    /// The removed file is at `aside`, and nothing is at `name`; both are in `parent`.
+    RenameBack {
         parent: Node,
         name: String,
         aside: String,
@@ -46,40 +50,37 @@ enum Undo {
     },
 }
 
-/// What could not be given its SELinux label, by path, and why.
-pub type Unlabelled = BTreeMap<String, String>;
-
-/// All changes of one run. After [`Transaction::run`] it is either finished or taken back; also when it is dropped, as by a
-/// panic.
-pub struct Transaction<'a> {
+/// All changes of one run. After [`DirectoryTransaction::run`] it must be finished or rolled back; dropping it, as by a
+/// panic, rolls it back.
+pub struct DirectoryTransaction<'a> {
     tree: &'a DirectoryTree,
     undo: Vec<Undo>,
-    /// The directories that are worked in, by path: each is opened once.
+    /// The directories that are changed, by path: each is opened once.
     directories: BTreeMap<String, Node>,
     unlabelled: Unlabelled,
-    /// Directories that go at the end, if they are empty then.
+    /// Directories that are removed at the end, if they are empty then.
     emptied: Vec<(Node, String)>,
 }
 
-/// An old file whose name is gone.
+/// An old file whose name was removed.
 pub struct Dropped {
-    /// The path that it had.
+    /// Its former path.
     pub path: String,
-    /// The file, open for reading and writing; the error when it cannot be opened so.
+    /// The file, open for reading and writing; or the error of opening it.
     pub file: nix::Result<File>,
 }
 
-/// What [`Transaction::finish_with_old`] leaves to the caller.
+/// The result of [`DirectoryTransaction::finish_with_old`].
 pub struct Finished {
     /// The old files.
     pub dropped: Vec<Dropped>,
-    /// Old names that could not be taken away, in words for a person.
+    /// Old names that could not be removed, as messages for the user.
     pub stuck: Vec<String>,
-    /// What has no label.
+    /// Paths without their label.
     pub unlabelled: Unlabelled,
 }
 
-/// A file that has its content, mode and owner, and no name yet.
+/// A file with its content, mode and owner, and no name yet.
 struct Staged<'c> {
     path: &'c str,
     parent: Node,
@@ -87,8 +88,8 @@ struct Staged<'c> {
     file: File,
 }
 
-impl<'a> Transaction<'a> {
-    /// One in which nothing has happened yet.
+impl<'a> DirectoryTransaction<'a> {
+    /// A transaction without any step.
     pub fn new(tree: &'a DirectoryTree) -> Self {
         Self {
             tree,
@@ -102,10 +103,10 @@ impl<'a> Transaction<'a> {
     /// Makes all changes, and reads them back. `time` becomes the time of new files.
     ///
     /// # Errors
-    /// Whatever fails first; what was done until then waits for [`Transaction::take_back`].
+    /// The first failure; the steps completed before it are rolled back by [`DirectoryTransaction::roll_back`].
     pub fn run(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<(), StorageError> {
         let mut staged = Vec::new();
-        // Everything that can fail for want of space or rights happens before the first name changes.
+        // Everything that can fail because of space or permissions happens before the first name changes.
         for change in changes {
             match change {
                 TreeChange::MakeDirectory { path, mode, uid, gid, label } => {
@@ -147,7 +148,7 @@ impl<'a> Transaction<'a> {
         read_back(self.tree, changes, &self.unlabelled)
     }
 
-    /// The directory of a physical path, and the last name.
+    /// The parent directory of a physical path, and its last component.
     fn parent(&mut self, path: &str) -> Result<(Node, String), StorageError> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let node = match self.directories.get(above) {
@@ -180,8 +181,8 @@ impl<'a> Transaction<'a> {
         stat::fchmod(&made, permissions(mode)).map_err(|errno| failed("setting the mode of", errno))
     }
 
-    /// Gives a new file or directory its SELinux label. Where the system lets nobody, that is no reason to leave it out: it is
-    /// told at the end, and a relabel mends it.
+    /// Sets the SELinux label of a new file or directory. If the system does not allow it, the change continues: the
+    /// path is reported at the end, and a relabel repairs it.
     fn label(&mut self, file: &File, path: &str, label: Option<&Label>) {
         let Some(label) = label else { return };
         if let Err(error) = file.set_xattr(Label::ATTRIBUTE, label.value()) {
@@ -201,7 +202,7 @@ impl<'a> Transaction<'a> {
         }
         let handle = file.try_clone().map_err(|error| StorageError::io(format!("opening {path}"), error))?;
         self.undo.push(Undo::Metadata { path: path.to_owned(), file: handle, stat });
-        // Fewer rights first: the file never is readable by its new owner under the old, wider mode.
+        // Narrower permissions first: the new owner must never be able to read the file under the old, wider mode.
         let narrow = permissions(mode & stat.mode);
         stat::fchmod(&file, narrow).map_err(|errno| failure("setting the mode of", path, errno))?;
         own(&file, path, uid, gid)?;
@@ -219,26 +220,27 @@ impl<'a> Transaction<'a> {
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(failure("naming", path, errno)),
         }
-        // A new file cannot take over a name at once: it gets another one for as long as the exchange takes.
+        // An unnamed file cannot replace a name directly: it gets a temporary name for the exchange.
         let aside = random_name()?;
         link(file, parent, &aside).map_err(|errno| failure("naming", path, errno))?;
         self.undo.push(Undo::RemoveFile { parent: parent.clone(), name: aside.clone() });
         exchange(parent, &aside, name).map_err(|errno| failure("replacing", path, errno))?;
         self.undo.pop();
-        self.undo.push(Undo::SwapBack { parent: parent.clone(), name: name.clone(), aside: aside.clone() });
+        self.undo.push(Undo::ExchangeBack { parent: parent.clone(), name: name.clone(), aside: aside.clone() });
         self.check_aside(parent, &aside, path)
     }
 
-    /// Takes a file's name away; until the end it has another one.
+    /// Renames a file to a temporary name, which it keeps until the end.
     fn set_aside(&mut self, path: &str) -> Result<(), StorageError> {
         let (parent, name) = self.parent(path)?;
         let aside = random_name()?;
         rename(&parent, &name, &aside).map_err(|errno| failure("removing", path, errno))?;
-        self.undo.push(Undo::NameBack { parent: parent.clone(), name, aside: aside.clone() });
+        self.undo.push(Undo::RenameBack { parent: parent.clone(), name, aside: aside.clone() });
         self.check_aside(&parent, &aside, path)
     }
 
-    /// What now stands aside must be what was judged: a regular file, not something put there since the survey.
+    /// The file at the temporary name must be the one that was checked: a regular file, not something created since the
+    /// survey.
     fn check_aside(&self, parent: &Node, aside: &str, path: &str) -> Result<(), StorageError> {
         match self.tree.child(parent, aside.as_bytes())? {
             Some((_, stat)) if stat.kind == FileKind::File => Ok(()),
@@ -246,7 +248,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Makes all names durable, the new ones and those of the old files.
+    /// Makes all names durable, those of new and of old files.
     ///
     /// # Errors
     /// For the first directory that cannot be synced.
@@ -257,15 +259,15 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Drops the old files and syncs: the second time, so that what fails here is about the names of old files alone. What a
-    /// person should know of it is returned.
+    /// Removes the old files and syncs a second time, so that a failure here concerns only the names of old files.
+    /// Returns notes for the user.
     ///
     /// # Errors
-    /// `HalfDone` when a directory could not be synced.
+    /// `HalfDone` if a directory could not be synced.
     pub fn finish(mut self) -> Result<Vec<String>, StorageError> {
         let mut notes = Vec::new();
         notes.extend(unlabelled_note(&self.unlabelled));
-        let is_old = |undo: &Undo| matches!(undo, Undo::SwapBack { .. } | Undo::NameBack { .. });
+        let is_old = |undo: &Undo| matches!(undo, Undo::ExchangeBack { .. } | Undo::RenameBack { .. });
         if self.emptied.is_empty() && !self.undo.iter().any(is_old) {
             self.undo.clear();
             return Ok(notes);
@@ -281,7 +283,7 @@ impl<'a> Transaction<'a> {
         Ok(notes)
     }
 
-    /// The same where the caller syncs, and gets the old files to deal with.
+    /// Like [`DirectoryTransaction::finish`], but the caller syncs, and gets the old files.
     pub fn finish_with_old(mut self) -> Finished {
         let (mut dropped, mut stuck) = (Vec::new(), Vec::new());
         let keep = |parent: &Node, aside: &str, path: &str| {
@@ -292,12 +294,12 @@ impl<'a> Transaction<'a> {
         Finished { dropped, stuck, unlabelled: std::mem::take(&mut self.unlabelled) }
     }
 
-    /// Takes the names of the old files away; `before` is told of each, with its directory, the name that it has by now, and
-    /// the path that it had.
+    /// Removes the names of the old files. Before each, calls `before` with its directory, its current name and its
+    /// former path.
     fn drop_old(&mut self, mut before: impl FnMut(&Node, &str, &str), notes: &mut Vec<String>) {
-        // Nothing is taken back any more.
+        // No rollback from here on.
         for undo in std::mem::take(&mut self.undo) {
-            let (Undo::SwapBack { parent, name, aside } | Undo::NameBack { parent, name, aside }) = undo else {
+            let (Undo::ExchangeBack { parent, name, aside } | Undo::RenameBack { parent, name, aside }) = undo else {
                 continue;
             };
             let path = parent.path_of(name.as_bytes());
@@ -308,20 +310,20 @@ impl<'a> Transaction<'a> {
             }
         }
         for (parent, name) in &self.emptied {
-            // One that is not empty stays.
+            // A directory that is not empty stays.
             let _ = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::RemoveDir);
         }
     }
 
-    /// Takes back every step, the last first, and returns the error with what could not be taken back.
-    pub fn take_back(mut self, error: StorageError) -> StorageError {
-        let stuck = self.take_back_all();
-        // Best effort: a directory that cannot be synced may be why we are here, and its names are as they were.
+    /// Rolls back every step, last first, and returns `error` with the steps that could not be rolled back.
+    pub fn roll_back(mut self, error: StorageError) -> StorageError {
+        let stuck = self.roll_back_all();
+        // Best effort: a directory that cannot be synced may be the cause, and its names are the old ones again.
         let _ = self.sync();
         if stuck.is_empty() {
             return error;
         }
-        // One line for the cause of all: the causes below it are not told apart from these any more.
+        // One line for the cause: its own causes could not be told from the rollback's below it.
         let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
         StorageError::HalfDone {
             what: format!("{error}{cause}; and this could not be taken back: {}", stuck.join(", ")),
@@ -330,11 +332,11 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Takes back every step, the last first; what could not be taken back is returned.
-    fn take_back_all(&mut self) -> Vec<String> {
+    /// Rolls back every step, last first; returns the paths that could not be rolled back.
+    fn roll_back_all(&mut self) -> Vec<String> {
         let mut stuck = Vec::new();
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {
-            let (path, result) = undo.take_back();
+            let (path, result) = undo.roll_back();
             if let Err(errno) = result {
                 stuck.push(format!("{path} ({})", errno.desc()));
             }
@@ -343,16 +345,16 @@ impl<'a> Transaction<'a> {
     }
 }
 
-impl Drop for Transaction<'_> {
+impl Drop for DirectoryTransaction<'_> {
     fn drop(&mut self) {
-        // Empty, but after a panic: then there is nobody to tell.
-        let _ = self.take_back_all();
+        // Nothing to do except after a panic, when there is no caller to report to.
+        let _ = self.roll_back_all();
     }
 }
 
 impl Undo {
-    /// Takes the step back; the path that it was about comes with the result.
-    fn take_back(self) -> (String, nix::Result<()>) {
+    /// Rolls the step back; returns its path with the result.
+    fn roll_back(self) -> (String, nix::Result<()>) {
         match self {
             Self::RemoveDirectory { parent, name } => {
                 let result = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::RemoveDir);
@@ -362,12 +364,12 @@ impl Undo {
                 let result = unistd::unlinkat(&parent.0.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
                 (parent.path_of(name.as_bytes()), result)
             }
-            Self::SwapBack { parent, name, aside } => {
+            Self::ExchangeBack { parent, name, aside } => {
                 let result = exchange(&parent, &aside, &name)
                     .and_then(|()| unistd::unlinkat(&parent.0.fd, aside.as_str(), UnlinkatFlags::NoRemoveDir));
                 (parent.path_of(name.as_bytes()), result)
             }
-            Self::NameBack { parent, name, aside } => {
+            Self::RenameBack { parent, name, aside } => {
                 let result = rename(&parent, &aside, &name);
                 (parent.path_of(name.as_bytes()), result)
             }
@@ -378,164 +380,4 @@ impl Undo {
             }
         }
     }
-}
-
-/// Makes the names in a directory durable; with everything else where it cannot be opened, or its file system does not sync
-/// directories.
-fn sync_directory(directory: &Node) -> nix::Result<()> {
-    let synced = open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-        .and_then(|directory| unistd::fsync(&directory));
-    match synced {
-        Err(Errno::EACCES | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-            unistd::sync();
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// Opens a directory by its physical path, component by component.
-fn open_directory(tree: &DirectoryTree, path: &str) -> Result<Node, StorageError> {
-    let mut node = tree.root.clone();
-    for component in path.split('/').filter(|component| !component.is_empty()) {
-        node = match tree.child(&node, component.as_bytes())? {
-            Some((child, stat)) if stat.kind == FileKind::Directory => child,
-            _ => return Err(changed_meanwhile(path)),
-        };
-    }
-    Ok(node)
-}
-
-/// Opens every changed file again by its path and compares: content (in constant time), kind, mode, owner, and the label but
-/// of what is `unlabelled`.
-///
-/// # Errors
-/// `Refused` for the first that is not as the change says; when it cannot be read.
-pub fn read_back(tree: &DirectoryTree, changes: &[TreeChange], unlabelled: &Unlabelled) -> Result<(), StorageError> {
-    for change in changes {
-        let path = change.path();
-        let differs = || {
-            let what = format!("{} does not read back as it was written", walk::shown(path));
-            StorageError::refused(what, "is the disk in order, and does nobody else work in this directory?")
-        };
-        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let found = tree.child(&open_directory(tree, above)?, name.as_bytes())?;
-        let (kind, mode, uid, gid) = match change {
-            TreeChange::MakeDirectory { mode, uid, gid, .. } => (FileKind::Directory, mode, uid, gid),
-            TreeChange::WriteFile { mode, uid, gid, .. } | TreeChange::SetMetadata { mode, uid, gid, .. } => {
-                (FileKind::File, mode, uid, gid)
-            }
-            TreeChange::RemoveFile { .. } if found.is_none() => continue,
-            TreeChange::RemoveFile { .. } => return Err(differs()),
-            // It goes once nothing is taken back any more.
-            TreeChange::RemoveDirectory { .. } => continue,
-        };
-        let (node, stat) = found.ok_or_else(differs)?;
-        if (stat.kind, stat.mode, stat.uid, stat.gid) != (kind, *mode, *uid, *gid) {
-            return Err(differs());
-        }
-        if let Some(label) = change.label()
-            && !unlabelled.contains_key(path)
-            && tree.label(&node)?.as_ref() != Some(label)
-        {
-            return Err(differs());
-        }
-        if let TreeChange::WriteFile { content, .. } = change
-            && tree.read(&node, stat.size)?.as_ref() != Some(content)
-        {
-            return Err(differs());
-        }
-    }
-    Ok(())
-}
-
-/// What a person should know of files without a label.
-pub fn unlabelled_note(unlabelled: &Unlabelled) -> Option<String> {
-    let (path, why) = unlabelled.first_key_value()?;
-    let others = match unlabelled.len() {
-        1 => String::new(),
-        count => format!(" and {} more", count.saturating_sub(1)),
-    };
-    Some(format!(
-        "{}{others} could not be given a SELinux label ({why}): a relabel at boot is needed, make /.autorelabel there",
-        walk::shown(path)
-    ))
-}
-
-/// Makes a file without a name, in the directory where it will get one.
-fn unnamed(parent: &Node, path: &str) -> Result<File, StorageError> {
-    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    match fcntl::openat(&parent.0.fd, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-        Ok(fd) => Ok(File::from(fd)),
-        // EISDIR comes from kernels and file systems that do not know the flag (open(2), O_TMPFILE).
-        Err(Errno::EOPNOTSUPP | Errno::EISDIR) => Err(StorageError::unsupported(
-            format!("the file system of {} cannot make a file without a name", walk::shown(path)),
-            "inject into the image instead, before it is mounted",
-        )),
-        Err(errno) => Err(failure("making a file for", path, errno)),
-    }
-}
-
-/// Writes the content. The time is set first thing after it, while the file is still ours.
-fn fill(file: &mut File, path: &str, content: &Secret, time: SystemTime) -> Result<(), StorageError> {
-    let failed = |error: io::Error| match error.raw_os_error() {
-        Some(number) => failure("writing", path, Errno::from_raw(number)),
-        None => StorageError::io(format!("writing {path}"), error),
-    };
-    file.write_all(content.expose()).map_err(failed)?;
-    file.set_times(FileTimes::new().set_accessed(time).set_modified(time)).map_err(failed)
-}
-
-/// Gives an unnamed file a name; fails where the name is taken. open(2), O_TMPFILE, shows this use of /proc; without
-/// /proc (a bare chroot) only root can name a file by its descriptor alone.
-fn link(file: &File, parent: &Node, name: &str) -> nix::Result<()> {
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match unistd::linkat(fcntl::AT_FDCWD, unnamed.as_str(), &parent.0.fd, name, AtFlags::AT_SYMLINK_FOLLOW) {
-        Err(Errno::ENOENT) => unistd::linkat(file, "", &parent.0.fd, name, AtFlags::AT_EMPTY_PATH),
-        other => other,
-    }
-}
-
-/// Swaps two names of one directory.
-fn exchange(directory: &Node, one: &str, other: &str) -> nix::Result<()> {
-    let fd = &directory.0.fd;
-    fcntl::renameat2(fd, one, fd, other, RenameFlags::RENAME_EXCHANGE)
-}
-
-/// Renames inside one directory; fails where the new name is taken.
-fn rename(directory: &Node, old: &str, new: &str) -> nix::Result<()> {
-    let fd = &directory.0.fd;
-    fcntl::renameat2(fd, old, fd, new, RenameFlags::RENAME_NOREPLACE)
-}
-
-/// A name that nothing has, also where an earlier run was killed.
-fn random_name() -> Result<String, StorageError> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
-        .map_err(|error| StorageError::io("choosing a name", io::Error::other(error.to_string())))?;
-    Ok(format!(".deaddrop-{:016x}", u64::from_ne_bytes(random)))
-}
-
-fn changed_meanwhile(path: &str) -> StorageError {
-    let what = format!("{} changed while deaddrop was at work", walk::shown(path));
-    StorageError::refused(what, "does somebody else work in this directory? try again when they are done")
-}
-
-/// Gives a file its owner, if it has another.
-fn own(file: &impl AsFd, path: &str, uid: u32, gid: u32) -> Result<(), StorageError> {
-    let now = stat::fstat(file).map_err(|errno| failure("looking at", path, errno))?;
-    if (now.st_uid, now.st_gid) == (uid, gid) {
-        return Ok(());
-    }
-    match unistd::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-        Err(Errno::EPERM) => Err(StorageError::refused(
-            format!("{} is to belong to {uid}:{gid}, and only root may give a file away", walk::shown(path)),
-            "run deaddrop as root for a directory target",
-        )),
-        other => other.map_err(|errno| failure("setting the owner of", path, errno)),
-    }
-}
-
-fn permissions(mode: u32) -> Mode {
-    Mode::from_bits_truncate(mode)
 }

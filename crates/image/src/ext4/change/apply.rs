@@ -1,5 +1,5 @@
-//! Carries out a plan on an overlay: the writer makes everything, with zeros for content; then the values go into their
-//! blocks, and what an old file leaves is zeroed. Judges nothing: that is what `audit` and `view` are for.
+//! Carries out a plan on an overlay: the writer makes all changes, with zeros as content; then the values are written
+//! into their blocks, and the blocks of old files are zeroed. Does not check the result: see `check`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 
-use super::writer::{Failure, Unheeded, Writer};
+use super::writer::{Failure, IgnoredFields, Writer};
 use crate::device::overlay::Overlay;
 use crate::ext4::ROOT;
 use crate::ext4::change::resolve::{Action, MOST_ZEROED, Parent, Resolved, no_inodes, no_space};
@@ -19,7 +19,7 @@ use crate::ext4::format::inode::Inode;
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::guard::{self, Steps};
 
-/// One call of the writer. Holds no value.
+/// One call of the writer. Contains no value.
 enum Call {
     MakeDirectory {
         parent: Parent,
@@ -37,7 +37,7 @@ enum Call {
         gid: u32,
         size: usize,
     },
-    /// The file or directory at `path` gets this SELinux label.
+    /// Sets the SELinux label of the file or directory at `path`.
     Label {
         path: String,
         label: Vec<u8>,
@@ -64,11 +64,11 @@ enum Call {
     },
 }
 
-/// Carries out `plan` on `overlay`, which lies over the device of `before`.
+/// Carries out `plan` on `overlay`, which is over the device of `before`.
 ///
 /// # Errors
-/// [`StorageError::Refused`] when space or inodes run out, [`StorageError::Corrupt`] when the writer gives up. The overlay is
-/// of no use then.
+/// [`StorageError::Refused`] if space or inodes run out, [`StorageError::Corrupt`] if the writer fails. The overlay
+/// must not be used then.
 pub(in crate::ext4) fn write(before: &Reader, overlay: &Arc<Overlay>, resolved: &Resolved) -> Result<(), StorageError> {
     run_writer(before, overlay, resolved)?;
     let after = Reader::open(overlay.clone())?;
@@ -76,20 +76,20 @@ pub(in crate::ext4) fn write(before: &Reader, overlay: &Arc<Overlay>, resolved: 
     for change in &resolved.changes {
         if let Some(content) = change.content() {
             let file = lookup.find(change.path)?;
-            put_content(&after, overlay, &file, content.expose())?;
+            write_content(&after, overlay, &file, content.expose())?;
         }
     }
-    resolved.losers().try_for_each(|old| zero_old_content(before, &after, overlay, old))
+    resolved.old_inodes().try_for_each(|old| zero_old_content(before, &after, overlay, old))
 }
 
-/// Finds inodes by their absolute paths, and walks to each directory once. No links are followed.
+/// Finds inodes by their absolute paths, and reads each directory once. No links are followed.
 pub(in crate::ext4) struct Lookup<'r> {
     reader: &'r Reader,
     directories: BTreeMap<String, Inode>,
 }
 
 impl<'r> Lookup<'r> {
-    /// Knows nothing yet. What is found is as it is now: for a file system that nobody changes meanwhile.
+    /// An empty lookup. Results are cached: only for a file system that does not change during its lifetime.
     pub(in crate::ext4) fn new(reader: &'r Reader) -> Self {
         Self { reader, directories: BTreeMap::new() }
     }
@@ -97,7 +97,7 @@ impl<'r> Lookup<'r> {
     /// The inode at `path`.
     ///
     /// # Errors
-    /// When it is not there, or the way to it is damaged.
+    /// If it does not exist, or a directory of its path is damaged.
     pub(in crate::ext4) fn find(&mut self, path: &str) -> Result<Inode, StorageError> {
         let Some((above, name)) = path.rsplit_once('/').filter(|(_, name)| !name.is_empty()) else {
             return self.reader.inode(ROOT);
@@ -120,11 +120,11 @@ fn run_writer(before: &Reader, overlay: &Arc<Overlay>, resolved: &Resolved) -> R
     let (disk, inside) = (Arc::clone(overlay), Arc::clone(&budget));
     let seconds = resolved.seconds;
     let seed = generation_seed(before, resolved);
-    let unheeded = if before.has_group_checksums() { None } else { Some(descriptor_table(before)?) };
+    let ignored = if before.has_group_checksums() { None } else { Some(descriptor_table(before)?) };
     let changes = resolved.changes.len();
     let longest = Duration::from_secs(5) + Duration::from_millis(20) * u32::try_from(changes).unwrap_or(u32::MAX);
     let outcome = guard::run("the ext4 writer", &budget, longest, move || {
-        let writer = Writer::open(disk, inside, unheeded, seconds, seed).map_err(|failure| (None, failure))?;
+        let writer = Writer::open(disk, inside, ignored, seconds, seed).map_err(|failure| (None, failure))?;
         carry_out(&writer, &steps, changes)
     })?;
     let Err((place, failure)) = outcome else { return Ok(()) };
@@ -156,8 +156,8 @@ fn run_writer(before: &Reader, overlay: &Arc<Overlay>, resolved: &Resolved) -> R
     })
 }
 
-/// The writer's calls in their order: every new thing first, then the replacements and removals, which free what is old.
-/// Each with its change's place in the plan.
+/// The writer's calls in order: everything new first, then replacements and removals, which free old blocks. Each with
+/// the index of its change in the plan.
 fn steps_of(resolved: &Resolved) -> Vec<(usize, Call)> {
     let mut steps = Vec::new();
     for (place, change) in resolved.changes.iter().enumerate() {
@@ -202,17 +202,17 @@ fn steps_of(resolved: &Resolved) -> Vec<(usize, Call)> {
     steps
 }
 
-/// Makes the calls. The error names the change that failed, by its place in the plan.
+/// Makes the calls. The error names the change that failed, by its index in the plan.
 fn carry_out(writer: &Writer, steps: &[(usize, Call)], changes: usize) -> Result<(), (Option<usize>, Failure)> {
-    // Inodes of directories that were made, by their change's place in the plan.
+    // Inodes of new directories, by the index of their change in the plan.
     let mut made = vec![None; changes];
     let mut touched = std::collections::BTreeSet::new();
     for (place, step) in steps {
         let place = *place;
         let failed = |failure| (Some(place), failure);
         let find = |parent: &Parent| match parent {
-            Parent::Standing(inode) => Ok(*inode),
-            Parent::Made(place) => made
+            Parent::Existing(inode) => Ok(*inode),
+            Parent::New(place) => made
                 .get(*place)
                 .copied()
                 .flatten()
@@ -231,7 +231,7 @@ fn carry_out(writer: &Writer, steps: &[(usize, Call)], changes: usize) -> Result
             Call::Create { parent, name, path, mode, uid, gid, size } => {
                 let parent = find(parent)?;
                 let inode = writer.create(parent, name, path, *mode, *size).map_err(failed)?;
-                // It is made with its mode, as root's.
+                // The writer creates it with its mode, owned by root.
                 if (*uid, *gid) != (0, 0) {
                     writer.set_metadata(inode, *mode, *uid, *gid).map_err(failed)?;
                 }
@@ -260,14 +260,14 @@ fn carry_out(writer: &Writer, steps: &[(usize, Call)], changes: usize) -> Result
     touched.into_iter().try_for_each(|inode| writer.touch(inode).map_err(|failure| (None, failure)))
 }
 
-/// Where the descriptors are.
-fn descriptor_table(before: &Reader) -> Result<Unheeded, StorageError> {
-    // In one piece: `meta_bg` is refused.
+/// The location of the group descriptors.
+fn descriptor_table(before: &Reader) -> Result<IgnoredFields, StorageError> {
+    // One contiguous table: `meta_bg` is refused.
     let start = before.block_offset(before.descriptor_place(0)?.0)?;
-    Ok(Unheeded { start, size: usize::from(before.superblock.descriptor_size), count: before.geometry.groups })
+    Ok(IgnoredFields { start, size: usize::from(before.superblock.descriptor_size), count: before.geometry.groups })
 }
 
-/// How many device calls the writer may make: what honest work needs, several times over.
+/// Maximum number of device calls of the writer: several times the needs of a sound file system.
 fn device_calls(before: &Reader, resolved: &Resolved) -> u64 {
     let blocks: u64 = resolved
         .changes
@@ -275,21 +275,21 @@ fn device_calls(before: &Reader, resolved: &Resolved) -> u64 {
         .map(|change| change.content().map_or(1, |content| Resolved::blocks_for(before, content.len())))
         .sum();
     let changes = u64::try_from(resolved.changes.len()).unwrap_or(u64::MAX);
-    // Each call into the crate reads its directory and looks for room, in the worst case in every group.
+    // Each call into the crate reads its directory and searches for free space, in the worst case in every group.
     let each = 2_000_u64.saturating_add(u64::from(before.geometry.groups).saturating_mul(8));
     50_000_u64.saturating_add(changes.saturating_mul(each)).saturating_add(blocks.saturating_mul(50))
 }
 
-/// The seed for generations of new inodes: differs from image to image and from run to run, and from nothing else.
+/// The seed for generations of new inodes: depends only on the image and on the run.
 fn generation_seed(before: &Reader, resolved: &Resolved) -> u32 {
     let seed = crc32c(!0, &before.superblock.uuid);
     let seed = crc32c(seed, &resolved.seconds.to_le_bytes());
-    // Free inodes (0x10): another run in the same second starts from another count.
+    // Free inodes (0x10): a later run in the same second starts from another count.
     crc32c(seed, &le32(&before.superblock.raw, 0x10).to_le_bytes())
 }
 
-/// Puts `content` into the blocks of `file`, which holds as many zeros.
-fn put_content(after: &Reader, overlay: &Overlay, file: &Inode, content: &[u8]) -> Result<(), StorageError> {
+/// Writes `content` into the blocks of `file`, which contains as many zeros.
+fn write_content(after: &Reader, overlay: &Overlay, file: &Inode, content: &[u8]) -> Result<(), StorageError> {
     let map = after.map(file)?;
     for (logical, part) in (0_u64..).zip(content.chunks(usize_of(after.geometry.block_size))) {
         let block = map
@@ -302,7 +302,7 @@ fn put_content(after: &Reader, overlay: &Overlay, file: &Inode, content: &[u8]) 
     Ok(())
 }
 
-/// Zeroes the blocks that held the content of `old`, if they are free now.
+/// Zeroes the blocks of the content of `old`, if they are free now.
 fn zero_old_content(before: &Reader, after: &Reader, overlay: &Overlay, old: &Inode) -> Result<(), StorageError> {
     let map = before.map(old)?;
     if map.content_blocks().saturating_mul(u64::from(before.geometry.block_size)) > MOST_ZEROED {

@@ -1,4 +1,4 @@
-//! Changes on an overlay: resolved against the tree that stands, then made by the writer.
+//! Changes on an overlay: resolved against the existing tree, then carried out by the writer.
 
 pub(in crate::ext4) mod apply;
 pub(in crate::ext4) mod resolve;

@@ -1,5 +1,5 @@
-//! Changes, resolved against the tree that stands: what each path's parent is, what is replaced, and whether there is
-//! room. The audit and the read-back judge the result by this plan, and by nothing that the writer says.
+//! Resolves changes against the existing tree: the parent of each path, what is replaced, and whether there is enough
+//! space. The audit and the read-back check the result against this plan, never against what the writer reports.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,56 +9,58 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{FileKind, Label, TreeChange};
 
 use crate::ext4::ROOT;
-use crate::ext4::format::attributes;
+use crate::ext4::format::attributes::{Attribute, block_attributes, inline_attributes};
 use crate::ext4::format::directory::Entry;
 use crate::ext4::format::features::Incompat;
-use crate::ext4::format::inode::{APPEND, IMMUTABLE, INLINE_DATA, Inode, attributes, inline_attributes};
+use crate::ext4::format::inode::{APPEND, IMMUTABLE, INLINE_DATA, Inode};
+use crate::ext4::format::label;
 use crate::ext4::format::reader::{Reader, usize_of};
 
-/// The largest file whose blocks are zeroed when it goes, in bytes. Larger ones are no secrets of ours.
+/// Maximum size of a file whose blocks are zeroed when it is removed, in bytes. Larger files are not deaddrop's
+/// secrets.
 pub(in crate::ext4) const MOST_ZEROED: u64 = 64 << 20;
-/// What to do about a full file system.
+/// The hint for a full file system.
 const LARGER: &str = "make the image larger (nixpkgs: additionalSpace = \"512M\") or remove files from it";
 
-/// The directory that a change is made in.
+/// The directory of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ext4) enum Parent {
-    /// One that stands, by its inode.
-    Standing(u32),
-    /// One that an earlier change makes, by its place in the plan.
-    Made(usize),
+    /// An existing directory, by its inode.
+    Existing(u32),
+    /// A directory that an earlier change creates, by the index of that change in the plan.
+    New(usize),
 }
 
 /// One change.
 pub(in crate::ext4) struct ResolvedChange<'a> {
     /// Its absolute path.
     pub path: &'a str,
-    /// The path's last component.
+    /// The last component of the path.
     pub name: &'a [u8],
-    /// The directory that holds the name.
+    /// The directory of the name.
     pub parent: Parent,
-    /// Permission bits; 0 for a removal, like the two below.
+    /// Permission bits; 0 for a removal, as are the owner and the group.
     pub mode: u16,
     /// Owning user.
     pub uid: u32,
     /// Owning group.
     pub gid: u32,
-    /// SELinux label of a file or directory that is made.
+    /// SELinux label of a new file or directory.
     pub label: Option<&'a Label>,
-    /// What is to be done.
+    /// The action.
     pub action: Action<'a>,
 }
 
-/// What a change does.
+/// The action of a change.
 pub(in crate::ext4) enum Action<'a> {
-    /// Makes a directory.
+    /// Creates a directory.
     MakeDirectory,
-    /// Makes a file.
+    /// Creates a file.
     Create {
         /// Its bytes.
         content: &'a Secret,
     },
-    /// Makes a file under a temporary name, then takes the name from the file that stands.
+    /// Creates a file under a temporary name, then renames it over the existing file.
     Replace {
         /// Its bytes.
         content: &'a Secret,
@@ -67,17 +69,17 @@ pub(in crate::ext4) enum Action<'a> {
         /// The file that loses its name.
         old: Inode,
     },
-    /// Changes permissions and owner of a file that stands.
+    /// Changes permissions and owner of an existing file.
     SetMetadata {
         /// The file.
         file: Inode,
     },
-    /// Takes the name from the file that stands.
+    /// Removes the name of an existing file.
     Remove {
         /// The file that loses its name.
         old: Inode,
     },
-    /// Takes away a directory, whose names all earlier changes have taken away.
+    /// Removes a directory that earlier changes have emptied.
     RemoveDirectory {
         /// The directory.
         old: Inode,
@@ -85,7 +87,7 @@ pub(in crate::ext4) enum Action<'a> {
 }
 
 impl ResolvedChange<'_> {
-    /// The bytes of a file that is written.
+    /// The content of a new file.
     pub fn content(&self) -> Option<&Secret> {
         match &self.action {
             Action::Create { content } | Action::Replace { content, .. } => Some(content),
@@ -101,13 +103,13 @@ impl ResolvedChange<'_> {
 pub(in crate::ext4) struct Resolved<'a> {
     /// The changes.
     pub changes: Vec<ResolvedChange<'a>>,
-    /// Seconds since 1970 for every time that is written.
+    /// The time of everything that is written, in seconds since 1970.
     pub seconds: i64,
 }
 
 impl<'a> Resolved<'a> {
-    /// What loses a name each: files that are replaced or removed, and directories.
-    pub fn losers(&self) -> impl Iterator<Item = &Inode> {
+    /// Inodes that lose a name: replaced and removed files, and removed directories.
+    pub fn old_inodes(&self) -> impl Iterator<Item = &Inode> {
         self.changes.iter().filter_map(|change| match &change.action {
             Action::Replace { old, .. } | Action::Remove { old } | Action::RemoveDirectory { old } => Some(old),
             Action::MakeDirectory | Action::Create { .. } | Action::SetMetadata { .. } => None,
@@ -117,8 +119,9 @@ impl<'a> Resolved<'a> {
     /// Resolves `changes`.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when there is no room or a directory is immutable, [`StorageError::Unsupported`] for what we
-    /// could not read back, [`StorageError::Corrupt`] when the tree is damaged or not what `changes` were made for.
+    /// [`StorageError::Refused`] if there is not enough space or a directory is immutable,
+    /// [`StorageError::Unsupported`] for a result that could not be read back, [`StorageError::Corrupt`] if the tree is
+    /// damaged or does not match `changes`.
     pub fn new(reader: &Reader, changes: &'a [TreeChange], time: SystemTime) -> Result<Self, StorageError> {
         let mut planner = Planner {
             reader,
@@ -143,7 +146,7 @@ impl<'a> Resolved<'a> {
         Ok(resolved)
     }
 
-    /// Blocks that a file of `size` bytes needs: its content, and, without extents, the blocks that map it.
+    /// Number of blocks of a file of `size` bytes: its content, and, without extents, the blocks of its map.
     pub fn blocks_for(reader: &Reader, size: usize) -> u64 {
         let block_size = usize_of(reader.geometry.block_size);
         let content = u64::try_from(size.div_ceil(block_size)).unwrap_or(u64::MAX);
@@ -158,7 +161,7 @@ impl<'a> Resolved<'a> {
         content + u64::from(single > 0) + doubles + u64::from(double > 0) + triple.div_ceil(per_block)
     }
 
-    /// Compares what the changes need with what is free.
+    /// Compares the needs of the changes with the free space.
     fn check_room(&self, reader: &Reader) -> Result<(), StorageError> {
         let mut blocks = reader.superblock.free_blocks;
         let mut inodes = reader.superblock.free_inodes;
@@ -168,8 +171,8 @@ impl<'a> Resolved<'a> {
                 (_, Some(content)) => Self::blocks_for(reader, content.len()),
                 (_, None) => 1,
             };
-            let need = need
-                .saturating_add(u64::from(change.label.is_some_and(|label| !attributes::fits_inode(reader, label))));
+            let need =
+                need.saturating_add(u64::from(change.label.is_some_and(|label| !label::fits_inode(reader, label))));
             if need > blocks {
                 return Err(no_space(change.path, need, blocks));
             }
@@ -184,13 +187,13 @@ impl<'a> Resolved<'a> {
     }
 }
 
-/// The refusal of a change that needs more blocks than there are.
+/// The refusal of a change that needs more blocks than are free.
 pub(in crate::ext4) fn no_space(path: &str, need: u64, free: u64) -> StorageError {
     let blocks = if need == 1 { "block" } else { "blocks" };
     StorageError::refused(format!("{path} needs {need} {blocks}, and the file system has {free} free"), LARGER)
 }
 
-/// The refusal of a change that needs an inode when there is none.
+/// The refusal of a change that needs an inode when none is free.
 pub(in crate::ext4) fn no_inodes(path: &str) -> StorageError {
     StorageError::refused(
         format!("{path} needs 1 inode, and the file system has 0 free"),
@@ -198,7 +201,7 @@ pub(in crate::ext4) fn no_inodes(path: &str) -> StorageError {
     )
 }
 
-/// A directory as the planner sees it.
+/// A directory that was read for the plan.
 struct Directory {
     inode: Inode,
     names: BTreeMap<Vec<u8>, Entry>,
@@ -208,22 +211,22 @@ struct Planner<'r, 'a> {
     reader: &'r Reader,
     /// Directories that were read, by inode.
     directories: HashMap<u32, Directory>,
-    /// Directories that the plan makes: path to place in the plan.
+    /// Directories that the plan creates: path to index in the plan.
     made: BTreeMap<&'a str, usize>,
     /// Paths that have a change.
     seen: HashSet<&'a str>,
-    /// What the changes so far do to the names of standing directories, by inode.
-    touched: HashMap<u32, Touched<'a>>,
+    /// Changes so far to the names of existing directories, by inode.
+    touched: HashMap<u32, TouchedNames<'a>>,
     /// Number of the next temporary name.
     temporary: u32,
 }
 
-/// What changes do to the names of a directory.
+/// Changes to the names of a directory.
 #[derive(Default)]
-struct Touched<'a> {
-    /// Names that are taken away.
+struct TouchedNames<'a> {
+    /// Names that are removed.
     gone: HashSet<&'a [u8]>,
-    /// Another name is made or changed.
+    /// True if another name is created or changed.
     keeps: bool,
 }
 
@@ -235,16 +238,16 @@ impl<'a> Planner<'_, 'a> {
         }
         let (above, name) = split(path)?;
         let parent = self.resolve(above)?;
-        let standing = match parent {
-            Parent::Standing(directory) => self.standing(directory, name)?,
-            Parent::Made(_) => None,
+        let existing = match parent {
+            Parent::Existing(directory) => self.existing(directory, name)?,
+            Parent::New(_) => None,
         };
         let wrong = |what: &str| Err(StorageError::Corrupt(format!("{path}: {what}")));
         let label = change.label();
-        label.map_or(Ok(()), |label| attributes::check_room(self.reader, label, path))?;
+        label.map_or(Ok(()), |label| label::check_room(self.reader, label, path))?;
         let (mode, uid, gid, action) = match change {
             TreeChange::MakeDirectory { mode, uid, gid, .. } => {
-                if standing.is_some() {
+                if existing.is_some() {
                     return wrong("it exists already");
                 }
                 self.check_changeable(parent, path)?;
@@ -253,8 +256,8 @@ impl<'a> Planner<'_, 'a> {
             }
             TreeChange::WriteFile { content, mode, uid, gid, .. } => {
                 self.check_changeable(parent, path)?;
-                let action = match (standing, parent) {
-                    (Some(old), Parent::Standing(directory)) => {
+                let action = match (existing, parent) {
+                    (Some(old), Parent::Existing(directory)) => {
                         self.check_droppable(&old, path)?;
                         Action::Replace { content, temporary: self.temporary_name(directory), old }
                     }
@@ -263,7 +266,7 @@ impl<'a> Planner<'_, 'a> {
                 (mode, uid, gid, action)
             }
             TreeChange::SetMetadata { mode, uid, gid, .. } => {
-                let Some(file) = standing else { return wrong("it does not exist") };
+                let Some(file) = existing else { return wrong("it does not exist") };
                 if file.kind != FileKind::File {
                     return wrong(&format!("it is {}", file.kind.name()));
                 }
@@ -271,14 +274,14 @@ impl<'a> Planner<'_, 'a> {
                 (mode, uid, gid, Action::SetMetadata { file })
             }
             TreeChange::RemoveFile { .. } => {
-                let Some(old) = standing else { return wrong("it does not exist") };
+                let Some(old) = existing else { return wrong("it does not exist") };
                 self.check_changeable(parent, path)?;
                 self.check_droppable(&old, path)?;
                 self.check_zeroable(&old, path)?;
                 (&0, &0, &0, Action::Remove { old })
             }
             TreeChange::RemoveDirectory { .. } => {
-                let Some(old) = standing else { return wrong("it does not exist") };
+                let Some(old) = existing else { return wrong("it does not exist") };
                 self.check_changeable(parent, path)?;
                 check_flags(&old, path)?;
                 (&0, &0, &0, Action::RemoveDirectory { old })
@@ -286,11 +289,11 @@ impl<'a> Planner<'_, 'a> {
         };
         let mode = u16::try_from(*mode).ok().filter(|mode| *mode <= 0o7777);
         let Some(mode) = mode else { return wrong("its mode has bits that are no permissions") };
-        // The value that stands for "leave it" in chown(2).
+        // In chown(2) this value means "do not change".
         if *uid == u32::MAX || *gid == u32::MAX {
-            return wrong("4294967295 is nobody's number");
+            return wrong("4294967295 is not a number of a user or group");
         }
-        if let Parent::Standing(directory) = parent {
+        if let Parent::Existing(directory) = parent {
             let touched = self.touched.entry(directory).or_default();
             match action {
                 Action::Remove { .. } | Action::RemoveDirectory { .. } => drop(touched.gone.insert(name)),
@@ -300,12 +303,12 @@ impl<'a> Planner<'_, 'a> {
         Ok(ResolvedChange { path, name, parent, mode, uid: *uid, gid: *gid, label, action })
     }
 
-    /// True when a directory stands at `path` that the changes before this one empty, and that can be taken away.
+    /// True if an existing directory at `path` is emptied by the changes before this one, and can be removed.
     fn will_be_empty(&mut self, path: &str) -> Result<bool, StorageError> {
         let (above, name) = split(path)?;
-        let Parent::Standing(parent) = self.resolve(above)? else { return Ok(false) };
-        let Some(old) = self.standing(parent, name)? else { return Ok(false) };
-        // What lies inside an inode, or in an inode of its own, is not ours to take apart.
+        let Parent::Existing(parent) = self.resolve(above)? else { return Ok(false) };
+        let Some(old) = self.existing(parent, name)? else { return Ok(false) };
+        // Inline data and attribute inodes are not supported by the removal.
         let odd = old.has(INLINE_DATA) || self.has_attribute_elsewhere(&old, path)?;
         if old.kind != FileKind::Directory || odd {
             return Ok(false);
@@ -324,7 +327,7 @@ impl<'a> Planner<'_, 'a> {
     /// The directory at `path`, one component at a time; no links are followed.
     fn resolve(&mut self, path: &str) -> Result<Parent, StorageError> {
         if let Some(place) = self.made.get(path) {
-            return Ok(Parent::Made(*place));
+            return Ok(Parent::New(*place));
         }
         let mut number = ROOT;
         self.directory(number, "/")?;
@@ -335,10 +338,10 @@ impl<'a> Planner<'_, 'a> {
                 .inode;
         }
         self.directory(number, path)?;
-        Ok(Parent::Standing(number))
+        Ok(Parent::Existing(number))
     }
 
-    /// Reads directory `number`, once.
+    /// Reads directory `number`; each directory is read once.
     fn directory(&mut self, number: u32, path: &str) -> Result<&Directory, StorageError> {
         if !self.directories.contains_key(&number) {
             let inode = self.reader.inode(number)?;
@@ -358,7 +361,7 @@ impl<'a> Planner<'_, 'a> {
         Ok(&self.directories[&number])
     }
 
-    fn standing(&mut self, directory: u32, name: &[u8]) -> Result<Option<Inode>, StorageError> {
+    fn existing(&mut self, directory: u32, name: &[u8]) -> Result<Option<Inode>, StorageError> {
         match self.directories.get(&directory).and_then(|directory| directory.names.get(name)) {
             Some(entry) => self.reader.inode(entry.inode).map(Some),
             None => Ok(None),
@@ -368,15 +371,15 @@ impl<'a> Planner<'_, 'a> {
     /// Refuses a directory whose names must not change.
     fn check_changeable(&self, parent: Parent, path: &str) -> Result<(), StorageError> {
         match parent {
-            Parent::Standing(number) => match self.directories.get(&number) {
+            Parent::Existing(number) => match self.directories.get(&number) {
                 Some(directory) => check_flags(&directory.inode, split(path)?.0),
                 None => Ok(()),
             },
-            Parent::Made(_) => Ok(()),
+            Parent::New(_) => Ok(()),
         }
     }
 
-    /// Refuses a file that cannot be replaced, or not without leaving something behind.
+    /// Refuses a file that cannot be replaced completely.
     fn check_droppable(&self, old: &Inode, path: &str) -> Result<(), StorageError> {
         if old.kind != FileKind::File {
             return Err(StorageError::Corrupt(format!("{path}: it is {}", old.kind.name())));
@@ -391,23 +394,22 @@ impl<'a> Planner<'_, 'a> {
         Ok(())
     }
 
-    /// True when an attribute lies in an inode of its own, which would have to go with it.
+    /// True if an attribute has its own inode, which would have to be removed too.
     fn has_attribute_elsewhere(&self, old: &Inode, path: &str) -> Result<bool, StorageError> {
         if !self.reader.superblock.features.incompat.has(Incompat::EA_INODE) {
             return Ok(false);
         }
-        let mut outside = inline_attributes(old)?.iter().any(|attribute| attribute.value_inode != 0);
+        let mut outside = inline_attributes(old)?.iter().any(Attribute::has_own_inode);
         if old.xattr_block != 0 {
             let block = self.reader.block(old.xattr_block)?;
-            // Entries start behind a header of 32 bytes; values are placed from the block's start.
-            let found = attributes(&block, 32)
+            let found = block_attributes(&block)
                 .ok_or_else(|| StorageError::Corrupt(format!("{path}: its attributes are damaged")))?;
-            outside |= found.iter().any(|attribute| attribute.value_inode != 0);
+            outside |= found.iter().any(Attribute::has_own_inode);
         }
         Ok(outside)
     }
 
-    /// Refuses to remove a file whose content would stay behind: it is larger than what is zeroed.
+    /// Refuses to remove a file that is too large to be zeroed.
     fn check_zeroable(&self, old: &Inode, path: &str) -> Result<(), StorageError> {
         let blocks = self.reader.map(old)?.content_blocks();
         if blocks.saturating_mul(u64::from(self.reader.geometry.block_size)) <= MOST_ZEROED {
@@ -419,13 +421,13 @@ impl<'a> Planner<'_, 'a> {
         ))
     }
 
-    /// A name that is free in `directory`. Depends on nothing but the tree and the changes.
+    /// A name that does not exist in `directory`. Depends only on the tree and the changes.
     fn temporary_name(&mut self, directory: u32) -> Vec<u8> {
         loop {
             let name = format!(".deaddrop-{}", self.temporary).into_bytes();
             self.temporary = self.temporary.wrapping_add(1);
             let taken = self.directories.get(&directory).is_some_and(|found| found.names.contains_key(&name));
-            // Ends: a directory has fewer names than there are numbers.
+            // Terminates: a directory has fewer names than there are numbers.
             if !taken {
                 return name;
             }
@@ -433,7 +435,7 @@ impl<'a> Planner<'_, 'a> {
     }
 }
 
-/// Refuses what `chattr +i` or `+a` protects.
+/// Refuses an inode with the flags of `chattr +i` or `+a`.
 fn check_flags(inode: &Inode, path: &str) -> Result<(), StorageError> {
     let (flag, letter) = if inode.has(IMMUTABLE) {
         ("immutable", 'i')
@@ -457,7 +459,7 @@ fn split(path: &str) -> Result<(&str, &[u8]), StorageError> {
     Ok((if above.is_empty() { "/" } else { above }, name.as_bytes()))
 }
 
-/// `time` as ext4 can store it: to 2446, or to 2038 in inodes of 128 bytes.
+/// `time` within the range of ext4: until 2446, or 2038 in inodes of 128 bytes.
 fn seconds_for(reader: &Reader, time: SystemTime) -> i64 {
     let most = if reader.superblock.inode_size > 128 { 0x3_7FFF_FFFF } else { i64::from(i32::MAX) };
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -1,8 +1,8 @@
-//! The writer: the crate `rust-fs-ext4`, on an overlay, behind the few calls that we need.
+//! The writer: the crate `rust-fs-ext4`, on an overlay, behind the few calls that deaddrop needs.
 //!
-//! It is trusted with nothing. It runs guarded (see `guard`), its result is audited (see `audit`) and read back by other
-//! code, and it never sees a value: files get zeros of the right length from it, and `apply` puts the content into their
-//! blocks. Its own journal, which would log what it writes, is never opened.
+//! It is not trusted. It runs guarded (see `guard`), its result is audited (see `audit`) and read back by other code,
+//! and it never sees a value: it creates files of zeros of the right length, and `apply` writes the content into their
+//! blocks. Its own journal, which would log its writes, is never opened.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::device::overlay::Overlay;
 use crate::ext4::format::checksum::crc32c;
 use crate::ext4::guard::Steps;
 
-/// Zeros are written in pieces of this many bytes.
+/// Zeros are written in chunks of this size, in bytes.
 const PIECE: usize = 1 << 20;
 
-/// Why the writer failed.
+/// The reason why the writer failed.
 pub(in crate::ext4) enum Failure {
-    /// No free block, or no run of them that is long enough.
+    /// No free block, or no free range that is long enough.
     NoSpace,
     /// No free inode.
     NoInodes,
-    /// Anything else, as the crate says it. Holds no value: the crate never sees one.
+    /// Anything else, with the crate's message. Contains no value: the crate never sees one.
     Other(String),
 }
 
@@ -46,7 +46,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::NoSpaceLeftOnDevice => Self::NoSpace,
-            // The allocators have no variant of their own for these.
+            // The allocators have no error variants for these.
             Error::Corrupt("no group has a contiguous free run of this size") => Self::NoSpace,
             Error::Corrupt("no group has a free inode") => Self::NoInodes,
             other => Self::Other(other.to_string()),
@@ -54,25 +54,26 @@ impl From<Error> for Failure {
     }
 }
 
-/// The descriptor table of a file system without checksums of descriptors. Flags of unused groups and numbers of unused inodes
-/// mean nothing to the kernel there (some tools write them), and the crate heeds them: it sees zeros. In descriptors that it
-/// changes they become zeros on the disk as well, as e2fsck makes them: it would miss inodes in use otherwise.
-pub(in crate::ext4) struct Unheeded {
-    /// Where the table begins, in bytes.
+/// Fields of the descriptor table that have no meaning in a file system without descriptor checksums. The kernel
+/// ignores flags of unused groups and counts of unused inodes there (some tools write them), but the crate uses them:
+/// it would miss inodes in use. So it sees zeros. In descriptors that it changes, the fields become zero on the disk
+/// too, as e2fsck writes them.
+pub(in crate::ext4) struct IgnoredFields {
+    /// Start of the table, in bytes.
     pub start: u64,
-    /// Bytes a descriptor: 32 or more.
+    /// Size of a descriptor, in bytes: 32 or more.
     pub size: usize,
-    /// Descriptors.
+    /// Number of descriptors.
     pub count: u32,
 }
 
-impl Unheeded {
+impl IgnoredFields {
     /// Descriptor: flags, unused inodes and checksum, unused inodes (high). Kernel documentation, ext4, "Block Group
     /// Descriptors".
     pub const FIELDS: [Range<usize>; 3] = [0x12..0x14, 0x1C..0x20, 0x32..0x34];
 
-    /// The descriptors that lie wholly in a buffer of `length` bytes from `offset` on, as places in it. The crate reads and
-    /// writes whole blocks, and a block holds whole descriptors.
+    /// The descriptors that are completely in a buffer of `length` bytes from `offset` on, as ranges of the buffer. The
+    /// crate reads and writes whole blocks, and a block contains whole descriptors.
     fn within(&self, offset: u64, length: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let (size, count, start) = (self.size, u64::from(self.count), self.start);
         // A descriptor has 32 bytes or more, and 2^16 at most.
@@ -99,8 +100,8 @@ impl Unheeded {
 struct Disk {
     overlay: Arc<Overlay>,
     steps: Arc<Steps>,
-    unheeded: Option<Unheeded>,
-    /// False while mounting, so that the crate does not open its own journal.
+    ignored: Option<IgnoredFields>,
+    /// False while mounting, so that the crate does not open its journal.
     writable: AtomicBool,
 }
 
@@ -114,9 +115,9 @@ impl BlockDevice for Disk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         self.step()?;
         self.overlay.read_exact_at(offset, buf)?;
-        if let Some(unheeded) = &self.unheeded {
+        if let Some(ignored) = &self.ignored {
             // OK to index: within the buffer.
-            unheeded.within(offset, buf.len()).for_each(|place| Unheeded::hide(&mut buf[place]));
+            ignored.within(offset, buf.len()).for_each(|place| IgnoredFields::hide(&mut buf[place]));
         }
         Ok(())
     }
@@ -127,14 +128,14 @@ impl BlockDevice for Disk {
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), Error> {
         self.step()?;
-        let Some(unheeded) = &self.unheeded else { return Ok(self.overlay.write_at(offset, buf)?) };
+        let Some(ignored) = &self.ignored else { return Ok(self.overlay.write_at(offset, buf)?) };
         let mut bytes = buf.to_vec();
-        for place in unheeded.within(offset, buf.len()) {
+        for place in ignored.within(offset, buf.len()) {
             // OK to index: within the buffer. Cannot overflow: likewise.
             let mut stands = vec![0; place.len()];
             self.overlay.read_exact_at(offset + u64::try_from(place.start).unwrap_or(0), &mut stands)?;
             let mut seen = stands.clone();
-            Unheeded::hide(&mut seen);
+            IgnoredFields::hide(&mut seen);
             if seen == buf[place.clone()] {
                 bytes[place].copy_from_slice(&stands);
             }
@@ -147,7 +148,7 @@ impl BlockDevice for Disk {
     }
 }
 
-/// One time for a whole run, and generations that depend on nothing but the image and that time.
+/// One time for a whole run, and generations that depend only on the image and that time.
 struct Clock {
     seconds: i64,
     seed: u32,
@@ -164,23 +165,23 @@ impl Runtime for Clock {
     }
 }
 
-/// A file system that is being written. Dropping it puts its state ("clean") back.
+/// A file system that is being written. Dropping it restores its state ("clean").
 pub(in crate::ext4) struct Writer {
     fs: Filesystem,
-    /// Seconds since 1970 of everything that is written.
+    /// The time of everything that is written, in seconds since 1970.
     seconds: i64,
 }
 
 impl Writer {
-    /// Opens the file system on `overlay`, whose journal is empty. `seed` goes into the generations of new inodes.
+    /// Opens the file system on `overlay`, whose journal is empty. `seed` is used for the generations of new inodes.
     pub fn open(
         overlay: Arc<Overlay>,
         steps: Arc<Steps>,
-        unheeded: Option<Unheeded>,
+        ignored: Option<IgnoredFields>,
         seconds: i64,
         seed: u32,
     ) -> Result<Self, Failure> {
-        let disk = Arc::new(Disk { overlay, steps, unheeded, writable: AtomicBool::new(false) });
+        let disk = Arc::new(Disk { overlay, steps, ignored, writable: AtomicBool::new(false) });
         let clock = Arc::new(Clock { seconds, seed, count: AtomicU32::new(0) });
         let device: Arc<dyn BlockDevice> = disk.clone();
         let fs = Filesystem::mount_with_runtime(device, clock)?;
@@ -191,13 +192,13 @@ impl Writer {
         Ok(Self { fs, seconds })
     }
 
-    /// Makes an empty directory; returns its inode.
+    /// Creates an empty directory; returns its inode.
     pub fn make_directory(&self, parent: u32, name: &[u8], mode: u16) -> Result<u32, Failure> {
         Ok(self.fs.apply_mkdir_at(parent, name, mode)?)
     }
 
-    /// Makes a regular file of `size` zero bytes, all of them in blocks; returns its inode. `path` is the same file, for
-    /// file systems without extents, where the crate only writes by path.
+    /// Creates a regular file of `size` zero bytes, with all blocks allocated; returns its inode. `path` is the same
+    /// file, for file systems without extents, where the crate only writes by path.
     pub fn create(&self, parent: u32, name: &[u8], path: &str, mode: u16, size: usize) -> Result<u32, Failure> {
         let inode = self.fs.apply_create_at(parent, name, mode)?;
         if size == 0 {
@@ -218,28 +219,28 @@ impl Writer {
         Ok(inode)
     }
 
-    /// Sets owner and permission bits, and with them the time of the last change.
+    /// Sets owner and permission bits, and the time of the last change.
     pub fn set_metadata(&self, inode: u32, mode: u16, uid: u32, gid: u32) -> Result<(), Failure> {
         self.fs.apply_chown_ino(inode, uid, gid)?;
         Ok(self.fs.apply_chmod_ino(inode, mode)?)
     }
 
-    /// Gives `temporary` the name `name` in the same directory, where a file stands that loses it.
+    /// Renames `temporary` to `name` in the same directory, replacing the existing file.
     pub fn replace(&self, parent: u32, temporary: &[u8], name: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_rename_at(parent, temporary, parent, name, true)?)
     }
 
-    /// Takes the name `name` from a file; with its last one the file goes.
+    /// Removes the name `name` of a file, and the file with its last name.
     pub fn remove(&self, parent: u32, name: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_unlink_at(parent, name)?)
     }
 
-    /// Takes away an empty directory.
+    /// Removes an empty directory.
     pub fn remove_directory(&self, parent: u32, name: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_rmdir_at(parent, name)?)
     }
 
-    /// Gives a new file or directory a SELinux label. The crate sets attributes by path only; it follows no links.
+    /// Sets the SELinux label of a new file or directory. The crate sets attributes by path only; it follows no links.
     pub fn label(&self, path: &str, label: &[u8]) -> Result<(), Failure> {
         Ok(self.fs.apply_setxattr(path, Label::ATTRIBUTE, label)?)
     }
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_found_in_what_is_read() {
-        let table = Unheeded { start: 2048, size: 32, count: 40 };
+        let table = IgnoredFields { start: 2048, size: 32, count: 40 };
         for (offset, length, want) in [
             (0, 2048, vec![]),
             (0, 2080, std::iter::once(2048..2080).collect()),

@@ -1,5 +1,5 @@
-//! What a plan may change, in inodes and blocks: worked out by our reader from the file system before and after, and
-//! from the plan. The audit holds every changed block against it.
+//! The inodes and blocks that a plan may change, computed by our reader from the file system before and after and from
+//! the plan. The audit compares every changed block with this set.
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,57 +14,57 @@ use crate::ext4::format::directory::Entry;
 use crate::ext4::format::inode::{INDEX, Inode};
 use crate::ext4::format::reader::Reader;
 
-/// Names that a directory gains, or whose inode changes: name to what it leads to afterwards.
+/// Names that are new or whose inode changes: name to entry afterwards.
 type Names = BTreeMap<Vec<u8>, Entry>;
 
-/// A directory that stood before, and whose names change.
+/// An existing directory whose names change.
 pub(in crate::ext4) struct Changed {
     /// Before.
     pub before: Inode,
     /// Afterwards.
     pub after: Inode,
-    /// Names that are new or lead elsewhere.
+    /// Names that are new or refer to another inode.
     pub names: Names,
-    /// Names that are gone.
+    /// Names that are removed.
     pub gone: BTreeSet<Vec<u8>>,
-    /// Directories among the new names, less those among the names that are gone.
+    /// Directories among the new names, minus those among the removed names.
     pub directories: i32,
-    /// Blocks that it gained.
+    /// Number of blocks that it gained.
     pub gained: u64,
 }
 
-/// What may change.
+/// Everything that may change.
 #[derive(Default)]
 pub(in crate::ext4) struct Allowed {
-    /// New inodes, with the place of their change in the plan.
+    /// New inodes, with the index of their change in the plan.
     pub made: BTreeMap<u32, (Inode, usize)>,
-    /// Names that each new directory holds.
+    /// Names in each new directory.
     pub made_names: BTreeMap<u32, Names>,
-    /// Inodes that no name leads to any longer.
+    /// Inodes without any name afterwards.
     pub dropped: BTreeMap<u32, Inode>,
-    /// Inodes that lost names but keep others: the number of names lost.
+    /// Inodes that lost names but keep others: the number of lost names.
     pub unlinked: BTreeMap<u32, (Inode, u16)>,
-    /// Inodes whose mode or owner changes, with the place of their change in the plan.
+    /// Inodes whose mode or owner changes, with the index of their change in the plan.
     pub metadata: BTreeMap<u32, usize>,
     /// Directories whose names change.
     pub directories: BTreeMap<u32, Changed>,
-    /// Blocks that new inodes and grown directories got.
+    /// Blocks allocated to new inodes and grown directories.
     pub taken: BTreeSet<u64>,
-    /// Blocks that dropped inodes gave back.
+    /// Blocks freed by dropped inodes.
     pub freed: BTreeSet<u64>,
-    /// Of these, the ones that held content: they must be zero, or as before.
+    /// The freed blocks that contained content: they must be zero, or unchanged.
     pub freed_content: BTreeSet<u64>,
     /// Blocks of changed directories: names and maps.
     pub directory_blocks: BTreeSet<u64>,
-    /// Blocks of attributes that other inodes still use: the number of uses lost.
+    /// Attribute blocks that other inodes still use: the number of lost references.
     pub shared_attributes: BTreeMap<u64, u32>,
 }
 
 impl Allowed {
-    /// Works out what `plan` may change.
+    /// Computes what `plan` may change.
     ///
     /// # Errors
-    /// When a change is not there, or its map is damaged or claims a block twice.
+    /// If a change is missing, or its map is damaged or claims a block twice.
     pub fn new(before: &Reader, after: &Reader, resolved: &Resolved) -> Result<Self, StorageError> {
         let mut allowed = Self::default();
         let mut lookup = Lookup::new(after);
@@ -73,7 +73,7 @@ impl Allowed {
         let mut old: BTreeMap<u32, Inode> = BTreeMap::new();
         for (place, change) in resolved.changes.iter().enumerate() {
             if let Action::Remove { old: removed } | Action::RemoveDirectory { old: removed } = &change.action {
-                // Its name is looked for with the names of its directory.
+                // Its name is searched for with the names of its directory.
                 inodes.push(removed.number);
                 *lost.entry(removed.number).or_default() += 1;
                 old.insert(removed.number, removed.clone());
@@ -102,7 +102,7 @@ impl Allowed {
                 allowed.made_names.insert(inode.number, Names::new());
             }
             allowed.take_all(after.map(&inode)?.blocks())?;
-            // A block of attributes, for a label that does not fit into the inode.
+            // An attribute block, for a label that does not fit into the inode.
             allowed.take_all(std::iter::once(inode.xattr_block).filter(|block| *block != 0))?;
             if allowed.made.insert(inode.number, (inode, place)).is_some() {
                 return Err(unexpected(change, "it shares its inode with another new file"));
@@ -110,7 +110,7 @@ impl Allowed {
         }
         for (number, inode) in old {
             let lost = lost.get(&number).copied().unwrap_or(0);
-            // A directory has one name, and goes with it.
+            // A directory has one name, and is removed with it.
             if lost < inode.links && inode.kind != FileKind::Directory {
                 allowed.unlinked.insert(number, (inode, lost));
             } else {
@@ -138,13 +138,13 @@ impl Allowed {
         Ok(())
     }
 
-    /// The blocks that a dropped inode gives back.
+    /// The blocks that a dropped inode frees.
     fn free_all(&mut self, before: &Reader, inode: &Inode) -> Result<(), StorageError> {
         let map = before.map(inode)?;
         self.freed.extend(map.blocks());
         self.freed_content.extend(map.content());
         if inode.xattr_block != 0 {
-            // `h_refcount`, 0x4, u32: how many inodes use the block.
+            // `h_refcount`, 0x4, u32: the number of inodes that use the block.
             let uses = le32(&before.block(inode.xattr_block)?, 0x4);
             let lost = self.shared_attributes.entry(inode.xattr_block).or_default();
             *lost += 1;
@@ -156,7 +156,7 @@ impl Allowed {
         Ok(())
     }
 
-    /// Sorts the names that are new, and those that are gone, into the directories that hold or held them.
+    /// Assigns new and removed names to their directories.
     fn collect_names(
         &mut self,
         before: &Reader,
@@ -169,16 +169,16 @@ impl Allowed {
             if matches!(change.action, Action::SetMetadata { .. }) {
                 continue;
             }
-            if let Parent::Standing(number) = change.parent
+            if let Parent::Existing(number) = change.parent
                 && self.dropped.contains_key(&number)
             {
-                // Its names went with it.
+                // Its names were removed with it.
                 continue;
             }
             let entry = after.entry(*inode, if is_directory { FileKind::Directory } else { FileKind::File });
             let names = match change.parent {
-                Parent::Made(place) => inodes.get(place).and_then(|made| self.made_names.get_mut(made)),
-                Parent::Standing(number) => {
+                Parent::New(place) => inodes.get(place).and_then(|made| self.made_names.get_mut(made)),
+                Parent::Existing(number) => {
                     let changed = match self.directories.entry(number) {
                         MapEntry::Occupied(known) => known.into_mut(),
                         MapEntry::Vacant(new) => new.insert(Changed {
@@ -204,7 +204,7 @@ impl Allowed {
         Ok(())
     }
 
-    /// Finds the blocks of changed directories, and what they gained.
+    /// Finds the blocks of changed directories, and the number that they gained.
     fn collect_directories(&mut self, before: &Reader, after: &Reader) -> Result<(), StorageError> {
         let mut directories = std::mem::take(&mut self.directories);
         for (number, changed) in &mut directories {

@@ -1,7 +1,8 @@
-//! The audit: holds every block that would be written against what the plan may change. Anything else is a refusal.
+//! The audit: compares every block that would be written with what the plan may change. Any other difference is
+//! refused.
 //!
-//! Its cost follows the change, not the image: it looks at changed blocks, the groups they lie in, and the directories
-//! whose names change. It believes our reader only; the writer has no say.
+//! Its cost depends on the size of the change, not of the image: it reads changed blocks, their groups, and the
+//! directories whose names change. It relies only on our reader, never on the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,17 +13,17 @@ use deaddrop_core::tree::FileKind;
 
 use crate::device::overlay::Overlay;
 use crate::ext4::change::resolve::{Parent, Resolved};
-use crate::ext4::change::writer::Unheeded;
+use crate::ext4::change::writer::IgnoredFields;
 use crate::ext4::check::allowed::{Allowed, Changed};
 use crate::ext4::format::bytes::le32;
 use crate::ext4::format::directory::Entry;
 use crate::ext4::format::group::{BLOCK_UNINIT, Bitmap, Group, INODE_UNINIT};
 use crate::ext4::format::inode::{BLOCK, BLOCK_SIZE, EXTENTS, Inode};
 use crate::ext4::format::reader::Reader;
-use crate::ext4::format::{attributes, superblock};
+use crate::ext4::format::{label, superblock};
 
-/// Superblock: free blocks, free inodes, time of the last write, free blocks (high), kilobytes written, time of the last
-/// write (high), checksum.
+/// Superblock: free blocks, free inodes, time of the last write, free blocks (high), kilobytes written, time of the
+/// last write (high), checksum.
 const SUPERBLOCK_MAY: &[Range<usize>] =
     &[0xC..0x14, 0x30..0x34, 0x158..0x15C, 0x178..0x180, 0x274..0x275, 0x3FC..0x400];
 /// Descriptor: free blocks, free inodes, directories, and their high halves.
@@ -33,14 +34,15 @@ const DESCRIPTOR_CHECKED: &[Range<usize>] = &[0x12..0x14, 0x1C..0x20, 0x32..0x34
 const DESCRIPTOR_BITMAPS: &[Range<usize>] = &[0x18..0x1C, 0x38..0x3C];
 /// Inode: both halves of its checksum.
 const CHECKSUM: [Range<usize>; 2] = [0x7C..0x7E, 0x82..0x84];
-/// Dropped inode: time of its end, generation, both halves of its checksum.
+/// Dropped inode: time of deletion, generation, both halves of its checksum.
 const DROPPED_MAY: &[Range<usize>] = &[0x14..0x18, 0x64..0x68, 0x7C..0x7E, 0x82..0x84];
 /// Inode: time of the last change.
 const CTIME: [Range<usize>; 2] = [0xC..0x10, 0x84..0x88];
 /// Inode: time of the last modification.
 const MTIME: [Range<usize>; 2] = [0x10..0x14, 0x88..0x8C];
 
-/// Compares `overlay` with the file system before, block by block. Returns what the plan was allowed to change.
+/// Compares `overlay` with the file system before the change, block by block. Returns what the plan was allowed to
+/// change.
 ///
 /// # Errors
 /// [`StorageError::Corrupt`] with the first difference that the plan does not explain.
@@ -71,11 +73,11 @@ struct Audit<'a> {
     allowed: &'a Allowed,
 }
 
-/// What a block is, if it may change.
-enum Place {
+/// The structure in a block that may change.
+enum MetadataBlock {
     /// A block of the descriptor table.
     Descriptors,
-    /// A bitmap: its bits were compared.
+    /// A bitmap: its bits are compared separately.
     Bitmap,
     /// A block of an inode table, with the inodes in it that may change.
     Inodes(BTreeSet<u32>),
@@ -88,7 +90,7 @@ struct Pair {
 }
 
 impl Audit<'_> {
-    /// New, changed and dropped inodes are exactly as they must be.
+    /// Checks that new, changed and dropped inodes are exactly as planned.
     fn check_inodes(&self) -> Result<(), StorageError> {
         for (inode, place) in self.allowed.made.values() {
             self.check_made(inode, *place)?;
@@ -107,7 +109,7 @@ impl Audit<'_> {
         }
         for number in self.allowed.dropped.keys() {
             let raw = self.raw_inode(self.after, *number)?;
-            // Nothing stays of it, neither content nor attributes that lay inside.
+            // Nothing remains of it, neither content nor inline attributes.
             if !differs_only_in(&vec![0; raw.len()], &raw, DROPPED_MAY) {
                 return Err(wrong(&format!("inode {number} is still in use, or not zeroed")));
             }
@@ -137,7 +139,7 @@ impl Audit<'_> {
         if inode.flags & !EXTENTS != 0 {
             return fail("its flags");
         }
-        if !attributes::is_all_there_is(self.after, inode, change.label)? {
+        if !label::is_only_attribute(self.after, inode, change.label)? {
             return fail("its attributes");
         }
         let block_size = u64::from(self.after.geometry.block_size);
@@ -156,8 +158,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Times at the given offsets are the run's. Only the low 32 bits: the high ones are in the same field's extension,
-    /// which the tests hold against debugfs.
+    /// Checks that the times at the given offsets are the run's. Only the low 32 bits: the high ones are in the
+    /// extension of the same field, which the tests compare with debugfs.
     fn check_times(&self, inode: &Inode, at: &[usize]) -> Result<(), StorageError> {
         let low = self.resolved.seconds.to_le_bytes();
         if at.iter().all(|at| inode.raw.get(*at..*at + 4) == low.get(..4)) {
@@ -182,7 +184,7 @@ impl Audit<'_> {
         self.check_times(&changed.after, &[0xC, 0x10])
     }
 
-    /// Directories hold the names that they must, and no others.
+    /// Checks that directories have exactly the planned names.
     fn check_names(&self) -> Result<(), StorageError> {
         for (number, changed) in &self.allowed.directories {
             let mut want = self.before.entries(&changed.before)?;
@@ -195,8 +197,8 @@ impl Audit<'_> {
         for (number, names) in &self.allowed.made_names {
             let Some((inode, place)) = self.allowed.made.get(number) else { continue };
             let parent = match self.change(*place)?.parent {
-                Parent::Standing(parent) => parent,
-                Parent::Made(above) => {
+                Parent::Existing(parent) => parent,
+                Parent::New(above) => {
                     let found = self.allowed.made.values().find(|(_, place)| *place == above);
                     found.map_or(0, |(inode, _)| inode.number)
                 }
@@ -211,7 +213,7 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Bitmaps and counts of every group that may change, and the superblock's counts.
+    /// Checks bitmaps and counts of every group that may change, and the superblock's counts.
     fn check_groups(&self) -> Result<BTreeMap<u32, Pair>, StorageError> {
         let mut blocks: BTreeMap<u32, (i64, i64)> = BTreeMap::new();
         let mut inodes: BTreeMap<u32, (i64, i64, i64)> = BTreeMap::new();
@@ -266,7 +268,7 @@ impl Audit<'_> {
         Ok(groups)
     }
 
-    /// Every bit that changed stands for a block or inode that may change, and the other way round.
+    /// Checks that the changed bits are exactly those of blocks and inodes that may change.
     fn check_bits(&self, number: u32, pair: &Pair, blocks: (i64, i64), inodes: (i64, i64)) -> Result<(), StorageError> {
         let old = self.before.block_bitmap(&pair.before)?;
         let new = self.after.block_bitmap(&pair.after)?;
@@ -304,31 +306,31 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// The blocks of metadata that may change.
-    fn places(&self, groups: &BTreeMap<u32, Pair>) -> Result<BTreeMap<u64, Place>, StorageError> {
+    /// The metadata blocks that may change.
+    fn places(&self, groups: &BTreeMap<u32, Pair>) -> Result<BTreeMap<u64, MetadataBlock>, StorageError> {
         let mut places = BTreeMap::new();
         for (number, pair) in groups {
-            places.insert(self.before.descriptor_place(*number)?.0, Place::Descriptors);
-            places.insert(pair.before.block_bitmap, Place::Bitmap);
-            places.insert(pair.before.inode_bitmap, Place::Bitmap);
+            places.insert(self.before.descriptor_place(*number)?.0, MetadataBlock::Descriptors);
+            places.insert(pair.before.block_bitmap, MetadataBlock::Bitmap);
+            places.insert(pair.before.inode_bitmap, MetadataBlock::Bitmap);
         }
         for inode in self.allowed.inodes() {
             let (block, _) = self.before.inode_place(inode)?;
-            match places.entry(block).or_insert_with(|| Place::Inodes(BTreeSet::new())) {
-                Place::Inodes(inodes) => {
+            match places.entry(block).or_insert_with(|| MetadataBlock::Inodes(BTreeSet::new())) {
+                MetadataBlock::Inodes(inodes) => {
                     inodes.insert(inode);
                 }
-                Place::Descriptors | Place::Bitmap => return Err(wrong("metadata that overlaps")),
+                MetadataBlock::Descriptors | MetadataBlock::Bitmap => return Err(wrong("metadata that overlaps")),
             }
         }
         Ok(places)
     }
 
-    /// One changed block.
+    /// Checks one changed block.
     fn check_block(
         &self,
         block: u64,
-        places: &BTreeMap<u64, Place>,
+        places: &BTreeMap<u64, MetadataBlock>,
         groups: &BTreeMap<u32, Pair>,
     ) -> Result<(), StorageError> {
         let (old, new) = (self.before.block(block)?, self.after.block(block)?);
@@ -339,9 +341,9 @@ impl Audit<'_> {
             return if differs_only_in(&old, &new, &may) { Ok(()) } else { Err(wrong("the superblock")) };
         }
         match places.get(&block) {
-            Some(Place::Bitmap) => return Ok(()),
-            Some(Place::Descriptors) => return self.check_descriptors(block, &old, &new, groups),
-            Some(Place::Inodes(inodes)) => return self.check_inode_block(block, &old, &new, inodes),
+            Some(MetadataBlock::Bitmap) => return Ok(()),
+            Some(MetadataBlock::Descriptors) => return self.check_descriptors(block, &old, &new, groups),
+            Some(MetadataBlock::Inodes(inodes)) => return self.check_inode_block(block, &old, &new, inodes),
             None => {}
         }
         if self.allowed.taken.contains(&block) || self.allowed.directory_blocks.contains(&block) {
@@ -374,7 +376,7 @@ impl Audit<'_> {
         if self.before.superblock.has_checksums() {
             fields.extend_from_slice(DESCRIPTOR_BITMAPS);
         }
-        // The second half is there with `64bit` only; without, those bytes are the next descriptor's.
+        // The second half exists with `64bit` only; without it, those bytes belong to the next descriptor.
         let size = usize::from(self.before.superblock.descriptor_size);
         fields.retain(|field| field.end <= size);
         let mut may = Vec::new();
@@ -383,10 +385,10 @@ impl Audit<'_> {
             if place == block {
                 may.extend(fields.iter().map(|field| at + field.start..at + field.end));
                 if !self.before.has_group_checksums() {
-                    // They mean nothing, and may become nothing.
-                    let unheeded = Unheeded::FIELDS.into_iter().filter(|field| field.end <= size);
-                    let unheeded = unheeded.map(|field| at + field.start..at + field.end);
-                    may.extend(unheeded.filter(|field| {
+                    // They have no meaning, and may become zero.
+                    let ignored = IgnoredFields::FIELDS.into_iter().filter(|field| field.end <= size);
+                    let ignored = ignored.map(|field| at + field.start..at + field.end);
+                    may.extend(ignored.filter(|field| {
                         new.get(field.clone()).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
                     }));
                 }
@@ -435,7 +437,7 @@ impl Audit<'_> {
             // Size, links and blocks, flags, map, size (high), blocks (high).
             may.extend([0x4..0x8, 0x1A..0x24, BLOCK..BLOCK + BLOCK_SIZE, 0x6C..0x70, 0x74..0x76]);
         }
-        // In inodes of 128 bytes the second halves are the next inode's.
+        // In inodes of 128 bytes the second halves belong to the next inode.
         may.retain(|range| range.end <= size);
         may
     }
@@ -452,10 +454,10 @@ impl Audit<'_> {
     }
 }
 
-/// Bytes that are compared at a time: nearly all of what is compared is alike.
+/// Number of bytes compared at a time: nearly everything is equal.
 const PIECE: usize = 64;
 
-/// Bits that were set, and bits that were cleared.
+/// Number of bits that were set, and of bits that were cleared.
 fn changed_bits(old: &Bitmap, new: &Bitmap) -> (i64, i64) {
     let pieces = old.0.chunks(PIECE).zip(new.0.chunks(PIECE)).filter(|(old, new)| old != new);
     pieces.flat_map(|(old, new)| old.iter().zip(new)).fold((0, 0), |(set, cleared), (old, new)| {
@@ -463,7 +465,7 @@ fn changed_bits(old: &Bitmap, new: &Bitmap) -> (i64, i64) {
     })
 }
 
-/// True when `old` and `new` are alike outside the ranges that `may` differ.
+/// True if `old` and `new` are equal outside the ranges `may`.
 fn differs_only_in(old: &[u8], new: &[u8], may: &[Range<usize>]) -> bool {
     let allowed = |at: usize| may.iter().any(|range| range.contains(&at));
     let alike = |(piece, (old, new)): (usize, (&[u8], &[u8]))| {

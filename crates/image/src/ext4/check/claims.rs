@@ -1,12 +1,11 @@
-//! A look at the neighbours of what is written: no other inode that stands in the same groups, and no structure of the file
-//! system itself, may claim a block that a new file got, that an old one gave back, or that a changed directory has. On a
-//! damaged file system the bitmap may call a block free that a file still uses, or two files may share one.
+//! Checks that no other inode in the affected groups, and no structure of the file system itself, claims a block that a
+//! new file got, that an old one freed, or that a changed directory has. On a damaged file system the bitmap may mark a
+//! block as free that a file still uses, or two files may share a block.
 //!
-//! And the same for the journal, whose blocks a commit writes without asking anybody.
+//! The same check covers the journal, whose blocks a commit writes directly.
 //!
-//! Costs the inode tables of the groups that such blocks lie in: a few megabytes, however large the image is. The groups
-//! that are known from the plan alone are looked at while the writer works. An inode of another group is not looked at:
-//! docs/safety.md says so.
+//! Costs the inode tables of the groups of such blocks: a few megabytes, regardless of the image's size. Groups that
+//! are known from the plan are read while the writer runs. Inodes of other groups are not checked; see docs/safety.md.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,24 +19,24 @@ use crate::ext4::format::group::Bitmap;
 use crate::ext4::format::inode::Inode;
 use crate::ext4::format::mapping::BlockMap;
 use crate::ext4::format::reader::{Reader, usize_of};
-use crate::ext4::read::inodes::Effort;
+use crate::ext4::read::inodes::ReadBudget;
 use crate::ext4::read::layout::{Layout, damaged};
 
-/// Bitmaps that are kept at a time: as many as the groups of 64 GiB with blocks of 4 KiB.
+/// Maximum number of cached bitmaps: as many as the groups of 64 GiB with blocks of 4 KiB.
 const MOST_BITMAPS: usize = 512;
-/// Claims that are kept, 5 MB of them. A group has some thousand inodes, most with one extent: the groups whose claims are
-/// too many are looked at again when it is known which blocks matter.
+/// Maximum number of cached claims, 5 MB of memory. A group has some thousand inodes, most with one extent: groups with
+/// too many claims are read again once the relevant blocks are known.
 const MOST_CLAIMS: usize = 200_000;
 
-/// Blocks that change hands or content, and the inodes that may claim them.
-struct Touched<'a> {
-    /// In order.
+/// Blocks whose owner or content changes, and the inodes that may claim them.
+struct TouchedBlocks<'a> {
+    /// Sorted.
     blocks: Vec<u64>,
     allowed: &'a Allowed,
 }
 
-impl Touched<'_> {
-    /// Refuses a claim to one of them.
+impl TouchedBlocks<'_> {
+    /// Refuses a claim to one of these blocks.
     fn check(&self, claim: &Claim) -> Result<(), StorageError> {
         let from = self.blocks.partition_point(|block| *block < claim.first);
         let found = self.blocks.get(from).filter(|block| **block < claim.first.saturating_add(claim.length));
@@ -62,20 +61,20 @@ struct Claim {
     length: u64,
 }
 
-/// All claims of one group's inodes; `None` when there are too many to be kept.
+/// All claims of one group's inodes; `None` if there are too many to cache.
 type Claims = Option<Vec<Claim>>;
 
 /// The claims of some groups.
 pub(in crate::ext4) struct Known(BTreeMap<u32, Claims>);
 
-/// A look at some groups that was started.
+/// A check of some groups, running in a thread.
 pub(in crate::ext4) struct Started(JoinHandle<Result<Known, StorageError>>);
 
-/// Starts to look at the groups that `plan` touches in any case: those of directories that change and of files that go; and,
-/// where `with_journal` asks for it, at those of the journal, as [`check_journal`] does. Each group is looked at once.
+/// Starts to read the groups that `plan` is known to touch: those of changed directories and removed files; and, with
+/// `with_journal`, those of the journal, as [`check_journal`] does. Each group is read once.
 ///
 /// # Errors
-/// When these are damaged or cannot be read, or there is no thread to be had.
+/// If these are damaged or cannot be read, or no thread can be started.
 pub(in crate::ext4) fn start(
     before: &Reader,
     resolved: &Resolved,
@@ -88,48 +87,49 @@ pub(in crate::ext4) fn start(
         }
         Ok(())
     };
-    resolved.losers().try_for_each(&mut add)?;
+    resolved.old_inodes().try_for_each(&mut add)?;
     let parents: BTreeSet<u32> = resolved
         .changes
         .iter()
         .filter_map(|change| match change.parent {
-            Parent::Standing(inode) => Some(inode),
-            Parent::Made(_) => None,
+            Parent::Existing(inode) => Some(inode),
+            Parent::New(_) => None,
         })
         .collect();
     parents.into_iter().try_for_each(|parent| add(&before.inode(parent)?))?;
     let before = before.clone();
-    let look = move || {
+    let read_groups = move || {
         let mut room = MOST_CLAIMS;
-        let mut effort = Effort::bounded();
+        let mut budget = ReadBudget::bounded();
         if with_journal {
-            let of_the_journal = journal_groups(&before, &mut effort)?;
+            let of_the_journal = journal_groups(&before, &mut budget)?;
             let others = of_the_journal.into_iter().filter(|group| !groups.contains(group));
-            check_maps(&before, others, &mut effort)?;
+            check_maps(&before, others, &mut budget)?;
         }
-        let claims = |group| Ok((group, claims_of(&before, group, &mut effort, &mut room)?));
+        let claims = |group| Ok((group, claims_of(&before, group, &mut budget, &mut room)?));
         groups.into_iter().map(claims).collect::<Result<_, _>>().map(Known)
     };
-    let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(look);
+    let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(read_groups);
     Ok(Started(thread.map_err(|error| StorageError::io("starting a thread for the neighbours", error))?))
 }
 
 impl Started {
-    /// Waits for its end.
+    /// Waits for the result.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when an inode there is damaged, or one claims a block of the journal; when they cannot be read.
+    /// [`StorageError::Refused`] if an inode there is damaged, or claims a block of the journal; if a group cannot be
+    /// read.
     pub fn wait(self) -> Result<Known, StorageError> {
-        // It has no reason to panic; if it does, nothing was checked.
-        self.0.join().map_err(|_| StorageError::corrupt("the look at the neighbours failed inside"))?
+        // A panic is not expected; if it happens, nothing was checked.
+        self.0.join().map_err(|_| StorageError::corrupt("the check of the neighbouring inodes failed inside"))?
     }
 }
 
 impl Known {
-    /// Checks the groups that blocks which `expected` takes, frees or changes lie in.
+    /// Checks the groups of all blocks that `expected` allocates, frees or changes.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when something else claims such a block, or an inode there is damaged.
+    /// [`StorageError::Refused`] if something else claims such a block, or an inode there is damaged.
     pub fn check(self, before: &Reader, layout: &Layout, allowed: &Allowed) -> Result<(), StorageError> {
         let mut blocks = allowed.taken.clone();
         let changed = allowed.directories.values().map(|directory| &directory.before);
@@ -140,7 +140,7 @@ impl Known {
                 }
             }
         }
-        // Blocks of attributes are counted, and may be shared by files that are dropped together.
+        // Attribute blocks are counted, and may be shared by files that are dropped together.
         blocks.extend(&allowed.freed);
         let mut groups = BTreeSet::new();
         for block in &blocks {
@@ -149,22 +149,22 @@ impl Known {
             }
             groups.insert(before.group_of_block(*block)?);
         }
-        let touched = Touched { blocks: blocks.into_iter().collect(), allowed };
-        let mut effort = Effort::bounded();
+        let touched = TouchedBlocks { blocks: blocks.into_iter().collect(), allowed };
+        let mut budget = ReadBudget::bounded();
         groups.into_iter().try_for_each(|group| match self.0.get(&group) {
             Some(Some(claims)) => claims.iter().try_for_each(|claim| touched.check(claim)),
-            _ => each_claim(before, group, &mut effort, &mut |claim| touched.check(&claim)),
+            _ => each_claim(before, group, &mut budget, &mut |claim| touched.check(&claim)),
         })
     }
 }
 
-/// Collects what the inodes of one group claim, if there is `room` for it.
-fn claims_of(before: &Reader, group: u32, effort: &mut Effort, room: &mut usize) -> Result<Claims, StorageError> {
-    // Room for one from each inode, at once: to grow would copy them again and again.
+/// Collects the claims of one group's inodes, if there is `room` for them.
+fn claims_of(before: &Reader, group: u32, budget: &mut ReadBudget, room: &mut usize) -> Result<Claims, StorageError> {
+    // Reserves space for one claim per inode, once: growing would copy the claims repeatedly.
     let used = before.superblock.inodes_per_group.saturating_sub(before.group(group)?.free_inodes);
     let mut claims = Vec::with_capacity(usize_of(used).min(*room));
-    each_claim(before, group, effort, &mut |claim| {
-        // One more than fits tells that there were more.
+    each_claim(before, group, budget, &mut |claim| {
+        // One more than fits means that there were too many.
         if claims.len() <= *room {
             claims.push(claim);
         }
@@ -177,14 +177,14 @@ fn claims_of(before: &Reader, group: u32, effort: &mut Effort, room: &mut usize)
     }))
 }
 
-/// Visits the claims of every inode of one group that is in use.
+/// Visits the claims of every used inode of one group.
 fn each_claim(
     before: &Reader,
     group: u32,
-    effort: &mut Effort,
+    budget: &mut ReadBudget,
     visit: &mut dyn FnMut(Claim) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {
-    before.each_inode(group, effort, &mut |inode, map| {
+    before.each_inode(group, budget, &mut |inode, map| {
         let content = map.extents.iter().map(|extent| (extent.physical, extent.length));
         let alone = map.nodes.iter().chain(Some(&inode.xattr_block).filter(|block| **block != 0));
         content
@@ -193,23 +193,24 @@ fn each_claim(
     })
 }
 
-/// Checks that the journal is alone in its blocks, as far as the groups tell that it lies in: their bitmaps call these
-/// blocks used, and no other inode of theirs claims one, nor one of the first group. `reader` is one that guards its journal.
-///
-/// # Errors
-/// [`StorageError::Refused`] when somebody claims such a block, or an inode there is damaged.
-pub(in crate::ext4) fn check_journal(reader: &Reader) -> Result<(), StorageError> {
-    let mut effort = Effort::bounded();
-    let groups = journal_groups(reader, &mut effort)?;
-    check_maps(reader, groups, &mut effort)
-}
-
-/// The groups whose inodes may claim a block of the journal: those that it lies in, and the first one. None without a
+/// Checks that no other structure uses the journal's blocks, as far as its groups show: their bitmaps mark these blocks
+/// as used, and no other inode of these groups or of the first group claims one. `reader` is one that guards its
 /// journal.
 ///
 /// # Errors
-/// [`StorageError::Refused`] when a bitmap calls one of the journal's blocks free.
-fn journal_groups(reader: &Reader, effort: &mut Effort) -> Result<BTreeSet<u32>, StorageError> {
+/// [`StorageError::Refused`] if an inode claims such a block, or an inode there is damaged.
+pub(in crate::ext4) fn check_journal(reader: &Reader) -> Result<(), StorageError> {
+    let mut budget = ReadBudget::bounded();
+    let groups = journal_groups(reader, &mut budget)?;
+    check_maps(reader, groups, &mut budget)
+}
+
+/// The groups whose inodes may claim a block of the journal: the groups of the journal, and the first one. None without
+/// a journal.
+///
+/// # Errors
+/// [`StorageError::Refused`] if a bitmap marks one of the journal's blocks as free.
+fn journal_groups(reader: &Reader, budget: &mut ReadBudget) -> Result<BTreeSet<u32>, StorageError> {
     let mut groups = BTreeSet::new();
     let Some(journal) = &reader.journal_place else { return Ok(groups) };
     let mut known: Option<(u32, Bitmap)> = None;
@@ -221,7 +222,7 @@ fn journal_groups(reader: &Reader, effort: &mut Effort) -> Result<BTreeSet<u32>,
                 Some((group, bitmap)) if group == number => bitmap,
                 _ => {
                     groups.insert(number);
-                    effort.spend(2)?;
+                    budget.spend(2)?;
                     reader.block_bitmap(&reader.group(number)?)?
                 }
             };
@@ -233,27 +234,31 @@ fn journal_groups(reader: &Reader, effort: &mut Effort) -> Result<BTreeSet<u32>,
                 return Err(damaged(format!("block {free} of the journal is marked as free")));
             }
             known = Some((number, bitmap));
-            // The group's end, which lies behind its blocks.
+            // The group's end, which is after its blocks.
             block = end.max(block.saturating_add(1));
         }
     }
-    // The file system's own files have their inodes in the first group: the orphan file, the blocks to grow into.
+    // The file system's own files have their inodes in the first group: the orphan file, the resize inode.
     groups.insert(0);
     Ok(groups)
 }
 
-/// Reads the map of every inode of these groups: that one claims a block of the journal is found by that.
-fn check_maps(reader: &Reader, groups: impl IntoIterator<Item = u32>, effort: &mut Effort) -> Result<(), StorageError> {
-    groups.into_iter().try_for_each(|group| reader.each_inode(group, effort, &mut |_, _| Ok(())))
+/// Reads the map of every inode of these groups: the reader refuses a map that claims a block of the journal.
+fn check_maps(
+    reader: &Reader,
+    groups: impl IntoIterator<Item = u32>,
+    budget: &mut ReadBudget,
+) -> Result<(), StorageError> {
+    groups.into_iter().try_for_each(|group| reader.each_inode(group, budget, &mut |_, _| Ok(())))
 }
 
-/// Checks that no block that any inode of the file system claims is marked as free. Costs all inode tables.
+/// Checks that no block claimed by any inode of the file system is marked as free. Costs all inode tables.
 ///
 /// # Errors
-/// [`StorageError::Refused`] when one is, or an inode is damaged.
+/// [`StorageError::Refused`] if one is, or an inode is damaged.
 pub(in crate::ext4) fn check_free_blocks(reader: &Reader) -> Result<(), StorageError> {
     let mut bitmaps: BTreeMap<u32, Bitmap> = BTreeMap::new();
-    let mut effort = Effort::unbounded();
+    let mut budget = ReadBudget::unbounded();
     let mut check = |inode: &Inode, map: &BlockMap| {
         let attributes = Some(inode.xattr_block).filter(|block| *block != 0);
         for block in map.blocks().chain(attributes) {
@@ -272,5 +277,5 @@ pub(in crate::ext4) fn check_free_blocks(reader: &Reader) -> Result<(), StorageE
         }
         Ok(())
     };
-    (0..reader.geometry.groups).try_for_each(|group| reader.each_inode(group, &mut effort, &mut check))
+    (0..reader.geometry.groups).try_for_each(|group| reader.each_inode(group, &mut budget, &mut check))
 }

@@ -1,4 +1,4 @@
-//! The check of a change before anybody commits it: an audit of every changed block, the claims of other inodes, and a
+//! The checks of a change before its commit: an audit of every changed block, the claims of other inodes, and a
 //! read-back by another reader.
 
 pub(in crate::ext4) mod allowed;

@@ -1,8 +1,8 @@
 //! The read-back: `ext4-view`, which shares no code with the writer or with our reader, opens the result and must see
-//! every file and directory as it was asked for.
+//! every file and directory as planned.
 //!
-//! It keeps what it reads in memory that nobody zeroizes. So it is never shown a value: blocks of values reach it under a
-//! random mask, and what it returns is compared under the same mask.
+//! It does not zeroize its memory, so it never gets a value: blocks of values are passed to it under a random mask, and
+//! its results are compared under the same mask.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -26,38 +26,38 @@ use crate::ext4::format::reader::Reader;
 use crate::ext4::format::superblock::{self, Superblock};
 use crate::ext4::guard::{self, Guarded, Steps};
 
-/// Features that `ext4-view` refuses by their bits, but that change nothing about what it is shown: attributes in inodes
-/// of their own, large directories (bounded by our reader), and inline content (which no file of ours has, and no
-/// directory on its way, see `plan`).
+/// Features that `ext4-view` refuses, but that do not change how it reads the planned files: attribute inodes, large
+/// directories (bounded by our reader), and inline content (which no file and no directory of the plan has; see
+/// `resolve`).
 const HIDDEN: u32 = Incompat::EA_INODE | Incompat::LARGE_DIR | Incompat::INLINE_DATA;
 
-/// What must stand at a path.
+/// The expected entry at a path.
 struct Wanted {
     path: String,
     what: What,
     mode: u16,
     uid: u32,
     gid: u32,
-    /// A path where nothing may stand.
+    /// A path that must not exist.
     gone: Option<String>,
 }
 
-/// What must be there.
+/// What is expected at a path.
 enum What {
     Directory,
-    /// With this content.
+    /// A file with this content.
     File(Secret),
-    /// With content that was not written by us.
+    /// A file with content that deaddrop did not write.
     AnyFile,
-    /// The name was taken away.
+    /// Nothing: the name was removed.
     Nothing,
 }
 
-/// The result, for `ext4-view`.
-struct View {
+/// The result, as a device for `ext4-view`.
+struct MaskedView {
     overlay: Arc<Overlay>,
     steps: Arc<Steps>,
-    /// Blocks that hold values.
+    /// Blocks of values.
     values: BTreeSet<u64>,
     /// Blocks of directories whose entries have no types (no `filetype`).
     untyped: BTreeSet<u64>,
@@ -75,7 +75,7 @@ impl Mask {
         Ok(Self(mask))
     }
 
-    /// Puts the mask on `bytes`, which start at a block's border, or takes it off.
+    /// Applies the mask to `bytes`, which start at a block boundary, or removes it.
     fn apply(&self, bytes: &mut [u8]) {
         for block in bytes.chunks_mut(self.0.len()) {
             block.iter_mut().zip(self.0.iter()).for_each(|(byte, mask)| *byte ^= mask);
@@ -83,7 +83,7 @@ impl Mask {
     }
 }
 
-impl Ext4Read for View {
+impl Ext4Read for MaskedView {
     fn read(&mut self, start_byte: u64, dst: &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if !self.steps.take() {
             return Err(io::Error::other("too many steps").into());
@@ -110,9 +110,9 @@ impl Ext4Read for View {
     }
 }
 
-/// Takes the hidden features out of a superblock, and makes its checksum fit again. Checksums are hidden (our reader has
-/// checked all of them) with inodes of 128 bytes, since `ext4-view` wants the half that such an inode has no room for, and
-/// without `filetype`, where directories are not shown as they are.
+/// Clears the hidden features in a superblock, and updates its checksum. Checksums (all verified by our reader) are
+/// hidden with inodes of 128 bytes, because `ext4-view` requires the half that such an inode has no room for, and
+/// without `filetype`, where directories are modified for it.
 fn hide_features(raw: &mut [u8; superblock::SIZE]) {
     let Some(read) = Superblock::parse(raw) else { return };
     let shown = read.features.incompat.0 & !HIDDEN | Incompat::FILETYPE;
@@ -125,8 +125,8 @@ fn hide_features(raw: &mut [u8; superblock::SIZE]) {
     superblock::seal(raw);
 }
 
-/// Gives each entry of a directory block a type, since `ext4-view` takes none without one: "file" for all, which it does not
-/// rely on. It asks the inodes. Kernel documentation, ext4, "Directory Entries".
+/// Sets a type in each entry of a directory block, because `ext4-view` accepts none without one: "file" for all. It
+/// takes the real kind from the inodes. Kernel documentation, ext4, "Directory Entries".
 fn give_types(block: &mut [u8]) {
     let mut at = 0;
     while let Some(entry) = block.get_mut(at..).filter(|rest| rest.len() >= 8) {
@@ -141,23 +141,23 @@ fn give_types(block: &mut [u8]) {
     }
 }
 
-/// A read-back that was started.
+/// A read-back, running in a thread.
 pub(in crate::ext4) struct ReadBack(Guarded<Result<(), String>>);
 
 impl ReadBack {
-    /// Waits until it has come to its end.
+    /// Waits for the result.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] with the first path that is not as it was asked for.
+    /// [`StorageError::Corrupt`] with the first path that differs from the plan.
     pub fn wait(self) -> Result<(), StorageError> {
         self.0.wait()?.map_err(StorageError::Corrupt)
     }
 }
 
-/// Starts to read every change of `plan` back from `overlay`, which must not change meanwhile.
+/// Starts to read every change of `plan` back from `overlay`, which must not change until it ends.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`] when something is not there; when the overlay cannot be read.
+/// [`StorageError::Corrupt`] if something is missing; if the overlay cannot be read.
 pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) -> Result<ReadBack, StorageError> {
     let wanted: Vec<Wanted> = resolved
         .changes
@@ -184,7 +184,7 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
         .collect();
     let bytes: usize = resolved.changes.iter().filter_map(|change| change.content()).map(Secret::len).sum();
     let changes = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
-    // A descriptor a group, then a few blocks a component and one a kilobyte.
+    // One descriptor per group, then a few blocks per path component and one per kilobyte.
     let groups = overlay.size() / (256 * 1024);
     let steps = Steps::new(
         100_000_u64
@@ -211,7 +211,8 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
         }
     }
     let mask = Mask::new(overlay.block_size()).map_err(|error| StorageError::io("reading /dev/urandom", error))?;
-    let view = View { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, untyped, mask: mask.clone() };
+    let view =
+        MaskedView { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, untyped, mask: mask.clone() };
     let guarded = guard::start("the read-back", &steps, longest, move || {
         let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
         let listings = list(&fs, &wanted)?;
@@ -222,7 +223,7 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
     Ok(ReadBack(guarded))
 }
 
-/// What the read-back sees under the names that it looks for, by directory and name.
+/// The metadata that the read-back sees, by directory and name.
 type Listings<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Metadata>>;
 
 /// Directory and name of an absolute path.
@@ -234,14 +235,14 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-/// Lists every directory that a change is in, once.
+/// Lists every directory of a change once.
 fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, String> {
     let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for path in wanted.iter().flat_map(|wanted| std::iter::once(&wanted.path).chain(&wanted.gone)) {
         let (above, name) = split(path);
         names.entry(above).or_default().insert(name);
     }
-    // What is in a directory that goes is gone with it; that it is gone is seen in the one above.
+    // Entries of a removed directory are removed with it; the directory's own entry is checked in its parent.
     let gone: BTreeSet<&str> = wanted
         .iter()
         .filter(|wanted| matches!(wanted.what, What::Nothing))
@@ -253,7 +254,7 @@ fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, 
         let listing = listings.entry(above).or_default();
         for entry in fs.read_dir(above).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // A name that is no text is none of ours.
+            // A name that is not UTF-8 is not one of the plan.
             if let Some(name) = entry.file_name().as_str().ok().and_then(|name| names.get(name))
                 && listing.insert(name, entry.metadata().map_err(failed)?).is_some()
             {
@@ -266,7 +267,7 @@ fn list<'a>(fs: &ext4_view::Ext4, wanted: &'a [Wanted]) -> Result<Listings<'a>, 
 
 const CANNOT_READ: &str = "the read-back cannot read it";
 
-/// Compares one path; the error says what differs, and never shows content.
+/// Compares one path; the error says what differs, and never contains content.
 fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask: &Mask) -> Result<(), String> {
     let failed = |error: Ext4Error| format!("{CANNOT_READ}: {error}");
     let seen = |path: &str| {
@@ -299,7 +300,7 @@ fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask:
         ));
     }
     if let What::File(content) = &wanted.what {
-        // By its path, as whoever uses it will: a directory's index must lead to the same file as its list.
+        // By its path, as its users open it: a directory's index must lead to the same file as its list.
         let mut file = fs.open(wanted.path.as_str()).map_err(failed)?;
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
         if file.metadata() != metadata
@@ -315,7 +316,7 @@ fn compare(fs: &ext4_view::Ext4, listings: &Listings<'_>, wanted: &Wanted, mask:
     }
 }
 
-/// True when `file`, which is as long as `content`, holds it under the mask.
+/// True if `file`, which is as long as `content`, contains it under the mask.
 fn holds(file: &mut ext4_view::File, content: &Secret, mask: &Mask) -> Result<bool, Ext4Error> {
     let mut read = Wiped::zeros(content.len());
     let mut filled = 0;

@@ -1,5 +1,5 @@
-//! The overlay's blocks sorted for an in-place commit: what goes to free blocks, and what goes through the journal or, where
-//! that cannot be, is written with an undo file.
+//! Sorts the overlay's blocks for an in-place commit: those written to free blocks, and those written through the
+//! journal or, if that is not possible, with an undo file.
 
 mod scrub;
 
@@ -20,20 +20,20 @@ use crate::journal::commit::{Block, Changes, Dirty, Transaction};
 use crate::journal::superblock::JournalSuperblock;
 use crate::undo::Rewrite;
 
-/// What differs from the device, in blocks as they are to be.
+/// The differences from the device, as blocks with their new content.
 struct Split {
-    /// What a dirty journal held and is not home yet.
+    /// Replayed blocks of a dirty journal that are not checkpointed yet.
     replayed: Vec<Block>,
     changes: Changes,
 }
 
 impl Ext4 {
-    /// The changes as one journal transaction. `None` when the file system has no journal.
+    /// The changes as one journal transaction. `None` if the file system has no journal.
     ///
-    /// Without changes, and with nothing left of a mount or of an earlier run, it has nothing to write.
+    /// Without changes, and without leftovers of a mount or an earlier run, it writes nothing.
     ///
     /// # Errors
-    /// When the image cannot be read, or is damaged: the journal shares a block with something else, among others.
+    /// If the image cannot be read, or is damaged, for example because the journal shares a block with something else.
     pub fn transaction(&self) -> Result<Option<Transaction>, StorageError> {
         let Some(Journal { superblock: mut journal, map, .. }) = self.empty_journal()? else { return Ok(None) };
         let first = self.release()?;
@@ -46,9 +46,9 @@ impl Ext4 {
             self.layout()?;
             self.check_journal()?;
         }
-        let dirty = self.recovered.as_ref().filter(|_| first.is_none()).map(|_| Dirty { home: replayed });
-        // A fast commit of earlier times says nothing to the kernel; but e2fsck (to 1.47.4) takes it for damage, and does not
-        // replay the transaction before it, which is ours. It must be gone before the commit point.
+        let dirty = self.recovered.as_ref().filter(|_| first.is_none()).map(|_| Dirty { home_blocks: replayed });
+        // The kernel ignores an old fast commit; but e2fsck (up to 1.47.4) treats it as damage, and does not replay the
+        // transaction before it, which is ours. It must be erased before the commit point.
         let has_fast_commits = journal.has_fast_commits() && !self.layers.is_empty();
         let stale = match dirty.is_some() || self.drops_values || has_fast_commits {
             true => stale_blocks(old, &journal, &map)?,
@@ -67,14 +67,14 @@ impl Ext4 {
         }))
     }
 
-    /// The transaction that brings the journal home and releases orphans, if a change was made on top of that. `None` when
-    /// there were no orphans, or nothing else is to be written.
+    /// The transaction that checkpoints the journal and releases orphans, if a change was made on top of that. `None`
+    /// if there were no orphans, or nothing else is to be written.
     fn release(&self) -> Result<Option<Transaction>, StorageError> {
-        // What was found there the first time is found there again: nobody wrote since.
+        // The second open finds the same state: nothing was written since.
         if self.is_on_released() { Self::open(Arc::clone(&self.base))?.transaction() } else { Ok(None) }
     }
 
-    /// True when a change was made on top of released orphans.
+    /// True if a change was made on top of released orphans.
     fn is_on_released(&self) -> bool {
         self.released.as_ref().is_some_and(|(_, layers)| self.layers.len() > *layers)
     }
@@ -87,10 +87,10 @@ impl Ext4 {
         }
     }
 
-    /// The changes for a device where they cannot be one journal transaction.
+    /// The changes for a device on which they cannot be one journal transaction.
     ///
     /// # Errors
-    /// When the image cannot be read, or is damaged.
+    /// If the image cannot be read, or is damaged.
     pub fn rewrite(&self) -> Result<Rewrite, StorageError> {
         self.layout()?;
         self.check_journal()?;
@@ -98,8 +98,8 @@ impl Ext4 {
         let journal = self.empty_journal()?;
         let Split { changes, .. } = self.split(journal.as_ref().map(|journal| &journal.map))?;
         let number = superblock::OFFSET / u64::from(geometry.block_size);
-        let home = changes.logged.into_iter().filter(|block| block.number != number).collect();
-        // A dirty journal is brought home by itself, as if nothing else were to be changed.
+        let home_blocks = changes.logged.into_iter().filter(|block| block.number != number).collect();
+        // A dirty journal is checkpointed separately, as if there were no other change.
         let replay = match self.recovered.is_some() || self.released.is_some() {
             true => Self::open(Arc::clone(&self.base))?.transaction()?,
             false => None,
@@ -113,7 +113,7 @@ impl Ext4 {
             uuid: self.old.superblock.uuid,
             replay,
             new: changes.new,
-            home,
+            home_blocks,
             superblock: Block { number, bytes: self.reader.block(number)? },
             stale: self.stale_log()?,
         })
@@ -127,11 +127,11 @@ impl Ext4 {
         }
     }
 
-    /// Sorts what differs; `map` tells the journal's own blocks, if there are any. The superblock's block has
-    /// `needs_recovery` set.
+    /// Sorts the differences; `map` tells which blocks are the journal's, if there is one. The superblock's block gets
+    /// `needs_recovery`.
     fn split(&self, map: Option<&Map>) -> Result<Split, StorageError> {
         let old = self.before_change();
-        // Else the transaction before has brought it home.
+        // Otherwise the previous transaction has checkpointed it.
         let brings_home = self.recovered.is_some() && !self.is_on_released();
         let block_size = u64::from(old.geometry.block_size);
         let mut split = Split { replayed: Vec::new(), changes: Changes::default() };
@@ -142,13 +142,13 @@ impl Ext4 {
                 if map.physical(0) != Some(number) {
                     return Err(damaged(format!("block {number} of the journal would be changed like one of a file")));
                 }
-                // Only the replay touches the journal's superblock, and the commit writes it itself.
+                // Only the replay changes the journal's superblock, and the commit writes it itself.
                 continue;
             }
             let mut before = old.block(number)?;
             for block in [&mut before, &mut bytes] {
                 if let Some(raw) = superblock::in_block(block, number) {
-                    // The flag is no part of the change: the commit sets it first and clears it last.
+                    // The flag is not part of the change: the commit sets it first and clears it last.
                     *raw = superblock::with_recovery(raw, true);
                 }
             }
@@ -165,14 +165,14 @@ impl Ext4 {
         Ok(split)
     }
 
-    /// Where blocks lie (bytes) that hold something of earlier transactions and are to be zeroed with a change that drops
-    /// a file, for a commit that does not go through the journal. Empty when nothing is dropped.
+    /// Offsets (bytes) of log blocks with data of earlier transactions, to be zeroed with a change that drops a file by
+    /// a commit without the journal. Empty if nothing is dropped.
     ///
-    /// The kernel may have logged what a file held: data=journal as a mount option leaves no trace but that, and an inode
-    /// can hold the content itself.
+    /// The kernel may have logged a file's content: data=journal as a mount option leaves no other trace, and an inode
+    /// can contain the content itself.
     ///
     /// # Errors
-    /// When the image cannot be read, or is damaged.
+    /// If the image cannot be read, or is damaged.
     pub fn stale_log(&self) -> Result<Vec<u64>, StorageError> {
         if !self.drops_values {
             return Ok(Vec::new());
@@ -182,7 +182,7 @@ impl Ext4 {
         blocks.into_iter().filter_map(|block| map.physical(block)).map(|place| self.old.block_offset(place)).collect()
     }
 
-    /// Bytes as they are on the device, with nothing mended or replayed.
+    /// Bytes of the device, without repair or replay.
     fn on_device(&self, offset: u64, length: usize) -> Result<Wiped, StorageError> {
         let mut bytes = Wiped::zeros(length);
         self.base.read_exact_at(offset, &mut bytes).map_err(|error| StorageError::io("reading the image", error))?;
@@ -190,10 +190,10 @@ impl Ext4 {
     }
 }
 
-/// Blocks of the journal that are read at a time.
+/// Number of journal blocks read at a time.
 const RUN: u64 = 32;
 
-/// The journal's blocks behind its superblock that are not zero, the fast-commit area among them. Holes of the image are
+/// The journal's blocks after its superblock that are not zero, including the fast-commit area. Holes of the image are
 /// not read: most journals were never written to.
 pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map) -> Result<Vec<u32>, StorageError> {
     let mut stale = Vec::new();
@@ -211,7 +211,7 @@ pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map)
             let data = old.device.next_data(range).map_err(|error| StorageError::io("reading the journal", error))?;
             let Some(data) = data else { break };
             next = data.start / block_size;
-            // Not before there is something to read.
+            // Allocated only if there is something to read.
             buffer.resize(zeros.len().saturating_mul(usize::try_from(RUN).unwrap_or(1)), 0);
             let data_end = data.end.div_ceil(block_size).min(end);
             while next < data_end {
@@ -221,7 +221,7 @@ pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map)
                 old.read_blocks(next, blocks)?;
                 for content in blocks.chunks_exact(zeros.len()) {
                     if content != zeros {
-                        // Fits: it is less than `length` blocks behind `place`.
+                        // Fits: it is less than `length` blocks after `place`.
                         let into = u32::try_from(next.saturating_sub(place)).unwrap_or(u32::MAX);
                         stale.push(block.saturating_add(into));
                     }
@@ -229,13 +229,13 @@ pub(super) fn stale_blocks(old: &Reader, journal: &JournalSuperblock, map: &Map)
                 }
             }
         }
-        // At least one, as `run_from` says.
+        // At least one: see `run_from`.
         block = block.saturating_add(length);
     }
     Ok(stale)
 }
 
-/// True when block `number` was in use by nobody.
+/// True if block `number` was free before the change.
 fn is_free(old: &Reader, number: u64, bitmaps: &mut BTreeMap<u32, Bitmap>) -> Result<bool, StorageError> {
     if number < u64::from(old.superblock.first_data_block) {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What no file owns: free blocks, and the idle journal.
+//! Zeroes blocks that no file owns: free blocks, and the idle journal.
 
 use deaddrop_core::error::StorageError;
 
@@ -10,13 +10,14 @@ use crate::journal::commit::Medium;
 use crate::progress::{Progress, Watch, Work};
 
 impl Ext4 {
-    /// Writes zeros to every free block and every block of the idle log that is not zero yet. `medium` holds the file
-    /// system from `start` (bytes) on. Returns the bytes that were written.
+    /// Writes zeros to every free block and every block of the idle log that is not zero yet. `medium` contains the
+    /// file system from `start` (bytes) on. Returns the number of bytes written.
     ///
-    /// Safe at every moment: nobody refers to these blocks (every inode was asked), and the log is empty.
+    /// Safe at every moment: no inode refers to these blocks (all of them were checked), and the log is empty.
     ///
     /// # Errors
-    /// As [`Ext4::check_writable`]; when a file uses a block that is marked as free; when the image cannot be read or written.
+    /// As [`Ext4::check_writable`]; if a file uses a block that is marked as free; if the image cannot be read or
+    /// written.
     pub fn scrub(&self, medium: &mut dyn Medium, start: u64, watch: Watch<'_>) -> Result<u64, StorageError> {
         self.check_writable()?;
         claims::check_free_blocks(&self.reader)?;
@@ -55,17 +56,17 @@ impl Ext4 {
         Ok(written)
     }
 
-    /// Writes zeros to every block of the idle log that is not zero yet, whatever features the file system has: the kernel
-    /// may have logged what a file held. `medium` holds the file system from `start` (bytes) on. Returns the bytes that were
-    /// written.
+    /// Writes zeros to every block of the idle log that is not zero yet, regardless of the file system's features: the
+    /// kernel may have logged a file's content. `medium` contains the file system from `start` (bytes) on. Returns the
+    /// number of bytes written.
     ///
     /// # Errors
-    /// When the log is not idle, or the image cannot be read or written.
+    /// If the log is not idle, or the image cannot be read or written.
     pub fn scrub_log(&self, medium: &mut dyn Medium, start: u64) -> Result<u64, StorageError> {
         let reader = &self.old;
         let Some(journal) = reader.journal()? else { return Ok(0) };
         if self.obstacle.is_some() || self.was_replayed() || journal.superblock.start != 0 {
-            return Err(StorageError::corrupt("the journal still holds transactions"));
+            return Err(StorageError::corrupt("the journal still contains transactions"));
         }
         let zeros = vec![0; usize_of(reader.geometry.block_size)];
         let mut written = 0_u64;

@@ -1,207 +1,88 @@
-//! SELinux labels: the attribute `security.selinux`, in the inode behind its fields or, where it does not fit there, in a
-//! block of attributes. Kernel documentation, ext4, "Extended Attributes".
-//!
-//! Reads any inode's label, and knows byte for byte what a new inode with a label and nothing else must look like: the
-//! audit holds the writer's work against that.
+//! Extended attributes: entries in the inode after its fields, or in an attribute block. Kernel documentation, ext4,
+//! "Extended Attributes".
 
 use deaddrop_core::error::StorageError;
-use deaddrop_core::tree::{Label, acl};
 
-use super::bytes::le32;
+use super::bytes::{le16, le32};
 use super::checksum::crc32c;
-use super::features::Compat;
-use super::inode::{GOOD_OLD_SIZE, Inode, XATTR_MAGIC, attributes, inline_attributes};
+use super::inode::{GOOD_OLD_SIZE, Inode};
 use super::reader::{Reader, usize_of};
 
-/// `e_name_index` of "system.posix_acl_access", which has no name behind that.
-const ACCESS_ACL: u8 = 2;
-/// `e_name_index` of "security.".
-const SECURITY: u8 = 6;
-/// The name behind that.
-const NAME: &[u8] = b"selinux";
-/// An entry: 16 bytes of fields, and the name, filled up to a multiple of four.
-const ENTRY: usize = 16 + NAME.len().next_multiple_of(4);
-/// The four zero bytes behind the last entry.
-const END: usize = 4;
-/// The header of a block of attributes. Entries follow.
-const BLOCK_HEADER: usize = 32;
-/// `h_refcount`, 0x4, u32: how many inodes use the block. `h_blocks`, 0x8, u32: always 1. `h_hash`, 0xC, u32.
+/// `h_magic` of extended attributes.
+pub(in crate::ext4) const XATTR_MAGIC: u32 = 0xEA02_0000;
+/// The header of an attribute block. Entries follow.
+pub(in crate::ext4) const BLOCK_HEADER: usize = 32;
+/// `h_refcount`, 0x4, u32: the number of inodes that use the block. `h_blocks`, 0x8, u32: always 1. `h_hash`, 0xC, u32.
 /// `h_checksum`, 0x10, u32.
-const CHECKSUM: usize = 0x10;
-/// Bytes of fields that a new inode has behind its first 128: up to `i_projid`, as mke2fs and the kernel make them.
-const EXTRA_SIZE: usize = 32;
+pub(in crate::ext4) const CHECKSUM: usize = 0x10;
+
+/// One extended attribute.
+pub(in crate::ext4) struct Attribute<'a> {
+    /// `e_name_index`, 0x1, u8: the prefix, as a number.
+    pub index: u8,
+    /// The name without its prefix.
+    pub name: &'a [u8],
+    /// The value, if it is in the same place as its name; empty if it has its own inode.
+    pub value: &'a [u8],
+    /// `e_value_inum`, 0x4, u32: the inode of the value; 0 if it is in the same place as its name.
+    pub value_inode: u32,
+}
+
+impl Attribute<'_> {
+    /// True if the value has its own inode (`ea_inode`).
+    pub fn has_own_inode(&self) -> bool {
+        self.value_inode != 0
+    }
+}
+
+/// The attributes after an inode's fields.
+///
+/// # Errors
+/// If they are damaged.
+pub(in crate::ext4) fn inline_attributes(inode: &Inode) -> Result<Vec<Attribute<'_>>, StorageError> {
+    let start = GOOD_OLD_SIZE + usize::from(inode.extra_size);
+    let area = inode.raw.get(start..).unwrap_or_default();
+    if inode.extra_size == 0 || area.len() < 8 || le32(area, 0) != XATTR_MAGIC {
+        return Ok(Vec::new());
+    }
+    // Value offsets count from the first entry, which is after the magic.
+    attributes(area.get(4..).unwrap_or_default(), 0)
+        .ok_or_else(|| StorageError::Corrupt(format!("ext4: inode {}: damaged attributes", inode.number)))
+}
+
+/// The attributes of an attribute block; value offsets count from the block's start. `None` if something is outside.
+pub(in crate::ext4) fn block_attributes(block: &[u8]) -> Option<Vec<Attribute<'_>>> {
+    attributes(block, BLOCK_HEADER)
+}
+
+/// Reads attribute entries from `area`, whose first entry is at `first`; value offsets count from the start of `area`.
+/// `None` if something is outside. Kernel documentation, ext4, "Extended Attributes".
+fn attributes(area: &[u8], first: usize) -> Option<Vec<Attribute<'_>>> {
+    let mut found = Vec::new();
+    let mut at = first;
+    // The list ends with four zero bytes.
+    while at + 4 <= area.len() && le32(area, at) != 0 {
+        let name_length = usize::from(*area.get(at)?);
+        let name = area.get(at + 16..at + 16 + name_length)?;
+        let value_inode = le32(area, at + 4);
+        let value = if value_inode == 0 {
+            let offset = usize::from(le16(area, at + 2));
+            area.get(offset..offset.checked_add(usize_of(le32(area, at + 8)))?)?
+        } else {
+            &[]
+        };
+        found.push(Attribute { index: *area.get(at + 1)?, name, value, value_inode });
+        at += 16 + name_length.next_multiple_of(4);
+    }
+    Some(found)
+}
 
 impl Reader {
-    /// The label of an inode; `None` when it has none.
-    ///
-    /// # Errors
-    /// When its attributes are damaged or cannot be read, or the label is longer than we write, or in an inode of its own.
-    pub fn label(&self, inode: &Inode) -> Result<Option<Label>, StorageError> {
-        let Some(value) = self.attribute(inode, SECURITY, NAME)?.filter(|value| !value.is_empty()) else {
-            return Ok(None);
-        };
-        Label::new(value).map(Some).ok_or_else(|| {
-            let what = format!("the SELinux label of inode {} has over {} bytes", inode.number, Label::LONGEST);
-            StorageError::unsupported(what, "give it a usual one: `chcon`, or `restorecon` where the system runs")
-        })
-    }
-
-    /// True when the access ACL of an inode lets somebody write whom its mode does not name; what is no ACL as we know it may.
-    ///
-    /// # Errors
-    /// When its attributes are damaged or cannot be read.
-    pub fn acl_lets_write(&self, inode: &Inode) -> Result<bool, StorageError> {
-        let acl = self.attribute(inode, ACCESS_ACL, b"")?;
-        Ok(acl.is_some_and(|value| acl::lets_write(&value, acl::Form::Ext4).unwrap_or(true)))
-    }
-
-    /// The value of an extended attribute; `None` when there is none.
-    ///
-    /// # Errors
-    /// When the attributes are damaged or cannot be read, or this one is in an inode of its own.
-    fn attribute(&self, inode: &Inode, index: u8, name: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        let block = match inode.xattr_block {
-            0 => None,
-            number => Some(self.attribute_block(inode, number)?),
-        };
-        let inside = inline_attributes(inode)?;
-        let outside = match &block {
-            None => Vec::new(),
-            // Values are placed from the block's start.
-            Some(block) => attributes(block, BLOCK_HEADER).ok_or_else(|| damaged(inode))?,
-        };
-        let mut all = inside.iter().chain(&outside);
-        match all.find(|attribute| attribute.index == index && attribute.name == name) {
-            None => Ok(None),
-            Some(found) if found.value_inode != 0 => {
-                let what = format!(
-                    "ext4 feature `ea_inode`: an attribute of inode {} lies in an inode of its own",
-                    inode.number
-                );
-                Err(StorageError::unsupported(what, "remove the attribute (setfattr -x) first"))
-            }
-            Some(found) => Ok(Some(found.value.to_vec())),
-        }
-    }
-
-    /// The block of attributes of an inode, its header judged.
-    fn attribute_block(&self, inode: &Inode, number: u64) -> Result<Vec<u8>, StorageError> {
-        let block = self.block(number)?.to_vec();
-        let has_sum = self.superblock.has_checksums();
-        let sound = le32(&block, 0) == XATTR_MAGIC
-            && le32(&block, 0x8) == 1
-            && (!has_sum || self.attribute_checksum(number, &block) == le32(&block, CHECKSUM));
-        if sound { Ok(block) } else { Err(damaged(inode)) }
-    }
-
-    /// crc32c of the block's number and its bytes, the field itself as zero. Kernel documentation, ext4, "Checksums".
-    fn attribute_checksum(&self, number: u64, block: &[u8]) -> u32 {
+    /// crc32c of the block's number and its bytes, with the field itself as zero. Kernel documentation, ext4,
+    /// "Checksums".
+    pub fn attribute_checksum(&self, number: u64, block: &[u8]) -> u32 {
         let seed = crc32c(self.superblock.checksum_seed, &number.to_le_bytes());
         let before = crc32c(seed, block.get(..CHECKSUM).unwrap_or_default());
         crc32c(crc32c(before, &[0; 4]), block.get(CHECKSUM + 4..).unwrap_or_default())
     }
-}
-
-/// True when a new inode has room for the label: it needs no block then.
-pub(in crate::ext4) fn fits_inode(reader: &Reader, label: &Label) -> bool {
-    let size = usize::from(reader.superblock.inode_size);
-    let room = size.saturating_sub(GOOD_OLD_SIZE).saturating_sub(EXTRA_SIZE);
-    4 + ENTRY + END + label.value().len().next_multiple_of(4) <= room
-}
-
-/// Refuses a label that a new inode could not have: the longest fits into the smallest block, where there are such blocks.
-///
-/// # Errors
-/// `Unsupported` in a file system without blocks of attributes.
-pub(in crate::ext4) fn check_room(reader: &Reader, label: &Label, path: &str) -> Result<(), StorageError> {
-    if fits_inode(reader, label) || reader.superblock.features.compat.has(Compat::EXT_ATTR) {
-        return Ok(());
-    }
-    Err(StorageError::unsupported(
-        format!("ext4 without the feature `ext_attr`: {path} cannot have its SELinux label"),
-        "`tune2fs -O ext_attr` on it first",
-    ))
-}
-
-/// True when `inode`, a new one, has `label` as its only attribute, each byte as it must be; or none when there is none.
-///
-/// # Errors
-/// When its attributes cannot be read.
-pub(in crate::ext4) fn is_all_there_is(
-    reader: &Reader,
-    inode: &Inode,
-    label: Option<&Label>,
-) -> Result<bool, StorageError> {
-    let area = inode.raw.get(GOOD_OLD_SIZE + usize::from(inode.extra_size)..).unwrap_or_default();
-    let area = if inode.extra_size == 0 { &[] } else { area };
-    match (label, inode.xattr_block) {
-        (None, 0) => Ok(area.iter().all(|byte| *byte == 0)),
-        (None, _) => Ok(false),
-        (Some(label), 0) => Ok(inode_area(area.len(), label).is_some_and(|want| want == area)),
-        (Some(label), number) => {
-            let block = reader.block(number)?;
-            let want = whole_block(reader, number, label);
-            Ok(area.iter().all(|byte| *byte == 0) && want.is_some_and(|want| *block == want))
-        }
-    }
-}
-
-/// The bytes behind an inode's fields, `size` of them, with a label. `None` when it does not fit.
-fn inode_area(size: usize, label: &Label) -> Option<Vec<u8>> {
-    let mut area = XATTR_MAGIC.to_le_bytes().to_vec();
-    // Values are placed from the first entry on. No hash there: nobody shares an inode's attributes.
-    area.extend(entries(size.checked_sub(4)?, 0, label, 0)?);
-    Some(area)
-}
-
-/// A block of attributes that one inode uses, with a label.
-fn whole_block(reader: &Reader, number: u64, label: &Label) -> Option<Vec<u8>> {
-    let size = usize_of(reader.geometry.block_size);
-    let hash = hash(label.value());
-    let mut block = entries(size, BLOCK_HEADER, label, hash)?;
-    // The block's hash is made of its entries' as an entry's is of its value: one alone stays as it is.
-    for (at, field) in [(0, XATTR_MAGIC), (4, 1), (8, 1), (0xC, hash)] {
-        block.get_mut(at..at + 4)?.copy_from_slice(&field.to_le_bytes());
-    }
-    if reader.superblock.has_checksums() {
-        let checksum = reader.attribute_checksum(number, &block);
-        block.get_mut(CHECKSUM..CHECKSUM + 4)?.copy_from_slice(&checksum.to_le_bytes());
-    }
-    Some(block)
-}
-
-/// `size` bytes with the label's entry at `first`, and its value at the end.
-fn entries(size: usize, first: usize, label: &Label, hash: u32) -> Option<Vec<u8>> {
-    let value = label.value();
-    let offset = size.checked_sub(value.len().next_multiple_of(4))?;
-    if first + ENTRY + END > offset {
-        return None;
-    }
-    let mut bytes = vec![0; size];
-    let mut entry = vec![u8::try_from(NAME.len()).ok()?, SECURITY];
-    entry.extend(u16::try_from(offset).ok()?.to_le_bytes());
-    // `e_value_inum`: beside its name.
-    entry.extend(0_u32.to_le_bytes());
-    entry.extend(u32::try_from(value.len()).ok()?.to_le_bytes());
-    entry.extend(hash.to_le_bytes());
-    entry.extend(NAME);
-    bytes.get_mut(first..first + entry.len())?.copy_from_slice(&entry);
-    bytes.get_mut(offset..offset + value.len())?.copy_from_slice(value);
-    Some(bytes)
-}
-
-/// `e_hash`: the name's bytes, each after a rotation by 5, then the value's words (little-endian, the last filled up with
-/// zeros), each after a rotation by 16.
-fn hash(value: &[u8]) -> u32 {
-    let name = NAME.iter().fold(0_u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));
-    value.chunks(4).fold(name, |hash, part| {
-        let mut word = [0; 4];
-        // OK to index: a chunk has at most four bytes.
-        word[..part.len()].copy_from_slice(part);
-        hash.rotate_left(16) ^ u32::from_le_bytes(word)
-    })
-}
-
-fn damaged(inode: &Inode) -> StorageError {
-    StorageError::Corrupt(format!("ext4: inode {}: damaged attributes", inode.number))
 }

@@ -1,7 +1,7 @@
-//! Little-endian (and, for the journal, big-endian) integers out of byte slices. A field outside the slice reads as
-//! zero: callers hand over whole structures, whose length was checked when they were read.
+//! Little-endian integers in byte slices. A field outside the slice reads as zero: callers pass whole structures, whose
+//! length was checked when they were read.
 
-/// `N` bytes at `at`; zeros when they do not all lie in the slice.
+/// `N` bytes at `at`; zeros if they are not all in the slice.
 #[inline]
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(|rest| rest.first_chunk().copied()).unwrap_or([0; N])
@@ -19,12 +19,12 @@ pub(in crate::ext4) fn le32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(field(bytes, at))
 }
 
-/// A number that ext4 keeps in two halves.
+/// A number that ext4 stores in two halves.
 pub(in crate::ext4) fn halves(low: u32, high: u32) -> u64 {
     (u64::from(high) << 32) | u64::from(low)
 }
 
-/// A NUL-padded text field, as far as it is text.
+/// A NUL-padded text field.
 pub(in crate::ext4) fn text(field: &[u8]) -> String {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(field.get(..end).unwrap_or_default()).into_owned()

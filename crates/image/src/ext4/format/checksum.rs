@@ -1,13 +1,8 @@
 //! The two checksums of ext4. Kernel documentation, ext4, "Checksums".
 
-/// crc32c as ext4 uses it: `seed` is what stands in the register before, and nothing is inverted at the end.
-#[must_use]
-pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
-    // The crate's form inverts the register at both ends.
-    !crc32c::crc32c_append(!seed, bytes)
-}
+pub use crate::journal::crc32c;
 
-/// crc16 (polynomial 0x8005, bits reflected) of group descriptors under `uninit_bg` without `metadata_csum`.
+/// crc16 (polynomial 0x8005, reflected bits) of group descriptors under `uninit_bg` without `metadata_csum`.
 #[must_use]
 pub fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     bytes.iter().fold(seed, |crc, byte| {

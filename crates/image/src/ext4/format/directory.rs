@@ -1,5 +1,5 @@
-//! Directories. Kernel documentation, ext4, "Directory Entries". Hash trees are read as the lists that they also are:
-//! their index nodes look like unused entries.
+//! Directories. Kernel documentation, ext4, "Directory Entries". Hash trees are read as linear directories: their index
+//! nodes look like unused entries.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,12 +13,12 @@ use super::features::Incompat;
 use super::inode::{INDEX, INLINE_DATA, Inode};
 use super::reader::{Reader, usize_of};
 
-/// The largest directory that is read, in bytes: about two million names.
+/// Maximum size of a directory that is read, in bytes: about two million names.
 const MOST_BYTES: u64 = 64 << 20;
-/// `det_reserved_ft` of the entry that holds a block's checksum.
+/// `det_reserved_ft` of the entry with a block's checksum.
 const TAIL_TYPE: u8 = 0xDE;
 
-/// What a name leads to.
+/// A directory entry without its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ext4) struct Entry {
     /// `inode`, 0x0, u32.
@@ -28,7 +28,7 @@ pub(in crate::ext4) struct Entry {
 }
 
 impl Reader {
-    /// The entry that leads to this inode: with its type, where entries have one.
+    /// The entry for this inode: with its type, if entries have types.
     pub fn entry(&self, inode: u32, kind: FileKind) -> Entry {
         let file_type = match kind {
             _ if !self.superblock.features.incompat.has(Incompat::FILETYPE) => 0,
@@ -43,10 +43,10 @@ impl Reader {
         Entry { inode, file_type }
     }
 
-    /// Looks for `name`; `None` when it is not there.
+    /// Searches for `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the inode is not a directory, or the directory is damaged, too large, or cannot be read.
+    /// If the inode is not a directory, or the directory is damaged, too large, or cannot be read.
     pub fn find(&self, directory: &Inode, name: &[u8]) -> Result<Option<Entry>, StorageError> {
         let mut found = None;
         self.each_entry(directory, &mut |entry_name, entry| {
@@ -59,10 +59,10 @@ impl Reader {
         Ok(found)
     }
 
-    /// All names, `.` and `..` too (but in a directory inside its inode, which has neither).
+    /// All names, including `.` and `..` (except in an inline directory, which has neither).
     ///
     /// # Errors
-    /// As [`Reader::find`], and when a name is there twice.
+    /// As [`Reader::find`], and if a name exists twice.
     pub fn entries(&self, directory: &Inode) -> Result<BTreeMap<Vec<u8>, Entry>, StorageError> {
         let mut entries = BTreeMap::new();
         let mut twice = false;
@@ -73,7 +73,7 @@ impl Reader {
         if twice { Err(wrong(directory, "a name is there twice")) } else { Ok(entries) }
     }
 
-    /// The inodes of at most `limit` names, those of files and directories only where the names tell.
+    /// The inodes of at most `limit` names; only files and directories, if entries have types.
     ///
     /// # Errors
     /// As [`Reader::find`].
@@ -101,7 +101,7 @@ impl Reader {
         }
         if directory.has(INLINE_DATA) {
             let content = self.inline_content(directory)?;
-            // The first four bytes are the parent's number, in place of `.` and `..`.
+            // The first four bytes are the parent's inode number, instead of `.` and `..`.
             for part in [content.area.get(4..).unwrap_or_default(), &content.rest] {
                 if self.entries_in(directory, part, visit)?.is_break() {
                     break;
@@ -116,7 +116,7 @@ impl Reader {
         let map = self.map(directory)?;
         let mut block = vec![0; usize_of(self.geometry.block_size)];
         for logical in 0..directory.size / block_size {
-            // A hole in a directory is not allowed, but harmless: it holds no names.
+            // A hole in a directory is not allowed, but harmless: it contains no names.
             let Some(physical) = map.find(logical) else { continue };
             self.read_block(physical, &mut block)?;
             self.check_directory_block(directory, logical, &block)?;
@@ -164,7 +164,7 @@ impl Reader {
     }
 
     /// Checks the crc32c of a directory block: in a tail that looks like an unused entry (`det_checksum`), or, in an
-    /// index node, after the room for its entries (`dt_checksum`).
+    /// index node, after the space for its entries (`dt_checksum`).
     fn check_directory_block(&self, directory: &Inode, logical: u64, block: &[u8]) -> Result<(), StorageError> {
         if !self.superblock.has_checksums() {
             return Ok(());
@@ -197,8 +197,8 @@ impl Reader {
     }
 }
 
-/// Where the entries of an index node start, in bytes; `None` for a block of names. Kernel documentation, ext4, "Hash
-/// Tree Directories": the root is block 0, behind `.` and `..`; inner nodes are one unused entry as long as the block.
+/// Start of the entries of an index node, in bytes; `None` for a block of names. Kernel documentation, ext4, "Hash Tree
+/// Directories": the root is block 0, after `.` and `..`; inner nodes are one unused entry as long as the block.
 fn index_entries(directory: &Inode, logical: u64, block: &[u8]) -> Option<usize> {
     if !directory.has(INDEX) {
         None

@@ -1,11 +1,11 @@
-//! The feature words: their bits' names, and which of them we write to.
+//! The feature words: the names of their bits, and which features the writer supports.
 //!
-//! Names are those of `tune2fs -O`; bits from the kernel documentation, ext4, "Super Block" (`s_feature_compat`,
+//! Names are those of `tune2fs -O`; bits are from the kernel documentation, ext4, "Super Block" (`s_feature_compat`,
 //! `s_feature_incompat`, `s_feature_ro_compat`).
 
 use std::path::Path;
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 use deaddrop_core::sys;
 
 use super::superblock::Superblock;
@@ -23,13 +23,13 @@ macro_rules! word {
                 pub const $constant: u32 = 1 << $bit;
             )*
 
-            /// True when all of `bits` are set.
+            /// True if all of `bits` are set.
             #[must_use]
             pub fn has(self, bits: u32) -> bool {
                 self.0 & bits == bits
             }
 
-            /// Names of the bits that are set, lowest first.
+            /// Names of the set bits, lowest first.
             pub fn names(self) -> impl Iterator<Item = String> {
                 (0..32_u32).filter(move |bit| self.0 & (1 << bit) != 0).map(|bit| match bit {
                     $($bit => $text.to_owned(),)*
@@ -40,7 +40,7 @@ macro_rules! word {
     };
 }
 
-word!(Compat, "`s_feature_compat`: whoever does not know a bit may still write.", "C", {
+word!(Compat, "`s_feature_compat`: a program that does not know a bit may still write.", "C", {
     DIR_PREALLOC = 0, "dir_prealloc";
     IMAGIC_INODES = 1, "imagic_inodes";
     HAS_JOURNAL = 2, "has_journal";
@@ -55,7 +55,7 @@ word!(Compat, "`s_feature_compat`: whoever does not know a bit may still write."
     ORPHAN_FILE = 12, "orphan_file";
 });
 
-word!(Incompat, "`s_feature_incompat`: whoever does not know a bit may not even read.", "I", {
+word!(Incompat, "`s_feature_incompat`: a program that does not know a bit must not even read.", "I", {
     COMPRESSION = 0, "compression";
     FILETYPE = 1, "filetype";
     NEEDS_RECOVERY = 2, "needs_recovery";
@@ -74,7 +74,7 @@ word!(Incompat, "`s_feature_incompat`: whoever does not know a bit may not even 
     CASEFOLD = 17, "casefold";
 });
 
-word!(RoCompat, "`s_feature_ro_compat`: whoever does not know a bit may read, but not write.", "R", {
+word!(RoCompat, "`s_feature_ro_compat`: a program that does not know a bit may read, but must not write.", "R", {
     SPARSE_SUPER = 0, "sparse_super";
     LARGE_FILE = 1, "large_file";
     HUGE_FILE = 3, "huge_file";
@@ -93,7 +93,7 @@ word!(RoCompat, "`s_feature_ro_compat`: whoever does not know a bit may read, bu
     ORPHAN_PRESENT = 16, "orphan_present";
 });
 
-/// The three words of one file system. All empty before revision 1.
+/// The three words of one file system. All zero before revision 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features {
     /// `s_feature_compat`, 0x5C, u32.
@@ -112,8 +112,8 @@ impl Features {
     }
 }
 
-/// Incompat features that the writer and both readers were tested with. `needs_recovery` is dealt with when the file
-/// system is opened.
+/// Incompat features that the writer and both readers are tested with. `needs_recovery` is handled when the file system
+/// is opened.
 const WRITTEN_INCOMPAT: u32 = Incompat::FILETYPE
     | Incompat::EXTENT
     | Incompat::BITS_64
@@ -123,7 +123,7 @@ const WRITTEN_INCOMPAT: u32 = Incompat::FILETYPE
     | Incompat::LARGE_DIR
     | Incompat::INLINE_DATA;
 
-/// Ro_compat features that the writer and both readers were tested with. `orphan_present` is dealt with when the file
+/// Ro_compat features that the writer and both readers are tested with. `orphan_present` is handled when the file
 /// system is opened.
 const WRITTEN_RO_COMPAT: u32 = RoCompat::SPARSE_SUPER
     | RoCompat::LARGE_FILE
@@ -133,11 +133,11 @@ const WRITTEN_RO_COMPAT: u32 = RoCompat::SPARSE_SUPER
     | RoCompat::EXTRA_ISIZE
     | RoCompat::METADATA_CSUM;
 
-/// Journal or orphans left by a mount: not features of the format, so never refused by their names.
+/// State left by a mount (journal or orphans): not features of the format, so never refused by name.
 const STATE_INCOMPAT: u32 = Incompat::NEEDS_RECOVERY;
 const STATE_RO_COMPAT: u32 = RoCompat::ORPHAN_PRESENT;
 
-/// Incompat features that our reader cannot read past: it would take what it finds for damage.
+/// Incompat features that our reader does not support: it would report their structures as damage.
 const UNREADABLE_INCOMPAT: u32 = !(WRITTEN_INCOMPAT
     | STATE_INCOMPAT
     | Incompat::META_BG
@@ -146,22 +146,24 @@ const UNREADABLE_INCOMPAT: u32 = !(WRITTEN_INCOMPAT
     | Incompat::ENCRYPT
     | Incompat::CASEFOLD);
 
-/// What to do about a file system that we only read.
-const HINT: &str = "make the file system without it (mke2fs -O ^FEATURE; some can be turned off by tune2fs -O ^FEATURE); \
-                    docs/ext4.md lists what is supported";
+/// The hint for a file system that is only read.
+const HINT: &str = "make the file system without it (mke2fs -O ^FEATURE; some can be turned off by tune2fs -O \
+    ^FEATURE); docs/ext4.md lists what is supported";
 
-/// What to do about a file system that we do not write: `otherwise`, or the kernel, where that of this machine can be let
-/// write it.
-fn hint(superblock: &Superblock, otherwise: &str) -> String {
-    let kernel = "`--backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)";
-    if kernel_writes(superblock) { format!("{kernel}; or {otherwise}") } else { otherwise.to_owned() }
+/// The hint for a file system that is not written: the kernel, if this machine's kernel can write it, otherwise
+/// `otherwise`.
+fn hint(superblock: &Superblock, otherwise: &str) -> Hint {
+    match kernel_writes(superblock) {
+        true => Remedy::WriteByKernelOr { otherwise: otherwise.to_owned() }.into(),
+        false => otherwise.into(),
+    }
 }
 
-/// Whether the kernel that runs here mounts a file system with these features, blocks and inodes to be written.
+/// True if the running kernel mounts a file system with these features, block size and inode size read-write.
 ///
-/// /sys/fs/ext4/features lists what depends on how it was built (fs/ext4/sysfs.c). The rest every kernel since 4.4 knows
-/// (fs/ext4/ext4.h, `EXT4_FEATURE_INCOMPAT_SUPP` and `EXT4_FEATURE_RO_COMPAT_SUPP`); `verity` since 5.4, so that one with
-/// `fast_commit` (5.10) does. Whether quotas were built in is told nowhere.
+/// /sys/fs/ext4/features lists the features that depend on the kernel's build (fs/ext4/sysfs.c). Every kernel since 4.4
+/// has the rest (fs/ext4/ext4.h, `EXT4_FEATURE_INCOMPAT_SUPP` and `EXT4_FEATURE_RO_COMPAT_SUPP`); `verity` since 5.4,
+/// which a kernel with `fast_commit` (5.10) has. Quota support is not reported anywhere.
 fn kernel_writes(superblock: &Superblock) -> bool {
     const BUILT_IN: u32 = WRITTEN_INCOMPAT | STATE_INCOMPAT | Incompat::META_BG | Incompat::MMP;
     const BUILT_IN_RO: u32 = WRITTEN_RO_COMPAT | STATE_RO_COMPAT | RoCompat::BIGALLOC;
@@ -179,8 +181,8 @@ fn kernel_writes(superblock: &Superblock) -> bool {
         && (block_size <= sys::page_size() || there("/sys/fs/ext4/features/blocksize_gt_pagesize"))
 }
 
-/// Why we do not write to this file system, as far as its features tell. A dirty journal and orphans are another
-/// matter: see `recover`.
+/// Refuses a file system with features that the writer does not support. A dirty journal and orphans are handled
+/// elsewhere: see `recover`.
 ///
 /// # Errors
 /// [`StorageError::Unsupported`] with the features' names.
@@ -197,7 +199,8 @@ pub fn check_written(superblock: &Superblock) -> Result<(), StorageError> {
         [one] => return unsupported(format!("ext4 feature {one}")),
         many => return unsupported(format!("ext4 features {}", many.join(", "))),
     }
-    // What names one besides its own is damaged to the kernel, and e2fsck opens nothing that names one.
+    // To the kernel a file system that names an external journal in addition to its own is damaged, and e2fsck opens
+    // none that names one.
     if superblock.names_external_journal || (features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode == 0)
     {
         return Err(StorageError::unsupported("ext4 with an external journal", EXTERNAL_JOURNAL_HINT));
@@ -216,7 +219,8 @@ pub fn check_written(superblock: &Superblock) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Why our reader cannot read this file system, by its features. With `bigalloc` the bits of bitmaps stand for clusters.
+/// Refuses a file system with features that our reader does not support. With `bigalloc` the bits of bitmaps are
+/// clusters.
 ///
 /// # Errors
 /// As [`check_written`].
@@ -228,7 +232,7 @@ pub fn check_readable(superblock: &Superblock) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// A journal that is somewhere else is not brought home by a mount either.
+/// A mount does not replay an external journal without its device either.
 const EXTERNAL_JOURNAL_HINT: &str =
     "make its journal an internal one: `tune2fs -O ^has_journal`, then `e2fsck -f`, then `tune2fs -j`";
 

@@ -1,5 +1,5 @@
 //! Block groups: their descriptors and their bitmaps. Kernel documentation, ext4, "Block Group Descriptors" and "Block
-//! and inode Bitmaps". Descriptors are read one at a time, where they are needed.
+//! and inode Bitmaps". Descriptors are read one at a time, on demand.
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
@@ -9,7 +9,7 @@ use super::checksum::{crc16, crc32c};
 use super::features::{Compat, Incompat, RoCompat};
 use super::reader::{Reader, usize_of};
 
-/// Where the descriptor keeps its own checksum. `bg_checksum`, 0x1E.
+/// Offset of the descriptor's own checksum. `bg_checksum`, 0x1E.
 const CHECKSUM: usize = 0x1E;
 /// The group's inode table and inode bitmap were never written. `bg_flags`, bit 0.
 pub(in crate::ext4) const INODE_UNINIT: u16 = 1;
@@ -21,7 +21,7 @@ pub(in crate::ext4) const BLOCK_UNINIT: u16 = 2;
 pub(in crate::ext4) struct Group {
     /// The group's number, from 0.
     pub number: u32,
-    /// The descriptor as it stands on the disk, 32 bytes or more.
+    /// The descriptor as stored, 32 bytes or more.
     pub raw: Vec<u8>,
     /// Block of the block bitmap. `bg_block_bitmap_lo`, 0x0, u32, and `_hi`, 0x20.
     pub block_bitmap: u64,
@@ -46,10 +46,10 @@ pub(in crate::ext4) struct Group {
 }
 
 impl Reader {
-    /// Block and offset in it (bytes) of group `number`'s descriptor. Kernel documentation, ext4, "Meta Block Groups".
+    /// Block, and byte offset in it, of group `number`'s descriptor. Kernel documentation, ext4, "Meta Block Groups".
     ///
     /// # Errors
-    /// When there is no such group.
+    /// If there is no such group.
     pub fn descriptor_place(&self, number: u32) -> Result<(u64, usize), StorageError> {
         if number >= self.geometry.groups {
             return Err(StorageError::Corrupt(format!("ext4: there is no group {number}")));
@@ -73,27 +73,27 @@ impl Reader {
         u64::from(self.superblock.first_data_block) + u64::from(group) * u64::from(self.superblock.blocks_per_group)
     }
 
-    /// Blocks in the group: fewer in the last one.
+    /// Number of blocks in the group: fewer in the last one.
     pub fn blocks_in(&self, group: u32) -> u32 {
         let rest = self.superblock.blocks.saturating_sub(self.first_block_of(group));
         u32::try_from(rest).unwrap_or(u32::MAX).min(self.superblock.blocks_per_group)
     }
 
-    /// The group that block `number` lies in.
+    /// The group of block `number`.
     ///
     /// # Errors
-    /// When there is no such block, or it lies before the first group.
+    /// If there is no such block, or it is before the first group.
     pub fn group_of_block(&self, number: u64) -> Result<u32, StorageError> {
-        let outside = || StorageError::Corrupt(format!("ext4: block {number} lies in no group"));
+        let outside = || StorageError::Corrupt(format!("ext4: block {number} is in no group"));
         let inside = number.checked_sub(u64::from(self.superblock.first_data_block)).ok_or_else(outside)?;
         let group = u32::try_from(inside / u64::from(self.superblock.blocks_per_group)).map_err(|_| outside())?;
         if group < self.geometry.groups && number < self.superblock.blocks { Ok(group) } else { Err(outside()) }
     }
 
-    /// The group that inode `number` lies in, and its place there, from 0.
+    /// The group of inode `number`, and its index there, from 0.
     ///
     /// # Errors
-    /// When there is no such inode.
+    /// If there is no such inode.
     pub fn group_of_inode(&self, number: u32) -> Result<(u32, u32), StorageError> {
         match number.checked_sub(1) {
             Some(index) if number <= self.superblock.inodes => {
@@ -103,7 +103,7 @@ impl Reader {
         }
     }
 
-    /// True when the group holds a copy of the superblock (group 0: the superblock itself). Kernel documentation, ext4,
+    /// True if the group has a copy of the superblock (group 0: the superblock itself). Kernel documentation, ext4,
     /// "Layout" and `sparse_super`, `sparse_super2`.
     pub fn has_backup(&self, group: u32) -> bool {
         let features = self.superblock.features;
@@ -125,10 +125,11 @@ impl Reader {
         }
     }
 
-    /// Reads group `number`'s descriptor and checks it: its checksum, and that what it points at lies in the file system.
+    /// Reads group `number`'s descriptor and checks it: its checksum, and that its block numbers are in the file
+    /// system.
     ///
     /// # Errors
-    /// When there is no such group, its descriptor is damaged, or it cannot be read.
+    /// If there is no such group, its descriptor is damaged, or it cannot be read.
     pub fn group(&self, number: u32) -> Result<Group, StorageError> {
         let (block, offset) = self.descriptor_place(number)?;
         let size = usize::from(self.superblock.descriptor_size);
@@ -180,13 +181,13 @@ impl Reader {
         Ok(group)
     }
 
-    /// True when descriptors carry checksums, and with them the flags of groups that were never used.
+    /// True if descriptors have checksums, and with them the flags of unused groups.
     pub fn has_group_checksums(&self) -> bool {
         self.superblock.has_checksums() || self.superblock.features.ro_compat.has(RoCompat::UNINIT_BG)
     }
 
-    /// The checksum that belongs into the descriptor; `None` when descriptors carry none. With `metadata_csum` the
-    /// field counts as zero, with `uninit_bg` alone it is left out.
+    /// The correct checksum of the descriptor; `None` if descriptors have none. With `metadata_csum` the field counts
+    /// as zero; with `uninit_bg` alone it is omitted.
     fn descriptor_checksum(&self, group: &Group) -> Option<u16> {
         let (before, after) = (group.raw.get(..CHECKSUM)?, group.raw.get(CHECKSUM + 2..)?);
         let number = group.number.to_le_bytes();
@@ -202,7 +203,7 @@ impl Reader {
         }
     }
 
-    /// The descriptor as it is to be written: with the counts of `group`, and made to fit its bitmaps where they are given.
+    /// The new descriptor: with the counts of `group`, and with checksums of the given bitmaps.
     pub fn edited_descriptor(&self, group: &Group, blocks: Option<&Bitmap>, inodes: Option<&Bitmap>) -> Vec<u8> {
         let mut edited = group.clone();
         let wide = edited.raw.len() >= 64;
@@ -236,10 +237,10 @@ impl Reader {
         edited.raw
     }
 
-    /// The group's block bitmap: bit n is block `first_block_of(group) + n`. Made up when it was never written.
+    /// The group's block bitmap: bit n is block `first_block_of(group) + n`. Computed if it was never written.
     ///
     /// # Errors
-    /// When its checksum does not match, or it cannot be read.
+    /// If its checksum does not match, or it cannot be read.
     pub fn block_bitmap(&self, group: &Group) -> Result<Bitmap, StorageError> {
         if group.flags & BLOCK_UNINIT != 0 {
             return self.unwritten_block_bitmap(group);
@@ -250,10 +251,10 @@ impl Reader {
         Ok(Bitmap(bits))
     }
 
-    /// The group's inode bitmap: bit n is inode `group * inodes_per_group + n + 1`. Made up when it was never written.
+    /// The group's inode bitmap: bit n is inode `group * inodes_per_group + n + 1`. Computed if it was never written.
     ///
     /// # Errors
-    /// When its checksum does not match, or it cannot be read.
+    /// If its checksum does not match, or it cannot be read.
     pub fn inode_bitmap(&self, group: &Group) -> Result<Bitmap, StorageError> {
         if group.flags & INODE_UNINIT != 0 {
             let mut bitmap = Bitmap(Wiped::zeros(usize_of(self.geometry.block_size)));
@@ -279,8 +280,8 @@ impl Reader {
         }
     }
 
-    /// The bitmap that the kernel would make for a group that was never used: the group's own metadata and the bits
-    /// beyond its end are set.
+    /// The block bitmap that the kernel would create for an unused group: the group's own metadata and the bits beyond
+    /// its end are set.
     fn unwritten_block_bitmap(&self, group: &Group) -> Result<Bitmap, StorageError> {
         let mut bitmap = Bitmap(Wiped::zeros(usize_of(self.geometry.block_size)));
         let first = self.first_block_of(group.number);
@@ -319,12 +320,12 @@ impl Reader {
 pub(in crate::ext4) struct Bitmap(pub Wiped);
 
 impl Bitmap {
-    /// True when `bit` is set, or lies beyond the bitmap.
+    /// True if `bit` is set, or is beyond the bitmap.
     pub fn get(&self, bit: u32) -> bool {
         self.0.get(usize_of(bit / 8)).is_none_or(|byte| byte & (1 << (bit % 8)) != 0)
     }
 
-    /// Clears `bit`, if it lies in the bitmap.
+    /// Clears `bit`, if it is in the bitmap.
     pub fn clear(&mut self, bit: u32) {
         if let Some(byte) = self.0.get_mut(usize_of(bit / 8)) {
             *byte &= !(1 << (bit % 8));
@@ -337,7 +338,7 @@ impl Bitmap {
         }
     }
 
-    /// True when every bit from `first` on to the one before `end` is set, or lies beyond the bitmap.
+    /// True if every bit from `first` up to but not including `end` is set, or is beyond the bitmap.
     pub fn all(&self, first: u32, end: u32) -> bool {
         let mut bit = first;
         while bit < end {

@@ -1,18 +1,18 @@
-//! Inodes. Kernel documentation, ext4, "Index Nodes" and, for content inside the inode, "Inline Data" and "Extended
-//! Attributes".
+//! Inodes. Kernel documentation, ext4, "Index Nodes" and, for inline content, "Inline Data" and "Extended Attributes".
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::tree::{FileKind, Stat};
 
+use super::attributes::inline_attributes;
 use super::bytes::{halves, le16, le32};
 use super::checksum::crc32c;
 use super::group::{Group, INODE_UNINIT};
 use super::reader::{Reader, usize_of};
 
-/// `i_flags`: nobody may change it.
+/// `i_flags`: immutable.
 pub(in crate::ext4) const IMMUTABLE: u32 = 0x10;
-/// `i_flags`: only appending is allowed.
+/// `i_flags`: append-only.
 pub(in crate::ext4) const APPEND: u32 = 0x20;
 /// `i_flags`: a directory with a hash tree.
 pub(in crate::ext4) const INDEX: u32 = 0x1000;
@@ -23,21 +23,19 @@ pub(in crate::ext4) const EXTENTS: u32 = 0x8_0000;
 /// `i_flags`: content inside the inode.
 pub(in crate::ext4) const INLINE_DATA: u32 = 0x1000_0000;
 
-/// Where `i_block` starts: block map, extent tree, short link or inline data. 0x28, 60 bytes.
+/// Offset of `i_block`: block map, extent tree, short link or inline data. 0x28, 60 bytes.
 pub(in crate::ext4) const BLOCK: usize = 0x28;
-/// Bytes of `i_block`.
+/// Size of `i_block`, in bytes.
 pub(in crate::ext4) const BLOCK_SIZE: usize = 60;
-/// Bytes of the part of an inode that every revision has.
+/// Size of the part of an inode that every revision has, in bytes.
 pub(in crate::ext4) const GOOD_OLD_SIZE: usize = 128;
-/// `h_magic` of extended attributes.
-pub(in crate::ext4) const XATTR_MAGIC: u32 = 0xEA02_0000;
 
-/// An inode that is in use.
+/// An inode in use.
 #[derive(Clone)]
 pub(in crate::ext4) struct Inode {
     /// Its number, from 1.
     pub number: u32,
-    /// All of its bytes, as long as `s_inode_size` says. May hold content (`inline_data`).
+    /// All of its bytes, `s_inode_size` of them. May contain content (`inline_data`).
     pub raw: Wiped,
     /// Kind and permission bits. `i_mode`, 0x0, u16.
     pub mode: u16,
@@ -45,9 +43,9 @@ pub(in crate::ext4) struct Inode {
     pub uid: u32,
     /// `i_gid`, 0x18, u16, and `l_i_gid_high`, 0x7A.
     pub gid: u32,
-    /// Bytes. `i_size_lo`, 0x4, u32, and `i_size_high`, 0x6C.
+    /// Size in bytes. `i_size_lo`, 0x4, u32, and `i_size_high`, 0x6C.
     pub size: u64,
-    /// Names. `i_links_count`, 0x1A, u16.
+    /// Number of names. `i_links_count`, 0x1A, u16.
     pub links: u16,
     /// Space in use, in units of 512 bytes. `i_blocks_lo`, 0x1C, u32, and `l_i_blocks_high`, 0x74, u16.
     pub sectors: u64,
@@ -55,16 +53,16 @@ pub(in crate::ext4) struct Inode {
     pub flags: u32,
     /// `i_generation`, 0x64, u32.
     pub generation: u32,
-    /// Block of extended attributes; 0 when there is none. `i_file_acl_lo`, 0x68, u32, and `l_i_file_acl_high`, 0x76.
+    /// The attribute block; 0 if there is none. `i_file_acl_lo`, 0x68, u32, and `l_i_file_acl_high`, 0x76.
     pub xattr_block: u64,
-    /// Bytes of fields after the first 128. `i_extra_isize`, 0x80, u16; 0 in inodes of 128 bytes.
+    /// Size of the fields after the first 128 bytes. `i_extra_isize`, 0x80, u16; 0 in inodes of 128 bytes.
     pub extra_size: u16,
-    /// What it is.
+    /// The kind of file.
     pub kind: FileKind,
 }
 
 impl Inode {
-    /// True when all of `flags` are set.
+    /// True if all of `flags` are set.
     pub fn has(&self, flags: u32) -> bool {
         self.flags & flags == flags
     }
@@ -74,7 +72,7 @@ impl Inode {
         self.raw.get(BLOCK..BLOCK + BLOCK_SIZE).unwrap_or_default()
     }
 
-    /// What a person sees of it.
+    /// The metadata that a tree shows.
     pub fn stat(&self) -> Stat {
         Stat {
             kind: self.kind,
@@ -88,8 +86,8 @@ impl Inode {
         }
     }
 
-    /// `i_mtime`, 0x10, and the two lowest bits of `i_mtime_extra`, 0x88, which count the times that 2^32 seconds have gone by.
-    /// Kernel documentation, ext4, "Inode Timestamps".
+    /// `i_mtime`, 0x10, and the two lowest bits of `i_mtime_extra`, 0x88, which extend the seconds to 34 bits. Kernel
+    /// documentation, ext4, "Inode Timestamps".
     fn modified(&self) -> i64 {
         let low = i64::from(i32::from_ne_bytes(le32(&self.raw, 0x10).to_ne_bytes()));
         let epoch = if self.extra_size >= 12 { le32(&self.raw, 0x88) & 3 } else { 0 };
@@ -98,10 +96,10 @@ impl Inode {
 }
 
 impl Reader {
-    /// Block and offset in it (bytes) of inode `number`.
+    /// Block, and byte offset in it, of inode `number`.
     ///
     /// # Errors
-    /// When there is no such inode, or its group's descriptor is damaged.
+    /// If there is no such inode, or its group's descriptor is damaged.
     pub fn inode_place(&self, number: u32) -> Result<(u64, usize), StorageError> {
         let (group, index) = self.group_of_inode(number)?;
         Ok(self.place_in(&self.group(group)?, index))
@@ -109,20 +107,20 @@ impl Reader {
 
     fn place_in(&self, group: &Group, index: u32) -> (u64, usize) {
         let offset = usize_of(index % self.geometry.inodes_per_block) * usize::from(self.superblock.inode_size);
-        // Cannot overflow: the whole table lies in the file system (checked by `group`).
+        // Cannot overflow: the whole table is in the file system (checked by `group`).
         (group.inode_table + u64::from(index / self.geometry.inodes_per_block), offset)
     }
 
-    /// Reads inode `number`, which a directory or the superblock leads to: it must be in use.
+    /// Reads inode `number`, which a directory or the superblock refers to: it must be in use.
     ///
     /// # Errors
-    /// When there is no such inode, it is damaged or not in use, or cannot be read.
+    /// If there is no such inode, it is damaged or not in use, or cannot be read.
     pub fn inode(&self, number: u32) -> Result<Inode, StorageError> {
         let raw = self.inode_bytes(number)?;
         self.parse_inode(number, raw)
     }
 
-    /// The same for an inode that may have no name any more.
+    /// Like [`Reader::inode`], for an inode that may have no name any more.
     ///
     /// # Errors
     /// As [`Reader::inode`].
@@ -147,7 +145,7 @@ impl Reader {
         Ok(raw)
     }
 
-    /// Makes the checksum of an inode's bytes right.
+    /// Updates the checksum in an inode's bytes.
     pub fn seal_inode(&self, inode: &mut Inode) {
         let Some((_, checksum)) = self.inode_checksum(inode.number, &mut inode.raw, inode.extra_size) else { return };
         let [a, b, c, d] = checksum.to_le_bytes();
@@ -158,10 +156,10 @@ impl Reader {
         }
     }
 
-    /// Reads the fields of an inode's bytes and checks them.
+    /// Decodes an inode's bytes and checks them.
     ///
     /// # Errors
-    /// When it is damaged or not in use.
+    /// If it is damaged or not in use.
     pub fn parse_inode(&self, number: u32, raw: Wiped) -> Result<Inode, StorageError> {
         let inode = self.parse_named_or_not(number, raw)?;
         if inode.links == 0 {
@@ -215,15 +213,15 @@ impl Reader {
         })
     }
 
-    /// An inode's checksum as stored (`l_i_checksum_lo`, 0x7C, and `i_checksum_hi`, 0x82) and as it should be; `None`
-    /// without `metadata_csum`. Covers the inode's number, its generation, and its bytes with both fields as zero: `raw` is
-    /// as it was when this returns.
+    /// An inode's stored checksum (`l_i_checksum_lo`, 0x7C, and `i_checksum_hi`, 0x82) and the correct one; `None`
+    /// without `metadata_csum`. Covers the inode's number, its generation, and its bytes with both fields as zero:
+    /// `raw` is restored before this returns.
     fn inode_checksum(&self, number: u32, raw: &mut [u8], extra_size: u16) -> Option<(u32, u32)> {
         if !self.superblock.has_checksums() {
             return None;
         }
         let seed = self.inode_seed(number, le32(raw, 0x64));
-        // In one piece: there are thousands of inodes, and most of a checksum's time is its start.
+        // One call over all bytes: there are thousands of inodes, and most of the time of a checksum is its setup.
         let low = take_field(raw, 0x7C)?;
         let high = if extra_size >= 4 { take_field(raw, 0x82)? } else { [0; 2] };
         let computed = crc32c(seed, raw);
@@ -244,10 +242,10 @@ impl Reader {
         crc32c(self.superblock.checksum_seed, &both)
     }
 
-    /// Content that lies inside the inode: `i_block`, and what did not fit there, in the attribute `system.data`.
+    /// Inline content: `i_block`, and the remainder in the attribute `system.data`.
     ///
     /// # Errors
-    /// When the attributes are damaged.
+    /// If the attributes are damaged.
     pub fn inline_content(&self, inode: &Inode) -> Result<InlineContent, StorageError> {
         let mut rest = Wiped::default();
         for attribute in inline_attributes(inode)? {
@@ -260,65 +258,16 @@ impl Reader {
     }
 }
 
-/// The two bytes at `at`, which are zero afterwards.
+/// Returns the two bytes at `at` and sets them to zero.
 fn take_field(raw: &mut [u8], at: usize) -> Option<[u8; 2]> {
     let field = raw.get_mut(at..)?.first_chunk_mut()?;
     Some(std::mem::take(field))
 }
 
-/// Content inside an inode, in its two places.
+/// Inline content, in its two places.
 pub(in crate::ext4) struct InlineContent {
     /// `i_block`, 60 bytes.
     pub area: Wiped,
-    /// The value of `system.data`; empty when there is none.
+    /// The value of `system.data`; empty if there is none.
     pub rest: Wiped,
-}
-
-/// One extended attribute in an inode.
-pub(in crate::ext4) struct Attribute<'a> {
-    /// `e_name_index`, 0x1, u8: the prefix, as a number.
-    pub index: u8,
-    /// The name without its prefix.
-    pub name: &'a [u8],
-    /// The value, when it lies beside its name; empty when it has an inode of its own.
-    pub value: &'a [u8],
-    /// `e_value_inum`, 0x4, u32: the inode that holds the value; 0 when it lies beside its name.
-    pub value_inode: u32,
-}
-
-/// The attributes behind an inode's fields.
-///
-/// # Errors
-/// When they are damaged.
-pub(in crate::ext4) fn inline_attributes(inode: &Inode) -> Result<Vec<Attribute<'_>>, StorageError> {
-    let start = GOOD_OLD_SIZE + usize::from(inode.extra_size);
-    let area = inode.raw.get(start..).unwrap_or_default();
-    if inode.extra_size == 0 || area.len() < 8 || le32(area, 0) != XATTR_MAGIC {
-        return Ok(Vec::new());
-    }
-    // Values are placed from the first entry on, which is after the magic.
-    attributes(area.get(4..).unwrap_or_default(), 0)
-        .ok_or_else(|| StorageError::Corrupt(format!("ext4: inode {}: damaged attributes", inode.number)))
-}
-
-/// Reads attribute entries from `area`, whose first entry is at `first`; values are placed from the start of `area`.
-/// `None` when something lies outside. Kernel documentation, ext4, "Extended Attributes".
-pub(in crate::ext4) fn attributes(area: &[u8], first: usize) -> Option<Vec<Attribute<'_>>> {
-    let mut found = Vec::new();
-    let mut at = first;
-    // The list ends with four zero bytes.
-    while at + 4 <= area.len() && le32(area, at) != 0 {
-        let name_length = usize::from(*area.get(at)?);
-        let name = area.get(at + 16..at + 16 + name_length)?;
-        let value_inode = le32(area, at + 4);
-        let value = if value_inode == 0 {
-            let offset = usize::from(le16(area, at + 2));
-            area.get(offset..offset.checked_add(usize_of(le32(area, at + 8)))?)?
-        } else {
-            &[]
-        };
-        found.push(Attribute { index: *area.get(at + 1)?, name, value, value_inode });
-        at += 16 + name_length.next_multiple_of(4);
-    }
-    Some(found)
 }

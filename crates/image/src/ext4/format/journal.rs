@@ -1,4 +1,4 @@
-//! The internal journal: where it lies, and its superblock.
+//! The internal journal: its blocks, and its superblock.
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::FileKind;
@@ -8,27 +8,27 @@ use super::reader::Reader;
 use crate::journal::superblock::JournalSuperblock;
 use crate::journal::{Map, Run};
 
-/// The largest journal that mke2fs makes, in blocks (mke2fs(8), `-J size`).
+/// Maximum size of a journal that mke2fs creates, in blocks (mke2fs(8), `-J size`).
 const MOST_BLOCKS: u64 = 10_240_000;
-/// The smallest journal that e2fsck and the kernel take, in blocks (`JBD2_MIN_JOURNAL_BLOCKS`).
+/// Minimum size of a journal that e2fsck and the kernel accept, in blocks (`JBD2_MIN_JOURNAL_BLOCKS`).
 const FEWEST_BLOCKS: u64 = 1024;
 
-/// A journal whose superblock was read and judged.
+/// A journal whose superblock was read and checked.
 #[derive(Debug, Clone)]
 pub(in crate::ext4) struct Journal {
-    /// Bytes in the journal's file.
+    /// Size of the journal's file, in bytes.
     pub size: u64,
     /// Its superblock.
     pub superblock: JournalSuperblock,
-    /// Where its blocks lie.
+    /// The location of its blocks.
     pub map: Map,
 }
 
 impl Reader {
-    /// Reads the internal journal. `None` when the file system has none.
+    /// Reads the internal journal. `None` if the file system has none.
     ///
     /// # Errors
-    /// When the journal is damaged, records an error, has unknown features, or cannot be read.
+    /// If the journal is damaged, records an error, has unknown features, or cannot be read.
     pub fn journal(&self) -> Result<Option<Journal>, StorageError> {
         if !self.superblock.features.compat.has(Compat::HAS_JOURNAL) || self.superblock.journal_inode == 0 {
             return Ok(None);
@@ -59,7 +59,7 @@ impl Reader {
         }
         let size = inode.size / block_size;
         let superblock = JournalSuperblock::parse(&self.block(first)?, self.geometry.block_size, size)?;
-        // e2fsck asks the same of what a fast-commit area leaves.
+        // e2fsck checks the same minimum for the log without the fast-commit area.
         let log = if superblock.has_fast_commits() { u64::from(superblock.end()) } else { size };
         if size.min(log) < FEWEST_BLOCKS {
             return Err(StorageError::Corrupt(format!("ext4: a journal of {} blocks", size.min(log))));

@@ -1,5 +1,4 @@
-//! Which blocks an inode's content lies in. Kernel documentation, ext4, "Extent Tree" and "Direct/Indirect Block
-//! Addressing".
+//! The blocks of an inode's content. Kernel documentation, ext4, "Extent Tree" and "Direct/Indirect Block Addressing".
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
@@ -13,25 +12,25 @@ use crate::ext4::read::layout::damaged;
 
 /// `eh_magic` of every extent node.
 const EXTENT_MAGIC: u16 = 0xF30A;
-/// The deepest extent tree that the format knows. `eh_depth`.
+/// Maximum depth of an extent tree in the format. `eh_depth`.
 const MOST_LEVELS: u16 = 5;
-/// Nodes (extent or indirect blocks) that one inode may have before we give up: enough for 16 GiB of single blocks.
+/// Maximum number of nodes (extent or indirect blocks) of one inode: enough for 16 GiB of single blocks.
 const MOST_NODES: usize = 20_000;
-/// Blocks of a map that are read at a time, where they follow each other.
+/// Number of consecutive map blocks read at a time.
 const AHEAD: usize = 32;
-/// As many holes as are passed over at a time.
+/// Holes are skipped in runs of this many bytes of pointers.
 const ZEROS: [u8; 256] = [0; 256];
-/// Extents that one inode may have before we give up.
+/// Maximum number of extents of one inode.
 const MOST_EXTENTS: usize = 1_000_000;
 
-/// A run of an inode's blocks.
+/// A contiguous range of an inode's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ext4) struct Extent {
     /// First block of the content, from 0.
     pub logical: u64,
     /// First block on the device.
     pub physical: u64,
-    /// Blocks, at least 1.
+    /// Number of blocks, at least 1.
     pub length: u64,
     /// Allocated but not written: reads as zeros.
     pub unwritten: bool,
@@ -40,14 +39,14 @@ pub(in crate::ext4) struct Extent {
 /// All blocks of one inode's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::ext4) struct BlockMap {
-    /// Content, in order, without overlap.
+    /// Content, sorted, without overlap.
     pub extents: Vec<Extent>,
-    /// Blocks that hold the map itself.
+    /// Blocks of the map itself.
     pub nodes: Vec<u64>,
 }
 
 impl BlockMap {
-    /// The device's block for block `logical` of the content; `None` for a hole and for what was not written.
+    /// The device's block for block `logical` of the content; `None` for a hole and for an unwritten extent.
     pub fn find(&self, logical: u64) -> Option<u64> {
         let after = self.extents.partition_point(|extent| extent.logical <= logical);
         let extent = self.extents.get(after.checked_sub(1)?)?;
@@ -55,7 +54,7 @@ impl BlockMap {
         (inside < extent.length && !extent.unwritten).then(|| extent.physical + inside)
     }
 
-    /// Blocks of content.
+    /// Number of content blocks.
     pub fn content_blocks(&self) -> u64 {
         self.extents.iter().map(|extent| extent.length).sum()
     }
@@ -72,18 +71,18 @@ impl BlockMap {
 }
 
 impl Reader {
-    /// Reads the map of an inode. Empty for what has no blocks: inline content, short links, devices.
+    /// Reads the map of an inode. Empty for an inode without blocks: inline content, short links, devices.
     ///
     /// # Errors
-    /// When the map is damaged, too large, or cannot be read. [`StorageError::Refused`] when the inode uses a block of the
-    /// journal, and is not the journal (see [`Reader::guard_journal`]).
+    /// If the map is damaged, too large, or cannot be read. [`StorageError::Refused`] if an inode other than the
+    /// journal's uses a block of the journal (see [`Reader::guard_journal`]).
     pub fn map(&self, inode: &Inode) -> Result<BlockMap, StorageError> {
         let mut map = BlockMap::default();
         self.map_into(inode, &mut map)?;
         Ok(map)
     }
 
-    /// The same into a map that was used before, which it empties first.
+    /// Like [`Reader::map`], into an existing map, which is cleared first.
     ///
     /// # Errors
     /// As [`Reader::map`].
@@ -112,7 +111,7 @@ impl Reader {
         if !mapped || inode.has(INLINE_DATA) {
             return Ok(());
         }
-        let mut walk = Walk { reader: self, inode, map, next: 0, ahead: Ahead::default() };
+        let mut walk = MapReader { reader: self, inode, map, next: 0, ahead: Ahead::default() };
         if inode.has(EXTENTS) {
             walk.extent_node(inode.block_area(), None)
         } else {
@@ -120,7 +119,7 @@ impl Reader {
         }
     }
 
-    /// True when a link's target lies in `i_block`: it has no block but, perhaps, that of its attributes.
+    /// True if a link's target is in `i_block`: it has no block except possibly an attribute block.
     pub fn is_short_link(&self, inode: &Inode) -> bool {
         let attributes = if inode.xattr_block == 0 { 0 } else { u64::from(self.geometry.block_size / 512) };
         let short = u64::try_from(BLOCK_SIZE).unwrap_or(u64::MAX);
@@ -128,39 +127,39 @@ impl Reader {
     }
 }
 
-/// A map as it is being read.
-struct Walk<'a> {
+/// A map while it is being read.
+struct MapReader<'a> {
     reader: &'a Reader,
     inode: &'a Inode,
     map: &'a mut BlockMap,
-    /// First block of the content that no extent has claimed yet.
+    /// First block of the content after all extents so far.
     next: u64,
-    /// Blocks of the map that were read before they were asked for.
+    /// Map blocks that were read ahead.
     ahead: Ahead,
 }
 
 /// Consecutive blocks.
 #[derive(Default)]
 struct Ahead {
-    /// Number of the first.
+    /// Number of the first block.
     first: u64,
     bytes: Wiped,
 }
 
 impl Ahead {
-    /// Block `number`, if it is among them. `size` is that of a block, in bytes.
+    /// Block `number`, if it was read ahead. `size` is the block size, in bytes.
     fn get(&self, number: u64, size: usize) -> Option<&[u8]> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.bytes.chunks_exact(size).nth(place)
     }
 }
 
-impl Walk<'_> {
+impl MapReader<'_> {
     fn wrong(&self, what: &str) -> StorageError {
         StorageError::Corrupt(format!("ext4: inode {}: {what}", self.inode.number))
     }
 
-    /// Reads one node of an extent tree, and what is below it. `depth` is what the node above promised.
+    /// Reads one node of an extent tree, and everything below it. `depth` is the depth that the parent node declares.
     fn extent_node(&mut self, node: &[u8], depth: Option<u16>) -> Result<(), StorageError> {
         if le16(node, 0) != EXTENT_MAGIC {
             return Err(self.wrong("an extent node without its magic number"));
@@ -181,7 +180,7 @@ impl Walk<'_> {
             }
             if levels == 0 {
                 let length = le16(entry, 4);
-                // Lengths over 32768 mark an extent that was not written.
+                // Lengths over 32768 mark an unwritten extent.
                 let unwritten = length > 32768;
                 let length = u64::from(if unwritten { length - 32768 } else { length });
                 let physical = halves(le32(entry, 8), u32::from(le16(entry, 6)));
@@ -197,7 +196,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// An extent block ends with a crc32c, right after room for its entries. `et_checksum`.
+    /// An extent block ends with a crc32c, directly after the space for its entries. `et_checksum`.
     fn check_node(&self, block: &[u8]) -> Result<(), StorageError> {
         if !self.reader.superblock.has_checksums() {
             return Ok(());
@@ -228,8 +227,8 @@ impl Walk<'_> {
         self.reader.block(block)
     }
 
-    /// Reads a block of pointers to content, and takes what they lead to. Where one lies behind another, the next ones are
-    /// read with it: the resize inode, which most file systems have, has hundreds in a row.
+    /// Reads a block of pointers to content, and adds their blocks. Consecutive blocks are read together: the resize
+    /// inode, which most file systems have, has hundreds of them.
     fn last_node(&mut self, block: u64) -> Result<(), StorageError> {
         let follows = self.map.nodes.last().is_some_and(|last| last.checked_add(1) == Some(block));
         self.count_node(block)?;
@@ -238,7 +237,7 @@ impl Walk<'_> {
             self.ahead.first = block;
             self.ahead.bytes.resize(size.saturating_mul(AHEAD), 0);
             if self.reader.read_blocks(block, &mut self.ahead.bytes).is_err() {
-                // What is broken may lie behind what was asked for.
+                // The unreadable sector may be after the requested block.
                 self.ahead.bytes.clear();
             }
         }
@@ -254,7 +253,7 @@ impl Walk<'_> {
     fn content_pointers(&mut self, pointers: &[u8]) -> Result<(), StorageError> {
         for some in pointers.chunks(ZEROS.len()) {
             if ZEROS.get(..some.len()) == Some(some) {
-                // Most of a map mostly is a hole.
+                // Most of a map is usually a hole.
                 self.next = self.next.saturating_add(u64::try_from(some.len() / 4).unwrap_or(0));
                 continue;
             }
@@ -265,14 +264,14 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes an extent into the map.
+    /// Adds an extent to the map.
     fn claim(&mut self, extent: Extent) -> Result<(), StorageError> {
         let end = extent.physical.checked_add(extent.length);
         if extent.length == 0
             || extent.physical <= u64::from(self.reader.superblock.first_data_block)
             || end.is_none_or(|end| end > self.reader.superblock.blocks)
         {
-            return Err(self.wrong("its content lies outside the file system"));
+            return Err(self.wrong("its content is outside the file system"));
         }
         // Cannot overflow: logical is a u32, length a u16.
         self.next = extent.logical + extent.length;
@@ -285,13 +284,14 @@ impl Walk<'_> {
             return Ok(());
         }
         if self.map.extents.len() >= MOST_EXTENTS {
-            return Err(self.wrong("its content lies in too many pieces"));
+            return Err(self.wrong("its content has too many pieces"));
         }
         self.map.extents.push(extent);
         Ok(())
     }
 
-    /// Twelve direct pointers, then one each to a block of pointers, of blocks of pointers, and one more level.
+    /// Twelve direct pointers, then one each to a block of pointers, to a block of pointers to such blocks, and to one
+    /// more level.
     fn block_pointers(&mut self, area: &[u8]) -> Result<(), StorageError> {
         for (index, pointer) in area.chunks_exact(4).enumerate() {
             let levels = u32::try_from(index.saturating_sub(11)).unwrap_or(0);

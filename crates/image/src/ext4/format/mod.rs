@@ -1,4 +1,4 @@
-//! The structures of ext4 on disk, decoded one at a time and checked. Kernel documentation, ext4.
+//! The on-disk structures of ext4, decoded one at a time and checked. Kernel documentation, ext4.
 
 pub(in crate::ext4) mod attributes;
 pub(in crate::ext4) mod bytes;
@@ -8,6 +8,7 @@ pub mod features;
 pub(in crate::ext4) mod group;
 pub(in crate::ext4) mod inode;
 pub(in crate::ext4) mod journal;
+pub(in crate::ext4) mod label;
 pub(in crate::ext4) mod mapping;
 pub(in crate::ext4) mod reader;
 pub mod superblock;

@@ -1,7 +1,7 @@
 //! The superblock: 1,024 bytes at byte 1,024. Kernel documentation, ext4, "Super Block".
 //!
-//! Reading is apart from judging: [`Superblock::parse`] takes any block with the magic, [`Superblock::geometry`] says
-//! whether its counts make a file system on a device of a given size, `features` says whether we write to it.
+//! Parsing is separate from checking: [`Superblock::parse`] accepts any block with the magic, [`Superblock::geometry`]
+//! checks its counts against a device of a given size, and `features` checks whether the writer supports it.
 
 use deaddrop_core::error::StorageError;
 
@@ -9,19 +9,19 @@ use super::bytes::{halves, le16, le32, text};
 use super::checksum::crc32c;
 use super::features::{Compat, Features, Incompat, RoCompat};
 
-/// Bytes from the device's start to the superblock.
+/// Offset of the superblock on the device, in bytes.
 pub const OFFSET: u64 = 1024;
-/// Bytes of a superblock.
+/// Size of a superblock, in bytes.
 pub const SIZE: usize = 1024;
 /// `s_state`: cleanly unmounted.
 const STATE_VALID: u16 = 1;
-/// `s_state`: the kernel saw errors.
+/// `s_state`: the kernel found errors.
 const STATE_ERRORS: u16 = 2;
 
-/// What the superblock says, as it says it. Counts are not checked yet.
+/// The superblock's fields as stored. Counts are not checked yet.
 #[derive(Clone)]
 pub struct Superblock {
-    /// The block as it stands on the disk.
+    /// The superblock as stored.
     pub raw: [u8; SIZE],
     /// Inodes in the file system. `s_inodes_count`, 0x0, u32.
     pub inodes: u32,
@@ -39,25 +39,25 @@ pub struct Superblock {
     pub log_block_size: u32,
     /// Cluster size is 2^(10 + this) bytes. `s_log_cluster_size`, 0x1C, u32.
     pub log_cluster_size: u32,
-    /// Blocks a group. `s_blocks_per_group`, 0x20, u32.
+    /// Blocks per group. `s_blocks_per_group`, 0x20, u32.
     pub blocks_per_group: u32,
-    /// Clusters a group; as many as blocks, without `bigalloc`. `s_clusters_per_group`, 0x24, u32.
+    /// Clusters per group; equal to the blocks per group without `bigalloc`. `s_clusters_per_group`, 0x24, u32.
     pub clusters_per_group: u32,
-    /// Inodes a group. `s_inodes_per_group`, 0x28, u32.
+    /// Inodes per group. `s_inodes_per_group`, 0x28, u32.
     pub inodes_per_group: u32,
-    /// Seconds since 1970 of the last mount. `s_mtime`, 0x2C, u32, and `s_mtime_hi`, 0x275, u8.
+    /// Time of the last mount, in seconds since 1970. `s_mtime`, 0x2C, u32, and `s_mtime_hi`, 0x275, u8.
     pub mount_time: u64,
-    /// Seconds since 1970 of the last write. `s_wtime`, 0x30, u32, and `s_wtime_hi`, 0x274, u8.
+    /// Time of the last write, in seconds since 1970. `s_wtime`, 0x30, u32, and `s_wtime_hi`, 0x274, u8.
     pub write_time: u64,
     /// 1: cleanly unmounted, 2: errors seen, 4: orphans being recovered. `s_state`, 0x3A, u16.
     pub state: u16,
-    /// Which system made it; 0 is Linux. `s_creator_os`, 0x48, u32.
+    /// The operating system that created it; 0 is Linux. `s_creator_os`, 0x48, u32.
     pub creator: u32,
     /// Revision; 0 has no feature words and 128-byte inodes. `s_rev_level`, 0x4C, u32.
     pub revision: u32,
     /// First inode that is not reserved. `s_first_ino`, 0x54, u32.
     pub first_inode: u32,
-    /// Bytes an inode. `s_inode_size`, 0x58, u16.
+    /// Size of an inode, in bytes. `s_inode_size`, 0x58, u16.
     pub inode_size: u16,
     /// The three feature words, 0x5C, 0x60, 0x64.
     pub features: Features,
@@ -65,18 +65,18 @@ pub struct Superblock {
     pub uuid: [u8; 16],
     /// `s_volume_name`, 0x78, 16 bytes.
     pub label: String,
-    /// Where it was mounted last. `s_last_mounted`, 0x88, 64 bytes.
+    /// Last mount point. `s_last_mounted`, 0x88, 64 bytes.
     pub last_mounted: String,
-    /// Blocks kept for the descriptor table to grow into. `s_reserved_gdt_blocks`, 0xCE, u16.
+    /// Blocks reserved for the growth of the descriptor table. `s_reserved_gdt_blocks`, 0xCE, u16.
     pub reserved_descriptor_blocks: u16,
     /// Inode of the journal. `s_journal_inum`, 0xE0, u32.
     pub journal_inode: u32,
-    /// True when a journal elsewhere is named, by its device (`s_journal_dev`, 0xE4, u32) or its UUID (`s_journal_uuid`,
+    /// True if an external journal is named, by its device (`s_journal_dev`, 0xE4, u32) or its UUID (`s_journal_uuid`,
     /// 0xD0, 16 bytes).
     pub names_external_journal: bool,
     /// Head of the list of orphan inodes. `s_last_orphan`, 0xE8, u32.
     pub last_orphan: u32,
-    /// Bytes a group descriptor, with `64bit`. `s_desc_size`, 0xFE, u16.
+    /// Size of a group descriptor with `64bit`, in bytes. `s_desc_size`, 0xFE, u16.
     pub descriptor_size: u16,
     /// First block of descriptors under `meta_bg`. `s_first_meta_bg`, 0x104, u32.
     pub first_meta_group: u32,
@@ -84,7 +84,8 @@ pub struct Superblock {
     pub checksum_type: u8,
     /// Groups with a backup superblock, with `sparse_super2`. `s_backup_bgs`, 0x24C, two u32.
     pub backup_groups: [u32; 2],
-    /// Seed of metadata checksums: `s_checksum_seed`, 0x270, u32, with `metadata_csum_seed`, else made from the UUID.
+    /// Seed of metadata checksums: `s_checksum_seed`, 0x270, u32, with `metadata_csum_seed`, otherwise derived from the
+    /// UUID.
     pub checksum_seed: u32,
     /// Inode of the orphan file. `s_orphan_file_inum`, 0x280, u32.
     pub orphan_file_inode: u32,
@@ -93,7 +94,7 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Reads the fields of `raw`. `None` when the magic (`s_magic`, 0x38, 0xEF53) is not there.
+    /// Decodes the fields of `raw`. `None` if the magic (`s_magic`, 0x38, 0xEF53) is missing.
     #[must_use]
     pub fn parse(raw: &[u8; SIZE]) -> Option<Self> {
         if le16(raw, 0x38) != 0xEF53 {
@@ -154,25 +155,25 @@ impl Superblock {
         })
     }
 
-    /// True with `metadata_csum`: every structure carries a crc32c.
+    /// True with `metadata_csum`: every structure has a crc32c.
     #[must_use]
     pub fn has_checksums(&self) -> bool {
         self.features.ro_compat.has(RoCompat::METADATA_CSUM)
     }
 
-    /// Cleanly unmounted, and no errors seen by the kernel.
+    /// True if it was cleanly unmounted, and the kernel found no errors.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.state & STATE_VALID != 0 && !self.has_errors()
     }
 
-    /// The kernel saw errors in this file system.
+    /// True if the kernel found errors in this file system.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.state & STATE_ERRORS != 0
     }
 
-    /// The crc32c that belongs into the last four bytes of `raw`.
+    /// The correct crc32c for the last four bytes of `raw`.
     #[must_use]
     pub fn checksum_of(raw: &[u8; SIZE]) -> u32 {
         crc32c(!0, &raw[..0x3FC])
@@ -181,8 +182,8 @@ impl Superblock {
     /// Checks every size and count against each other and against a device of `device_size` bytes.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] with the first contradiction; [`StorageError::Unsupported`] for a revision or checksum
-    /// algorithm that we do not know.
+    /// [`StorageError::Corrupt`] with the first contradiction; [`StorageError::Unsupported`] for an unknown revision or
+    /// checksum algorithm.
     pub fn geometry(&self, device_size: u64) -> Result<Geometry, StorageError> {
         if self.has_checksums() && self.checksum_type == 1 && self.checksum != Self::checksum_of(&self.raw) {
             return Err(StorageError::corrupt("ext4 superblock: its checksum does not match"));
@@ -190,7 +191,7 @@ impl Superblock {
         self.unsealed_geometry(device_size)
     }
 
-    /// As [`Superblock::geometry`], for a superblock whose checksum is known not to match.
+    /// Like [`Superblock::geometry`], for a superblock whose checksum is known not to match.
     ///
     /// # Errors
     /// As [`Superblock::geometry`].
@@ -231,7 +232,7 @@ impl Superblock {
         {
             return wrong(format!("a descriptor size of {} bytes", self.descriptor_size));
         }
-        // Without `64bit` nobody uses `s_desc_size`, 0xFE, u16, but e2fsck looks at it all the same.
+        // `s_desc_size`, 0xFE, u16, is not used without `64bit`, but e2fsck checks it anyway.
         let unused_size = le16(&self.raw, 0xFE);
         if unused_size != 0 && (unused_size > 1024 || !unused_size.is_power_of_two()) {
             return wrong(format!("a descriptor size of {unused_size} bytes"));
@@ -253,7 +254,7 @@ impl Superblock {
         {
             return wrong(format!("{} blocks a group", self.blocks_per_group));
         }
-        // e2fsprogs opens no file system where these two differ.
+        // e2fsprogs opens no file system in which these two differ.
         if u64::from(self.clusters_per_group) * u64::from(cluster_ratio) != u64::from(self.blocks_per_group) {
             return wrong(format!(
                 "{} blocks a group, but {} clusters",
@@ -307,7 +308,8 @@ impl Superblock {
     }
 }
 
-/// A copy of a superblock with `needs_recovery` (`s_feature_incompat`, 0x60, bit 2) set or clear, its checksum made right.
+/// A copy of a superblock with `needs_recovery` (`s_feature_incompat`, 0x60, bit 2) set or clear, and an updated
+/// checksum.
 #[must_use]
 pub fn with_recovery(raw: &[u8; SIZE], needed: bool) -> [u8; SIZE] {
     let mut copy = *raw;
@@ -318,16 +320,16 @@ pub fn with_recovery(raw: &[u8; SIZE], needed: bool) -> [u8; SIZE] {
     copy
 }
 
-/// Takes what `found` records of errors into `raw`, whose checksum is then to be made right: the bit in `s_state`, and the
-/// fields from `s_error_count`, 0x194, to the one before `s_mount_opts`, 0x200.
+/// Copies the error records of `found` into `raw`, whose checksum must be updated afterwards: the bit in `s_state`, and
+/// the fields from `s_error_count`, 0x194, up to but not including `s_mount_opts`, 0x200.
 pub fn keep_errors(raw: &mut [u8; SIZE], found: &Superblock) {
     let state = le16(raw, 0x3A) | (found.state & STATE_ERRORS);
     raw[0x3A..0x3C].copy_from_slice(&state.to_le_bytes());
     raw[0x194..0x200].copy_from_slice(&found.raw[0x194..0x200]);
 }
 
-/// A copy of a superblock that says "not cleanly unmounted" (`s_state`, 0x3A, bit 0 clear), its checksum made right: e2fsck
-/// looks at the whole file system then, and we refuse to write to it.
+/// A copy of a superblock that says "not cleanly unmounted" (`s_state`, 0x3A, bit 0 clear), with an updated checksum:
+/// e2fsck then checks the whole file system, and deaddrop refuses to write to it.
 #[must_use]
 pub fn marked_unclean(raw: &[u8; SIZE]) -> [u8; SIZE] {
     let mut copy = *raw;
@@ -337,15 +339,15 @@ pub fn marked_unclean(raw: &[u8; SIZE]) -> [u8; SIZE] {
     copy
 }
 
-/// The superblock within the file-system block `number`, if that is the block that it lies in: 1,024 bytes into block 0,
-/// or, with blocks of 1 KiB, block 1 for itself.
+/// The superblock in file-system block `number`, if that is its block: 1,024 bytes into block 0, or, with blocks of 1
+/// KiB, all of block 1.
 pub fn in_block(block: &mut [u8], number: u64) -> Option<&mut [u8; SIZE]> {
     let size = u64::try_from(block.len()).ok()?;
     let at = OFFSET.checked_sub(number.checked_mul(size)?)?;
     block.get_mut(usize::try_from(at).ok()?..)?.first_chunk_mut()
 }
 
-/// Makes the checksum of a superblock right, if its features say that it has one.
+/// Updates the checksum of a superblock, if its features include one.
 pub fn seal(raw: &mut [u8; SIZE]) {
     if le32(raw, 0x4C) > 0 && RoCompat(le32(raw, 0x64)).has(RoCompat::METADATA_CSUM) {
         let checksum = Superblock::checksum_of(raw);
@@ -356,16 +358,16 @@ pub fn seal(raw: &mut [u8; SIZE]) {
 /// Sizes that follow from a superblock whose counts were checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Bytes a block: 1,024 to 65,536.
+    /// Block size: 1,024 to 65,536 bytes.
     pub block_size: u32,
-    /// Block groups.
+    /// Number of block groups.
     pub groups: u32,
-    /// Inodes in a block of an inode table.
+    /// Inodes per block of an inode table.
     pub inodes_per_block: u32,
-    /// Descriptors in a block of the descriptor table.
+    /// Descriptors per block of the descriptor table.
     pub descriptors_per_block: u32,
-    /// Blocks of the descriptor table.
+    /// Number of blocks of the descriptor table.
     pub descriptor_blocks: u32,
-    /// Blocks of each group's inode table.
+    /// Number of blocks of each group's inode table.
     pub inode_table_blocks: u32,
 }

@@ -8,14 +8,14 @@ use crate::ext4::format::inode::{INLINE_DATA, Inode};
 use crate::ext4::format::mapping::BlockMap;
 use crate::ext4::format::reader::{Reader, usize_of};
 
-/// The longest target of a symbolic link, in bytes: PATH_MAX less its NUL.
+/// Maximum length of a symbolic link's target, in bytes: PATH_MAX without its NUL.
 const MOST_TARGET: u64 = 4095;
 
 impl Reader {
-    /// A regular file's content; `None` when it has more than `limit` bytes.
+    /// A regular file's content; `None` if it has more than `limit` bytes.
     ///
     /// # Errors
-    /// When it is not a regular file, is damaged, or cannot be read.
+    /// If it is not a regular file, is damaged, or cannot be read.
     pub fn read_file(&self, file: &Inode, limit: u64) -> Result<Option<Secret>, StorageError> {
         if file.kind != FileKind::File {
             return Err(wrong(file, &format!("it is {}", file.kind.name())));
@@ -24,14 +24,14 @@ impl Reader {
             return Ok(None);
         }
         let mut content = self.content(file)?;
-        // Moves the bytes; the empty vector that stays is zeroized in vain.
+        // Moves the bytes; only the empty vector is zeroized here.
         Ok(Some(Secret::new(std::mem::take(&mut *content))))
     }
 
-    /// Where a symbolic link leads.
+    /// The target of a symbolic link.
     ///
     /// # Errors
-    /// When it is not a link, its target is empty or too long, or it cannot be read.
+    /// If it is not a link, its target is empty or too long, or it cannot be read.
     pub fn read_target(&self, link: &Inode) -> Result<Vec<u8>, StorageError> {
         if link.kind != FileKind::Symlink {
             return Err(wrong(link, &format!("it is {}, not a symbolic link", link.kind.name())));
@@ -54,7 +54,7 @@ impl Reader {
             let inline = self.inline_content(inode)?;
             let (area, rest) = (inline.area.len().min(size), inline.rest.len());
             if size > inline.area.len() + rest {
-                return Err(wrong(inode, "its inline content is cut off"));
+                return Err(wrong(inode, "its inline content is truncated"));
             }
             content[..area].copy_from_slice(&inline.area[..area]);
             // Not longer than `rest`, checked above.
@@ -67,7 +67,7 @@ impl Reader {
         Ok(content)
     }
 
-    /// Fills `content` from the start of what `map` maps. Holes and what was not written are left as they are.
+    /// Fills `content` from the start of the blocks of `map`. Holes and unwritten extents are skipped.
     fn read_mapped(&self, map: &BlockMap, content: &mut [u8]) -> Result<(), StorageError> {
         let size = usize_of(self.geometry.block_size);
         let mut block = Wiped::zeros(size);

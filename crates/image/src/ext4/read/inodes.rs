@@ -1,5 +1,5 @@
-//! The inodes of a group that are in use, each with its map: for whoever asks which of them claims a block. Bounded, however
-//! a file system lies.
+//! The used inodes of a group, each with its map: for checks of which inode claims a block. Bounded even for a hostile
+//! file system.
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
@@ -11,26 +11,26 @@ use crate::ext4::format::mapping::BlockMap;
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::read::layout::damaged;
 
-/// Blocks of inode tables and of maps that are read before we give up: more than the groups of a journal of 20 GiB have. A
-/// second or two.
+/// Maximum number of blocks of inode tables and maps that are read: more than the groups of a journal of 20 GiB have.
+/// Takes a second or two.
 const MOST_BLOCKS: usize = 100_000;
 
-/// Blocks of an inode table that are read at a time.
+/// Number of blocks of an inode table read at a time.
 const RUN: u32 = 32;
 
-/// What one look at inodes has cost, in blocks that were read.
-pub(in crate::ext4) struct Effort {
+/// The cost of reading inodes, in blocks read.
+pub(in crate::ext4) struct ReadBudget {
     read: usize,
     most: usize,
 }
 
-impl Effort {
-    /// An effort that ends in a refusal before it takes more than some seconds.
+impl ReadBudget {
+    /// A budget of some seconds, after which reading is refused.
     pub fn bounded() -> Self {
         Self { read: 0, most: MOST_BLOCKS }
     }
 
-    /// An effort that grows with the file system.
+    /// A budget that grows with the file system.
     pub fn unbounded() -> Self {
         Self { read: 0, most: usize::MAX }
     }
@@ -38,7 +38,7 @@ impl Effort {
     /// Counts `blocks` that are about to be read, or were.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when it is enough.
+    /// [`StorageError::Refused`] if the budget is used up.
     pub fn spend(&mut self, blocks: usize) -> Result<(), StorageError> {
         self.read = self.read.saturating_add(blocks);
         if self.read <= self.most {
@@ -49,15 +49,15 @@ impl Effort {
 }
 
 impl Reader {
-    /// Visits every inode of a group that is in use.
+    /// Visits every used inode of a group.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when one of them is damaged, or when looking at them takes too long; what `visit` says; when
-    /// they cannot be read.
+    /// [`StorageError::Refused`] if one of them is damaged, or reading them exceeds the budget; the error of `visit`;
+    /// if they cannot be read.
     pub fn each_inode(
         &self,
         number: u32,
-        effort: &mut Effort,
+        budget: &mut ReadBudget,
         visit: &mut dyn FnMut(&Inode, &BlockMap) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let unreadable = |error: StorageError| match error {
@@ -65,7 +65,7 @@ impl Reader {
             other => other,
         };
         // Its descriptor and its bitmap.
-        effort.spend(2)?;
+        budget.spend(2)?;
         let group = self.group(number)?;
         if group.flags & INODE_UNINIT != 0 {
             return Ok(());
@@ -77,7 +77,7 @@ impl Reader {
             (first..first.saturating_add(in_block).min(all)).any(|index| used.get(index))
         };
         let mut buffer = Wiped::zeros(usize_of(RUN * self.geometry.block_size));
-        // One inode's bytes, and its map: kept, since there are thousands.
+        // The buffers for one inode's bytes and map are reused: there are thousands of inodes.
         let mut bytes = Wiped::default();
         let mut map = BlockMap::default();
         let mut block = 0;
@@ -85,7 +85,7 @@ impl Reader {
             let run =
                 (block..self.geometry.inode_table_blocks).take(usize_of(RUN)).take_while(|block| holds_one(*block));
             let count = u32::try_from(run.count()).unwrap_or(RUN);
-            effort.spend(usize_of(count))?;
+            budget.spend(usize_of(count))?;
             // OK to index: at most RUN blocks, as in the buffer.
             let table = &mut buffer[..usize_of(count * self.geometry.block_size)];
             self.read_blocks(group.inode_table + u64::from(block), table)?;
@@ -100,11 +100,11 @@ impl Reader {
                 // Cannot overflow: all inodes are counted by a u32.
                 let inode = self.parse_inode(number * all + index + 1, bytes).map_err(unreadable)?;
                 self.map_into(&inode, &mut map).map_err(unreadable)?;
-                effort.spend(map.nodes.len())?;
+                budget.spend(map.nodes.len())?;
                 visit(&inode, &map)?;
                 bytes = inode.raw;
             }
-            // The block behind the run is the run's end: it holds none, or comes next.
+            // The block after the run: not in the journal, or the start of the next run.
             block = block.saturating_add(count.max(1));
         }
         Ok(())

@@ -1,17 +1,16 @@
-//! Where the file system keeps its own structures: superblock and descriptors and their copies, bitmaps, inode tables, the
-//! journal. On a
-//! damaged file system two of them may claim the same block, or a file claims one of theirs; a change in one would then be
-//! damage in the other. As the kernel does when it mounts, this looks at every group's descriptor.
+//! The location of the file system's own structures: superblock and descriptors and their copies, bitmaps, inode
+//! tables, the journal. On a damaged file system two of them may overlap, or a file may use a block of one; a change to
+//! one would then damage the other. Reads every group's descriptor, as the kernel does when it mounts.
 
 use deaddrop_core::error::StorageError;
 
 use crate::ext4::format::features::{Compat, Incompat};
 use crate::ext4::format::reader::Reader;
 
-/// Runs of blocks with the name of what lies there, in order, none of them overlapping another.
-pub(in crate::ext4) struct Layout(Vec<Claim>);
+/// Block ranges with the name of their structure, sorted, without overlap.
+pub(in crate::ext4) struct Layout(Vec<Structure>);
 
-struct Claim {
+struct Structure {
     first: u64,
     /// One past the last.
     end: u64,
@@ -19,15 +18,15 @@ struct Claim {
 }
 
 impl Layout {
-    /// Collects them. `reader` is one that guards its journal.
+    /// Collects the structures. `reader` is one that guards its journal.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when two of them share a block; when a descriptor is damaged or cannot be read.
+    /// [`StorageError::Refused`] if two of them share a block; if a descriptor is damaged or cannot be read.
     pub fn of(reader: &Reader) -> Result<Self, StorageError> {
         let mut claims = Vec::new();
         let blocks = reader.superblock.blocks;
         let mut claim = |first: u64, count: u64, what| {
-            claims.push(Claim { first, end: first.saturating_add(count).min(blocks), what });
+            claims.push(Structure { first, end: first.saturating_add(count).min(blocks), what });
         };
         let meta = reader.superblock.features.incompat.has(Incompat::META_BG);
         let table = match meta {
@@ -35,7 +34,7 @@ impl Layout {
             false => reader.geometry.descriptor_blocks,
         };
         let first = u64::from(reader.superblock.first_data_block);
-        // Blocks that the table may grow into belong to the resize inode, behind the table and behind each copy of it.
+        // Blocks for the growth of the table belong to the resize inode; they follow the table and each copy of it.
         let reserved = match reader.superblock.features.compat.has(Compat::RESIZE_INODE) && !meta {
             true => reader.superblock.reserved_descriptor_blocks,
             false => 0,
@@ -71,7 +70,7 @@ impl Layout {
         Ok(Self(claims))
     }
 
-    /// What lies in `block`; `None` for blocks of files and free ones.
+    /// The structure in `block`; `None` for blocks of files and free blocks.
     pub fn at(&self, block: u64) -> Option<&'static str> {
         let after = self.0.partition_point(|claim| claim.first <= block);
         let claim = self.0.get(after.checked_sub(1)?)?;

@@ -1,4 +1,5 @@
-//! What a file system holds: contents, the inodes of a group, where its own structures lie, and a summary for `inspect`.
+//! The data in a file system: file contents, the inodes of a group, the location of its own structures, and a summary
+//! for `inspect`.
 
 pub(in crate::ext4) mod content;
 pub(in crate::ext4) mod inodes;

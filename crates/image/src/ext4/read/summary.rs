@@ -1,28 +1,29 @@
-//! What `inspect` shows of a file system. Lenient: a superblock with its magic is enough.
+//! The summary of a file system for `inspect`. Lenient: a superblock with its magic is enough.
 
 use deaddrop_core::error::StorageError;
+use deaddrop_core::text;
 
 use crate::device::ReadAt;
 use crate::ext4::format::features::{Compat, Incompat};
 use crate::ext4::format::journal::Journal;
 use crate::ext4::format::reader::read_superblock;
 use crate::ext4::format::superblock::Superblock;
-use crate::journal::replay::Waiting;
+use crate::journal::replay::Pending;
 
-/// A file system's own word about itself. Nothing of it was checked.
+/// A file system's description of itself. Not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// `ext2`, `ext3` or `ext4`.
     pub kind: &'static str,
-    /// The volume's label; empty when it has none.
+    /// The volume's label; empty if it has none.
     pub label: String,
     /// The UUID, in its usual form.
     pub uuid: String,
-    /// Bytes a block.
+    /// Block size, in bytes.
     pub block_size: u64,
     /// Blocks in the file system.
     pub blocks: u64,
-    /// Free blocks, those reserved for root among them.
+    /// Free blocks, including those reserved for root.
     pub free_blocks: u64,
     /// Blocks reserved for root.
     pub reserved_blocks: u64,
@@ -34,45 +35,45 @@ pub struct Summary {
     pub features: Vec<String>,
     /// The journal.
     pub journal: JournalState,
-    /// What waits in it to be replayed; `None` when nothing can, or when it could not be read.
-    pub waiting: Option<Waiting>,
-    /// Cleanly unmounted, without recorded errors.
+    /// Pending transactions and fast commits in it; `None` if there are none, or if it could not be read.
+    pub pending: Option<Pending>,
+    /// True if it was cleanly unmounted and no errors are recorded.
     pub clean: bool,
-    /// Errors are recorded.
+    /// True if errors are recorded.
     pub has_errors: bool,
-    /// Where it was mounted last; empty when never.
+    /// Last mount point; empty if it was never mounted.
     pub last_mounted: String,
-    /// Seconds since 1970 of the last mount; 0 when never.
+    /// Time of the last mount, in seconds since 1970; 0 if it was never mounted.
     pub mount_time: u64,
-    /// Seconds since 1970 of the last write.
+    /// Time of the last write, in seconds since 1970.
     pub write_time: u64,
 }
 
 /// The state of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalState {
-    /// There is none.
+    /// There is no journal.
     None,
     /// It is on another device.
     External,
-    /// Nothing waits in it.
+    /// Nothing needs a replay.
     Clean {
-        /// Bytes; `None` when the journal could not be read.
+        /// Size in bytes; `None` if the journal could not be read.
         size: Option<u64>,
     },
-    /// Changes wait in it.
+    /// Transactions need a replay.
     NeedsRecovery {
-        /// Bytes; `None` when the journal could not be read.
+        /// Size in bytes; `None` if the journal could not be read.
         size: Option<u64>,
     },
 }
 
 impl Summary {
-    pub(in crate::ext4) fn new(superblock: &Superblock, journal: Option<Journal>, waiting: Option<Waiting>) -> Self {
+    pub(in crate::ext4) fn new(superblock: &Superblock, journal: Option<Journal>, pending: Option<Pending>) -> Self {
         let features = superblock.features;
         let has_journal = features.compat.has(Compat::HAS_JOURNAL);
         let size = journal.map(|journal| journal.size);
-        // As blkid tells them apart: any feature that ext3 does not know makes it ext4.
+        // As in blkid: any feature unknown to ext3 makes it ext4.
         let old = Incompat::FILETYPE | Incompat::NEEDS_RECOVERY | Incompat::META_BG | Incompat::JOURNAL_DEV;
         let is_ext4 = features.incompat.0 & !old != 0 || features.ro_compat.0 & !0x7 != 0;
         Self {
@@ -96,7 +97,7 @@ impl Summary {
                 (true, _) if features.incompat.has(Incompat::NEEDS_RECOVERY) => JournalState::NeedsRecovery { size },
                 (true, _) => JournalState::Clean { size },
             },
-            waiting,
+            pending,
             clean: superblock.is_clean(),
             has_errors: superblock.has_errors(),
             last_mounted: superblock.last_mounted.clone(),
@@ -106,22 +107,15 @@ impl Summary {
     }
 }
 
-/// Looks for an ext2, ext3 or ext4 superblock on `device`; `None` when there is none. The journal's size is not read.
+/// Searches for an ext2, ext3 or ext4 superblock on `device`; `None` if there is none. The journal's size is not read.
 ///
 /// # Errors
-/// When the device cannot be read.
+/// If the device cannot be read.
 pub fn probe(device: &dyn ReadAt) -> Result<Option<Summary>, StorageError> {
     Ok(read_superblock(device)?.map(|superblock| Summary::new(&superblock, None, None)))
 }
 
-/// A UUID as people write it.
+/// A UUID as text.
 fn uuid_text(uuid: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (index, byte) in uuid.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    text::uuid(uuid).unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }

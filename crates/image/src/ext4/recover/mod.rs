@@ -1,7 +1,7 @@
-//! What a mount left behind: a dirty journal is replayed in memory, a mark of orphans without orphans is cleared.
+//! Recovery after an unclean unmount: a dirty journal is replayed in memory, orphans are released, and a mark of
+//! orphans without orphans is cleared.
 //!
-//! Whoever copies the disk of a running machine gets both. Kernel documentation, ext4, "Journal (jbd2)" and "Orphan
-//! file".
+//! A copy of the disk of a running machine has both. Kernel documentation, ext4, "Journal (jbd2)" and "Orphan file".
 
 pub(in crate::ext4) mod orphans;
 pub(in crate::ext4) mod torn;
@@ -15,21 +15,21 @@ use crate::ext4::format::features::{Compat, Incompat, RoCompat};
 use crate::ext4::format::journal::Journal;
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::format::superblock::{self, Superblock};
-use crate::journal::replay::{self, Waiting};
+use crate::journal::replay::{self, Pending};
 
-/// Memory for replayed blocks, in bytes.
+/// Maximum memory for replayed blocks, in bytes.
 const REPLAY_LIMIT: usize = 128 << 20;
-/// What a person can do about a state that we do not mend.
+/// The hint for a state that deaddrop does not repair.
 pub const HINT: &str = "run `e2fsck -p` on it first";
 
-/// What a person can do about fast commits. Neither of their readers brings all of them home; docs/ext4.md says more.
+/// The hint for fast commits. Neither the kernel nor e2fsck replays all of them; see docs/ext4.md.
 const FAST_COMMIT_HINT: &str =
     "shut down the system that wrote it in good order and copy it again, or run `e2fsck -p` on a copy first";
-/// The same when the log in front of them is empty: no reader looks at them then.
+/// The hint for fast commits after an empty log: no reader replays them then.
 const FROZEN_HINT: &str =
     "shut down the system that wrote it in good order and copy it again; `e2fsck -p` gives them up";
 
-/// A state that keeps us from reading and writing: what it is, and what to do.
+/// A state that prevents reading and writing, and the hint for it.
 #[derive(Debug, Clone)]
 pub(super) struct Obstacle {
     what: String,
@@ -37,7 +37,7 @@ pub(super) struct Obstacle {
 }
 
 impl Obstacle {
-    /// One that e2fsck deals with.
+    /// An obstacle that e2fsck removes.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), hint: HINT }
     }
@@ -49,16 +49,16 @@ impl From<Obstacle> for StorageError {
     }
 }
 
-/// What waits in the journal of the file system as it is on the device. `None` when it has none, when nothing of it waits
-/// for a replay, or when it cannot be read.
-pub(super) fn waiting(reader: &Reader) -> Option<Waiting> {
+/// The pending transactions and fast commits in the journal on the device. `None` if there is no journal, if nothing
+/// needs a replay, or if it cannot be read.
+pub(super) fn pending(reader: &Reader) -> Option<Pending> {
     let journal = reader.journal().ok()??;
     let is_marked = reader.superblock.features.incompat.has(Incompat::NEEDS_RECOVERY);
-    (is_marked || journal.superblock.start != 0).then(|| waiting_in(reader, &journal).ok())?
+    (is_marked || journal.superblock.start != 0).then(|| pending_in(reader, &journal).ok())?
 }
 
-fn waiting_in(reader: &Reader, journal: &Journal) -> Result<Waiting, StorageError> {
-    replay::waiting(
+fn pending_in(reader: &Reader, journal: &Journal) -> Result<Pending, StorageError> {
+    replay::pending(
         &journal.superblock,
         &journal.map,
         usize_of(reader.geometry.block_size),
@@ -67,7 +67,7 @@ fn waiting_in(reader: &Reader, journal: &Journal) -> Result<Waiting, StorageErro
     )
 }
 
-/// Words for fast commits that wait: `count` whole ones.
+/// Text for `count` complete fast commits.
 fn fast_commits(count: u32) -> String {
     let ending = if count == 1 { "" } else { "s" };
     match count {
@@ -76,37 +76,36 @@ fn fast_commits(count: u32) -> String {
     }
 }
 
-/// True when a mount left something to be dealt with.
+/// True if a mount left something to recover.
 pub(super) fn is_needed(reader: &Reader) -> bool {
     let features = reader.superblock.features;
     features.incompat.has(Incompat::NEEDS_RECOVERY)
         || features.ro_compat.has(RoCompat::ORPHAN_PRESENT)
-        // A list that cannot be read is damage that `Ext4::check_writable` finds.
-        || (can_release(&reader.superblock) && orphans::are_there(reader).unwrap_or(false))
+        // An unreadable list is damage that `Ext4::check_writable` reports.
+        || (can_release(&reader.superblock) && orphans::exist(reader).unwrap_or(false))
 }
 
-/// Orphans are released only where the kernel and e2fsck would: not after errors (both forget them then), and only
-/// through a journal.
+/// Orphans are released only if the kernel and e2fsck would release them: not after errors (both drop the list then),
+/// and only through a journal.
 fn can_release(superblock: &Superblock) -> bool {
     superblock.is_clean() && superblock.features.compat.has(Compat::HAS_JOURNAL)
 }
 
-/// What a mount left, dealt with in memory.
-pub(super) struct Recovered {
-    /// The journal's transactions, brought home as they are, over the device.
+/// The result of a recovery in memory.
+pub(super) struct Recovery {
+    /// The journal's transactions, replayed unchanged, over the device.
     pub replayed: Arc<Overlay>,
-    /// Over that: the blocks and inodes of orphans freed; `None` when there were none, or when they stay.
+    /// Over that: the blocks and inodes of orphans freed; `None` if there were none, or if they stay.
     pub released: Option<Arc<Overlay>>,
-    /// Over that: what we change ourselves, the marks in the superblock and its counts. In place they are a part of the
-    /// transaction: a superblock that is torn by a cut is found whole in the log.
+    /// Over that: our own changes, the marks in the superblock and its counts. In place they are part of the
+    /// transaction: a superblock torn by a power cut has an intact copy in the log.
     pub marked: Arc<Overlay>,
-    /// The journal with an empty log and the sequence number that comes next; `None` when it was clean.
+    /// The journal with an empty log and the next sequence number; `None` if it was clean.
     pub journal: Option<Journal>,
 }
 
-/// Deals with what a mount left, on an overlay over `reader`'s device. The file system's features are known to be ones
-/// that we write to.
-pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
+/// Recovers the file system on an overlay over `reader`'s device. Its features are known to be supported by the writer.
+pub(super) fn recover(reader: &Reader) -> Result<Recovery, Obstacle> {
     let dirty = |error: StorageError| Obstacle::new(format!("its journal is dirty and cannot be replayed: {error}"));
     let overlay = Arc::new(Overlay::new(Arc::clone(&reader.device), reader.geometry.block_size, REPLAY_LIMIT));
     let mut emptied = None;
@@ -114,8 +113,8 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
         let Some(journal) = reader.journal().map_err(dirty)? else {
             return Err(Obstacle::new("it needs recovery, but has no journal"));
         };
-        let waiting = waiting_in(reader, &journal).map_err(dirty)?;
-        if let Some(count) = waiting.fast_commits {
+        let pending = pending_in(reader, &journal).map_err(dirty)?;
+        if let Some(count) = pending.fast_commits {
             let hint = if journal.superblock.start == 0 { FROZEN_HINT } else { FAST_COMMIT_HINT };
             return Err(Obstacle { what: fast_commits(count), hint });
         }
@@ -140,14 +139,14 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovered, Obstacle> {
     let marked = Arc::new(Overlay::new(top, reader.geometry.block_size, REPLAY_LIMIT));
     mark_recovered(&marked, &reader.superblock, &settled, released.is_some(), counts)
         .map_err(|error| Obstacle::new(format!("its superblock cannot be written: {error}")))?;
-    Ok(Recovered { replayed: overlay, released, marked, journal: emptied })
+    Ok(Recovery { replayed: overlay, released, marked, journal: emptied })
 }
 
-/// Releases orphans on an overlay over `reader`'s device. `None` when there are none, or when that cannot be done: then
-/// they stand, and are refused.
+/// Releases orphans on an overlay over `reader`'s device. `None` if there are none, or if they cannot be released: then
+/// they stay, and are refused.
 fn release(reader: &Reader, may: bool) -> Option<Arc<Overlay>> {
-    // An error is no "none": without a release they stay, and `Ext4::check_writable` refuses.
-    if !may || !can_release(&reader.superblock) || !orphans::are_there(reader).ok()? {
+    // An error is treated as "exists": without a release the orphans stay, and `Ext4::check_writable` refuses.
+    if !may || !can_release(&reader.superblock) || !orphans::exist(reader).ok()? {
         return None;
     }
     let overlay = Arc::new(Overlay::new(Arc::clone(&reader.device), reader.geometry.block_size, REPLAY_LIMIT));
@@ -155,7 +154,7 @@ fn release(reader: &Reader, may: bool) -> Option<Arc<Overlay>> {
     Some(overlay)
 }
 
-/// Brings home what the journal holds, and empties it.
+/// Replays the journal, and empties it.
 fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Journal, StorageError> {
     let block_size = usize_of(reader.geometry.block_size);
     let replayed = replay::replay(
@@ -177,8 +176,8 @@ fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Jo
     Ok(journal)
 }
 
-/// Adds up the free blocks and inodes, as the kernel does when it mounts: while it runs, the superblock's own counts lag
-/// behind those of the groups, and the journal does not bring them up to date.
+/// Adds up the free blocks and inodes, as the kernel does when it mounts: during a mount the superblock's own counts
+/// lag behind those of the groups, and a replay does not update them.
 fn count_again(reader: &Reader) -> Result<(u64, u32), StorageError> {
     let (mut blocks, mut inodes) = (0_u64, 0_u32);
     for number in 0..reader.geometry.groups {
@@ -189,10 +188,10 @@ fn count_again(reader: &Reader) -> Result<(u64, u32), StorageError> {
     Ok((blocks, inodes))
 }
 
-/// Clears `needs_recovery` and `orphan_present` in the superblock, and puts right its counts of free blocks and inodes.
+/// Clears `needs_recovery` and `orphan_present` in the superblock, and updates its counts of free blocks and inodes.
 ///
-/// Errors are recorded beside the journal: they are taken from the superblock as it was found (`found`), not from the copy
-/// that the log may hold. So do the kernel (`ext4_load_journal`) and e2fsck (`e2fsck_run_ext3_journal`).
+/// Errors are recorded outside the journal: they are taken from the superblock on the device (`found`), not from the
+/// copy that the log may contain. The kernel (`ext4_load_journal`) and e2fsck (`e2fsck_run_ext3_journal`) do the same.
 fn mark_recovered(
     overlay: &Overlay,
     found: &Superblock,
@@ -207,8 +206,8 @@ fn mark_recovered(
         // `s_last_orphan`.
         raw[0xE8..0xEC].fill(0);
     }
-    // The mark stays where it is not known.
-    if is_released || !orphans::are_there(reader).unwrap_or(true) {
+    // The mark stays if the orphan file cannot be read.
+    if is_released || !orphans::exist(reader).unwrap_or(true) {
         let word = superblock.features.ro_compat.0 & !RoCompat::ORPHAN_PRESENT;
         raw[0x64..0x68].copy_from_slice(&word.to_le_bytes());
     }

@@ -1,8 +1,8 @@
-//! Orphans: files that lost their last name while they were open, or were to be cut shorter. The kernel and e2fsck finish
-//! that at the next mount or check; here it is done in memory before anything else is changed.
+//! Orphans: files that lost their last name while they were open, or whose truncation was not finished. The kernel and
+//! e2fsck finish that at the next mount or check; here it is done in memory before anything else is changed.
 //!
-//! They are in a list that begins in the superblock (`s_last_orphan`) and goes on through `i_dtime` of each, or in the orphan
-//! file. Kernel documentation, ext4, "Orphan file"; e2fsck, `release_orphan_inodes`.
+//! They are in a list that starts in the superblock (`s_last_orphan`) and continues through `i_dtime` of each, or in
+//! the orphan file. Kernel documentation, ext4, "Orphan file"; e2fsck, `release_orphan_inodes`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,34 +13,35 @@ use deaddrop_core::tree::FileKind;
 
 use crate::device::ReadAt;
 use crate::device::overlay::Overlay;
+use crate::ext4::format::attributes::{Attribute, CHECKSUM, XATTR_MAGIC, block_attributes, inline_attributes};
 use crate::ext4::format::bytes::le32;
 use crate::ext4::format::checksum::crc32c;
 use crate::ext4::format::features::Compat;
 use crate::ext4::format::group::{Bitmap, Group};
-use crate::ext4::format::inode::{Attribute, INLINE_DATA, Inode, XATTR_MAGIC, attributes, inline_attributes};
+use crate::ext4::format::inode::{INLINE_DATA, Inode};
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::read::layout::Layout;
 
-/// The refusal of orphans that are left as they are.
+/// The refusal of orphans that are not released.
 pub(in crate::ext4) const REFUSAL: &str = "files that were deleted while open still take space (orphans)";
 /// `ob_magic` at the end of each block of the orphan file.
 const FILE_MAGIC: u32 = 0x0B10_CA04;
-/// Orphans that are dealt with; a system has a handful.
+/// Maximum number of orphans; a system has a handful.
 const MOST: usize = 65_536;
-/// `i_dtime`: when it was deleted, or the next orphan of the list. 0x14, u32.
+/// `i_dtime`: the time of deletion, or the next orphan of the list. 0x14, u32.
 const DELETED: usize = 0x14;
 /// `i_file_acl_lo`, u32.
 const XATTR_BLOCK: usize = 0x68;
 /// `l_i_file_acl_high`, u16.
 const XATTR_BLOCK_HIGH: usize = 0x76;
-/// `i_flags`: it holds the value of another inode's attribute.
+/// `i_flags`: the inode contains the value of another inode's attribute.
 const EA_INODE: u32 = 0x20_0000;
 
-/// True when something is in the list, or in a block of the orphan file.
+/// True if the list or a block of the orphan file has an entry.
 ///
 /// # Errors
-/// When the orphan file is damaged or cannot be read.
-pub(in crate::ext4) fn are_there(reader: &Reader) -> Result<bool, StorageError> {
+/// If the orphan file is damaged or cannot be read.
+pub(in crate::ext4) fn exist(reader: &Reader) -> Result<bool, StorageError> {
     let in_file = || Ok(in_file(reader)?.iter().any(|block| block.names.iter().any(|byte| *byte != 0)));
     if reader.superblock.last_orphan != 0 { Ok(true) } else { in_file() }
 }
@@ -48,11 +49,11 @@ pub(in crate::ext4) fn are_there(reader: &Reader) -> Result<bool, StorageError> 
 /// One block of the orphan file.
 struct FileBlock {
     number: u64,
-    /// Inode numbers, four bytes each; 0 for none.
+    /// Inode numbers, four bytes each; 0 for an unused entry.
     names: Vec<u8>,
 }
 
-/// The blocks of the orphan file; none without the feature.
+/// The blocks of the orphan file; empty without the feature.
 fn in_file(reader: &Reader) -> Result<Vec<FileBlock>, StorageError> {
     if !reader.superblock.features.compat.has(Compat::ORPHAN_FILE) {
         return Ok(Vec::new());
@@ -60,7 +61,7 @@ fn in_file(reader: &Reader) -> Result<Vec<FileBlock>, StorageError> {
     let inode = reader.inode(reader.superblock.orphan_file_inode)?;
     let block = |number| {
         let block = reader.block(number)?;
-        // A block holds inode numbers, then its magic and a checksum, four bytes each.
+        // A block has inode numbers, then its magic and a checksum, four bytes each.
         let (names, tail) = block.split_at(block.len() - 8);
         if le32(tail, 0) != FILE_MAGIC {
             return Err(StorageError::corrupt("ext4: an orphan file's block without its magic number"));
@@ -70,11 +71,11 @@ fn in_file(reader: &Reader) -> Result<Vec<FileBlock>, StorageError> {
     reader.map(&inode)?.content().map(block).collect()
 }
 
-/// Frees the orphans without a name, takes the others out of the list, and empties the orphan file, in `overlay` over
-/// `reader`'s device. What the superblock says of them and of free blocks is left to the caller.
+/// Frees the orphans without a name, removes the others from the list, and empties the orphan file, in `overlay` over
+/// `reader`'s device. The caller updates the superblock's list head and free counts.
 ///
 /// # Errors
-/// When one of them is damaged, is what we do not free, or was to be cut shorter and still is longer: `overlay` is not to
+/// If one of them is damaged, is of an unsupported kind, or was to be truncated and is still longer: `overlay` must not
 /// be used then.
 pub(in crate::ext4) fn release(reader: &Reader, overlay: &Overlay) -> Result<(), StorageError> {
     let mut work = Work { reader, overlay, layout: Layout::of(reader)?, groups: BTreeMap::new() };
@@ -105,7 +106,7 @@ struct Work<'a> {
     groups: BTreeMap<u32, Edited>,
 }
 
-/// A group that something is freed in.
+/// A group in which blocks or inodes are freed.
 struct Edited {
     group: Group,
     blocks: Option<Bitmap>,
@@ -117,7 +118,7 @@ fn corrupt(number: u32, what: &str) -> StorageError {
 }
 
 impl Work<'_> {
-    /// Reads an orphan that was not taken before.
+    /// Reads an orphan; refuses one that is listed twice.
     fn take(&self, number: u32, seen: &mut BTreeSet<u32>) -> Result<Inode, StorageError> {
         if !seen.insert(number) || seen.len() > MOST {
             return Err(corrupt(number, "is there twice, or there are too many"));
@@ -138,7 +139,7 @@ impl Work<'_> {
             put(&mut inode, DELETED, &[0; 4]);
             return self.write(inode);
         }
-        if inode.has(EA_INODE) || inline_attributes(&inode)?.iter().any(has_inode) {
+        if inode.has(EA_INODE) || inline_attributes(&inode)?.iter().any(Attribute::has_own_inode) {
             return Err(refused());
         }
         for block in self.reader.map(&inode)?.blocks() {
@@ -160,14 +161,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// When they were deleted, in seconds: when the file system was written last, so that the same image always gives the
-    /// same. No number of an inode: e2fsck would take it for a place in the list.
+    /// The time of deletion, in seconds: the last write of the file system, so that the same image always gives the
+    /// same result. Never a valid inode number: e2fsck would take it for a list entry.
     fn time(&self) -> u32 {
         let written = u32::try_from(self.reader.superblock.write_time).unwrap_or(u32::MAX);
         written.max(self.reader.superblock.inodes.saturating_add(1))
     }
 
-    /// Refuses a file that has a name, and still has blocks behind its end, or something in the last one.
+    /// Refuses a file that has a name, and blocks after its end, or data after its end in the last block.
     fn check_length(&self, inode: &Inode) -> Result<(), StorageError> {
         if inode.has(INLINE_DATA) || !matches!(inode.kind, FileKind::File | FileKind::Directory) {
             return Ok(());
@@ -223,17 +224,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes one user from a block of attributes; the last one frees it. `h_refcount`, 0x4, u32; `h_checksum`, 0x10, u32.
+    /// Removes one reference to an attribute block; the last one frees it. `h_refcount`, 0x4, u32; `h_checksum`, 0x10,
+    /// u32.
     fn leave_attributes(&mut self, number: u64) -> Result<(), StorageError> {
-        let wrong = || StorageError::Corrupt(format!("ext4: block {number} holds no attributes"));
-        // As it is by now: two orphans may share it.
+        let wrong = || StorageError::Corrupt(format!("ext4: block {number} contains no attributes"));
+        // Read through the overlay: two orphans may share it.
         let mut block = Wiped::zeros(usize_of(self.reader.geometry.block_size));
         let reading = |error| StorageError::io(format!("reading ext4 block {number}"), error);
         self.overlay.read_exact_at(self.reader.block_offset(number)?, &mut block).map_err(reading)?;
         if le32(&block, 0) != XATTR_MAGIC {
             return Err(wrong());
         }
-        if attributes(&block, 32).ok_or_else(wrong)?.iter().any(has_inode) {
+        if block_attributes(&block).ok_or_else(wrong)?.iter().any(Attribute::has_own_inode) {
             return Err(refused());
         }
         let users = le32(&block, 4);
@@ -242,15 +244,13 @@ impl Work<'_> {
         }
         block[4..8].copy_from_slice(&users.saturating_sub(1).to_le_bytes());
         if self.reader.superblock.has_checksums() {
-            block[16..20].fill(0);
-            let seed = crc32c(self.reader.superblock.checksum_seed, &number.to_le_bytes());
-            let checksum = crc32c(seed, &block);
-            block[16..20].copy_from_slice(&checksum.to_le_bytes());
+            let checksum = self.reader.attribute_checksum(number, &block);
+            block[CHECKSUM..CHECKSUM + 4].copy_from_slice(&checksum.to_le_bytes());
         }
         self.put_block(number, &block)
     }
 
-    /// Writes an inode, its checksum made right.
+    /// Writes an inode with an updated checksum.
     fn write(&self, mut inode: Inode) -> Result<(), StorageError> {
         self.reader.seal_inode(&mut inode);
         let (block, inside) = self.reader.inode_place(inode.number)?;
@@ -258,8 +258,8 @@ impl Work<'_> {
         self.put(offset, &inode.raw)
     }
 
-    /// Empties a block of the orphan file. `ob_checksum` covers the block's number and the names, seeded with the file's
-    /// inode (kernel, `ext4_orphan_file_block_csum`).
+    /// Empties a block of the orphan file. `ob_checksum` covers the block's number and the entries, seeded with the
+    /// file's inode (kernel, `ext4_orphan_file_block_csum`).
     fn empty(&self, block: &FileBlock) -> Result<(), StorageError> {
         let file = self.reader.inode(self.reader.superblock.orphan_file_inode)?;
         let mut bytes = self.reader.block(block.number)?;
@@ -301,11 +301,6 @@ impl Work<'_> {
 
 fn refused() -> StorageError {
     StorageError::refused(REFUSAL, crate::ext4::recover::HINT)
-}
-
-/// True for an attribute whose value has an inode of its own (`ea_inode`).
-fn has_inode(attribute: &Attribute<'_>) -> bool {
-    attribute.value_inode != 0
 }
 
 /// Writes a field that every inode has.

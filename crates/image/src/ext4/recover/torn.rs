@@ -1,8 +1,8 @@
-//! A superblock that a power cut left half written.
+//! Repairs a superblock that a power cut left half written.
 //!
-//! It is 1,024 bytes, and its checksum is in the second half: on a medium that only promises 512 bytes, a cut in the middle
-//! of writing it leaves one that neither the kernel nor e2fsck takes, although nothing is lost. Geometry is the same in
-//! both halves, so the journal can be found; docs/safety.md has the cases.
+//! It is 1,024 bytes, and its checksum is in the second half: on a medium that only guarantees 512-byte writes, a power
+//! cut in the middle leaves a superblock that neither the kernel nor e2fsck accepts, although nothing is lost. The
+//! geometry is equal in both halves, so the journal can be found; docs/safety.md has the cases.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::format::superblock::{self, Superblock};
 use crate::journal::replay;
 
-/// Looks at the superblock of `device`; gives an overlay with a whole one, `needs_recovery` set, if what stands there is
-/// torn and can be mended exactly. `None` for a superblock that is whole, or damaged in another way.
+/// Checks the superblock of `device`; returns an overlay with an intact one, `needs_recovery` set, if it is torn and
+/// can be repaired exactly. `None` for a superblock that is intact, or damaged in another way.
 ///
 /// # Errors
-/// When the device cannot be read.
-pub(in crate::ext4) fn mend(device: &Arc<dyn ReadAt>) -> Result<Option<Arc<Overlay>>, StorageError> {
+/// If the device cannot be read.
+pub(in crate::ext4) fn repair_superblock(device: &Arc<dyn ReadAt>) -> Result<Option<Arc<Overlay>>, StorageError> {
     let mut raw = [0; superblock::SIZE];
     if device.size() < superblock::OFFSET + 1024 {
         return Ok(None);
@@ -40,8 +40,8 @@ pub(in crate::ext4) fn mend(device: &Arc<dyn ReadAt>) -> Result<Option<Arc<Overl
     Ok(Some(Arc::new(overlay)))
 }
 
-/// Setting and clearing the flag writes a superblock that differs from the one before in nothing else: with the flag
-/// flipped back, the checksum of the other half holds.
+/// Setting and clearing the flag writes a superblock that differs in nothing else: with the flag flipped back, the
+/// checksum in the other half matches.
 fn flag_flipped(raw: &[u8; superblock::SIZE]) -> Option<[u8; superblock::SIZE]> {
     let mut flipped = *raw;
     // `s_feature_incompat`, 0x60: the bit is in its first byte.
@@ -50,9 +50,9 @@ fn flag_flipped(raw: &[u8; superblock::SIZE]) -> Option<[u8; superblock::SIZE]> 
     sound.then_some(flipped)
 }
 
-/// While a transaction is in force, its log holds the superblock as it is to be.
+/// While a transaction is in force, its log contains the new superblock.
 ///
-/// `None` also where it cannot be read: then the superblock stays torn, and that is refused.
+/// `None` also if it cannot be read: then the superblock stays torn, and is refused.
 fn logged_copy(device: &Arc<dyn ReadAt>, torn: Superblock) -> Option<[u8; superblock::SIZE]> {
     let reader = Reader::open_torn(Arc::clone(device), torn).ok()?;
     let journal = reader.journal().ok()??;

@@ -1,7 +1,7 @@
-//! What the kernel tells of a block device: what kind it is, what lies above and below it, where it is mounted, and whether
-//! the running system is on it. Read from `/sys` and `/proc` only; the device itself is never opened.
+//! Information about block devices: their kind, the devices above and below them, their mount points, and whether the
+//! running system is on them. Read from `/sys` and `/proc` only; the device itself is never opened.
 //!
-//! Called by `destination` and [`crate::open::holders`]. Layout of `/sys`: kernel documentation, admin-guide, "Rules on
+//! Used by `destination` and [`crate::open::holders`]. Layout of `/sys`: kernel documentation, admin-guide, "Rules on
 //! how to access information in sysfs", and ABI/stable/sysfs-block.
 
 #[cfg(test)]
@@ -13,24 +13,24 @@ use std::path::{Path, PathBuf};
 
 use deaddrop_core::text;
 
-/// Where a running system has what it boots from and runs on.
+/// Mount points of the parts of a running system.
 const SYSTEM_PLACES: [&str; 9] = ["/", "/nix", "/nix/store", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc"];
 
-/// Layers of devices on devices that are followed: more than anybody builds.
+/// Maximum number of stacked devices that are followed: more than any real setup has.
 const MAX_LAYERS: u32 = 16;
 
-/// A device's `major:minor`, as `/proc` and `/sys` name it.
+/// A device's `major:minor`, as in `/proc` and `/sys`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Number(String);
 
 impl Number {
-    /// That of a device node: `st_rdev` of stat(2).
+    /// The number of a device node: `st_rdev` of stat(2).
     #[must_use]
     pub fn of(rdev: u64) -> Self {
         Self(format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)))
     }
 
-    /// From a file of `/sys`, or a field of `/proc`. `None` for anything but two numbers.
+    /// A number from a file of `/sys` or a field of `/proc`. `None` for anything but two numbers.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -43,60 +43,61 @@ impl Number {
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountedAt {
-    /// The device; one that is none (`0:…`) for file systems with devices of their own choice.
+    /// The device; an anonymous one (`0:…`) for file systems that allocate their own device number.
     pub number: Number,
     /// The mount point.
     pub place: String,
-    /// What was mounted: a device's path, mostly.
+    /// The mounted source: usually a device's path.
     pub source: String,
-    /// The file system's kind.
+    /// The type of the file system.
     pub kind: String,
 }
 
-/// The running system's `/sys`, `/proc` and the names in `/dev`; in a test, a directory with the parts of them that matter.
+/// The running system's `/sys`, `/proc` and the names in `/dev`; in a test, a directory with the relevant parts of
+/// them.
 #[derive(Debug, Clone)]
 pub struct System {
     root: PathBuf,
 }
 
 impl System {
-    /// The one that we run on.
+    /// The running system.
     #[must_use]
     pub fn running() -> Self {
         Self::at(Path::new("/"))
     }
 
-    /// One that is described by the files below `root`.
+    /// The system described by the files below `root`.
     #[must_use]
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
-    /// Where the running system is mounted from `device`: the mount point (`/`, `/nix`, …) of a file system that is on it,
-    /// on one of its partitions, or on what is made of them (RAID, LVM, LUKS, a loop device); also where `device` is a loop
-    /// device over such a one. `None` when it is not.
+    /// The mount point (`/`, `/nix`, …) of a part of the running system on `device`: on the device itself, on one of
+    /// its partitions, or on a device made of them (RAID, LVM, LUKS, a loop device); also if `device` is a loop device
+    /// over such a device. `None` if there is none.
     #[must_use]
     pub fn runs_from(&self, device: &Number) -> Option<String> {
-        let wanted = self.and_backing(device);
+        let wanted = self.with_backing(device);
         let system = |mount: &MountedAt| SYSTEM_PLACES.contains(&mount.place.as_str());
         self.mounts().into_iter().filter(system).find_map(|mount| {
             let mut below = BTreeSet::new();
-            self.devices_of(&mount).iter().for_each(|start| self.gather_below(start, &mut below));
+            self.devices_of(&mount).iter().for_each(|start| self.add_below(start, &mut below));
             (!below.is_disjoint(&wanted)).then_some(mount.place)
         })
     }
 
-    /// The mount point of the first mount of `device`, of one of its partitions, or of the device that it is a loop device
-    /// over.
+    /// The mount point of the first mount of `device`, of one of its partitions, or of the device that it is a loop
+    /// device over.
     #[must_use]
     pub fn mounted_at(&self, device: &Number) -> Option<String> {
         let wanted: BTreeSet<Number> =
-            self.and_backing(device).iter().flat_map(|number| self.with_partitions(number)).collect();
+            self.with_backing(device).iter().flat_map(|number| self.with_partitions(number)).collect();
         let mounts = self.mounts().into_iter();
         mounts.filter(|mount| !self.devices_of(mount).is_disjoint(&wanted)).map(|mount| mount.place).next()
     }
 
-    /// The path of a device that lies on `device` or on one of its partitions: a RAID, a logical volume, an encrypted one
+    /// The path of a device on top of `device` or of one of its partitions: a RAID, a logical volume, an encrypted one
     /// (`holders`).
     #[must_use]
     pub fn used_by(&self, device: &Number) -> Option<String> {
@@ -106,20 +107,20 @@ impl System {
         })
     }
 
-    /// True when `device`, or one of its partitions, is swap (proc(5), `/proc/swaps`).
+    /// True if `device`, or one of its partitions, is swap (proc(5), `/proc/swaps`).
     #[must_use]
     pub fn is_swap(&self, device: &Number) -> bool {
-        // No /proc, or a kernel without swap: a device in use is still refused when it is opened to be written.
+        // Without /proc, or in a kernel without swap: a device in use is still refused when it is opened for writing.
         let swaps = fs::read_to_string(self.root.join("proc/swaps")).unwrap_or_default();
         let wanted = self.with_partitions(device);
         let paths = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
         paths.filter_map(|path| self.number_of(&unescaped(path))).any(|number| wanted.contains(&number))
     }
 
-    /// The files behind loop devices: each device's path and number, and the file or device that backs it.
+    /// The loop devices: each device's path and number, and its backing file or device.
     #[must_use]
     pub fn loop_devices(&self) -> Vec<(String, Number, PathBuf)> {
-        // No /sys in a container: then there is no loop device to be found either.
+        // Without /sys in a container there are no loop devices to be found.
         let Ok(devices) = fs::read_dir(self.root.join("sys/block")) else { return Vec::new() };
         let found = devices.flatten().filter_map(|device| {
             let number = Number::parse(&fs::read_to_string(device.path().join("dev")).ok()?)?;
@@ -129,23 +130,22 @@ impl System {
         found.collect()
     }
 
-    /// The file, or device, behind a loop device or a partition of one.
+    /// The file or device behind a loop device or a partition of one.
     #[must_use]
     pub fn backing_file(&self, device: &Number) -> Option<PathBuf> {
         let file = fs::read_to_string(self.disk(device)?.join("loop/backing_file")).ok()?;
         Some(PathBuf::from(file.strip_suffix('\n').unwrap_or(&file)))
     }
 
-    /// The whole disk that `device` is, or is a partition of.
+    /// The whole disk of `device`, which is the disk or a partition of it.
     #[must_use]
     pub fn disk_of(&self, device: &Number) -> Option<Number> {
         number_in(&self.disk(device)?)
     }
 
-    /// True when `device` is one that a person puts in and takes out: `removable` says so, or it hangs on USB, FireWire,
-    /// PCMCIA or a slot for SD cards (the buses that lsblk(8) calls hotplug), or it is a loop device over a file, which
-    /// somebody attached on purpose. What is made of devices is as removable as all of them. Where `/sys` does not tell,
-    /// it is not.
+    /// True if `device` is removable: `removable` says so, or it is connected by USB, FireWire, PCMCIA or an SD card
+    /// slot (the buses that lsblk(8) calls hotplug), or it is a loop device over a file, which a user attached
+    /// explicitly. A device made of other devices is removable if all of them are. False if `/sys` does not tell.
     #[must_use]
     pub fn is_removable(&self, device: &Number) -> bool {
         self.is_removable_within(device, MAX_LAYERS)
@@ -162,11 +162,11 @@ impl System {
         if !slaves.is_empty() {
             return slaves.iter().all(|below| self.is_removable_within(below, layers));
         }
-        fs::read_to_string(disk.join("removable")).is_ok_and(|text| text.trim() == "1") || self.hangs_on_a_plug(&disk)
+        fs::read_to_string(disk.join("removable")).is_ok_and(|text| text.trim() == "1") || self.is_hotplug(&disk)
     }
 
-    /// Looks for a bus of plugs on the way from the disk to the machine.
-    fn hangs_on_a_plug(&self, disk: &Path) -> bool {
+    /// True if a hotplug bus is between the disk and the machine.
+    fn is_hotplug(&self, disk: &Path) -> bool {
         let Ok(start) = fs::canonicalize(disk.join("device")) else { return false };
         let Ok(end) = fs::canonicalize(self.root.join("sys/devices")) else { return false };
         start.ancestors().take_while(|place| **place != end).any(|place| {
@@ -181,7 +181,7 @@ impl System {
         })
     }
 
-    /// What a person knows the disk by: "SanDisk Ultra Fit, 28.6 GiB". Empty where `/sys` does not tell.
+    /// The description of the disk for the user: "SanDisk Ultra Fit, 28.6 GiB". Empty if `/sys` does not tell.
     #[must_use]
     pub fn description(&self, device: &Number) -> String {
         let Some(disk) = self.disk(device) else { return String::new() };
@@ -189,10 +189,10 @@ impl System {
             let text = fs::read_to_string(disk.join(name)).ok()?;
             text::shown_text(text.trim())
         };
-        // Of a SATA disk the vendor is "ATA", which tells nothing. `device/name` is an SD card's.
+        // The vendor of a SATA disk is always "ATA". `device/name` is an SD card's.
         let vendor = read("device/vendor").filter(|vendor| vendor != "ATA" && !vendor.starts_with("0x"));
         let model = read("device/model").or_else(|| read("device/name")).or_else(|| read("dm/name"));
-        // In units of 512 bytes, whatever the disk's sectors are.
+        // In units of 512 bytes, regardless of the disk's sector size.
         let size = read("size").and_then(|size| size.parse().ok()).and_then(|size: u64| size.checked_mul(512));
         let name = [vendor, model].into_iter().flatten().collect::<Vec<String>>().join(" ");
         let parts = [Some(name).filter(|name| !name.is_empty()), size.map(text::size)];
@@ -204,7 +204,7 @@ impl System {
         fs::canonicalize(self.root.join("sys/dev/block").join(&number.0)).ok()
     }
 
-    /// The directory of the whole disk that the device is, or is a partition of.
+    /// The directory of the whole disk of a device.
     fn disk(&self, number: &Number) -> Option<PathBuf> {
         let device = self.device(number)?;
         if device.join("partition").exists() { device.parent().map(Path::to_owned) } else { Some(device) }
@@ -228,8 +228,8 @@ impl System {
         slaves.flatten().filter_map(|slave| number_in(&slave.path())).collect()
     }
 
-    /// The device itself, and the ones that it is a loop device over.
-    fn and_backing(&self, device: &Number) -> BTreeSet<Number> {
+    /// The device itself, and the devices that it is a loop device over.
+    fn with_backing(&self, device: &Number) -> BTreeSet<Number> {
         let mut all = BTreeSet::new();
         let mut next = Some(device.clone());
         while let Some(number) = next.filter(|number| !all.contains(number)) {
@@ -239,8 +239,8 @@ impl System {
         all
     }
 
-    /// Adds the device, its disk, and all that these are made of.
-    fn gather_below(&self, start: &Number, all: &mut BTreeSet<Number>) {
+    /// Adds the device, its disk, and all devices that these are made of.
+    fn add_below(&self, start: &Number, all: &mut BTreeSet<Number>) {
         let mut waiting = vec![start.clone()];
         while let Some(number) = waiting.pop() {
             if !all.insert(number.clone()) {
@@ -254,7 +254,7 @@ impl System {
         }
     }
 
-    /// The devices of a mount. A btrfs has a number of its own, and may have several.
+    /// The devices of a mount. A btrfs has an anonymous number, and may have several devices.
     fn devices_of(&self, mount: &MountedAt) -> BTreeSet<Number> {
         let by_path = self.number_of(&mount.source);
         let mut devices: BTreeSet<Number> = by_path.iter().cloned().chain([mount.number.clone()]).collect();
@@ -281,10 +281,10 @@ impl System {
         number_in(&self.root.join("sys/class/block").join(name.replace('/', "!")))
     }
 
-    /// proc(5), mountinfo: the third field is `major:minor`, the fifth the mount point, and after the one `-` come the file
-    /// system's kind and what was mounted.
+    /// proc(5), mountinfo: the third field is `major:minor`, the fifth the mount point, and after the single `-` come
+    /// the type of the file system and its source.
     fn mounts(&self) -> Vec<MountedAt> {
-        // No /proc: a mounted device is still refused when it is opened to be written.
+        // Without /proc: a mounted device is still refused when it is opened for writing.
         let lines = fs::read_to_string(self.root.join("proc/self/mountinfo")).unwrap_or_default();
         let parse = |line: &str| {
             let (mount, source) = line.split_once(" - ")?;
@@ -304,7 +304,7 @@ fn number_in(directory: &Path) -> Option<Number> {
     Number::parse(&fs::read_to_string(directory.join("dev")).ok()?)
 }
 
-/// A path of mountinfo or swaps, where space, tab, newline and backslash stand as `\040` and so on.
+/// Decodes a path of mountinfo or swaps, in which space, tab, newline and backslash are written as `\040` and so on.
 fn unescaped(path: &str) -> String {
     let plain = |text: String, (code, character): (&str, &str)| text.replace(code, character);
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].into_iter().fold(path.to_owned(), plain)

@@ -2,7 +2,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A machine of files. Devices are laid out as the kernel does: below `sys/devices`, with links from elsewhere.
+/// A machine made of files. Devices are laid out as in the kernel: below `sys/devices`, with links from elsewhere.
 struct Machine(tempfile::TempDir);
 
 impl Machine {
@@ -29,7 +29,7 @@ impl Machine {
         self
     }
 
-    /// A link at `path` to `target` (both from the top), relative as the kernel's are.
+    /// A link at `path` to `target` (both from the top), relative as in the kernel.
     fn link(&self, path: &str, target: &str) -> &Self {
         let up = "../".repeat(path.matches('/').count());
         fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
@@ -37,7 +37,7 @@ impl Machine {
         self
     }
 
-    /// A disk or a partition in this directory of `sys/devices`; its last part is the name.
+    /// A disk or a partition in this directory of `sys/devices`; the last path component is its name.
     fn device(&self, place: &str, number: &str) -> &Self {
         let name = place.rsplit('/').next().unwrap();
         self.write(&format!("{place}/dev"), &format!("{number}\n")).write(&format!("{place}/size"), "2097152\n");
@@ -55,7 +55,7 @@ impl Machine {
         self.write(&format!("{place}/partition"), "1\n").device(place, number)
     }
 
-    /// Says that the disk `above` is made of `below`.
+    /// Declares that the disk `above` is made of `below`.
     fn made_of(&self, above: &str, below: &str) -> &Self {
         let name = |place: &str| place.rsplit('/').next().unwrap().to_owned();
         self.link(&format!("{above}/slaves/{}", name(below)), below);
@@ -91,7 +91,7 @@ fn machine() -> Machine {
         for part in [1, 2] {
             machine.partition(&format!("{disk}/{name}{p}{part}"), &format!("{major}:{}", minor + part));
         }
-        // As in a real one, `device` leads two levels up.
+        // As on a real machine, `device` is a link two levels up.
         let device = disk.rsplit_once("/block/").unwrap().0;
         machine.link(&format!("{disk}/device"), device);
     }
@@ -135,13 +135,13 @@ fn a_disk_is_removable_by_its_flag_its_bus_or_as_a_loop_device_over_a_file() {
     assert!(removable("8:0") && removable("8:2"), "the flag of a reader of cards");
     machine.write(&format!("{SDA}/removable"), "0\n");
 
-    // What is made of devices: as removable as all of them.
+    // A device made of other devices is as removable as all of them.
     machine.disk(DM, "253:0").made_of(DM, &format!("{SDB}/sdb2"));
     assert!(removable("253:0"));
     machine.made_of(DM, &format!("{SDA}/sda1"));
     assert!(!removable("253:0"));
 
-    // A file somewhere, a path that only looks like a device's, a device, and a circle.
+    // A file, a path that only looks like a device's, a device, and a cycle.
     machine.disk(LOOP, "7:0").partition(&format!("{LOOP}/loop0p1"), "259:0");
     for (backing, want) in [
         ("/home/me/sdb", true),
@@ -248,7 +248,7 @@ fn the_running_system_is_found_through_every_layer() {
             assert_eq!(found, want.then(|| "/".to_owned()), "{name}: {device}");
         }
     }
-    // A loop device over the disk is another way to it.
+    // A loop device over the disk gives access to it too.
     let machine = machine();
     root_on(&machine, "8:2", "ext4", "/dev/sda2");
     machine.disk(LOOP, "7:0").write(&format!("{LOOP}/loop/backing_file"), "/dev/sda\n");

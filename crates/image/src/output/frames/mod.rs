@@ -1,9 +1,9 @@
 //! A disk as zstd: independent frames of 16 MiB each, with their size and a checksum. `zstd -d` reads them like one.
 //!
-//! While a compressed image is decoded, its disk is compressed again as it stands ([`Recorder`], called by
-//! [`crate::open::spool`]). After the change only the frames that it touches are made anew, and all are put together
-//! ([`write()`], called by [`crate::output`]): what is old and was changed never reaches the output, and most of the work is
-//! done by the time that the change is known.
+//! While a compressed image is decoded, its unchanged disk is compressed again ([`Recorder`], used by
+//! [`crate::open::spool`]). After the change only the affected frames are compressed again, and all frames are
+//! concatenated ([`write()`], used by [`crate::output`]): changed old data never reaches the output, and most of the
+//! work is done before the change is known.
 
 mod pool;
 
@@ -16,22 +16,22 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 
 use self::pool::{Frame, Pool, Sink};
-use super::copy::Job;
+use super::copy::CopyJob;
 use super::patch::Patch;
 use crate::device::next_data;
 use crate::open::spool::is_zero;
 use crate::progress::Work;
 
-/// Bytes of the disk that one frame holds; the last one holds what is left.
+/// Number of bytes of the disk in one frame; the last frame has the remainder.
 pub(crate) const FRAME: usize = 16 << 20;
-/// The same, as a distance on the disk.
+/// The same as an offset type.
 const STEP: u64 = 16 << 20;
 
 /// The frames of a disk before its change.
 pub(crate) struct Kept {
-    /// Holds them one after the other. It has no name.
+    /// The concatenated frames. An unnamed file.
     file: File,
-    /// Bytes of each.
+    /// Length of each frame, in bytes.
     lengths: Vec<u64>,
 }
 
@@ -45,14 +45,14 @@ impl Sink for Kept {
     }
 }
 
-/// Compresses a disk as it is decoded.
+/// Compresses a disk while it is decoded.
 pub(crate) struct Recorder(Pool<Kept>);
 
 impl Recorder {
-    /// Puts the frames into `file`, which is empty and has no name.
+    /// Writes the frames into `file`, which is empty and unnamed.
     ///
     /// # Errors
-    /// When there are no threads to be had.
+    /// If no thread can be started.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         Pool::new(Kept { file, lengths: Vec::new() }).map(Self)
     }
@@ -62,49 +62,49 @@ impl Recorder {
         self.0.buffer(FRAME)
     }
 
-    /// Takes the next [`FRAME`] bytes of the disk, or what is left of it, in a buffer from [`Recorder::buffer`].
+    /// Takes the next [`FRAME`] bytes of the disk, or the remainder, in a buffer from [`Recorder::buffer`].
     ///
     /// # Errors
-    /// When a frame cannot be made or written.
+    /// If a frame cannot be compressed or written.
     pub(crate) fn take(&mut self, piece: Wiped, zero: bool) -> io::Result<()> {
         if !zero {
             return self.0.compress(piece);
         }
         let size = piece.len();
-        self.0.give_back(piece);
+        self.0.return_buffer(piece);
         self.0.zeros(size)
     }
 
     /// Waits for the last frames.
     ///
     /// # Errors
-    /// When a frame cannot be made or written.
+    /// If a frame cannot be compressed or written.
     pub(crate) fn finish(self) -> io::Result<Kept> {
         self.0.finish()
     }
 }
 
-/// Where the frames of a changed disk go.
-struct Output<'a> {
-    job: &'a Job<'a>,
+/// The destination of the frames of a changed disk.
+struct FrameWriter<'a> {
+    job: &'a CopyJob<'a>,
     to: &'a File,
     kept: Option<Kept>,
-    /// Frames that are written.
+    /// Number of frames written.
     done: usize,
 }
 
-impl Sink for Output<'_> {
+impl Sink for FrameWriter<'_> {
     fn take(&mut self, frame: Frame<'_>) -> io::Result<()> {
         let kept = self.kept.as_ref().and_then(|kept| Some((&kept.file, *kept.lengths.get(self.done)?)));
         match (frame, kept) {
             (Frame::New(bytes), None) => self.to.write_all(bytes)?,
             (Frame::New(bytes), Some((mut file, length))) => {
                 self.to.write_all(bytes)?;
-                // The one that it replaces is passed over.
+                // Skips the old frame that it replaces.
                 file.seek_relative(i64::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?)?;
             }
             (Frame::Known, Some((file, length))) => {
-                // Inside the kernel, where it can (copy_file_range).
+                // Inside the kernel, if it can (copy_file_range).
                 if io::copy(&mut file.take(length), &mut { self.to })? != length {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -118,12 +118,12 @@ impl Sink for Output<'_> {
     }
 }
 
-/// Writes the disk with `patch` over it to the empty file `to`. `kept` are the frames of the disk without it, if there are
-/// any: those that the patch does not touch are taken as they are.
+/// Writes the disk with `patch` over it to the empty file `to`. `kept` are the frames of the disk without the patch, if
+/// there are any: frames that the patch does not affect are copied.
 ///
 /// # Errors
-/// `Io` when the disk cannot be read, or `to` not be written.
-pub(crate) fn write(job: &Job<'_>, patch: &Patch<'_>, kept: Option<Kept>, to: &File) -> Result<(), StorageError> {
+/// `Io` if the disk cannot be read, or `to` cannot be written.
+pub(crate) fn write(job: &CopyJob<'_>, patch: &Patch<'_>, kept: Option<Kept>, to: &File) -> Result<(), StorageError> {
     let count = job.size.div_ceil(STEP);
     let mut kept = kept.filter(|kept| u64::try_from(kept.lengths.len()).is_ok_and(|frames| frames == count));
     let writing = |e| job.writing(e);
@@ -131,7 +131,7 @@ pub(crate) fn write(job: &Job<'_>, patch: &Patch<'_>, kept: Option<Kept>, to: &F
         kept.file.seek(SeekFrom::Start(0)).map_err(writing)?;
     }
     let has_kept = kept.is_some();
-    let mut pool = Pool::new(Output { job, to, kept, done: 0 }).map_err(writing)?;
+    let mut pool = Pool::new(FrameWriter { job, to, kept, done: 0 }).map_err(writing)?;
     for number in 0..count {
         // Cannot overflow: it starts inside the disk.
         let offset = number * STEP;
@@ -151,7 +151,7 @@ pub(crate) fn write(job: &Job<'_>, patch: &Patch<'_>, kept: Option<Kept>, to: &F
         job.from.read_exact_at(&mut piece, offset).map_err(|e| job.reading(e))?;
         patch.lay_over(offset, &mut piece);
         if is_zero(&piece) {
-            pool.give_back(piece);
+            pool.return_buffer(piece);
             pool.zeros(size_in_memory).map_err(writing)?;
         } else {
             pool.compress(piece).map_err(writing)?;

@@ -1,8 +1,8 @@
-//! Threads that compress pieces of a disk, each to a zstd frame of its own, and a sink that gets the frames in the order of
-//! the pieces. Knows nothing of where a piece comes from.
+//! A pool of threads that compress pieces of a disk, each to its own zstd frame, and a sink that gets the frames in the
+//! order of the pieces. Does not depend on the source of the pieces.
 //!
-//! What comes out depends on the pieces alone, not on the number of threads or on which is faster. Memory is bounded: so many
-//! pieces are on their way, and no more.
+//! The output depends only on the pieces, not on the number or speed of threads. Memory is bounded: the number of
+//! pieces in progress is limited.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,17 +17,17 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::compress_bound;
 
-/// zstd's default level, which nixpkgs takes for its images too.
+/// zstd's default level, which nixpkgs also uses for its images.
 const LEVEL: i32 = 3;
-/// Most threads. More than this wait for the one that decodes.
+/// Maximum number of threads. More would wait for the decoder.
 const MOST_THREADS: usize = 8;
 
-/// Who gets the frames.
+/// The receiver of the frames.
 pub(super) trait Sink {
     /// Takes the frame of the next piece.
     ///
     /// # Errors
-    /// What the system says about writing it.
+    /// If writing it fails.
     fn take(&mut self, frame: Frame<'_>) -> io::Result<()>;
 }
 
@@ -46,35 +46,35 @@ struct Job {
     frame: Wiped,
 }
 
-/// A frame in its buffer, or why there is none; and the piece's buffer, to be used again.
+/// A frame in its buffer, or the error; and the piece's buffer, for reuse.
 struct Done {
     number: u64,
     piece: Wiped,
     frame: io::Result<Wiped>,
 }
 
-/// What the sink gets, in its order.
+/// An entry of the sink's input, in order.
 enum Slot {
     Known,
-    /// So many zero bytes.
+    /// This many zero bytes.
     Zeros(usize),
     /// A job, by its number.
     Job(u64),
 }
 
-/// The threads, and what is on its way.
+/// The threads, and the pieces in progress.
 pub(super) struct Pool<S> {
     sink: S,
-    /// `None` at the end: threads end when it is gone.
+    /// `None` at the end: dropping it ends the threads.
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
     /// Number of the next job.
     next: u64,
     slots: VecDeque<Slot>,
-    /// Jobs in `slots`.
+    /// Number of jobs in `slots`.
     on_their_way: usize,
-    /// Frames that came before their turn.
+    /// Frames that were finished early.
     early: BTreeMap<u64, io::Result<Wiped>>,
     pieces: Vec<Wiped>,
     frames: Vec<Wiped>,
@@ -86,7 +86,7 @@ impl<S: Sink> Pool<S> {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When there are no threads to be had.
+    /// If no thread can be started.
     pub(super) fn new(sink: S) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (results, done) = mpsc::channel();
@@ -97,7 +97,7 @@ impl<S: Sink> Pool<S> {
             let started = thread::Builder::new().name("deaddrop-zstd".into()).spawn(move || work(&queue, &results));
             match started {
                 Ok(thread) => threads.push(thread),
-                // Fewer do as well.
+                // Fewer threads are sufficient.
                 Err(_) if !threads.is_empty() => break,
                 Err(e) => return Err(e),
             }
@@ -117,24 +117,24 @@ impl<S: Sink> Pool<S> {
         })
     }
 
-    /// A buffer of `size` bytes for a piece; what is in it is of no meaning.
+    /// A buffer of `size` bytes for a piece; its content is unspecified.
     pub(super) fn buffer(&mut self, size: usize) -> Wiped {
         let Some(mut buffer) = self.pieces.pop() else { return Wiped::zeros(size) };
         buffer.resize(size, 0);
         buffer
     }
 
-    /// Gives back a buffer that is not needed.
-    pub(super) fn give_back(&mut self, buffer: Wiped) {
+    /// Returns a buffer that is not needed.
+    pub(super) fn return_buffer(&mut self, buffer: Wiped) {
         self.pieces.push(buffer);
     }
 
-    /// The next piece, to be compressed. Waits while too many are on their way.
+    /// Compresses the next piece. Blocks while too many are in progress.
     ///
     /// # Errors
-    /// What the sink says, or zstd.
+    /// The error of the sink or of zstd.
     pub(super) fn compress(&mut self, piece: Wiped) -> io::Result<()> {
-        // One a thread, and one that is ready for the first that is free.
+        // One per thread, and one ready for the first thread that becomes idle.
         while self.on_their_way > self.threads.len() {
             self.settle_one()?;
         }
@@ -164,7 +164,7 @@ impl<S: Sink> Pool<S> {
         self.settle_ready()
     }
 
-    /// Waits for all that is on its way; the sink has everything then.
+    /// Waits for all pieces in progress; the sink has everything then.
     ///
     /// # Errors
     /// As [`Pool::compress`].
@@ -177,7 +177,7 @@ impl<S: Sink> Pool<S> {
         Ok(self.sink)
     }
 
-    /// Gives the sink what is ready, without waiting for a thread.
+    /// Passes finished frames to the sink, without waiting for a thread.
     fn settle_ready(&mut self) -> io::Result<()> {
         loop {
             match self.slots.front() {
@@ -191,7 +191,7 @@ impl<S: Sink> Pool<S> {
         }
     }
 
-    /// Gives the sink the next frame, and waits until there is one.
+    /// Passes the next frame to the sink, and waits until there is one.
     fn settle_one(&mut self) -> io::Result<()> {
         match self.slots.pop_front() {
             None => Ok(()),
@@ -229,11 +229,11 @@ impl<S: Sink> Pool<S> {
     }
 }
 
-/// One thread: takes jobs until there are none to come.
+/// One thread: takes jobs until the channel is closed.
 fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
     let mut compressor = compressor();
     loop {
-        // Held while waiting: the others wait for the lock.
+        // Locked while waiting: the other threads wait for the lock.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, piece, mut frame }) = job else { return };
         let made = match &mut compressor {
@@ -241,7 +241,7 @@ fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
             Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
         };
         if results.send(Done { number, piece, frame: made.map(|()| frame) }).is_err() {
-            // Nobody waits any more.
+            // The pool was dropped.
             return;
         }
     }
@@ -264,8 +264,8 @@ fn gone() -> io::Error {
     io::Error::other("a thread that compresses has failed")
 }
 
-/// One thread a core, but no more than the address space has room for: each has a piece, its frame, zstd's tables, a stack,
-/// and an arena of the C library.
+/// One thread per core, limited by the address space: each has a piece, its frame, zstd's tables, a stack, and an arena
+/// of the C library.
 fn workers() -> usize {
     const EACH: u64 = 160 << 20;
     const OURS: u64 = 200 << 20;

@@ -1,59 +1,62 @@
-//! Which partition is the root: as the design says, and why it was that one.
+//! Chooses the root partition, and gives the reason for the choice. The order of the rules is in docs/images.md.
 //!
-//! Called with a table that is read, by `inspect` and by every command that opens the root. What a file system looks like
-//! is answered by the caller, who has the readers; [`Look::of`] is how.
+//! Used by `inspect` and by every command that opens the root, after the table was read. The caller, which has the
+//! readers, inspects the file systems; [`TreeKind::of`] inspects a tree.
+
+mod inspect;
 
 use std::fmt;
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 use deaddrop_core::text;
 use deaddrop_core::tree::{self, Tree, walk};
 use serde::Serialize;
 
+pub use self::inspect::{choose_root, choose_root_for};
 use super::probe::ContentKind;
 use crate::table::{Partition, Table, TableKind};
 
-/// Labels that nixpkgs gives to a root: make-disk-image's and sd-image's.
+/// Labels of root file systems made by nixpkgs: make-disk-image's and sd-image's.
 const LABELS: [&str; 2] = ["nixos", "NIXOS_SD"];
 
-/// Who writes a file system.
+/// The code that writes a file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// We do.
+    /// deaddrop's own writer.
     #[default]
     Native,
-    /// The kernel does, through a mount.
+    /// The kernel, through a mount.
     Mount,
 }
 
 impl Backend {
-    /// True for the file systems that it writes.
+    /// True for the file systems that this back end writes.
     #[must_use]
     pub fn writes(self, kind: ContentKind) -> bool {
         kind.is_ext() || self == Self::Mount && matches!(kind, ContentKind::Btrfs | ContentKind::Xfs)
     }
 
-    /// The one that a file system needs; none when nobody writes it.
+    /// The back end for a file system; `None` if neither writes it.
     #[must_use]
     pub fn of(kind: ContentKind) -> Option<Self> {
         [Self::Native, Self::Mount].into_iter().find(|backend| backend.writes(kind))
     }
 }
 
-/// Why a partition is the root.
+/// The reason for choosing a partition as the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// `--root-partition` named it.
+    /// The user named it.
     Asked,
     /// Its label is `nixos` or `NIXOS_SD`.
     Label,
-    /// No other holds `/nix/store`.
+    /// It is the only one with `/nix/store`.
     Store,
-    /// No other has the type of a root in the GPT.
+    /// It is the only one with the type of a root in the GPT.
     Type,
-    /// No other is a Linux file system.
+    /// It is the only Linux file system.
     Only,
 }
 
@@ -69,25 +72,25 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What a file system looks like.
+/// The kind of tree in a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// It holds `/nix/store`.
+pub enum TreeKind {
+    /// It has `/nix/store`.
     Store,
-    /// It has `/etc`, and `/usr` or `/bin`; or it is one that a deployment of OSTree is booted from.
+    /// It has `/etc`, and `/usr` or `/bin`; or a deployment of OSTree is booted from it.
     Root,
     /// None of these.
     Other,
-    /// It cannot be told: nobody here can read it.
+    /// Unknown: this program cannot read it here.
     Unknown,
 }
 
-impl Look {
-    /// Looks into a tree.
+impl TreeKind {
+    /// Inspects a tree.
     pub fn of<T: Tree>(tree: &T) -> Self {
         let Ok(_) = tree.root() else { return Self::Unknown };
         let is_directory = |path: &str| {
-            // What cannot be read does not make it look like a root: then it is refused, or named by a person.
+            // An unreadable path does not make it look like a root: then it is refused, or the user names it.
             let found = walk::resolve(tree, path).ok().and_then(|walked| walked.found);
             found.is_some_and(|(_, stat)| stat.kind == tree::FileKind::Directory)
         };
@@ -101,71 +104,68 @@ impl Look {
     }
 }
 
-/// Where OSTree keeps the roots that it boots.
+/// The directory of OSTree's bootable roots.
 pub const OSTREE: &str = "/ostree/deploy";
 
-/// What the caller finds when it looks into a partition; the error is why it is not written to, if that is all there is to
-/// say of it.
-pub type LookInto<'l> = &'l dyn Fn(&Partition) -> Result<Look, StorageError>;
+/// Inspects a partition for the choice; the error is the reason why it is not written to, if that is all there is to
+/// report about it.
+pub type InspectPartition<'l> = &'l dyn Fn(&Partition) -> Result<TreeKind, StorageError>;
 
-/// The partition that is the root.
+/// The root partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// The partition. It lies in the image, and holds a file system that the back end writes.
+    /// The partition. It is inside the image, and has a file system that the back end writes.
     pub partition: Partition,
-    /// Which one.
+    /// The kind of its file system.
     pub kind: ContentKind,
-    /// Why this one.
+    /// The reason for the choice.
     pub reason: Reason,
-    /// True for a file system that is the whole image, was not asked for, and does not look like a root.
+    /// True for a file system that is the whole image, was not named by the user, and does not look like a root.
     pub doubtful: bool,
 }
 
-/// Chooses the root: `asked` (a partition's number, a file system's label, or a GPT name) if given, else by label,
-/// by `/nix/store`, by its type, or because there is no other. `look` is asked only about file systems that `backend` writes
-/// and that lie in the image. `name` is the image's, for messages.
+/// Chooses the root: `asked` (a partition's number, a file system's label, or a GPT name) if given, otherwise by label,
+/// by `/nix/store`, by its type, or because there is no other. `inspect` is called only for file systems that `backend`
+/// writes and that are inside the image. `name` is the image's, for messages.
 ///
 /// # Errors
-/// `Refused` when there is none, or more than one, with a list of what there is, or when the one does not look like a root;
-/// `Corrupt` when it is not wholly in the image; `Unsupported` when it is of a kind that `backend` does not write; what
-/// `look` says of it.
+/// `Refused` if there is none, or more than one, with a list of the partitions, or if the chosen one does not look like
+/// a root; `Corrupt` if it is not completely in the image; `Unsupported` if `backend` does not write its kind; the
+/// error of `inspect`.
 pub fn choose(
     table: &Table,
     asked: Option<&str>,
     backend: Backend,
-    look: LookInto<'_>,
+    inspect: InspectPartition<'_>,
     name: &str,
 ) -> Result<Root, StorageError> {
-    let (partition, reason, look) = match asked {
-        Some(asked) => (by_name(table, asked, name)?, Reason::Asked, Ok(Look::Unknown)),
-        None => by_itself(table, backend, look, name)?,
+    let (partition, reason, tree) = match asked {
+        Some(asked) => (by_name(table, asked, name)?, Reason::Asked, Ok(TreeKind::Unknown)),
+        None => by_rules(table, backend, inspect, name)?,
     };
     if let Some(problem) = &partition.problem {
         return Err(StorageError::corrupt(format!("{name}: {} cannot be used: {problem}", partition.title())));
     }
     match &partition.file_system {
         Some(probe) if backend.writes(probe.kind) => {
-            let asked_for_its_look = matches!(reason, Reason::Type | Reason::Only);
-            let doubtful = asked_for_its_look && look? == Look::Other;
+            let is_checked = matches!(reason, Reason::Type | Reason::Only);
+            let doubtful = is_checked && tree? == TreeKind::Other;
             if doubtful && table.kind != TableKind::None {
                 return Err(StorageError::refused(
                     format!(
-                        "{name}: {} ({reason}) does not look like a root: it has neither /nix/store, nor /etc with /usr or \
-                         /bin\n{}",
+                        "{name}: {} ({reason}) does not look like a root: it has neither /nix/store, nor /etc with \
+                         /usr or /bin\n{}",
                         partition.title(),
                         list(table)
                     ),
-                    format!(
-                        "if it is the root all the same, say so: --root-partition {}",
-                        partition.number.map_or("N".to_owned(), |number| number.to_string())
-                    ),
+                    Remedy::ConfirmRoot { number: partition.number },
                 ));
             }
             Ok(Root { partition: partition.clone(), kind: probe.kind, reason, doubtful })
         }
         Some(probe) => Err(StorageError::unsupported(
             format!("{name}: the root is {}, and {} cannot be written", partition.title(), probe.kind.name()),
-            way_out(probe.kind),
+            unwritable_hint(probe.kind),
         )),
         None => Err(StorageError::refused(
             format!("{name}: {} holds no file system that is known", partition.title()),
@@ -174,7 +174,7 @@ pub fn choose(
     }
 }
 
-/// The partition that a person named.
+/// The partition that the user named.
 fn by_name<'a>(table: &'a Table, asked: &str, name: &str) -> Result<&'a Partition, StorageError> {
     let number = asked.parse::<u32>().ok();
     if let Some(found) = table.partitions.iter().find(|p| number.is_some() && p.number == number) {
@@ -194,21 +194,21 @@ fn by_name<'a>(table: &'a Table, asked: &str, name: &str) -> Result<&'a Partitio
         )),
         _ => Err(StorageError::refused(
             format!("{name}: {} partitions are called `{}`\n{}", found.len(), printable(asked), list(table)),
-            "name it by its number: --root-partition N",
+            Remedy::NameRootByNumber,
         )),
     }
 }
 
-/// The partition that stands out, why, and what it looks like where that was seen.
+/// The partition chosen by the rules, the reason, and its kind of tree if it was inspected.
 #[allow(clippy::type_complexity)] // One caller, which takes it apart.
-fn by_itself<'a>(
+fn by_rules<'a>(
     table: &'a Table,
     backend: Backend,
-    look: LookInto<'_>,
+    inspect: InspectPartition<'_>,
     name: &str,
-) -> Result<(&'a Partition, Reason, Result<Look, StorageError>), StorageError> {
+) -> Result<(&'a Partition, Reason, Result<TreeKind, StorageError>), StorageError> {
     let whole = table.kind == TableKind::None;
-    // What is unknown counts: a root that nobody recognises must not make another one "the only one".
+    // Unknown content counts: an unrecognised root must not make another partition "the only one".
     let candidates: Vec<&Partition> =
         table.partitions.iter().filter(|p| p.may_be_root() && !(whole && p.file_system.is_none())).collect();
     let has_label = |p: &Partition| {
@@ -217,7 +217,7 @@ fn by_itself<'a>(
     };
     let labelled: Vec<&Partition> = candidates.iter().copied().filter(|p| has_label(p)).collect();
     match labelled[..] {
-        [one] => return Ok((one, Reason::Label, Ok(Look::Unknown))),
+        [one] => return Ok((one, Reason::Label, Ok(TreeKind::Unknown))),
         [] => {}
         _ => {
             return Err(StorageError::refused(
@@ -228,20 +228,20 @@ fn by_itself<'a>(
     }
     let read = |p: &Partition| {
         let writes = p.file_system.as_ref().is_some_and(|fs| backend.writes(fs.kind));
-        if writes && p.problem.is_none() { look(p) } else { Ok(Look::Unknown) }
+        if writes && p.problem.is_none() { inspect(p) } else { Ok(TreeKind::Unknown) }
     };
-    let mut looks: Vec<(&Partition, Result<Look, StorageError>)> =
+    let mut inspected: Vec<(&Partition, Result<TreeKind, StorageError>)> =
         candidates.iter().map(|partition| (*partition, read(partition))).collect();
-    let mut only = |is: &dyn Fn(&Partition, &Result<Look, StorageError>) -> bool| {
-        let mut found = (0..looks.len()).filter(|place| is(looks[*place].0, &looks[*place].1));
+    let mut only = |is: &dyn Fn(&Partition, &Result<TreeKind, StorageError>) -> bool| {
+        let mut found = (0..inspected.len()).filter(|place| is(inspected[*place].0, &inspected[*place].1));
         match (found.next(), found.next()) {
-            (Some(one), None) => Ok(looks.swap_remove(one)),
+            (Some(one), None) => Ok(inspected.swap_remove(one)),
             (None, _) => Err(0),
             (Some(_), Some(_)) => Err(found.count() + 2),
         }
     };
-    match only(&|_, look| matches!(look, Ok(Look::Store))) {
-        Ok((one, look)) => return Ok((one, Reason::Store, look)),
+    match only(&|_, tree| matches!(tree, Ok(TreeKind::Store))) {
+        Ok((one, tree)) => return Ok((one, Reason::Store, tree)),
         Err(0) => {}
         Err(stores) => {
             return Err(StorageError::refused(
@@ -250,37 +250,37 @@ fn by_itself<'a>(
             ));
         }
     }
-    // None of that type, or several: then all of them count.
-    if let Ok((one, look)) = only(&|p, _| p.is_typed_root()) {
-        return Ok((one, Reason::Type, look));
+    // None of that type, or several: then all candidates count.
+    if let Ok((one, tree)) = only(&|p, _| p.is_typed_root()) {
+        return Ok((one, Reason::Type, tree));
     }
     match only(&|_, _| true) {
-        Ok((one, look)) => Ok((one, Reason::Only, look)),
+        Ok((one, tree)) => Ok((one, Reason::Only, tree)),
         Err(0) => Err(StorageError::refused(
             format!("{name}: no root found: no Linux file system\n{}", list(table)),
             "is this the image of a NixOS system? (if a partition is encrypted or damaged, nothing can be told of it)",
         )),
         Err(all) => Err(StorageError::refused(
             format!(
-                "{name}: no root found: {all} partitions may hold it, none of them with a label of NixOS, with /nix/store, or \
-                 alone with the type of a root\n{}",
+                "{name}: no root found: {all} partitions may hold it, none of them with a label of NixOS, with \
+                 /nix/store, or alone with the type of a root\n{}",
                 list(table)
             ),
             match candidates.iter().any(|p| needs_mount(p)) && backend == Backend::Native {
-                true => format!("{}; `--backend mount` (root) looks into btrfs and xfs", hint(table)),
+                true => Remedy::InspectByKernel { otherwise: Box::new(hint(table)) }.into(),
                 false => hint(table),
             },
         )),
     }
 }
 
-/// True for a file system that the native back end does not write, and the kernel does.
+/// True for a file system that only the mount back end writes.
 fn needs_mount(partition: &Partition) -> bool {
     let kind = partition.file_system.as_ref().map(|fs| fs.kind);
     kind.and_then(Backend::of).is_some_and(|needed| needed != Backend::Native)
 }
 
-/// What is in the image, a line a partition.
+/// The partitions of the image, one per line.
 fn list(table: &Table) -> String {
     let line = |p: &Partition| {
         let (kind, label) = match &p.file_system {
@@ -298,7 +298,7 @@ fn list(table: &Table) -> String {
     if table.partitions.is_empty() {
         return format!("  the {} is empty", table.kind.name());
     }
-    // A hostile table may have a thousand entries, and a person reads a page.
+    // A hostile table may have a thousand entries, and the message must stay readable.
     const MOST: usize = 32;
     let mut lines: Vec<String> = table.partitions.iter().take(MOST).map(line).collect();
     if let Some(more) = table.partitions.len().checked_sub(MOST).filter(|more| *more > 0) {
@@ -307,29 +307,30 @@ fn list(table: &Table) -> String {
     lines.join("\n")
 }
 
-fn hint(table: &Table) -> String {
+fn hint(table: &Table) -> Hint {
     match table.kind {
-        TableKind::None => "the image has no partition table: all of it would have to be one ext4".to_owned(),
-        TableKind::Gpt | TableKind::Mbr => "say which one: --root-partition N, or its label".to_owned(),
+        TableKind::None => "the image has no partition table: all of it would have to be one ext4".into(),
+        TableKind::Gpt | TableKind::Mbr => Remedy::NameRoot.into(),
     }
 }
 
-/// What a person typed, fit to be shown.
+/// The user's input, safe for a terminal.
 fn printable(asked: &str) -> String {
     text::shown_text(asked).unwrap_or_default()
 }
 
-/// What to do about a root that cannot be written.
-fn way_out(kind: ContentKind) -> &'static str {
-    match kind {
+/// The hint for a root that cannot be written.
+fn unwritable_hint(kind: ContentKind) -> Hint {
+    let text = match kind {
         ContentKind::Luks => {
-            "it is encrypted, and would have to be unlocked first: build the image unencrypted, or put the secrets in when it runs"
+            "it is encrypted, and would have to be unlocked first: build the image unencrypted, or put the secrets in \
+             when it runs"
         }
         ContentKind::Zfs => "no Linux kernel writes ZFS without its module: put the secrets in when the system runs",
         ContentKind::Squashfs | ContentKind::Erofs => "it is read-only by design: build an image whose root is ext4",
         member if member.is_member() => {
-            "it is one of several disks that belong together, and written alone it would differ from the others: put them \
-             together, and name the device that comes out"
+            "it is one of several disks that belong together, and written alone it would differ from the others: put \
+             them together, and name the device that comes out"
         }
         ContentKind::Lvm
         | ContentKind::Bcache
@@ -339,13 +340,13 @@ fn way_out(kind: ContentKind) -> &'static str {
         | ContentKind::Bluestore
         | ContentKind::SnapshotCow
         | ContentKind::Ubi => {
-            "the file system lies in a layer that has to be put together first: build an image whose root is a partition"
+            "the file system lies in a layer that has to be put together first: build an image whose root is a \
+             partition"
         }
-        ContentKind::Btrfs | ContentKind::Xfs => {
-            "`deaddrop inject --backend mount` lets the kernel write it (Linux, as root, and only for an image that you trust)"
-        }
+        ContentKind::Btrfs | ContentKind::Xfs => return Remedy::WriteByKernel.into(),
         _ => "build the image with an ext4 root, or mount it and inject into the directory",
-    }
+    };
+    text.into()
 }
 
 #[cfg(test)]

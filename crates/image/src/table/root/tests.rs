@@ -1,3 +1,5 @@
+use deaddrop_core::error::{Hint, Remedy};
+
 use super::*;
 use crate::table::probe::Probe;
 
@@ -29,7 +31,7 @@ fn table(partitions: Vec<Partition>) -> Table {
 
 /// The number and the reason, or the error's first line.
 fn chosen(table: &Table, asked: Option<&str>, stores: &[u32]) -> Result<(u32, Reason), String> {
-    let look = |p: &Partition| Ok(if stores.contains(&p.number.unwrap()) { Look::Store } else { Look::Root });
+    let look = |p: &Partition| Ok(if stores.contains(&p.number.unwrap()) { TreeKind::Store } else { TreeKind::Root });
     match choose(table, asked, Backend::Native, &look, "x.img") {
         Ok(root) => Ok((root.partition.number.unwrap(), root.reason)),
         Err(e) => Err(e.to_string().lines().next().unwrap().to_owned()),
@@ -98,8 +100,8 @@ fn the_root_is_chosen_by_label_then_by_store_then_by_type_then_because_it_is_alo
             None,
             &[],
             Err(
-                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, or \
-                 alone with the type of a root",
+                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, \
+                 or alone with the type of a root",
             ),
         ),
         (
@@ -108,8 +110,8 @@ fn the_root_is_chosen_by_label_then_by_store_then_by_type_then_because_it_is_alo
             None,
             &[],
             Err(
-                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, or \
-                 alone with the type of a root",
+                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, \
+                 or alone with the type of a root",
             ),
         ),
         (
@@ -162,8 +164,8 @@ fn the_root_is_chosen_by_label_then_by_store_then_by_type_then_because_it_is_alo
             None,
             &[],
             Err(
-                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, or \
-                 alone with the type of a root",
+                "x.img: no root found: 2 partitions may hold it, none of them with a label of NixOS, with /nix/store, \
+                 or alone with the type of a root",
             ),
         ),
         (
@@ -218,23 +220,24 @@ fn the_root_is_chosen_by_label_then_by_store_then_by_type_then_because_it_is_alo
 
 #[test]
 fn of_a_root_that_is_only_alone_or_of_its_type_the_look_is_asked() {
-    let choose = |table: &Table, asked, look: LookInto<'_>| choose(table, asked, Backend::Native, look, "x.img");
-    let other: LookInto<'_> = &|_| Ok(Look::Other);
-    let feature: LookInto<'_> = &|_| Err(StorageError::unsupported("ext4 feature `bigalloc`", "hint"));
+    let choose =
+        |table: &Table, asked, look: InspectPartition<'_>| choose(table, asked, Backend::Native, look, "x.img");
+    let other: InspectPartition<'_> = &|_| Ok(TreeKind::Other);
+    let feature: InspectPartition<'_> = &|_| Err(StorageError::unsupported("ext4 feature `bigalloc`", "hint"));
     let labelled = vec![partition(1, Some(ContentKind::Ext4), "nixos")];
     assert_eq!(choose(&table(labelled), None, other).unwrap().reason, Reason::Label);
     for alone in [partition(1, Some(ContentKind::Ext4), ""), typed(1, Some(ContentKind::Ext4), ROOT)] {
         let mut alone = table(vec![alone]);
         let error = choose(&alone, None, other).unwrap_err();
         assert!(error.to_string().contains("does not look like a root"), "{error}");
-        assert!(error.hint().unwrap().contains("--root-partition"), "{error}");
+        assert!(matches!(error.hint(), Some(Hint::Remedy(Remedy::ConfirmRoot { number: Some(_) }))), "{error}");
         assert_eq!(choose(&alone, None, feature).unwrap_err().to_string(), "ext4 feature `bigalloc`");
-        assert!(!choose(&alone, None, &|_| Ok(Look::Unknown)).unwrap().doubtful);
+        assert!(!choose(&alone, None, &|_| Ok(TreeKind::Unknown)).unwrap().doubtful);
         assert!(!choose(&alone, Some("1"), &|_| panic!("must not be read")).unwrap().doubtful);
-        // Of what is the whole image it is not asked, but said.
+        // A whole image is used without a check, but the doubt is reported.
         alone.kind = TableKind::None;
         assert!(choose(&alone, None, other).unwrap().doubtful);
-        assert!(!choose(&alone, None, &|_| Ok(Look::Root)).unwrap().doubtful);
+        assert!(!choose(&alone, None, &|_| Ok(TreeKind::Root)).unwrap().doubtful);
     }
 }
 
@@ -242,7 +245,7 @@ fn of_a_root_that_is_only_alone_or_of_its_type_the_look_is_asked() {
 fn every_error_lists_what_is_there() {
     let mut partitions = vec![partition(1, Some(ContentKind::Vfat), "ESP"), partition(2, Some(ContentKind::Swap), "")];
     partitions[1].problem = Some("it ends at 4 GiB".to_owned());
-    let error = choose(&table(partitions), None, Backend::Native, &|_| Ok(Look::Unknown), "x.img").unwrap_err();
+    let error = choose(&table(partitions), None, Backend::Native, &|_| Ok(TreeKind::Unknown), "x.img").unwrap_err();
     let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
     assert_eq!(lines[1], "  1       1 MiB  Linux                  vfat       ESP");
     assert_eq!(lines[2], "  2       1 MiB  Linux                  swap         (it ends at 4 GiB)");

@@ -1,4 +1,4 @@
-//! Files of identities: age's own, SSH keys, and both of them encrypted with a passphrase.
+//! Files of age identities: age's own format, and SSH keys; both also encrypted with a passphrase.
 
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -17,27 +17,27 @@ use crate::input::context::Context;
 use crate::input::{read, terminal};
 use crate::{OpenError, PasswordSpec};
 
-/// The longest file of identities, in bytes.
+/// Maximum length of a file of identities, in bytes.
 const LONGEST: usize = 1 << 20;
-/// The most identities of a file: each is tried on each recipient of a file.
+/// Maximum number of identities in a file: each is tried on each recipient.
 const MOST: usize = 100;
-/// The most rounds of bcrypt that an SSH key may ask for; `ssh-keygen` takes 16 or 24. One takes about 5 ms.
+/// Maximum bcrypt rounds of an SSH key; `ssh-keygen` writes 16 or 24. One round takes about 5 ms.
 const MOST_ROUNDS: u32 = 1000;
 
-/// What opens age files. Its keys are wiped when it goes.
+/// The identities that decrypt age files. The keys are zeroized on drop.
 pub(crate) struct Identities {
-    /// The file that they come from.
+    /// The file that contains them.
     pub(crate) path: PathBuf,
     pub(crate) list: Vec<Box<dyn age::Identity>>,
-    /// Lines for plugins (`AGE-PLUGIN-…`), which are not used, and what they are for.
+    /// The kind of unsupported identities in the file (`AGE-PLUGIN-…`), for messages; `None` if there is none.
     pub(crate) unused: Option<&'static str>,
 }
 
-/// The identities in the file `path`, opened once a run. If it is encrypted, `password` opens it, or else what a person
-/// types on the terminal.
+/// The identities in the file `path`, opened once per run. If the file is encrypted, `password` opens it; without one,
+/// the user is asked.
 ///
 /// # Errors
-/// It cannot be read, holds no identity, or is encrypted with another passphrase.
+/// The file cannot be read, has no identity, or has another passphrase.
 pub(crate) fn open(
     context: &Context<'_>,
     source: &str,
@@ -67,7 +67,7 @@ pub(crate) fn open(
     Ok(identities)
 }
 
-/// The identities in a file's `bytes`.
+/// Parses the content of a file of identities.
 fn parse(
     path: &Path,
     bytes: &[u8],
@@ -127,7 +127,7 @@ fn parse(
 
 const SSH_HINT: &str = "age takes ed25519 and RSA keys in OpenSSH's format: `ssh-keygen -p -f FILE` writes it anew";
 
-/// A file of age identities: one a line, empty lines, and comments with `#`.
+/// Parses age's own format: one identity a line, empty lines, and comments with `#`.
 fn age_identities(path: &Path, bytes: &[u8]) -> Result<Identities, OpenError> {
     let refused = |what: String, hint: &str| Err(OpenError::refused(path, what, hint));
     let mut identities = Identities { path: path.to_owned(), list: Vec::new(), unused: None };
@@ -163,8 +163,8 @@ fn age_identities(path: &Path, bytes: &[u8]) -> Result<Identities, OpenError> {
     }
 }
 
-/// How many rounds of bcrypt open an SSH key in OpenSSH's format (PROTOCOL.key: magic, cipher, KDF, its options with salt
-/// and rounds); `None` when it is not encrypted or not one.
+/// The bcrypt rounds of an encrypted SSH key in OpenSSH's format (PROTOCOL.key: magic, cipher, KDF, KDF options with
+/// salt and rounds). `None` if the key is not encrypted, or not in this format.
 fn openssh_rounds(text: &[u8]) -> Option<u32> {
     fn string<'b>(bytes: &mut &'b [u8]) -> Option<&'b [u8]> {
         let (length, rest) = bytes.split_first_chunk::<4>()?;

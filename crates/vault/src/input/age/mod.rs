@@ -1,6 +1,6 @@
-//! `age`: files encrypted by age (age-encryption.org/v1), as a source of their own and around the files of other sources.
+//! Decrypts files of age (age-encryption.org/v1): those of the kind `age`, and `.age` files around other formats.
 //!
-//! `identity` opens what a manifest names as `identity`, `stream` decrypts a file as it is read.
+//! `identity` reads the file that the manifest's `identity` names; `stream` decrypts while reading.
 
 mod identity;
 mod stream;
@@ -13,15 +13,15 @@ use crate::input::Input;
 pub(crate) use identity::{Identities, open as identities};
 pub(crate) use stream::{Key, decrypt as decrypt_with};
 
-/// What the age file `file` holds, decrypted as it is read. `input` says what opens it.
+/// The decrypted content of the age file `file`, with the identity or password of `input`.
 ///
 /// # Errors
-/// Nothing that the manifest names opens it.
+/// Neither the identity nor the password of the manifest decrypts it.
 pub(crate) fn decrypt(file: Box<dyn Read>, input: &Input<'_>) -> Result<Box<dyn Read>, OpenError> {
     let (spec, context) = (input.spec(), input.context());
     let result = match (&spec.identity, &spec.password) {
         (Some(path), password) => {
-            // Around another format, the password is that of what is inside.
+            // If the source is of another kind, the password belongs to the file inside.
             let password = password.as_ref().filter(|_| input.is_age_source());
             let identities = identities(context, input.source(), path, password)?;
             decrypt_with(file, Key::Identities(&identities))

@@ -1,6 +1,6 @@
-//! Decrypts an age file as it is read. The format: age-encryption.org/v1 (C2SP, age.md), binary or armored.
+//! Decrypts an age file while reading. Format: age-encryption.org/v1 (C2SP, age.md), binary or armored.
 //!
-//! The crate's own reader takes as long a header and as long an armored line as a file has; both are bounded here first.
+//! The age crate's reader bounds neither the header nor the lines of an armored file. Both are bounded here first.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -20,39 +20,39 @@ use crate::error::shown_path;
 use crate::input::kdf;
 use crate::input::read::ReadError;
 
-/// How a file begins, in its two forms.
+/// Start of a binary file; of an armored one.
 const MAGIC: &[u8] = b"age-encryption.org/";
 const ARMOR: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
-/// The longest header, in bytes: about 2000 recipients.
+/// Maximum length of a header, in bytes: about 2000 recipients.
 const LONGEST_HEADER: usize = 256 << 10;
-/// The longest line of an armored file, in bytes. The format has 64.
+/// Maximum length of a line of an armored file, in bytes. The format has 64.
 const LONGEST_LINE: usize = 1000;
-/// The largest work factor of scrypt: 2^20 times 1 KiB of memory is [`kdf::MAX_MEMORY`]. age itself takes 2^18.
+/// Maximum scrypt work factor: 2^20 times 1 KiB of memory is [`kdf::MAX_MEMORY`]. age itself writes 18.
 const MAX_WORK_FACTOR: u8 = 20;
 
-/// What to do about what only age itself can open.
-pub(crate) const AGE_HINT: &str =
-    "let age itself decrypt it: an `exec` source with `argv: [age, -d, …]`, or `path: /dev/fd/3` and `3< <(age -d …)`";
+/// Hint for a file that only the program age can open.
+pub(crate) const AGE_HINT: &str = "let age itself decrypt it: an `exec` source with `argv: [age, -d, …]`, or \
+    `path: /dev/fd/3` and `3< <(age -d …)`";
 
-/// What opens a file.
+/// A key for a file.
 #[derive(Clone, Copy)]
 pub(crate) enum Key<'k> {
-    /// One of these.
+    /// Identities; any of them may fit.
     Identities(&'k Identities),
     /// A passphrase.
     Password(&'k Secret),
 }
 
-/// Why a file cannot be decrypted.
-pub(crate) enum Failure {
-    /// It cannot be read.
+/// A file that cannot be decrypted.
+pub(crate) enum AgeError {
+    /// A read failed.
     Io(io::Error),
-    /// What is wrong with it, and what to do, which may be empty.
+    /// The message, and a hint that may be empty.
     Refused(String, String),
 }
 
-impl Failure {
-    /// The error for the file at `path`.
+impl AgeError {
+    /// The error for the file `path`.
     pub(crate) fn at(self, path: &Path) -> OpenError {
         match self {
             Self::Io(error) => OpenError::Read { path: path.to_owned(), problem: ReadError::Io(error) },
@@ -60,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// What is wrong, and what to do, which may be empty.
+    /// The message, and a hint that may be empty.
     pub(crate) fn words(self) -> (String, String) {
         match self {
             Self::Io(error) => (format!("its file cannot be read: {error}"), String::new()),
@@ -73,24 +73,24 @@ impl Failure {
     }
 }
 
-fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure::Refused(what.into(), hint.into()))
+fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, AgeError> {
+    Err(AgeError::Refused(what.into(), hint.into()))
 }
 
-/// True for what begins as an age file does.
+/// True if `bytes` start like an age file.
 pub(crate) fn is_age(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC) || bytes.starts_with(ARMOR)
 }
 
-/// What `file` holds. What is found to be wrong later is an error of the reader that is returned.
+/// The decrypted content of `file`. Damage after the header becomes an error of the returned reader.
 ///
 /// # Errors
-/// It is not an age file, or `key` does not open it.
-pub(crate) fn decrypt(file: Box<dyn Read>, key: Key<'_>) -> Result<Box<dyn Read>, Failure> {
+/// It is not an age file, or `key` does not fit.
+pub(crate) fn decrypt(file: Box<dyn Read>, key: Key<'_>) -> Result<Box<dyn Read>, AgeError> {
     let ended = Rc::new(Cell::new(false));
     let mut file = Watched { inner: file, ended: Rc::clone(&ended), line: None };
     let mut start = Vec::new();
-    (&mut file).take(ARMOR.len().try_into().unwrap_or(u64::MAX)).read_to_end(&mut start).map_err(Failure::Io)?;
+    (&mut file).take(ARMOR.len().try_into().unwrap_or(u64::MAX)).read_to_end(&mut start).map_err(AgeError::Io)?;
     if start.is_empty() {
         return refused("the file is empty", "");
     }
@@ -112,14 +112,14 @@ pub(crate) fn decrypt(file: Box<dyn Read>, key: Key<'_>) -> Result<Box<dyn Read>
     .unwrap_or_else(|| refused("this makes the age decoder fail", ""))
 }
 
-/// The file's header, to the end of its last line.
-fn header(input: &mut dyn BufRead, ended: &Cell<bool>) -> Result<Vec<u8>, Failure> {
+/// The file's header, up to the end of its last line.
+fn header(input: &mut dyn BufRead, ended: &Cell<bool>) -> Result<Vec<u8>, AgeError> {
     let mut header = Vec::new();
     loop {
         let line = header.len();
         let left = LONGEST_HEADER.saturating_sub(line);
         let read = input.take(left.try_into().unwrap_or(u64::MAX)).read_until(b'\n', &mut header);
-        read.map_err(|error| broken(&error, ended.get()).map_or(Failure::Io(error), Failure::what))?;
+        read.map_err(|error| broken(&error, ended.get()).map_or(AgeError::Io(error), AgeError::what))?;
         match header.get(line..).unwrap_or_default() {
             [b'-', b'-', b'-', b' ', .., b'\n'] => return Ok(header),
             [.., b'\n'] => {}
@@ -129,8 +129,9 @@ fn header(input: &mut dyn BufRead, ended: &Cell<bool>) -> Result<Vec<u8>, Failur
     }
 }
 
-/// Judges what deriving a key from the passphrase would cost, if there is one: `-> scrypt SALT WORK_FACTOR`.
-fn check_work(header: &[u8]) -> Result<(), Failure> {
+/// Checks the cost of deriving a key from a passphrase. Header line: `-> scrypt SALT WORK_FACTOR` (C2SP, age.md, "The
+/// scrypt recipient type").
+fn check_work(header: &[u8]) -> Result<(), AgeError> {
     let stanza = header.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"-> scrypt "));
     let Some(factor) = stanza.and_then(|arguments| arguments.split(|&byte| byte == b' ').nth(1)) else { return Ok(()) };
     let factor: u8 = match std::str::from_utf8(factor).ok().and_then(|factor| factor.parse().ok()) {
@@ -143,13 +144,13 @@ fn check_work(header: &[u8]) -> Result<(), Failure> {
         );
         return refused(what, "encrypt it again: age itself takes 18");
     }
-    // N = 2^factor blocks of 128 * r bytes, where r is 8.
+    // scrypt memory: N = 2^factor blocks of 128 * r bytes, with r = 8.
     let memory = 1024_u64 << factor;
-    kdf::fits(memory).map_err(Failure::what)
+    kdf::fits(memory).map_err(AgeError::what)
 }
 
-/// Opens the file's stream with `key`.
-fn unlock(input: Headed, key: Key<'_>, ended: Rc<Cell<bool>>) -> Result<Box<dyn Read>, Failure> {
+/// Opens the payload with `key`.
+fn unlock(input: Headed, key: Key<'_>, ended: Rc<Cell<bool>>) -> Result<Box<dyn Read>, AgeError> {
     let decryptor = Decryptor::new_buffered(input).map_err(|error| in_header(error, ended.get()))?;
     let result = match key {
         Key::Identities(_) if decryptor.is_scrypt() => {
@@ -187,18 +188,18 @@ fn unlock(input: Headed, key: Key<'_>, ended: Rc<Cell<bool>>) -> Result<Box<dyn 
     Ok(Box::new(Plain { inner, ended, failed: None }))
 }
 
-/// What an error in the header means.
-fn in_header(error: DecryptError, ended: bool) -> Failure {
+/// The failure for an error of the crate while it reads the header.
+fn in_header(error: DecryptError, ended: bool) -> AgeError {
     let what = match error {
-        DecryptError::Io(error) => return broken(&error, ended).map_or(Failure::Io(error), Failure::what),
+        DecryptError::Io(error) => return broken(&error, ended).map_or(AgeError::Io(error), AgeError::what),
         DecryptError::UnknownFormat => "this version of the age format is not known",
         _ => "its header is damaged",
     };
-    Failure::what(what.to_owned())
+    AgeError::what(what.to_owned())
 }
 
-/// What an error of age's own readers means, in our words; `None` for one of the system. `ended` says whether the file
-/// was read to its end.
+/// A message for an error of age's own readers; `None` for an error of a system call. `ended`: the file was read to its
+/// end.
 fn broken(error: &io::Error, ended: bool) -> Option<String> {
     match (error.kind(), ended) {
         (io::ErrorKind::UnexpectedEof, _) => Some("the file is cut off".to_owned()),
@@ -208,11 +209,11 @@ fn broken(error: &io::Error, ended: bool) -> Option<String> {
     }
 }
 
-/// The file itself: notes its end, and bounds its lines if it is armored.
+/// The encrypted file: records its end, and bounds the lines if it is armored.
 struct Watched {
     inner: Box<dyn Read>,
     ended: Rc<Cell<bool>>,
-    /// The length so far of the line that is being read; `None` for a file without lines.
+    /// Length of the current line so far; `None` for a binary file.
     line: Option<usize>,
 }
 
@@ -237,8 +238,8 @@ impl Read for Watched {
     }
 }
 
-/// The file again from its beginning: its header, all at once, then the rest. The crate parses what it has of a header
-/// anew with each line that it gets.
+/// The file from its start: the whole header in one piece, then the rest. The crate parses the header again for each
+/// piece that it gets.
 struct Headed {
     header: Vec<u8>,
     input: Box<dyn BufRead>,
@@ -259,7 +260,7 @@ impl BufRead for Headed {
         self.input.consume(amount);
     }
 
-    /// The header. A second call finds the end: what comes after the header has no lines.
+    /// The header. The second call returns the end, because the payload has no lines.
     fn read_until(&mut self, _: u8, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let count = self.header.len();
         buffer.append(&mut self.header);
@@ -267,11 +268,11 @@ impl BufRead for Headed {
     }
 }
 
-/// What the file holds. Errors of the file's content are told in our words.
+/// The decrypted content. Errors of the content get our messages, because the crate's may quote it.
 struct Plain<R> {
     inner: R,
     ended: Rc<Cell<bool>>,
-    /// What went wrong: nothing can be read any more.
+    /// The first error; reading fails from then on.
     failed: Option<String>,
 }
 

@@ -1,12 +1,12 @@
-//! Files that the real `age` has encrypted, to real keys of `age-keygen` and `ssh-keygen`; and the same files broken.
+//! Files encrypted by the real `age` to real keys of `age-keygen` and `ssh-keygen`; and the same files damaged.
 
 use age::secrecy::SecretString;
 
-use crate::testing::{Place, export};
+use crate::testing::{Place, exports};
 
 /// The passphrase of the files in tests/exports/age.
 const PASSPHRASE: &str = "correct horse ünïcödé";
-/// How an SSH key that is encrypted begins: magic, cipher, KDF, salt, 16 rounds.
+/// Start of an encrypted SSH key: magic, cipher, KDF, salt, 16 rounds.
 const LOCKED: &str = "b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEA==";
 const DOCUMENT: &str =
     "{\"token\": \"planted-täg ☃ $HOME \\\"q\\\"\\n\", \"db\": {\"password\": \"planted-db\", \"port\": 5432}}";
@@ -17,7 +17,7 @@ fn age(place: &Place, args: &[&str], content: impl AsRef<[u8]>) {
     place.run("age", &[args, &["plain"]].concat());
 }
 
-/// A place with identities in `id`, others in `other`, and the recipient of the first.
+/// A directory with identities in `id`, others in `other`; and the recipient of the first.
 fn keys() -> (Place, String) {
     let place = Place::new();
     place.run("age-keygen", &["-o", "id"]);
@@ -83,7 +83,7 @@ fn ssh_keys_open_files_too() {
     let text = std::fs::read_to_string(place.path().join("ed")).unwrap();
     place.write("damaged", text.replacen("b3B", "x3B", 1));
     place.run("ssh-keygen", &["-q", "-t", "ecdsa", "-N", "", "-f", "ecdsa"]);
-    // 1001 rounds, in what `ssh-keygen -a 16` has made.
+    // The key of `ssh-keygen -a 16`, changed to 1001 rounds.
     let mut key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, LOCKED).unwrap();
     let rounds = key.windows(4).position(|window| window == [0, 0, 0, 16].as_slice()).unwrap() + 20;
     assert_eq!(key[rounds..rounds + 4], [0, 0, 0, 16]);
@@ -104,7 +104,7 @@ fn ssh_keys_open_files_too() {
 fn a_passphrase_opens_a_file_and_an_identity() {
     let place = Place::new();
     for name in ["passphrase.age", "identity.age", "document.age"] {
-        std::fs::copy(export("age").join(name), place.path().join(name)).unwrap();
+        std::fs::copy(exports().join("age").join(name), place.path().join(name)).unwrap();
     }
     place.write("pw", format!("{PASSPHRASE}\n"));
     place.write("wrong", "correct horse");
@@ -128,7 +128,7 @@ fn a_passphrase_opens_a_file_and_an_identity() {
             "it is encrypted to identities, not to a passphrase (for s)\nsay `identity",
         ),
     ] {
-        place.write("id", std::fs::read(export("age/identity.txt")).unwrap());
+        place.write("id", std::fs::read(exports().join("age/identity.txt")).unwrap());
         let told = place.fails(&format!("{{ s: {{ type: age, {keys}, format: json }} }}"), "s:token");
         assert!(told.contains(want), "{keys}: {told}");
     }
@@ -160,7 +160,7 @@ fn what_does_not_open_is_told_by_its_reason() {
         bytes[at] ^= 1;
         bytes
     };
-    // Another letter of the same alphabet: the header stays one that can be read.
+    // A different letter of the same alphabet, so that the header still parses.
     let relettered = |at: usize| {
         let mut bytes = good.clone();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -230,7 +230,7 @@ fn work_beyond_the_bound_is_refused_at_once() {
         assert!(told.starts_with(&format!("s: DIR/bad: {want}")), "{told}");
         assert!(start.elapsed().as_secs() < 2);
     }
-    // What is within it works, however little it is.
+    // A low work factor is within the limit.
     let mut recipient = age::scrypt::Recipient::new(SecretString::from("x".to_owned()));
     recipient.set_work_factor(2);
     let mut bytes = Vec::new();

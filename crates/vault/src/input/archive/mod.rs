@@ -1,8 +1,8 @@
-//! Reading ZIP files: an export that is one, and the attachments in it. Nothing is ever unpacked to the disk, and a name in
-//! an archive is never a path here.
+//! Reads ZIP files: exports, and the attachments in them. Nothing is unpacked to the disk, and a name in an archive is
+//! never used as a path.
 //!
-//! What an archive claims is checked before the `zip` crate sees it, since that reserves memory by these claims. Facts:
-//! PKWARE's APPNOTE.TXT 6.3.10, 4.3.16 (end of central directory record) and 4.3.15 (ZIP64's locator).
+//! The sizes that an archive declares are checked before the `zip` crate parses it, because the crate allocates by
+//! them. Format: PKWARE's APPNOTE.TXT 6.3.10, 4.3.16 (end of central directory record) and 4.3.15 (ZIP64 locator).
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -18,37 +18,36 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::read::{self, ReadError};
 
-/// Something to read at any place.
+/// A seekable reader.
 pub(crate) trait ReadSeek: Read + Seek {}
 impl<T: Read + Seek> ReadSeek for T {}
 
-/// How a ZIP file begins: with its first file's header.
+/// Start of a ZIP file: its first local file header.
 pub(crate) const MAGIC: &[u8] = b"PK\x03\x04";
 
-/// The most files in an archive. An item of its own for each attachment is already a lot.
+/// Maximum number of files in an archive. One item may have several attachments; 50,000 is plenty.
 const MAX_FILES: u16 = 50_000;
 
-/// The most bytes of the central directory: names, and 46 bytes a file.
+/// Maximum length of the central directory, in bytes: names, and 46 bytes per file.
 const MAX_DIRECTORY: u64 = 16 << 20;
 
-/// How much a file in it may unpack to, in bytes, however little it is packed.
+/// Unpacked length, in bytes, up to which the compression ratio is not checked.
 const FREE: u64 = 32 << 20;
 
-/// How many times its packed size a larger one may unpack to. JSON packs to a tenth, what is all the same to a
-/// thousandth.
+/// Maximum compression ratio above [`FREE`]. JSON compresses to about a tenth, constant bytes to a thousandth.
 const MAX_RATIO: u64 = 250;
 
-/// An archive.
+/// An open archive.
 pub(crate) struct Archive {
     zip: ZipArchive<Masked>,
 }
 
-/// A file whose first bytes read as zeros. The crate looks for its records in pieces of a KiB that stay on the stack, and a
-/// short archive's last KiB holds values: they are hidden from it until that is done.
+/// A file whose first bytes read as zeros. The crate searches for its records in 1 KiB pieces on the stack, which are
+/// not zeroized; the last KiB of a short archive holds values, so they are hidden during the search.
 struct Masked {
     inner: BufReader<Box<dyn ReadSeek>>,
     at: u64,
-    /// How many bytes from the beginning on are hidden.
+    /// Number of bytes hidden, from the start of the file.
     hidden: Rc<Cell<u64>>,
 }
 
@@ -76,16 +75,16 @@ impl Seek for Masked {
 }
 
 impl Archive {
-    /// Reads the list of what is in `file`.
+    /// Reads the central directory of `file`.
     ///
     /// # Errors
-    /// What is wrong with it, to be put after its name.
+    /// A message, to be printed after the archive's name.
     pub(crate) fn open(mut file: Box<dyn ReadSeek>) -> Result<Self, String> {
         let hidden = Rc::new(Cell::new(check_claims(&mut file)?));
         let file = Masked { inner: BufReader::new(file), at: 0, hidden: Rc::clone(&hidden) };
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = contain(|| ZipArchive::with_config(config, file)).ok_or_else(damaged)?;
-        let zip = zip.map_err(|error| say(&error))?;
+        let zip = zip.map_err(|error| message(&error))?;
         hidden.set(0);
         if zip.has_duplicate_names() {
             return Err("two files in this ZIP file have one name".to_owned());
@@ -93,12 +92,12 @@ impl Archive {
         Ok(Self { zip })
     }
 
-    /// The names of all files in it, with their numbers.
+    /// The index and name of every file in it.
     pub(crate) fn names(&self) -> impl Iterator<Item = (usize, String)> {
         (0..self.zip.len()).filter_map(|index| {
-            // One that cannot be told about has no name here: whoever wants it is told that it is not there.
+            // A file whose entry is malformed is omitted; an item that refers to it then reports it as missing.
             let entry = self.zip.by_index_data(index).ok()?;
-            // Programs that leave out the mark for UTF-8 still write it.
+            // Some programs write UTF-8 without setting the UTF-8 flag.
             let name = match std::str::from_utf8(entry.name_raw()) {
                 Ok(name) => name.to_owned(),
                 Err(_) => entry.name().ok()?.into_owned(),
@@ -107,13 +106,14 @@ impl Archive {
         })
     }
 
-    /// Opens a file in it.
+    /// Opens the file number `index`.
     ///
     /// # Errors
-    /// What is wrong with it. Reading may fail later, also at its end: only then its checksum is known.
+    /// A message, to be printed after the archive's name. Reading may fail later, at the latest at the end, where the
+    /// checksum is verified.
     pub(crate) fn entry(&mut self, index: usize) -> Result<impl Read + '_, String> {
         let (packed, size) = {
-            let entry = self.zip.by_index_data(index).map_err(|error| say(&error))?;
+            let entry = self.zip.by_index_data(index).map_err(|error| message(&error))?;
             if entry.encrypted() {
                 return Err("it is encrypted inside the ZIP file, and no password manager writes such".to_owned());
             }
@@ -126,14 +126,14 @@ impl Archive {
         if size > most {
             return Err(bomb());
         }
-        let entry = contain(|| self.zip.by_index(index)).ok_or_else(damaged)?.map_err(|error| say(&error))?;
+        let entry = contain(|| self.zip.by_index(index)).ok_or_else(damaged)?.map_err(|error| message(&error))?;
         Ok(Bounded { inner: entry, left: most })
     }
 
-    /// Reads an attachment. One that is longer than a value may be is cut after its first byte too many.
+    /// Reads an attachment, at most one byte more than the maximum length of a value; the caller refuses that.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message, to be printed after the archive's name.
     pub(crate) fn attachment(&mut self, index: usize) -> Result<Secret, String> {
         let size = self.zip.by_index_data(index).map_or(0, |entry| entry.size());
         if size > u64::try_from(MAX_VALUE).unwrap_or(u64::MAX) {
@@ -151,10 +151,10 @@ impl Archive {
 }
 
 impl Archive {
-    /// The attachment whose number in `archive` a field has kept as its place.
+    /// Reads the attachment whose index in `archive` is `place`, as a field stored it.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message, to be printed after the archive's name.
     pub(crate) fn attachment_at(archive: Option<&mut Self>, place: &str) -> Result<Secret, String> {
         match (archive, place.parse()) {
             (Some(archive), Ok(index)) => archive.attachment(index),
@@ -163,7 +163,7 @@ impl Archive {
     }
 }
 
-/// What is read of a file until it is too much. What goes wrong is said in our words.
+/// A reader that fails at a limit. Errors get our messages.
 struct Bounded<R> {
     inner: R,
     left: u64,
@@ -184,12 +184,13 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Looks at the record at the end, and returns where the directory begins: it must end the file, and claim no more than is read here. The last one in the file is
-/// the one that the crate takes; it takes no earlier one when this one lies directly behind the directory.
+/// Checks the end of central directory record: it must end the file, and declare no more than the limits. Returns the
+/// offset of the central directory. The crate uses the last record in the file, and no earlier one if the last directly
+/// follows the directory.
 fn check_claims(file: &mut Box<dyn ReadSeek>) -> Result<u64, String> {
-    /// Length of the record without its comment.
+    /// Length of the record without its comment, in bytes (4.3.16).
     const RECORD: usize = 22;
-    /// Length of ZIP64's locator, which stands before the record.
+    /// Length of the ZIP64 locator, which precedes the record, in bytes (4.3.15).
     const LOCATOR: usize = 20;
     const LONGEST_COMMENT: usize = 65_535;
 
@@ -232,8 +233,8 @@ fn bomb() -> String {
     format!("a file in the ZIP file unpacks to over {MAX_RATIO} times its size: no export does")
 }
 
-/// A refusal of the crate's. Its own words may hold a name, so they are not shown.
-fn say(error: &ZipError) -> String {
+/// A message for an error of the crate, whose own text may quote a name.
+fn message(error: &ZipError) -> String {
     match error {
         ZipError::UnsupportedArchive(_) => "the ZIP file is of a kind that is not read".to_owned(),
         _ => damaged(),

@@ -1,4 +1,4 @@
-//! Archives that are broken or made to hurt. What a good one gives is tested with the exports.
+//! Damaged and malicious archives. Valid ones are tested with the exports.
 
 use std::io::{Cursor, Read, Write};
 
@@ -21,7 +21,7 @@ fn open(bytes: &[u8]) -> Result<Archive, String> {
     Archive::open(Box::new(Cursor::new(bytes.to_vec())))
 }
 
-/// All of the archive's first file.
+/// The content of the archive's first file.
 fn first(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut archive = open(bytes)?;
     let mut content = Vec::new();
@@ -29,7 +29,7 @@ fn first(bytes: &[u8]) -> Result<Vec<u8>, String> {
     Ok(content)
 }
 
-/// The places of a signature.
+/// The offsets of a signature.
 fn places(bytes: &[u8], signature: &[u8]) -> Vec<usize> {
     (0..bytes.len()).filter(|at| bytes[*at..].starts_with(signature)).collect()
 }
@@ -117,7 +117,7 @@ fn what_no_export_has_is_refused_by_name() {
         let told = first(&bytes).unwrap_err();
         assert!(told.starts_with(want), "{name}: {told}");
     }
-    // A comment is no harm.
+    // A comment is allowed.
     let mut bytes = [&good[..], b"hello"].concat();
     put(&mut bytes, end + 20, &[5, 0]);
     assert_eq!(first(&bytes).unwrap(), b"one");
@@ -132,7 +132,7 @@ fn a_bomb_is_refused_by_what_it_says_and_by_what_it_does() {
         first(&bomb).unwrap_err().starts_with("a file in the ZIP file unpacks to over 250 times its size"),
         "declared"
     );
-    // It says that it is small.
+    // An entry that declares a smaller size than it has.
     let mut liar = bomb;
     let at = places(&liar, DIRECTORY)[0];
     put(&mut liar, at + 24, &10_u32.to_le_bytes());

@@ -1,8 +1,8 @@
-//! Files that OpenPGP encrypts with a passphrase, as `gpg --symmetric` and OpenPGP.js write them.
+//! Decrypts OpenPGP files encrypted with a passphrase, as `gpg --symmetric` and OpenPGP.js write them.
 //!
-//! The `pgp` crate decrypts. What a file may ask for is judged first: how many keys are to be derived, and with how much
-//! work. No packet but these is handed to the crate: keys encrypted with a passphrase, the encrypted data, and inside it
-//! one literal, compressed or not. Facts: RFC 9580, 3.7.1 (S2K), 4.2 (packet headers), 5.3 (SKESK), 5.13 (SEIPD).
+//! The `pgp` crate decrypts. The number and cost of key derivations are checked first. The crate only sees these
+//! packets: keys encrypted with a passphrase, the encrypted data, and inside it one literal, compressed or not. Format:
+//! RFC 9580, 3.7.1 (S2K), 4.2 (packet headers), 5.3 (SKESK), 5.13 (SEIPD).
 
 use std::io::BufRead;
 
@@ -19,63 +19,64 @@ use zeroize::Zeroizing;
 
 use super::read::{self, ReadError};
 
-/// The longest encrypted file, in bytes: it is in memory several times over.
+/// Maximum length of an encrypted file, in bytes: several copies of it are in memory.
 pub(crate) const MAX_ENCRYPTED: usize = 96 << 20;
 
-/// The most that it may hold, in bytes.
+/// Maximum length of the decrypted content, in bytes.
 const MAX_PLAIN: usize = 160 << 20;
 
-/// How many passphrases a file may be encrypted to: each costs a key derivation.
+/// Maximum number of passphrases of a file: each costs a key derivation.
 const MAX_KEYS: usize = 4;
 
-/// Argon2's memory in KiB, as an exponent of 2: 1 GiB.
+/// Maximum memory of Argon2, as the exponent of 2 in KiB: 1 GiB.
 const MAX_ARGON2_MEMORY: u8 = 20;
 
-/// Argon2's passes and lanes: what the crate takes.
+/// Maximum passes and lanes of Argon2, which is the crate's own limit.
 const MAX_ARGON2: u8 = 32;
 
-/// How many layers of compression there may be. GnuPG and OpenPGP.js make one or none.
+/// Maximum nesting of compression. GnuPG and OpenPGP.js write at most one layer.
 const MAX_LAYERS: usize = 2;
 
-/// What to do about a file of another kind.
+/// Hint for an unsupported file.
 const HINT: &str = "encrypt it with a passphrase, as `gpg --symmetric` does";
 
-/// Why a file cannot be decrypted: what, and what to do.
+/// A file that cannot be decrypted: the message, and a hint.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub String, pub String);
+pub(crate) struct OpenPgpError(pub String, pub String);
 
-fn refuse<T>(what: impl Into<String>, hint: &str) -> Result<T, Refusal> {
-    Err(Refusal(what.into(), hint.to_owned()))
+fn refuse<T>(what: impl Into<String>, hint: &str) -> Result<T, OpenPgpError> {
+    Err(OpenPgpError(what.into(), hint.to_owned()))
 }
 
-fn damaged() -> Refusal {
-    Refusal("the encrypted file is damaged".to_owned(), "export it again".to_owned())
+fn damaged() -> OpenPgpError {
+    OpenPgpError("the encrypted file is damaged".to_owned(), "export it again".to_owned())
 }
 
-/// Whether a file that begins like this is encrypted by OpenPGP.
+/// True if a file that starts with `head` is encrypted by OpenPGP.
 pub(crate) fn is_encrypted(head: &[u8]) -> bool {
     let text = head.trim_ascii_start();
-    // Binary: the first packet is a key for a passphrase (3) or for a person (1), in either format of headers.
+    // Binary: the first packet is a key for a passphrase (tag 3) or a public key (tag 1), with a header in either
+    // format.
     text.starts_with(b"-----BEGIN PGP MESSAGE") || matches!(head.first(), Some(0x84 | 0x8c | 0xc1 | 0xc3))
 }
 
 /// Decrypts `file` with a passphrase.
 ///
 /// # Errors
-/// It is something else, asks for too much, is damaged, or the passphrase is wrong.
-pub(crate) fn decrypt(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// It is not supported, exceeds a limit, is damaged, or the passphrase is wrong.
+pub(crate) fn decrypt(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     contain(|| open(file, passphrase)).unwrap_or_else(|| Err(damaged()))
 }
 
-fn open(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+fn open(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     let packets = without_armour(file)?;
     let plain = decrypted(&packets, passphrase)?;
     drop(packets);
     unwrap(plain)
 }
 
-/// The packets inside `packets`.
-fn decrypted(packets: &[u8], passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// The decrypted packets of `packets`.
+fn decrypted(packets: &[u8], passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     let data = find_data(packets)?;
     let message = Message::from_bytes(packets).map_err(|_| damaged())?;
     let Message::Encrypted { esk, edata, .. } = message else { return Err(damaged()) };
@@ -96,23 +97,23 @@ fn decrypted(packets: &[u8], passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, 
     read_data(edata, &key, packets.len())
 }
 
-/// The packets in a file, armoured or not.
-fn without_armour(file: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// The packets of a file, armored or not.
+fn without_armour(file: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     if !file.trim_ascii_start().starts_with(b"-----") {
         return Ok(file);
     }
     let mut armour = pgp::armor::Dearmor::new(file.trim_ascii_start());
     armour.read_header().map_err(|_| damaged())?;
-    // Three bytes of four characters, and line ends besides.
+    // Four characters encode three bytes, and there are line ends, so this suffices.
     let size = file.len() / 4 * 3;
     read::to_end(armour, size, MAX_ENCRYPTED).map_err(|_| damaged())
 }
 
-/// Walks over the packets before the encrypted data; returns where that one's body begins.
-fn find_data(packets: &[u8]) -> Result<usize, Refusal> {
+/// Skips the packets before the encrypted data; returns the offset of its body.
+fn find_data(packets: &[u8]) -> Result<usize, OpenPgpError> {
     let mut at = 0;
     for _ in 0..=MAX_KEYS {
-        let header = Header::read(packets, at).ok_or_else(damaged)?;
+        let header = PacketHeader::read(packets, at).ok_or_else(damaged)?;
         match header.tag {
             1 | 3 => at = header.end.ok_or_else(damaged)?,
             18 | 20 => return Ok(header.body),
@@ -126,15 +127,15 @@ fn find_data(packets: &[u8]) -> Result<usize, Refusal> {
     refuse(format!("it is encrypted to over {MAX_KEYS} keys or passphrases, the most that are tried"), HINT)
 }
 
-/// A packet's header.
-struct Header {
+/// A packet header.
+struct PacketHeader {
     tag: u8,
     body: usize,
-    /// Where the next packet begins; `None` when the length is not known, or that of a part.
+    /// Offset of the next packet; `None` for an indeterminate or partial length.
     end: Option<usize>,
 }
 
-impl Header {
+impl PacketHeader {
     fn read(packets: &[u8], at: usize) -> Option<Self> {
         let first = *packets.get(at)?;
         let byte = |offset: usize| packets.get(at.checked_add(offset)?).copied().map(usize::from);
@@ -145,7 +146,7 @@ impl Header {
             return None;
         }
         let (tag, size, length) = if first & 0x40 == 0 {
-            // The old format: the type of the length in the two lowest bits.
+            // Old format: the two lowest bits are the length type.
             let (size, length) = match first & 3 {
                 0 => (1, Some(number(1, 1)?)),
                 1 => (2, Some(number(1, 2)?)),
@@ -171,10 +172,10 @@ impl Header {
     }
 }
 
-/// Judges what a key derivation would cost, before it is done.
-fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), Refusal> {
+/// Checks the cost of a key derivation before it runs.
+fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), OpenPgpError> {
     match key.s2k() {
-        // At most 62 MiB of hashing: the count is one byte of a floating-point number.
+        // Hashes at most 62 MiB: the count is one byte with a 4-bit exponent.
         Some(StringToKey::IteratedAndSalted { .. } | StringToKey::Salted { .. } | StringToKey::Simple { .. }) => Ok(()),
         Some(StringToKey::Argon2 { t, p, m_enc, .. }) => {
             if *m_enc > MAX_ARGON2_MEMORY {
@@ -184,11 +185,12 @@ fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), Refusal> {
             }
             if *t > MAX_ARGON2 || *p > MAX_ARGON2 {
                 let what = format!(
-                    "its key derivation asks for {t} passes and {p} lanes (Argon2), and at most {MAX_ARGON2} of each are done"
+                    "its key derivation asks for {t} passes and {p} lanes (Argon2), and at most {MAX_ARGON2} of each \
+                    are done"
                 );
                 return refuse(what, HINT);
             }
-            // The crate cannot be told that there is no memory: it would end the program.
+            // The crate aborts the process if its allocation fails, so try the same allocation first.
             let mut probe: Vec<u8> = Vec::new();
             if probe.try_reserve_exact(1024_usize << *m_enc).is_err() {
                 let what = format!(
@@ -203,12 +205,12 @@ fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), Refusal> {
     }
 }
 
-/// The key of the data, which begins with `data`.
+/// The session key of the encrypted data, whose body starts with `data`.
 fn session_key(
     keys: &[&SymKeyEncryptedSessionKey],
     data: &[u8],
     passphrase: &Secret,
-) -> Result<PlainSessionKey, Refusal> {
+) -> Result<PlainSessionKey, OpenPgpError> {
     let passphrase = Password::from(passphrase.expose());
     for key in keys {
         let Ok(session_key) = decrypt_session_key_with_password(key, &passphrase) else { continue };
@@ -219,8 +221,8 @@ fn session_key(
     refuse("its password is wrong", "it is the passphrase of the export, given when it was made")
 }
 
-/// Whether a key fits data in CFB mode (SEIPD version 1): its bytes 15 and 16 come again as 17 and 18. `None` when that
-/// cannot be told. One wrong key in 65,536 fits.
+/// CFB mode (SEIPD version 1): bytes 15 and 16 of the plaintext are repeated as 17 and 18. True if they match with
+/// `key`; `None` if `data` is another version. One wrong key in 65,536 matches.
 fn quick_check(key: &PlainSessionKey, data: &[u8]) -> Option<bool> {
     let PlainSessionKey::V3_4 { sym_alg, key } = key else { return None };
     let [1, data @ ..] = data else { return None };
@@ -240,21 +242,21 @@ fn quick_check(key: &PlainSessionKey, data: &[u8]) -> Option<bool> {
     Some((0..2).all(|at| first[14 + at] ^ zero[14 + at] == second[at] ^ next[at]))
 }
 
-/// The decrypted packets. They are read to their end, where it is seen that nobody has changed them.
-fn read_data(mut edata: Edata<'_>, key: &PlainSessionKey, size: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// The decrypted packets, read to the end, where the integrity check is.
+fn read_data(mut edata: Edata<'_>, key: &PlainSessionKey, size: usize) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     let options = DecryptionOptions::new().enable_gnupg_aead().set_seipdv1_read_mode(Seipdv1ReadMode::Streaming);
     let changed = || {
         let what = "the encrypted file is damaged: its password is right, and its content is not";
-        Refusal(what.to_owned(), "export it again".to_owned())
+        OpenPgpError(what.to_owned(), "export it again".to_owned())
     };
     edata.decrypt_with_options(key, options).map_err(|_| changed())?;
     read_all(edata, size, changed)
 }
 
-/// The content of decrypted packets: a literal, or a compressed one.
-fn unwrap(mut plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// The content of decrypted packets: a literal, possibly compressed.
+fn unwrap(mut plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     for _ in 0..=MAX_LAYERS {
-        let tag = Header::read(&plain, 0).map(|header| header.tag);
+        let tag = PacketHeader::read(&plain, 0).map(|header| header.tag);
         if !matches!(tag, Some(8 | 11)) {
             return refuse("the encrypted file holds something else than a file", HINT);
         }
@@ -271,12 +273,16 @@ fn unwrap(mut plain: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Refusal> 
     refuse("the encrypted file is compressed over and over", HINT)
 }
 
-/// All of `reader`, of which about `size` bytes are expected.
-fn read_all(reader: impl BufRead, size: usize, broken: impl Fn() -> Refusal) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// Reads all of `reader`; `size` is the expected length in bytes.
+fn read_all(
+    reader: impl BufRead,
+    size: usize,
+    broken: impl Fn() -> OpenPgpError,
+) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     read::to_end(reader, size, MAX_PLAIN).map_err(|problem| match problem {
         ReadError::Over(_) => {
             let what = format!("the encrypted file holds over {} MiB, the most that is read", MAX_PLAIN / MIB);
-            Refusal(what, "export without attachments".to_owned())
+            OpenPgpError(what, "export without attachments".to_owned())
         }
         _ => broken(),
     })

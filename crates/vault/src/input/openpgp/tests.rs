@@ -1,4 +1,4 @@
-//! Files that ask for too much, or are something else. What gpg has encrypted is tested with the exports.
+//! Files that exceed a limit or are not supported. Files of gpg are tested with the exports.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ fn packet(tag: u8, body: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A key for a passphrase, version 4, AES-256, with this S2K specifier.
+/// A key for a passphrase (SKESK), version 4, AES-256, with this S2K specifier.
 fn key(s2k: &[u8]) -> Vec<u8> {
     packet(3, &[&[4, 9], s2k].concat())
 }
 
-/// Iterated and salted SHA-256, the largest count.
+/// Iterated and salted SHA-256, with the largest count.
 fn iterated() -> Vec<u8> {
     [&[3, 8][..], &[1; 8], &[255]].concat()
 }
@@ -30,8 +30,8 @@ fn data() -> Vec<u8> {
     packet(18, &[&[1][..], &[7; 60]].concat())
 }
 
-fn told(file: &[u8]) -> String {
-    let Refusal(what, _) = decrypt(Zeroizing::new(file.to_vec()), &Secret::new(b"planted".to_vec())).unwrap_err();
+fn error_text(file: &[u8]) -> String {
+    let OpenPgpError(what, _) = decrypt(Zeroizing::new(file.to_vec()), &Secret::new(b"planted".to_vec())).unwrap_err();
     assert!(!what.contains("planted"));
     what
 }
@@ -75,7 +75,7 @@ fn what_is_asked_for_is_judged_before_it_is_done() {
             "the encrypted file is damaged",
         ),
     ] {
-        let told = told(&file);
+        let told = error_text(&file);
         assert!(told.contains(want), "{name}: {told}");
     }
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
@@ -84,7 +84,7 @@ fn what_is_asked_for_is_judged_before_it_is_done() {
 #[test]
 fn four_keys_are_tried_and_a_little_argon2_is_done() {
     assert_eq!(
-        told(&[key(&iterated()).repeat(2), key(&argon2(1, 1, 8)).repeat(2), data()].concat()),
+        error_text(&[key(&iterated()).repeat(2), key(&argon2(1, 1, 8)).repeat(2), data()].concat()),
         "its password is wrong"
     );
 }
@@ -92,7 +92,7 @@ fn four_keys_are_tried_and_a_little_argon2_is_done() {
 #[test]
 fn headers_are_read_in_both_formats() {
     let body = |bytes: &[u8]| {
-        Header::read(&[bytes, &[0; 300]].concat(), 0).map(|header| (header.tag, header.body, header.end))
+        PacketHeader::read(&[bytes, &[0; 300]].concat(), 0).map(|header| (header.tag, header.body, header.end))
     };
     for (bytes, want) in [
         (&[0xcb, 5][..], Some((11, 2, Some(7)))),
@@ -109,8 +109,8 @@ fn headers_are_read_in_both_formats() {
         assert_eq!(body(bytes), want, "{bytes:x?}");
     }
     assert!(
-        Header::read(&[0xcb], 0).is_none()
-            && Header::read(&[], 0).is_none()
-            && Header::read(&[1], usize::MAX).is_none()
+        PacketHeader::read(&[0xcb], 0).is_none()
+            && PacketHeader::read(&[], 0).is_none()
+            && PacketHeader::read(&[1], usize::MAX).is_none()
     );
 }

@@ -1,7 +1,7 @@
-//! JSON (RFC 8259), numbers as they are written.
+//! Parses JSON (RFC 8259); numbers keep their spelling.
 //!
-//! serde_json finds where each value begins and ends; what a value is, is told from its first character. Each level is
-//! gone over once more than the one above it, so the depth bounds the work.
+//! serde_json finds the start and end of each value; the first character determines its type. Each level is scanned
+//! once more than its parent, so the depth limit bounds the work.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 
 use super::{Builder, MAX_DEPTH, MAX_NODES, Node, NodeId, NotADocument, TooMany};
 
-/// Reads one document; returns its root.
+/// Parses one document; returns its root.
 ///
 /// # Errors
-/// It is not JSON, or over a limit.
+/// It is not JSON, or exceeds a limit.
 pub(crate) fn read(text: &str, builder: &mut Builder) -> Result<NodeId, NotADocument> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let what = match error.classify() {
@@ -25,15 +25,15 @@ pub(crate) fn read(text: &str, builder: &mut Builder) -> Result<NodeId, NotADocu
         };
         NotADocument { line: error.line(), column: error.column().max(1), what }
     })?;
-    Reader { text, builder }.value(raw, 0)
+    JsonReader { text, builder }.value(raw, 0)
 }
 
-struct Reader<'t, 'b> {
+struct JsonReader<'t, 'b> {
     text: &'t str,
     builder: &'b mut Builder,
 }
 
-impl<'t> Reader<'t, '_> {
+impl<'t> JsonReader<'t, '_> {
     fn value(&mut self, raw: &'t RawValue, depth: usize) -> Result<NodeId, NotADocument> {
         let text = raw.get();
         if depth > MAX_DEPTH {
@@ -63,13 +63,13 @@ impl<'t> Reader<'t, '_> {
         self.builder.add(node).map_err(|TooMany| self.at(text, TooMany::WHAT))
     }
 
-    /// What a string literal means.
+    /// The content of a string literal.
     fn string(&self, literal: &str) -> Result<Zeroizing<String>, NotADocument> {
         let text: Result<String, _> = serde_json::from_str(literal);
         text.map(Zeroizing::new).map_err(|_| self.at(literal, "half of a surrogate pair (`\\ud800` to `\\udfff`)"))
     }
 
-    /// The place of `part`, which is a part of the text.
+    /// An error at `part`, which is a slice of the text.
     fn at(&self, part: &str, what: &'static str) -> NotADocument {
         let offset = part.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
         let before = self.text.get(..offset).unwrap_or_default();
@@ -79,7 +79,7 @@ impl<'t> Reader<'t, '_> {
     }
 }
 
-/// The elements of an array, each as it stands.
+/// The elements of an array, unparsed.
 struct Elements<'t>(Vec<&'t RawValue>);
 
 impl<'de> Deserialize<'de> for Elements<'de> {
@@ -109,7 +109,7 @@ impl<'de> Visitor<'de> for ElementsVisitor {
     }
 }
 
-/// The members of an object in their order, each as it stands.
+/// The members of an object in order, unparsed.
 struct Members<'t>(Vec<(&'t RawValue, &'t RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

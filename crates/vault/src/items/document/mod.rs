@@ -1,35 +1,36 @@
-//! Structured text that holds values: JSON, YAML, dotenv, or all of it as one value. What `age`, `sops` and programs give.
+//! Structured text with values: JSON, YAML, dotenv, or the whole text as one value. Used for `age`, `sops` and
+//! programs.
 //!
-//! An item that begins with `/` is a JSON pointer (RFC 6901), any other one a key of the top level; `#field` is a member of
-//! the object that the item names. Text gives its bytes, a number or boolean its text as it is written.
+//! An item that starts with `/` is a JSON pointer (RFC 6901); any other item is a key of the top level. `#FIELD` is a
+//! member of the object that the item names. A text has its bytes as the value, a number or boolean its spelling.
 
 mod json;
 mod yaml;
 
 use deaddrop_core::limits::MAX_VALUE;
-use deaddrop_core::near_items::near;
+use deaddrop_core::near::items::near;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
 use crate::error::{item as shown_item, shown};
-use crate::kinds::dotenv;
+use crate::items::dotenv;
 use crate::{DataFormat, Listed, LookupError, Reference};
 
-/// The most nodes (values, lists, objects) of a document.
+/// Maximum number of nodes (values, lists, objects) of a document.
 const MAX_NODES: usize = 1_000_000;
-/// The deepest nesting.
+/// Maximum nesting depth.
 const MAX_DEPTH: usize = 32;
-/// How many keys an error names.
+/// Maximum number of keys that an error names.
 const NAMED_KEYS: usize = 30;
-/// The longest key that is offered as a near one or listed, in bytes.
+/// Maximum length of a key that is suggested or listed, in bytes.
 const LONGEST_NAME: usize = 256;
-/// How many keys are looked at for near ones, and how many missing items get them.
+/// Maximum number of keys that are searched for similar ones, and of missing items that get them.
 const KEPT_NAMES: usize = 10_000;
 const WITH_NEAR: usize = 20;
-/// The most items that are listed, and the most nodes that are looked at for it: an alias may stand for many.
+/// Maximum number of items that are listed, and of nodes visited for it: an alias may repeat many.
 const MAX_LISTED: usize = 100_000;
 
-/// The longest text in `format` that is read, in bytes.
+/// Maximum length of a text in `format`, in bytes.
 pub(crate) fn longest(format: DataFormat) -> usize {
     match format {
         DataFormat::Json => 64 << 20,
@@ -37,11 +38,11 @@ pub(crate) fn longest(format: DataFormat) -> usize {
     }
 }
 
-/// What a text holds. Its values are wiped when it goes.
+/// A parsed document. Its values are zeroized on drop.
 pub(crate) struct Document {
     nodes: Vec<Node>,
     root: NodeId,
-    /// For dotenv: the lines that could not be understood.
+    /// For dotenv: the numbers of lines that could not be parsed.
     dotenv: Option<Vec<usize>>,
 }
 
@@ -52,21 +53,21 @@ type NodeId = usize;
 enum Node {
     /// `null`, and a dotenv key without `=`.
     Null,
-    /// Text, or what a number or boolean is written as.
+    /// A text, or the spelling of a number or boolean.
     Text(Zeroizing<Vec<u8>>),
     List(Vec<NodeId>),
-    /// Keys in the text's order, duplicates included.
+    /// The members in order, duplicates included.
     Object(Vec<(Zeroizing<String>, NodeId)>),
 }
 
-/// Why a text is not a document. Holds no part of it.
+/// A parse error. Contains no part of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotADocument {
-    /// 1-based; 0 when it is about the whole.
+    /// 1-based; 0 if it concerns the whole text.
     pub line: usize,
-    /// 1-based; 0 when that is not known.
+    /// 1-based; 0 if unknown.
     pub column: usize,
-    /// Why.
+    /// The message.
     pub what: &'static str,
 }
 
@@ -80,12 +81,12 @@ impl std::fmt::Display for NotADocument {
     }
 }
 
-/// A document that is being built.
+/// A document under construction.
 struct Builder {
     nodes: Vec<Node>,
 }
 
-/// Over [`MAX_NODES`].
+/// The limit [`MAX_NODES`] is exceeded.
 struct TooMany;
 
 impl TooMany {
@@ -103,27 +104,27 @@ impl Builder {
 }
 
 impl Node {
-    /// Text. The copy has exactly its length: nothing moves, so nothing is left behind.
+    /// A text. Exact capacity: the buffer never moves, so no copy remains.
     fn text(text: &[u8]) -> Self {
         Self::Text(Zeroizing::new(text.to_vec()))
     }
 }
 
-/// Why an item has no value.
+/// The reason why an item has no value.
 enum Missing {
-    /// No such key, index or item.
+    /// The key, index or item does not exist.
     NotThere,
-    /// A key that comes twice.
+    /// The key is duplicated.
     Twice(String),
-    /// A top level that has no keys.
+    /// The top level is not an object.
     NoKeys,
 }
 
 impl Document {
-    /// Reads `bytes`, all of them.
+    /// Parses all of `bytes`.
     ///
     /// # Errors
-    /// They are not in `format`, or over a limit of ours.
+    /// They are not in `format`, or exceed a limit.
     pub(crate) fn parse(bytes: &[u8], format: DataFormat) -> Result<Self, NotADocument> {
         let too_many = |_| NotADocument { line: 0, column: 0, what: TooMany::WHAT };
         let mut builder = Builder { nodes: Vec::new() };
@@ -150,13 +151,13 @@ impl Document {
         Ok(Self { nodes: builder.nodes, root, dotenv: bad_lines })
     }
 
-    /// One answer for each reference.
+    /// The results, one per reference.
     pub(crate) fn fetch(&self, wanted: &[&Reference]) -> Vec<Result<Secret, LookupError>> {
         let mut with_near = 0..WITH_NEAR;
         wanted.iter().map(|reference| self.get(reference, || with_near.next().is_some())).collect()
     }
 
-    /// The value that a reference means. `offers` says whether near names are looked for, which costs time.
+    /// The value of a reference. `offers`: similar names are searched, which is expensive.
     fn get(&self, reference: &Reference, offers: impl FnOnce() -> bool) -> Result<Secret, LookupError> {
         let refused = |what: &str, hint: &str| LookupError::Refused {
             item: shown_item(reference),
@@ -211,8 +212,8 @@ impl Document {
         }
     }
 
-    /// What there is in it: the keys of the top level, and below it, by JSON pointer, all that has values in it. A document
-    /// has no more than one level of fields.
+    /// The items: the keys of the top level, and below it, by JSON pointer, every item with values. Only one level has
+    /// fields.
     pub(crate) fn list(&self) -> Vec<Listed> {
         let mut listing = Listing { document: self, items: Vec::new(), seen: 0 };
         match self.node(self.root) {
@@ -226,7 +227,7 @@ impl Document {
         listing.items
     }
 
-    /// The top level's keys that have a value, and their values.
+    /// The keys of the top level that have a value, and the values.
     pub(crate) fn values(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let members = match self.node(self.root) {
             Node::Object(members) => members.as_slice(),
@@ -239,12 +240,11 @@ impl Document {
     }
 
     fn node(&self, id: NodeId) -> &Node {
-        // Ids are made by `Builder::add` for nodes of this document.
+        // Every id comes from `Builder::add` for this document.
         self.nodes.get(id).unwrap_or(&Node::Null)
     }
 
-    /// True for a key that may be shown. After a quote that is never closed, a piece of a dotenv file's value may look like
-    /// a key.
+    /// True if `key` may be shown. After an unclosed quote, a part of a dotenv file's value may parse as a key.
     fn is_name(&self, key: &str) -> bool {
         key.len() <= LONGEST_NAME && (self.dotenv.is_none() || dotenv::looks_like_a_name(key))
     }
@@ -271,7 +271,7 @@ impl Document {
         Ok(at)
     }
 
-    /// Keys that look like `item`.
+    /// The keys similar to `item`.
     fn near(&self, item: &str) -> Vec<String> {
         let Node::Object(members) = self.node(self.root) else { return Vec::new() };
         let keys = names(members).take(KEPT_NAMES).filter(|key| self.is_name(key));
@@ -301,7 +301,7 @@ fn names(members: &[(Zeroizing<String>, NodeId)]) -> impl Iterator<Item = &str> 
     members.iter().map(|(key, _)| key.as_str())
 }
 
-/// A key as a token of a JSON pointer.
+/// A key escaped as a token of a JSON pointer.
 fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
@@ -314,7 +314,7 @@ struct Listing<'d> {
 }
 
 impl Listing<'_> {
-    /// Adds the node called `name`, which `pointer` finds, and what is below it.
+    /// Adds the node called `name` at `pointer`, and its descendants.
     fn add(&mut self, name: String, pointer: &str, node: NodeId, depth: usize) {
         self.seen = self.seen.saturating_add(1);
         if self.seen > MAX_LISTED || depth > MAX_DEPTH {
@@ -348,7 +348,7 @@ impl Listing<'_> {
     }
 }
 
-/// The text of `bytes`, without a byte order mark.
+/// `bytes` as UTF-8, without a byte order mark.
 fn utf8(bytes: &[u8]) -> Result<&str, NotADocument> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let good = bytes.get(..error.valid_up_to()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Documents in every format, and what is none.
+//! Documents in every format, and invalid ones.
 
 use super::*;
 
@@ -11,7 +11,8 @@ fn get(text: &str, format: DataFormat, item: &str, field: Option<&str>) -> Resul
 
 const JSON: &str = r#"{
   "text": "a\u00e4\ud83d\ude00\n\"$x", "empty": "", "number": 1.50, "big": 123456789012345678901234567890, "exp": -1E+2,
-  "yes": true, "no": false, "null": null, "list": ["zero", {"x": "one"}, [2]], "object": {"a": "A", "b/c": "B", "n": null},
+  "yes": true, "no": false, "null": null, "list": ["zero", {"x": "one"}, [2]],
+  "object": {"a": "A", "b/c": "B", "n": null},
   "": "nameless", "t~e": "tilde", "twice": 1, "twice": 2, "nothing": {}
 }"#;
 
@@ -106,7 +107,7 @@ fn thirty_two_levels_and_a_million_values_are_read_and_one_more_is_not() {
         let deep = format!("{}1{}", "[".repeat(32), "]".repeat(32));
         assert_eq!(get(&deep, format, &"/0".repeat(32), None).as_deref(), Ok("1"));
         for (count, fits) in [(MAX_NODES - 1, true), (MAX_NODES, false)] {
-            // Once is enough for YAML, which takes longer.
+            // Once is enough for YAML, which is slower.
             if fits && format == DataFormat::Yaml {
                 continue;
             }
@@ -122,7 +123,8 @@ fn thirty_two_levels_and_a_million_values_are_read_and_one_more_is_not() {
 #[test]
 fn yaml_values_are_their_text_and_aliases_what_they_stand_for() {
     let text = "text: plain\nquoted: \"a\\n'b'\"\nsingle: 'null'\nblock: |\n  two\n  lines\nfolded: >-\n  one\n  line\n\
-                octal: 0400\nyes: yes\ntrue: true\nnone:\ntilde: ~\nstring: !!str ~\nbase: &base {a: 1, b: x}\ncopy: *base\n\
+                octal: 0400\nyes: yes\ntrue: true\nnone:\ntilde: ~\nstring: !!str ~\nbase: &base {a: 1, b: x}\ncopy: \
+                *base\n\
                 &key k: v\n*key : w\n'1': one\nlist:\n- a\n- *base\n";
     for (item, field, want) in [
         ("text", None, Ok("plain")),

@@ -1,4 +1,4 @@
-//! YAML: one document, its aliases resolved without copying, so that no alias makes it larger.
+//! Parses one YAML document. Aliases share nodes instead of copying them, so they cannot multiply its size.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use zeroize::Zeroizing;
 
 use super::{Builder, MAX_DEPTH, Node, NodeId, NotADocument, TooMany};
 
-/// The handle of YAML's own tags: YAML 1.2.2, section 10.
+/// The prefix of YAML's own tags (YAML 1.2.2, chapter 10).
 const CORE: &str = "tag:yaml.org,2002:";
 
-/// Reads one document; returns its root.
+/// Parses one document; returns its root.
 ///
 /// # Errors
-/// It is not YAML, or over a limit.
+/// It is not YAML, or exceeds a limit.
 pub(crate) fn read(text: &str, builder: &mut Builder) -> Result<NodeId, NotADocument> {
     let options = granit_parser::options! { block_nesting_limit: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH };
     let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut reader = Reader { builder, open: Vec::new(), anchors: HashMap::new(), root: None };
+    let mut reader = YamlReader { builder, open: Vec::new(), anchors: HashMap::new(), root: None };
     loop {
         let failed = NotADocument { line: 0, column: 0, what: "this makes the YAML parser fail" };
         match contain(|| parser.next()).ok_or(failed)? {
@@ -34,7 +34,7 @@ pub(crate) fn read(text: &str, builder: &mut Builder) -> Result<NodeId, NotADocu
     reader.root.ok_or(NotADocument { line: 0, column: 0, what: "the document is empty" })
 }
 
-struct Reader<'b> {
+struct YamlReader<'b> {
     builder: &'b mut Builder,
     open: Vec<Open>,
     /// Complete nodes by the parser's number of their anchor.
@@ -42,7 +42,7 @@ struct Reader<'b> {
     root: Option<NodeId>,
 }
 
-/// A list or mapping whose end has not come yet.
+/// A list or mapping whose end has not been reached.
 struct Open {
     anchor: usize,
     content: Content,
@@ -53,7 +53,7 @@ enum Content {
     Object { members: Vec<(Zeroizing<String>, NodeId)>, key: Option<Zeroizing<String>> },
 }
 
-impl Reader<'_> {
+impl YamlReader<'_> {
     fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), NotADocument> {
         match event {
             Event::DocumentStart(..) if self.root.is_some() => Err(at(span, "a second document begins here")),
@@ -111,7 +111,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Keeps a complete node and puts it where it belongs.
+    /// Stores a complete node, and adds it to its parent.
     fn close(&mut self, node: Node, anchor: usize, span: &Span) -> Result<(), NotADocument> {
         let id = self.builder.add(node).map_err(|TooMany| at(span, TooMany::WHAT))?;
         if anchor > 0 {
@@ -126,7 +126,7 @@ impl Reader<'_> {
             Some(Content::List(items)) => items.push(id),
             Some(Content::Object { members, key }) => match key.take() {
                 Some(key) => members.push((key, id)),
-                // A key that has an anchor, or is an alias.
+                // The key has an anchor, or is an alias.
                 None => match self.builder.nodes.get(id) {
                     Some(Node::Text(bytes)) => {
                         let text = std::str::from_utf8(bytes).map_err(|_| at(span, "a key here is no text"))?;
@@ -140,7 +140,7 @@ impl Reader<'_> {
     }
 }
 
-/// Which of YAML's own tags it is: `Some(None)` without one, `None` for any other tag.
+/// The name of a YAML core tag: `Some(None)` without a tag, `None` for any other tag.
 fn core_kind(tag: Option<&Tag>) -> Option<Option<&'static str>> {
     let Some(tag) = tag else { return Some(None) };
     let (handle, suffix) = (tag.handle(), tag.suffix());
@@ -151,7 +151,7 @@ fn core_kind(tag: Option<&Tag>) -> Option<Option<&'static str>> {
     core.into_iter().find(|kind| handle == CORE && suffix == *kind).map(Some)
 }
 
-/// A place in the text. The parser's columns count from 0.
+/// An error at `span`. The parser's columns count from 0.
 fn at(span: &Span, what: &'static str) -> NotADocument {
     NotADocument { line: span.start.line(), column: span.start.col().saturating_add(1), what }
 }

@@ -1,7 +1,7 @@
-//! What password managers' JSON is read into. A value that is not text does not stop the reading: it matters only if it is
-//! asked for.
+//! Types for the JSON of password managers. A value of an unexpected type does not stop the parser: it is an error only
+//! if it is wanted.
 //!
-//! `stream` reads a file from beginning to end, one item in memory at a time.
+//! `stream` parses a file with one item in memory at a time.
 
 mod stream;
 
@@ -11,20 +11,20 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-pub(crate) use stream::{Each, Failure, Feed, Keyed, Object, Objects, parse};
+pub(crate) use stream::{Each, Feed, JsonError, Keyed, Object, Objects, parse};
 
-/// The longest list inside one item (custom fields, URIs, collections).
+/// Maximum length of a list inside one item (custom fields, URIs, collections).
 const LONGEST_LIST: usize = 1000;
 
-/// A value that ought to be text. Its content is wiped when it goes.
+/// A value that should be text. Its content is zeroized on drop.
 #[derive(Default)]
 pub(crate) enum Text {
-    /// Not there, or `null`.
+    /// Absent, or `null`.
     #[default]
     Absent,
-    /// Text, or `true` or `false`.
+    /// Text, `true` or `false`.
     Is(Zeroizing<String>),
-    /// A whole number.
+    /// An integer.
     Number(i64),
     /// Another number, a list or an object.
     Other,
@@ -39,7 +39,7 @@ impl Text {
         }
     }
 
-    /// The number, if it is a whole one.
+    /// The number, if it is an integer.
     pub(crate) fn number(&self) -> Option<i64> {
         match self {
             Self::Number(number) => Some(*number),
@@ -50,7 +50,7 @@ impl Text {
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        // Exact capacity: nothing moves, so nothing is left behind.
+        // Exact capacity: the buffer never moves, so no copy remains.
         Self::Is(Zeroizing::new(text.to_owned()))
     }
 }
@@ -97,7 +97,7 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// A small number; `None` for everything else.
+/// A small non-negative integer; `None` for everything else.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Number(pub(crate) Option<u64>);
 
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for NumberVisitor {
     }
 }
 
-/// A list of at most [`LONGEST_LIST`]; `null` is an empty one.
+/// A list of at most [`LONGEST_LIST`] elements; `null` is an empty one.
 pub(crate) struct List<T>(pub(crate) Vec<T>);
 
 impl<T> Default for List<T> {

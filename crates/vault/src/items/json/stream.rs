@@ -1,7 +1,7 @@
-//! Reads JSON from beginning to end, one item in memory at a time.
+//! Parses JSON with one item in memory at a time.
 //!
-//! serde_json's own messages are never shown: they can quote what they met. What is told is a line, a column and one of
-//! our sentences.
+//! serde_json's messages can quote the input, so they are never shown. An error is a line, a column and one of our
+//! messages.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,23 +13,23 @@ use serde_json::error::Category;
 
 use crate::OpenError;
 use crate::input::Input;
-use crate::input::meter::{Limit, Meter, Metered};
+use crate::input::meter::{ExportLimit, Meter, Metered};
 use crate::input::read::ReadError;
 use crate::items::item::{self, Entry, Sink};
 
-/// Why reading stopped.
+/// The reason why parsing stopped.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The system says no.
+pub(crate) enum JsonError {
+    /// A read failed.
     Io(io::Error),
-    /// Not JSON, or not all of it, at a line and column.
+    /// The text is not JSON, or incomplete: line, column and message.
     Json(usize, usize, &'static str),
-    /// Over a limit.
-    Limit(Limit),
+    /// A limit is exceeded.
+    Limit(ExportLimit),
 }
 
-impl Failure {
-    /// The refusal of the export `input`; `hint` says how such an export is made.
+impl JsonError {
+    /// The error for the export `input`; `hint` says how to create such an export.
     pub(crate) fn refused(self, input: &Input<'_>, hint: &str) -> OpenError {
         let path = input.name().to_owned();
         match self {
@@ -42,11 +42,11 @@ impl Failure {
     }
 }
 
-/// Reads all of `file` with `seed`. `shape` is what is said of JSON that is something else.
+/// Parses all of `file` with `seed`. `shape` is the message for JSON of another shape.
 ///
 /// # Errors
-/// What stopped it.
-pub(crate) fn parse<S>(file: Metered<'_, impl Read>, shape: &'static str, seed: S) -> Result<(), Failure>
+/// The reason why parsing stopped.
+pub(crate) fn parse<S>(file: Metered<'_, impl Read>, shape: &'static str, seed: S) -> Result<(), JsonError>
 where
     S: for<'de> DeserializeSeed<'de, Value = ()>,
 {
@@ -54,62 +54,62 @@ where
     let mut deserializer = serde_json::Deserializer::from_reader(file);
     seed.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| {
         if let Some(limit) = meter.limit() {
-            return Failure::Limit(limit);
+            return JsonError::Limit(limit);
         }
-        // serde_json counts the columns of a line that has just begun from 0.
+        // serde_json counts the columns from 0 at the start of a line.
         let (line, column) = (error.line(), error.column().max(1));
         match error.classify() {
-            Category::Io => Failure::Io(error.into()),
-            Category::Eof => Failure::Json(line, column, "the file ends in the middle of the export"),
-            Category::Syntax => Failure::Json(line, column, "this is not JSON"),
-            Category::Data => Failure::Json(line, column, shape),
+            Category::Io => JsonError::Io(error.into()),
+            Category::Eof => JsonError::Json(line, column, "the file ends in the middle of the export"),
+            Category::Syntax => JsonError::Json(line, column, "this is not JSON"),
+            Category::Data => JsonError::Json(line, column, shape),
         }
     })
 }
 
-/// Where the readers of nested objects put what they find.
+/// The destination of the nested parsers: the sink, and the meter.
 pub(crate) struct Feed<'r> {
     meter: &'r Meter,
     sink: RefCell<&'r mut dyn Sink>,
 }
 
 impl<'r> Feed<'r> {
-    /// What is found goes to `sink`.
+    /// A destination that passes everything to `sink`.
     pub(crate) fn new(meter: &'r Meter, sink: &'r mut dyn Sink) -> Self {
         Self { meter, sink: RefCell::new(sink) }
     }
 
-    /// Hands on a folder.
+    /// Passes a folder on.
     pub(crate) fn folder<E: Error>(&self, id: &str, name: &str) -> Result<(), E> {
         self.sink.borrow_mut().folder(id, name).map_err(|limit| E::custom(self.meter.over(limit)))
     }
 
-    /// Hands on an item.
-    pub(crate) fn item(&self, item: &dyn Entry) -> Result<(), item::Limit> {
+    /// Passes an item on.
+    pub(crate) fn item(&self, item: &dyn Entry) -> Result<(), item::SinkLimit> {
         self.sink.borrow_mut().item(item)
     }
 
-    /// The elements of a list, for `take`.
+    /// A seed for a list whose elements go to `take`.
     pub(crate) fn each<T, F>(&self, take: F) -> Each<'_, T, F>
     where
-        F: FnMut(T) -> Result<(), item::Limit>,
+        F: FnMut(T) -> Result<(), item::SinkLimit>,
     {
         Each::new(self.meter, take)
     }
 }
 
-/// Who reads the values of an object, key by key, as they come.
+/// A parser of an object's members, one key at a time.
 pub(crate) trait Object {
-    /// Reads the value of `key` from `map`.
+    /// Parses the value of `key` from `map`.
     fn value<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
 
-    /// Called when the object has ended.
+    /// Called at the end of the object.
     fn end<E: Error>(&mut self) -> Result<(), E> {
         Ok(())
     }
 }
 
-/// An object (or `null`), read by an [`Object`].
+/// A seed for an object (or `null`), parsed by an [`Object`].
 pub(crate) struct Keyed<'o, O>(pub &'o mut O);
 
 impl<'de, O: Object> DeserializeSeed<'de> for Keyed<'_, O> {
@@ -138,14 +138,14 @@ impl<'de, O: Object> Visitor<'de> for Keyed<'_, O> {
     }
 }
 
-/// A list (or `null`) of objects, each read by an [`Object`] that `make` makes for it.
+/// A seed for a list (or `null`) of objects, each parsed by the [`Object`] that `make` returns.
 pub(crate) struct Objects<'r, M> {
     meter: &'r Meter,
     make: M,
 }
 
 impl<'r, M> Objects<'r, M> {
-    /// Objects for those that `make` makes.
+    /// A seed for a list whose objects `make` parses.
     pub(crate) fn new(feed: &'r Feed<'_>, make: M) -> Self {
         Self { meter: feed.meter, make }
     }
@@ -180,7 +180,7 @@ impl<'de, O: Object, M: FnMut() -> O> Visitor<'de> for Objects<'_, M> {
     }
 }
 
-/// A list (or `null`), each of whose elements goes to `take` and is gone.
+/// A seed for a list (or `null`): each element goes to `take` and is dropped.
 pub(crate) struct Each<'r, T, F> {
     meter: &'r Meter,
     take: F,
@@ -188,20 +188,22 @@ pub(crate) struct Each<'r, T, F> {
 }
 
 impl<'r, T, F> Each<'r, T, F> {
-    /// Elements for `take`.
+    /// A seed whose elements go to `take`.
     pub(crate) fn new(meter: &'r Meter, take: F) -> Self {
         Self { meter, take, element: PhantomData }
     }
 }
 
-impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::Limit>> DeserializeSeed<'de> for Each<'_, T, F> {
+impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::SinkLimit>> DeserializeSeed<'de>
+    for Each<'_, T, F>
+{
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::Limit>> Visitor<'de> for Each<'_, T, F> {
+impl<'de, T: serde::Deserialize<'de>, F: FnMut(T) -> Result<(), item::SinkLimit>> Visitor<'de> for Each<'_, T, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,18 +1,19 @@
-//! A Bitwarden item as an [`Entry`]: its own fields by the names that all password managers share, then the custom ones.
+//! A Bitwarden item as an [`Entry`]: built-in fields under the names common to all password managers, then custom
+//! fields.
 
 use super::shape::{Field as CustomField, Item, Number, Text};
 use crate::items::item::{Entry, Field, Value};
 
-/// `type` of a custom field that is `true` or `false`.
+/// `type` of a boolean custom field.
 const BOOLEAN: Number = Number(Some(2));
-/// `type` of a custom field that stands for another one.
+/// `type` of a custom field that links to another field.
 const LINKED: Number = Number(Some(3));
 /// `linkedId` of the login's username. `LoginLinkedId` in bitwarden/clients.
 const LINKED_USERNAME: Number = Number(Some(100));
 /// `linkedId` of the login's password.
 const LINKED_PASSWORD: Number = Number(Some(101));
 
-/// The fields that Bitwarden itself knows.
+/// Names of the built-in fields.
 const BUILT_IN: [&str; 7] = ["password", "username", "totp", "uri", "notes", "private_key", "public_key"];
 
 impl Entry for Item {
@@ -47,7 +48,7 @@ impl Entry for Item {
     }
 }
 
-/// A field that Bitwarden itself knows, if the item has it.
+/// The built-in field called `name`, if the item has it.
 fn built_in<'i>(item: &'i Item, name: &str) -> Option<&'i Text> {
     let login = item.login.as_ref();
     let text = match name {
@@ -73,13 +74,13 @@ fn custom(item: &Item, field: &CustomField) -> Value {
             None => Value::Linked,
         },
         Text::Absent if field.kind == BOOLEAN => Value::text("false"),
-        // A text field without text. Whether that will do is the caller's to say.
+        // An absent text is an empty one; the caller decides whether empty values are allowed.
         Text::Absent => Value::text(""),
         text => value(text),
     }
 }
 
-/// What a linked field stands for, if it is in the item's login.
+/// The target of a linked field, if it is in the item's login.
 fn linked<'i>(item: &'i Item, field: &CustomField) -> Option<&'i Text> {
     match field.linked_id {
         LINKED_USERNAME => built_in(item, "username"),

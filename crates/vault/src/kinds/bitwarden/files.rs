@@ -1,4 +1,4 @@
-//! Tests of the exports that are encrypted, and of those with attachments: as a whole, from a file.
+//! Tests of whole files: encrypted exports, and exports with attachments.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ fn bitwarden(name: &str, password: &str) -> SourceSpec {
     SourceSpec::Bitwarden(locked(name, password))
 }
 
-/// An export with some of its text replaced, in a directory of its own.
+/// An export with some of its text replaced, in its own directory.
 fn changed(name: &str, changes: &[(&str, &str)]) -> tempfile::TempDir {
     let mut text = std::fs::read_to_string(exports().join(name)).unwrap();
     for (old, new) in changes {
@@ -53,7 +53,8 @@ fn a_zip_export_gives_values_and_attachments_byte_for_byte() {
     let fields = fields.replace("username,password", "password,username,notes");
     assert!(
         items.contains(&format!(
-            "odd values|unicode|6f1c2a7e-0000-4000-8000-000000000100|{fields},file:id_ed25519,file:ünï cödé,file:empty,\
+            "odd values|unicode|6f1c2a7e-0000-4000-8000-000000000100|{fields},file:id_ed25519,file:ünï \
+            cödé,file:empty,\
          file:../../etc/passwd"
         )),
         "{items:?}"
@@ -72,7 +73,7 @@ fn an_export_may_come_through_a_pipe() {
     for name in ["bitwarden-pbkdf2.json", "bitwarden.zip", "personal.json"] {
         let pipe = directory.path().join(name);
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Open for both, so that neither side waits.
+        // Opened for reading and writing, so that neither side blocks.
         let held = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let bytes = std::fs::read(exports().join(name)).unwrap();
         let writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
@@ -271,7 +272,7 @@ fn a_large_export_is_read_within_a_second() {
     println!("{} bytes: {:?}, {peak} with the test's own copies", text.len(), started.elapsed());
 }
 
-/// A protected export of so many items, password `p`, and references to all of them.
+/// A protected export of `count` items, password `p`, and references to all of them.
 fn big(count: usize, iterations: u32) -> (String, Vec<String>) {
     use aes::cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7};
     use base64::Engine;
@@ -286,7 +287,8 @@ fn big(count: usize, iterations: u32) -> (String, Vec<String>) {
     let items: Vec<String> = (0..count)
         .map(|at| {
             format!(
-                "{{\"id\":\"6f1c2a7e-0000-4000-8000-{at:012}\",\"folderId\":null,\"type\":1,\"name\":\"Item {at}\",\"notes\":null,\
+                "{{\"id\":\"6f1c2a7e-0000-4000-8000-{at:012}\",\"folderId\":null,\"type\":1,\"name\":\"Item \
+                {at}\",\"notes\":null,\
                  \"login\":{{\"uris\":[{{\"match\":null,\"uri\":\"https://{at}.example\"}}],\"username\":\"u\",\
                  \"password\":\"value {at}\",\"totp\":null}},\"collectionIds\":null}}"
             )
@@ -305,7 +307,8 @@ fn big(count: usize, iterations: u32) -> (String, Vec<String>) {
         format!("2.{}|{}|{}", base64(&iv), base64(data), base64(&hmac(&mac, &[&iv, data])))
     };
     let text = format!(
-        "{{\"encrypted\":true,\"passwordProtected\":true,\"salt\":\"salt\",\"kdfType\":0,\"kdfIterations\":{iterations},\
+        "{{\"encrypted\":true,\
+        \"passwordProtected\":true,\"salt\":\"salt\",\"kdfType\":0,\"kdfIterations\":{iterations},\
          \"encKeyValidation_DO_NOT_EDIT\":\"{}\",\"data\":\"{}\"}}",
         seal("x"),
         seal(&inner)

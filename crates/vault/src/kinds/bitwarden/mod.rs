@@ -1,9 +1,10 @@
-//! `bitwarden`: the exports of Bitwarden and Vaultwarden, personal and of an organisation: JSON, plain or protected by a
-//! password, and ZIP with attachments. Also what `bw list items` prints.
+//! `bitwarden`: exports of Bitwarden and Vaultwarden, personal and of an organisation: JSON, plain or protected by a
+//! password, and ZIP with attachments. Also the output of `bw list items`.
 //!
-//! `shape` says what an export looks like, `stream` reads it item by item, `field` says which fields an item has,
-//! `protected` decrypts.
+//! `shape` has the types of an export, `stream` parses it item by item, `field` lists the fields of an item,
+//! `protected` decrypts, `error` has the messages.
 
+mod error;
 mod field;
 mod protected;
 mod shape;
@@ -15,23 +16,22 @@ use std::path::Path;
 
 use deaddrop_core::secret::Secret;
 
-use crate::error::WrongExport;
 use crate::input::Input;
 use crate::input::archive::{self, Archive};
 use crate::input::context::Context;
 use crate::input::opened::Opened;
-use crate::items::item::{Entry, Field, Limit, Sink, Value};
+use crate::items::item::{Entry, Field, Sink, SinkLimit, Value};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys};
 use crate::kinds::Kind;
 use crate::spec::FileSpec;
 use crate::{OpenError, Source};
-use stream::Failure;
+use error::WrongExport;
+use stream::ExportError;
 
-/// How much of a file is looked at to see what it is: the keys that say it come first.
+/// Number of bytes that are read to detect the format: the keys that declare it come first.
 const HEAD: usize = 16 << 10;
 
-/// An export.
+/// A source of kind `bitwarden`.
 pub(crate) struct Bitwarden<'m> {
     input: Input<'m>,
     /// The ZIP file, once it is open.
@@ -43,7 +43,7 @@ impl<'m> Bitwarden<'m> {
         Self { input, archive: None }
     }
 
-    /// Reads the JSON of a ZIP export; its items have the attachments that stand below their ids.
+    /// Parses the JSON of a ZIP export, adding to each item the attachments in the directory of its id.
     fn archive(&mut self, file: Opened, sink: &mut dyn Sink) -> Result<(), OpenError> {
         const HINT: &str = "export it again: in Bitwarden, Tools, Export vault, file format `.zip`";
         let refused = |what: String| self.input.refused(what, HINT);
@@ -67,51 +67,44 @@ impl<'m> Bitwarden<'m> {
         Ok(())
     }
 
-    /// Decrypts an export, and reads the JSON in it.
+    /// Decrypts a password-protected export and parses the JSON in it.
     fn protected(&self, mut file: Opened, sink: &mut dyn Sink) -> Result<(), OpenError> {
-        let path = self.input.name().to_owned();
+        let path = self.input.name();
         let Some(password) = self.input.password()? else {
-            return Err(OpenError::WrongExport { path, kind: WrongExport::PasswordProtected });
+            return Err(WrongExport::PasswordProtected.at(path));
         };
         let bytes = file.bytes().map_err(|problem| self.input.failed(problem))?;
         let plain = protected::open(bytes, &password).map_err(|problem| match problem {
-            protected::Problem::Json(line, column) => OpenError::Json { path, line, column, problem: stream::SHAPE },
-            protected::Problem::Refused(what, hint) => self.input.refused(what, hint),
+            protected::ProtectedError::Json(line, column) => error::malformed(path, line, column, stream::SHAPE),
+            protected::ProtectedError::Refused(what, hint) => self.input.refused(what, hint),
         })?;
         stream::read(Cursor::new(plain), sink).map_err(|failure| failure.at(self.input.name()))
     }
 }
 
-/// Hands every item of what `bw list items` printed to `sink`.
+/// Passes every item of the output of `bw list items` to `sink`.
 ///
 /// # Errors
-/// What is wrong with it, in words without a value.
+/// A message without a value.
 pub(crate) fn read_items(output: impl Read, sink: &mut dyn Sink) -> Result<(), String> {
     let path = Path::new("what it printed");
     stream::read(output, sink).map_err(|failure| failure.at(path).to_string())
 }
 
 impl Kind for Bitwarden<'_> {
-    type Keys = FileKeys;
     type Spec = FileSpec;
 
-    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<FileSpec> {
-        declared.file(keys, true)
-    }
+    const TAKES_PASSWORD: bool = true;
 
     fn open<'m>(spec: &'m FileSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Bitwarden::new(Input::new(name, spec, context)))
-    }
-
-    fn file(spec: &FileSpec) -> Option<&FileSpec> {
-        Some(spec)
     }
 }
 
 impl Vault for Bitwarden<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
-        let failed = |failure: Failure| failure.at(self.input.name());
+        let failed = |failure: ExportError| failure.at(self.input.name());
         let head = file.peek(HEAD).map_err(|error| failed(error.into()))?;
         if head.starts_with(archive::MAGIC) {
             return self.archive(file, sink);
@@ -120,8 +113,9 @@ impl Vault for Bitwarden<'_> {
             return self.protected(file, sink);
         }
         match stream::read(file.reader(), sink) {
-            // It says so behind its data. No Bitwarden program writes that, and only a file can be read again.
-            Err(Failure::Wrong(WrongExport::PasswordProtected)) if file.rewind() => self.protected(file, sink),
+            // The key that declares it is after the data. No Bitwarden program writes that, and only a file can be read
+            // again.
+            Err(ExportError::Wrong(WrongExport::PasswordProtected)) if file.rewind() => self.protected(file, sink),
             result => result.map_err(failed),
         }
     }
@@ -134,19 +128,19 @@ impl Vault for Bitwarden<'_> {
     }
 }
 
-/// A sink that gets each item with its attachments.
+/// A sink that adds attachments to each item.
 struct WithFiles<'s> {
     sink: &'s mut dyn Sink,
-    /// By the item's id: names, and numbers in the archive.
+    /// By the item's id: names, and indexes in the archive.
     files: HashMap<String, Vec<(String, usize)>>,
 }
 
 impl Sink for WithFiles<'_> {
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         self.sink.folder(id, name)
     }
 
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         match self.files.get(item.id()) {
             Some(files) => self.sink.item(&WithAttachments { item, files }),
             None => self.sink.item(item),
@@ -154,7 +148,7 @@ impl Sink for WithFiles<'_> {
     }
 }
 
-/// An item with its attachments.
+/// An item with attachments.
 struct WithAttachments<'i> {
     item: &'i dyn Entry,
     files: &'i [(String, usize)],
@@ -179,7 +173,7 @@ impl Entry for WithAttachments<'_> {
 
     fn fields(&self) -> Vec<Field> {
         let mut fields = self.item.fields();
-        // Those that the item itself names are these.
+        // The attachments that the item itself names are the same ones.
         fields.retain(|field| !matches!(field.value, Value::Attachment(_)));
         fields.extend(self.files.iter().map(|(name, index)| Field::attachment(name, index.to_string())));
         fields

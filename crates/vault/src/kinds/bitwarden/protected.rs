@@ -1,11 +1,12 @@
-//! The password-protected JSON export: what encrypts it, and its decryption.
+//! Decrypts the password-protected JSON export.
 //!
-//! Facts, from bitwarden/clients (`libs/importer/src/importers/bitwarden/`: `bitwarden-password-protected-importer.ts`,
-//! `password-protected-kdf-config.ts`; `libs/common`: `enc-string.ts`): `salt` is text, of which the UTF-8 bytes count.
-//! `kdfType` 0 is PBKDF2-HMAC-SHA256 of the password with the salt, 1 is Argon2id version 0x13 with the SHA-256 of the
-//! salt and `kdfMemory` in MiB; both make 32 bytes. HKDF-Expand with SHA-256 makes two keys of them, with the infos `enc`
-//! and `mac`. An EncString of type 2 is `2.IV|CIPHERTEXT|MAC` in base64: AES-256-CBC with PKCS#7, and HMAC-SHA256 over the
-//! IV and the ciphertext. `encKeyValidation_DO_NOT_EDIT` is some text under the same keys: it tells a wrong password.
+//! Format, from bitwarden/clients (`libs/importer/src/importers/bitwarden/`:
+//! `bitwarden-password-protected-importer.ts`, `password-protected-kdf-config.ts`; `libs/common`: `enc-string.ts`):
+//! `salt` is text, used as its UTF-8 bytes. `kdfType` 0 is PBKDF2-HMAC-SHA256 of the password with the salt; 1 is
+//! Argon2id version 0x13 with the SHA-256 of the salt and `kdfMemory` in MiB. Both produce 32 bytes. HKDF-Expand with
+//! SHA-256 derives two keys from them, with the infos `enc` and `mac`. An EncString of type 2 is `2.IV|CIPHERTEXT|MAC`
+//! in base64: AES-256-CBC with PKCS#7, and HMAC-SHA256 over IV and ciphertext. `encKeyValidation_DO_NOT_EDIT` is a text
+//! encrypted with the same keys, and serves to detect a wrong password.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,23 +23,23 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::shape::Text;
 
-/// A file with escapes is decoded into more memory than one without: so long may it be, in bytes. Base64 has nothing to
-/// escape.
+/// Maximum length, in bytes, of a file with JSON escapes, which needs a second buffer. Base64 needs no escapes, so no
+/// real export has any.
 const MAX_ESCAPED: usize = 64 << 20;
 
-/// Bounds of Bitwarden's own importer, which takes no others either.
+/// Minimum and maximum, as in Bitwarden's own importer.
 const PBKDF2_ITERATIONS: (i64, i64) = (5_000, 2_000_000);
 const ARGON2_ITERATIONS: (i64, i64) = (2, 10);
 /// In MiB.
 const ARGON2_MEMORY: (i64, i64) = (16, 1024);
 const ARGON2_PARALLELISM: (i64, i64) = (1, 16);
 
-/// Why an export cannot be opened.
+/// An export that cannot be opened.
 #[derive(Debug)]
-pub(super) enum Problem {
-    /// Not JSON, or not such an export, at a line and column.
+pub(super) enum ProtectedError {
+    /// The line and column where it is not JSON, or not such an export.
     Json(usize, usize),
-    /// What, and what to do. Never a value.
+    /// The message and a hint, without a value.
     Refused(String, String),
 }
 
@@ -60,7 +61,7 @@ struct Envelope<'a> {
     data: Cow<'a, str>,
 }
 
-/// How a password becomes a key.
+/// The key derivation function and its cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kdf {
     Pbkdf2 {
@@ -80,19 +81,19 @@ struct Keys {
     authentication: Zeroizing<[u8; 32]>,
 }
 
-/// Decrypts the export `file` and returns the JSON inside it. That is done in place: of a large export there is one copy.
+/// Decrypts the export `file` in place, and returns the JSON inside it: a large export is in memory only once.
 ///
 /// # Errors
-/// The file is not one, asks for too much, or the password is wrong.
-pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Zeroizing<Vec<u8>>, Problem> {
+/// The file is not such an export, exceeds a limit, or the password is wrong.
+pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Zeroizing<Vec<u8>>, ProtectedError> {
     if file.len() > MAX_ESCAPED && file.contains(&b'\\') {
         let what = "this encrypted export holds escapes, and is over 64 MiB, the longest such that is read";
-        return Err(Problem::Refused(what.to_owned(), HINT.to_owned()));
+        return Err(ProtectedError::Refused(what.to_owned(), HINT.to_owned()));
     }
     let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file);
     let envelope: Envelope<'_> =
-        serde_json::from_slice(text).map_err(|error| Problem::Json(error.line(), error.column().max(1)))?;
-    // Before anything is derived: these numbers are whoever made the file.
+        serde_json::from_slice(text).map_err(|error| ProtectedError::Json(error.line(), error.column().max(1)))?;
+    // Before deriving a key: whoever wrote the file chose these numbers.
     let kdf = Kdf::new(&envelope)?;
     let validation = EncString::parse(&envelope.validation)?;
     let parts = EncString::parse(&envelope.data)?;
@@ -102,7 +103,7 @@ pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Ze
     let length = decode_in_place(&mut check)?;
     if !keys.match_mac(&validation, &check[..length]) {
         let hint = "it is the export's own password, given when it was made; not that of the account";
-        return Err(Problem::Refused("its password is wrong".to_owned(), hint.to_owned()));
+        return Err(ProtectedError::Refused("its password is wrong".to_owned(), hint.to_owned()));
     }
 
     let ciphertext = match &envelope.data {
@@ -126,31 +127,31 @@ pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Ze
     let decryptor = cbc::Decryptor::<aes::Aes256>::new((&*keys.encryption).into(), (&parts.iv).into());
     let plain = decryptor.decrypt_padded::<Pkcs7>(ciphertext).map_err(|_| damaged())?;
     let length = plain.len();
-    // To the front, and what is left of the file is wiped.
+    // Move the content to the front; the rest of the file is zeroized.
     file.copy_within(start..start + length, 0);
     file[length..].zeroize();
     file.truncate(length);
     Ok(file)
 }
 
-/// What to do about a file that is not as Bitwarden writes it.
+/// Hint for a file that Bitwarden did not write like this.
 const HINT: &str =
     "export it again: in Bitwarden, Tools, Export vault, file format `.json (encrypted)`, \"Password protected\"";
 
-fn damaged() -> Problem {
-    Problem::Refused(
+fn damaged() -> ProtectedError {
+    ProtectedError::Refused(
         "the encrypted export is damaged: its password is right, and its content is not".to_owned(),
         HINT.to_owned(),
     )
 }
 
 impl Kdf {
-    /// The key derivation that an export asks for, if it is within bounds.
-    fn new(envelope: &Envelope<'_>) -> Result<Self, Problem> {
+    /// The key derivation that an export declares, if it is within bounds.
+    fn new(envelope: &Envelope<'_>) -> Result<Self, ProtectedError> {
         let number = |name: &str, value: &Text, (least, most): (i64, i64)| {
             let wrong = |found: String| {
                 let what = format!("its key derivation has `{name}` {found}, and Bitwarden takes {least} to {most}");
-                Problem::Refused(what, format!("no Bitwarden program makes such a file; {HINT}"))
+                ProtectedError::Refused(what, format!("no Bitwarden program makes such a file; {HINT}"))
             };
             let number = value.number().ok_or_else(|| wrong("that is no number".to_owned()))?;
             match u32::try_from(number) {
@@ -169,36 +170,36 @@ impl Kdf {
             }),
             _ => {
                 let what = "its key derivation (`kdfType`) is one that is not known: 0 is PBKDF2, 1 is Argon2id";
-                Err(Problem::Refused(what.to_owned(), HINT.to_owned()))
+                Err(ProtectedError::Refused(what.to_owned(), HINT.to_owned()))
             }
         }
     }
 
-    /// The key of a password.
-    fn derive(self, password: &Secret, salt: &[u8]) -> Result<Zeroizing<[u8; 32]>, Problem> {
+    /// Derives the key from a password.
+    fn derive(self, password: &Secret, salt: &[u8]) -> Result<Zeroizing<[u8; 32]>, ProtectedError> {
         let mut key = Zeroizing::new([0; 32]);
         match self {
             Self::Pbkdf2 { iterations } => {
-                // OK to unwrap: HMAC takes a key of any length, and PBKDF2 refuses only a key of no bytes.
+                // OK to unwrap: HMAC accepts a key of any length, and PBKDF2 rejects only an empty output.
                 pbkdf2::pbkdf2::<Hmac<Sha256>>(password.expose(), salt, iterations, &mut *key).unwrap();
             }
             Self::Argon2id { iterations, memory, parallelism } => {
                 let salt = Sha256::digest(salt);
                 let params = Params::new(memory * 1024, iterations, parallelism, Some(32));
-                // OK to unwrap: the bounds are within those of Argon2: 8 KiB of memory a lane, one iteration.
+                // OK to unwrap: the bounds are within those of Argon2 (8 KiB of memory a lane, one iteration).
                 let params = params.unwrap();
                 let mut blocks: Vec<Block> = Vec::new();
                 let count = params.block_count();
                 blocks.try_reserve_exact(count).map_err(|_| {
                     let what =
                         format!("there is no memory for its key derivation, which takes {memory} MiB (`kdfMemory`)");
-                    Problem::Refused(what, "run it on a machine with more memory".to_owned())
+                    ProtectedError::Refused(what, "run it on a machine with more memory".to_owned())
                 })?;
                 blocks.resize(count, Block::default());
                 let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
                 let done = argon2.hash_password_into_with_memory(password.expose(), &salt, &mut *key, &mut blocks);
-                // Only a password over 4 GiB is an error.
-                done.map_err(|_| Problem::Refused("its password cannot be used".to_owned(), String::new()))?;
+                // Fails only for a password over 4 GiB.
+                done.map_err(|_| ProtectedError::Refused("its password cannot be used".to_owned(), String::new()))?;
             }
         }
         Ok(key)
@@ -217,7 +218,7 @@ impl Keys {
         Self { encryption: expand(b"enc"), authentication: expand(b"mac") }
     }
 
-    /// Whether `ciphertext` is authentic, in constant time.
+    /// True if `ciphertext` is authentic. Constant-time.
     fn match_mac(&self, parts: &EncString, ciphertext: &[u8]) -> bool {
         let mut mac = hmac(&self.authentication);
         mac.update(&parts.iv);
@@ -227,11 +228,11 @@ impl Keys {
 }
 
 fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
-    // OK to unwrap: HMAC takes a key of any length.
+    // OK to unwrap: HMAC accepts a key of any length.
     <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap()
 }
 
-/// An EncString: where its ciphertext stands, in base64, and the rest of it.
+/// An EncString: the position of its base64 ciphertext in the file, its IV and its MAC.
 struct EncString {
     iv: [u8; 16],
     ciphertext: Range<usize>,
@@ -239,8 +240,8 @@ struct EncString {
 }
 
 impl EncString {
-    fn parse(text: &str) -> Result<Self, Problem> {
-        let refuse = |what: &str| Problem::Refused(what.to_owned(), HINT.to_owned());
+    fn parse(text: &str) -> Result<Self, ProtectedError> {
+        let refuse = |what: &str| ProtectedError::Refused(what.to_owned(), HINT.to_owned());
         let broken = || refuse("the encrypted export is damaged: this is not how Bitwarden writes encrypted text");
         let (kind, rest) = text.split_once('.').ok_or_else(broken)?;
         if kind != "2" {
@@ -259,23 +260,23 @@ impl EncString {
     }
 }
 
-/// So many bytes of base64.
+/// Decodes base64 of exactly `N` bytes.
 fn decode_exactly<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut buffer = [0; 48];
     let count = BASE64.decode_slice(text, &mut buffer).ok()?;
     buffer[..count].try_into().ok()
 }
 
-/// Decodes base64 over itself: the bytes are where the text began. Returns how many.
-fn decode_in_place(text: &mut [u8]) -> Result<usize, Problem> {
-    /// Four characters make three bytes, so what is written never catches up with what is read.
+/// Decodes base64 in place, to the start of `text`. Returns the length in bytes.
+fn decode_in_place(text: &mut [u8]) -> Result<usize, ProtectedError> {
+    /// Four characters encode three bytes, so writing never overtakes reading.
     const PIECE: usize = 48 << 10;
     let mut piece = Zeroizing::new(vec![0; PIECE]);
     let (mut read, mut written) = (0, 0);
     while read < text.len() {
         let end = text.len().min(read + PIECE);
         let count = BASE64.decode_slice(&text[read..end], &mut piece).map_err(|_| damaged_text())?;
-        // Padding may only end the last piece.
+        // Only the last piece may end with padding.
         if count != (end - read) / 4 * 3 && end != text.len() {
             return Err(damaged_text());
         }
@@ -285,6 +286,9 @@ fn decode_in_place(text: &mut [u8]) -> Result<usize, Problem> {
     Ok(written)
 }
 
-fn damaged_text() -> Problem {
-    Problem::Refused("the encrypted export is damaged: it holds something else than base64".to_owned(), HINT.to_owned())
+fn damaged_text() -> ProtectedError {
+    ProtectedError::Refused(
+        "the encrypted export is damaged: it holds something else than base64".to_owned(),
+        HINT.to_owned(),
+    )
 }

@@ -1,11 +1,11 @@
-//! What stands in an export: only the keys that matter here, everything else is skipped unseen.
+//! The JSON of an export: only the keys that are used; all others are skipped.
 //!
-//! The names of the keys are those of `libs/common/src/models/export/` in bitwarden/clients: `cipher.export.ts`,
+//! The names of the keys are in `libs/common/src/models/export/` of bitwarden/clients: `cipher.export.ts`,
 //! `login.export.ts`, `field.export.ts`, `ssh-key.export.ts`.
 
 pub(super) use crate::items::json::{List, Number, Text};
 
-/// Keys of an export's top level.
+/// Keys of the top level.
 #[derive(serde::Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 pub(super) enum TopKey {
@@ -18,7 +18,7 @@ pub(super) enum TopKey {
     Other,
 }
 
-/// A folder or collection. Its name holds the names of those above it, joined by `/`.
+/// A folder or collection. Its name includes those of its parents, joined by `/`.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct Folder {
@@ -39,13 +39,13 @@ pub(super) struct Item {
     pub(super) ssh_key: Option<SshKey>,
     pub(super) fields: List<Field>,
     pub(super) attachments: List<Attachment>,
-    /// Set for an item in the trash.
+    /// Present if the item is in the trash.
     pub(super) deleted_date: Text,
     /// RFC 3339.
     pub(super) revision_date: Text,
 }
 
-/// What an item of type 1 has.
+/// The login of an item of type 1.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 pub(super) struct Login {
@@ -61,7 +61,7 @@ pub(super) struct Uri {
     pub(super) uri: Text,
 }
 
-/// An attachment; its content is elsewhere.
+/// An attachment's metadata; its content is a file of the ZIP export.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Attachment {
@@ -69,7 +69,7 @@ pub(super) struct Attachment {
     pub(super) file_name: Text,
 }
 
-/// What an item of type 5 has.
+/// The key of an item of type 5.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct SshKey {
@@ -86,6 +86,6 @@ pub(super) struct Field {
     /// 0 text, 1 hidden, 2 boolean, 3 linked.
     #[serde(rename = "type")]
     pub(super) kind: Number,
-    /// What a linked field stands for: 100 the login's username, 101 its password.
+    /// Target of a linked field: 100 the login's username, 101 its password.
     pub(super) linked_id: Number,
 }

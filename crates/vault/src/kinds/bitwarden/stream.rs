@@ -1,4 +1,4 @@
-//! Reads an export from beginning to end, one item in memory at a time, whatever the order of its keys.
+//! Parses an export with one item in memory at a time, for any order of its keys.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -6,80 +6,84 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::error::{WrongExport, malformed};
 use super::shape::{Folder, Item, Text, TopKey};
-use crate::error::{OpenError, WrongExport};
+use crate::OpenError;
 use crate::input::meter::{Meter, Metered};
 use crate::input::read::ReadError;
 use crate::items::item::Sink;
 use crate::items::json::{self, Each, parse};
 
-/// What is said of JSON that is something else.
+/// Message for JSON of another shape.
 pub(super) const SHAPE: &str = "this is JSON, but a Bitwarden export has something else here";
 
-/// Why reading stopped.
+/// The reason why parsing stopped.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// Not a whole export.
-    Read(json::Failure),
-    /// Something else than a plain export.
+pub(crate) enum ExportError {
+    /// The JSON is incomplete or malformed, or exceeds a limit.
+    Read(json::JsonError),
+    /// The file is not a plain export.
     Wrong(WrongExport),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExportError {
     fn from(error: io::Error) -> Self {
-        Self::Read(json::Failure::Io(error))
+        Self::Read(json::JsonError::Io(error))
     }
 }
 
-impl Failure {
+impl ExportError {
     /// The error for the export at `path`.
     pub(crate) fn at(self, path: &Path) -> OpenError {
-        let path = path.to_owned();
         match self {
-            Self::Read(json::Failure::Io(error)) => OpenError::Read { path, problem: ReadError::Io(error) },
-            Self::Read(json::Failure::Json(line, column, problem)) => OpenError::Json { path, line, column, problem },
-            Self::Read(json::Failure::Limit(limit)) => OpenError::Limit { path, limit: limit.to_string() },
-            Self::Wrong(kind) => OpenError::WrongExport { path, kind },
+            Self::Read(json::JsonError::Io(error)) => {
+                OpenError::Read { path: path.to_owned(), problem: ReadError::Io(error) }
+            }
+            Self::Read(json::JsonError::Json(line, column, problem)) => malformed(path, line, column, problem),
+            Self::Read(json::JsonError::Limit(limit)) => {
+                OpenError::Limit { path: path.to_owned(), limit: limit.to_string() }
+            }
+            Self::Wrong(kind) => kind.at(path),
         }
     }
 }
 
-/// Feeds every folder and item of an export to `sink`, those in the trash left out. A list of items alone, as
-/// `bw list items` prints it, will do as well; it names its folders by their ids only.
+/// Passes every folder and item of an export to `sink`, except those in the trash. Also accepts a bare list of items,
+/// as `bw list items` prints it; it names folders by id only.
 ///
 /// # Errors
-/// What stopped it; `sink` is of no use then.
-pub(crate) fn read(file: impl Read, sink: &mut dyn Sink) -> Result<(), Failure> {
+/// The reason why parsing stopped; `sink` is incomplete then.
+pub(crate) fn read(file: impl Read, sink: &mut dyn Sink) -> Result<(), ExportError> {
     let meter = Meter::default();
     let metered = Metered::new(file, &meter)?;
-    check_kind(metered.ahead()).map_err(Failure::Wrong)?;
+    check_kind(metered.ahead()).map_err(ExportError::Wrong)?;
 
-    let mut header = Header::default();
+    let mut header = ExportHeader::default();
     let result = parse(metered, SHAPE, Export { meter: &meter, sink, header: &mut header });
 
-    // An encrypted export may break a limit with its one long string, and is to be called what it is.
+    // The one long string of an encrypted export may exceed a limit first; report the encryption, not the limit.
     if header.encrypted {
-        return Err(Failure::Wrong(header.kind()));
+        return Err(ExportError::Wrong(header.kind()));
     }
     match result {
         Ok(()) if header.items => Ok(()),
-        Ok(()) => Err(Failure::Wrong(WrongExport::NoItems)),
-        Err(failure) => Err(Failure::Read(failure)),
+        Ok(()) => Err(ExportError::Wrong(WrongExport::NoItems)),
+        Err(failure) => Err(ExportError::Read(failure)),
     }
 }
 
-/// Whether an export that begins like this says that it is protected by a password. It may also say so only later.
+/// True if an export that starts with `beginning` declares that a password protects it. It may also declare it later.
 pub(super) fn begins_protected(beginning: &[u8]) -> bool {
     let beginning = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning);
-    let mut header = Header::default();
-    // It ends in the middle of something: what it says up to there is what matters.
+    let mut header = ExportHeader::default();
+    // The text is truncated, so the parser's error is ignored: the keys before it matter.
     let _ = serde_json::Deserializer::from_slice(beginning).deserialize_map(Beginning(&mut header));
     header.encrypted && header.password_protected
 }
 
-/// Judges the first bytes.
+/// Checks the first bytes.
 fn check_kind(text: &[u8]) -> Result<(), WrongExport> {
-    /// How the header of Bitwarden's CSV exports begins, personal and of an organisation.
+    /// Start of the header of Bitwarden's CSV exports: personal, and of an organisation.
     const CSV: [&[u8]; 2] = [b"folder,favorite,", b"collections,type,"];
     match () {
         () if text.is_empty() => Err(WrongExport::Empty),
@@ -90,22 +94,22 @@ fn check_kind(text: &[u8]) -> Result<(), WrongExport> {
     }
 }
 
-/// What the top level says about the whole.
+/// The keys of the top level that describe the whole export.
 #[derive(Default)]
-struct Header {
+struct ExportHeader {
     encrypted: bool,
     password_protected: bool,
     items: bool,
 }
 
-impl Header {
+impl ExportHeader {
     fn kind(&self) -> WrongExport {
         if self.password_protected { WrongExport::PasswordProtected } else { WrongExport::AccountRestricted }
     }
 }
 
-/// Reads what the top level says, and nothing else.
-struct Beginning<'r>(&'r mut Header);
+/// Parses only the header.
+struct Beginning<'r>(&'r mut ExportHeader);
 
 impl<'de> Visitor<'de> for Beginning<'_> {
     type Value = ();
@@ -128,11 +132,11 @@ impl<'de> Visitor<'de> for Beginning<'_> {
     }
 }
 
-/// The top level.
+/// Parses the top level.
 struct Export<'r> {
     meter: &'r Meter,
     sink: &'r mut dyn Sink,
-    header: &'r mut Header,
+    header: &'r mut ExportHeader,
 }
 
 impl<'de> DeserializeSeed<'de> for Export<'_> {
@@ -184,11 +188,11 @@ impl<'de> Visitor<'de> for Export<'_> {
     }
 }
 
-/// A list of items for `sink`, those in the trash left out.
+/// Parses a list of items for `sink`, except those in the trash.
 fn items<'r>(
     meter: &'r Meter,
     sink: &'r mut dyn Sink,
-) -> Each<'r, Item, impl FnMut(Item) -> Result<(), crate::items::item::Limit>> {
+) -> Each<'r, Item, impl FnMut(Item) -> Result<(), crate::items::item::SinkLimit>> {
     Each::new(meter, move |item: Item| match item.deleted_date.get() {
         None => sink.item(&item),
         Some(_) => Ok(()),

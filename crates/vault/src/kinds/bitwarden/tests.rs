@@ -1,13 +1,13 @@
-//! The export in tests/exports, whole and broken in every way that came to mind.
+//! The export in tests/exports, complete and damaged.
 
 use std::io::Read;
 
 use deaddrop_core::secret::Secret;
 
+use super::error::WrongExport;
 use super::shape;
-use super::stream::{self, Failure};
-use crate::error::WrongExport;
-use crate::input::meter::Limit;
+use super::stream::{self, ExportError};
+use crate::input::meter::ExportLimit;
 use crate::items::item::{self, Answer, Sink};
 use crate::items::json;
 use crate::items::search::Search;
@@ -28,7 +28,7 @@ fn parse(text: &str) -> Reference {
     }
 }
 
-fn look_up(export: impl Read, wanted: &[Reference]) -> Result<Vec<Result<Secret, LookupError>>, Failure> {
+fn look_up(export: impl Read, wanted: &[Reference]) -> Result<Vec<Result<Secret, LookupError>>, ExportError> {
     let wanted: Vec<&Reference> = wanted.iter().collect();
     let mut search = Search::new(&wanted);
     stream::read(export, &mut search)?;
@@ -39,13 +39,13 @@ fn look_up(export: impl Read, wanted: &[Reference]) -> Result<Vec<Result<Secret,
     Ok(search.finish().into_iter().map(|answer| answer.map(value)).collect())
 }
 
-/// The value of one reference, or its error with everything that a person is told.
+/// The value of one reference, or its error with the hint.
 fn one(export: &str, wanted: Reference) -> Result<String, String> {
-    let answer = look_up(export.as_bytes(), &[wanted]).map_err(say)?.pop().unwrap();
+    let answer = look_up(export.as_bytes(), &[wanted]).map_err(text_of)?.pop().unwrap();
     answer.map(|value| String::from_utf8(value.expose().to_vec()).unwrap()).map_err(say_lookup)
 }
 
-fn say(failure: Failure) -> String {
+fn text_of(failure: ExportError) -> String {
     let error = failure.at(std::path::Path::new("x.json"));
     let error = crate::SourceError { name: "vault".into(), secrets: vec![], cause: error.into() };
     format!("{error}\n{}\n{error:?}", error.hint().unwrap_or_default())
@@ -160,7 +160,8 @@ fn what_cannot_be_looked_up_is_told_with_what_to_do() {
 
 #[test]
 fn a_list_of_items_alone_will_do_as_bw_list_items_prints_it() {
-    let list = "[{\"object\":\"item\",\"id\":\"1\",\"folderId\":\"f\",\"name\":\"a\",\"login\":{\"password\":\"planted\"},\
+    let list = "[{\"object\":\"item\",\
+    \"id\":\"1\",\"folderId\":\"f\",\"name\":\"a\",\"login\":{\"password\":\"planted\"},\
                 \"attachments\":[{\"id\":\"x\",\"fileName\":\"y\"}]},\
                 {\"id\":\"2\",\"name\":\"a\",\"deletedDate\":\"2026-01-17T08:30:00.000Z\"}]";
     assert_eq!(one(list, parse("a")).unwrap(), "planted");
@@ -197,7 +198,7 @@ fn the_order_of_keys_does_not_matter() {
 fn one_reading_answers_many_references_in_their_order() {
     let wanted: Vec<Reference> =
         ["NAS", "nothing", "Homelab admin#pin", "home/rack/NAS", "Router"].into_iter().map(parse).collect();
-    let answers = look_up(PERSONAL.as_bytes(), &wanted).map_err(say).unwrap();
+    let answers = look_up(PERSONAL.as_bytes(), &wanted).map_err(text_of).unwrap();
     assert_eq!(answers.len(), 5);
     assert_eq!(answers[0].as_ref().unwrap().expose(), b"planted-nas");
     assert!(matches!(answers[1], Err(LookupError::NoItem { .. })));
@@ -227,11 +228,11 @@ fn a_file_that_is_something_else_is_called_what_it_is() {
         ("other JSON", b"{\"planted\": \"planted\"}", NoItems),
     ] {
         match look_up(export, &[parse("x")]) {
-            Err(Failure::Wrong(kind)) => assert_eq!(kind, want, "{name}"),
-            Err(other) => panic!("{name}: {}", say(other)),
+            Err(ExportError::Wrong(kind)) => assert_eq!(kind, want, "{name}"),
+            Err(other) => panic!("{name}: {}", text_of(other)),
             Ok(_) => panic!("{name}: taken"),
         }
-        assert!(!say(Failure::Wrong(want)).contains("planted"));
+        assert!(!text_of(ExportError::Wrong(want)).contains("planted"));
     }
     let marked = format!("\u{feff}{PERSONAL}");
     assert_eq!(one(&marked, parse("NAS")).unwrap(), "planted-nas");
@@ -264,14 +265,14 @@ fn a_broken_export_is_told_with_line_and_column_and_never_with_a_piece_of_it() {
         ("very deep and skipped", &format!("{{\"x\":{}", "[".repeat(1000)), "1:1005: the file ends"),
     ] {
         let got = match look_up(export.as_bytes(), &[parse("x")]) {
-            Err(failure) => say(failure),
+            Err(failure) => text_of(failure),
             Ok(_) => panic!("{name}: taken"),
         };
         assert!(got.starts_with(&format!("vault: x.json:{want}")), "{name}:\n{got}");
         assert!(!got.contains("planted") && !got.contains("4711"), "{name}:\n{got}");
     }
     let not_utf8 = b"{\"items\": [{\"name\": \"planted\xff\"}]}";
-    let got = look_up(&not_utf8[..], &[parse("x")]).err().map(say).unwrap();
+    let got = look_up(&not_utf8[..], &[parse("x")]).err().map(text_of).unwrap();
     assert!(got.starts_with("vault: x.json:1:") && !got.contains("planted"), "{got}");
 }
 
@@ -281,10 +282,10 @@ fn cut_or_changed_anywhere_an_export_neither_panics_nor_tells_a_value() {
         ["Homelab admin", "Router", "Odd", "Deploy key#private_key", "Nothing"].into_iter().map(parse).collect();
     let tell = |bytes: &[u8], name: &str| {
         let told = match look_up(bytes, &wanted) {
-            Err(failure) => say(failure),
+            Err(failure) => text_of(failure),
             Ok(answers) => answers.into_iter().filter_map(Result::err).map(say_lookup).collect(),
         };
-        // Names are told: those here hold no "planted".
+        // Messages may show names, and no name here contains "planted".
         assert!(!told.to_lowercase().contains("planted"), "{name}:\n{told}");
     };
     let export = PERSONAL.as_bytes();
@@ -300,7 +301,7 @@ fn cut_or_changed_anywhere_an_export_neither_panics_nor_tells_a_value() {
     }
 }
 
-/// Makes an export as it is read: `head`, `count` times what `piece` makes, `tail`.
+/// Generates an export while it is read: `head`, the results of `piece(0..count)`, `tail`.
 struct Made<F> {
     piece: F,
     next: usize,
@@ -347,7 +348,7 @@ fn piece(index: usize) -> String {
 
 #[test]
 fn the_last_of_very_many_items_is_found() {
-    // Unoptimised, reading is thirty times slower.
+    // Unoptimised parsing is thirty times slower.
     let count = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
     let export = Made::new(
         "{\"encrypted\":false,\"items\":[",
@@ -357,7 +358,7 @@ fn the_last_of_very_many_items_is_found() {
     );
     let wanted: Vec<Reference> =
         [&format!("last/Item {}", count - 1), "id-0", "Item 40000#username", "Item x"].map(parse).into();
-    let answers = look_up(export, &wanted).map_err(say).unwrap();
+    let answers = look_up(export, &wanted).map_err(text_of).unwrap();
     assert_eq!(answers[0].as_ref().unwrap().expose(), format!("value {}", count - 1).as_bytes());
     assert_eq!(answers[1].as_ref().unwrap().expose(), b"value 0");
     assert_eq!(answers[2].as_ref().unwrap().expose(), b"u");
@@ -372,21 +373,28 @@ fn an_export_without_measure_is_refused_at_the_limit_that_it_breaks() {
     let fields = |_: usize| "{},".to_owned();
     let spaces = |_: usize| " ".repeat(1 << 20);
     let nested = |_: usize| "[".repeat(1 << 20);
-    let cases: [(&str, &mut dyn Read, Limit); 4] = [
-        ("a name", &mut Made::new("{\"items\":[{\"name\":\"", 33, long, "\"}]}"), Limit::Item),
-        ("depth", &mut Made::new("{\"x\":", 33, nested, ""), Limit::Item),
-        ("space", &mut Made::new("{", 33, spaces, "}"), Limit::Item),
-        ("candidates", &mut Made::new("{\"items\":[", 2000, same, "{}]}"), Limit::Sink(item::Limit::Candidates)),
+    let cases: [(&str, &mut dyn Read, ExportLimit); 4] = [
+        ("a name", &mut Made::new("{\"items\":[{\"name\":\"", 33, long, "\"}]}"), ExportLimit::Item),
+        ("depth", &mut Made::new("{\"x\":", 33, nested, ""), ExportLimit::Item),
+        ("space", &mut Made::new("{", 33, spaces, "}"), ExportLimit::Item),
+        (
+            "candidates",
+            &mut Made::new("{\"items\":[", 2000, same, "{}]}"),
+            ExportLimit::Sink(item::SinkLimit::Candidates),
+        ),
     ];
     for (name, export, want) in cases {
         match look_up(export, &[parse("a/x")]) {
-            Err(Failure::Read(json::Failure::Limit(limit))) => assert_eq!(limit, want, "{name}"),
-            Err(other) => panic!("{name}: {}", say(other)),
+            Err(ExportError::Read(json::JsonError::Limit(limit))) => assert_eq!(limit, want, "{name}"),
+            Err(other) => panic!("{name}: {}", text_of(other)),
             Ok(_) => panic!("{name}: taken"),
         }
     }
     let many = Made::new("{\"items\":[{\"fields\":[", 20_000, fields, "{}]}]}");
-    assert!(matches!(look_up(many, &[parse("x")]), Err(Failure::Read(json::Failure::Json(..)))), "a list without end");
+    assert!(
+        matches!(look_up(many, &[parse("x")]), Err(ExportError::Read(json::JsonError::Json(..)))),
+        "a list without end"
+    );
 }
 
 #[test]
@@ -407,7 +415,7 @@ fn what_is_kept_of_an_export_has_a_measure() {
 #[test]
 fn many_items_of_one_name_are_counted_and_a_few_of_them_listed() {
     let same = |index: usize| format!("{{\"id\":\"id-{index}\",\"name\":\"x\"}},");
-    let answer = look_up(Made::new("{\"items\":[", 5000, same, "{}]}"), &[parse("x")]).map_err(say).unwrap().pop();
+    let answer = look_up(Made::new("{\"items\":[", 5000, same, "{}]}"), &[parse("x")]).map_err(text_of).unwrap().pop();
     let told = say_lookup(answer.unwrap().unwrap_err());
     assert!(told.starts_with("vault: 5000 items are called \"x\"\n   x   id-0\n"), "{told}");
     assert!(told.contains("\n   and 4990 more\n"), "{told}");
@@ -417,6 +425,6 @@ fn many_items_of_one_name_are_counted_and_a_few_of_them_listed() {
 fn a_value_of_sixteen_mebibytes_is_read() {
     let mib = "x".repeat(1 << 20);
     let export = Made::new("{\"items\":[{\"name\":\"n\",\"notes\":\"", 16, |_| mib.clone(), "\"}]}");
-    let answer = look_up(export, &[parse("n#notes")]).map_err(say).unwrap().pop().unwrap().unwrap();
+    let answer = look_up(export, &[parse("n#notes")]).map_err(text_of).unwrap().pop().unwrap().unwrap();
     assert_eq!(answer.len(), 16 << 20);
 }

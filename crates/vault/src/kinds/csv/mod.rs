@@ -1,8 +1,7 @@
-//! Tables: CSV files with a header (RFC 4180), read row by row. `csv` is the source of that type; LastPass's export is read
-//! by the same reader.
+//! Tables: CSV files with a header (RFC 4180), read row by row. The kind `csv`; `lastpass` uses the same reader.
 //!
-//! The `csv` crate does not say that a file has ended inside quotes, so a line of ours stands behind the file: where it
-//! does not come back as a row of its own, quotes are open.
+//! The `csv` crate does not report a file that ends inside quotes. So a line is appended to the file: if it is not
+//! returned as a separate row, a quote was not closed.
 
 mod columns;
 
@@ -16,45 +15,45 @@ use serde::Deserialize;
 
 use crate::input::Input;
 use crate::input::context::Context;
-use crate::input::meter::{Limit, Meter, Metered};
+use crate::input::meter::{ExportLimit, Meter, Metered};
 use crate::input::read::ReadError;
 use crate::items::item::{self, Entry, Field, Sink, Value};
 use crate::items::reader::Vault;
 use crate::keys::{Declared, FileKeys, PasswordKeys};
 use crate::kinds::Kind;
-use crate::spec::FileSpec;
+use crate::spec::{FileSpec, Spec};
 use crate::{OpenError, Source};
 
 pub(crate) use columns::Header;
 
-/// The line behind the file.
+/// The appended line.
 const LAST: &[u8] = b"\x1e end of the file by deaddrop \x1e";
 
-/// The most columns. Password managers write up to thirty.
+/// Maximum number of columns. Password managers write up to thirty.
 const MAX_COLUMNS: usize = 1000;
 
-/// Fields that all password managers have: `columns` may name them.
+/// Fields common to all password managers, which `columns` may name.
 const BUILT_IN: [&str; 7] = ["password", "username", "totp", "notes", "uri", "public_key", "private_key"];
 
-/// The key of `columns` that gives an item's folder.
+/// The key of `columns` for an item's folder.
 const FOLDER: &str = "folder";
 
-/// What to do about a row that cannot be right.
+/// Hint for a malformed row.
 const QUOTES: &str =
     "a field that holds a comma, a quote or a line end stands in double quotes, and a quote in it is doubled";
 
-/// Why reading stopped.
+/// The reason why reading stopped.
 #[derive(Debug)]
-pub(crate) enum Problem {
-    /// The system says no.
+pub(crate) enum CsvError {
+    /// A read failed.
     Io(io::Error),
-    /// Over a limit.
-    Limit(Limit),
-    /// What is wrong, and what to do. Names of columns may be in it, and no part of a row.
+    /// A limit is exceeded.
+    Limit(ExportLimit),
+    /// The message and a hint. They may contain names of columns, but no part of a row.
     Refused(String, String),
 }
 
-impl Problem {
+impl CsvError {
     pub(crate) fn refused(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Refused(what.into(), hint.into())
     }
@@ -70,44 +69,44 @@ impl Problem {
     }
 }
 
-/// A row: as many fields as the header has, all UTF-8.
+/// A row: as many fields as the header, all of them UTF-8.
 pub(crate) struct Row<'r>(&'r ByteRecord);
 
 impl Row<'_> {
     /// The field of a column.
     pub(crate) fn get(&self, column: usize) -> &str {
-        // All fields have been checked.
+        // `read` has checked the number of fields, and UTF-8.
         self.0.get(column).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
 
-/// Reads a table: the header goes to `columns`, and what that makes of it to `take`, with each row.
+/// Reads a table: passes the header to `columns`, then its result with each row to `take`.
 ///
 /// # Errors
-/// What stopped it.
+/// The reason why reading stopped.
 pub(crate) fn read<C>(
     file: impl Read,
-    columns: impl FnOnce(&Header) -> Result<C, Problem>,
-    mut take: impl FnMut(&C, &Row<'_>) -> Result<(), item::Limit>,
-) -> Result<(), Problem> {
+    columns: impl FnOnce(&Header) -> Result<C, CsvError>,
+    mut take: impl FnMut(&C, &Row<'_>) -> Result<(), item::SinkLimit>,
+) -> Result<(), CsvError> {
     let meter = Meter::default();
     let metered = Metered::new(file, &meter).map_err(|error| failed(&meter, error))?;
     if metered.ahead().starts_with(b"\xff\xfe") || metered.ahead().starts_with(b"\xfe\xff") {
-        return Err(Problem::refused("this is UTF-16, and a CSV file is UTF-8", "save it again as UTF-8"));
+        return Err(CsvError::refused("this is UTF-16, and a CSV file is UTF-8", "save it again as UTF-8"));
     }
     let behind = io::Cursor::new([b"\n", LAST].concat());
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(metered.chain(behind));
     let mut record = ByteRecord::new();
-    let mut next = |record: &mut ByteRecord| -> Result<bool, Problem> {
+    let mut next = |record: &mut ByteRecord| -> Result<bool, CsvError> {
         let read = reader.read_byte_record(record).map_err(|error| match error.into_kind() {
             csv::ErrorKind::Io(error) => failed(&meter, error),
-            // The others are about a record's length and about types, which are not asked for.
-            _ => Problem::refused("this is not a CSV file", QUOTES),
+            // The other errors concern record lengths and types, which are not enabled.
+            _ => CsvError::refused("this is not a CSV file", QUOTES),
         })?;
         meter.restart();
         let is_last = record.len() == 1 && record.get(0) == Some(LAST);
         if read && !is_last && record.iter().next_back().is_some_and(|field| field.ends_with(LAST)) {
-            return Err(Problem::refused(
+            return Err(CsvError::refused(
                 "the file ends inside quotes: it is cut off, or a quote is not closed",
                 QUOTES,
             ));
@@ -117,52 +116,55 @@ pub(crate) fn read<C>(
     };
 
     if !next(&mut record)? {
-        return Err(Problem::refused("the file is empty", "its first line is the header, the names of its columns"));
+        return Err(CsvError::refused("the file is empty", "its first line is the header, the names of its columns"));
     }
     let count = record.len();
     if count > MAX_COLUMNS {
-        return Err(Problem::refused(format!("the header has over {MAX_COLUMNS} columns, the most that are read"), ""));
+        return Err(CsvError::refused(
+            format!("the header has over {MAX_COLUMNS} columns, the most that are read"),
+            "",
+        ));
     }
     let columns = columns(&Header::new(&Row(&record), count))?;
     while next(&mut record)? {
         if record.len() != count {
             let what = format!("line {}: {} fields, and the header has {count}", line(&record), record.len());
-            return Err(Problem::refused(what, QUOTES));
+            return Err(CsvError::refused(what, QUOTES));
         }
-        take(&columns, &Row(&record)).map_err(|limit| Problem::Limit(Limit::Sink(limit)))?;
+        take(&columns, &Row(&record)).map_err(|limit| CsvError::Limit(ExportLimit::Sink(limit)))?;
     }
     Ok(())
 }
 
-/// The line where a row begins, from 1.
+/// The line where a row starts, 1-based.
 fn line(record: &ByteRecord) -> u64 {
     record.position().map_or(0, csv::Position::line)
 }
 
-fn check_utf8(record: &ByteRecord) -> Result<(), Problem> {
+fn check_utf8(record: &ByteRecord) -> Result<(), CsvError> {
     let mut line = line(record);
     for field in record {
         let lines = |bytes: &[u8]| u64::try_from(bytes.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(0);
         if let Err(error) = std::str::from_utf8(field) {
             line = line.saturating_add(lines(&field[..error.valid_up_to()]));
-            return Err(Problem::refused(format!("line {line}: this is not UTF-8"), "save it again as UTF-8"));
+            return Err(CsvError::refused(format!("line {line}: this is not UTF-8"), "save it again as UTF-8"));
         }
         line = line.saturating_add(lines(field));
     }
     Ok(())
 }
 
-fn failed(meter: &Meter, error: io::Error) -> Problem {
-    meter.limit().map_or(Problem::Io(error), Problem::Limit)
+fn failed(meter: &Meter, error: io::Error) -> CsvError {
+    meter.limit().map_or(CsvError::Io(error), CsvError::Limit)
 }
 
-/// Folders that have been handed on: each is handed on once.
+/// Folders passed on so far: each is passed once.
 #[derive(Default)]
 pub(crate) struct Folders(HashSet<String>);
 
 impl Folders {
-    /// Hands on a folder, unless that was done.
-    pub(crate) fn hand_on(&mut self, name: &str, sink: &mut dyn Sink) -> Result<(), item::Limit> {
+    /// Passes a folder on, unless that was done before.
+    pub(crate) fn pass_on(&mut self, name: &str, sink: &mut dyn Sink) -> Result<(), item::SinkLimit> {
         if self.0.contains(name) {
             return Ok(());
         }
@@ -171,23 +173,23 @@ impl Folders {
     }
 }
 
-/// A `csv` source.
+/// A source of kind `csv`.
 pub(crate) struct Table<'m> {
     input: Input<'m>,
-    /// The name of the column that names items.
+    /// The name of the column with the items' names.
     item: &'m str,
-    /// Fields, and the names of their columns.
+    /// Names of fields, and of their columns.
     fields: &'m BTreeMap<String, String>,
 }
 
 impl<'m> Table<'m> {
-    /// The table in `input`, with what the manifest says of its columns.
+    /// The table in `input`; `item` and `fields` as in [`CsvSpec`].
     pub(crate) fn new(input: Input<'m>, item: &'m str, fields: &'m BTreeMap<String, String>) -> Self {
         Self { input, item, fields }
     }
 }
 
-/// Where everything stands.
+/// The columns' indexes.
 struct Columns<'m> {
     item: usize,
     folder: Option<usize>,
@@ -202,32 +204,31 @@ pub struct CsvKeys {
     /// The file, or `-` for standard input; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
     pub path: keys::Field<String>,
-    /// Which column is what: `item` is the column that names items, `password` and every other key a field of that name.
+    /// The names of the columns: `item` is the column with the items' names; `password` and every other key is a field.
     #[schemars(extend("required" = ["item"]))]
     pub columns: keys::Field<Entries<String>>,
-    /// What opens the file, for a path that ends in `.age`.
+    /// The password of the file, for a path that ends in `.age`.
     pub password: keys::Field<PasswordKeys>,
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
     #[schemars(length(min = 1))]
     pub identity: keys::Field<String>,
 }
 
-/// A CSV file, and what its columns are.
+/// A CSV file, and the meaning of its columns.
 #[derive(Debug, Clone)]
 pub struct CsvSpec {
     /// The file.
     pub file: FileSpec,
-    /// The header's name of the column that names items.
+    /// Name of the column with the items' names.
     pub item: String,
-    /// Fields, `password` among them, and the header's names of their columns.
+    /// Names of fields, `password` among them, and of their columns.
     pub fields: BTreeMap<String, String>,
 }
 
-impl Kind for Table<'_> {
+impl Spec for CsvSpec {
     type Keys = CsvKeys;
-    type Spec = CsvSpec;
 
-    fn check(declared: &Declared<'_>, keys: CsvKeys) -> Option<CsvSpec> {
+    fn check(declared: &Declared<'_>, keys: CsvKeys) -> Option<Self> {
         const HINT: &str = "such as `columns: { item: name, password: password, username: username }`";
         let columns = match keys.columns {
             keys::Field::Missing => {
@@ -237,10 +238,10 @@ impl Kind for Table<'_> {
             field => field.good(),
         };
         let file = FileKeys { path: keys.path, password: keys.password, identity: keys.identity };
-        let file = declared.file(file, false);
+        let file = declared.file(file);
         let (id, columns) = columns?;
-        let accept = |at, judged: Result<(), keys::Refusal>| {
-            if let Err(refusal) = judged {
+        let accept = |at, checked: Result<(), keys::Refusal>| {
+            if let Err(refusal) = checked {
                 declared.report.refuse(at, refusal);
             }
         };
@@ -258,12 +259,16 @@ impl Kind for Table<'_> {
         Some(CsvSpec { file: file?, item, fields })
     }
 
+    fn file(&self) -> Option<&FileSpec> {
+        Some(&self.file)
+    }
+}
+
+impl Kind for Table<'_> {
+    type Spec = CsvSpec;
+
     fn open<'m>(spec: &'m CsvSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Table::new(Input::new(name, &spec.file, context), &spec.item, &spec.fields))
-    }
-
-    fn file(spec: &CsvSpec) -> Option<&FileSpec> {
-        Some(&spec.file)
     }
 }
 
@@ -281,7 +286,7 @@ impl Vault for Table<'_> {
         let take = |columns: &Columns<'_>, row: &Row<'_>| {
             let folder = columns.folder.map(|column| row.get(column)).filter(|folder| !folder.is_empty());
             if let Some(folder) = folder {
-                folders.hand_on(folder, sink)?;
+                folders.pass_on(folder, sink)?;
             }
             sink.item(&Item { columns, row, folder })
         };
@@ -289,7 +294,7 @@ impl Vault for Table<'_> {
     }
 }
 
-/// A row as an item.
+/// A row as an [`Entry`].
 struct Item<'r> {
     columns: &'r Columns<'r>,
     row: &'r Row<'r>,

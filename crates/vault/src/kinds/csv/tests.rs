@@ -1,19 +1,19 @@
-//! CSV files of browsers and others in tests/exports, and broken ones.
+//! CSV files of browsers and others in tests/exports, and malformed ones.
 
 use std::collections::BTreeMap;
 
 use crate::testing::{check, check_errors, check_values, error, exports, get, listing, nul, values};
 use crate::{CsvSpec, FileSpec, SourceSpec};
 
-/// A table whose items are named by `item`, with these fields and their columns.
+/// A table with the items' names in the column `item`, and these fields and columns.
 fn table(name: &str, item: &str, fields: &[(&str, &str)]) -> SourceSpec {
     let fields: BTreeMap<String, String> =
         fields.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
     SourceSpec::Csv(CsvSpec { file: FileSpec::plain(name), item: item.to_owned(), fields })
 }
 
-/// What is said of a table with the columns `name` and `password`.
-fn told(bytes: &[u8]) -> String {
+/// The error of a table with the columns `name` and `password`.
+fn error_text(bytes: &[u8]) -> String {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("x"), bytes).unwrap();
     let told = error(directory.path(), table("x", "name", &[("password", "password")]), "a");
@@ -109,11 +109,11 @@ fn fields_are_read_as_rfc_4180_says() {
     ] {
         assert_eq!(String::from_utf8(password(text)).unwrap(), want, "{name}");
     }
-    let twice = told(b"name,password\na,planted\na,planted\n");
+    let twice = error_text(b"name,password\na,planted\na,planted\n");
     assert!(twice.contains(
         "two items are called \"a\" (for s)\n   a\n   a\nrename one of them: this kind of source has no ids"
     ));
-    // One column may be several fields.
+    // One column may serve several fields.
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("x"), "name\nplanted\n").unwrap();
     let spec = table("x", "name", &[("password", "name"), ("again", "name")]);
@@ -155,19 +155,19 @@ fn a_broken_table_is_told_with_its_line_and_no_part_of_a_row() {
         ("an open quote at the end", b"name,password\na,\"", "the file ends inside quotes"),
         ("an open quote in the header", b"name,\"password\na,planted\n", "the file ends inside quotes"),
     ] {
-        let told = told(bytes);
+        let told = error_text(bytes);
         assert!(told.contains(want), "{name}: {told}");
     }
     let many = ["name,password".to_owned(), ",".repeat(1000)].concat();
-    assert!(told(many.as_bytes()).contains("the header has over 1000 columns"));
+    assert!(error_text(many.as_bytes()).contains("the header has over 1000 columns"));
 }
 
 #[test]
 fn a_table_without_measure_is_refused_at_the_limit_that_it_breaks() {
     let long = [b"name,password\na,\"".to_vec(), vec![b'x'; 33 << 20]].concat();
-    assert!(told(&long).contains("one item in it is over 32 MiB"));
+    assert!(error_text(&long).contains("one item in it is over 32 MiB"));
     let commas = [b"name,password\n".to_vec(), vec![b','; 33 << 20]].concat();
-    assert!(told(&commas).contains("one item in it is over 32 MiB"));
+    assert!(error_text(&commas).contains("one item in it is over 32 MiB"));
     let value = "x".repeat(16 << 20);
     assert_eq!(password(&format!("name,password\na,{value}\n")).len(), 16 << 20);
 }

@@ -1,4 +1,5 @@
-//! An entry, and which fields it has by the names that all password managers share.
+//! A KeePass entry as an [`Entry`](crate::items::item::Entry): built-in fields under the names common to all password
+//! managers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,28 +9,28 @@ use zeroize::Zeroizing;
 use super::refer::{self, Templates};
 use crate::items::item::{self, Field, Value};
 
-/// KeePass's names of its own strings, and ours.
+/// KeePass's names of its standard strings, and ours.
 const BUILT_IN: [(&str, &str); 5] =
     [("Password", "password"), ("UserName", "username"), ("otp", "totp"), ("URL", "uri"), ("Notes", "notes")];
 
-/// What an entry holds.
+/// An entry of the database.
 #[derive(Default)]
 pub(super) struct Entry {
     /// With dashes, in lower case.
     uuid: String,
-    /// All strings, `Title` among them.
+    /// All strings, including `Title`.
     pub strings: Vec<(String, Zeroizing<Vec<u8>>)>,
     /// Attachments by name.
     pub attached: Vec<(String, Attached)>,
-    /// RFC 3339, or the day of it.
+    /// RFC 3339, or the day only.
     pub changed: Option<String>,
 }
 
-/// Where an attachment is.
+/// The location of an attachment.
 pub(super) enum Attached {
-    /// In the database, by this reference.
+    /// In the database, with this reference.
     Reference(String),
-    /// Here.
+    /// The content itself.
     Bytes(Zeroizing<Vec<u8>>),
 }
 
@@ -43,13 +44,13 @@ impl Entry {
         &self.uuid
     }
 
-    /// A string's bytes.
+    /// The value of a string.
     pub(super) fn string(&self, name: &str) -> Option<&[u8]> {
         self.strings.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_slice())
     }
 }
 
-/// A UUID as people write it.
+/// A UUID in the usual notation.
 pub(super) fn dashed(uuid: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (index, byte) in uuid.iter().enumerate() {
@@ -61,18 +62,18 @@ pub(super) fn dashed(uuid: &[u8; 16]) -> String {
     text
 }
 
-/// An entry where it stands.
-pub(super) struct Placed {
+/// An entry, and the groups that contain it.
+pub(super) struct PlacedEntry {
     pub entry: Entry,
     /// Its title.
     pub name: String,
     /// Ids of its folders.
     pub places: Vec<String>,
-    /// Takes values that refer to others.
+    /// Receives values that refer to other entries.
     pub templates: Rc<RefCell<Templates>>,
 }
 
-impl Placed {
+impl PlacedEntry {
     fn value(&self, bytes: &[u8]) -> Value {
         if !refer::has_reference(bytes) {
             return Value::Bytes(Zeroizing::new(bytes.to_vec()));
@@ -84,7 +85,7 @@ impl Placed {
     }
 }
 
-impl item::Entry for Placed {
+impl item::Entry for PlacedEntry {
     fn id(&self) -> &str {
         self.entry.uuid()
     }

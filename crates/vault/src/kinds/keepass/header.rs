@@ -1,11 +1,11 @@
-//! The header of a KDBX file, read before anything is derived: what it asks for is judged here.
+//! The header of a KDBX file. Its limits are checked here, before a key is derived.
 //!
-//! The format: keepass.info, "KDBX File Format Specification" (version 4), and for 3.1 KeePassXC's `Kdbx3Reader`. All
-//! integers are little-endian.
+//! Format: keepass.info, "KDBX File Format Specification" (version 4); for 3.1 KeePassXC's `Kdbx3Reader`. All integers
+//! are little-endian.
 
 use crate::input::kdf;
 
-/// `sig1` and `sig2` of KeePass 2, 0 and 4.
+/// `sig1` and `sig2` of KeePass 2: bytes 0 to 3, 4 to 7.
 const SIGNATURE: [u8; 8] = [0x03, 0xd9, 0xa2, 0x9a, 0x67, 0xfb, 0x4b, 0xb5];
 /// `sig2` of KeePass 1 and of KeePass 2 before its first release.
 const OLD: [[u8; 4]; 2] = [[0x65, 0xfb, 0x4b, 0xb5], [0x66, 0xfb, 0x4b, 0xb5]];
@@ -26,14 +26,14 @@ const ARGON2D: [u8; 16] =
 const ARGON2ID: [u8; 16] =
     [0x9e, 0x29, 0x8b, 0x19, 0x56, 0xdb, 0x47, 0x73, 0xb2, 0x3d, 0xfc, 0x3e, 0xc6, 0xf0, 0xa1, 0xe6];
 
-/// The most rounds of AES-KDF. KeePassXC asks for as many as take a second, about 10^7.
+/// Maximum rounds of AES-KDF. KeePassXC chooses as many as take a second, about 10^7.
 const MAX_ROUNDS: u64 = 100_000_000;
-/// The most iterations of Argon2.
+/// Maximum iterations of Argon2.
 const MAX_ITERATIONS: u64 = 100;
-/// The most lanes of Argon2.
+/// Maximum lanes of Argon2.
 const MAX_LANES: u32 = 64;
 
-/// What the file is encrypted with, and how its key is made.
+/// The cipher of the payload, and how its key is derived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub version: Version,
@@ -42,18 +42,18 @@ pub(super) struct Header {
     pub master_seed: Vec<u8>,
     pub iv: Vec<u8>,
     pub kdf: Kdf,
-    /// Where the header ends: its length in bytes.
+    /// Length of the header, in bytes.
     pub length: usize,
 }
 
-/// What differs between the versions.
+/// The parts that differ between the versions.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Version {
     /// 3.0 and 3.1.
     Three {
-        /// The cipher of protected values, `InnerRandomStreamID`, and its key.
+        /// `InnerRandomStreamID`, the cipher of protected values, and its key.
         inner: (u32, Vec<u8>),
-        /// How the payload begins when the key is right.
+        /// `StreamStartBytes`: the first bytes of a correctly decrypted payload.
         start: Vec<u8>,
     },
     /// 4.0 and 4.1.
@@ -68,14 +68,14 @@ pub(super) enum Cipher {
     ChaCha20,
 }
 
-/// How the key is derived, within the bounds above.
+/// The key derivation, within the limits above.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kdf {
     Aes { seed: Vec<u8>, rounds: u64 },
     Argon2 { id: bool, version: u32, salt: Vec<u8>, iterations: u32, kib: u32, lanes: u32 },
 }
 
-/// Why a header is not taken: what is wrong, and what to do, which may be empty.
+/// A header that is refused: the message, and a hint that may be empty.
 pub(super) type Refusal = (String, &'static str);
 
 fn refused<T>(what: impl Into<String>) -> Result<T, Refusal> {
@@ -85,7 +85,7 @@ fn refused<T>(what: impl Into<String>) -> Result<T, Refusal> {
 const CUT_OFF: &str = "the file is cut off in its header";
 const DAMAGED: &str = "its header is damaged";
 
-/// Reads what comes next from a slice.
+/// A cursor over bytes.
 pub(super) struct Bytes<'b>(pub &'b [u8]);
 
 impl<'b> Bytes<'b> {
@@ -103,14 +103,14 @@ impl<'b> Bytes<'b> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// As many bytes as the next `u32` says.
+    /// A `u32` length, and this many bytes.
     fn counted(&mut self) -> Option<&'b [u8]> {
         let length = self.u32()?;
         self.take(usize::try_from(length).ok()?)
     }
 }
 
-/// The fields of a header as they stand.
+/// The fields of a header, undecoded.
 #[derive(Default)]
 struct Raw<'b> {
     cipher: Option<&'b [u8]>,
@@ -126,10 +126,10 @@ struct Raw<'b> {
 }
 
 impl Header {
-    /// Reads a file's header, and refuses what it would cost.
+    /// Reads a file's header, and checks its limits.
     ///
     /// # Errors
-    /// It is no KDBX file, is damaged, or asks for more than is taken.
+    /// It is not a KDBX file, is damaged, or exceeds a limit.
     pub(super) fn read(file: &[u8]) -> Result<Self, Refusal> {
         let mut bytes = Bytes(file);
         let four = match file {
@@ -183,12 +183,12 @@ impl Header {
             }
         }
         let length = file.len().saturating_sub(bytes.0.len());
-        raw.judge(four, length)
+        raw.check(four, length)
     }
 }
 
 impl Raw<'_> {
-    fn judge(&self, four: bool, length: usize) -> Result<Header, Refusal> {
+    fn check(&self, four: bool, length: usize) -> Result<Header, Refusal> {
         let damaged = || (DAMAGED.to_owned(), "");
         let number = |field: Option<&[u8]>| field.and_then(|field| Bytes(field).u32());
         let (cipher, iv_length) = match self.cipher.ok_or_else(damaged)? {
@@ -230,14 +230,14 @@ fn aes_kdf(seed: Option<&[u8]>, rounds: u64) -> Result<Kdf, Refusal> {
 
 const CHEAPER: &str = "choose less in the database's settings (Security, Encryption settings), and save it";
 
-/// The KDF of version 4, from its variant dictionary: `$UUID`, and for AES-KDF `S`, `R`; for Argon2 `S`, `P` lanes, `M`
+/// The KDF of version 4, from its variant dictionary: `$UUID`; for AES-KDF `S`, `R`; for Argon2 `S`, `P` lanes, `M`
 /// bytes, `I` iterations, `V` version.
 fn variant_kdf(field: &[u8]) -> Result<Kdf, Refusal> {
     let damaged = || (DAMAGED.to_owned(), "");
     let mut bytes = Bytes(field);
     let (mut uuid, mut salt) = (None, None);
     let (mut rounds, mut memory, mut iterations, mut lanes, mut version) = (None, None, None, None, None);
-    // The dictionary's own version, whose upper byte is 1.
+    // The dictionary's own version; its upper byte must be 1.
     if bytes.array::<2>().is_none_or(|[_, major]| major != 1) {
         return Err(damaged());
     }

@@ -1,4 +1,4 @@
-//! The key stream of protected values, and in version 4 the inner header before the document.
+//! The key stream of protected values, and the inner header of version 4.
 
 use std::io::{self, Read};
 
@@ -12,25 +12,25 @@ use zeroize::Zeroizing;
 use super::Stop;
 use super::xml::NO_BINARY;
 
-/// The nonce of Salsa20, the same in every file.
+/// The fixed nonce of Salsa20.
 const SALSA_NONCE: [u8; 8] = [0xe8, 0x30, 0x09, 0x4b, 0x97, 0x20, 0x5d, 0x2a];
 
-/// The longest field of an inner header that is no attachment, in bytes.
+/// Maximum length of a field of the inner header other than an attachment, in bytes.
 const MAX_FIELD: usize = 1 << 10;
 
-/// The key stream of protected values, from the document's beginning on.
+/// The key stream of protected values, from the start of the document.
 pub(super) enum Inner {
-    /// They are not encrypted.
+    /// The values are not encrypted.
     None,
     Salsa(Box<Salsa20>),
     ChaCha(Box<ChaCha20>),
 }
 
 impl Inner {
-    /// The stream called `id` (`InnerRandomStreamID`), with its key as the file has it.
+    /// The stream `id` (`InnerRandomStreamID`) with the key `key`.
     ///
     /// # Errors
-    /// It is not known.
+    /// The stream is unknown.
     pub(super) fn new(id: u32, key: &[u8]) -> Result<Self, Stop> {
         match id {
             0 => Ok(Self::None),
@@ -49,7 +49,7 @@ impl Inner {
         }
     }
 
-    /// Decrypts what comes next.
+    /// Decrypts the next bytes of the stream.
     pub(super) fn apply(&mut self, bytes: &mut [u8]) {
         match self {
             Self::None => {}
@@ -59,20 +59,20 @@ impl Inner {
     }
 }
 
-/// What is looked for in an inner header.
-pub(super) enum Found {
-    /// The header was read to its end: the key stream.
+/// The result of reading an inner header.
+pub(super) enum InnerHeader {
+    /// The key stream; the header was read to its end.
     Stream(Inner),
-    /// The attachment.
+    /// The wanted attachment.
     Attachment(Zeroizing<Vec<u8>>),
 }
 
-/// Reads an inner header: `u8` id, `u32` length, content. 1 is the key stream, 2 its key, 3 an attachment after a byte of
-/// flags. With `wanted`, stops at the attachment of this index.
+/// Reads an inner header: `u8` id, `u32` length, content. 1 is the key stream, 2 its key, 3 an attachment after a byte
+/// of flags. With `wanted`, stops at the attachment of this index.
 ///
 /// # Errors
-/// It is damaged, or there is no such attachment.
-pub(super) fn header(document: &mut dyn Read, wanted: Option<usize>) -> Result<Found, Stop> {
+/// The header is damaged, or there is no such attachment.
+pub(super) fn header(document: &mut dyn Read, wanted: Option<usize>) -> Result<InnerHeader, Stop> {
     let (mut id, mut key) = (0, Zeroizing::default());
     let mut attachments = 0_usize;
     loop {
@@ -98,11 +98,11 @@ pub(super) fn header(document: &mut dyn Read, wanted: Option<usize>) -> Result<F
                 if bytes.is_empty() {
                     return Err(DAMAGED);
                 }
-                // The flags.
+                // Remove the flags.
                 bytes.copy_within(1.., 0);
                 let length = bytes.len().saturating_sub(1);
                 bytes.truncate(length);
-                return Ok(Found::Attachment(bytes));
+                return Ok(InnerHeader::Attachment(bytes));
             }
             _ => {
                 let copied = io::copy(&mut document.take(length), &mut io::sink()).map_err(|error| failed(&error))?;
@@ -110,7 +110,7 @@ pub(super) fn header(document: &mut dyn Read, wanted: Option<usize>) -> Result<F
                     return Err(DAMAGED);
                 }
                 if kind == 0 {
-                    return Inner::new(id, &key).map(Found::Stream);
+                    return Inner::new(id, &key).map(InnerHeader::Stream);
                 }
             }
         }
@@ -122,7 +122,7 @@ pub(super) fn header(document: &mut dyn Read, wanted: Option<usize>) -> Result<F
 
 const DAMAGED: Stop = Stop::Damaged("the header inside is damaged");
 
-/// What an error of the decompressor means.
+/// The meaning of an error of the decompressor.
 fn failed(error: &io::Error) -> Stop {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Stop::Damaged("the document inside is cut off"),

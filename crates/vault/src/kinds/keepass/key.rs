@@ -1,4 +1,4 @@
-//! From a password and a key file to the keys of a database.
+//! Derives the keys of a database from a password and a key file.
 
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::header::Kdf;
 
-/// 32 bytes that are wiped.
+/// 32 bytes, zeroized on drop.
 pub(super) type Key = Zeroizing<[u8; 32]>;
 
 fn sha256(parts: &[&[u8]]) -> Key {
@@ -29,10 +29,11 @@ pub(super) fn composite(password: Option<&Secret>, key_file: Option<&[u8]>) -> K
     sha256(&parts)
 }
 
-/// What a key file holds, in the order in which KeePass tries: XML, 32 bytes, 64 hexadecimal digits, any other file's hash.
+/// The key in a key file, by the first form that matches, in KeePass's order: XML, 32 bytes, 64 hexadecimal digits,
+/// otherwise the hash of the file.
 ///
 /// # Errors
-/// An XML key file that is damaged, in words.
+/// A message about a damaged XML key file.
 pub(super) fn key_file(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     if let Some(key) = xml(bytes)? {
         return Ok(key);
@@ -48,8 +49,8 @@ pub(super) fn key_file(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str>
     Ok(Zeroizing::new(sha256(&[bytes]).to_vec()))
 }
 
-/// The key in an XML key file: base64 in version 1, hexadecimal with the start of its hash in version 2. `None` for what
-/// is not one.
+/// The key in an XML key file: base64 in version 1, hexadecimal with the start of its hash in version 2. `None` if it
+/// is not an XML key file.
 fn xml(bytes: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, &'static str> {
     const DAMAGED: &str = "the key file is damaged";
     let mut reader = Reader::from_reader(bytes);
@@ -110,7 +111,7 @@ fn xml(bytes: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, &'static str> {
     Ok(Some(key))
 }
 
-/// Hexadecimal digits as bytes.
+/// Decodes hexadecimal digits.
 fn hex(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     if !text.len().is_multiple_of(2) {
@@ -120,10 +121,10 @@ fn hex(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     text.chunks(2).map(byte).collect::<Option<Vec<u8>>>().map(Zeroizing::new)
 }
 
-/// The transformed key: `composite` through the key derivation that the header asks for.
+/// The transformed key: `composite` through the header's key derivation.
 ///
 /// # Errors
-/// There is not enough memory, in words.
+/// A message: there is not enough memory.
 pub(super) fn transform(composite: &Key, kdf: &Kdf) -> Result<Key, &'static str> {
     match kdf {
         Kdf::Aes { seed, rounds } => {
@@ -169,7 +170,8 @@ mod tests {
         let hash: String = sha256(&[&raw])[..4].iter().map(|byte| format!("{byte:02X}")).collect();
         let v2 = |digits: &str, hash: &str| {
             format!(
-                "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\n<KeyFile>\r\n\t<Meta><Version>2.0</Version></Meta>\
+                "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\n\
+                <KeyFile>\r\n\t<Meta><Version>2.0</Version></Meta>\
                  <Key><Data Hash=\"{hash}\">\r\n {} {}\r\n</Data></Key></KeyFile>",
                 &digits[..8],
                 &digits[8..]

@@ -1,9 +1,9 @@
 //! `keepass`: databases of KeePass, KDBX 3.1 and 4.
 //!
-//! `header` reads what a file asks for and judges it before a key is derived; `key` derives it; `payload` decrypts and
-//! checks; `inner` and `xml` read what is inside, one entry in memory at a time; `entry` says which fields one has, `refer`
-//! resolves references to others. The decrypted document is kept compressed, as it is in the file, and gone through again
-//! for an attachment or a reference.
+//! `header` reads the header and checks its limits before a key is derived; `key` derives it; `payload` decrypts and
+//! authenticates; `inner` and `xml` parse the content, one entry in memory at a time; `entry` lists the fields of an
+//! entry; `refer` resolves references to other entries. The decrypted document stays compressed in memory, as in the
+//! file, and is parsed again for an attachment or a reference.
 
 mod entry;
 mod header;
@@ -30,59 +30,59 @@ use zeroize::Zeroizing;
 use crate::error::shown;
 use crate::input::context::Context;
 use crate::input::{Input, read};
-use crate::items::item::{Limit, Sink};
+use crate::items::item::{Sink, SinkLimit};
 use crate::items::reader::Vault;
 use crate::keys::{Declared, FileKeys, PasswordKeys};
 use crate::kinds::Kind;
-use crate::spec::FileSpec;
+use crate::spec::{FileSpec, Spec};
 use crate::{OpenError, Source};
-use entry::{Entry, Placed};
+use entry::{Entry, PlacedEntry};
 use header::{Header, Version};
-use inner::{Found, Inner};
-use payload::Problem;
+use inner::{Inner, InnerHeader};
+use payload::PayloadError;
 use refer::{Answers, Templates};
 
-/// The longest database, in bytes.
+/// Maximum length of a database, in bytes.
 const MAX_FILE: usize = 256 << 20;
-/// The longest document inside, decompressed, in bytes.
+/// Maximum length of the decompressed document, in bytes.
 const MAX_DOCUMENT: u64 = 512 << 20;
-/// The longest key file, in bytes.
+/// Maximum length of a key file, in bytes.
 const MAX_KEY_FILE: usize = 64 << 20;
-/// What the values with references may become together, in bytes.
+/// Maximum total length of values with resolved references, in bytes.
 const MAX_RESOLVED: usize = 128 << 20;
 
-/// A database.
+/// A source of kind `keepass`.
 pub(crate) struct Keepass<'m> {
     input: Input<'m>,
     key_file: Option<&'m Path>,
-    /// What is inside, once it is decrypted.
+    /// The decrypted content, once it is decrypted.
     opened: Option<Opened>,
-    /// Values that refer to others.
+    /// Values that refer to other entries.
     templates: Rc<RefCell<Templates>>,
-    /// The same, resolved, in their order.
+    /// The same values, resolved, in the same order.
     resolved: Option<Vec<Result<Secret, &'static str>>>,
 }
 
 /// A decrypted database.
 struct Opened {
     header: Header,
-    /// Compressed, if the header says so.
+    /// Compressed if the header says so.
     payload: Zeroizing<Vec<u8>>,
 }
 
-/// Why reading the inside stopped.
+/// The reason why parsing the content stopped.
 #[derive(Debug)]
 enum Stop {
-    /// In words.
+    /// A message.
     Damaged(&'static str),
-    /// Over a limit, in words.
+    /// A limit is exceeded: a message.
     Over(String),
-    /// A limit of the sink's.
-    Sink(Limit),
+    /// A limit of the sink is exceeded.
+    Sink(SinkLimit),
 }
 
 impl Stop {
-    fn words(self) -> String {
+    fn message(self) -> String {
         match self {
             Self::Damaged(what) => what.to_owned(),
             Self::Over(what) => what,
@@ -96,7 +96,7 @@ impl<'m> Keepass<'m> {
         Self { input, key_file, opened: None, templates: Rc::default(), resolved: None }
     }
 
-    /// Decrypts the database. Its key is derived here, and only here.
+    /// Decrypts the database. The key is derived here, and only here.
     fn open(&self) -> Result<Opened, OpenError> {
         let file = self.input.read(MAX_FILE)?;
         let header = Header::read(&file).map_err(|(what, hint)| self.input.refused(what, hint))?;
@@ -123,12 +123,12 @@ impl<'m> Keepass<'m> {
         Ok(Opened { header, payload })
     }
 
-    fn wrong(&self, problem: Problem, has_password: bool) -> OpenError {
+    fn wrong(&self, problem: PayloadError, has_password: bool) -> OpenError {
         let what = match (problem, has_password, self.key_file.is_some()) {
-            (Problem::Damaged(what), ..) => return self.input.refused(what, "is there a backup of it?"),
-            (Problem::WrongKey, true, true) => "the password and the key file do not open it together",
-            (Problem::WrongKey, false, _) => "the key file does not open it",
-            (Problem::WrongKey, true, false) => "the password does not open it",
+            (PayloadError::Damaged(what), ..) => return self.input.refused(what, "is there a backup of it?"),
+            (PayloadError::WrongKey, true, true) => "the password and the key file do not open it together",
+            (PayloadError::WrongKey, false, _) => "the key file does not open it",
+            (PayloadError::WrongKey, true, false) => "the password does not open it",
         };
         let hint = match (has_password, self.key_file.is_some()) {
             (true, true) => "are both the right ones? try them in KeePassXC",
@@ -147,7 +147,7 @@ pub struct KeePassKeys {
     /// The database, or `-` for standard input; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
-    /// The database's password. None where a key file alone opens it.
+    /// The database's password. Not needed if a key file alone opens it.
     pub password: Field<PasswordKeys>,
     /// The database's key file.
     #[schemars(length(min = 1))]
@@ -157,7 +157,7 @@ pub struct KeePassKeys {
     pub identity: Field<String>,
 }
 
-/// What opens a KeePass database.
+/// A KeePass database, and how to open it.
 #[derive(Debug, Clone)]
 pub struct KeePassSpec {
     /// The database, and its password.
@@ -166,11 +166,10 @@ pub struct KeePassSpec {
     pub key_file: Option<PathBuf>,
 }
 
-impl Kind for Keepass<'_> {
+impl Spec for KeePassSpec {
     type Keys = KeePassKeys;
-    type Spec = KeePassSpec;
 
-    fn check(declared: &Declared<'_>, keys: KeePassKeys) -> Option<KeePassSpec> {
+    fn check(declared: &Declared<'_>, keys: KeePassKeys) -> Option<Self> {
         let neither = keys.password.is_missing() && keys.key_file.is_missing();
         if neither {
             let hint = "`password: { env: NAME }`, `password: ask`, or `key_file: FILE`; both if it needs both";
@@ -178,17 +177,23 @@ impl Kind for Keepass<'_> {
         }
         let key_file = declared.path(keys.key_file);
         let file = FileKeys { path: keys.path, password: keys.password, identity: keys.identity };
-        let file = declared.file(file, true)?;
+        let file = declared.file(file)?;
         let key_file = key_file?;
         (!neither).then_some(KeePassSpec { file, key_file })
     }
 
+    fn file(&self) -> Option<&FileSpec> {
+        Some(&self.file)
+    }
+}
+
+impl Kind for Keepass<'_> {
+    type Spec = KeePassSpec;
+
+    const TAKES_PASSWORD: bool = true;
+
     fn open<'m>(spec: &'m KeePassSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Keepass::new(Input::new(name, &spec.file, context), spec.key_file.as_deref()))
-    }
-
-    fn file(spec: &KeePassSpec) -> Option<&FileSpec> {
-        Some(&spec.file)
     }
 }
 
@@ -200,7 +205,7 @@ impl Vault for Keepass<'_> {
         self.opened = Some(opened);
         result.map_err(|stop| match stop {
             Stop::Sink(limit) => OpenError::Limit { path: self.input.name().to_owned(), limit: limit.to_string() },
-            stop => self.input.refused(stop.words(), ""),
+            stop => self.input.refused(stop.message(), ""),
         })
     }
 
@@ -208,7 +213,7 @@ impl Vault for Keepass<'_> {
         let not_there = || format!("{} cannot be read", shown(place));
         let opened = self.opened.as_ref().ok_or_else(not_there)?;
         if let Some(id) = place.strip_prefix("file:") {
-            let mut bytes = opened.attachment(id).map_err(Stop::words)?;
+            let mut bytes = opened.attachment(id).map_err(Stop::message)?;
             return Ok(Secret::new(std::mem::take(&mut *bytes)));
         }
         let index: usize = place.strip_prefix("ref:").and_then(|index| index.parse().ok()).ok_or_else(not_there)?;
@@ -223,7 +228,7 @@ impl Vault for Keepass<'_> {
 }
 
 impl Opened {
-    /// What is inside, decompressed as it is read.
+    /// The decompressed content.
     fn document(&self) -> Box<dyn Read + '_> {
         match self.header.gzip {
             true => Box::new(GzDecoder::new(self.payload.as_slice())),
@@ -237,8 +242,8 @@ impl Opened {
         let inner = match &self.header.version {
             Version::Three { inner: (id, key), .. } => Inner::new(*id, key)?,
             Version::Four => match inner::header(&mut document, None)? {
-                Found::Stream(inner) => inner,
-                Found::Attachment(_) => return Err(Stop::Damaged("the header inside is damaged")),
+                InnerHeader::Stream(inner) => inner,
+                InnerHeader::Attachment(_) => return Err(Stop::Damaged("the header inside is damaged")),
             },
         };
         Ok((document, inner))
@@ -251,21 +256,22 @@ impl Opened {
         })
     }
 
-    /// An attachment by its reference: in version 4 its number in the inner header, in version 3 its `ID` in the document.
+    /// An attachment by its reference: in version 4 its index in the inner header, in version 3 its `ID` in the
+    /// document.
     fn attachment(&self, id: &str) -> Result<Zeroizing<Vec<u8>>, Stop> {
         contained(|| match &self.header.version {
             Version::Three { inner: (stream, key), .. } => xml::binary(self.document(), Inner::new(*stream, key)?, id),
             Version::Four => {
                 let index = id.parse().map_err(|_| Stop::Damaged(xml::NO_BINARY))?;
                 match inner::header(&mut self.document(), Some(index))? {
-                    Found::Attachment(bytes) => Ok(bytes),
-                    Found::Stream(_) => Err(Stop::Damaged(xml::NO_BINARY)),
+                    InnerHeader::Attachment(bytes) => Ok(bytes),
+                    InnerHeader::Stream(_) => Err(Stop::Damaged(xml::NO_BINARY)),
                 }
             }
         })
     }
 
-    /// Puts in what values refer to. Each step goes through the document once, for all of them.
+    /// Resolves the references in `values`. Each step parses the document once, for all of them.
     fn resolve(&self, values: Vec<Zeroizing<Vec<u8>>>) -> Vec<Result<Secret, &'static str>> {
         struct Offering<'a>(&'a mut Answers);
         impl xml::Visitor for Offering<'_> {
@@ -287,7 +293,10 @@ impl Opened {
                     continue;
                 }
                 match answers.ask(bytes) {
-                    _ if step == refer::MOST_STEPS => *value = Err("its {REF:…} lead in a circle, or over 10 steps on"),
+                    _ if step == refer::MOST_STEPS => {
+                        *value = Err("its {REF:…} lead in a circle, or over 10 steps \
+                    on")
+                    }
                     Ok(()) => open.push(index),
                     Err(what) => *value = Err(what),
                 }
@@ -295,7 +304,7 @@ impl Opened {
             if open.is_empty() {
                 break;
             }
-            // It was read to its end once: what could go wrong now has gone wrong then.
+            // The same content was parsed completely before, so an error here is not expected.
             let again = self.read(&mut Offering(&mut answers)).map_err(|_| "its {REF:…} cannot be resolved");
             let mut total = 0_usize;
             for index in open {
@@ -314,15 +323,15 @@ fn contained<T>(work: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
     contain(work).unwrap_or(Err(Stop::Damaged("the document inside makes its decoder fail")))
 }
 
-/// Hands groups and entries on.
+/// Passes groups and entries on to the sink.
 struct Handing<'a> {
     sink: &'a mut dyn Sink,
     templates: &'a Rc<RefCell<Templates>>,
 }
 
 impl xml::Visitor for Handing<'_> {
-    /// A folder is the path below the root group. The path from the root group on is taken as well, and not listed: the
-    /// entries of the root group itself are in no folder.
+    /// The name of a folder is the path below the root group. The path including the root group is an alias, which is
+    /// not listed. The entries of the root group are in no folder.
     fn group(&mut self, uuid: &[u8; 16], path: &[String]) -> Result<(), Stop> {
         let id = entry::dashed(uuid);
         if let Some((_, below @ [_, ..])) = path.split_first() {
@@ -335,7 +344,7 @@ impl xml::Visitor for Handing<'_> {
         let name = String::from_utf8_lossy(entry.string("Title").unwrap_or_default()).into_owned();
         let group = entry::dashed(group);
         let places = vec![group.clone(), format!("{group} ")];
-        let placed = Placed { entry, name, places, templates: Rc::clone(self.templates) };
+        let placed = PlacedEntry { entry, name, places, templates: Rc::clone(self.templates) };
         self.sink.item(&placed).map_err(Stop::Sink)
     }
 }

@@ -1,4 +1,4 @@
-//! From the encrypted part of a file to the compressed document: every block checked, all in the one buffer.
+//! Decrypts the payload to the compressed document, authenticating every block, in one buffer.
 
 use aes::Aes256;
 use aes::cipher::block_padding::NoPadding;
@@ -13,24 +13,24 @@ use zeroize::Zeroizing;
 use super::header::{Bytes, Cipher, Header, Version};
 use super::key::Key;
 
-/// Why a file does not give its content.
+/// A payload that cannot be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Problem {
-    /// The key is another one; in version 3 it may also be damaged.
+pub(super) enum PayloadError {
+    /// The key is wrong; in version 3 the file may be damaged instead.
     WrongKey,
-    /// In words.
+    /// A message.
     Damaged(&'static str),
 }
 
-const CUT_OFF: Problem = Problem::Damaged("the file is cut off");
-const DAMAGED: Problem = Problem::Damaged("the file is damaged");
-const HEADER: Problem = Problem::Damaged("its header is damaged");
+const CUT_OFF: PayloadError = PayloadError::Damaged("the file is cut off");
+const DAMAGED: PayloadError = PayloadError::Damaged("the file is damaged");
+const HEADER: PayloadError = PayloadError::Damaged("its header is damaged");
 
-/// Checks what can be checked without the key: in version 4, the header's hash.
+/// Checks that need no key: in version 4, the header's hash.
 ///
 /// # Errors
 /// The header is damaged, or the file ends after it.
-pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), Problem> {
+pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), PayloadError> {
     if header.version != Version::Four {
         return Ok(());
     }
@@ -39,8 +39,7 @@ pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), Problem> 
     if Sha256::digest(head).as_slice() == hash { Ok(()) } else { Err(HEADER) }
 }
 
-/// What the file holds once it is decrypted; still compressed, if its header says so. `transformed` is the key that was
-/// derived.
+/// The decrypted payload of `file`, compressed if its header says so. `transformed` is the derived key.
 ///
 /// # Errors
 /// The key is wrong, or the file is damaged.
@@ -48,7 +47,7 @@ pub(super) fn open(
     file: Zeroizing<Vec<u8>>,
     header: &Header,
     transformed: &Key,
-) -> Result<Zeroizing<Vec<u8>>, Problem> {
+) -> Result<Zeroizing<Vec<u8>>, PayloadError> {
     let parts = [header.master_seed.as_slice(), transformed.as_slice()];
     let mut master = Sha256::new();
     parts.iter().for_each(|part| master.update(part));
@@ -76,10 +75,10 @@ pub(super) fn open(
             decrypt(&mut buffer, header, &master)?;
             match buffer.first_chunk::<32>() {
                 None => return Err(CUT_OFF),
-                Some(first) if !bool::from(first.as_slice().ct_eq(start)) => return Err(Problem::WrongKey),
+                Some(first) if !bool::from(first.as_slice().ct_eq(start)) => return Err(PayloadError::WrongKey),
                 Some(_) => {}
             }
-            // What follows the last block is padding.
+            // Padding follows the last block.
             let length = hashed(&mut buffer, 32)?;
             buffer.truncate(length);
             Ok(buffer)
@@ -87,14 +86,15 @@ pub(super) fn open(
     }
 }
 
-/// Version 4: HMAC of the header and of each block. Moves the blocks' content to the beginning; returns its length.
-fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Result<usize, Problem> {
+/// Version 4: checks the HMAC of the header and of each block. Moves the blocks' content to the start; returns its
+/// length.
+fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Result<usize, PayloadError> {
     let mac = |index: u64, parts: &[&[u8]]| {
         let mut key = Sha512::new();
         key.update(index.to_le_bytes());
         key.update(hmac_key);
         let key = Zeroizing::new(<[u8; 64]>::from(key.finalize()));
-        // OK to default: HMAC takes a key of any length.
+        // OK to default: HMAC accepts a key of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).ok()?;
         parts.iter().for_each(|part| mac.update(part));
         Some(<[u8; 32]>::from(mac.finalize().into_bytes()))
@@ -105,7 +105,7 @@ fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Resul
     let own = bytes.array::<32>().ok_or(CUT_OFF)?;
     let made = mac(u64::MAX, &[head]).ok_or(HEADER)?;
     if !bool::from(made.ct_eq(&own)) {
-        return Err(Problem::WrongKey);
+        return Err(PayloadError::WrongKey);
     }
     let mut at = buffer.len().saturating_sub(bytes.0.len());
     let mut end = 0_usize;
@@ -130,9 +130,9 @@ fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Resul
     Ok(end)
 }
 
-/// Version 3: index, SHA-256 and length before each block, from `at` on. Moves the blocks' content to the beginning;
-/// returns its length.
-fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, Problem> {
+/// Version 3: checks the blocks from `at` on; before each are its index, SHA-256 and length. Moves the blocks' content
+/// to the start; returns its length.
+fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, PayloadError> {
     let mut end = 0_usize;
     for index in 0_u32.. {
         let mut bytes = Bytes(buffer.get(at..).unwrap_or_default());
@@ -154,9 +154,9 @@ fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, Problem> {
     Ok(end)
 }
 
-/// Decrypts in place; returns the length, which is shorter where the file does not end with a whole block.
-fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, Problem> {
-    fn cbc<C: BlockCipherDecrypt + KeyInit>(buffer: &mut [u8], key: &Key, iv: &[u8]) -> Result<usize, Problem>
+/// Decrypts in place; returns the length, less an incomplete cipher block at the end.
+fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, PayloadError> {
+    fn cbc<C: BlockCipherDecrypt + KeyInit>(buffer: &mut [u8], key: &Key, iv: &[u8]) -> Result<usize, PayloadError>
     where
         cbc::Decryptor<C>: KeyIvInit + BlockModeDecrypt,
     {
@@ -177,7 +177,7 @@ fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, Probl
     }
 }
 
-/// The length without PKCS #7 padding, which a stream cipher has not; `None` when it is damaged.
+/// The length without PKCS#7 padding, which a stream cipher does not have; `None` if the padding is damaged.
 fn unpadded(bytes: &[u8], cipher: Cipher) -> Option<usize> {
     if cipher == Cipher::ChaCha20 {
         return Some(bytes.len());

@@ -1,7 +1,8 @@
-//! `{REF:P@I:0123…}`: the field of another entry, in place of a value or of a part of one.
+//! Field references, `{REF:P@I:0123…}`: the field of another entry, as a value or as a part of one.
 //!
-//! keepass.info, "Field References": the wanted field is one of T title, U user name, P password, A URL, N notes, I UUID;
-//! the entry is found by one of these, or by O, the values of custom strings. What a value refers to may refer further.
+//! Format: keepass.info, "Field References". The wanted field is T title, U user name, P password, A URL, N notes or I
+//! UUID; the entry is found by one of these, or by O, the values of custom strings. A referenced value may contain
+//! further references.
 
 use std::collections::HashMap;
 
@@ -10,19 +11,19 @@ use zeroize::Zeroizing;
 
 use super::entry::Entry;
 
-/// How a reference begins. Case does not count.
+/// Start of a reference, in any case.
 const START: &[u8] = b"{REF:";
-/// The longest reference, in bytes.
+/// Maximum length of a reference, in bytes.
 const LONGEST: usize = 4096;
-/// The most values that refer to others, and their length together in bytes.
+/// Maximum number of values with references, and maximum total length of them in bytes.
 const MOST: usize = 100_000;
 const MOST_BYTES: usize = 64 << 20;
-/// The most values that are referred to.
+/// Maximum number of distinct references.
 const MOST_EXPRESSIONS: usize = 10_000;
-/// How far a reference may lead on.
+/// Maximum depth of references.
 pub(super) const MOST_STEPS: usize = 10;
 
-/// True for a value with a reference in it.
+/// True if `value` contains a reference.
 pub(super) fn has_reference(value: &[u8]) -> bool {
     find(value).is_some()
 }
@@ -31,7 +32,7 @@ fn find(value: &[u8]) -> Option<usize> {
     value.windows(START.len()).position(|window| window.eq_ignore_ascii_case(START))
 }
 
-/// Values that refer to others, until they are resolved.
+/// Values with references, until they are resolved.
 #[derive(Default)]
 pub(super) struct Templates {
     values: Vec<Zeroizing<Vec<u8>>>,
@@ -39,7 +40,8 @@ pub(super) struct Templates {
 }
 
 impl Templates {
-    /// Keeps a value; returns the place that finds it again. `None` when there are too many.
+    /// Stores a value; returns its location for [`Value::Attachment`](crate::items::item::Value). `None` if there are
+    /// too many.
     pub(super) fn add(&mut self, value: &[u8]) -> Option<String> {
         self.bytes = self.bytes.saturating_add(value.len());
         if self.values.len() >= MOST || self.bytes > MOST_BYTES {
@@ -49,16 +51,16 @@ impl Templates {
         Some(format!("ref:{}", self.values.len() - 1))
     }
 
-    /// All values, in the order of their places.
+    /// All values, in the order of their locations.
     pub(super) fn take(&mut self) -> Vec<Zeroizing<Vec<u8>>> {
         std::mem::take(&mut self.values)
     }
 }
 
-/// How an entry is found: the letter of the string that is looked at, and its text.
+/// A search for an entry: the letter of the string to compare, and its text.
 type Search = (u8, Vec<u8>);
 
-/// What a reference asks for.
+/// A parsed reference.
 struct Expression {
     /// The letter of the wanted string.
     wanted: u8,
@@ -66,7 +68,7 @@ struct Expression {
 }
 
 impl Expression {
-    /// From the text between `{REF:` and `}`.
+    /// Parses the text between `{REF:` and `}`.
     fn parse(text: &[u8]) -> Option<Self> {
         let [wanted, b'@', by, b':', text @ ..] = text else { return None };
         let (wanted, by) = (wanted.to_ascii_uppercase(), by.to_ascii_uppercase());
@@ -86,13 +88,13 @@ const STRINGS: [(u8, &str); 5] =
 fn string(entry: &Entry, letter: u8) -> Zeroizing<Vec<u8>> {
     let value = match STRINGS.iter().find(|(own, _)| *own == letter) {
         None => entry.uuid().replace('-', "").to_ascii_uppercase().into_bytes(),
-        // KeePass puts nothing in for a string that the entry does not have.
+        // KeePass inserts nothing for a string that the entry does not have.
         Some((_, name)) => entry.string(name).unwrap_or_default().to_vec(),
     };
     Zeroizing::new(value)
 }
 
-/// Everything that an entry can be found by.
+/// Every search that finds `entry`.
 fn searches(entry: &Entry) -> Vec<Search> {
     let own = STRINGS.iter().filter_map(|(letter, name)| Some((*letter, entry.string(name)?.to_vec())));
     let custom = entry.strings.iter().filter(|(name, _)| !STRINGS.iter().any(|(_, own)| own == name));
@@ -104,27 +106,27 @@ fn searches(entry: &Entry) -> Vec<Search> {
     searches
 }
 
-/// What references lead to.
+/// The results of all references.
 #[derive(Default)]
 pub(super) struct Answers {
     found: HashMap<Search, Answer>,
     bytes: usize,
 }
 
-/// What one search finds.
+/// The result of one search.
 #[derive(Default)]
 struct Answer {
-    /// How many entries.
+    /// Number of entries found.
     count: usize,
-    /// The wanted strings of the first, by their letters.
+    /// The wanted strings of the first entry, by letter.
     strings: Vec<(u8, Zeroizing<Vec<u8>>)>,
 }
 
 impl Answers {
-    /// Notes what `value` refers to.
+    /// Records the references in `value`.
     ///
     /// # Errors
-    /// A reference that makes no sense, or too many, in words.
+    /// A message: a reference is malformed, or there are too many.
     pub(super) fn ask(&mut self, value: &[u8]) -> Result<(), &'static str> {
         for piece in pieces(value)? {
             let Piece::Reference(Expression { wanted, search }) = piece else { continue };
@@ -139,7 +141,7 @@ impl Answers {
         Ok(())
     }
 
-    /// Takes an entry's strings if something refers to them.
+    /// Stores an entry's strings if a reference finds it.
     pub(super) fn offer(&mut self, entry: &Entry) {
         for search in searches(entry) {
             let Some(answer) = self.found.get_mut(&search) else { continue };
@@ -152,16 +154,16 @@ impl Answers {
                 self.bytes = self.bytes.saturating_add(value.len());
             }
             if self.bytes > MOST_BYTES {
-                // As if it were not there: there is no use for so much.
+                // Treated as not found: no legitimate reference finds so much.
                 *answer = Answer::default();
             }
         }
     }
 
-    /// `value` with what it refers to put in.
+    /// `value` with its references replaced.
     ///
     /// # Errors
-    /// Something is not there, there more than once, or too long, in words.
+    /// A message: an entry is missing or ambiguous, or the value becomes too long.
     pub(super) fn fill(&self, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
         let pieces = pieces(value)?;
         let mut parts: Vec<&[u8]> = Vec::new();

@@ -1,15 +1,15 @@
-//! Databases that KeePassXC and pykeepass have written (tests/exports/keepass), and hostile ones made here.
+//! Databases written by KeePassXC and pykeepass (tests/exports/keepass), and malicious ones built here.
 
 use std::time::{Duration, Instant};
 
-use crate::testing::{Place, export};
+use crate::testing::{Place, exports};
 use writer::database;
 
 #[path = "../../../../../tests/exports/keepass/writer.rs"]
 mod writer;
 
 const PASSWORD: &str = "correct horse ünïcödé";
-/// The databases with the same entries, and what opens them besides the password.
+/// The databases with the same entries, and the settings that open them in addition to the password.
 const SAME: [(&str, &str); 6] = [
     ("argon2d-aes", ""),
     ("argon2id-chacha20", ""),
@@ -19,10 +19,10 @@ const SAME: [(&str, &str); 6] = [
     ("keepassxc3", ""),
 ];
 
-/// A place with all committed databases and key files, and the password in `pw`.
+/// A directory with all committed databases and key files, and the password in `pw`.
 fn place() -> Place {
     let place = Place::new();
-    for entry in std::fs::read_dir(export("keepass")).unwrap() {
+    for entry in std::fs::read_dir(exports().join("keepass")).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), place.path().join(entry.file_name())).unwrap();
     }
@@ -83,7 +83,7 @@ fn every_database_gives_its_values_byte_for_byte() {
 fn keepassxcs_own_databases_open_with_its_key_files() {
     let place = place();
     let xc = source("keepassxc", ", key_file: keepassxc.keyx");
-    // All at once: its key is derived in two million rounds.
+    // All references in one run: the key takes two million rounds.
     let wanted = ["s:home/Homelab admin", "s:Homelab admin#notes", "s:Homelab admin#file:key.bin"];
     let values = place.get(&xc, &wanted).unwrap();
     let file = std::fs::read(place.path().join("random.key")).unwrap();
@@ -144,7 +144,7 @@ fn a_reference_that_leads_nowhere_is_told() {
 #[test]
 fn a_wrong_key_and_a_damaged_file_are_told_apart() {
     let place = place();
-    let told =
+    let error_text =
         |keys: &str| place.fails(&format!("{{ s: {{ type: keepass, {keys} }} }}"), "s:Top").replace("s: DIR/", "");
     for (keys, want) in [
         (
@@ -160,10 +160,10 @@ fn a_wrong_key_and_a_damaged_file_are_told_apart() {
         ("path: keepassxc.kdbx, password: { file: pw }, key_file: none", "none: there is no such file"),
         ("path: pw, password: { file: pw }", "pw: this is not a KeePass database"),
     ] {
-        assert!(told(keys).starts_with(want), "{keys}: {}", told(keys));
+        assert!(error_text(keys).starts_with(want), "{keys}: {}", error_text(keys));
     }
     let inside = "{ s: { type: keepass, path: x.age, password: { file: x } } }";
-    std::fs::copy(export("age/passphrase.age"), place.path().join("x.age")).unwrap();
+    std::fs::copy(exports().join("age/passphrase.age"), place.path().join("x.age")).unwrap();
     place.write("x", PASSWORD);
     assert!(place.fails(inside, "s:Top").starts_with("s: DIR/x.age: this is not a KeePass database"));
     for name in ["argon2d-aes", "argon2id-chacha20", "aeskdf-twofish", "version3"] {
@@ -187,11 +187,11 @@ fn a_wrong_key_and_a_damaged_file_are_told_apart() {
             ("version", [&good[..10], b"\x05\0", &good[12..]].concat(), "this is a KDBX file of version 5"),
         ] {
             place.write("bad.kdbx", bytes);
-            // The last byte of version 3 is padding, and it has no hash of its header.
+            // The last byte of version 3 is padding, and version 3 has no hash of its header.
             if want.is_empty() {
                 continue;
             }
-            let told = told("path: bad.kdbx, password: { file: pw }");
+            let told = error_text("path: bad.kdbx, password: { file: pw }");
             assert!(told.starts_with(&format!("bad.kdbx: {want}")), "{name} {what}: {told}");
         }
     }
@@ -316,7 +316,7 @@ fn what_becomes_large_when_it_is_decompressed_is_refused() {
 fn references_are_resolved_within_bounds() {
     let place = Place::new();
     place.write("pw", "x");
-    // Each entry refers to the next one ten times: together 10^9 values.
+    // Each entry refers to the next one ten times: 10^9 values in total.
     let bomb: String = (0..9)
         .map(|n| {
             entry(

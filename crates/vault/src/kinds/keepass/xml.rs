@@ -1,7 +1,7 @@
-//! The document inside: XML, read from its beginning to its end, one entry in memory at a time.
+//! Parses the XML document, one entry in memory at a time.
 //!
-//! Protected values are encrypted with one key stream, in the order of the document; so every one of them is gone through,
-//! also those that nobody wants.
+//! Protected values are encrypted with one key stream in document order, so all of them are decrypted, even unwanted
+//! ones.
 
 use std::cell::Cell;
 use std::io::{BufReader, Read};
@@ -19,32 +19,32 @@ use super::entry::{Attached, Entry};
 use super::inner::Inner;
 use super::{Stop, gunzip};
 
-/// The longest entry, text or attachment, in bytes of the document.
+/// Maximum length of an entry, text or attachment, in bytes of the document.
 const MAX_ITEM: u64 = 64 << 20;
-/// The most strings and the most attachments of an entry.
+/// Maximum number of strings, and of attachments, of an entry.
 const MOST_FIELDS: usize = 1000;
-/// The deepest nesting of groups, and of other elements.
+/// Maximum nesting depth of groups, and of other elements.
 const MAX_DEPTH: usize = 100;
 
-/// Takes what is found.
+/// Receives groups and entries.
 pub(super) trait Visitor {
-    /// A group: its UUID, the names from the root group's to its own.
+    /// A group: its UUID, and the names of the groups from the root group to it.
     ///
     /// # Errors
-    /// Enough.
+    /// The visitor stops the parser.
     fn group(&mut self, uuid: &[u8; 16], path: &[String]) -> Result<(), Stop>;
 
-    /// An entry of the group `group`, which is not in the recycle bin.
+    /// An entry of the group `group`, outside the recycle bin.
     ///
     /// # Errors
-    /// Enough.
+    /// The visitor stops the parser.
     fn entry(&mut self, entry: Entry, group: &[u8; 16]) -> Result<(), Stop>;
 }
 
-/// Reads the document, to its end.
+/// Parses the whole document.
 ///
 /// # Errors
-/// It is damaged, over a limit, or the visitor has enough.
+/// The document is damaged, a limit is exceeded, or the visitor stops.
 pub(super) fn read(document: impl Read, inner: Inner, visitor: &mut dyn Visitor) -> Result<(), Stop> {
     let mut walk = Walk::new(document, inner);
     let mut seen = false;
@@ -74,15 +74,15 @@ pub(super) fn read(document: impl Read, inner: Inner, visitor: &mut dyn Visitor)
     if seen { Ok(()) } else { Err(Stop::Damaged("the document inside is empty")) }
 }
 
-/// Version 3: the attachment with this `ID`, from `Meta/Binaries`.
+/// Version 3: the attachment with the `ID` `id`, from `Meta/Binaries`.
 ///
 /// # Errors
-/// There is none, or it is too long or damaged.
+/// It does not exist, is too long, or is damaged.
 pub(super) fn binary(document: impl Read, inner: Inner, id: &str) -> Result<Zeroizing<Vec<u8>>, Stop> {
     let mut walk = Walk::new(document, inner);
     while let Some(element) = walk.next()? {
         match element.name.as_str() {
-            // The next element is the first one in it.
+            // Descend: the next element is its first child.
             "KeePassFile" | "Meta" | "Binaries" => {}
             "Binary" if element.id.as_deref() == Some(id) => {
                 let bytes = walk.content(&element, true)?;
@@ -94,7 +94,7 @@ pub(super) fn binary(document: impl Read, inner: Inner, id: &str) -> Result<Zero
     Err(Stop::Damaged(NO_BINARY))
 }
 
-/// What an attachment is that an entry names and the database does not have.
+/// Message for an attachment that an entry names and the database lacks.
 pub(super) const NO_BINARY: &str = "the database does not have the attachment that the entry names";
 
 /// The start of an element.
@@ -110,13 +110,13 @@ struct Element {
     reference: Option<String>,
 }
 
-/// Goes through the document, element by element.
+/// A cursor over the elements of the document.
 struct Walk<R: Read> {
     reader: Reader<BufReader<Metered<R>>>,
     meter: Rc<Meter>,
     buffer: Zeroizing<Vec<u8>>,
     inner: Inner,
-    /// How deep the current element is.
+    /// Depth of the current element.
     open: usize,
 }
 
@@ -129,7 +129,7 @@ impl<R: Read> Walk<R> {
         Self { reader, meter, buffer: Zeroizing::default(), inner, open: 0 }
     }
 
-    /// The next element in the current one, which then is the current one; `None` at the current one's end.
+    /// Enters the next child of the current element; `None` at the current element's end, which leaves it.
     fn next(&mut self) -> Result<Option<Element>, Stop> {
         loop {
             match self.event()? {
@@ -140,7 +140,7 @@ impl<R: Read> Walk<R> {
         }
     }
 
-    /// What comes next. Text is kept in pieces.
+    /// The next XML event. A text may be several events.
     fn event(&mut self) -> Result<XmlEvent, Stop> {
         self.buffer.clear();
         self.meter.since.set(0);
@@ -160,7 +160,7 @@ impl<R: Read> Walk<R> {
                 self.open = self.open.saturating_sub(1);
                 XmlEvent::End
             }
-            // An end without a start is an error of the reader's; here it is that of the document.
+            // An end tag without a start tag is an error of the XML reader; this is the end of the document.
             Event::Eof if self.open == 0 => XmlEvent::End,
             Event::Eof => return Err(DAMAGED),
             Event::Text(text) => XmlEvent::Text(Zeroizing::new(text.xml10_content().into_owned())),
@@ -179,13 +179,13 @@ impl<R: Read> Walk<R> {
                 };
                 XmlEvent::Text(Zeroizing::new(c.to_string()))
             }
-            // KeePass has none, and its entities would be a way to make much out of little.
+            // KeePass writes none, and entities could expand to unbounded text.
             Event::DocType(_) => return Err(DAMAGED),
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::Empty(_) => XmlEvent::Text(Zeroizing::default()),
         })
     }
 
-    /// Goes to the end of `element`, which is the current one.
+    /// Skips the rest of `element`, which is the current one.
     fn skip(&mut self, element: &Element) -> Result<(), Stop> {
         if element.protected {
             return self.content(element, false).map(drop);
@@ -196,8 +196,8 @@ impl<R: Read> Walk<R> {
         Ok(())
     }
 
-    /// The content of `element`, which is the current one, to its end: text, or the bytes of what is protected or, with
-    /// `is_binary`, always written in base64.
+    /// The content of `element`, which is the current one, to its end: text, or the decoded bytes if it is protected
+    /// or, with `is_binary`, always base64.
     fn content(&mut self, element: &Element, is_binary: bool) -> Result<Zeroizing<Vec<u8>>, Stop> {
         let mut text = Zeroizing::new(Vec::new());
         loop {
@@ -241,7 +241,7 @@ impl<R: Read> Walk<R> {
         Ok(bin.filter(|uuid| enabled && *uuid != [0; 16]))
     }
 
-    /// `Group`, and all that is in it. `above` holds the names of those above it.
+    /// `Group` and its descendants. `above` holds the names of its parents.
     fn group(
         &mut self,
         above: &mut Vec<String>,
@@ -250,7 +250,7 @@ impl<R: Read> Walk<R> {
         visitor: &mut dyn Visitor,
     ) -> Result<(), Stop> {
         let (mut uuid, mut name, mut in_bin) = (None, None, in_bin);
-        // The UUID and the name come before what is in the group.
+        // The UUID and the name precede the group's content.
         let mut known = None;
         while let Some(child) = self.next()? {
             match child.name.as_str() {
@@ -349,7 +349,7 @@ impl<R: Read> Walk<R> {
 const DAMAGED: Stop = Stop::Damaged("the document inside is damaged");
 const TOO_LONG: &str = "an entry in it is over 64 MiB, the longest that is read";
 
-/// What comes next in a document.
+/// An XML event.
 enum XmlEvent {
     Start(Element),
     Text(Zeroizing<String>),
@@ -372,7 +372,7 @@ fn element(start: &BytesStart<'_>) -> Result<Element, Stop> {
     })
 }
 
-/// Appends without leaving a copy behind: a buffer that is too short is replaced by one of twice its length, and wiped.
+/// Appends without leaving a copy: a full buffer is replaced by one of twice its length, and zeroized.
 fn append(text: &mut Zeroizing<Vec<u8>>, piece: &[u8]) -> Result<(), Stop> {
     let length = text.len().saturating_add(piece.len());
     if u64::try_from(length).map_or(true, |length| length > MAX_ITEM) {
@@ -388,7 +388,7 @@ fn append(text: &mut Zeroizing<Vec<u8>>, piece: &[u8]) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The day of a time: RFC 3339 in version 3; in version 4 base64 of the seconds since the year 1, an `i64`.
+/// The day of a time: RFC 3339 in version 3; in version 4 base64 of an `i64`, the seconds since the year 1.
 fn changed(text: &str) -> Option<String> {
     const TO_1970: i64 = 719_162 * 86_400;
     match STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok()) {
@@ -397,18 +397,18 @@ fn changed(text: &str) -> Option<String> {
     }
 }
 
-/// What is counted while the document is read.
+/// Counters of a [`Metered`] reader.
 #[derive(Default)]
 struct Meter {
     /// Bytes since the last event.
     since: Cell<u64>,
     /// Bytes of the whole document.
     all: Cell<u64>,
-    /// The limit that was gone over.
+    /// The limit that was exceeded.
     over: Cell<Option<&'static str>>,
 }
 
-/// Stops at the limits.
+/// A reader that stops at the limits.
 struct Metered<R> {
     inner: R,
     meter: Rc<Meter>,

@@ -1,9 +1,9 @@
 //! `lastpass`: the CSV export of LastPass.
 //!
-//! Facts: the header is `url,username,password,totp,extra,name,grouping,fav`, in earlier versions without `totp`; it alone says
-//! where what stands. A folder inside another is `outer\inner`. A secure note has the URL `http://sn`; one of a type begins
-//! with `NoteType:` and holds `Field:value` lines (`note`). From bitwarden/clients,
-//! `libs/importer/src/importers/lastpass/lastpass-csv-importer.ts`.
+//! Format, from bitwarden/clients, `libs/importer/src/importers/lastpass/lastpass-csv-importer.ts`: the header is
+//! `url,username,password,totp,extra,name,grouping,fav`, in earlier versions without `totp`; columns are found by name.
+//! A folder inside another is `outer\inner`. A secure note has the URL `http://sn`; one with a type starts with
+//! `NoteType:` and has `Field:value` lines (`note`).
 
 mod note;
 
@@ -11,9 +11,8 @@ use crate::input::Input;
 use crate::input::context::Context;
 use crate::items::item::{Entry, Field, Sink, Value};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys};
 use crate::kinds::Kind;
-use crate::kinds::csv::{self, Folders, Header, Problem, Row};
+use crate::kinds::csv::{self, CsvError, Folders, Header, Row};
 use crate::spec::FileSpec;
 use crate::{OpenError, Source};
 
@@ -22,10 +21,10 @@ const HINT: &str = "in LastPass: Advanced Options, Export; see docs/sources.md#l
 /// The URL of a secure note.
 const NOTE: &str = "http://sn";
 
-/// What LastPass writes for no folder, sometimes.
+/// Another way in which LastPass writes "no folder".
 const NO_FOLDER: &str = "(none)";
 
-/// An export.
+/// A source of kind `lastpass`.
 pub(crate) struct LastPass<'m> {
     input: Input<'m>,
 }
@@ -36,7 +35,7 @@ impl<'m> LastPass<'m> {
     }
 }
 
-/// Where everything stands.
+/// The columns' indexes.
 struct Columns {
     url: usize,
     username: usize,
@@ -48,36 +47,27 @@ struct Columns {
 }
 
 impl Columns {
-    fn new(header: &Header) -> Result<Self, Problem> {
+    fn new(header: &Header) -> Result<Self, CsvError> {
         let found = header.find(&["url", "username", "password", "extra", "name", "grouping"]);
         let found = found.map_err(|problem| match problem {
-            Problem::Refused(what, _) => Problem::refused(format!("this is not a LastPass export: {what}"), HINT),
+            CsvError::Refused(what, _) => CsvError::refused(format!("this is not a LastPass export: {what}"), HINT),
             problem => problem,
         })?;
         match found[..] {
             [url, username, password, extra, name, grouping] => {
                 Ok(Self { url, username, password, totp: header.get("totp"), extra, name, grouping })
             }
-            // As many as were asked for.
-            _ => Err(Problem::refused("this is not a LastPass export", HINT)),
+            // `find` returns as many indexes as names.
+            _ => Err(CsvError::refused("this is not a LastPass export", HINT)),
         }
     }
 }
 
 impl Kind for LastPass<'_> {
-    type Keys = FileKeys;
     type Spec = FileSpec;
-
-    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<FileSpec> {
-        declared.file(keys, false)
-    }
 
     fn open<'m>(spec: &'m FileSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(LastPass::new(Input::new(name, spec, context)))
-    }
-
-    fn file(spec: &FileSpec) -> Option<&FileSpec> {
-        Some(spec)
     }
 }
 
@@ -89,7 +79,7 @@ impl Vault for LastPass<'_> {
             let folder = row.get(columns.grouping);
             let folder = (!matches!(folder, "" | NO_FOLDER)).then(|| folder.replace('\\', "/"));
             if let Some(folder) = &folder {
-                folders.hand_on(folder, sink)?;
+                folders.pass_on(folder, sink)?;
             }
             sink.item(&Item { columns, row, folder: folder.as_deref() })
         };
@@ -97,7 +87,7 @@ impl Vault for LastPass<'_> {
     }
 }
 
-/// A row as an item.
+/// A row as an [`Entry`].
 struct Item<'r> {
     columns: &'r Columns,
     row: &'r Row<'r>,
@@ -128,7 +118,7 @@ impl Entry for Item<'_> {
         let typed = is_note.then(|| note::fields(extra)).flatten();
 
         let mut fields = Vec::new();
-        // A login has these, even when they are empty; a note has only what is in it.
+        // A login always has these fields, even if empty; a note has only the non-empty ones.
         let columns = [
             ("password", Some(columns.password), !is_note),
             ("username", Some(columns.username), !is_note),

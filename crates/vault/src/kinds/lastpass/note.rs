@@ -1,6 +1,6 @@
-//! The text of a secure note of a type: `Field:value` lines, of which some go on over several.
+//! The text of a typed secure note: `Field:value` lines, where a value may span several.
 
-/// Fields of notes that all password managers have.
+/// Names of note fields that are built-in fields.
 pub(super) const BUILT_IN: [(&str, &str); 5] = [
     ("Password", "password"),
     ("Username", "username"),
@@ -9,26 +9,26 @@ pub(super) const BUILT_IN: [(&str, &str); 5] = [
     ("Public Key", "public_key"),
 ];
 
-/// How the first line of such a note begins.
+/// Start of the first line of such a note.
 const TYPE: &str = "NoteType:";
 
-/// The field that is the last, whatever stands in it.
+/// The last field: everything after it is its value.
 const NOTES: &str = "Notes";
 
-/// The longest name of a field, in bytes. What is longer before a colon is text.
+/// Maximum length of a field's name, in bytes. A longer text before a colon is part of a value.
 const LONGEST_NAME: usize = 64;
 
-/// What lines begin and end with that belong together, whatever colons stand between: a key in PEM, and one of PuTTY.
+/// First and last line of blocks that belong to one value although they may contain colons: PEM, and PuTTY keys.
 const BLOCKS: [(&str, &str); 2] = [("-----BEGIN ", "-----END "), ("PuTTY-User-Key-File-", "Private-MAC:")];
 
-/// The fields of a note of a type, in their order; `None` for another text. A value goes on in the lines below it, up to
-/// the next line that begins with a name and a colon, and has no line end of its own behind it.
+/// The fields of a typed note in order; `None` for any other text. A value extends to the next line that starts with a
+/// name and a colon, without the final line end.
 pub(super) fn fields(text: &str) -> Option<Vec<(&str, &str)>> {
     if !text.starts_with(TYPE) {
         return None;
     }
     let mut fields: Vec<(&str, &str)> = Vec::new();
-    // Where the last field's value begins, and how the block ends that is open in it.
+    // Start of the current value, and end of the block that is open in it.
     let (mut current, mut block) = (None, None);
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -55,7 +55,7 @@ pub(super) fn fields(text: &str) -> Option<Vec<(&str, &str)>> {
     Some(fields)
 }
 
-/// The name of the field that begins with this line.
+/// The name of the field that starts on this line, if one does.
 fn field_name(line: &str) -> Option<&str> {
     let (name, rest) = line.split_once(':')?;
     let letters = |c: char| c.is_alphanumeric() || " '/.,()&#_-".contains(c);
@@ -63,11 +63,11 @@ fn field_name(line: &str) -> Option<&str> {
         && name.starts_with(char::is_alphabetic)
         && !name.ends_with(' ')
         && name.chars().all(letters);
-    // `https://…` is no field.
+    // `https://…` is not a field.
     (is_name && !rest.starts_with("//")).then_some(name)
 }
 
-/// A value less the line end that parts it from the next.
+/// `value` without its final line end.
 fn without_end(value: &str) -> &str {
     let value = value.strip_suffix('\n').unwrap_or(value);
     value.strip_suffix('\r').unwrap_or(value)

@@ -1,4 +1,4 @@
-//! tests/exports/lastpass*.csv, whole and broken.
+//! tests/exports/lastpass*.csv, complete and damaged.
 
 use super::note;
 use crate::testing::{check, check_errors, check_values, error, exports, get, listing, nul, values};
@@ -10,7 +10,7 @@ fn export(name: &str) -> SourceSpec {
     SourceSpec::LastPass(FileSpec::plain(name))
 }
 
-fn told(text: &str) -> String {
+fn error_text(text: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("x"), text).unwrap();
     let told = error(directory.path(), export("x"), "Router");
@@ -83,7 +83,8 @@ fn what_cannot_be_had_is_told() {
             ("Homelab\\Rack/Router", "no item"),
             (
                 "Server#Notetype",
-                "item \"Server\" has no field \"Notetype\"; it has: username, password, notes, Language, Hostname, Username, Password, Notes",
+                "item \"Server\" has no field \"Notetype\"; it has: username, password, notes, Language, Hostname, \
+                Username, Password, Notes",
             ),
         ],
     );
@@ -112,16 +113,17 @@ fn the_header_says_where_what_stands() {
     let got = get(directory.path(), export("x"), &["G/Router", "Router#username", "Router#notes"]).unwrap();
     assert_eq!(got, [&b"planted-p"[..], b"u", b"n"]);
 
-    assert!(told("name,url,username,password\nplanted,planted,planted,planted\n").contains(
-        "this is not a LastPass export: it has no column \"extra\", \"grouping\"; there are: name, url, username, password (for s)\n\
+    assert!(error_text("name,url,username,password\nplanted,planted,planted,planted\n").contains(
+        "this is not a LastPass export: it has no column \"extra\", \"grouping\"; there are: name, url, username, \
+        password (for s)\n\
          in LastPass: Advanced Options, Export"
     ));
-    let headerless = told("planted-a,planted-b,planted-c\n");
+    let headerless = error_text("planted-a,planted-b,planted-c\n");
     assert!(
         headerless.contains("its first line, which must be the header, has no column \"url\", \"username\""),
         "{headerless}"
     );
-    assert!(told("").contains("the file is empty"));
+    assert!(error_text("").contains("the file is empty"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A 1Password item as an [`Entry`]: the fields that all password managers have, then everything by its own name.
+//! A 1Password item as an [`Entry`]: built-in fields under the names common to all password managers, then custom
+//! fields.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -16,16 +17,16 @@ const PASSWORD_IDS: [&str; 3] = ["password", "credential", "wireless_password"];
 /// Ids of the section fields that hold an item's user name.
 const USERNAME_IDS: [&str; 1] = ["username"];
 
-/// An item, and where it was found.
-pub(super) struct Found<'i> {
+/// An item, and the vault that contains it.
+pub(super) struct PlacedItem<'i> {
     item: &'i Item,
     place: &'i str,
     files: &'i HashMap<String, usize>,
     changed: OnceCell<Option<String>>,
 }
 
-impl<'i> Found<'i> {
-    /// `item` in the vault `place`. `files` are numbers in the archive by documents' ids.
+impl<'i> PlacedItem<'i> {
+    /// `item` in the vault `place`. `files`: indexes in the archive by document id.
     pub(super) fn new(item: &'i Item, place: &'i str, files: &'i HashMap<String, usize>) -> Self {
         Self { item, place, files, changed: OnceCell::new() }
     }
@@ -39,7 +40,8 @@ impl<'i> Found<'i> {
         sections.flat_map(|section| section.fields.0.iter().flatten().map(|field| (&section.title, field)))
     }
 
-    /// A built-in field of a login: the designated one, `other`, or that of one of these ids; one that is not empty first.
+    /// A built-in field of a login: the designated field, `other`, or the section field with one of `ids`; the first
+    /// non-empty one.
     fn login(&self, designation: &str, other: Option<Value>, ids: &[&str]) -> Option<Value> {
         let designated = self.login_fields().filter(|field| field.designation.get() == Some(designation));
         let designated = designated.filter_map(|field| value(&field.value));
@@ -96,7 +98,7 @@ impl<'i> Found<'i> {
         })
     }
 
-    /// A section's field, under its own name.
+    /// A section's field, as a custom field.
     fn custom(&self, section: &Text, field: &SectionField, fields: &mut Vec<Field>) {
         if let Held::File(document) = &field.value {
             fields.extend(self.attachment(document));
@@ -110,7 +112,7 @@ impl<'i> Found<'i> {
     }
 }
 
-impl Entry for Found<'_> {
+impl Entry for PlacedItem<'_> {
     fn id(&self) -> &str {
         self.item.uuid.get().unwrap_or_default()
     }
@@ -151,7 +153,7 @@ impl Entry for Found<'_> {
         for (section, field) in self.section_fields() {
             self.custom(section, field, &mut custom);
         }
-        // A server's field "password" is its password, and need not be listed again.
+        // A server's field "password" is already its built-in password.
         custom.retain(|field| !fields.iter().any(|built_in| built_in.name == field.name));
         fields.append(&mut custom);
         let document = details.and_then(|details| details.document_attributes.as_ref());
@@ -160,7 +162,7 @@ impl Entry for Found<'_> {
     }
 }
 
-/// What a field holds, as one value. `None` for nothing, and for what is not one value.
+/// The single value of a field. `None` if it has none, or several.
 fn value(held: &Held) -> Option<Value> {
     match held {
         Held::Absent | Held::Address(_) | Held::File(_) => None,
@@ -181,7 +183,7 @@ fn text(text: &Text) -> Option<Value> {
     }
 }
 
-/// The parts of an address, `NAME/street` and so on.
+/// The parts of an address as fields `NAME/street` and so on.
 fn parts<'a>(name: &'a str, address: &'a Address) -> impl Iterator<Item = Field> + 'a {
     let parts = [
         ("street", &address.street),
@@ -193,7 +195,7 @@ fn parts<'a>(name: &'a str, address: &'a Address) -> impl Iterator<Item = Field>
     parts.into_iter().filter_map(move |(part, held)| Some(Field::custom(&format!("{name}/{part}"), text(held)?)))
 }
 
-/// The first of these that has a letter.
+/// The first non-empty text.
 fn first_text<'a>(texts: impl IntoIterator<Item = &'a Text>) -> Option<&'a str> {
     texts.into_iter().filter_map(Text::get).find(|text| !text.is_empty())
 }

@@ -1,8 +1,8 @@
 //! `onepassword`: the export of 1Password 8, `.1pux`: a ZIP file of `export.data` (JSON) and `files/ID__NAME`.
 //!
-//! Facts: 1Password's "1Password Unencrypted Export (1PUX) format" (support.1password.com/1pux-format), and the types in
-//! bitwarden/clients, `libs/importer/src/importers/onepassword/types/`. `shape` says what an item looks like, `field` which
-//! fields it has.
+//! Format: 1Password's "1Password Unencrypted Export (1PUX) format" (support.1password.com/1pux-format), and the types
+//! in bitwarden/clients, `libs/importer/src/importers/onepassword/types/`. `shape` has the types of an item, `field`
+//! lists its fields.
 
 mod field;
 mod shape;
@@ -18,23 +18,22 @@ use crate::input::archive::{self, Archive};
 use crate::input::context::Context;
 use crate::input::meter::{Meter, Metered};
 use crate::items::item::Sink;
-use crate::items::json::{Failure, Feed, Keyed, Object, Objects, parse};
+use crate::items::json::{Feed, JsonError, Keyed, Object, Objects, parse};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys};
 use crate::kinds::Kind;
 use crate::spec::FileSpec;
 use crate::{OpenError, Source};
-use field::Found;
+use field::PlacedItem;
 use shape::{Attributes, Item};
 
 const SHAPE: &str = "this is JSON, but a 1Password export has something else here";
 
 const HINT: &str = "in 1Password: File, Export, and the account; file format 1PUX; see docs/sources.md#onepassword";
 
-/// An export.
+/// A source of kind `onepassword`.
 pub(crate) struct OnePassword<'m> {
     input: Input<'m>,
-    /// The ZIP file, once it has been read.
+    /// The ZIP file, once it is open.
     archive: Option<Archive>,
 }
 
@@ -45,19 +44,10 @@ impl<'m> OnePassword<'m> {
 }
 
 impl Kind for OnePassword<'_> {
-    type Keys = FileKeys;
     type Spec = FileSpec;
-
-    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<FileSpec> {
-        declared.file(keys, false)
-    }
 
     fn open<'m>(spec: &'m FileSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(OnePassword::new(Input::new(name, spec, context)))
-    }
-
-    fn file(spec: &FileSpec) -> Option<&FileSpec> {
-        Some(spec)
     }
 }
 
@@ -66,7 +56,7 @@ impl Vault for OnePassword<'_> {
         let input = &self.input;
         let refused = |what: String| input.refused(what, HINT);
         let mut file = input.opened()?;
-        let head = file.peek(archive::MAGIC.len()).map_err(|error| Failure::Io(error).refused(input, HINT))?;
+        let head = file.peek(archive::MAGIC.len()).map_err(|error| JsonError::Io(error).refused(input, HINT))?;
         if *head != archive::MAGIC {
             return Err(refused("this is not a ZIP file, and a 1Password export (.1pux) is one".to_owned()));
         }
@@ -98,24 +88,28 @@ impl Vault for OnePassword<'_> {
     }
 }
 
-/// Feeds every vault and item to `sink`. `files` are numbers in the archive by documents' ids.
+/// Passes every vault and item to `sink`. `files`: indexes in the archive by document id.
 ///
 /// # Errors
-/// What stopped it; `None` when there are no accounts.
-fn read(file: impl std::io::Read, files: &HashMap<String, usize>, sink: &mut dyn Sink) -> Result<(), Option<Failure>> {
+/// The reason why parsing stopped; `None` if there are no accounts.
+fn read(
+    file: impl std::io::Read,
+    files: &HashMap<String, usize>,
+    sink: &mut dyn Sink,
+) -> Result<(), Option<JsonError>> {
     let meter = Meter::default();
-    let metered = Metered::new(file, &meter).map_err(|error| Some(Failure::Io(error)))?;
+    let metered = Metered::new(file, &meter).map_err(|error| Some(JsonError::Io(error)))?;
     let feed = Feed::new(&meter, sink);
     let mut export = Export { feed: &feed, files, vaults: &Cell::new(0), seen: false };
     parse(metered, SHAPE, Keyed(&mut export)).map_err(Some)?;
     if export.seen { Ok(()) } else { Err(None) }
 }
 
-/// The top level.
+/// Parses the top level.
 struct Export<'r> {
     feed: &'r Feed<'r>,
     files: &'r HashMap<String, usize>,
-    /// How many vaults there were: each one's number is its place, since its name may come after its items.
+    /// Number of vaults so far. It serves as the vault's id, because its name may come after its items.
     vaults: &'r Cell<usize>,
     seen: bool,
 }
@@ -165,8 +159,8 @@ impl Object for OneVault<'_> {
                     None => Ok(()),
                 }
             }
-            "items" => map.next_value_seed(self.feed.each(|item: Item| match item.is_there() {
-                true => self.feed.item(&Found::new(&item, &self.place, self.files)),
+            "items" => map.next_value_seed(self.feed.each(|item: Item| match item.is_active() {
+                true => self.feed.item(&PlacedItem::new(&item, &self.place, self.files)),
                 false => Ok(()),
             })),
             _ => map.next_value::<IgnoredAny>().map(drop),

@@ -1,4 +1,4 @@
-//! What stands in `export.data`: only the keys that matter here, everything else is skipped unseen.
+//! The JSON of `export.data`: only the keys that are used; all others are skipped.
 
 use std::fmt;
 
@@ -21,15 +21,15 @@ pub(super) struct Item {
     pub(super) updated_at: Text,
     /// `active` or `archived`.
     state: Text,
-    /// In exports of earlier versions: `true` for what is in the trash.
+    /// In exports of earlier versions: `true` for an item in the trash.
     trashed: Text,
     pub(super) details: Option<Details>,
     pub(super) overview: Option<Overview>,
 }
 
 impl Item {
-    /// False when it is in the archive or the trash.
-    pub(super) fn is_there(&self) -> bool {
+    /// False for an item in the archive or the trash.
+    pub(super) fn is_active(&self) -> bool {
         !matches!(self.state.get(), Some("archived" | "trashed" | "deleted")) && self.trashed.get() != Some("true")
     }
 }
@@ -53,10 +53,10 @@ pub(super) struct Url {
 pub(super) struct Details {
     pub(super) login_fields: List<Option<LoginField>>,
     pub(super) notes_plain: Text,
-    /// Of an item of the category "password".
+    /// Only in items of the category "password".
     pub(super) password: Text,
     pub(super) sections: List<Option<Section>>,
-    /// Of an item of the category "document".
+    /// Only in items of the category "document".
     pub(super) document_attributes: Option<Document>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct LoginField {
     pub(super) value: Held,
     pub(super) id: Text,
     pub(super) name: Text,
-    /// `username`, `password`, or nothing.
+    /// `username`, `password`, or absent.
     pub(super) designation: Text,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct KeyMetadata {
 }
 
 impl SshKey {
-    /// The private key. Some versions write something else than PEM into the one of the two places.
+    /// The private key. It has two places, and some versions write a format other than PEM to one of them.
     pub(super) fn private_key(&self) -> &Text {
         let is_pem = |text: &Text| text.get().is_some_and(|text| text.starts_with("-----BEGIN"));
         if is_pem(&self.metadata.private_key) && !is_pem(&self.private_key) {
@@ -134,14 +134,14 @@ pub(super) struct Address {
     pub(super) country: Text,
 }
 
-/// What a field holds: an object with one key, its kind; or text.
+/// The value of a field: an object with one key, its type; or text.
 #[derive(Default)]
 pub(super) enum Held {
     /// Nothing.
     #[default]
     Absent,
-    /// `string`, `concealed`, `phone`, `menu`, `gender`, `creditCardType`, `creditCardNumber`, `email`, `reference` (another
-    /// item's id), and what is not known.
+    /// `string`, `concealed`, `phone`, `menu`, `gender`, `creditCardType`, `creditCardNumber`, `email`, `reference`
+    /// (another item's id), and unknown types.
     Text(Text),
     /// `totp`
     Totp(Text),

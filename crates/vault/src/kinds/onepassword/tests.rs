@@ -1,4 +1,4 @@
-//! tests/exports/onepassword.1pux, whole and broken.
+//! tests/exports/onepassword.1pux, complete and damaged.
 
 use std::io::{Cursor, Write};
 
@@ -11,7 +11,7 @@ fn export() -> SourceSpec {
     SourceSpec::OnePassword(FileSpec::plain("onepassword.1pux"))
 }
 
-/// A directory with an export whose `export.data` is this.
+/// A directory with an export whose `export.data` is `data`.
 fn made(data: &[u8]) -> tempfile::TempDir {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     zip.start_file("export.data", SimpleFileOptions::default()).unwrap();
@@ -85,7 +85,8 @@ fn what_cannot_be_had_is_told() {
         ("Trashed", "no item \"Trashed\""),
         (
             "Twin",
-            "two items are called \"Twin\" (for s)\n   Private/Twin   twinaaaaaaaaaaaaaaaa000013   changed 2026-01-17\n   Shared/Twin",
+            "two items are called \"Twin\" (for s)\n   Private/Twin   twinaaaaaaaaaaaaaaaa000013   changed \
+            2026-01-17\n   Shared/Twin",
         ),
         ("Bare note", "item \"Bare note\" has no password; it has: notes"),
         ("Restic", "item \"Restic\" has no password; it has: notes, file:backup key.bin"),
@@ -164,7 +165,9 @@ fn very_many_items_are_read_in_little_memory() {
     let items: Vec<String> = (0..count)
         .map(|at| {
             format!(
-                "{{\"uuid\":\"{at:026}\",\"updatedAt\":1768638600,\"state\":\"active\",\"details\":{{\"loginFields\":[{{\"value\":\"value {at}\",\
+                "{{\"uuid\":\"{at:026}\",\
+                \"updatedAt\":1768638600,\"state\":\"active\",\"details\":{{\"loginFields\":[{{\"value\":\"value \
+                {at}\",\
                  \"designation\":\"password\"}}]}},\"overview\":{{\"title\":\"Item {at}\"}}}}"
             )
         })

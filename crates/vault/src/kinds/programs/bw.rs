@@ -1,5 +1,5 @@
-//! `bw`, Bitwarden's own program. `bw list items` gives all items with their values, in the shape of an export; folders and
-//! collections are asked for only where a reference names one. `bw get attachment` for each attachment that is wanted.
+//! `bw`, Bitwarden's own program. `bw list items` prints all items with their values, in the form of an export. Folders
+//! and collections are listed only if a reference names one. `bw get attachment` runs once per wanted attachment.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -9,19 +9,18 @@ use serde::Deserialize;
 
 use super::{Tool, side_by_side};
 use crate::input::context::Context;
-use crate::items::item::{Entry, Limit, Sink};
+use crate::items::item::{Entry, Sink, SinkLimit};
 use crate::items::reader::Listing;
 use crate::items::search::Search;
-use crate::keys::{Declared, ProgramKeys};
 use crate::kinds::{Kind, bitwarden};
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// What to do when it fails.
+/// Hint for a failed call.
 pub(super) const HINT: &str =
     "is it unlocked? `export BW_SESSION=$(bw unlock --raw)`; after a change elsewhere: `bw sync`";
 
-/// The program.
+/// A source of kind `bw`.
 pub(crate) struct Bw<'m> {
     tool: Tool<'m>,
 }
@@ -35,7 +34,7 @@ struct Folder {
     name: Option<String>,
 }
 
-/// Hands items on, and notes whether one is in a collection or folder that is not known.
+/// Passes items on, and records whether one is in an unknown collection or folder.
 struct Watch<'s> {
     sink: &'s mut dyn Sink,
     folders: HashMap<String, String>,
@@ -43,11 +42,11 @@ struct Watch<'s> {
 }
 
 impl Sink for Watch<'_> {
-    fn folder(&mut self, id: &str, name: &str) -> Result<(), Limit> {
+    fn folder(&mut self, id: &str, name: &str) -> Result<(), SinkLimit> {
         self.sink.folder(id, name)
     }
 
-    fn item(&mut self, item: &dyn Entry) -> Result<(), Limit> {
+    fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         self.has_others |= item.places().iter().any(|place| !self.folders.contains_key(*place));
         self.sink.item(item)
     }
@@ -58,21 +57,21 @@ impl<'m> Bw<'m> {
         Self { tool }
     }
 
-    /// Feeds everything to `sink`; `with_folders` says whether the names of folders matter.
+    /// Passes everything to `sink`. `with_folders`: the names of folders are needed.
     fn feed(&self, sink: &mut dyn Sink, with_folders: bool) -> Result<(), OpenError> {
         let calls: &[&[&str]] =
             if with_folders { &[&["list", "items"], &["list", "folders"]] } else { &[&["list", "items"]] };
         let mut outputs = side_by_side(calls, |call| self.tool.run(call, &[])).into_iter();
         let mut next = || match outputs.next() {
             Some(output) => output.map_err(|error| self.tool.failed(error)),
-            None => Err(self.tool.odd("it gave no answer")),
+            None => Err(self.tool.unexpected("it gave no answer")),
         };
         let items = next()?;
         let folders = if with_folders { self.folders(&next()?)? } else { HashMap::new() };
-        let limit = |limit: Limit| self.tool.odd(limit.to_string());
+        let limit = |limit: SinkLimit| self.tool.unexpected(limit.to_string());
         folders.iter().try_for_each(|(id, name)| sink.folder(id, name)).map_err(limit)?;
         let mut watch = Watch { sink: &mut *sink, folders, has_others: false };
-        bitwarden::read_items(Cursor::new(items), &mut watch).map_err(|what| self.tool.odd(what))?;
+        bitwarden::read_items(Cursor::new(items), &mut watch).map_err(|what| self.tool.unexpected(what))?;
         if with_folders && watch.has_others {
             let output = self.tool.run(&["list", "collections"], &[]).map_err(|error| self.tool.failed(error))?;
             self.folders(&output)?.iter().try_for_each(|(id, name)| sink.folder(id, name)).map_err(limit)?;
@@ -82,22 +81,17 @@ impl<'m> Bw<'m> {
 
     fn folders(&self, output: &[u8]) -> Result<HashMap<String, String>, OpenError> {
         let folders: Vec<Folder> =
-            serde_json::from_slice(output).map_err(|_| self.tool.odd("its list of folders is not its JSON"))?;
+            serde_json::from_slice(output).map_err(|_| self.tool.unexpected("its list of folders is not its JSON"))?;
         Ok(folders.into_iter().filter_map(|folder| folder.id.zip(folder.name)).collect())
     }
 }
 
 impl Kind for Bw<'_> {
-    type Keys = ProgramKeys;
     type Spec = ProgramSpec;
-
-    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
-        declared.program(keys)
-    }
 
     fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Bw::new(Tool {
-            // Without it bw would ask for the master password on standard input, where there is none.
+            // Otherwise bw asks for the master password on standard input.
             variables: &[("BW_NOINTERACTION", "true")],
             ..Tool::new("bw", HINT, spec, context)
         }))

@@ -1,5 +1,5 @@
-//! The programs of password managers: `bw`, `rbw`, `op`, `secretspec` and `vals`. Each is asked once for all that is wanted
-//! where it can answer that, else several times side by side.
+//! The programs of password managers: `bw`, `rbw`, `op`, `secretspec` and `vals`. One call gets all wanted items if the
+//! program can do that; otherwise several calls run in parallel.
 
 mod bw;
 mod op;
@@ -29,21 +29,21 @@ pub(crate) use rbw::Rbw;
 pub(crate) use secretspec::Secretspec;
 pub(crate) use vals::Vals;
 
-/// The longest output of a program, in bytes.
+/// Maximum length of a program's output, in bytes.
 const MAX_OUTPUT: usize = 256 << 20;
 
-/// How many calls run side by side.
+/// Maximum number of parallel calls.
 const SIDE_BY_SIDE: usize = 8;
 
-/// One password manager's program: its name, how long a call may take, and what to do when it is locked.
+/// A program: its name, time limit, and hint.
 #[derive(Clone, Copy)]
 struct Tool<'m> {
     pub name: &'static str,
     pub timeout: Duration,
     pub surroundings: &'m Surroundings<'m>,
-    /// What to do when a call fails.
+    /// Hint for a failed call.
     pub hint: &'static str,
-    /// Variables that it gets besides ours.
+    /// Additional environment variables.
     pub variables: &'static [(&'static str, &'static str)],
 }
 
@@ -54,10 +54,10 @@ impl<'m> Tool<'m> {
 }
 
 impl Tool<'_> {
-    /// Runs it once; returns what it printed.
+    /// Runs the program once; returns its standard output.
     ///
     /// # Errors
-    /// As the program's end says.
+    /// The program cannot be run, fails, or exceeds a limit.
     fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Zeroizing<Vec<u8>>, ChildError> {
         let argv: Vec<&OsStr> = [self.name].into_iter().chain(arguments.iter().copied()).map(OsStr::new).collect();
         let variables: Vec<(&str, &OsStr)> =
@@ -66,7 +66,7 @@ impl Tool<'_> {
         program.run(self.surroundings)
     }
 
-    /// The values of the wanted items: attachments are read by `read`, given their place, side by side.
+    /// The values of the wanted items. `read` gets attachments by their location, in parallel.
     fn values(
         &self,
         wanted: &[&Reference],
@@ -90,12 +90,12 @@ impl Tool<'_> {
         wanted.iter().zip(answers).map(value).collect()
     }
 
-    /// The error for one item that cannot be had.
+    /// The error for one item that is not available.
     fn refused(&self, reference: &Reference, what: impl Into<String>) -> LookupError {
         LookupError::Refused { item: item(reference), what: what.into(), hint: Some(self.hint.to_owned()) }
     }
 
-    /// The error for a call that failed.
+    /// The error for a failed call.
     fn failed(&self, error: ChildError) -> OpenError {
         let hint = match error {
             ChildError::Missing => format!("install it, or see that PATH has it: {}", self.name),
@@ -105,14 +105,14 @@ impl Tool<'_> {
         OpenError::Program { program: self.name.to_owned(), error, hint }
     }
 
-    /// The error for output that is not what it should be.
-    fn odd(&self, what: impl Into<String>) -> OpenError {
+    /// The error for unexpected output.
+    fn unexpected(&self, what: impl Into<String>) -> OpenError {
         let hint = format!("is this version of {} newer or older than the manual of deaddrop says?", self.name);
         OpenError::Output { program: self.name.to_owned(), what: what.into(), hint }
     }
 }
 
-/// Does `work` for each of `jobs`, several at a time; the answers are in the order of the jobs.
+/// Runs `work` for each of `jobs`, several in parallel; the results are in the order of the jobs.
 fn side_by_side<J: Sync, A: Send>(jobs: &[J], work: impl Fn(&J) -> A + Sync) -> Vec<A> {
     let next = AtomicUsize::new(0);
     let answers: Mutex<Vec<(usize, A)>> = Mutex::new(Vec::with_capacity(jobs.len()));

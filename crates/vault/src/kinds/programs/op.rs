@@ -1,6 +1,6 @@
-//! `op`, 1Password's program (version 2). `op item list --format json` tells names, then one `op item get - --format json`
-//! gives all wanted items at once: it reads their list on standard input, and prints one JSON object after the other. The
-//! keys are those of that output: id, title, vault, category, fields (purpose, label, value, section), urls, files.
+//! `op`, 1Password's program (version 2). `op item list --format json` lists names; then one `op item get - --format
+//! json` gets all wanted items: it reads their list on standard input, and prints a sequence of JSON objects. The keys
+//! are those of that output: id, title, vault, category, fields (purpose, label, value, section), urls, files.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,22 +10,21 @@ use zeroize::Zeroizing;
 
 use super::Tool;
 use crate::input::context::Context;
-use crate::items::item::{Entry, Field, Limit, Sink, Value, select};
+use crate::items::item::{Entry, Field, Sink, SinkLimit, Value, select};
 use crate::items::reader::{Listing, find_ids};
-use crate::keys::{Declared, ProgramKeys};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// What to do when it fails.
+/// Hint for a failed call.
 pub(super) const HINT: &str = "is it signed in? `eval $(op signin)`, or OP_SERVICE_ACCOUNT_TOKEN in the environment";
 
-/// The program.
+/// A source of kind `op`.
 pub(crate) struct Op<'m> {
     tool: Tool<'m>,
 }
 
-/// An item, as both commands print it; `item list` leaves out the fields.
+/// An item, as both commands print it; `item list` omits the fields.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Item {
@@ -84,7 +83,7 @@ struct File {
 }
 
 impl ItemField {
-    /// The name that all password managers share, if it is such a field.
+    /// The name of the built-in field that this is, if it is one.
     fn built_in(&self) -> Option<&'static str> {
         match (self.purpose.as_deref(), self.kind.as_str(), self.id.as_str()) {
             (Some("PASSWORD"), ..) => Some("password"),
@@ -93,14 +92,14 @@ impl ItemField {
             (_, "OTP", _) => Some("totp"),
             (_, "SSHKEY", _) | (_, _, "private_key") => Some("private_key"),
             (_, _, "public_key") => Some("public_key"),
-            // A password item, an API credential: what the person sees as the password.
+            // A password item or an API credential: the field that 1Password shows as the password.
             (_, "CONCEALED", "password" | "credential") => Some("password"),
             _ => None,
         }
     }
 
     fn value(&self) -> Value {
-        // 1Password keeps an SSH key as PKCS#8, and gives it in OpenSSH's own format as well, which ssh wants.
+        // 1Password stores an SSH key as PKCS#8, and also prints it in OpenSSH's format, which ssh requires.
         let openssh = self.ssh_formats.as_ref().and_then(|formats| formats.openssh.as_ref()?.value.as_ref());
         Value::text(openssh.or(self.value.as_ref()).map_or("", |text| text.as_str()))
     }
@@ -151,10 +150,10 @@ impl<'m> Op<'m> {
     fn all(&self) -> Result<Vec<Item>, OpenError> {
         let output = self.tool.run(&["item", "list", "--format", "json"], &[]);
         let output = output.map_err(|error| self.tool.failed(error))?;
-        // Without items it prints nothing, or `null`.
+        // Without items, op prints nothing or `null`.
         let items: Option<Vec<Item>> = match output.trim_ascii() {
             [] => None,
-            text => serde_json::from_slice(text).map_err(|_| self.tool.odd("its list is not its JSON"))?,
+            text => serde_json::from_slice(text).map_err(|_| self.tool.unexpected("its list is not its JSON"))?,
         };
         Ok(items.unwrap_or_default())
     }
@@ -166,10 +165,10 @@ impl<'m> Op<'m> {
             }
             sink.item(item)
         });
-        fed.map_err(|limit: Limit| self.tool.odd(limit.to_string()))
+        fed.map_err(|limit: SinkLimit| self.tool.unexpected(limit.to_string()))
     }
 
-    /// The whole items of these ids.
+    /// The complete items of these ids.
     fn get(&self, ids: &BTreeSet<String>, all: &[Item]) -> Result<HashMap<String, Item>, OpenError> {
         if ids.is_empty() {
             return Ok(HashMap::new());
@@ -180,11 +179,11 @@ impl<'m> Op<'m> {
         let input = serde_json::Value::from(wanted).to_string();
         let output = self.tool.run(&["item", "get", "-", "--format", "json"], input.as_bytes());
         let output = output.map_err(|error| self.tool.failed(error))?;
-        let odd = || self.tool.odd("an item is not its JSON");
+        let unexpected = || self.tool.unexpected("an item is not its JSON");
         let mut items = HashMap::new();
-        // One object after the other; a list of them would do as well.
+        // A sequence of objects; a list of them is also accepted.
         for value in serde_json::Deserializer::from_slice(&output).into_iter::<OneOrMany>() {
-            let found = match value.map_err(|_| odd())? {
+            let found = match value.map_err(|_| unexpected())? {
                 OneOrMany::One(item) => vec![*item],
                 OneOrMany::Many(items) => items,
             };
@@ -202,12 +201,7 @@ enum OneOrMany {
 }
 
 impl Kind for Op<'_> {
-    type Keys = ProgramKeys;
     type Spec = ProgramSpec;
-
-    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
-        declared.program(keys)
-    }
 
     fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Op::new(Tool::new("op", HINT, spec, context)))

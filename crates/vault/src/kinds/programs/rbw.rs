@@ -1,5 +1,5 @@
-//! `rbw`, the unofficial client of Bitwarden with an agent. `rbw list` tells the names, then one `rbw get --raw` for each
-//! item that is wanted, side by side. Its JSON is that of `rbw get --raw` 1.13: id, folder, name, data, fields, notes.
+//! `rbw`, an unofficial client of Bitwarden with an agent. `rbw list` lists names; then one `rbw get --raw` runs per
+//! wanted item, in parallel. The JSON is that of `rbw get --raw` 1.13: id, folder, name, data, fields, notes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,22 +10,21 @@ use zeroize::Zeroizing;
 use super::{Tool, side_by_side};
 use crate::input::child::ChildError;
 use crate::input::context::Context;
-use crate::items::item::{Answer, Entry, Field, Limit, Sink, Value, select};
+use crate::items::item::{Answer, Entry, Field, Sink, SinkLimit, Value, select};
 use crate::items::reader::{Listing, find_ids};
-use crate::keys::{Declared, ProgramKeys};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// What to do when it fails.
+/// Hint for a failed call.
 pub(super) const HINT: &str = "is it unlocked? `rbw unlock`; after a change elsewhere: `rbw sync`";
 
-/// The program.
+/// A source of kind `rbw`.
 pub(crate) struct Rbw<'m> {
     tool: Tool<'m>,
 }
 
-/// An item as `rbw list` shows it.
+/// An item as `rbw list` prints it.
 struct Line {
     id: String,
     name: String,
@@ -50,7 +49,7 @@ impl Entry for Line {
     }
 }
 
-/// What `rbw get --raw` prints.
+/// The output of `rbw get --raw`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Item {
@@ -110,7 +109,7 @@ impl<'m> Rbw<'m> {
         Self { tool }
     }
 
-    /// The value of a reference in what `rbw get --raw` printed for its item.
+    /// The value of a reference, from the output of `rbw get --raw` for its item.
     fn value(
         &self,
         reference: &Reference,
@@ -133,14 +132,17 @@ impl<'m> Rbw<'m> {
     fn lines(&self) -> Result<Vec<Line>, OpenError> {
         let output = self.tool.run(&["list", "--fields", "id,name,folder"], &[]);
         let output = output.map_err(|error| self.tool.failed(error))?;
-        let text = std::str::from_utf8(&output).map_err(|_| self.tool.odd("what it printed is not UTF-8"))?;
+        let text = std::str::from_utf8(&output).map_err(|_| self.tool.unexpected("what it printed is not UTF-8"))?;
         let line = |line: &str| {
             let (id, rest) = line.split_once('\t')?;
-            // A name may hold a tab; a folder's is the last part.
+            // A name may contain a tab; the folder is the last part.
             let (name, folder) = rest.rsplit_once('\t')?;
             Some(Line { id: id.to_owned(), name: name.to_owned(), folder: folder.to_owned() })
         };
-        text.lines().map(line).collect::<Option<_>>().ok_or_else(|| self.tool.odd("a line of its list has no tabs"))
+        text.lines()
+            .map(line)
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.tool.unexpected("a line of its list has no tabs"))
     }
 
     fn feed(&self, sink: &mut dyn Sink) -> Result<(), OpenError> {
@@ -151,17 +153,12 @@ impl<'m> Rbw<'m> {
             }
             sink.item(line)
         });
-        fed.map_err(|limit: Limit| self.tool.odd(limit.to_string()))
+        fed.map_err(|limit: SinkLimit| self.tool.unexpected(limit.to_string()))
     }
 }
 
 impl Kind for Rbw<'_> {
-    type Keys = ProgramKeys;
     type Spec = ProgramSpec;
-
-    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
-        declared.program(keys)
-    }
 
     fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Rbw::new(Tool::new("rbw", HINT, spec, context)))

@@ -1,7 +1,7 @@
-//! `secretspec`: an item is the name of a secret in secretspec.toml. One call (`secretspec export --format json`); where
-//! that fails, as when another secret is missing or the program is older, one `secretspec get` for each, side by side.
+//! `secretspec`: an item is the name of a secret in secretspec.toml. One call of `secretspec export --format json`; if
+//! that fails, because another secret is missing or the program is older, one `secretspec get` per secret, in parallel.
 
-use deaddrop_core::near_items::near;
+use deaddrop_core::near::items::near;
 use deaddrop_core::secret::Secret;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -10,16 +10,15 @@ use super::{Tool, side_by_side};
 use crate::error::{item, shown};
 use crate::input::child::ChildError;
 use crate::input::context::Context;
-use crate::keys::{Declared, ProgramKeys};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// What to do when it fails.
+/// Hint for a failed call.
 pub(super) const HINT: &str =
     "`secretspec check` says which secrets are there; profile and provider: SECRETSPEC_PROFILE, SECRETSPEC_PROVIDER";
 
-/// The program.
+/// A source of kind `secretspec`.
 pub(crate) struct Secretspec<'m> {
     tool: Tool<'m>,
 }
@@ -31,14 +30,14 @@ impl<'m> Secretspec<'m> {
 
     fn export(&self) -> Result<Map<String, Value>, OpenError> {
         let output = self.tool.run(&["export", "--format", "json"], &[]).map_err(|error| self.tool.failed(error))?;
-        serde_json::from_slice(&output).map_err(|_| self.tool.odd("what it printed is not one JSON object"))
+        serde_json::from_slice(&output).map_err(|_| self.tool.unexpected("what it printed is not one JSON object"))
     }
 
     fn get_each(&self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
         let outputs = side_by_side(wanted, |reference| self.tool.run(&["get", &reference.item], &[]));
         let answer = |(reference, output): (&&Reference, Result<Zeroizing<Vec<u8>>, ChildError>)| match output {
             Ok(mut value) => {
-                // It ends the line that it prints.
+                // secretspec ends its output with a newline.
                 if value.last() == Some(&b'\n') {
                     value.pop();
                 }
@@ -51,14 +50,9 @@ impl<'m> Secretspec<'m> {
 }
 
 impl Kind for Secretspec<'_> {
-    type Keys = ProgramKeys;
     type Spec = ProgramSpec;
 
     const HAS_FIELDS: bool = false;
-
-    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
-        declared.program(keys)
-    }
 
     fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Secretspec::new(Tool::new("secretspec", HINT, spec, context)))

@@ -1,5 +1,5 @@
-//! `vals`: an item is one of its expressions, `ref+BACKEND://PATH#/KEY`. All of them go into one call as a YAML document on
-//! standard input (`vals eval -f - -o json`), so that none is an argument.
+//! `vals`: an item is a vals expression, `ref+BACKEND://PATH#/KEY`. All expressions are passed to one call as a YAML
+//! document on standard input (`vals eval -f - -o json`), so that none is visible as an argument.
 
 use deaddrop_core::secret::Secret;
 use serde_json::{Map, Value};
@@ -7,15 +7,14 @@ use serde_json::{Map, Value};
 use super::Tool;
 use crate::error::{item, shown};
 use crate::input::context::Context;
-use crate::keys::{Declared, ProgramKeys};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
 
-/// What to do when it fails.
+/// Hint for a failed call.
 pub(super) const HINT: &str = "vals says why above; its backends take their credentials from the environment";
 
-/// The program.
+/// A source of kind `vals`.
 pub(crate) struct Vals<'m> {
     tool: Tool<'m>,
 }
@@ -26,7 +25,7 @@ impl<'m> Vals<'m> {
     }
 }
 
-/// The expression that a reference names: `#` belongs to it.
+/// The expression of a reference, including a part after `#`.
 fn expression(reference: &Reference) -> String {
     match &reference.field {
         Some(field) => format!("{}#{field}", reference.item),
@@ -35,12 +34,7 @@ fn expression(reference: &Reference) -> String {
 }
 
 impl Kind for Vals<'_> {
-    type Keys = ProgramKeys;
     type Spec = ProgramSpec;
-
-    fn check(declared: &Declared<'_>, keys: ProgramKeys) -> Option<ProgramSpec> {
-        declared.program(keys)
-    }
 
     fn open<'m>(spec: &'m ProgramSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Vals::new(Tool::new("vals", HINT, spec, context)))
@@ -58,12 +52,12 @@ impl Source for Vals<'_> {
             .collect();
         let mut values = Map::new();
         if !document.is_empty() {
-            // JSON is YAML.
+            // JSON is a subset of YAML.
             let input = Value::Object(document).to_string();
             let arguments = ["eval", "-f", "-", "-o", "json"];
             let output = self.tool.run(&arguments, input.as_bytes()).map_err(|error| self.tool.failed(error))?;
-            values =
-                serde_json::from_slice(&output).map_err(|_| self.tool.odd("what it printed is not one JSON object"))?;
+            values = serde_json::from_slice(&output)
+                .map_err(|_| self.tool.unexpected("what it printed is not one JSON object"))?;
         }
         let answer = |(index, reference): (usize, &&Reference)| match values.remove(&name(index)) {
             _ if !is_expression(reference) => Err(LookupError::Refused {
@@ -73,7 +67,7 @@ impl Source for Vals<'_> {
                     "an expression begins with `ref+` or `secretref+`, as in `ref+vault://path#/key`".to_owned(),
                 ),
             }),
-            // vals leaves what it does not understand as it is.
+            // vals returns an expression that it does not understand unchanged.
             Some(Value::String(text)) if text == expression(reference) => Err(LookupError::Refused {
                 item: item(reference),
                 what: "vals gave it back as it was".to_owned(),
@@ -91,7 +85,7 @@ impl Source for Vals<'_> {
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
-        Err(self.tool.odd("vals has no list of what there is: its items are expressions"))
+        Err(self.tool.unexpected("vals has no list of what there is: its items are expressions"))
     }
 }
 

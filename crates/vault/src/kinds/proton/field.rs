@@ -1,4 +1,5 @@
-//! A Proton Pass item as an [`Entry`]: the fields that all password managers have, then everything by its own name.
+//! A Proton Pass item as an [`Entry`]: built-in fields under the names common to all password managers, then custom
+//! fields.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -9,25 +10,25 @@ use super::shape::{Content, Extra, Item, place};
 use crate::items::item::{Entry, Field, Value};
 use crate::items::json::Text;
 
-/// The length of the ids that earlier versions put before a file's name, with `-`.
+/// Length of the ids that earlier versions put before a file's name and `-`.
 const OLD_ID: usize = 16;
 
-/// The shortest piece of a file's name that is taken for the id that Proton Pass puts before its suffix.
+/// Minimum length of the part of a file's name that is taken as the id before the suffix.
 const SHORTEST_ID: usize = 16;
 
-/// Keys of a content that are no custom fields: they are fields that all password managers have.
+/// Keys of an item's content that are built-in fields.
 const BUILT_IN: [&str; 7] = ["password", "itemUsername", "username", "totpUri", "privateKey", "publicKey", "itemEmail"];
 
 /// The files in the archive.
 #[derive(Default)]
 pub(super) struct Files {
     by_name: HashMap<String, usize>,
-    /// Names and numbers by the ids of earlier versions.
+    /// Names and indexes by the ids of earlier versions.
     by_id: HashMap<String, (String, usize)>,
 }
 
 impl Files {
-    /// Takes a file called `name`.
+    /// Adds the file called `name`.
     pub(super) fn add(&mut self, name: &str, index: usize) {
         if let Some((id, rest)) = name.split_at_checked(OLD_ID)
             && let Some(rest) = rest.strip_prefix('-')
@@ -37,9 +38,9 @@ impl Files {
         self.by_name.insert(name.to_owned(), index);
     }
 
-    /// The attachments that `listed`, an entry of an item's files, means: one, under one or two names.
+    /// The attachment that `listed`, an element of an item's `files`, refers to, under one or two names.
     fn find(&self, listed: &str) -> Vec<Field> {
-        // As in the archive, where a name has no folders.
+        // In the archive, a name has no directories.
         let name = listed.replace(['/', '\\'], "_");
         if let Some(index) = self.by_name.get(&name) {
             let names = [Some(name.clone()), without_id(&name)];
@@ -54,7 +55,7 @@ impl Files {
     }
 }
 
-/// `NAME.ID.SUFFIX` or `NAME.ID` without its id.
+/// `NAME.ID.SUFFIX` or `NAME.ID`, without the id.
 fn without_id(name: &str) -> Option<String> {
     let is_id = |piece: &str| {
         piece.len() >= SHORTEST_ID && piece.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=".contains(&byte))
@@ -67,8 +68,8 @@ fn without_id(name: &str) -> Option<String> {
     is_id(id).then(|| format!("{rest}.{last}"))
 }
 
-/// An item, and where it was found.
-pub(super) struct Found<'i> {
+/// An item, and the vault that contains it.
+pub(super) struct PlacedItem<'i> {
     item: &'i Item,
     vault: &'i str,
     folder: Option<String>,
@@ -76,8 +77,8 @@ pub(super) struct Found<'i> {
     changed: OnceCell<Option<String>>,
 }
 
-impl<'i> Found<'i> {
-    /// `item` in the vault at the place `vault`.
+impl<'i> PlacedItem<'i> {
+    /// `item` in the vault `vault`.
     pub(super) fn new(item: &'i Item, vault: &'i str, files: &'i Files) -> Self {
         let folder = item.folder_id.get().map(|id| place(vault, id));
         Self { item, vault, folder, files, changed: OnceCell::new() }
@@ -87,7 +88,7 @@ impl<'i> Found<'i> {
         self.item.data.as_ref()?.content.as_ref()
     }
 
-    /// All fields that the person made.
+    /// All custom fields.
     fn extra(&self) -> impl Iterator<Item = &'i Extra> {
         let own = self.item.data.iter().flat_map(|data| &data.extra_fields.0);
         let sections = self.content().into_iter().flat_map(|content| &content.sections);
@@ -96,7 +97,7 @@ impl<'i> Found<'i> {
             .chain(sections)
     }
 
-    /// The first of these values that is not empty; else the first that is there.
+    /// The first non-empty value; if all are empty, the first that exists.
     fn first(&self, keys: &[&str], others: &[Option<&Text>]) -> Option<Value> {
         let own = keys.iter().map(|key| self.content().and_then(|content| content.get(key)));
         let there = || own.clone().chain(others.iter().copied()).flatten().filter(|text| !matches!(text, Text::Absent));
@@ -104,7 +105,7 @@ impl<'i> Found<'i> {
     }
 }
 
-impl Entry for Found<'_> {
+impl Entry for PlacedItem<'_> {
     fn id(&self) -> &str {
         self.item.item_id.get().unwrap_or_default()
     }
@@ -141,7 +142,7 @@ impl Entry for Found<'_> {
             .collect();
         let email = self.first(&["itemEmail"], &[alias]);
         fields.extend(email.filter(is_filled).map(|email| Field::custom("email", email)));
-        // An identity has dozens of empty ones, and numbers say kinds.
+        // An identity has dozens of empty values, and its numbers are enumerations.
         let own = self.content().into_iter().flat_map(|content| &content.values);
         let own = own
             .filter(|(key, text)| !BUILT_IN.contains(&key.as_str()) && text.get().is_some_and(|text| !text.is_empty()));

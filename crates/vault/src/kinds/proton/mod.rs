@@ -1,8 +1,8 @@
-//! `proton-pass`: the exports of Proton Pass. A ZIP file of `Proton Pass/data.json`, or with a passphrase
-//! `Proton Pass/data.pgp`, and `Proton Pass/files/`; earlier versions encrypted the whole ZIP file, or the JSON alone.
+//! `proton-pass`: exports of Proton Pass: a ZIP file of `Proton Pass/data.json`, or with a passphrase `Proton
+//! Pass/data.pgp`, and `Proton Pass/files/`. Earlier versions encrypted the whole ZIP file, or the JSON alone.
 //!
-//! Facts: ProtonMail/WebClients, `packages/pass/lib/export/` (`archive.ts`, `types.ts`) and
-//! `packages/pass/lib/import/providers/protonpass/`. `shape` says what an item looks like, `field` which fields it has.
+//! Format: ProtonMail/WebClients, `packages/pass/lib/export/` (`archive.ts`, `types.ts`) and
+//! `packages/pass/lib/import/providers/protonpass/`. `shape` has the types of an item, `field` lists its fields.
 
 mod field;
 mod shape;
@@ -19,13 +19,12 @@ use crate::input::context::Context;
 use crate::input::meter::{Meter, Metered};
 use crate::input::{Input, openpgp, read};
 use crate::items::item::Sink;
-use crate::items::json::{Failure, Feed, Keyed, List, Object, Text, parse};
+use crate::items::json::{Feed, JsonError, Keyed, List, Object, Text, parse};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys};
 use crate::kinds::Kind;
 use crate::spec::FileSpec;
 use crate::{OpenError, Source};
-use field::{Files, Found};
+use field::{Files, PlacedItem};
 use shape::{Folder, Item};
 
 const SHAPE: &str = "this is JSON, but a Proton Pass export has something else here";
@@ -33,16 +32,16 @@ const SHAPE: &str = "this is JSON, but a Proton Pass export has something else h
 const HINT: &str =
     "in Proton Pass: Settings, Export, file format PGP-encrypted or ZIP; see docs/sources.md#proton-pass";
 
-/// How much of a file is looked at to see what it is.
+/// Number of bytes that are read to detect the format.
 const HEAD: usize = 256;
 
-/// How deep folders are, at most.
+/// Maximum nesting depth of folders.
 const MAX_DEPTH: usize = 32;
 
-/// An export.
+/// A source of kind `proton-pass`.
 pub(crate) struct ProtonPass<'m> {
     input: Input<'m>,
-    /// The ZIP file, once it has been read.
+    /// The ZIP file, once it is open.
     archive: Option<Archive>,
 }
 
@@ -55,17 +54,18 @@ impl<'m> ProtonPass<'m> {
         self.input.refused(what, HINT)
     }
 
-    /// Decrypts what OpenPGP has encrypted.
+    /// Decrypts an OpenPGP file.
     fn decrypt(&self, file: zeroize::Zeroizing<Vec<u8>>) -> Result<Cursor<zeroize::Zeroizing<Vec<u8>>>, OpenError> {
         let Some(passphrase) = self.input.password()? else {
-            let hint = "say where the passphrase comes from: `password: { env: NAME }`, `{ file: PATH }`, `{ exec: [PROGRAM, …] }` \
+            let hint = "say where the passphrase comes from: `password: { env: NAME }`, `{ file: PATH }`, `{ exec: \
+            [PROGRAM, …] }` \
                         or `ask`";
             return Err(self
                 .input
                 .refused("this export is encrypted with a passphrase, and the source has no `password`", hint));
         };
         let plain = openpgp::decrypt(file, &passphrase);
-        plain.map(Cursor::new).map_err(|openpgp::Refusal(what, hint)| self.input.refused(what, hint))
+        plain.map(Cursor::new).map_err(|openpgp::OpenPgpError(what, hint)| self.input.refused(what, hint))
     }
 
     fn json(&self, json: impl Read, files: &Files, sink: &mut dyn Sink) -> Result<(), OpenError> {
@@ -111,26 +111,19 @@ impl<'m> ProtonPass<'m> {
 }
 
 impl Kind for ProtonPass<'_> {
-    type Keys = FileKeys;
     type Spec = FileSpec;
 
-    fn check(declared: &Declared<'_>, keys: FileKeys) -> Option<FileSpec> {
-        declared.file(keys, true)
-    }
+    const TAKES_PASSWORD: bool = true;
 
     fn open<'m>(spec: &'m FileSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(ProtonPass::new(Input::new(name, spec, context)))
-    }
-
-    fn file(spec: &FileSpec) -> Option<&FileSpec> {
-        Some(spec)
     }
 }
 
 impl Vault for ProtonPass<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
-        let head = file.peek(HEAD).map_err(|error| Failure::Io(error).refused(&self.input, HINT))?;
+        let head = file.peek(HEAD).map_err(|error| JsonError::Io(error).refused(&self.input, HINT))?;
         if head.starts_with(archive::MAGIC) {
             let file = file.seekable().map_err(|problem| self.input.failed(problem))?;
             return self.zip(file, sink);
@@ -160,20 +153,20 @@ impl Vault for ProtonPass<'_> {
     }
 }
 
-/// Feeds every vault, folder and item to `sink`.
+/// Passes every vault, folder and item to `sink`.
 ///
 /// # Errors
-/// What stopped it; `None` when there are no vaults.
-fn read(json: impl Read, files: &Files, sink: &mut dyn Sink) -> Result<(), Option<Failure>> {
+/// The reason why parsing stopped; `None` if there are no vaults.
+fn read(json: impl Read, files: &Files, sink: &mut dyn Sink) -> Result<(), Option<JsonError>> {
     let meter = Meter::default();
-    let metered = Metered::new(json, &meter).map_err(|error| Some(Failure::Io(error)))?;
+    let metered = Metered::new(json, &meter).map_err(|error| Some(JsonError::Io(error)))?;
     let feed = Feed::new(&meter, sink);
     let mut export = Export { feed: &feed, files, seen: false };
     parse(metered, SHAPE, Keyed(&mut export)).map_err(Some)?;
     if export.seen { Ok(()) } else { Err(None) }
 }
 
-/// The top level.
+/// Parses the top level.
 struct Export<'r> {
     feed: &'r Feed<'r>,
     files: &'r Files,
@@ -190,11 +183,11 @@ impl Object for Export<'_> {
     }
 }
 
-/// Vaults by their ids.
+/// Parses the vaults, by id.
 struct Vaults<'r> {
     feed: &'r Feed<'r>,
     files: &'r Files,
-    /// Each one's number is its place: its id can be long.
+    /// Number of vaults so far. It serves as the vault's id, because the real one can be long.
     count: Cell<usize>,
 }
 
@@ -225,22 +218,22 @@ impl Object for OneVault<'_> {
         match key {
             "name" => {
                 self.name = map.next_value::<Text>()?.get().map(str::to_owned);
-                // Now, so that its items need not be kept until it is known.
+                // Pass the folder before its items, so that the search need not keep them as pending.
                 self.name.as_deref().map_or(Ok(()), |name| self.feed.folder(&self.place, name))
             }
             "folders" => {
                 self.folders = map.next_value::<List<Folder>>()?.0;
                 Ok(())
             }
-            "items" => map.next_value_seed(self.feed.each(|item: Item| match item.is_there() {
-                true => self.feed.item(&Found::new(&item, &self.place, self.files)),
+            "items" => map.next_value_seed(self.feed.each(|item: Item| match item.is_active() {
+                true => self.feed.item(&PlacedItem::new(&item, &self.place, self.files)),
                 false => Ok(()),
             })),
             _ => map.next_value::<IgnoredAny>().map(drop),
         }
     }
 
-    /// Folders have the vault's name before their own.
+    /// The name of a folder includes that of its vault.
     fn end<E: serde::de::Error>(&mut self) -> Result<(), E> {
         let Some(vault) = &self.name else { return Ok(()) };
         let by_id: HashMap<&str, &Folder> =

@@ -1,4 +1,4 @@
-//! What stands in Proton Pass's JSON: only the keys that matter here, everything else is skipped unseen.
+//! The JSON of Proton Pass: only the keys that are used; all others are skipped.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 
 use crate::items::json::{List, Text};
 
-/// The most keys of an item's content. An identity has about forty.
+/// Maximum number of keys of an item's content. An identity has about forty.
 const MAX_KEYS: usize = 200;
 
-/// The place of a folder in the vault at `vault`.
+/// The id of the folder `folder` in the vault `vault`.
 pub(super) fn place(vault: &str, folder: &str) -> String {
     format!("{vault}/{folder}")
 }
@@ -33,14 +33,14 @@ pub(super) struct Item {
     pub(super) alias_email: Text,
     /// Seconds since 1970.
     pub(super) modify_time: Text,
-    /// The names of its files in the archive; in earlier versions the ids that these names begin with.
+    /// Names of its files in the archive; in earlier versions the ids before these names.
     pub(super) files: List<Text>,
     pub(super) data: Option<Data>,
 }
 
 impl Item {
-    /// False when it is in the trash.
-    pub(super) fn is_there(&self) -> bool {
+    /// False if it is in the trash.
+    pub(super) fn is_active(&self) -> bool {
         self.state.number() != Some(2)
     }
 }
@@ -60,7 +60,7 @@ pub(super) struct Metadata {
     pub(super) note: Text,
 }
 
-/// A field that the person made.
+/// A custom field.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Extra {
@@ -95,7 +95,7 @@ pub(super) struct Section {
     pub(super) section_fields: List<Extra>,
 }
 
-/// What an item of its kind has: single values by their keys, and lists.
+/// The content of an item: single values by key, and lists.
 #[derive(Default)]
 pub(super) struct Content {
     pub(super) values: Vec<(String, Text)>,
@@ -107,7 +107,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// The single value of a key.
+    /// The single value with this key.
     pub(super) fn get(&self, key: &str) -> Option<&Text> {
         self.values.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }

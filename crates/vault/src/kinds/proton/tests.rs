@@ -1,4 +1,4 @@
-//! tests/exports/proton*, whole and broken. gpg has encrypted them.
+//! tests/exports/proton*, encrypted by gpg; complete and damaged.
 
 use crate::testing::{
     PASSWORD, check, check_errors, check_values, error, exports, listing, locked, long, nul, one, values,
@@ -29,7 +29,7 @@ fn every_value_is_had_byte_for_byte_from_each_kind_of_export() {
     for name in ["proton-encrypted.zip", "proton-around.pgp", "proton-json.pgp"] {
         check_values(&exports(), &encrypted(name, PASSWORD), "", &values);
     }
-    // A password that is not needed is no harm.
+    // An unneeded password is allowed.
     assert_eq!(one(&exports(), encrypted("proton.zip", "x"), "Router"), b"planted-router");
 }
 
@@ -88,12 +88,14 @@ fn what_cannot_be_had_is_told() {
         ("Trashed", "no item \"Trashed\""),
         (
             "Twin",
-            "two items are called \"Twin\" (for s)\n   Personal/Twin   item-014==   changed 2026-01-17\n   Shared/Twin     item-050==",
+            "two items are called \"Twin\" (for s)\n   Personal/Twin   item-014==   changed 2026-01-17\n   \
+            Shared/Twin     item-050==",
         ),
         ("Note", "item \"Note\" has no password; it has: notes"),
         (
             "Card",
-            "item \"Card\" has no password; it has: notes, cardholderName, number, verificationNumber, expirationDate, pin",
+            "item \"Card\" has no password; it has: notes, cardholderName, number, verificationNumber, \
+            expirationDate, pin",
         ),
         ("Custom#same", "item \"Custom\" has 2 custom fields called \"same\""),
         ("Files#file:missing.txt", "\"Files#file:missing.txt\": this file is not in the export"),
@@ -179,7 +181,8 @@ fn what_is_no_export_is_called_what_it_is() {
         let told = error(made(bytes).path(), SourceSpec::ProtonPass(FileSpec::plain("x")), "Router");
         assert!(told.contains(want) && !told.contains("planted"), "{name}: {told}");
     }
-    let loops = b"{\"vaults\":{\"a\":{\"name\":\"v\",\"folders\":[{\"folderId\":\"1\",\"parentFolderId\":\"2\",\"name\":\"x\"},\
+    let loops = b"{\"vaults\":{\"a\":{\"name\":\"v\",\
+    \"folders\":[{\"folderId\":\"1\",\"parentFolderId\":\"2\",\"name\":\"x\"},\
                   {\"folderId\":\"2\",\"parentFolderId\":\"1\",\"name\":\"y\"}],\"items\":[]}}}";
     let told = error(made(loops).path(), SourceSpec::ProtonPass(FileSpec::plain("x")), "Router");
     assert!(told.contains("no item \"Router\""), "folders inside each other: {told}");
@@ -191,7 +194,8 @@ fn very_many_items_are_read_in_little_memory() {
     let items: Vec<String> = (0..count)
         .map(|at| {
             format!(
-                "{{\"itemId\":\"{at}\",\"state\":1,\"data\":{{\"metadata\":{{\"name\":\"Item {at}\",\"note\":\"\"}},\"extraFields\":[],\
+                "{{\"itemId\":\"{at}\",\"state\":1,\"data\":{{\"metadata\":{{\"name\":\"Item \
+                {at}\",\"note\":\"\"}},\"extraFields\":[],\
                  \"type\":\"login\",\"content\":{{\"itemUsername\":\"u\",\"password\":\"value {at}\",\"urls\":[]}}}}}}"
             )
         })

@@ -1,4 +1,4 @@
-//! Where gopass keeps its root store: what its configuration says, or else its default.
+//! The directory of gopass's root store: from its configuration, or the default.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use crate::input::read::{self, ReadError};
 use crate::items::document::Document;
 use crate::{DataFormat, OpenError, Reference};
 
-/// The longest configuration, in bytes.
+/// Maximum length of the configuration, in bytes.
 const LONGEST: usize = 1 << 20;
 
 /// The directory of gopass's root store.
 ///
 /// # Errors
-/// It is not known.
+/// The configuration cannot be read, or the home directory is unknown.
 pub(super) fn root() -> Result<PathBuf, OpenError> {
     let home = home()?;
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -23,7 +23,7 @@ pub(super) fn root() -> Result<PathBuf, OpenError> {
         let bytes = match read::read(&file, LONGEST) {
             Ok(bytes) => bytes,
             Err(ReadError::Missing { .. }) => continue,
-            // Another store could hold entries of the same names.
+            // The default store could have entries of the same names, so do not fall back to it.
             Err(problem) => return Err(OpenError::Read { path: file, problem }),
         };
         let Some(path) = std::str::from_utf8(&bytes).ok().and_then(configured) else { continue };
@@ -37,8 +37,8 @@ pub(super) fn root() -> Result<PathBuf, OpenError> {
     if own.is_dir() { Ok(own) } else { default_root() }
 }
 
-/// The root store's path in a configuration: `path` of `[mounts]` since gopass 1.15; `path`, or `root: { path }`, in YAML
-/// before. There it may be a URL, with the name of a back end before `://`.
+/// The root store's path in a configuration: `path` of `[mounts]` since gopass 1.15; before that YAML, `path` or `root:
+/// { path }`, where it may be a URL with the back end's name before `://`.
 fn configured(text: &str) -> Option<String> {
     let mut section = "";
     for line in text.lines().map(str::trim) {

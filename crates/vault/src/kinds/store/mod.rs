@@ -1,6 +1,6 @@
-//! Stores of pass, gopass and passage: a directory with an encrypted file for each entry.
+//! Stores of pass, gopass and passage: a directory with an encrypted file per entry.
 //!
-//! `tree` finds entries by name without opening one, `text` reads what one holds, `pass` and `passage` decrypt.
+//! `tree` finds entries by name, `text` parses a decrypted entry, `pass` and `passage` decrypt.
 
 mod gopass;
 mod pass;
@@ -21,64 +21,55 @@ use zeroize::Zeroizing;
 use crate::error::item as shown_item;
 use crate::input::context::Context;
 use crate::items::item::{self, Answer};
-use crate::keys::{Declared, PasswordKeys, StoreKeys};
+use crate::keys::{Declared, PasswordKeys};
 use crate::kinds::Kind;
+use crate::spec::Spec;
 use crate::{Listed, LookupError, OpenError, PasswordSpec, Reference, Source, StoreSpec};
 use pass::Pass;
 use passage::Passage;
 use text::Flavour;
-use tree::{Found, Tree};
+use tree::{StoreEntry, Tree};
 
-/// The longest encrypted file, and the longest entry, in bytes.
+/// Maximum length of an encrypted file, and of an entry, in bytes.
 const MAX_ENTRY: usize = MAX_VALUE;
 
-/// A kind of store.
+/// A store of one program.
 trait Store {
     /// The directory.
     ///
     /// # Errors
-    /// It is not known.
+    /// It is unknown.
     fn root(&self) -> Result<PathBuf, OpenError>;
 
-    /// How the names of its files end.
+    /// Suffix of its files.
     fn suffix(&self) -> &'static str;
 
-    /// How an entry is written.
+    /// The format of its entries.
     fn flavour(&self) -> Flavour;
 
-    /// Decrypts `entries` of `tree`, and gives each to `take`, with its index, in any order. None is kept.
+    /// Decrypts `entries` of `tree`, and passes each to `take` with its index, in any order, without keeping any.
     ///
     /// # Errors
-    /// Nothing can be decrypted at all.
-    fn decrypt(&self, tree: &Tree, entries: &[&Found], take: &mut Take<'_>) -> Result<(), OpenError>;
+    /// Nothing can be decrypted.
+    fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError>;
 }
 
-/// The kind `pass`; without a `path`, the store that pass itself takes.
+/// The kind `pass`. The default directory is pass's own.
 pub(crate) struct PassStore;
 
 impl Kind for PassStore {
-    type Keys = StoreKeys;
     type Spec = StoreSpec;
-
-    fn check(declared: &Declared<'_>, keys: StoreKeys) -> Option<StoreSpec> {
-        declared.store(keys)
-    }
 
     fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Lines }))
     }
 }
 
-/// The kind `gopass`; without a `path`, the store that gopass itself takes.
+/// The kind `gopass`. The default directory is that of gopass's root store.
 pub(crate) struct GopassStore;
 
 impl Kind for GopassStore {
-    type Keys = StoreKeys;
     type Spec = StoreSpec;
-
-    fn check(declared: &Declared<'_>, keys: StoreKeys) -> Option<StoreSpec> {
-        declared.store(keys)
-    }
 
     fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Yaml }))
@@ -100,30 +91,37 @@ pub struct PassageKeys {
     pub password: Field<PasswordKeys>,
 }
 
-/// A store of passage, and what opens it.
+/// A store of passage, and how to decrypt it.
 #[derive(Debug, Clone)]
 pub struct PassageSpec {
     /// The store.
     pub store: StoreSpec,
-    /// A file of identities; passage's own when there is neither this nor a password.
+    /// A file of identities. If this and `password` are `None`: passage's own.
     pub identity: Option<PathBuf>,
-    /// What opens the identities, or the store's files.
+    /// The password of the identity file, or of the store's files.
     pub password: Option<PasswordSpec>,
 }
 
-/// The kind `passage`; without a path or identity, those that passage itself takes.
+/// The kind `passage`. The default directory and identities are passage's own.
 pub(crate) struct PassageStore;
 
-impl Kind for PassageStore {
+impl Spec for PassageSpec {
     type Keys = PassageKeys;
-    type Spec = PassageSpec;
 
-    fn check(declared: &Declared<'_>, keys: PassageKeys) -> Option<PassageSpec> {
+    fn check(declared: &Declared<'_>, keys: PassageKeys) -> Option<Self> {
         let path = declared.path(keys.path);
         let identity = declared.path(keys.identity);
         let password = declared.password(keys.password.place(), keys.password);
         Some(PassageSpec { store: StoreSpec { path: path? }, identity: identity?, password: password? })
     }
+
+    fn password(&self) -> Option<&PasswordSpec> {
+        self.password.as_ref()
+    }
+}
+
+impl Kind for PassageStore {
+    type Spec = PassageSpec;
 
     fn open<'m>(spec: &'m PassageSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Stored(Passage {
@@ -134,24 +132,20 @@ impl Kind for PassageStore {
             password: spec.password.as_ref(),
         }))
     }
-
-    fn password(spec: &PassageSpec) -> Option<&PasswordSpec> {
-        spec.password.as_ref()
-    }
 }
 
-/// Takes what an entry holds, or why that is not known.
+/// Receives a decrypted entry, or the reason why it cannot be read.
 type Take<'t> = dyn FnMut(usize, Result<Zeroizing<Vec<u8>>, Unread>) + 't;
 
-/// Why an entry cannot be read.
+/// An entry that cannot be read.
 struct Unread {
-    /// No part of a value.
+    /// A message without a part of a value.
     what: String,
-    /// What to do; may be empty.
+    /// A hint; may be empty.
     hint: String,
 }
 
-/// A store as a source.
+/// Implements [`Source`] for a store.
 struct Stored<S>(S);
 
 impl<S: Store> Stored<S> {
@@ -164,7 +158,7 @@ impl<S: Store> Source for Stored<S> {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
         let tree = self.tree()?;
         let mut answers: Vec<Option<Result<Secret, LookupError>>> = Vec::new();
-        // Each entry once, with those who want it.
+        // Each entry once, with the references to it.
         let mut users: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, found) in tree.find(wanted).into_iter().enumerate() {
             answers.push(match found {
@@ -175,7 +169,7 @@ impl<S: Store> Source for Stored<S> {
                 Err(error) => Some(Err(error)),
             });
         }
-        let entries: Vec<&Found> = users.keys().filter_map(|entry| tree.entries.get(*entry)).collect();
+        let entries: Vec<&StoreEntry> = users.keys().filter_map(|entry| tree.entries.get(*entry)).collect();
         let users: Vec<&Vec<usize>> = users.values().collect();
         let flavour = self.0.flavour();
         self.0.decrypt(&tree, &entries, &mut |entry, content| {
@@ -202,7 +196,7 @@ impl<S: Store> Source for Stored<S> {
         Ok(answers.into_iter().zip(wanted).map(|(answer, own)| answer.unwrap_or_else(|| Err(missing(own)))).collect())
     }
 
-    /// Names only: to know its fields, every entry would have to be decrypted.
+    /// Names only: listing fields would need to decrypt every entry.
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
         Ok(self.tree()?.list())
     }

@@ -1,4 +1,4 @@
-//! Stores of pass and gopass: files that the system's `gpg` decrypts, several side by side.
+//! Stores of pass and gopass: files that the system's `gpg` decrypts, several in parallel.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,21 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::text::Flavour;
-use super::tree::{Found, Tree};
+use super::tree::{StoreEntry, Tree};
 use super::{MAX_ENTRY, Store, Take, Unread, gopass};
 use crate::OpenError;
 use crate::error::shown;
 use crate::input::child::{ChildError, Program};
 use crate::input::context::{Context, Surroundings};
 
-/// How long one `gpg` may take: a person may have to type a passphrase or touch a key first.
+/// Time limit of one `gpg`: long, because the user may have to type a passphrase or touch a hardware key.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// How many `gpg` run side by side. The agent does the work, one after the other; more would only wait for it.
+/// Maximum number of parallel `gpg`. The agent decrypts one after the other, so more would not help.
 const SIDE_BY_SIDE: usize = 4;
 
-/// What to do when gpg fails. It says itself why, on standard error.
-const LOCKED: &str = "gpg says above why; if the key is locked and nothing asks for its passphrase, `export GPG_TTY=$(tty)`, \
+/// Hint for a failed `gpg`, which prints the reason on standard error.
+const LOCKED: &str = "gpg says above why; if the key is locked and nothing asks for its passphrase, `export \
+GPG_TTY=$(tty)`, \
                       or unlock it first: `gpg --decrypt FILE >/dev/null`";
 
 /// A store of pass or gopass.
@@ -50,19 +51,19 @@ impl Store for Pass<'_> {
         self.flavour
     }
 
-    fn decrypt(&self, tree: &Tree, entries: &[&Found], take: &mut Take<'_>) -> Result<(), OpenError> {
+    fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {
         let surroundings = self.context.surroundings();
         let Some((first, rest)) = entries.split_first() else { return Ok(()) };
-        // Alone, so that a passphrase is asked for once. If it fails, so would the others.
+        // The first one alone, so that the user is asked for the passphrase once. If it fails, the others would too.
         match decrypt(tree, first, surroundings) {
             Ok(content) => take(0, Ok(content)),
-            Err(Problem::Entry(unread)) => take(0, Err(unread)),
-            Err(Problem::Program(error)) => {
+            Err(DecryptError::Entry(unread)) => take(0, Err(unread)),
+            Err(DecryptError::Program(error)) => {
                 let hint = match error {
                     ChildError::Missing => "install GnuPG (Debian: `apt install gnupg`)",
                     _ => LOCKED,
                 };
-                let what = format!("{error}, at \"{}\"", shown(&first.whole()));
+                let what = format!("{error}, at \"{}\"", shown(&first.full_name()));
                 return Err(OpenError::Output { program: "gpg".to_owned(), what, hint: hint.to_owned() });
             }
         }
@@ -77,10 +78,12 @@ impl Store for Pass<'_> {
                         rest.get(index).map(|entry| (index, entry))
                     } {
                         let content = decrypt(tree, entry, surroundings).map_err(|problem| match problem {
-                            Problem::Entry(unread) => unread,
-                            Problem::Program(error) => Unread { what: format!("gpg {error}"), hint: LOCKED.to_owned() },
+                            DecryptError::Entry(unread) => unread,
+                            DecryptError::Program(error) => {
+                                Unread { what: format!("gpg {error}"), hint: LOCKED.to_owned() }
+                            }
                         });
-                        // The receiver is there until all senders are gone.
+                        // The receiver exists until all senders are dropped.
                         let _ = sender.send((index, content));
                     }
                 });
@@ -94,26 +97,30 @@ impl Store for Pass<'_> {
     }
 }
 
-/// Why an entry cannot be decrypted.
-enum Problem {
-    /// Something about its file.
+/// The reason why an entry cannot be decrypted.
+enum DecryptError {
+    /// Its file cannot be read.
     Entry(Unread),
     /// gpg fails.
     Program(ChildError),
 }
 
-/// What one entry holds. gpg gets the file's content, and no path: it reads what was opened in the store.
-fn decrypt(tree: &Tree, entry: &Found, surroundings: &Surroundings<'_>) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let input = tree.content(entry).map_err(Problem::Entry)?;
+/// Decrypts one entry. gpg reads its content on standard input, not by path: the file that was opened inside the store.
+fn decrypt(
+    tree: &Tree,
+    entry: &StoreEntry,
+    surroundings: &Surroundings<'_>,
+) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    let input = tree.content(entry).map_err(DecryptError::Entry)?;
     if input.is_empty() {
-        return Err(Problem::Entry(Unread { what: "its file is empty".to_owned(), hint: String::new() }));
+        return Err(DecryptError::Entry(Unread { what: "its file is empty".to_owned(), hint: String::new() }));
     }
     let argv = ["gpg", "--batch", "--quiet", "--decrypt"].map(OsStr::new);
     let program = Program { argv: &argv, variables: &[], input: &input, timeout: TIMEOUT, limit: MAX_ENTRY };
-    program.run(surroundings).map_err(Problem::Program)
+    program.run(surroundings).map_err(DecryptError::Program)
 }
 
-/// `$PASSWORD_STORE_DIR`, or `~/.password-store`.
+/// `$PASSWORD_STORE_DIR`, otherwise `~/.password-store`.
 pub(super) fn default_root() -> Result<PathBuf, OpenError> {
     match std::env::var_os("PASSWORD_STORE_DIR").filter(|path| !path.is_empty()) {
         Some(path) => Ok(path.into()),
@@ -121,10 +128,10 @@ pub(super) fn default_root() -> Result<PathBuf, OpenError> {
     }
 }
 
-/// The user's home.
+/// The user's home directory.
 ///
 /// # Errors
-/// It is not known.
+/// It is unknown.
 pub(super) fn home() -> Result<PathBuf, OpenError> {
     std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
         OpenError::refused(

@@ -1,30 +1,30 @@
-//! Stores of passage: files of age. Its identities are opened once.
+//! Stores of passage: age files, with identities that are opened once.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::pass::home;
 use super::text::Flavour;
-use super::tree::{Found, Tree};
+use super::tree::{StoreEntry, Tree};
 use super::{MAX_ENTRY, Store, Take, Unread};
 use crate::input::context::Context;
 use crate::input::{age, read};
 use crate::{OpenError, PasswordSpec};
 
-/// A store.
+/// A store of passage.
 pub(super) struct Passage<'m> {
     pub source: &'m str,
     pub context: &'m Context<'m>,
-    /// Without one, the one that passage itself takes.
+    /// `None`: passage's own.
     pub path: Option<&'m Path>,
-    /// A file of identities; without one, passage's own.
+    /// A file of identities. `None`: passage's own.
     pub identity: Option<&'m Path>,
-    /// What opens the identities; without any, what opens the entries.
+    /// The password of the identities; if there are none, of the entries.
     pub password: Option<&'m PasswordSpec>,
 }
 
 impl Passage<'_> {
-    /// The file of identities; `None` when the password opens the entries.
+    /// The file of identities; `None` if the password opens the entries.
     fn identity(&self) -> Result<Option<PathBuf>, OpenError> {
         if let Some(path) = self.identity {
             return Ok(Some(path.to_owned()));
@@ -54,7 +54,7 @@ impl Store for Passage<'_> {
         Flavour::Lines
     }
 
-    fn decrypt(&self, tree: &Tree, entries: &[&Found], take: &mut Take<'_>) -> Result<(), OpenError> {
+    fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Store for Passage<'_> {
     }
 }
 
-fn open(tree: &Tree, entry: &Found, key: age::Key<'_>) -> Result<zeroize::Zeroizing<Vec<u8>>, Unread> {
+fn open(tree: &Tree, entry: &StoreEntry, key: age::Key<'_>) -> Result<zeroize::Zeroizing<Vec<u8>>, Unread> {
     let file: Box<dyn Read> = Box::new(tree.open(entry)?);
     let plain = age::decrypt_with(file, key).map_err(|failure| {
         let (what, hint) = failure.words();

@@ -1,4 +1,4 @@
-//! What an entry of a store holds: the password in the first line, then `key: value` lines, free text, and for gopass YAML
+//! Parses a decrypted entry: the password in the first line, then `key: value` lines, free text, and for gopass YAML
 //! after a line `---`.
 
 use zeroize::Zeroizing;
@@ -7,12 +7,12 @@ use crate::DataFormat;
 use crate::items::document::Document;
 use crate::items::item::{Field, Value};
 
-/// The most `key: value` lines that are fields.
+/// Maximum number of `key: value` lines that become fields.
 const MOST: usize = 10_000;
-/// The longest key, in bytes.
+/// Maximum length of a key, in bytes.
 const LONGEST_KEY: usize = 200;
 
-/// How an entry is written.
+/// The format of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flavour {
     /// pass, passage.
@@ -21,11 +21,10 @@ pub(super) enum Flavour {
     Yaml,
 }
 
-/// The fields of an entry. `wanted` is the field that is asked for: YAML that cannot be read matters only if it could be
-/// there.
+/// The fields of an entry. `wanted` is the wanted field: malformed YAML is an error only if that field could be in it.
 ///
 /// # Errors
-/// What is wrong, in words, and what to do.
+/// A message and a hint.
 pub(super) fn fields(
     content: &[u8],
     flavour: Flavour,
@@ -85,7 +84,7 @@ fn add_once(fields: &mut Vec<Field>, name: &str, bytes: &[u8]) {
     }
 }
 
-/// Takes a key and its value: as a field of that name, and as the one that all password managers have, if it is that.
+/// Adds a key and its value as a custom field, and as a built-in one if the key is the name of one.
 fn take(fields: &mut Vec<Field>, custom: &mut Vec<Field>, key: &str, value: &[u8]) {
     match key.to_ascii_lowercase().as_str() {
         "login" | "user" | "username" => add_once(fields, "username", value),
@@ -93,13 +92,13 @@ fn take(fields: &mut Vec<Field>, custom: &mut Vec<Field>, key: &str, value: &[u8
         "otp" | "totp" => add_once(fields, "totp", value),
         _ => {}
     }
-    // A line cannot hide what is the entry's own; the first of its name is that.
+    // The first built-in field of a name is used, so a line cannot replace the entry's password.
     if !fields.iter().any(|field| field.name == key) {
         custom.push(Field::custom(key, Value::Bytes(Zeroizing::new(value.to_vec()))));
     }
 }
 
-/// `key: value`, without the blanks around the key and before the value. `https://…` is no pair.
+/// Parses `key: value`, trimming blanks around the key and before the value. `https://…` is not a pair.
 fn pair(line: &[u8]) -> Option<(&str, &[u8])> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let (key, value) = line.split_at(colon);
@@ -112,7 +111,7 @@ fn pair(line: &[u8]) -> Option<(&str, &[u8])> {
     Some((key, value.get(start..)?))
 }
 
-/// What stands before a line `---`, and the YAML after it.
+/// The text before a line `---`, and the YAML after it.
 fn split_yaml(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut at = 0_usize;
     for line in rest.split_inclusive(|&byte| byte == b'\n') {
@@ -129,7 +128,7 @@ fn split_yaml(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
 mod tests {
     use super::*;
 
-    fn told(content: &str, flavour: Flavour, wanted: &str) -> Result<Vec<(String, String)>, String> {
+    fn error_text(content: &str, flavour: Flavour, wanted: &str) -> Result<Vec<(String, String)>, String> {
         let fields = fields(content.as_bytes(), flavour, Some(wanted)).map_err(|(what, _)| what)?;
         let text = |value| match value {
             Value::Bytes(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
@@ -152,11 +151,13 @@ mod tests {
                     ("password", "pw"),
                     (
                         "notes",
-                        "login: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: you\n",
+                        "login: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: \
+                        you\n",
                     ),
                     (
                         "content",
-                        "pw\nlogin: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: you\n",
+                        "pw\nlogin: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\n\
+                        user: you\n",
                     ),
                     ("username", "me"),
                     ("uri", "https://x/"),
@@ -183,7 +184,7 @@ mod tests {
             ),
         ] {
             let want = want.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            assert_eq!(told(content, flavour, "x"), Ok(want), "{content:?}");
+            assert_eq!(error_text(content, flavour, "x"), Ok(want), "{content:?}");
         }
     }
 
@@ -191,13 +192,15 @@ mod tests {
     fn yaml_that_cannot_be_read_matters_only_to_who_needs_it() {
         let content = "pw\nkey: line\n---\na: [\n";
         assert_eq!(
-            told(content, Flavour::Yaml, "a").unwrap_err(),
+            error_text(content, Flavour::Yaml, "a").unwrap_err(),
             "its YAML, after `---`: line 1, column 4: this is not YAML"
         );
         for field in ["password", "notes", "key"] {
-            assert!(told(content, Flavour::Yaml, field).is_ok(), "{field}");
+            assert!(error_text(content, Flavour::Yaml, field).is_ok(), "{field}");
         }
-        assert!(told(content, Flavour::Lines, "a").is_ok(), "pass has no YAML");
-        assert!(told("GOPASS-SECRET-1.0\nPassword: x\n", Flavour::Yaml, "password").unwrap_err().contains("given up"));
+        assert!(error_text(content, Flavour::Lines, "a").is_ok(), "pass has no YAML");
+        assert!(
+            error_text("GOPASS-SECRET-1.0\nPassword: x\n", Flavour::Yaml, "password").unwrap_err().contains("given up")
+        );
     }
 }

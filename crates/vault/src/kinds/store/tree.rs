@@ -1,4 +1,4 @@
-//! The entries of a store, by name. Symbolic links in it are not followed, so nothing outside of it is read.
+//! The entries of a store, by name. Symbolic links in a store are not followed, so nothing outside it is read.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -16,34 +16,34 @@ use crate::items::item::{Answer, Entry, Field, Sink, Value};
 use crate::items::search::Search;
 use crate::{Listed, LookupError, OpenError, Reference};
 
-/// The most entries and directories of a store.
+/// Maximum number of entries, and of directories, of a store.
 const MOST: usize = 1_000_000;
-/// The deepest nesting of directories.
+/// Maximum nesting depth of directories.
 const MAX_DEPTH: usize = 64;
 
 /// A store's directory.
 pub(super) struct Tree {
-    /// Canonical.
+    /// Canonical path.
     root: PathBuf,
     directory: OwnedFd,
     /// All entries.
-    pub entries: Vec<Found>,
-    /// Entries that are symbolic links, by their whole name.
+    pub entries: Vec<StoreEntry>,
+    /// Names (with folder) of entries that are symbolic links.
     links: HashSet<String>,
 }
 
-/// An entry, unopened.
-pub(super) struct Found {
-    /// Below the root, with its suffix.
+/// An entry, not decrypted.
+pub(super) struct StoreEntry {
+    /// Path below the root, with the suffix.
     pub path: PathBuf,
-    /// The names of the directories that it is in, joined by `/`; empty at the top.
+    /// The names of its directories, joined by `/`; empty at the top.
     folder: String,
     name: String,
 }
 
-impl Found {
-    /// Folder and name.
-    pub(super) fn whole(&self) -> String {
+impl StoreEntry {
+    /// Folder and name, joined by `/`.
+    pub(super) fn full_name(&self) -> String {
         join(&self.folder, &self.name)
     }
 }
@@ -53,11 +53,11 @@ fn join(folder: &str, name: &str) -> String {
 }
 
 impl Tree {
-    /// Reads the names of all entries below `root`: the files whose names end in `suffix`. Names that begin with a dot belong
-    /// to the store's program.
+    /// Reads the names of all entries below `root`: files whose names end in `suffix`. Names with a leading dot belong
+    /// to the store's program and are skipped.
     ///
     /// # Errors
-    /// There is no such directory, it cannot be read, or it is too large.
+    /// The directory does not exist, cannot be read, or is too large.
     pub(super) fn read(root: &Path, suffix: &str) -> Result<Self, OpenError> {
         let failed = |path: &Path, error: std::io::Error| OpenError::Read {
             path: path.to_owned(),
@@ -85,7 +85,7 @@ impl Tree {
             for entry in fs::read_dir(&here).map_err(|error| failed(&here, error))? {
                 let entry = entry.map_err(|error| failed(&here, error))?;
                 let file_name = entry.file_name();
-                // A name that is not UTF-8 cannot stand in a manifest.
+                // A manifest cannot name a file that is not UTF-8.
                 let Some(file) = file_name.to_str().filter(|name| !name.starts_with('.')) else { continue };
                 seen = seen.saturating_add(1);
                 if seen > MOST {
@@ -101,7 +101,7 @@ impl Tree {
                     open.push((path, join(&folder, file), depth.saturating_add(1)));
                 } else if let Some(name) = file.strip_suffix(suffix).filter(|name| !name.is_empty()) {
                     match kind.is_file() {
-                        true => tree.entries.push(Found { path, folder: folder.clone(), name: name.to_owned() }),
+                        true => tree.entries.push(StoreEntry { path, folder: folder.clone(), name: name.to_owned() }),
                         false => drop(tree.links.insert(join(&folder, name))),
                     }
                 }
@@ -111,7 +111,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The index of the entry that each reference means: by its whole name, or by its own name if there is one such entry.
+    /// The index of the entry that each reference names: by folder and name, or by the name alone if it is unique.
     pub(super) fn find(&self, wanted: &[&Reference]) -> Vec<Result<usize, LookupError>> {
         let plain: Vec<Reference> = wanted.iter().map(|own| Reference { field: None, ..(**own).clone() }).collect();
         let plain: Vec<&Reference> = plain.iter().collect();
@@ -119,7 +119,7 @@ impl Tree {
         let mut whole = HashMap::new();
         let mut result = Ok(());
         for (index, found) in self.entries.iter().enumerate() {
-            whole.insert(found.whole(), index);
+            whole.insert(found.full_name(), index);
             result = result.and_then(|()| {
                 if !found.folder.is_empty() {
                     search.folder(&found.folder, &found.folder)?;
@@ -147,17 +147,17 @@ impl Tree {
         wanted.iter().zip(answers).map(answer).collect()
     }
 
-    /// All entries by name, without their fields.
+    /// All entries by name, without fields.
     pub(super) fn list(&self) -> Vec<Listed> {
-        let listed = |found: &Found| Listed {
+        let listed = |found: &StoreEntry| Listed {
             folders: if found.folder.is_empty() { Vec::new() } else { vec![shown(&found.folder)] },
             ..Listed::without_fields(shown(&found.name))
         };
         self.entries.iter().map(listed).collect()
     }
 
-    /// Opens an entry's file, which lies in the store whatever has happened since its name was read.
-    pub(super) fn open(&self, found: &Found) -> Result<File, Unread> {
+    /// Opens an entry's file, which is inside the store even if the directory has changed since its name was read.
+    pub(super) fn open(&self, found: &StoreEntry) -> Result<File, Unread> {
         let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).resolve(
             ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
@@ -168,15 +168,15 @@ impl Tree {
     }
 
     /// The encrypted content of an entry's file.
-    pub(super) fn content(&self, found: &Found) -> Result<Zeroizing<Vec<u8>>, Unread> {
+    pub(super) fn content(&self, found: &StoreEntry) -> Result<Zeroizing<Vec<u8>>, Unread> {
         read::to_end(self.open(found)?, 0, MAX_ENTRY)
             .map_err(|problem| Unread { what: format!("its file: {problem}"), hint: String::new() })
     }
 }
 
-/// An entry for a search. Its value is where to find it.
+/// An entry for a [`Search`]. Its value is its index.
 struct Named<'t> {
-    found: &'t Found,
+    found: &'t StoreEntry,
     index: usize,
 }
 

@@ -1,0 +1,45 @@
+//! The e2fsck commands for the file system in an image, instead of a hint that only names e2fsck.
+
+use deaddrop_core::error::{Remedy, StorageError};
+
+use crate::ext4::{DAMAGE_HINT, Ext4, FSCK_HINT, JournalState, UNCLEAN};
+use crate::table::Partition;
+
+/// If the hint is to run e2fsck: adds the commands for the image `name` and its partition. `e2fsck IMAGE?offset=N`
+/// needs no root, and is enough if no journal needs a replay: e2fsck 1.47 loses the offset after a replay. (Without -f
+/// it leaves names in the orphan file.)
+pub fn with_fsck_commands(
+    error: StorageError,
+    name: &str,
+    packed: bool,
+    partition: &Partition,
+    file_system: &Ext4,
+    device: bool,
+) -> StorageError {
+    let (what, command) = match error {
+        StorageError::Refused { what, hint } if hint.text() == Some(FSCK_HINT) => (what, "e2fsck -p -f"),
+        StorageError::Refused { what, hint } if hint.text() == Some(DAMAGE_HINT) => (what, "e2fsck -f"),
+        other => return other,
+    };
+    let (first, image) = match name.strip_suffix(".zst") {
+        Some(raw) if packed => ("decompress it (zstd -d), then", raw),
+        _ => ("first", name),
+    };
+    let (start, size) = (partition.start, partition.size);
+    let replays =
+        file_system.was_replayed() || matches!(file_system.summary().journal, JournalState::NeedsRecovery { .. });
+    let hint = match (start, replays) {
+        (0, _) => format!("{first} run `{command} '{image}'`"),
+        (_, false) => format!("{first} run `{command} '{image}?offset={start}'`"),
+        (_, true) => format!(
+            "{first} run, as root, `losetup -f --show -o {start} --sizelimit {size} '{image}'`, `{command}` on the \
+             device that it names, and `losetup -d` on that"
+        ),
+    };
+    // A device that says "not cleanly unmounted" may be half changed by an interrupted run with an undo file.
+    if device && what == UNCLEAN {
+        let otherwise = hint.strip_prefix("first ").unwrap_or(&hint).to_owned();
+        return StorageError::refused(what, Remedy::RollBackOr { device: name.to_owned(), otherwise });
+    }
+    StorageError::refused(what, hint)
+}

@@ -1,0 +1,204 @@
+//! Errors of one item.
+
+use std::path::PathBuf;
+
+use deaddrop_core::limits::{MAX_TOTAL, MAX_VALUE, MIB};
+
+use super::shown_path;
+use crate::input::read::ReadError;
+
+/// One of several items that match a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// `folder/name`, or the name of an item without a folder; safe for a terminal.
+    pub label: String,
+    /// Its id; empty if the source has none.
+    pub id: String,
+    /// The day of its last change, `YYYY-MM-DD`, if known.
+    pub changed: Option<String>,
+}
+
+/// An item that a source cannot provide. `item` is always the manifest's text, safe for a terminal.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// No item has that id, name or folder/name.
+    #[error("no item \"{item}\"")]
+    NoItem {
+        /// The item.
+        item: String,
+        /// Similar names, best first.
+        near: Vec<String>,
+        /// For a dotenv file: lines that do not parse, which may be the missing item.
+        bad_lines: Vec<usize>,
+    },
+    /// Several items have that id, name or folder/name.
+    #[error("{} items are called \"{item}\"", count(found.len().saturating_add(*more)))]
+    Ambiguous {
+        /// The item.
+        item: String,
+        /// Some of them.
+        found: Vec<Match>,
+        /// The number of the others.
+        more: usize,
+    },
+    /// The item does not have the field.
+    #[error("item \"{item}\" has no {}; {}", field_name(field.as_deref()), fields_it_has(fields))]
+    NoField {
+        /// The item.
+        item: String,
+        /// The field; `None` for the password.
+        field: Option<String>,
+        /// The fields of the item.
+        fields: Vec<String>,
+    },
+    /// The item has several custom fields of that name.
+    #[error("item \"{item}\" has {count} custom fields called \"{field}\"")]
+    SameField {
+        /// The item.
+        item: String,
+        /// The field.
+        field: String,
+        /// Their number.
+        count: usize,
+    },
+    /// The field's value is not text; no password manager writes such a field.
+    #[error("field \"{field}\" of item \"{item}\" is not text")]
+    NotText {
+        /// The item.
+        item: String,
+        /// The field.
+        field: String,
+    },
+    /// The field is a link to a field other than the login's username or password.
+    #[error("field \"{field}\" of item \"{item}\" is linked to another field, and has no value of its own")]
+    Linked {
+        /// The item.
+        item: String,
+        /// The field.
+        field: String,
+    },
+    /// The reference has a `#field`, and the source has no fields.
+    #[error("`#{field}`: {kind} has no fields")]
+    NoFields {
+        /// The field.
+        field: String,
+        /// The kind of source, with its article.
+        kind: &'static str,
+        /// Item and field as one name, for a name that contains `#`.
+        whole: String,
+    },
+    /// An item that is not available, for a reason of its kind that does not name the item first.
+    #[error("{message}")]
+    Other {
+        /// The message, without a part of a value.
+        message: String,
+        /// The hint.
+        hint: Option<String>,
+    },
+    /// The last line of the key in a dotenv file has no `=`.
+    #[error("\"{item}\" has no value: its last line has no `=`")]
+    NoValue {
+        /// The key.
+        item: String,
+    },
+    /// The file cannot be read.
+    #[error("{}: {problem}", shown_path(path))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        problem: ReadError,
+    },
+    /// The value is empty, and the secret does not have `allow_empty: true`.
+    #[error("\"{item}\" is empty")]
+    Empty {
+        /// The item, with its field.
+        item: String,
+    },
+    /// The item is not available, for a reason of its kind.
+    #[error("\"{item}\": {what}")]
+    Refused {
+        /// The item, with its field.
+        item: String,
+        /// The message, without a part of a value.
+        what: String,
+        /// The hint.
+        hint: Option<String>,
+    },
+    /// The value exceeds [`MAX_VALUE`].
+    #[error("the value of \"{item}\" is over {} MiB, the longest that is taken", MAX_VALUE / MIB)]
+    TooLong {
+        /// The item, with its field.
+        item: String,
+    },
+    /// With this value, all values exceed [`MAX_TOTAL`].
+    #[error("with \"{item}\", all values together are over {} MiB, the most that one run takes", MAX_TOTAL / MIB)]
+    TooMuch {
+        /// The item, with its field.
+        item: String,
+    },
+}
+
+impl LookupError {
+    /// The hint for the user, if there is one. `name` is the source's name.
+    pub(super) fn hint(&self, name: &str) -> Option<String> {
+        match self {
+            Self::NoItem { near, bad_lines, .. } => {
+                let lines: Vec<String> = bad_lines.iter().map(usize::to_string).collect();
+                match (near.as_slice(), lines.as_slice()) {
+                    ([], []) => None,
+                    ([], [line]) => Some(format!("line {line} of the file could not be understood")),
+                    ([], _) => Some(format!("lines {} of the file could not be understood", lines.join(", "))),
+                    (near, _) => {
+                        let near: Vec<String> = near.iter().map(|item| format!("`{name}:{item}`")).collect();
+                        Some(format!("did you mean {}?", near.join(" or ")))
+                    }
+                }
+            }
+            Self::Ambiguous { found, .. } => {
+                let is_unique = |one: &&Match| {
+                    one.label.contains('/') && found.iter().filter(|other| other.label == one.label).count() == 1
+                };
+                let without_ids = found.iter().all(|one| one.id.is_empty());
+                Some(match found.iter().find(is_unique) {
+                    Some(one) if without_ids => format!("write `{name}:{}`", one.label),
+                    Some(one) => format!("write `{name}:{}`, or the id", one.label),
+                    None if without_ids => "rename one of them: this kind of source has no ids".to_owned(),
+                    None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
+                })
+            }
+            Self::NoField { item, fields, .. } => {
+                fields.first().map(|field| format!("name the field, as in `{name}:{item}#{field}`"))
+            }
+            Self::SameField { .. } => Some("rename one of them".to_owned()),
+            Self::NoFields { whole, .. } => Some(format!(
+                "leave it out; for a name that holds `#` write `from: {{ source: {name}, item: \"{whole}\" }}`"
+            )),
+            Self::File { problem, .. } => problem.hint(),
+            Self::Empty { .. } => Some("if that is meant, say `allow_empty: true`".to_owned()),
+            Self::Linked { .. } => Some("name the field that it is linked to".to_owned()),
+            Self::Other { hint, .. } | Self::Refused { hint, .. } => hint.clone().filter(|hint| !hint.is_empty()),
+            Self::TooMuch { .. } => Some("share the secrets out over several manifests".to_owned()),
+            Self::NotText { .. } | Self::NoValue { .. } | Self::TooLong { .. } => None,
+        }
+    }
+}
+
+/// "two items", "12 items".
+fn count(number: usize) -> String {
+    match number {
+        2 => "two".to_owned(),
+        3 => "three".to_owned(),
+        more => more.to_string(),
+    }
+}
+
+/// "password", or `field "pin"`.
+fn field_name(field: Option<&str>) -> String {
+    field.map_or_else(|| "password".to_owned(), |field| format!("field \"{field}\""))
+}
+
+/// The fields of an item, for a message.
+fn fields_it_has(fields: &[String]) -> String {
+    if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has: {}", fields.join(", ")) }
+}

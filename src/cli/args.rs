@@ -1,0 +1,164 @@
+//! The arguments that several commands share: manifest, target, ssh.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::backend::BackendArgs;
+use super::fleet::{self, Machines, Request};
+use crate::manifest::Manifest;
+use crate::report::Ui;
+use crate::report::rotate::RunKind;
+use crate::rotate;
+use crate::rotate::choose::Selection;
+use crate::rotate::schedule::Limits;
+use crate::run::message::{Exit, Failure};
+
+/// Selects the manifest and the host.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ManifestArgs {
+    /// The manifest
+    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    pub manifest: PathBuf,
+
+    /// The target's host in the manifest
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+
+    /// Only this secret (repeatable); the others are not changed, and their values are not read
+    #[arg(long, value_name = "SECRET")]
+    pub only: Vec<String>,
+}
+
+/// Selects the target.
+#[derive(Debug, clap::Args)]
+pub struct TargetArgs {
+    /// An image, a block device, or a directory with a root file system
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Selects the root file system of an image, and the back end.
+#[derive(Debug, clap::Args)]
+pub struct PlaceArgs {
+    /// The root partition, by number or label, instead of the one chosen automatically
+    #[arg(long, value_name = "N|LABEL")]
+    pub root_partition: Option<String>,
+
+    #[command(flatten)]
+    pub backend: BackendArgs,
+}
+
+/// Selects what `plan` and `verify` survey: one target, or all hosts.
+#[derive(Debug, clap::Args)]
+pub struct SurveyArgs {
+    /// An image, a block device, a directory with a root file system, or @HOST for a running node of the manifest
+    #[arg(value_name = "TARGET", required_unless_present = "all", conflicts_with = "all")]
+    target: Option<PathBuf>,
+
+    /// All running hosts of the manifest
+    #[arg(long, conflicts_with_all = ["host", "root_partition"])]
+    all: bool,
+
+    #[command(flatten)]
+    ssh: SshArgs,
+
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+impl SurveyArgs {
+    /// The target; `None` for all hosts.
+    #[must_use]
+    pub fn target(&self) -> Option<Target<'_>> {
+        self.target.as_deref().map(|path| Target { path, place: &self.place, ssh: Some(&self.ssh), forget_list: false })
+    }
+
+    /// Surveys all hosts. With `tells`, a host that differs is exit code 3.
+    ///
+    /// # Errors
+    /// As [`fleet::run`].
+    pub fn run_all(&self, ui: &Ui, manifest: &ManifestArgs, kind: RunKind, tells: bool) -> Result<Exit, Failure> {
+        fleet::run(
+            ui,
+            &Request {
+                manifest: &manifest.manifest,
+                only: &manifest.only,
+                hosts: Machines::Nodes(Selection { named: &[], all: true }),
+                shard: None,
+                serial: &[],
+                limits: Limits::default(),
+                ssh: &self.ssh,
+                rollback: true,
+                forget_list: false,
+                kind,
+                exit_on_difference: tells,
+            },
+        )
+    }
+}
+
+/// One target, and how to open it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// As on the command line.
+    pub path: &'a Path,
+    /// Partition and back end, for an image.
+    pub place: &'a PlaceArgs,
+    /// How ssh reaches a node; `None` for a command that does not accept one.
+    pub ssh: Option<&'a SshArgs>,
+    /// Abandon the entries of an interrupted rotate whose directories are missing.
+    pub forget_list: bool,
+}
+
+impl Target<'_> {
+    /// True for `@HOST`.
+    #[must_use]
+    pub fn is_node(&self) -> bool {
+        self.path.display().to_string().starts_with('@')
+    }
+}
+
+impl TargetArgs {
+    /// The target, for a command that does not accept a node.
+    #[must_use]
+    pub fn target(&self) -> Target<'_> {
+        Target { path: &self.target, place: &self.place, ssh: None, forget_list: false }
+    }
+}
+
+/// How ssh reaches the hosts.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SshArgs {
+    /// ssh configuration file, instead of ~/.ssh/config
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+
+    /// An option for ssh's -o, such as ProxyJump=gate (repeatable)
+    #[arg(long, value_name = "OPTION")]
+    pub ssh_option: Vec<String>,
+
+    /// Seconds to wait for a host's answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+
+    /// Number of hosts at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub parallel: u16,
+}
+
+impl SshArgs {
+    /// The settings of a run on nodes, as far as these arguments and the manifest set them.
+    #[must_use]
+    pub fn options(&self, manifest: &Manifest) -> rotate::Options {
+        rotate::Options {
+            ssh_config: self.ssh_config.clone(),
+            ssh_options: self.ssh_option.clone(),
+            contact_timeout: Duration::from_secs(self.timeout),
+            hidden: deaddrop_vault::hidden_variables(&manifest.vaults()),
+            ..rotate::Options::default()
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A run over hosts: shared by `rotate`, and by `plan` and `verify` with `--all`.
+//!
+//! Every local error (the manifest, a host's name, a value) is found before any host is contacted. Values are read
+//! once, for all hosts together.
+
+mod drive;
+mod hosts;
+
+use std::path::Path;
+use std::time::Instant;
+
+use deaddrop_core::sys::SignalsWait;
+
+use super::args::{ManifestArgs, SshArgs};
+use super::select;
+use crate::manifest::Manifest;
+use crate::report::Ui;
+use crate::report::rotate::{self as report, HostCounts, RunKind};
+use crate::rotate::choose::Selection;
+use crate::rotate::schedule::Limits;
+use crate::rotate::shard::ShardArgument;
+use crate::run::message::{Exit, Failure};
+use crate::run::part::{self, Values};
+
+/// One run over hosts, as the command line requests it.
+pub struct Request<'a> {
+    /// The manifest's file.
+    pub manifest: &'a Path,
+    /// Only these secrets; all if empty.
+    pub only: &'a [String],
+    /// The hosts.
+    pub hosts: Machines<'a>,
+    /// The part of the hosts that this worker runs.
+    pub shard: Option<ShardArgument>,
+    /// Tags whose hosts run one at a time, in addition to those of the manifest.
+    pub serial: &'a [String],
+    /// Order and limits. [`run`] sets `parallel` and `serial`.
+    pub limits: Limits,
+    /// How ssh reaches them.
+    pub ssh: &'a SshArgs,
+    /// Restore the old files if units fail with the new ones.
+    pub rollback: bool,
+    /// Abandon the entries of an interrupted run whose directories are missing.
+    pub forget_list: bool,
+    /// The command.
+    pub kind: RunKind,
+    /// Exit with 3 if a host differs, in a run that writes nothing.
+    pub exit_on_difference: bool,
+}
+
+/// The hosts of a run.
+#[derive(Debug, Clone, Copy)]
+pub enum Machines<'a> {
+    /// Nodes, over SSH.
+    Nodes(Selection<'a>),
+    /// This machine, and its name in the manifest.
+    Local(Option<&'a str>),
+}
+
+/// Runs it on all hosts, and prints the result.
+///
+/// # Errors
+/// Exit 2 for the manifest and the command line, exit 1 for values. No host was contacted then.
+pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let manifest = load(request)?;
+    let mut limits = request.limits.clone();
+    limits.parallel = usize::from(request.ssh.parallel);
+    let parts = match request.hosts {
+        Machines::Local(name) => vec![hosts::local(&manifest, name, request.only)?],
+        Machines::Nodes(selection) => {
+            let chosen = hosts::nodes(&manifest, selection, request)?;
+            limits.serial = hosts::serial(&manifest, &chosen, request.serial)?;
+            hosts::secrets_of(&manifest, &chosen, request.only)?
+        }
+    };
+    if parts.is_empty() {
+        ui.print_json(|| report::object(&[], request.kind))?;
+        ui.info("nothing to do: none of the hosts is in this shard");
+        return Ok(Exit::Done);
+    }
+    let values = Values::read(&manifest, &parts)?;
+    part::check_that_values_fit(&manifest, &parts, &values)?;
+
+    // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
+    let waits = (!request.kind.is_dry()).then(SignalsWait::new);
+    let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
+    let sum = HostCounts::of(&rows);
+    ui.print_json_when_done(|| report::object(&rows, request.kind));
+    let mut warnings: Vec<String> = report::warnings(&rows);
+    let secrets = hosts::union(&manifest, &parts);
+    let ours = select::manifest_warnings(&manifest, &secrets);
+    warnings.extend(ours.iter().map(crate::report::plan::warning_lines));
+    warnings.iter().for_each(|warning| ui.info(warning));
+    ui.info(&sum.line(request.kind, started.elapsed()));
+    report::hints(&rows, request.kind).iter().for_each(|hint| ui.info(hint));
+    let exit = exit(&sum, request);
+    if let (Some(waits), Exit::Done | Exit::SomeDone) = (waits, exit) {
+        waits.committed();
+    }
+    Ok(exit)
+}
+
+/// 0: all hosts are as declared. 4: at least one host was changed, and not all succeeded. 1: no host was changed, and
+/// not all succeeded.
+fn exit(sum: &HostCounts, request: &Request<'_>) -> Exit {
+    match request.kind {
+        // A known difference is reported even if other hosts could not be surveyed.
+        RunKind::Plan | RunKind::Verify if sum.done > 0 && request.exit_on_difference => Exit::Differences,
+        _ if sum.is_good() => Exit::Done,
+        RunKind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
+        _ => Exit::Refused,
+    }
+}
+
+fn load(request: &Request<'_>) -> Result<Manifest, Failure> {
+    let args = ManifestArgs { manifest: request.manifest.to_owned(), host: None, only: request.only.to_vec() };
+    let manifest = select::load(&args)?;
+    manifest.named(request.only).map_err(|error| select::wrong_selection(&error))?;
+    Ok(manifest)
+}

@@ -1,0 +1,213 @@
+//! The flow that plan, inject and verify share: manifest, values and survey to a plan.
+
+use std::time::{Duration, SystemTime};
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::tree::TreeChange;
+use deaddrop_image::output::Destination;
+use deaddrop_image::progress::Watch;
+
+use super::args::{ManifestArgs, SshArgs, Target};
+use super::failure;
+use super::select::{load, manifest_warnings, select, select_of_node};
+use crate::manifest::Manifest;
+use crate::place::directory::DirectoryPlace;
+use crate::place::{Change, Place, Wanted};
+use crate::report::Ui;
+use crate::report::public::KnownAs;
+use crate::rotate::{self, Node};
+use crate::run::desired;
+use crate::run::make::{self, PublicPart};
+use crate::run::message::{Failure, Message};
+use crate::run::part::{self, HostPart, Values};
+use crate::run::plan::{Plan, Refused};
+use crate::run::prepare::{self, Unprepared};
+
+/// An open place, and its plan.
+pub struct Prepared<'w> {
+    /// Already surveyed.
+    pub place: Opened<'w>,
+    /// The changes.
+    pub plan: Plan,
+    /// The public parts of the generated keys of this run.
+    pub public_parts: Vec<PublicPart>,
+    /// The names by which SSH clients know the host.
+    pub known_as: KnownAs,
+}
+
+/// An open place.
+pub enum Opened<'w> {
+    /// An image or a directory.
+    Files(Box<dyn Change + 'w>),
+    /// A running node. It can only be surveyed here: `rotate` changes nodes.
+    Node(Box<Node<'w>>),
+}
+
+impl<'w> Opened<'w> {
+    /// The place, to survey it.
+    pub fn place(&mut self) -> &mut (dyn Place + 'w) {
+        match self {
+            Self::Files(place) => &mut **place,
+            Self::Node(node) => &mut **node,
+        }
+    }
+
+    /// The place, to change it.
+    ///
+    /// # Errors
+    /// Exit 2 for a running node, called `name`.
+    pub fn change(&mut self, name: &str) -> Result<&mut (dyn Change + 'w), Failure> {
+        match self {
+            Self::Files(place) => Ok(&mut **place),
+            Self::Node(_) => Err(failure::only_rotate(name)),
+        }
+    }
+}
+
+/// Connects to a running node, to survey it.
+fn open_node<'w>(
+    manifest: &Manifest,
+    target: Target<'_>,
+    ssh: &SshArgs,
+    part: &HostPart<'_>,
+    values: &Values,
+) -> Result<Node<'w>, Failure> {
+    let name = part.name;
+    let only_for_images = |option: &str| {
+        let message = format!("{option} is for images, and `@{name}` is a running node");
+        Failure::usage(Message::new(message).hint("leave it out"))
+    };
+    if target.place.root_partition.is_some() {
+        return Err(only_for_images("--root-partition"));
+    }
+    target.place.backend.refuse_for_a_directory().map_err(only_for_images)?;
+    let refused = |message: Message| Failure::refused(vec![message]);
+    let password = part.become_password(values).map_err(|why| refused(Message::new(format!("@{name}: {why}"))))?;
+    let options = rotate::Options { interactive: rotate::has_terminal(), ..ssh.options(manifest) };
+    rotate::enter(name, part.host, password, &options, &|| {})
+        .map_err(|error| refused(Message::new(format!("@{name}: {error}")).hint(error.hint())))
+}
+
+/// Runs the flow up to the plan.
+///
+/// # Errors
+/// Exit 2 for the manifest and the host, exit 1 for the rest. Nothing was written.
+pub fn prepare<'w>(
+    ui: &Ui,
+    target: Target<'_>,
+    manifest: &ManifestArgs,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Prepared<'w>, Failure> {
+    let name = target.path.display().to_string();
+    let loaded = load(manifest)?;
+    let node = name.strip_prefix('@');
+    let secrets = match node {
+        Some(host) => select_of_node(&loaded, manifest, host)?,
+        None => select(&loaded, manifest)?,
+    };
+    let host = node.or(manifest.host.as_deref());
+    let part = HostPart {
+        name: host.unwrap_or(&name),
+        host: node.and_then(|node| loaded.hosts.get(node)),
+        as_host: host,
+        secrets,
+    };
+    let values = Values::read(&loaded, std::slice::from_ref(&part))?;
+    let files = part.files(&loaded, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
+
+    let mut opened = match (node, target.ssh) {
+        (Some(_), Some(ssh)) => Opened::Node(Box::new(open_node(&loaded, target, ssh, &part, &values)?)),
+        (Some(_), None) => return Err(failure::only_rotate(&name)),
+        (None, _) => {
+            let opened = open(ui, target, destination, watch).map_err(|error| failure::failed(&name, &error.into()))?;
+            Opened::Files(opened)
+        }
+    };
+    let survey = |wanted: &[Wanted]| {
+        let survey = opened.place().survey(wanted)?;
+        match &survey.interrupted {
+            Some(interrupted) if !target.forget_list => interrupted.refuse_missing()?,
+            None if target.forget_list => ui.info("--forget-list: no rotate that was cut off has left a list there"),
+            _ => {}
+        }
+        Ok(survey)
+    };
+    let prepared = prepare::prepare(files, host, desired::wanted, survey);
+    let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
+        Unprepared::Survey(error) => failure::failed(&name, &error),
+        Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
+        Unprepared::Refused(refused) => {
+            let message =
+                |refused: &Refused| Message::new(format!("{name}: {refused}")).hint(refused.refusal.hint.as_str());
+            Failure::refused(refused.iter().map(message).collect())
+        }
+    })?;
+    let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
+    let mut warnings = manifest_warnings(&loaded, &part.secrets);
+    warnings.append(&mut plan.warnings);
+    warnings.extend(opened.place().warnings());
+    plan.warnings = warnings;
+    Ok(Prepared { place: opened, plan, public_parts, known_as })
+}
+
+fn open<'w>(
+    ui: &Ui,
+    target: Target<'_>,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Box<dyn Change + 'w>, StorageError> {
+    let path = target.path;
+    if !path.is_dir() {
+        return target.place.backend.open(ui, path, target.place.root_partition.as_deref(), destination, watch);
+    }
+    let only_for_images = |option: &str| {
+        Err(StorageError::refused(
+            format!("{option} is for images, and this is a directory"),
+            "leave it out: a directory is changed in place, all files or none",
+        ))
+    };
+    if let Err(option) = target.place.backend.refuse_for_a_directory() {
+        return only_for_images(option);
+    }
+    match destination {
+        _ if target.place.root_partition.is_some() => only_for_images("--root-partition"),
+        Some(Destination::File { .. }) => only_for_images("-o"),
+        Some(Destination::InPlace { keep_mode: true, .. }) => only_for_images("--keep-mode"),
+        Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),
+        Some(Destination::InPlace { undo: Some(_), .. }) => only_for_images("--undo"),
+        _ => {
+            if !["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
+                ui.info(&format!("{} has neither /etc nor /nix/store: is it a root?", path.display()));
+            }
+            Ok(Box::new(DirectoryPlace::open(path)?))
+        }
+    }
+}
+
+/// The changes of a plan; generates the new password hashes.
+///
+/// # Errors
+/// Exit 1 if the system has no randomness for a salt.
+pub fn tree_changes(plan: &Plan, target: &str) -> Result<Vec<TreeChange>, Failure> {
+    make::tree_changes(plan).map_err(|error| failure::nothing_changed(target, &error))
+}
+
+/// The time of all new files of a run: SOURCE_DATE_EPOCH if it is set, otherwise the current time. The specification
+/// (reproducible-builds.org/specs/source-date-epoch) requires that a malformed value is refused.
+///
+/// # Errors
+/// Exit 2 if it is not a valid time of a file.
+pub fn time_of_run() -> Result<SystemTime, Failure> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(SystemTime::now()) };
+    let seconds = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let seconds = seconds.and_then(|text| text.parse().ok()).filter(|seconds| *seconds <= LATEST);
+    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    time.ok_or_else(|| {
+        let hint = format!("set it to seconds since 1970, at most {LATEST}, or unset it");
+        Failure::usage(Message::new("SOURCE_DATE_EPOCH is not a time that a file can have").hint(hint))
+    })
+}
+
+/// The last second that an ext4 inode of 256 bytes can store (34 bits, from 1901 on): in the year 2446.
+const LATEST: u64 = (1 << 34) - (1 << 31) - 1;

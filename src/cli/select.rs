@@ -1,0 +1,59 @@
+//! Loads the manifest, and selects the secrets of a run.
+
+use deaddrop_core::warning::Warning;
+
+use super::args::ManifestArgs;
+use crate::manifest::{Manifest, SecretSpec, SelectError};
+use crate::run::message::{Failure, Message};
+
+/// Loads and checks the manifest.
+///
+/// # Errors
+/// Exit 2 with every error of the file.
+pub fn load(args: &ManifestArgs) -> Result<Manifest, Failure> {
+    Manifest::load(&args.manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
+}
+
+/// The secrets of the host that `--host` names, or those of them that `--only` names.
+///
+/// # Errors
+/// Exit 2 if the host or a secret is unknown, if a host must be named, or if a secret is not for this host.
+pub fn select<'a>(manifest: &'a Manifest, args: &ManifestArgs) -> Result<Vec<&'a SecretSpec>, Failure> {
+    manifest.select(args.host.as_deref(), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// The command line names a host or a secret that the manifest does not have.
+#[must_use]
+pub fn wrong_selection(error: &SelectError) -> Failure {
+    Failure::usage(Message::new(error.to_string()).hint(error.hint()))
+}
+
+/// The secrets of the host that `@HOST` names.
+///
+/// # Errors
+/// Exit 2, as [`select`]; also if `--host` names another host.
+pub fn select_of_node<'a>(
+    manifest: &'a Manifest,
+    args: &ManifestArgs,
+    node: &str,
+) -> Result<Vec<&'a SecretSpec>, Failure> {
+    if args.host.as_deref().is_some_and(|host| host != node) {
+        let message = format!("`@{node}` is a host itself: --host names another one");
+        return Err(Failure::usage(Message::new(message).hint("leave --host out")));
+    }
+    manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
+}
+
+/// The manifest's own warnings about these secrets.
+pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Warning> {
+    let ours = |name: &str| secrets.iter().any(|secret| secret.name == name);
+    let warnings = manifest.warnings.iter().filter(|warning| ours(&warning.secret));
+    warnings
+        .map(|warning| Warning {
+            code: warning.code,
+            secret: Some(warning.secret.clone()),
+            message: warning.message.clone(),
+            hint: warning.hint.clone(),
+        })
+        .collect()
+}

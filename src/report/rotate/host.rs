@@ -1,0 +1,152 @@
+//! The result of one host: its line for people, and its data for JSON.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use deaddrop_core::warning::Warning;
+use deaddrop_core::{near, text};
+use unicode_width::UnicodeWidthStr;
+
+use super::RunKind;
+use crate::report::{plan as report, wrap};
+use crate::rotate::{HostResult, HostStatus};
+use crate::run::message::Message;
+use crate::run::plan::{Action, Plan};
+use crate::run::style::{self, paint};
+
+/// The result of one host: what remains of a [`HostResult`] after its plan, which contains values, is dropped.
+pub struct HostReport {
+    /// Its name, safe for a terminal.
+    pub host: String,
+    /// Its result; in a run that writes nothing, [`HostStatus::Done`] means that it differs.
+    pub status: HostStatus,
+    /// The reason of a failure or of skipping it.
+    pub error: Option<Message>,
+    /// Its files were changed, and its result is failed or unknown.
+    pub changed_anything: bool,
+    /// Secret, path, action.
+    pub changes: Vec<(String, String, Action)>,
+    /// Warnings about its files.
+    pub warnings: Vec<Warning>,
+    /// Its result in one line, if it did not fail.
+    what: String,
+    /// The output of `-v`: one line per file.
+    pub files: String,
+    /// Duration of the run on this host.
+    pub seconds: f64,
+    /// Units that were restarted.
+    pub restarted: Vec<String>,
+}
+
+impl HostReport {
+    /// Takes over how `host` ended.
+    #[must_use]
+    pub fn new(host: &str, end: HostResult, kind: RunKind, verbose: u8) -> Self {
+        let what = what(&end, kind);
+        let (mut changes, mut warnings, mut files) = (Vec::new(), Vec::new(), String::new());
+        if let Some(plan) = end.plan {
+            files = match verbose {
+                0 => String::new(),
+                1 if kind == RunKind::Verify => report::differences(&plan),
+                1 => report::changed_lines(&plan),
+                _ => report::table(&plan),
+            };
+            let change = |change: crate::run::plan::Change| (change.secret, change.path, change.action);
+            changes = plan.changes.into_iter().map(change).collect();
+            warnings = plan.warnings;
+        }
+        Self {
+            host: text::shown_text(host).unwrap_or_default(),
+            status: end.status,
+            error: end.error,
+            changed_anything: end.changed_anything,
+            changes,
+            warnings,
+            what,
+            files,
+            seconds: end.seconds,
+            restarted: end.restarted,
+        }
+    }
+
+    /// The reason of a failure, without the host's name, which precedes it in the line.
+    pub(super) fn reason(&self, error: &Message) -> String {
+        let reason = error.reason();
+        reason.strip_prefix(&format!("{}: ", self.host)).map_or(reason.clone(), str::to_owned)
+    }
+
+    /// The host's line for people, and the lines below it. `names` is the width of the column of names. `width` is that
+    /// of the terminal; `None` keeps lines unbroken, so that a log can be searched.
+    #[must_use]
+    pub fn line(&self, names: usize, kind: RunKind, width: Option<usize>) -> String {
+        let pad = names.saturating_sub(self.host.width());
+        let indent = names.saturating_add(7);
+        let (sign, style) = match self.status {
+            HostStatus::Done if kind.is_dry() => ("~", style::CHANGE),
+            HostStatus::Done | HostStatus::Unchanged => ("✓", style::CREATE),
+            HostStatus::Skipped => ("-", style::QUIET),
+            _ => ("✗", style::ERROR),
+        };
+        let reason = self.error.as_ref().map_or_else(|| self.what.clone(), |error| self.reason(error));
+        let mut lines: Vec<String> = Vec::new();
+        for part in reason.lines() {
+            match width {
+                Some(width) => lines.extend(wrap::wrap(part, width.saturating_sub(indent))),
+                None => lines.push(part.to_owned()),
+            }
+        }
+        let mut lines = lines.into_iter();
+        let mut text =
+            format!("  {}{:pad$}   {} {}", self.host, "", paint(style, sign), lines.next().unwrap_or_default());
+        if self.status != HostStatus::Skipped {
+            let time = text::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+            let plain = anstream::adapter::strip_str(&text).to_string();
+            let gap = TIMES.saturating_sub(plain.width().saturating_add(time.width())).max(2);
+            let _ = write!(text, "{:gap$}{}", "", paint(style::QUIET, &time));
+        }
+        for line in lines {
+            let _ = write!(text, "\n{:indent$}{line}", "");
+        }
+        for line in self.files.lines() {
+            let _ = write!(text, "\n{:names$}     {line}", "");
+        }
+        text
+    }
+}
+
+/// The column in which durations end, if the text before them is short enough.
+const TIMES: usize = 80;
+
+/// Maximum width of the column of names; a longer name moves its own line.
+pub const WIDEST_NAME: usize = 32;
+
+fn what(end: &HostResult, kind: RunKind) -> String {
+    let plan = end.plan.as_ref();
+    let all = plan.map_or(0, |plan| plan.changes.len());
+    match (end.status, kind) {
+        (HostStatus::Unchanged, RunKind::Verify) => format!("{} as declared", report::secrets(all)),
+        (HostStatus::Unchanged, _) => "nothing to do".to_owned(),
+        (HostStatus::Done, RunKind::Verify) => {
+            let differing = plan.map_or(0, differing);
+            let are = if differing == 1 { "is" } else { "are" };
+            format!("{differing} of {} {are} not as declared", report::secrets(all))
+        }
+        (HostStatus::Done, RunKind::DryRun | RunKind::Plan) => plan.map_or_else(String::new, report::sum),
+        (HostStatus::Done, RunKind::Rotate) => {
+            let mut text = format!("{} changed", plan.map_or(0, differing));
+            if !end.restarted.is_empty() {
+                let _ = write!(text, ", {} restarted", near::list(end.restarted.iter().map(String::as_str)));
+            }
+            if let Some(time) = end.healthy_for {
+                let _ = write!(text, ", healthy for {} s", time.as_secs());
+            }
+            text
+        }
+        // Their error is shown instead.
+        _ => String::new(),
+    }
+}
+
+fn differing(plan: &Plan) -> usize {
+    plan.changes.iter().filter(|change| change.action != Action::Unchanged).count()
+}
