@@ -220,8 +220,10 @@ fn sigterm_does_not_wait_for_the_lock_of_another_run() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    // Not before the other one has the lock: else this run may be done first.
+    wait_until("the other run has the lock", || node.at("/srv/mark").exists());
     let start = Instant::now();
-    let ready = || node.at("/srv/mark").exists() && start.elapsed() > Duration::from_secs(3);
+    let ready = || start.elapsed() > Duration::from_secs(3);
     let output = terminated(&scratch, &["rotate", "--all"], ready);
     expect(&output, 4, "stopped by SIGTERM");
     let _ = other.kill();
