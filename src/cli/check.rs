@@ -6,7 +6,6 @@ use super::args::ManifestArgs;
 use super::select;
 use crate::manifest::{Manifest, SecretSpec};
 use crate::report::{Ui, json};
-use crate::run::desired::Unfit;
 use crate::run::message::{Exit, Failure};
 use crate::run::part::{self, HostPart, Values};
 use crate::run::plan;
@@ -36,26 +35,15 @@ impl Args {
     ) -> Result<(), Failure> {
         let parts = self.parts(manifest, secrets);
         let values = Values::read(manifest, &parts)?;
-        let mut unfit: Vec<Unfit> = Vec::new();
-        for part in parts {
-            match part.files(manifest, &values) {
-                Ok(files) => {
-                    for warning in files.iter().flat_map(plan::value_warnings) {
-                        // One warning for a value that several hosts share.
-                        let is_known =
-                            |known: &Warning| known.secret == warning.secret && known.message == warning.message;
-                        if !warnings.iter().any(is_known) {
-                            warnings.push(warning);
-                        }
-                    }
-                }
-                Err(errors) => {
-                    let new: Vec<Unfit> = errors.into_iter().filter(|error| !unfit.contains(error)).collect();
-                    unfit.extend(new);
+        part::check_that_values_fit(manifest, &parts, &values, |files| {
+            for warning in files.iter().flat_map(plan::value_warnings) {
+                // One warning for a value that several hosts share.
+                let is_known = |known: &Warning| known.secret == warning.secret && known.message == warning.message;
+                if !warnings.iter().any(is_known) {
+                    warnings.push(warning);
                 }
             }
-        }
-        if unfit.is_empty() { Ok(()) } else { Err(part::does_not_fit(&unfit)) }
+        })
     }
 
     /// The hosts to check for: the named one; without `--host`, once for what is the same on all hosts, and each host

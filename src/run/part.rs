@@ -122,12 +122,19 @@ fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
     }
 }
 
-/// Builds the files of each part once and drops them, so that every error is reported before any contact.
+/// Builds the files of each part once, passes them to `visit` and drops them, so that every error is reported before any
+/// contact.
 ///
 /// # Errors
 /// Exit 1 with every value that does not fit, each once.
-pub fn check_that_values_fit(manifest: &Manifest, parts: &[HostPart<'_>], values: &Values) -> Result<(), Failure> {
+pub fn check_that_values_fit(
+    manifest: &Manifest,
+    parts: &[HostPart<'_>],
+    values: &Values,
+    mut visit: impl FnMut(&[DesiredFile]),
+) -> Result<(), Failure> {
     let mut seen: HashSet<(Option<&str>, Vec<&str>)> = HashSet::new();
+    let mut reported: HashSet<String> = HashSet::new();
     let mut unfit: Vec<Unfit> = Vec::new();
     for part in parts {
         // Hosts with the same secrets have the same files, unless a secret names the host.
@@ -135,10 +142,9 @@ pub fn check_that_values_fit(manifest: &Manifest, parts: &[HostPart<'_>], values
         if !seen.insert((named, part.secrets.iter().map(|secret| secret.name.as_str()).collect())) {
             continue;
         }
-        for new in part.files(manifest, values).err().into_iter().flatten() {
-            if !unfit.contains(&new) {
-                unfit.push(new);
-            }
+        match part.files(manifest, values) {
+            Ok(files) => visit(&files),
+            Err(errors) => unfit.extend(errors.into_iter().filter(|error| reported.insert(error.to_string()))),
         }
     }
     if unfit.is_empty() { Ok(()) } else { Err(does_not_fit(&unfit)) }

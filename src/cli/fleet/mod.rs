@@ -80,7 +80,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let values = Values::read(&manifest, &parts)?;
-    part::check_that_values_fit(&manifest, &parts, &values)?;
+    part::check_that_values_fit(&manifest, &parts, &values, |_| {})?;
 
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
