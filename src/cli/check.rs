@@ -67,7 +67,7 @@ impl Args {
 
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let manifest = select::load(&self.manifest)?;
+        let manifest = select::load(&self.manifest.manifest)?;
         // Without a host every secret is checked: nothing is written, so the choice of a host does not matter.
         let secrets = match self.manifest.host {
             Some(_) => select::select(&manifest, &self.manifest)?,

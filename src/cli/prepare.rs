@@ -100,7 +100,7 @@ pub fn prepare<'w>(
     watch: Watch<'w>,
 ) -> Result<Prepared<'w>, Failure> {
     let name = target.path.display().to_string();
-    let loaded = load(manifest)?;
+    let loaded = load(&manifest.manifest)?;
     let node = name.strip_prefix('@');
     let secrets = match node {
         Some(host) => select_of_node(&loaded, manifest, host)?,

@@ -1,5 +1,7 @@
 //! Loads the manifest, and selects the secrets of a run.
 
+use std::path::Path;
+
 use deaddrop_core::warning::Warning;
 
 use super::args::ManifestArgs;
@@ -10,8 +12,8 @@ use crate::run::message::{Failure, Message};
 ///
 /// # Errors
 /// Exit 2 with every error of the file.
-pub fn load(args: &ManifestArgs) -> Result<Manifest, Failure> {
-    Manifest::load(&args.manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
+pub fn load(manifest: &Path) -> Result<Manifest, Failure> {
+    Manifest::load(manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
 }
 
 /// The secrets of the host that `--host` names, or those of them that `--only` names.
@@ -46,14 +48,6 @@ pub fn select_of_node<'a>(
 
 /// The manifest's own warnings about these secrets.
 pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Warning> {
-    let ours = |name: &str| secrets.iter().any(|secret| secret.name == name);
-    let warnings = manifest.warnings.iter().filter(|warning| ours(&warning.secret));
-    warnings
-        .map(|warning| Warning {
-            code: warning.code,
-            secret: Some(warning.secret.clone()),
-            message: warning.message.clone(),
-            hint: warning.hint.clone(),
-        })
-        .collect()
+    let is_ours = |warning: &&Warning| secrets.iter().any(|secret| warning.secret.as_ref() == Some(&secret.name));
+    manifest.warnings.iter().filter(is_ours).cloned().collect()
 }

@@ -44,7 +44,7 @@ impl Args {
 
 impl List {
     fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let manifest = select::load(&self.manifest)?;
+        let manifest = select::load(&self.manifest.manifest)?;
         if !manifest.has_source(&self.name) {
             return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
         }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use deaddrop_core::keys::{self, Entries, Entry, Field, NodeId, Refusal};
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::shown::quoted;
+use deaddrop_core::warning::Warning;
 
 use super::collide::{self, PlacedSecret};
 use super::decode::Context;
-use super::model::{DirectoryOwner, Host, Location, Manifest, Owner, SecretSpec, ValueSpec, Warning};
+use super::model::{DirectoryOwner, Host, Manifest, Owner, SecretSpec, ValueSpec};
 use super::overlap::{Population, TooManySteps};
 use super::problem::Mark;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
@@ -284,7 +285,7 @@ impl<'c, 't> Checker<'c, 't> {
         if !raw.generate.is_missing() {
             self.not_of_generate(&raw);
         }
-        let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name, key.location()));
+        let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name));
         let RawSecret { from, template, template_file, generate, absent, .. } = raw;
         let value = self.value_spec(ValueKeys { from, template, template_file, generate, absent }, key, &name);
         let expect = self.expect(raw.expect);
@@ -305,7 +306,7 @@ impl<'c, 't> Checker<'c, 't> {
             };
             if let Some(ValueSpec::Generate(generate)) = &value {
                 self.place_public_part(generate, &placed, *path_id);
-                self.warn_of_a_shared_token(&name, key, generate, &hosts.1);
+                self.warn_of_a_shared_token(&name, generate, &hosts.1);
             }
             self.placed.push(placed);
         }
@@ -352,7 +353,7 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     /// The path, checked for its form and for where it is, with its node.
-    fn path(&mut self, id: NodeId, path: &str, secret: &str, location: Location) -> Option<(TargetPath, NodeId)> {
+    fn path(&mut self, id: NodeId, path: &str, secret: &str) -> Option<(TargetPath, NodeId)> {
         if path.chars().any(|character| character.is_control() && character != '\0') {
             self.push(self.mark(id), "a path cannot hold a control character", None);
             return None;
@@ -369,13 +370,7 @@ impl<'c, 't> Checker<'c, 't> {
                 self.push(self.mark(id), format!("{}: {}", finding.code, finding.reason), Some(finding.instead));
                 return None;
             }
-            Some(finding) => self.warnings.push(Warning {
-                code: finding.code,
-                secret: secret.to_owned(),
-                message: finding.reason,
-                hint: finding.instead,
-                location,
-            }),
+            Some(finding) => self.warnings.push(finding.warning(secret)),
             None => {}
         }
         Some((path, id))

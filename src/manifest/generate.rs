@@ -3,14 +3,13 @@
 use deaddrop_core::keys::{Field, NodeId, refusal};
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::shown::quoted;
+use deaddrop_core::warning::Warning;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::check::{Checker, flag};
 use super::collide::PlacedSecret;
-use super::model::Warning;
 use super::overlap::Selector;
-use super::problem::Mark;
 use super::schema::RawSecret;
 use crate::derive::generate::{GenerateSpec, KeyKind, KeyPart, PUBLIC_SUFFIX, TokenSpec};
 
@@ -148,19 +147,13 @@ impl Checker<'_, '_> {
     }
 
     /// DD401: a token for several hosts is generated separately on each of them.
-    pub(super) fn warn_of_a_shared_token(
-        &mut self,
-        secret: &str,
-        key: Mark,
-        generate: &GenerateSpec,
-        selectors: &[Selector],
-    ) {
+    pub(super) fn warn_of_a_shared_token(&mut self, secret: &str, generate: &GenerateSpec, selectors: &[Selector]) {
         if generate.kind.kind() != KeyKind::Token || generate.per_host || !self.is_for_several_hosts(selectors) {
             return;
         }
         self.warnings.push(Warning {
             code: "DD401",
-            secret: secret.to_owned(),
+            secret: Some(secret.to_owned()),
             message: format!(
                 "{} is for several hosts, and each makes a token of its own: a generated token cannot be shared",
                 quoted(secret)
@@ -169,7 +162,6 @@ impl Checker<'_, '_> {
                 "for one that they share, put the output of `deaddrop generate token` into the vault, and name it with \
                    `from`; if each is to have its own, add `per_host: true`"
                     .to_owned(),
-            location: key.location(),
         });
     }
 

@@ -46,9 +46,7 @@ use schema::RawManifest;
 use tree::Tree;
 
 pub use excerpt::Excerpt;
-pub use model::{
-    DirectoryOwner, Host, HostSelector, Location, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec, Warning,
-};
+pub use model::{DirectoryOwner, Host, HostSelector, Location, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 pub use problem::{ManifestErrors, Problem};
 pub use rotation::{BecomePassword, Health, OnChange, SecretKind};
 pub use schema::json_schema;

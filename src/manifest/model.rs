@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::privilege::Become;
+use deaddrop_core::warning::Warning;
 use deaddrop_vault::{Reference, SourceSpec};
 
 use super::rotation::{BecomePassword, OnChange, SecretKind};
@@ -32,23 +33,8 @@ pub struct Manifest {
     pub hosts: BTreeMap<String, Host>,
     /// Tags whose hosts are rotated one at a time.
     pub serial: Vec<String>,
-    /// Warnings, in the file's order.
+    /// Warnings about secrets, in the file's order.
     pub warnings: Vec<Warning>,
-}
-
-/// A finding about a secret that does not stop the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// `NX003`, …
-    pub code: &'static str,
-    /// The secret's name.
-    pub secret: String,
-    /// The effect, and the reason.
-    pub message: String,
-    /// The hint.
-    pub hint: String,
-    /// The place of the secret's key in the manifest.
-    pub location: Location,
 }
 
 /// A place in the manifest.

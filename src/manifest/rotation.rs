@@ -72,18 +72,6 @@ pub struct OnChange {
     pub hides_output: bool,
 }
 
-impl OnChange {
-    /// True if a change needs no action.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.restart.is_empty()
-            && self.reload.is_empty()
-            && self.try_restart.is_empty()
-            && self.run_after.is_empty()
-            && self.health.is_none()
-    }
-}
-
 /// A program that succeeds if a node works with its new files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {

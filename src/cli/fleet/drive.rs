@@ -34,11 +34,10 @@ pub(super) fn drive(
     let threads = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
     // The user is there to answer ssh's questions.
     let attended = rotate::has_terminal();
-    let options = |interactive| Options {
+    let silent = Options {
         rollback: request.rollback,
         forget_list: request.forget_list,
         dry_run: request.kind.is_dry(),
-        interactive,
         ..request.ssh.options(manifest)
     };
     let runner = HostRunner {
@@ -46,8 +45,8 @@ pub(super) fn drive(
         parts,
         values,
         some_only: !request.only.is_empty(),
-        silent: options(false),
-        asking: options(true),
+        asking: Options { interactive: true, ..silent.clone() },
+        silent,
         turn: TerminalTurn::default(),
         hosts: &hosts,
     };

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use deaddrop_core::sys::SignalsWait;
 
-use super::args::{ManifestArgs, SshArgs};
+use super::args::SshArgs;
 use super::select;
 use crate::manifest::Manifest;
 use crate::report::Ui;
@@ -114,8 +114,7 @@ fn exit(sum: &HostCounts, request: &Request<'_>) -> Exit {
 }
 
 fn load(request: &Request<'_>) -> Result<Manifest, Failure> {
-    let args = ManifestArgs { manifest: request.manifest.to_owned(), host: None, only: request.only.to_vec() };
-    let manifest = select::load(&args)?;
+    let manifest = select::load(request.manifest)?;
     manifest.named(request.only).map_err(|error| select::wrong_selection(&error))?;
     Ok(manifest)
 }

@@ -45,7 +45,7 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
     assert!(manifest.hosts["node3"].ssh.is_none() && manifest.hosts["node3"].tags.is_empty());
 
     let [warning] = manifest.warnings.as_slice() else { panic!("{:?}", manifest.warnings) };
-    assert_eq!((warning.code, warning.secret.as_str(), warning.location.line), ("NX003", "public", 28));
+    assert_eq!((warning.code, warning.secret.as_deref(), public.location.line), ("NX003", Some("public"), 28));
 }
 
 #[test]

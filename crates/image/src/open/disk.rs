@@ -156,12 +156,6 @@ impl DiskImage {
         self.input.name()
     }
 
-    /// The path with all symbolic links resolved.
-    #[must_use]
-    pub fn real_path(&self) -> &Path {
-        &self.input.real
-    }
-
     /// The container format.
     #[must_use]
     pub fn container(&self) -> Container {
