@@ -51,6 +51,8 @@ fn action(remedy: &Remedy) -> String {
         Remedy::UndoFileInUse => "wait until it is done, or give another directory to --undo",
         Remedy::UndoFileOfOtherDevice => "give that device to `deaddrop recover`, or another directory to --undo",
         Remedy::Scrub => "the next run writes over them, and `deaddrop scrub IMAGE` zeroes them",
+        Remedy::CheckFileSystem => "run `e2fsck -p` on it first",
+        Remedy::RepairFileSystem => "run `e2fsck -f` on it first",
         Remedy::NameRoot => "say which one: --root-partition N, or its label",
         Remedy::NameRootByNumber => "name it by its number: --root-partition N",
         Remedy::RunAsRoot => "run it with sudo; or leave out --backend: an ext4 is written without root",

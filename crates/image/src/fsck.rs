@@ -1,11 +1,11 @@
-//! The e2fsck commands for the file system in an image, instead of a hint that only names e2fsck.
+//! The e2fsck commands for the file system in an image, instead of a remedy that only names e2fsck.
 
-use deaddrop_core::error::{Remedy, StorageError};
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 
-use crate::ext4::{DAMAGE_HINT, Ext4, FSCK_HINT, JournalState, UNCLEAN};
+use crate::ext4::{Ext4, JournalState, UNCLEAN};
 use crate::table::Partition;
 
-/// If the hint is to run e2fsck: adds the commands for the image `name` and its partition. `e2fsck IMAGE?offset=N`
+/// If the remedy is to run e2fsck: adds the commands for the image `name` and its partition. `e2fsck IMAGE?offset=N`
 /// needs no root, and is enough if no journal needs a replay: e2fsck 1.47 loses the offset after a replay. (Without -f
 /// it leaves names in the orphan file.)
 pub fn with_fsck_commands(
@@ -17,8 +17,8 @@ pub fn with_fsck_commands(
     device: bool,
 ) -> StorageError {
     let (what, command) = match error {
-        StorageError::Refused { what, hint } if hint.text() == Some(FSCK_HINT) => (what, "e2fsck -p -f"),
-        StorageError::Refused { what, hint } if hint.text() == Some(DAMAGE_HINT) => (what, "e2fsck -f"),
+        StorageError::Refused { what, hint: Hint::Remedy(Remedy::CheckFileSystem) } => (what, "e2fsck -p -f"),
+        StorageError::Refused { what, hint: Hint::Remedy(Remedy::RepairFileSystem) } => (what, "e2fsck -f"),
         other => return other,
     };
     let (first, image) = match name.strip_suffix(".zst") {

@@ -1,4 +1,5 @@
-//! Advice for the user: a text, or an action that the program words, because only it knows its commands and options.
+//! Advice for the user: a text, or an action that the program words, because only it knows its commands and options, and
+//! the name of the image.
 
 use std::borrow::Cow;
 
@@ -7,11 +8,11 @@ use std::borrow::Cow;
 pub enum Hint {
     /// A text that names no command or option of the program.
     Text(Cow<'static, str>),
-    /// An action of the program.
+    /// An action.
     Remedy(Remedy),
 }
 
-/// An action of the program that helps against an error, with the data that its wording needs.
+/// An action that helps against an error, with the data that its wording needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
     /// Write the result to a new file.
@@ -59,6 +60,10 @@ pub enum Remedy {
     },
     /// Zero the free blocks of the image.
     Scrub,
+    /// Check the file system with e2fsck, which repairs it by itself.
+    CheckFileSystem,
+    /// Check the file system with e2fsck, which asks before it repairs this damage.
+    RepairFileSystem,
     /// Name the root partition, by its number or label.
     NameRoot,
     /// Name the root partition by its number, because several have the label.

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::{Secret, Wiped};
 use deaddrop_core::sys;
 use deaddrop_core::tree::{Label, Stat, Tree, TreeChange};
@@ -43,12 +43,9 @@ use crate::ext4::format::journal::Journal;
 use crate::ext4::format::reader::Reader;
 use crate::ext4::read::layout::Layout;
 
-pub use self::recover::HINT as FSCK_HINT;
+pub use self::Remedy::CheckFileSystem as FSCK_HINT;
 pub(crate) use crate::ext4::format::checksum::crc32c;
 pub use crate::ext4::read::summary::{JournalState, Summary, probe};
-
-/// The hint for damage that `e2fsck -p` does not repair.
-pub const DAMAGE_HINT: &str = "run `e2fsck -f` on it first";
 
 /// Maximum memory for changed blocks, in bytes.
 const OVERLAY_LIMIT: usize = 256 << 20;
@@ -184,30 +181,30 @@ impl Ext4 {
         let superblock = &self.reader.superblock;
         features::check_written(superblock)?;
         if superblock.has_errors() {
-            return Err(StorageError::refused("the ext4 file system has errors recorded", recover::HINT));
+            return Err(StorageError::refused("the ext4 file system has errors recorded", Remedy::CheckFileSystem));
         }
         if let Some(obstacle) = &self.obstacle {
             return Err(obstacle.clone().into());
         }
         if !superblock.is_clean() {
-            return Err(StorageError::refused(UNCLEAN, recover::HINT));
+            return Err(StorageError::refused(UNCLEAN, Remedy::CheckFileSystem));
         }
         // The kernel reads the orphan file whether it is marked or not.
         if orphans::exist(&self.reader)? {
-            return Err(StorageError::refused(orphans::REFUSAL, recover::HINT));
+            return Err(StorageError::refused(orphans::REFUSAL, Remedy::CheckFileSystem));
         }
         if !superblock.features.compat.has(Compat::HAS_JOURNAL) && superblock.journal_inode != 0 {
             let what = "its superblock names a journal, and says that there is none (`has_journal`)";
-            return Err(StorageError::refused(what, DAMAGE_HINT));
+            return Err(StorageError::refused(what, Remedy::RepairFileSystem));
         }
         match self.reader.journal() {
             Err(error) => {
-                return Err(StorageError::refused(format!("its journal is damaged: {error}"), recover::HINT));
+                return Err(StorageError::refused(format!("its journal is damaged: {error}"), Remedy::CheckFileSystem));
             }
             // The kernel would drop it unread, e2fsck would replay it: deaddrop does not choose.
             Ok(Some(journal)) if journal.superblock.start != 0 => {
                 let what = "its journal holds transactions, and its superblock says that none wait (`needs_recovery`)";
-                return Err(StorageError::refused(what, DAMAGE_HINT));
+                return Err(StorageError::refused(what, Remedy::RepairFileSystem));
             }
             Ok(_) => {}
         }

@@ -4,11 +4,10 @@
 //! The superblock is hostile, and the kernel reads it as root. The rest of the file system is parsed by the kernel.
 
 use deaddrop_core::bytes::{be64, le16, le32, le64, slice};
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::text;
 
 use crate::device::ReadAt;
-use crate::ext4::FSCK_HINT;
 use crate::table::probe::ContentKind;
 
 /// Checks the file system of this kind on `partition`, before it is mounted for reading or (`writes`) for a change.
@@ -58,7 +57,7 @@ fn ext4(raw: &[u8], writes: bool) -> Result<(), StorageError> {
         ));
     }
     if writes && state & ERRORS != 0 {
-        return Err(StorageError::refused("the ext4 file system has errors recorded", FSCK_HINT));
+        return Err(StorageError::refused("the ext4 file system has errors recorded", Remedy::CheckFileSystem));
     }
     Ok(())
 }

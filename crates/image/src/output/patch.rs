@@ -98,18 +98,7 @@ mod tests {
     use super::*;
 
     fn partition(start: u64, size: u64) -> Partition {
-        Partition {
-            number: Some(2),
-            start,
-            size,
-            type_name: None,
-            type_id: None,
-            uuid: None,
-            name: None,
-            bootable: false,
-            file_system: None,
-            problem: None,
-        }
+        Partition { number: Some(2), start, size, ..Partition::default() }
     }
 
     #[test]

@@ -188,10 +188,7 @@ fn partition(number: u32, base: u64, entry: PartRecord) -> Partition {
         size: end - start,
         type_name: types::mbr(entry.os_type),
         type_id: Some(format!("0x{:02x}", entry.os_type)),
-        uuid: None,
-        name: None,
         bootable: entry.boot_indicator == BOOTABLE,
-        file_system: None,
-        problem: None,
+        ..Partition::default()
     }
 }

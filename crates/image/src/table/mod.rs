@@ -61,7 +61,7 @@ pub struct Table {
 }
 
 /// One partition, or the whole disk if there is no table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Partition {
     /// Its number in the table, from 1, as in Linux; not always the order on the disk.
     pub number: Option<u32>,
@@ -225,18 +225,7 @@ impl Table {
 
     /// The single "partition" of a disk without a table.
     fn of_whole_disk(size: u64, file_system: Option<Probe>) -> Self {
-        let whole = Partition {
-            number: None,
-            start: 0,
-            size,
-            type_name: None,
-            type_id: None,
-            uuid: None,
-            name: None,
-            bootable: false,
-            file_system,
-            problem: None,
-        };
+        let whole = Partition { size, file_system, ..Partition::default() };
         Self { kind: TableKind::None, sector_size: 512, id: None, notes: Vec::new(), partitions: vec![whole] }
     }
 }

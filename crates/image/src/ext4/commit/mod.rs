@@ -6,7 +6,7 @@ mod scrub;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::Wiped;
 
 use super::Ext4;
@@ -105,7 +105,10 @@ impl Ext4 {
             false => None,
         };
         if replay.as_ref().is_some_and(|replay| !replay.fits()) {
-            return Err(StorageError::refused("the journal is too small to release the orphans", super::recover::HINT));
+            return Err(StorageError::refused(
+                "the journal is too small to release the orphans",
+                Remedy::CheckFileSystem,
+            ));
         }
         Ok(Rewrite {
             why: if journal.is_some() { "the journal is too small for it" } else { "its file system has no journal" },

@@ -2,7 +2,7 @@
 //! tables, the journal. On a damaged file system two of them may overlap, or a file may use a block of one; a change to
 //! one would then damage the other. Reads every group's descriptor, as the kernel does when it mounts.
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 
 use crate::ext4::format::features::{Compat, Incompat};
 use crate::ext4::format::reader::Reader;
@@ -80,5 +80,5 @@ impl Layout {
 
 /// The refusal of a file system that contradicts itself.
 pub(in crate::ext4) fn damaged(what: String) -> StorageError {
-    StorageError::refused(format!("the ext4 file system is damaged: {what}"), crate::ext4::DAMAGE_HINT)
+    StorageError::refused(format!("the ext4 file system is damaged: {what}"), Remedy::RepairFileSystem)
 }

@@ -8,20 +8,17 @@ pub(in crate::ext4) mod torn;
 
 use std::sync::Arc;
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Hint, Remedy, StorageError};
 
 use crate::device::overlay::Overlay;
 use crate::ext4::format::features::{Compat, Incompat, RoCompat};
 use crate::ext4::format::journal::Journal;
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::format::superblock::{self, Superblock};
-use crate::journal::replay::{self, Pending};
+use crate::journal::replay::{self, Pending, PutBlock, Replayed};
 
 /// Maximum memory for replayed blocks, in bytes.
 const REPLAY_LIMIT: usize = 128 << 20;
-/// The hint for a state that deaddrop does not repair.
-pub const HINT: &str = "run `e2fsck -p` on it first";
-
 /// The hint for fast commits. Neither the kernel nor e2fsck replays all of them; see docs/ext4.md.
 const FAST_COMMIT_HINT: &str =
     "shut down the system that wrote it in good order and copy it again, or run `e2fsck -p` on a copy first";
@@ -33,13 +30,13 @@ const FROZEN_HINT: &str =
 #[derive(Debug, Clone)]
 pub(super) struct Obstacle {
     what: String,
-    hint: &'static str,
+    hint: Hint,
 }
 
 impl Obstacle {
     /// An obstacle that e2fsck removes.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: HINT }
+        Self { what: what.into(), hint: Remedy::CheckFileSystem.into() }
     }
 }
 
@@ -116,7 +113,7 @@ pub(super) fn recover(reader: &Reader) -> Result<Recovery, Obstacle> {
         let pending = pending_in(reader, &journal).map_err(dirty)?;
         if let Some(count) = pending.fast_commits {
             let hint = if journal.superblock.start == 0 { FROZEN_HINT } else { FAST_COMMIT_HINT };
-            return Err(Obstacle { what: fast_commits(count), hint });
+            return Err(Obstacle { what: fast_commits(count), hint: hint.into() });
         }
         emptied = Some(replay(reader, &overlay, journal).map_err(dirty)?);
     }
@@ -154,20 +151,24 @@ fn release(reader: &Reader, may: bool) -> Option<Arc<Overlay>> {
     Some(overlay)
 }
 
-/// Replays the journal, and empties it.
-fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Journal, StorageError> {
-    let block_size = usize_of(reader.geometry.block_size);
-    let replayed = replay::replay(
+/// Replays the log of `journal` through `put`, as [`replay::replay`].
+fn replay_log(reader: &Reader, journal: &Journal, put: PutBlock<'_>) -> Result<Replayed, StorageError> {
+    replay::replay(
         &journal.superblock,
         &journal.map,
-        block_size,
+        usize_of(reader.geometry.block_size),
         reader.superblock.blocks,
         &|block, bytes| reader.read_block(block, bytes),
-        &mut |block, bytes| {
-            let failed = |error| StorageError::io("replaying the journal in memory", error);
-            overlay.write_at(reader.block_offset(block)?, bytes).map_err(failed)
-        },
-    )?;
+        put,
+    )
+}
+
+/// Replays the journal, and empties it.
+fn replay(reader: &Reader, overlay: &Overlay, mut journal: Journal) -> Result<Journal, StorageError> {
+    let replayed = replay_log(reader, &journal, &mut |block, bytes| {
+        let failed = |error| StorageError::io("replaying the journal in memory", error);
+        overlay.write_at(reader.block_offset(block)?, bytes).map_err(failed)
+    })?;
     journal.superblock.set_log(0, replayed.next_sequence);
     let place = journal.map.physical(0).ok_or_else(|| StorageError::corrupt("ext4: the journal has no superblock"))?;
     overlay

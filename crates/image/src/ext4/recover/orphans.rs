@@ -7,7 +7,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use deaddrop_core::error::StorageError;
+use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::tree::FileKind;
 
@@ -300,7 +300,7 @@ impl Work<'_> {
 }
 
 fn refused() -> StorageError {
-    StorageError::refused(REFUSAL, crate::ext4::recover::HINT)
+    StorageError::refused(REFUSAL, Remedy::CheckFileSystem)
 }
 
 /// Writes a field that every inode has.

@@ -13,7 +13,6 @@ use crate::device::overlay::Overlay;
 use crate::ext4::format::features::Incompat;
 use crate::ext4::format::reader::{Reader, usize_of};
 use crate::ext4::format::superblock::{self, Superblock};
-use crate::journal::replay;
 
 /// Checks the superblock of `device`; returns an overlay with an intact one, `needs_recovery` set, if it is torn and
 /// can be repaired exactly. `None` for a superblock that is intact, or damaged in another way.
@@ -56,23 +55,15 @@ fn flag_flipped(raw: &[u8; superblock::SIZE]) -> Option<[u8; superblock::SIZE]> 
 fn logged_copy(device: &Arc<dyn ReadAt>, torn: Superblock) -> Option<[u8; superblock::SIZE]> {
     let reader = Reader::open_torn(Arc::clone(device), torn).ok()?;
     let journal = reader.journal().ok()??;
-    let block_size = usize_of(reader.geometry.block_size);
     let home = superblock::OFFSET / u64::from(reader.geometry.block_size);
     let inside = if home == 0 { usize_of(1024) } else { 0 };
     let mut found = None;
-    let replayed = replay::replay(
-        &journal.superblock,
-        &journal.map,
-        block_size,
-        reader.superblock.blocks,
-        &|block, bytes| reader.read_block(block, bytes),
-        &mut |block, bytes| {
-            if block == home {
-                found = bytes.get(inside..).and_then(|rest| rest.first_chunk::<{ superblock::SIZE }>()).copied();
-            }
-            Ok(())
-        },
-    );
+    let replayed = super::replay_log(&reader, &journal, &mut |block, bytes| {
+        if block == home {
+            found = bytes.get(inside..).and_then(|rest| rest.first_chunk::<{ superblock::SIZE }>()).copied();
+        }
+        Ok(())
+    });
     replayed.ok()?;
     found.filter(|raw| {
         Superblock::parse(raw)

@@ -11,11 +11,8 @@ fn partition(number: u32, kind: Option<ContentKind>, label: &str) -> Partition {
         size: 1 << 20,
         type_name: Some("Linux"),
         type_id: Some("0x83".to_owned()),
-        uuid: None,
-        name: None,
-        bootable: false,
         file_system: kind.map(|kind| Probe { kind, label, uuid: None, size: None, used: None }),
-        problem: None,
+        ..Partition::default()
     }
 }
 
