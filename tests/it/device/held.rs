@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use deaddrop_image::open::holders::refuse_holders;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::machine::{Mounted, deaddrop, disk};
 use crate::kit::loops::{Loop, has_loop_devices};
-use crate::kit::{Scratch, sha256_of};
+use crate::kit::{Scratch, program, sha256_of};
 
 /// Asserts that `inject`, `recover` and `scrub` on `image` are refused with these words and change nothing (a device
 /// also with --force), and that plan and -o still work.
@@ -122,6 +123,27 @@ fn a_file_behind_a_loop_device_is_refused_with_the_place_it_is_mounted_at() {
     deaddrop(&scratch, "new", &["inject", "disk.img", "--force"]).run().expect_code(0);
     drop(device);
     deaddrop(&scratch, "new", &["verify", "disk.img"]).run().expect_code(0);
+}
+
+#[test]
+fn a_loop_device_that_goes_with_its_last_close_is_waited_for() {
+    if !has_loop_devices() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = disk(&scratch, "-t ext4");
+    let device = Loop::new(&path);
+    // As after umount(8) of a mount with `-o loop`, while udev or another program looks at the device.
+    let opened = File::open(&device.0).unwrap();
+    let detached = Command::new(program("losetup")).args(["-d", &device.0]).status().unwrap();
+    assert!(detached.success());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            drop(opened);
+        });
+        deaddrop(&scratch, "new", &["inject", "disk.img"]).run().expect_code(0);
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata, TryLockError};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use deaddrop_core::error::{Hint, Remedy, StorageError};
@@ -21,6 +21,10 @@ const QEMU_LOCKS_LENGTH: i64 = 200;
 /// device.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Maximum time that a loop device is waited for which the kernel frees at its last close: whoever looks at it (udev,
+/// another program) keeps it for a moment after umount(8) returned.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Locks the image against other runs of deaddrop (flock(2)), as long as `file` is open.
 ///
@@ -64,7 +68,9 @@ fn has_no_locks(error: &io::Error) -> bool {
 pub fn refuse_holders(file: &File, name: &str) -> Result<(), StorageError> {
     let looking = |error| StorageError::io(format!("looking who uses {name}"), error);
     let is_device = file.metadata().map_err(looking)?.file_type().is_block_device();
-    let held = holder(file, &System::running()).map_err(looking)?;
+    let system = System::running();
+    await_freed(&file.metadata().map_err(looking)?, &system);
+    let held = holder(file, &system).map_err(looking)?;
     match held {
         None => Ok(()),
         Some(by) => Err(StorageError::refused(
@@ -129,6 +135,18 @@ fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number
         };
         same.then_some((device, number))
     })
+}
+
+/// Waits, for a limited time, while a loop device over this file is neither mounted nor kept beyond its last close.
+fn await_freed(image: &Metadata, system: &System) {
+    let since = Instant::now();
+    while let Some((_, number)) = loop_device_over(image, system)
+        && system.is_autoclear(&number)
+        && system.mounted_at(&number).is_none()
+        && since.elapsed() < PATIENCE
+    {
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Another loop device over the file behind the loop device `number`, if it is mounted, and its mount point.

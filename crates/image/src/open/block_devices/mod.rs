@@ -137,6 +137,13 @@ impl System {
         Some(PathBuf::from(file.strip_suffix('\n').unwrap_or(&file)))
     }
 
+    /// True if `device` is a loop device that the kernel frees at its last close.
+    #[must_use]
+    pub fn is_autoclear(&self, device: &Number) -> bool {
+        let flag = self.disk(device).and_then(|disk| fs::read_to_string(disk.join("loop/autoclear")).ok());
+        flag.is_some_and(|flag| flag.trim_end() == "1")
+    }
+
     /// The whole disk of `device`, which is the disk or a partition of it.
     #[must_use]
     pub fn disk_of(&self, device: &Number) -> Option<Number> {
