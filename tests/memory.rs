@@ -174,6 +174,7 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
         serial: Vec::new(),
+        allow: Default::default(),
         warnings: Vec::new(),
     };
     for (source, item) in [

@@ -73,7 +73,7 @@ impl Args {
             Some(_) => select::select(&manifest, &self.manifest)?,
             None => manifest.named(&self.manifest.only).map_err(|error| select::wrong_selection(&error))?,
         };
-        let mut warnings = select::manifest_warnings(&manifest, &secrets);
+        let mut warnings = select::manifest_warnings(&manifest, &secrets, self.manifest.host.as_deref());
         if self.values {
             self.read(&manifest, secrets.clone(), &mut warnings)?;
         }

@@ -133,7 +133,7 @@ pub fn prepare<'w>(
         }
         Ok(survey)
     };
-    let prepared = prepare::prepare(files, host, desired::wanted, survey);
+    let prepared = prepare::prepare(files, host, &loaded.allowances(host).of_target(), desired::wanted, survey);
     let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
         Unprepared::Survey(error) => failure::failed(&name, &error),
         Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
@@ -144,9 +144,11 @@ pub fn prepare<'w>(
         }
     })?;
     let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
-    let mut warnings = manifest_warnings(&loaded, &part.secrets);
+    let mut warnings = manifest_warnings(&loaded, &part.secrets, host);
     warnings.append(&mut plan.warnings);
-    warnings.extend(opened.place().warnings());
+    let mut of_place = opened.place().warnings();
+    loaded.allowances(host).filter(&mut of_place);
+    warnings.append(&mut of_place);
     plan.warnings = warnings;
     Ok(Prepared { place: opened, plan, public_parts, known_as })
 }

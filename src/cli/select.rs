@@ -6,6 +6,7 @@ use deaddrop_core::warning::Warning;
 
 use super::args::ManifestArgs;
 use crate::manifest::{Manifest, SecretSpec, SelectError};
+use crate::nixos;
 use crate::run::message::{Failure, Message};
 
 /// Loads and checks the manifest.
@@ -46,8 +47,16 @@ pub fn select_of_node<'a>(
     manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
 }
 
-/// The manifest's own warnings about these secrets.
-pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec]) -> Vec<Warning> {
+/// The manifest's own warnings about these secrets, as far as they are not allowed on `host`.
+pub fn manifest_warnings(manifest: &Manifest, secrets: &[&SecretSpec], host: Option<&str>) -> Vec<Warning> {
+    let allowances = manifest.allowances(host);
     let is_ours = |warning: &&Warning| secrets.iter().any(|secret| warning.secret.as_ref() == Some(&secret.name));
-    manifest.warnings.iter().filter(is_ours).cloned().collect()
+    let mut warnings: Vec<Warning> = manifest.warnings.iter().filter(is_ours).cloned().collect();
+    allowances.filter(&mut warnings);
+    let about_its_path = |secret: &&SecretSpec| {
+        let finding = nixos::paths::judge(secret.path.as_str())?.unless_allowed(&allowances.of(secret))?;
+        (!finding.refuse).then(|| finding.warning(&secret.name))
+    };
+    warnings.extend(secrets.iter().filter_map(about_its_path));
+    warnings
 }

@@ -2,7 +2,7 @@
 //! problem is reported with its place, and the check continues.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use deaddrop_core::path::TargetPath;
 use deaddrop_core::shown::quoted;
 use deaddrop_core::warning::Warning;
 
+use super::allow::Allow;
 use super::collide::{self, PlacedSecret};
 use super::decode::Context;
 use super::model::{DirectoryOwner, Host, Manifest, Owner, SecretSpec, ValueSpec};
@@ -34,7 +35,9 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
     let mut checker = Checker::new(context, &raw, directory.clone());
     checker.version(&raw.version);
     let sources = checker.sources(raw.sources);
+    let allow = checker.allow(raw.allow).unwrap_or_default();
     let hosts = checker.hosts(raw.hosts);
+    checker.allowed = allow.keys().chain(hosts.values().flat_map(|host| host.allow.keys())).cloned().collect();
     let serial = checker.serial(raw.serial);
     let defaults = checker.defaults(raw.defaults);
     let secrets = raw.secrets.good().map(|(_, entries)| entries.0).unwrap_or_default();
@@ -44,7 +47,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
         let mark = context.tree.mark(context.tree.root());
         problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
     }
-    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, warnings: checker.warnings }
+    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, allow, warnings: checker.warnings }
 }
 
 /// The defaults of all secrets.
@@ -71,6 +74,8 @@ pub(super) struct Checker<'c, 't> {
     pub tags_are_complete: bool,
     pub placed: Vec<PlacedSecret>,
     pub warnings: Vec<Warning>,
+    /// Codes that are allowed at the top or on a host.
+    pub allowed: HashSet<String>,
     /// Start of relative paths.
     pub directory: PathBuf,
     pub templates: RefCell<Templates>,
@@ -90,6 +95,7 @@ impl<'c, 't> Checker<'c, 't> {
             tags_are_complete: !raw.hosts.is_bad(),
             placed: Vec::new(),
             warnings: Vec::new(),
+            allowed: HashSet::new(),
             directory,
             templates: RefCell::default(),
         };
@@ -197,9 +203,17 @@ impl<'c, 't> Checker<'c, 't> {
         let ssh_options = self.ssh_options(raw.ssh_options);
         let becomes = optional(raw.becomes);
         let become_password = self.become_password(raw.become_password, becomes);
+        let allow = self.allow(raw.allow);
         Some((
             entry.name,
-            Host { ssh: ssh?, tags, becomes: becomes?, become_password: become_password?, ssh_options: ssh_options? },
+            Host {
+                ssh: ssh?,
+                tags,
+                becomes: becomes?,
+                become_password: become_password?,
+                ssh_options: ssh_options?,
+                allow: allow?,
+            },
         ))
     }
 
@@ -230,27 +244,6 @@ impl<'c, 't> Checker<'c, 't> {
             Field::Bad => None,
             Field::Good(id, value) => self.accept(id, values::directory_owner(value)).map(|owner| Some((owner, id))),
         }
-    }
-
-    /// The codes of a secret's `allow`, with their reasons.
-    fn allow(&self, field: Field<Entries<String>>) -> Option<BTreeMap<String, String>> {
-        let entries = match field {
-            Field::Missing => return Some(BTreeMap::new()),
-            Field::Bad => return None,
-            Field::Good(_, entries) => entries.0,
-        };
-        // Check all entries, so that every problem is reported.
-        let checked: Vec<Option<(String, String)>> = entries
-            .into_iter()
-            .map(|entry| {
-                let reason = entry.value.good().map(|(_, reason)| reason);
-                // The reason is wrong and reported; check the code anyway.
-                let text = reason.as_deref().unwrap_or("wrong");
-                self.accept(entry.key, values::allowed(&entry.name, text))?;
-                Some((entry.name, reason?))
-            })
-            .collect();
-        checked.into_iter().collect()
     }
 
     /// `Some(None)` if it is absent, `None` if it is wrong.
@@ -285,7 +278,8 @@ impl<'c, 't> Checker<'c, 't> {
         if !raw.generate.is_missing() {
             self.not_of_generate(&raw);
         }
-        let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, &name));
+        let allow = self.allow(raw.allow);
+        let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, allow.as_ref()));
         let RawSecret { from, template, template_file, generate, absent, .. } = raw;
         let value = self.value_spec(ValueKeys { from, template, template_file, generate, absent }, key, &name);
         let expect = self.expect(raw.expect);
@@ -317,7 +311,6 @@ impl<'c, 't> Checker<'c, 't> {
         let owner = self.owner(raw.owner);
         let group = self.owner(raw.group);
         let used_by = self.used_by(raw.used_by);
-        let allow = self.allow(raw.allow);
         Some(SecretSpec {
             name,
             location: key.location(),
@@ -353,7 +346,7 @@ impl<'c, 't> Checker<'c, 't> {
     }
 
     /// The path, checked for its form and for where it is, with its node.
-    fn path(&mut self, id: NodeId, path: &str, secret: &str) -> Option<(TargetPath, NodeId)> {
+    fn path(&self, id: NodeId, path: &str, allow: Option<&Allow>) -> Option<(TargetPath, NodeId)> {
         if path.chars().any(|character| character.is_control() && character != '\0') {
             self.push(self.mark(id), "a path cannot hold a control character", None);
             return None;
@@ -365,15 +358,15 @@ impl<'c, 't> Checker<'c, 't> {
                 return None;
             }
         };
+        // An `allow` that is wrong may have been meant for it.
+        let is_allowed = |code| self.allowed.contains(code) || allow.is_none_or(|allow| allow.contains_key(code));
         match nixos::paths::judge(path.as_str()) {
-            Some(finding) if finding.refuse => {
-                self.push(self.mark(id), format!("{}: {}", finding.code, finding.reason), Some(finding.instead));
-                return None;
+            Some(finding) if finding.refuse && !is_allowed(finding.code) => {
+                self.push(self.mark(id), format!("{}: {}", finding.code, finding.reason), Some(finding.advice()));
+                None
             }
-            Some(finding) => self.warnings.push(finding.warning(secret)),
-            None => {}
+            _ => Some((path, id)),
         }
-        Some((path, id))
     }
 
     fn secret_mode(&self, mode: Field<String>, allow: Field<bool>, defaults: &Defaults, key: Mark) -> Option<u32> {

@@ -8,6 +8,7 @@
 //! errors; `veil` keeps possible values out of them. Reads no source and no target.
 
 mod access;
+mod allow;
 mod check;
 mod collide;
 mod decode;
@@ -45,6 +46,7 @@ use problem::Problems;
 use schema::RawManifest;
 use tree::Tree;
 
+pub use allow::{Allow, Allowances};
 pub use excerpt::Excerpt;
 pub use model::{DirectoryOwner, Host, HostSelector, Location, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 pub use problem::{ManifestErrors, Problem};

@@ -10,6 +10,7 @@ use deaddrop_core::privilege::Become;
 use deaddrop_core::warning::Warning;
 use deaddrop_vault::{Reference, SourceSpec};
 
+use super::allow::Allow;
 use super::rotation::{BecomePassword, OnChange, SecretKind};
 use crate::derive::encoding::Encoding;
 use crate::derive::expect::Expect;
@@ -33,6 +34,8 @@ pub struct Manifest {
     pub hosts: BTreeMap<String, Host>,
     /// Tags whose hosts are rotated one at a time.
     pub serial: Vec<String>,
+    /// Findings that are allowed on all hosts.
+    pub allow: Allow,
     /// Warnings about secrets, in the file's order.
     pub warnings: Vec<Warning>,
 }
@@ -87,8 +90,8 @@ pub struct SecretSpec {
     pub on_change: OnChange,
     /// True if the value may be empty.
     pub allow_empty: bool,
-    /// Codes of allowed refusals, with the user's reasons.
-    pub allow: BTreeMap<String, String>,
+    /// Findings that are allowed for it.
+    pub allow: Allow,
 }
 
 /// The content of a secret's file.
@@ -214,6 +217,8 @@ pub struct Host {
     pub become_password: Option<BecomePassword>,
     /// Arguments of ssh's `-o`, in the manifest's order.
     pub ssh_options: Vec<String>,
+    /// Findings that are allowed on it.
+    pub allow: Allow,
 }
 
 /// One entry of a secret's `hosts`.

@@ -44,6 +44,9 @@ pub(super) struct RawManifest {
     /// Tags whose hosts are rotated one at a time, stopping after the first failure among them: the members of a
     /// cluster.
     pub serial: Field<OneOrMany>,
+    /// Findings that are accepted on all hosts, by their code, each with the reason.
+    #[schemars(extend("propertyNames" = allow_schema()))]
+    pub allow: Field<Entries<Reason>>,
 }
 
 /// Defaults of all secrets.
@@ -145,9 +148,10 @@ pub(super) struct RawSecret {
     /// True if the mode may allow everybody on the node to read the file.
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
-    /// Refusals to allow, by their code, each with the reason: `NX108`.
-    #[schemars(extend("propertyNames" = { "enum": crate::nixos::ALLOWED }))]
-    pub allow: Field<Entries<String>>,
+    /// Findings that are accepted for this secret, by their code, each with the reason: a warning is not shown, a refusal
+    /// becomes a warning.
+    #[schemars(extend("propertyNames" = allow_schema()))]
+    pub allow: Field<Entries<Reason>>,
 }
 
 impl RawSecret {
@@ -261,7 +265,16 @@ pub(super) struct RawHost {
     pub become_password: Field<RawBecomePassword>,
     /// Options for ssh's `-o`, such as `Port=2222`.
     pub ssh_options: Field<Vec<Field<String>>>,
+    /// Findings that are accepted on this host, by their code, each with the reason.
+    #[schemars(extend("propertyNames" = allow_schema()))]
+    pub allow: Field<Entries<Reason>>,
 }
+
+/// Why a finding is accepted; not empty.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub(super) struct Reason(#[schemars(extend("pattern" = "\\S"))] pub String);
 
 /// A check that a host works with its new files.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -359,6 +372,12 @@ const DIRECTORY_MODE_PATTERN: &str = "^0?[0-7][0145][0145]$";
 /// The names that `values::name` accepts.
 fn name_schema() -> serde_json::Value {
     serde_json::json!({ "pattern": "^[^:#\\x00-\\x1f\\x7f]+$", "maxLength": 255 })
+}
+
+/// The codes that `values::allowed` accepts.
+fn allow_schema() -> serde_json::Value {
+    let codes: Vec<&str> = deaddrop_core::warning::allowable().collect();
+    serde_json::json!({ "enum": codes })
 }
 
 /// The names that `values::label` accepts.

@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use deaddrop_core::keys::{self, Refusal, plain, refusal};
+use deaddrop_core::near;
 use deaddrop_core::shown::quoted;
+use deaddrop_core::warning::{NEVER_ALLOWED, allowable};
 
 use super::model::{DirectoryOwner, Owner};
 use super::schema::NameOrNumber;
-use crate::nixos::ALLOWED;
 
 /// Maximum uid and gid. 2^32 - 1 means "unchanged" in chown(2).
 pub(super) const MAX_ID: u32 = u32::MAX - 1;
@@ -103,11 +104,15 @@ pub(super) fn directory_owner(value: NameOrNumber) -> Result<DirectoryOwner, Ref
 
 /// Checks an entry of `allow`: the code, and the reason.
 pub(super) fn allowed(code: &str, reason: &str) -> Result<(), Refusal> {
-    if !ALLOWED.contains(&code) {
-        let there_are = format!("there are: {}", ALLOWED.join(", "));
-        return Err(refusal(format!("{} cannot be allowed", quoted(code)), &there_are));
+    if NEVER_ALLOWED.contains(&code) {
+        return Err(refusal(format!("{code} cannot be allowed"), "choose another path or value: see docs/codes.md"));
     }
-    keys::text(reason, "the reason")
+    if !allowable().any(|known| known == code) {
+        let hint = near::did_you_mean(&near::near(code, allowable()));
+        let hint = hint.unwrap_or_else(|| "codes are in docs/codes.md, such as NX101 or DD301".to_owned());
+        return Err(refusal(format!("unknown code {}", quoted(code)), &hint));
+    }
+    keys::text(reason.trim(), "the reason")
 }
 
 /// Checks the name of a source, host or tag: it must be usable in a reference, and after `tag:`.

@@ -8,10 +8,9 @@ pub mod links;
 pub mod passwords;
 pub mod paths;
 
-use deaddrop_core::warning::Warning;
+use std::collections::BTreeMap;
 
-/// Codes of refusals that a manifest can allow; each becomes a warning with the reason from the manifest.
-pub const ALLOWED: [&str; 1] = [homes::CODE];
+use deaddrop_core::warning::{NEVER_ALLOWED, Warning};
 
 /// A rule that applies to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +26,29 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// What becomes of it, if the codes in `allow` are allowed, each for a reason: a warning is dropped, a refusal becomes
+    /// a warning with the reason.
+    #[must_use]
+    pub fn unless_allowed(self, allow: &BTreeMap<String, String>) -> Option<Self> {
+        match allow.get(self.code) {
+            None => Some(self),
+            Some(_) if !self.refuse => None,
+            Some(why) => {
+                let reason = format!("{}; that is allowed: {why}", self.reason);
+                Some(Self { refuse: false, reason, ..self })
+            }
+        }
+    }
+
+    /// What to do about it; for a refusal that can be allowed, also how.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        match self.refuse && !NEVER_ALLOWED.contains(&self.code) {
+            true => format!("{}; or go on all the same: `allow: {{ {}: \"the reason\" }}`", self.instead, self.code),
+            false => self.instead.clone(),
+        }
+    }
+
     /// As a warning about a secret.
     #[must_use]
     pub fn warning(self, secret: &str) -> Warning {

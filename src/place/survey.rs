@@ -72,6 +72,8 @@ pub struct SurveyedPath {
     pub open: Vec<WritableDirectory>,
     /// Where the wanted key is generated, if one is wanted.
     pub key_maker: KeyMaker,
+    /// What NixOS does with a file here: refusals that the manifest may allow, and warnings.
+    pub findings: Vec<nixos::Finding>,
 }
 
 /// A home directory above a declared path.
@@ -109,7 +111,8 @@ pub struct Refusal {
 
 impl From<nixos::Finding> for Refusal {
     fn from(finding: nixos::Finding) -> Self {
-        Self { code: Some(finding.code), reason: finding.reason, hint: finding.instead }
+        let hint = finding.advice();
+        Self { code: Some(finding.code), reason: finding.reason, hint }
     }
 }
 
@@ -174,35 +177,33 @@ fn place<T: Tree>(
     want: &Wanted,
 ) -> Result<Result<SurveyedPath, Refusal>, StorageError> {
     let path = want.path.as_str();
-    // Before the walk: a managed name is refused as such, even if the walk would fail at its links.
-    if let Some(finding) = managed.judge(tree, path)? {
-        return Ok(Err(finding.into()));
-    }
+    let mut findings: Vec<nixos::Finding> = managed.judge(tree, path)?.into_iter().collect();
+    // A managed name is refused as such, even if its links cannot be followed.
+    let refuse =
+        |refusal, findings: Vec<nixos::Finding>| Ok(Err(findings.into_iter().next().map_or(refusal, Refusal::from)));
     let mut walked = match walk::trace(tree, path) {
         Ok(walked) => walked,
         Err(WalkError::Image(error)) => return Err(error),
-        Err(error) => return Ok(Err(walk_refusal(path, &error))),
+        Err(error) => return refuse(walk_refusal(path, &error), findings),
     };
-    if !walked.links.is_empty() {
+    if findings.is_empty() && !walked.links.is_empty() {
         // Checks the physical path too: a path that is refused by its name is also refused through a link.
         let by_name = nixos::paths::judge(&walked.physical).filter(|finding| finding.refuse);
         let finding = match by_name {
             Some(finding) => Some(finding),
             None => managed.judge(tree, &walked.physical)?,
         };
-        if let Some(finding) = finding {
-            return Ok(Err(nixos::links::landing(path, &walked, finding).into()));
-        }
+        findings.extend(finding.map(|finding| nixos::links::landing(path, &walked, finding)));
     }
     if let Some((link, why)) = walked.foreign.take() {
-        return Ok(Err(walk_refusal(path, &WalkError::Foreign { link, why })));
+        return refuse(walk_refusal(path, &WalkError::Foreign { link, why }), findings);
     }
     let file = match &walked.found {
         None => None,
         Some((node, stat)) if stat.kind == FileKind::File => {
             Some(ExistingFile { stat: *stat, content: tree.read(node, want.read_limit)?, judged: None })
         }
-        Some((_, stat)) => return Ok(Err(kind_refusal(tree, path, &walked, stat.kind))),
+        Some((_, stat)) => return refuse(kind_refusal(tree, path, &walked, stat.kind), findings),
     };
     let labels = labeller.choose(&walked)?;
     let home = homes.above(tree, path, &walked)?;
@@ -215,6 +216,7 @@ fn place<T: Tree>(
         labels,
         open,
         key_maker: KeyMaker::Here,
+        findings,
     }))
 }
 

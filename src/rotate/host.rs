@@ -6,7 +6,7 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
 
 use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages};
-use crate::manifest::{self, SecretSpec};
+use crate::manifest::{self, Allow, SecretSpec};
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
@@ -70,24 +70,23 @@ pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> Ho
 fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     progress(HostStep::Connecting);
     let on_contact = || progress(HostStep::Comparing);
-    let HostJob { name, host, files, specs, become_password, options } = job;
+    let HostJob { name, host, allowances, files, specs, become_password, options } = job;
     let mut target = match enter(name, host, become_password, options, &on_contact) {
         Ok(target) => target,
         Err(error) => return HostResult::unchanged(name, &error),
     };
-    let (mut plan, recovered) = match survey_and_plan(&mut target, name, files, options) {
+    let (mut plan, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
         Ok(planned) => planned,
         Err(end) => return *end,
     };
-    plan.warnings.extend(target.warnings());
-    plan.warnings.extend(messages::warnings(&plan, &specs));
-    if let Some(recovery) = &recovered {
-        let warnings = recovered_warnings(recovery, &plan);
-        plan.warnings.extend(warnings);
-    }
+    let mut warnings = target.warnings();
+    warnings.extend(messages::warnings(&plan, &specs));
+    warnings.extend(recovered.iter().flat_map(|recovery| recovered_warnings(recovery, &plan)));
     if options.dry_run && target.is_unfinished() {
-        plan.warnings.push(unfinished_warning());
+        warnings.push(unfinished_warning());
     }
+    allowances.filter(&mut warnings);
+    plan.warnings.append(&mut warnings);
     if plan.is_empty() {
         target.close();
         return HostResult::success(HostStatus::Unchanged, plan);
@@ -119,14 +118,15 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
         });
     });
     let what = "was changed by another program before the old files were restored";
-    let left: Vec<Warning> = outcome.changed_by_others.iter().map(|path| left_warning(path, what, &plan)).collect();
-    plan.warnings.extend(left);
-    plan.warnings.extend(outcome.unremoved_directories.iter().map(|path| Warning {
+    let mut left: Vec<Warning> = outcome.changed_by_others.iter().map(|path| left_warning(path, what, &plan)).collect();
+    left.extend(outcome.unremoved_directories.iter().map(|path| Warning {
         code: "DD503",
         secret: None,
         message: format!("{path}, an empty directory of the run, could not be removed"),
         hint: "is the directory append-only (`lsattr -d`)? remove it there".into(),
     }));
+    allowances.filter(&mut left);
+    plan.warnings.append(&mut left);
     let watched = node_run.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
     HostResult::of(name, plan, outcome, watched.then_some(node_run.settle))
 }
@@ -135,6 +135,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
 fn survey_and_plan(
     target: &mut Node<'_>,
     name: &str,
+    allow: &Allow,
     files: Vec<DesiredFile>,
     options: &Options,
 ) -> Result<(Plan, Option<Recovery>), Box<HostResult>> {
@@ -158,7 +159,7 @@ fn survey_and_plan(
             Box::new(HostResult::failed(message.hint(remedy::hint(&error))))
         })
     };
-    match prepare(files, Some(name), desired::wanted_on_node, survey) {
+    match prepare(files, Some(name), allow, desired::wanted_on_node, survey) {
         Ok(prepared) => Ok((prepared.plan, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
         Err(Unprepared::NoRandomness(error)) => {

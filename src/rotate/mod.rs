@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use deaddrop_core::secret::Secret;
 
-use crate::manifest::{self, SecretSpec};
+use crate::manifest::{self, Allowances, SecretSpec};
 use crate::run::desired::DesiredFile;
 use crate::run::message::Message;
 use crate::run::plan::Plan;
@@ -38,6 +38,8 @@ pub struct HostJob<'a> {
     pub name: &'a str,
     /// Its entry in the manifest; `None` for this machine, without SSH.
     pub host: Option<&'a manifest::Host>,
+    /// The findings that are allowed on it.
+    pub allowances: Allowances<'a>,
     /// The files that it should have.
     pub files: Vec<DesiredFile>,
     /// The secrets that `files` come from, in any order.

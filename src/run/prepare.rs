@@ -6,6 +6,7 @@ use super::desired::{self, DesiredFile};
 use super::make::{self, PublicPart};
 use super::plan::{self, Plan, Refused};
 use crate::derive::generate::NoRandomness;
+use crate::manifest::Allow;
 use crate::place::{Survey, Wanted};
 
 /// The result of the preparation.
@@ -29,13 +30,15 @@ pub enum Unprepared<E> {
 }
 
 /// Surveys a place, decides what to keep of its existing files, generates the missing keys, and plans. `wanted` selects
-/// what is surveyed: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is used in the comments of new keys.
+/// what is surveyed: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is used in the comments of new keys,
+/// `allow` has the findings that are allowed for the place as a whole.
 ///
 /// # Errors
 /// The error of `survey`, or why there is no plan.
 pub fn prepare<E>(
     mut files: Vec<DesiredFile>,
     host: Option<&str>,
+    allow: &Allow,
     wanted: fn(&[DesiredFile]) -> Vec<Wanted>,
     survey: impl FnOnce(&[Wanted]) -> Result<Survey, E>,
 ) -> Result<Prepared, Unprepared<E>> {
@@ -43,6 +46,7 @@ pub fn prepare<E>(
     desired::keep_existing_hashes(&mut files, &survey);
     desired::settle(&mut files, &survey, host);
     let public_parts = make::keys(&mut files, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
-    let plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
+    let mut plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
+    plan.warnings.retain(|warning| warning.secret.is_some() || !allow.contains_key(warning.code));
     Ok(Prepared { plan, public_parts })
 }

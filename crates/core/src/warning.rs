@@ -1,4 +1,4 @@
-//! A finding that does not stop the run.
+//! A finding that does not stop the run, and the codes of findings.
 
 /// A finding that the user should know, and that does not stop the run.
 #[derive(Debug, Clone)]
@@ -11,4 +11,19 @@ pub struct Warning {
     pub message: String,
     /// What to do about it.
     pub hint: String,
+}
+
+/// Every code of a warning, or of a refusal that has one (docs/codes.md). A code never changes its meaning.
+pub const CODES: &[&str] = &[
+    "DD101", "DD102", "DD201", "DD210", "DD301", "DD302", "DD303", "DD304", "DD305", "DD306", "DD307", "DD308",
+    "DD309", "DD310", "DD401", "DD402", "DD403", "DD404", "DD501", "DD502", "DD503", "DD504", "DD601", "NX001",
+    "NX002", "NX003", "NX004", "NX005", "NX009", "NX010", "NX012", "NX101", "NX108", "NX113",
+];
+
+/// Refusals that a manifest cannot allow: the file would be readable by others, lost, elsewhere, or lock a user out.
+pub const NEVER_ALLOWED: &[&str] = &["NX001", "NX002", "NX009", "NX010", "NX012", "NX107"];
+
+/// The codes that `allow` of a manifest may name.
+pub fn allowable() -> impl Iterator<Item = &'static str> {
+    CODES.iter().copied().filter(|code| !NEVER_ALLOWED.contains(code))
 }

@@ -106,8 +106,8 @@ impl HostRunner<'_, '_> {
             Ok(files) => files,
             Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
         };
-        let specs = part.secrets.clone();
-        let job = HostJob { name: part.name, host: part.host, files, specs, become_password, options };
+        let (specs, allowances) = (part.secrets.clone(), self.manifest.allowances(part.as_host));
+        let job = HostJob { name: part.name, host: part.host, allowances, files, specs, become_password, options };
         rotate_host(job, progress)
     }
 

@@ -89,7 +89,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     ui.print_json_when_done(|| report::object(&rows, request.kind));
     let mut warnings: Vec<String> = report::warnings(&rows);
     let secrets = hosts::union(&manifest, &parts);
-    let ours = select::manifest_warnings(&manifest, &secrets);
+    let ours = select::manifest_warnings(&manifest, &secrets, None);
     warnings.extend(ours.iter().map(crate::report::plan::warning_lines));
     warnings.iter().for_each(|warning| ui.info(warning));
     ui.info(&sum.line(request.kind, started.elapsed()));

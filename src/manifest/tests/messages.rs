@@ -45,7 +45,7 @@ fn hints_say_what_to_do() {
         ),
         (
             "version: 1\nhosts: {a: {shh: x}}\n".into(),
-            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options",
+            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options, allow",
         ),
         (
             "version: 1\nsecrets: {a: {path: /a, from: 'x:A'}}\n".into(),

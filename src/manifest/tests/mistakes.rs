@@ -185,7 +185,16 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         ("  a: { path: /a, from: ci:A, allow: { NX108: 'made at boot' } }", vec![]),
         (
             "  a: { path: /a, from: ci:A, allow: { NX001: x, NX108: '' } }",
-            vec!["9:39+5 `NX001` cannot be allowed", "9:49+5 the reason is empty"],
+            vec!["9:39+5 NX001 cannot be allowed", "9:49+5 the reason is empty"],
+        ),
+        (
+            "  a: { path: /a, from: ci:A, allow: { NX107: x, DD30: x, DD301: '  ' } }",
+            vec!["9:39+5 NX107 cannot be allowed", "9:49+4 unknown code `DD30`", "9:58+5 the reason is empty"],
+        ),
+        ("  a: { path: /tmp/a, from: ci:A, allow: { NX003: 'a test' } }", vec![]),
+        (
+            "  a: { path: /tmp/a, from: ci:A, allow: { NX005: 'another' } }",
+            vec!["9:14+6 NX003: /tmp/a is emptied at boot"],
         ),
         (
             "  a: { path: /d/a, from: ci:A, directory_mode: '0700', hosts: [node1] }
@@ -237,14 +246,14 @@ fn every_mistake_elsewhere_is_told_at_its_place() {
         (
             "- a\n",
             vec![
-                "1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is a \
+                "1:1+1 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial, allow), and this is a \
                 list",
             ],
         ),
         (
             "text\n",
             vec![
-                "1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial), and this is text",
+                "1:1+4 a manifest is a mapping (version, sources, defaults, secrets, hosts, serial, allow), and this is text",
             ],
         ),
         ("version: 1\nsecret: {}\n", vec!["2:1+6 unknown key `secret`"]),

@@ -1,6 +1,6 @@
 //! Joins manifest, values and host: the files that one target should have.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use zeroize::Zeroizing;
 
@@ -9,7 +9,7 @@ mod generated;
 use crate::derive::password::HashScheme;
 use crate::derive::unintended::{self, Unintended};
 use crate::derive::{Misfit, generate, password};
-use crate::manifest::{DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
+use crate::manifest::{Allow, DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 use crate::nixos;
 use crate::place::{Survey, Wanted};
 use deaddrop_core::limits::{MAX_TOTAL, MIB};
@@ -45,8 +45,8 @@ pub struct DesiredFile {
     pub directory_mode: Option<u32>,
     /// Owner of its directory, if that is missing and the manifest sets it.
     pub directory_owner: Option<DirectoryOwner>,
-    /// Codes of allowed refusals, each with the user's reason.
-    pub allow: BTreeMap<String, String>,
+    /// The findings that are allowed for it on this host.
+    pub allow: Allow,
     /// Owning user.
     pub owner: Owner,
     /// Owning group.
@@ -139,6 +139,7 @@ pub fn build(
     values: &HashMap<Reference, Secret>,
     host: Option<&str>,
 ) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
+    let allowances = manifest.allowances(host);
     let mut files = Vec::with_capacity(specs.len());
     let mut unfit = Vec::new();
     let mut total: usize = 0;
@@ -170,7 +171,7 @@ pub fn build(
             mode: spec.mode,
             directory_mode: spec.directory_mode,
             directory_owner: spec.directory_owner.clone(),
-            allow: spec.allow.clone(),
+            allow: allowances.of(spec),
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             password_users: match spec.value {

@@ -15,7 +15,7 @@ use deaddrop_core::warning::Warning;
 use self::owners::owner_ids;
 use self::parents::{Parents, collisions};
 use self::warnings::{
-    home_warning, label_warning, link_warning, open_warning, sent_warning, shadow_warnings, token_warning,
+    label_warning, link_warning, of_nixos, open_warning, sent_warning, shadow_warnings, token_warning,
 };
 use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
@@ -139,24 +139,28 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let secret = file.secret.clone();
         let ids = owner_ids(&file, &survey.users);
         let owned = match place {
-            Ok(surveyed) => parents::owned(&file, surveyed, &survey.users),
-            Err(_) => Ok(parents::Owners::default()),
+            Ok(surveyed) => parents::owned(&file, surveyed, &survey.users)
+                .and_then(|owners| Ok((owners, of_nixos(&file, surveyed)?))),
+            Err(_) => Ok(Default::default()),
         };
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
             }
-            (Ok(surveyed), Ok(((uid, gid), owners))) => {
-                warnings.extend(value_warnings(&file));
-                warnings.extend(token_warning(&file));
-                warnings.extend(sent_warning(&file, surveyed));
-                warnings.extend(shadow_warnings(&file, &survey.users));
-                warnings.extend(home_warning(&file, surveyed));
-                warnings.extend(open_warning(&file, surveyed, uid, &survey.users));
+            (Ok(surveyed), Ok(((uid, gid), (owners, mut of_nixos)))) => {
+                let mut found: Vec<Warning> = value_warnings(&file).collect();
+                found.extend(token_warning(&file));
+                found.extend(sent_warning(&file, surveyed));
+                found.extend(shadow_warnings(&file, &survey.users));
+                found.extend(open_warning(&file, surveyed, uid, &survey.users));
                 parents.add(surveyed, &file, uid, &owners);
+                let allow = file.allow.clone();
                 let change = change(file, surveyed, uid, gid);
-                warnings.extend(link_warning(&change, &of_a_run));
-                warnings.extend(label_warning(&change, surveyed));
+                found.extend(link_warning(&change, &of_a_run));
+                found.extend(label_warning(&change, surveyed));
+                found.retain(|warning| !allow.contains_key(warning.code));
+                warnings.append(&mut of_nixos);
+                warnings.append(&mut found);
                 changes.push(change);
             }
             (Err(refusal), _) => refused.push(Refused { secret, refusal: refusal.clone() }),
@@ -303,6 +307,7 @@ mod tests {
             labels: None,
             open: Vec::new(),
             key_maker: KeyMaker::Here,
+            findings: Vec::new(),
         })
     }
 
@@ -317,6 +322,7 @@ mod tests {
             labels: None,
             open,
             key_maker,
+            findings: Vec::new(),
         })
     }
 

@@ -7,7 +7,6 @@ use deaddrop_core::tree::{Label, walk};
 use super::owners::{group_id, user_id};
 use super::{Change, NewDirectory, Refused};
 use crate::manifest::Owner;
-use crate::nixos;
 use crate::place::users::Users;
 use crate::place::{Home, Refusal, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile};
@@ -77,7 +76,7 @@ pub(super) struct Owners {
 /// The owner of the missing parents of `file`.
 ///
 /// # Errors
-/// If the target has no such user or group; if the path is below a missing home (NX108) and that is not allowed.
+/// If the target has no such user or group.
 pub(super) fn owned(file: &DesiredFile, surveyed: &SurveyedPath, users: &Users) -> Result<Owners, Refusal> {
     if matches!(file.content, Content::Absent) {
         return Ok(Owners::default());
@@ -93,11 +92,6 @@ pub(super) fn owned(file: &DesiredFile, surveyed: &SurveyedPath, users: &Users) 
         Ok(Owned { uid, gid, shown: format!("{}:{group}", owner.user) })
     });
     let asked = asked.transpose()?;
-    if let Some(home) = missing_home(file, surveyed)
-        && !file.allow.contains_key(nixos::homes::CODE)
-    {
-        return Err(nixos::homes::missing(file.path.as_str(), &home.path, &home.user.name).into());
-    }
     let home = surveyed.home.as_ref().filter(|home| home.exists).map(|home| Owned {
         uid: home.user.uid,
         gid: home.user.gid,

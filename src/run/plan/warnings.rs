@@ -12,20 +12,33 @@ use crate::derive::generate::KeyKind;
 use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::users::Users;
-use crate::place::{KeyMaker, Origin, SurveyedPath};
-use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
+use crate::place::{KeyMaker, Origin, Refusal, SurveyedPath};
+use crate::run::desired::{Content, DesiredFile, Finding, Generated, KeyState};
 
-/// NX108, if the manifest allows it.
-pub(super) fn home_warning(file: &DesiredFile, surveyed: &SurveyedPath) -> Option<Warning> {
-    let home = missing_home(file, surveyed)?;
-    let reason = file.allow.get(nixos::homes::CODE)?;
-    let finding = nixos::homes::missing_and_allowed(file.path.as_str(), &home.path, &home.user.name, reason);
-    Some(finding.warning(&file.secret))
+/// The warnings of NixOS's rules about a file.
+///
+/// # Errors
+/// The first refusal that the manifest does not allow.
+pub(super) fn of_nixos(file: &DesiredFile, surveyed: &SurveyedPath) -> Result<Vec<Warning>, Refusal> {
+    let path = file.path.as_str();
+    // What is allowed of these was said with the manifest's own warnings.
+    let by_path = nixos::paths::judge(path).filter(|finding| finding.refuse && !file.allow.contains_key(finding.code));
+    let home = missing_home(file, surveyed).map(|home| nixos::homes::missing(path, &home.path, &home.user.name));
+    let mut warnings = Vec::new();
+    for finding in by_path.into_iter().chain(surveyed.findings.iter().cloned()).chain(home) {
+        match finding.unless_allowed(&file.allow) {
+            Some(finding) if finding.refuse => return Err(finding.into()),
+            Some(finding) => warnings.push(finding.warning(&file.secret)),
+            None => {}
+        }
+    }
+    Ok(warnings)
 }
 
 /// DD301 to DD304: values with suspicious characters.
 pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
-    file.oddities.iter().map(|finding| Warning {
+    let is_shown = |finding: &&Finding| !file.allow.contains_key(finding.oddity.code());
+    file.oddities.iter().filter(is_shown).map(|finding| Warning {
         code: finding.oddity.code(),
         secret: Some(file.secret.clone()),
         message: format!("the value of {} {}", finding.from, finding.oddity),
@@ -104,7 +117,7 @@ pub(super) fn token_warning(file: &DesiredFile) -> Option<Warning> {
     })
 }
 
-/// DD403: a running node cannot generate the key itself.
+/// DD404: a running node cannot generate the key itself.
 pub(super) fn sent_warning(file: &DesiredFile, surveyed: &SurveyedPath) -> Option<Warning> {
     let Content::Generated(Generated { spec, key: KeyState::Made(_), .. }) = &file.content else { return None };
     if surveyed.key_maker != KeyMaker::HereForNode {
@@ -120,7 +133,7 @@ pub(super) fn sent_warning(file: &DesiredFile, surveyed: &SurveyedPath) -> Optio
         }
     };
     Some(Warning {
-        code: "DD403",
+        code: "DD404",
         secret: Some(file.secret.clone()),
         message: format!("the key of {path} is made here and sent, once: {why}"),
         hint: hint.into(),

@@ -2,6 +2,7 @@
 //! nothing.
 
 mod all_or_nothing;
+mod allowed;
 mod files;
 mod homes;
 mod refused;

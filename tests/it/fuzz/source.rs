@@ -32,6 +32,7 @@ impl Place {
             secrets: Vec::new(),
             hosts: BTreeMap::new(),
             serial: Vec::new(),
+            allow: Default::default(),
             warnings: Vec::new(),
         };
         let reference = |(item, field): &(&str, Option<&str>)| Reference {
