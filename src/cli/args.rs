@@ -49,6 +49,10 @@ pub struct PlaceArgs {
 
     #[command(flatten)]
     pub backend: BackendArgs,
+
+    /// Go on although the target tells, by a key or its /etc/hostname, that it is another host of the manifest
+    #[arg(long)]
+    pub as_host: bool,
 }
 
 /// Selects what `plan` and `verify` survey: one target, or all hosts.
@@ -59,7 +63,7 @@ pub struct SurveyArgs {
     target: Option<PathBuf>,
 
     /// All running hosts of the manifest
-    #[arg(long, conflicts_with_all = ["host", "root_partition"])]
+    #[arg(long, conflicts_with_all = ["host", "root_partition", "as_host"])]
     all: bool,
 
     #[command(flatten)]
@@ -73,7 +77,13 @@ impl SurveyArgs {
     /// The target; `None` for all hosts.
     #[must_use]
     pub fn target(&self) -> Option<Target<'_>> {
-        self.target.as_deref().map(|path| Target { path, place: &self.place, ssh: Some(&self.ssh), forget_list: false })
+        self.target.as_deref().map(|path| Target {
+            path,
+            place: &self.place,
+            ssh: Some(&self.ssh),
+            forget_list: false,
+            new_root: false,
+        })
     }
 
     /// Surveys all hosts. With `tells`, a host that differs is exit code 3.
@@ -111,6 +121,8 @@ pub struct Target<'a> {
     pub ssh: Option<&'a SshArgs>,
     /// Abandon the entries of an interrupted rotate whose directories are missing.
     pub forget_list: bool,
+    /// Accept a directory that is no root yet.
+    pub new_root: bool,
 }
 
 impl Target<'_> {
@@ -118,14 +130,6 @@ impl Target<'_> {
     #[must_use]
     pub fn is_node(&self) -> bool {
         self.path.display().to_string().starts_with('@')
-    }
-}
-
-impl TargetArgs {
-    /// The target, for a command that does not accept a node.
-    #[must_use]
-    pub fn target(&self) -> Target<'_> {
-        Target { path: &self.target, place: &self.place, ssh: None, forget_list: false }
     }
 }
 

@@ -13,7 +13,7 @@ use super::failure;
 use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
 use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public};
-use crate::run::message::{Exit, Failure};
+use crate::run::message::{Exit, Failure, Message};
 
 /// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
 ///
@@ -60,6 +60,10 @@ pub struct Args {
     #[arg(long)]
     forget_list: bool,
 
+    /// Accept an empty directory that is to become a root
+    #[arg(long, conflicts_with = "output")]
+    new_root: bool,
+
     /// Write the public parts of the generated keys to FILE: a known_hosts line for a host key, public keys and age
     /// recipients as comments; as JSON if FILE ends in .json
     #[arg(long, value_name = "FILE")]
@@ -80,7 +84,12 @@ impl Args {
         if through_kernel && self.output.is_none() && !self.in_place {
             return Err(failure::failed(&name, &in_place_must_be_asked_for().into()));
         }
-        let target = Target { forget_list: self.forget_list, ..self.target.target() };
+        let (path, place) = (self.target.target.as_path(), &self.target.place);
+        let target = Target { path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root };
+        if self.new_root && !path.is_dir() {
+            let message = format!("--new-root is for a directory, and `{}` is none", path.display());
+            return Err(Failure::usage(Message::new(message).hint("leave it out")));
+        }
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;

@@ -15,6 +15,7 @@ mod plan;
 mod prepare;
 mod public_out;
 mod recover;
+mod root_directory;
 mod rotate;
 mod scrub;
 mod select;

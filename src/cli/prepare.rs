@@ -8,8 +8,8 @@ use deaddrop_image::output::Destination;
 use deaddrop_image::progress::Watch;
 
 use super::args::{ManifestArgs, SshArgs, Target};
-use super::failure;
 use super::select::{load, manifest_warnings, select, select_of_node};
+use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
 use crate::place::{Change, Place, Wanted};
@@ -17,6 +17,7 @@ use crate::report::Ui;
 use crate::report::public::KnownAs;
 use crate::rotate::{self, Node};
 use crate::run::desired;
+use crate::run::identity::Identity;
 use crate::run::make::{self, PublicPart};
 use crate::run::message::{Failure, Message};
 use crate::run::part::{self, HostPart, Values};
@@ -81,6 +82,9 @@ fn open_node<'w>(
         return Err(only_for_images("--root-partition"));
     }
     target.place.backend.refuse_for_a_directory().map_err(only_for_images)?;
+    if target.place.as_host {
+        return Err(only_for_images("--as-host"));
+    }
     let refused = |message: Message| Failure::refused(vec![message]);
     let password = part.become_password(values).map_err(|why| refused(Message::new(format!("@{name}: {why}"))))?;
     let options = rotate::Options { interactive: rotate::has_terminal(), ..ssh.options(manifest) };
@@ -133,7 +137,13 @@ pub fn prepare<'w>(
         }
         Ok(survey)
     };
-    let prepared = prepare::prepare(files, host, &loaded.allowances(host).of_target(), desired::wanted, survey);
+    let allow = loaded.allowances(host).of_target();
+    let identity = host.filter(|_| node.is_none()).map(|host| Identity {
+        host,
+        hosts: &loaded.hosts,
+        insist: target.place.as_host,
+    });
+    let prepared = prepare::prepare(files, host, &allow, identity, desired::wanted, survey);
     let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
         Unprepared::Survey(error) => failure::failed(&name, &error),
         Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
@@ -179,9 +189,7 @@ fn open<'w>(
         Some(Destination::InPlace { force: true, .. }) => only_for_images("--force"),
         Some(Destination::InPlace { undo: Some(_), .. }) => only_for_images("--undo"),
         _ => {
-            if !["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
-                ui.info(&format!("{} has neither /etc nor /nix/store: is it a root?", path.display()));
-            }
+            root_directory::check(path, target.new_root)?;
             Ok(Box::new(DirectoryPlace::open(path)?))
         }
     }

@@ -19,6 +19,9 @@ use crate::nixos;
 /// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
 
+/// Maximum size of /etc/hostname, in bytes.
+const HOSTNAME_LIMIT: u64 = 4096;
+
 /// One path to survey.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -50,6 +53,8 @@ pub struct Survey {
     pub places: Vec<Result<SurveyedPath, Refusal>>,
     /// The target's own users and groups.
     pub users: Users,
+    /// The name in /etc/hostname; always `None` for a running node.
+    pub hostname: Option<String>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
     pub interrupted: Option<Arc<Interrupted>>,
 }
@@ -128,7 +133,8 @@ impl Refusal {
 /// As [`survey`]; also if an interrupted run cannot be finished here.
 pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
     let survey = survey(tree, wanted)?;
-    Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), ..survey })
+    let hostname = hostname(tree)?;
+    Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), hostname, ..survey })
 }
 
 /// Surveys any tree.
@@ -147,7 +153,7 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageErr
     for want in wanted {
         places.push(place(tree, &managed, &homes, &mut labeller, want)?);
     }
-    Ok(Survey { places, users, interrupted: None })
+    Ok(Survey { places, users, hostname: None, interrupted: None })
 }
 
 /// Refuses the root above OSTree's deployments: it has no /etc of its own, and a running system never sees one that is
@@ -302,19 +308,28 @@ fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
 }
 
 fn users<T: Tree>(tree: &T, with_shadow: bool) -> Result<Users, StorageError> {
-    let read = |path| -> Result<Option<Secret>, StorageError> {
-        match walk::resolve(tree, path) {
-            Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::File => {
-                tree.read(&node, USERS_FILE_LIMIT)
-            }
-            Err(WalkError::Image(error)) => Err(error),
-            // No such file, or a link that leads nowhere before the first boot: no users yet.
-            _ => Ok(None),
-        }
-    };
+    // No such file, or a link that leads nowhere before the first boot: no users yet.
+    let read = |path| read(tree, path, USERS_FILE_LIMIT);
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     let shadow = if with_shadow { read("/etc/shadow")? } else { None };
     Ok(Users::parse(bytes(&passwd), bytes(&group), bytes(&shadow)))
+}
+
+/// The name in /etc/hostname: its first line that is no comment (hostname(5)).
+fn hostname<T: Tree>(tree: &T) -> Result<Option<String>, StorageError> {
+    let file = read(tree, "/etc/hostname", HOSTNAME_LIMIT)?;
+    let text = String::from_utf8_lossy(bytes(&file)).into_owned();
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(name.map(str::to_owned))
+}
+
+/// The content of a regular file of the target, through links; `None` if there is none, or if it is over `limit`.
+fn read<T: Tree>(tree: &T, path: &str, limit: u64) -> Result<Option<Secret>, StorageError> {
+    match walk::resolve(tree, path) {
+        Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::File => tree.read(&node, limit),
+        Err(WalkError::Image(error)) => Err(error),
+        _ => Ok(None),
+    }
 }
 
 fn bytes(file: &Option<Secret>) -> &[u8] {

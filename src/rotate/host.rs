@@ -159,7 +159,7 @@ fn survey_and_plan(
             Box::new(HostResult::failed(message.hint(remedy::hint(&error))))
         })
     };
-    match prepare(files, Some(name), allow, desired::wanted_on_node, survey) {
+    match prepare(files, Some(name), allow, None, desired::wanted_on_node, survey) {
         Ok(prepared) => Ok((prepared.plan, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
         Err(Unprepared::NoRandomness(error)) => {

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod desired;
+pub mod identity;
 pub mod make;
 pub mod message;
 pub mod part;

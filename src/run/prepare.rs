@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::desired::{self, DesiredFile};
+use super::identity::Identity;
 use super::make::{self, PublicPart};
 use super::plan::{self, Plan, Refused};
 use crate::derive::generate::NoRandomness;
@@ -31,7 +32,7 @@ pub enum Unprepared<E> {
 
 /// Surveys a place, decides what to keep of its existing files, generates the missing keys, and plans. `wanted` selects
 /// what is surveyed: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is used in the comments of new keys,
-/// `allow` has the findings that are allowed for the place as a whole.
+/// `allow` has the findings that are allowed for the place as a whole, `identity` the host that a place on a disk is to be.
 ///
 /// # Errors
 /// The error of `survey`, or why there is no plan.
@@ -39,14 +40,20 @@ pub fn prepare<E>(
     mut files: Vec<DesiredFile>,
     host: Option<&str>,
     allow: &Allow,
+    identity: Option<Identity<'_>>,
     wanted: fn(&[DesiredFile]) -> Vec<Wanted>,
     survey: impl FnOnce(&[Wanted]) -> Result<Survey, E>,
 ) -> Result<Prepared, Unprepared<E>> {
     let survey = survey(&wanted(&files)).map_err(Unprepared::Survey)?;
     desired::keep_existing_hashes(&mut files, &survey);
     desired::settle(&mut files, &survey, host);
+    let told = match identity.map(|identity| identity.check(&files, &survey, allow)).transpose() {
+        Ok(warning) => warning.flatten(),
+        Err(refusal) => return Err(Unprepared::Refused(vec![Refused { secret: None, refusal }])),
+    };
     let public_parts = make::keys(&mut files, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
     let mut plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
     plan.warnings.retain(|warning| warning.secret.is_some() || !allow.contains_key(warning.code));
+    plan.warnings.extend(told);
     Ok(Prepared { plan, public_parts })
 }

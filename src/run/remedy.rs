@@ -28,6 +28,12 @@ pub fn text(hint: &Hint) -> String {
     }
 }
 
+/// The hint for a target that is `other` and not `host`.
+#[must_use]
+pub fn other_host(host: &str, other: &str) -> String {
+    format!("take the target of {host}, or --host {other}; --as-host goes on, with the keys that {other} has")
+}
+
 fn action(remedy: &Remedy) -> String {
     const BY_KERNEL: &str = "lets the kernel write it (Linux, as root, and only for an image that you trust)";
     let fixed = match remedy {

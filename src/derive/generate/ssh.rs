@@ -42,6 +42,12 @@ impl SshPublicKey {
         if self.comment.is_empty() { key } else { format!("{key} {}", self.comment) }
     }
 
+    /// The comment; empty if there is none, or none that is safe to show.
+    #[must_use]
+    pub fn comment(&self) -> &str {
+        &self.comment
+    }
+
     /// True if `content` is one line of a `.pub` file with this key, with any comment.
     #[must_use]
     pub fn is_in(&self, content: &[u8]) -> bool {

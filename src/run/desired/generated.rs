@@ -9,7 +9,7 @@ use deaddrop_core::secret::Secret;
 use super::{Content, DesiredFile};
 use crate::derive::Misfit;
 use crate::derive::generate::{self, ExistingKey, GenerateSpec, KeyKind, PUBLIC_SUFFIX, Public, Recipe};
-use crate::manifest::{Owner, SecretSpec, ValueSpec};
+use crate::manifest::{Allow, Owner, SecretSpec, ValueSpec};
 use crate::nixos;
 use crate::place::{KeyMaker, Survey};
 
@@ -59,7 +59,7 @@ pub(super) fn content(spec: &SecretSpec, generate: &GenerateSpec) -> Result<Cont
 
 /// The file of the public part of a secret's generated key; `None` for kinds without one, and for other secrets. It
 /// follows the key's own file.
-pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
+pub(super) fn public_part(spec: &SecretSpec, allow: &Allow) -> Option<DesiredFile> {
     let ValueSpec::Generate(generate) = &spec.value else { return None };
     let kind = generate.kind.kind();
     Some(DesiredFile {
@@ -71,7 +71,7 @@ pub(super) fn public_part(spec: &SecretSpec) -> Option<DesiredFile> {
         mode: 0o644,
         directory_mode: spec.directory_mode,
         directory_owner: spec.directory_owner.clone(),
-        allow: spec.allow.clone(),
+        allow: allow.clone(),
         owner: Owner::Name("root".into()),
         group: Owner::Name("root".into()),
         password_users: Vec::new(),

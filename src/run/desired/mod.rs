@@ -180,7 +180,7 @@ pub fn build(
             },
             oddities: maker.oddities(),
         });
-        files.extend(generated::public_part(spec));
+        files.extend(generated::public_part(spec, &allowances.of(spec)));
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }

@@ -111,8 +111,8 @@ pub struct Plan {
 /// A declared file that must not be written where it is declared.
 #[derive(Debug)]
 pub struct Refused {
-    /// The secret's name.
-    pub secret: String,
+    /// The secret's name; `None` if the target as a whole is refused.
+    pub secret: Option<String>,
     /// The reason.
     pub refusal: Refusal,
 }
@@ -120,7 +120,8 @@ pub struct Refused {
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let code = self.refusal.code.map_or(String::new(), |code| format!("{code}: "));
-        write!(f, "{}: {code}{}", self.secret, self.refusal.reason)
+        let secret = self.secret.as_ref().map_or(String::new(), |secret| format!("{secret}: "));
+        write!(f, "{secret}{code}{}", self.refusal.reason)
     }
 }
 
@@ -136,7 +137,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
     let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
     for (file, place) in files.into_iter().zip(&survey.places) {
-        let secret = file.secret.clone();
+        let secret = Some(file.secret.clone());
         let ids = owner_ids(&file, &survey.users);
         let owned = match place {
             Ok(surveyed) => parents::owned(&file, surveyed, &survey.users)
@@ -328,7 +329,7 @@ mod tests {
 
     fn survey(places: Vec<Result<SurveyedPath, Refusal>>) -> Survey {
         let users = Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n");
-        Survey { places, users, interrupted: None }
+        Survey { places, users, hostname: None, interrupted: None }
     }
 
     #[test]

@@ -180,7 +180,7 @@ pub(super) fn collisions(changes: &[Change], parents: &Parents) -> Vec<Refused> 
             continue;
         };
         let refusal = Refusal { code: None, reason, hint: "give each secret a path of its own".into() };
-        refused.push(Refused { secret: change.secret.clone(), refusal });
+        refused.push(Refused { secret: Some(change.secret.clone()), refusal });
     }
     refused
 }

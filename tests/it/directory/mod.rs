@@ -5,6 +5,7 @@ mod all_or_nothing;
 mod allowed;
 mod files;
 mod homes;
+mod other_host;
 mod refused;
 
 use std::fs;

@@ -131,8 +131,56 @@ fn what_is_no_root_is_refused_or_told() {
     }
     assert!(!root.scratch.join("out.img").exists());
     fs::create_dir(root.scratch.join("photos")).unwrap();
-    let run = root.deaddrop(&["plan", "photos"]).run().expect_code(0);
-    run.expect_error("photos has neither /etc nor /nix/store: is it a root?");
+    for command in ["plan", "inject", "verify"] {
+        let run = root.deaddrop(&[command, "photos"]).run();
+        let run = run.expect_refusal(
+            command,
+            1,
+            &["photos is no root: it has neither /etc nor /nix/store", "hint: name an image"],
+        );
+        assert!(!run.stderr().contains("tree"), "{}", run.stderr());
+    }
+    assert_eq!(fs::read_dir(root.scratch.join("photos")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_directory_with_an_image_is_not_taken_for_a_root_and_the_image_is_named() {
+    let root = Root::new();
+    root.declare(&["path: /etc/a"]);
+    for (directory, file, named) in
+        [("out", "nixos.img", "result/nixos.img"), ("sd", "sd-image/sd.img.zst", "result/sd-image/sd.img.zst")]
+    {
+        let image = root.scratch.join(directory).join(file);
+        fs::create_dir_all(image.parent().unwrap()).unwrap();
+        fs::write(&image, "an image").unwrap();
+        symlink(directory, root.scratch.join("result")).unwrap();
+        for command in
+            [&["plan", "result"][..], &["inject", "result"], &["verify", "result"], &["inject", "result", "--new-root"]]
+        {
+            let run = root.deaddrop(command).run();
+            if directory == "out" || !command.contains(&"--new-root") {
+                run.expect_refusal(directory, 1, &[&format!("did you mean {named}?")]);
+                assert!(!root.scratch.join(directory).join("etc").exists());
+            }
+        }
+        fs::remove_file(root.scratch.join("result")).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_directory_becomes_a_root_where_that_is_said() {
+    let root = Root::new();
+    root.declare(&["path: /etc/secrets/a"]);
+    fs::create_dir(root.scratch.join("new")).unwrap();
+    root.deaddrop(&["inject", "new", "--new-root"]).run().expect_code(0);
+    root.deaddrop(&["verify", "new"]).run().expect_code(0);
+    root.deaddrop(&["inject", "new", "--new-root"]).run().expect_code(0).expect_error("nothing to do");
+    root.scratch.write("file", "no directory");
+    root.deaddrop(&["inject", "file", "--new-root"]).run().expect_refusal(
+        "a file",
+        2,
+        &["--new-root is for a directory"],
+    );
 }
 
 /// Where a container's filter forbids openat2, each component is opened by itself, and no link is followed all the

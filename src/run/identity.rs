@@ -1,0 +1,79 @@
+//! DD403: a target that tells that it is another host of the manifest, by the comment of a kept key or by
+//! /etc/hostname. With the wrong image a node would get another node's identity.
+
+use std::collections::BTreeMap;
+
+use deaddrop_core::warning::Warning;
+
+use super::desired::{Content, DesiredFile, Generated, KeyState};
+use super::remedy;
+use crate::derive::generate::{Public, SshPublicKey};
+use crate::manifest::{Allow, Host};
+use crate::place::{Refusal, Survey};
+
+const CODE: &str = "DD403";
+
+/// The host that a target is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'m> {
+    /// Its name.
+    pub host: &'m str,
+    /// The hosts of the manifest.
+    pub hosts: &'m BTreeMap<String, Host>,
+    /// `--as-host`: go on all the same.
+    pub insist: bool,
+}
+
+impl Identity<'_> {
+    /// Compares with what the target tells. The warning is one that was allowed, or insisted on.
+    ///
+    /// # Errors
+    /// DD403, if the target is another host.
+    pub fn check(&self, files: &[DesiredFile], survey: &Survey, allow: &Allow) -> Result<Option<Warning>, Refusal> {
+        let Some((other, by)) = self.told(files, survey) else { return Ok(None) };
+        let reason = format!("this is the target of {other}, by {by}, and not of {}", self.host);
+        let why = match (self.insist, allow.get(CODE)) {
+            (true, _) => "by --as-host",
+            (false, Some(why)) => why,
+            (false, None) => {
+                let hint = remedy::other_host(self.host, &other);
+                return Err(Refusal { code: Some(CODE), reason, hint });
+            }
+        };
+        Ok(Some(Warning {
+            code: CODE,
+            secret: None,
+            message: format!("{reason}; that is allowed: {why}"),
+            hint: "two nodes with one host key cannot be told apart: remove the kept keys for new ones".into(),
+        }))
+    }
+
+    /// Another host, and what tells it.
+    fn told(&self, files: &[DesiredFile], survey: &Survey) -> Option<(String, String)> {
+        let other = |name: &str| (name != self.host && self.hosts.contains_key(name)).then(|| name.to_owned());
+        if let Some(name) = survey.hostname.as_deref().and_then(other) {
+            return Some((name, "its /etc/hostname".to_owned()));
+        }
+        let mut key: Option<&str> = None;
+        for (file, place) in files.iter().zip(&survey.places) {
+            let comment = match &file.content {
+                Content::Generated(Generated { key: KeyState::Kept(Public::Ssh(public)), .. }) => {
+                    key = Some(&file.secret);
+                    Some(public.comment().to_owned())
+                }
+                Content::PublicPart(_) if key == Some(&file.secret) => {
+                    let there = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
+                    let line = there.and_then(|line| std::str::from_utf8(line.expose()).ok());
+                    line.and_then(|line| SshPublicKey::parse(line.lines().next()?)).map(|key| key.comment().to_owned())
+                }
+                _ => None,
+            };
+            // As in the comment of a key that deaddrop made: SECRET@HOST.
+            let name = comment.as_deref().and_then(|comment| comment.strip_prefix(&file.secret)?.strip_prefix('@'));
+            if let Some(name) = name.and_then(other) {
+                return Some((name, format!("the comment of {}", file.path)));
+            }
+        }
+        None
+    }
+}
