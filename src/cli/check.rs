@@ -78,7 +78,7 @@ impl Args {
             self.read(&manifest, secrets.clone(), &mut warnings)?;
         }
         for warning in &warnings {
-            ui.info(&crate::report::plan::warning_lines(warning));
+            ui.result(&crate::report::plan::warning_lines(warning))?;
         }
         let name = self.manifest.manifest.display().to_string();
         ui.print_json(|| json::check(&name, secrets.len(), &warnings))?;
@@ -86,7 +86,7 @@ impl Args {
         let secrets = crate::report::plan::secrets(secrets.len());
         let hosts = manifest.hosts.len();
         let hosts = format!("{hosts} host{}", if hosts == 1 { "" } else { "s" });
-        ui.info(&format!("{name}: {secrets}, {hosts}, no errors{values}"));
+        ui.result(&format!("{name}: {secrets}, {hosts}, no errors{values}"))?;
         Ok(Exit::Done)
     }
 }

@@ -28,6 +28,13 @@ pub fn nothing_changed(target: &str, error: &(dyn std::error::Error + 'static)) 
     Failure::refused(vec![Message::nothing_changed(target).caused_by(error)])
 }
 
+/// A target that does not exist, and is the name of a host.
+#[must_use]
+pub fn not_a_file_but_a_host(name: &str) -> Failure {
+    let hint = format!("did you mean @{name}? plan and verify take it, and `deaddrop rotate {name}` changes that node");
+    Failure::refused(vec![Message::new(format!("{name}: there is no such image, device or directory")).hint(hint)])
+}
+
 /// A change of a node also restarts units, which only `rotate` does.
 #[must_use]
 pub fn only_rotate(target: &str) -> Failure {

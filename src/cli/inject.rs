@@ -12,12 +12,13 @@ use super::args::{ManifestArgs, Target, TargetArgs};
 use super::failure;
 use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
-use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public};
+use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public, wrap};
 use crate::run::message::{Exit, Failure, Message};
+use crate::run::plan::Plan;
 
 /// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
 ///
-/// Example: deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
+/// Example: deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 ///
 /// All or none: nothing is written to the image before the whole change is made and read back. (With --backend mount
 /// only with -o OUT; see --in-place.)
@@ -95,7 +96,9 @@ impl Args {
         let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
-        let changed_lines = if ui.verbose < 2 { report::changed_lines(plan) } else { report::table(plan) };
+        let columns = wrap::columns(std::io::stderr());
+        let changed_lines =
+            if ui.verbose < 2 { report::changed_lines(plan, columns) } else { report::table(plan, columns) };
         let changes = tree_changes(plan, &name)?;
         let public_out = self.public_out.as_ref().map(|path| {
             let (known_as, parts) = (&prepared.known_as, &prepared.public_parts);
@@ -106,6 +109,7 @@ impl Args {
             PublicOut::write(path, &text)
         });
         let public_out = public_out.transpose()?;
+        let rewrites = self.output.is_none() && !changes.is_empty() && prepared.place.place().is_packed();
         // Even without changes: -o still writes an image, and an interrupted run is finished.
         let applied =
             prepared.place.change(&name)?.apply(&changes, time).map_err(|error| failure::failed(&name, &error))?;
@@ -128,14 +132,16 @@ impl Args {
             print_error_stream(&message.render());
             exit = Exit::HalfDone;
         }
-        ui.info(&self.closing_line(&name, plan, started.elapsed()));
+        ui.info(&self.closing_line(&name, plan, rewrites, started.elapsed()));
         Ok(exit)
     }
 
-    fn closing_line(&self, name: &str, plan: &crate::run::plan::Plan, elapsed: Duration) -> String {
+    /// `rewrites`: all of a compressed image was written anew.
+    fn closing_line(&self, name: &str, plan: &Plan, rewrites: bool, elapsed: Duration) -> String {
         let time = text::duration(elapsed);
+        let rewrites = if rewrites { format!("; rewrites {name}, which is compressed") } else { String::new() };
         if !plan.is_empty() {
-            return format!("{name}: {} ({time})", report::done(plan));
+            return format!("{name}: {}{rewrites} ({time})", report::done(plan));
         }
         let declared = report::secrets(plan.secrets().len());
         match self.output {

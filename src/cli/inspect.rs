@@ -62,7 +62,7 @@ impl Args {
             },
             ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable().map_err(|error| hinted(error, &ext4)))),
         };
-        ui.info(&inspection.text(ui.verbose > 0));
+        ui.result(&inspection.text(ui.verbose > 0, ui.columns_of_result()))?;
         // The table is printed before the error, to show what kind of image this is.
         if let Some(error) = damage {
             return Err(failed(error));

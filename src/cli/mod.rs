@@ -29,26 +29,33 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::report::{Ui, print_error_stream};
 use crate::run::message::{Exit, Failure};
 
+/// The heading of these in the help.
+const GLOBAL: &str = "Global options";
+
 /// The arguments of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Print one JSON object on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
 
     /// Print only errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GLOBAL)]
     quiet: bool,
 
     /// More output: -v the partition and why it was chosen, the read-back, the commit; -vv each file
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     verbose: u8,
+
+    /// Print help (-h: in short)
+    #[arg(short, long, global = true, action = clap::ArgAction::Help, help_heading = GLOBAL)]
+    help: Option<bool>,
 }
 
 /// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, with
 /// values from your password manager.
 #[derive(Debug, Parser)]
-#[command(name = "deaddrop", version, arg_required_else_help = true, max_term_width = 100, after_help = THREE_USES)]
+#[command(name = "deaddrop", version, arg_required_else_help = true, disable_help_flag = true, max_term_width = 100, after_help = THREE_USES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -64,7 +71,7 @@ Three uses:
   running nodes, over SSH
       deaddrop rotate node1 tag:server -m secrets.yaml
   CI, in an unprivileged container: the build result is unchanged
-      deaddrop inject result/nixos.img.zst -m secrets.yaml --host node1 -o node1.img
+      deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
 3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate);

@@ -48,7 +48,8 @@ impl Args {
         let watch = |step| progress.show(step);
         let mut prepared = prepare(ui, target, &self.manifest, None, &watch)?;
         let name = target.path.display().to_string();
-        let heading = prepared.place.place().title();
+        let place = prepared.place.place();
+        let (heading, is_packed) = (place.title(), place.is_packed());
         let checked = if self.quick { Ok(Vec::new()) } else { dry_run(&mut prepared, &name, time) };
         let plan = &prepared.plan;
         // JSON has either a plan that inject can carry out, or the error.
@@ -56,17 +57,20 @@ impl Args {
             ui.print_json(|| json::plan("plan", &name, plan))?;
         }
         let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
+        let rewrites = match is_packed {
+            true => format!(" Without -o, inject rewrites {name}."),
+            false => String::new(),
+        };
         let sum = match plan.is_empty() {
             true => format!("Nothing to do: {} as declared.", report::secrets(plan.secrets().len())),
-            false => format!("{}. Nothing was written.", report::sum(plan)),
+            false => format!("{}. Nothing was written.{rewrites}", report::sum(plan)),
         };
         let notes: String = checked.iter().flatten().map(|note| format!("\n{note}")).collect();
-        let text = format!("{heading}{host}\n\n{}\n\n{sum}{notes}", report::table(plan));
-        if ui.json || ui.quiet {
-            ui.info(&text)
-        } else {
-            ui.print(&format!("{text}\n"))?
-        }
+        let after = prepared.after.as_ref().map_or(String::new(), |after| format!("  {after}\n\n"));
+        ui.result(&format!(
+            "{heading}{host}\n\n{}\n\n{after}{sum}{notes}",
+            report::table(plan, ui.columns_of_result())
+        ))?;
         checked?;
         Ok(if self.exit_code && !plan.is_empty() { Exit::Differences } else { Exit::Done })
     }

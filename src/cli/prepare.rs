@@ -32,6 +32,8 @@ pub struct Prepared<'w> {
     pub plan: Plan,
     /// The public parts of the generated keys of this run.
     pub public_parts: Vec<PublicPart>,
+    /// What `rotate` would do on a node after the files: "would restart k3s.service".
+    pub after: Option<String>,
     /// The names by which SSH clients know the host.
     pub known_as: KnownAs,
 }
@@ -106,6 +108,9 @@ pub fn prepare<'w>(
     let name = target.path.display().to_string();
     let loaded = load(&manifest.manifest)?;
     let node = name.strip_prefix('@');
+    if loaded.hosts.contains_key(&name) && target.path.symlink_metadata().is_err() {
+        return Err(failure::not_a_file_but_a_host(&name));
+    }
     let secrets = match node {
         Some(host) => select_of_node(&loaded, manifest, host)?,
         None => select(&loaded, manifest)?,
@@ -160,7 +165,8 @@ pub fn prepare<'w>(
     loaded.allowances(host).filter(&mut of_place);
     warnings.append(&mut of_place);
     plan.warnings = warnings;
-    Ok(Prepared { place: opened, plan, public_parts, known_as })
+    let after = node.map(|_| rotate::announced(&plan, &part.secrets)).filter(|after| !after.is_empty());
+    Ok(Prepared { place: opened, plan, public_parts, after, known_as })
 }
 
 fn open<'w>(

@@ -6,6 +6,9 @@ use std::path::Path;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::shown;
 
+/// One of these is in every root; the last is that of OSTree, which is refused by its name.
+const ROOT: [&str; 3] = ["etc", "nix/store", "ostree/deploy"];
+
 /// Suffixes of images, as builders of NixOS name them.
 const IMAGES: &[&str] = &[".img", ".img.zst", ".raw", ".raw.zst", ".qcow2"];
 /// Maximum number of entries that are looked at, and of images that are named.
@@ -17,7 +20,7 @@ const MOST_NAMED: usize = 3;
 /// # Errors
 /// The refusal, which names the images in it.
 pub fn check(path: &Path, new_root: bool) -> Result<(), StorageError> {
-    if ["etc", "nix/store"].iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
+    if ROOT.iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
         return Ok(());
     }
     let name = shown::text(&path.display().to_string());

@@ -32,18 +32,19 @@ impl Args {
         let prepared = prepare(ui, target, &self.manifest, None, &watch)?;
         let (name, plan) = (target.path.display().to_string(), &prepared.plan);
         ui.print_json(|| json::plan("verify", &name, plan))?;
-        let differences = if ui.verbose < 2 { report::differences(plan) } else { report::table(plan) };
-        if !differences.is_empty() {
-            ui.info(&differences);
-        }
+        let columns = ui.columns_of_result();
+        let differences =
+            if ui.verbose < 2 { report::differences(plan, columns) } else { report::table(plan, columns) };
+        ui.result(&differences)?;
         if plan.is_empty() {
-            ui.info(&format!("{name}: {} as declared", report::secrets(plan.secrets().len())));
+            ui.result(&format!("{name}: {} as declared", report::secrets(plan.secrets().len())))?;
             return Ok(Exit::Done);
         }
         let actions = plan.secrets();
         let (all, differing) = (actions.len(), actions.iter().filter(|action| **action != Action::Unchanged).count());
         let are = if differing == 1 { "is" } else { "are" };
-        ui.info(&format!("{name}: {differing} of {} {are} not as declared", report::secrets(all)));
+        let after = prepared.after.as_ref().map_or(String::new(), |after| format!("; rotate {after}"));
+        ui.result(&format!("{name}: {differing} of {} {are} not as declared{after}", report::secrets(all)))?;
         Ok(Exit::Differences)
     }
 }

@@ -42,6 +42,13 @@ impl Place for ImagePlace<'_> {
         doubt(self.root()).into_iter().collect()
     }
 
+    fn is_packed(&self) -> bool {
+        match self {
+            Self::Native(image) => image.is_packed(),
+            Self::Mounted(image) => image.is_packed(),
+        }
+    }
+
     fn title(&self) -> String {
         match self {
             Self::Native(image) => image.title(),

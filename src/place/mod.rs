@@ -35,6 +35,11 @@ pub trait Place {
         Vec::new()
     }
 
+    /// True for a compressed image: a change in place rewrites the whole file.
+    fn is_packed(&self) -> bool {
+        false
+    }
+
     /// The line that heads a plan: "node1.img, partition 2 (ext4, nixos)".
     fn title(&self) -> String;
 }

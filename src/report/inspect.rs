@@ -70,9 +70,10 @@ impl Inspection<'_> {
         })
     }
 
-    /// The table for people; `with_ids` adds the long fields (types, UUIDs).
+    /// The table for people; `with_ids` adds the long fields (types, UUIDs). In a terminal of few `columns` the partitions'
+    /// names are omitted.
     #[must_use]
-    pub fn text(&self, with_ids: bool) -> String {
+    pub fn text(&self, with_ids: bool, columns: Option<usize>) -> String {
         let packed = match self.container {
             "raw" => "raw disk image".to_owned(),
             other => format!("{other} → raw disk image"),
@@ -90,13 +91,17 @@ impl Inspection<'_> {
         let widths: Vec<usize> = (0..rows[0].len())
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
+        let reason = self.root.as_ref().map_or(0, |(_, reason)| reason.chars().count().saturating_add(8));
+        let all = widths.iter().fold(reason, |sum, width| sum.saturating_add(width.saturating_add(2)));
+        let is_narrow = columns.is_some_and(|columns| all > columns);
         let notes = std::iter::once(None).chain(self.table.partitions.iter().map(Some));
         for (cells, partition) in rows.iter().zip(notes) {
             let is_root = partition.is_some_and(|partition| self.is_root(partition));
             let mut line = String::from(if is_root { "→" } else { " " });
             for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
                 // A column that is empty for every partition is omitted.
-                if rows.iter().skip(1).any(|row| !row[column].is_empty()) {
+                let is_omitted = is_narrow && COLUMNS[column] == "NAME";
+                if !is_omitted && rows.iter().skip(1).any(|row| !row[column].is_empty()) {
                     let _ = write!(line, " {cell:<width$} ");
                 }
             }

@@ -18,6 +18,9 @@ use crate::rotate::{HostResult, HostStep};
 /// Interval between two redraws of a line on a terminal.
 const FRAME: Duration = Duration::from_millis(120);
 
+/// Columns of a running host's line beside its name: spinner, step, time.
+const LIVE: usize = 32;
+
 /// Displays a run over hosts, and collects the results.
 pub struct HostsDisplay<'a> {
     ui: &'a Ui,
@@ -98,8 +101,9 @@ impl Watcher for HostsDisplay<'_> {
     }
 
     fn ended(&self, host: usize, end: HostResult) {
-        let row = HostReport::new(self.names[host], end, self.kind, self.ui.verbose);
-        let width = std::io::stderr().is_terminal().then(wrap::width);
+        let is_result = self.kind.is_result() && !self.ui.json;
+        let width = if is_result { wrap::columns(std::io::stdout()) } else { wrap::columns(std::io::stderr()) };
+        let row = HostReport::new(self.names[host], end, self.kind, self.ui.verbose, width);
         let line = row.line(self.width, self.kind, width);
         let mut state = self.lock();
         state.ended = state.ended.saturating_add(1);
@@ -107,7 +111,10 @@ impl Watcher for HostsDisplay<'_> {
         if let Some(live) = &mut state.live {
             live.end(host, ended, all);
         }
-        self.say(&mut state, &line);
+        // The differences are what `plan` and `verify` are asked for: they are printed at the end, in order.
+        if !is_result || row.error.is_some() {
+            self.say(&mut state, &line);
+        }
         state.rows[host] = Some(row);
     }
 
@@ -162,10 +169,11 @@ impl Live {
     }
 
     fn begin(&mut self, host: usize, name: &str) {
-        let shown = text::shown_text(name).unwrap_or_default();
+        let room = wrap::width().saturating_sub(LIVE);
+        let shown = wrap::cut_path(&text::shown_text(name).unwrap_or_default(), room);
         let bar = ProgressBar::new_spinner()
             .with_style(style("  {prefix}   {spinner} {msg}   {elapsed}"))
-            .with_prefix(format!("{shown:width$}", width = name.width()))
+            .with_prefix(format!("{shown:width$}", width = name.width().min(room)))
             .with_message(word(HostStep::Connecting));
         let bar = self.lines.insert_before(&self.total, bar);
         bar.enable_steady_tick(FRAME);

@@ -11,9 +11,10 @@ mod progress;
 pub mod public;
 pub mod rotate;
 pub mod sources;
-mod wrap;
+pub mod wrap;
 
 use std::io::Write;
+use std::os::fd::AsFd;
 
 use deaddrop_core::shown;
 
@@ -62,13 +63,35 @@ impl Ui {
         if self.json {
             return Ok(());
         }
-        let text = shown::painted(text);
+        let text = fitted(shown::painted(text), std::io::stdout());
         // Without colour codes where there is no terminal for them.
         let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
         match coloured {
             true => print_output(text.as_bytes()),
             false => print_output(anstream::adapter::strip_str(&text).to_string().as_bytes()),
         }
+    }
+
+    /// The requested result in lines, for people: on standard output, or with `--json`, which is there, on standard error;
+    /// nothing with `-q`, or if it is empty.
+    ///
+    /// # Errors
+    /// See [`print_output`].
+    pub fn result(&self, text: &str) -> Result<(), Failure> {
+        match text {
+            "" => Ok(()),
+            _ if self.quiet || self.json => {
+                self.info(text);
+                Ok(())
+            }
+            _ => self.print(&format!("{text}\n")),
+        }
+    }
+
+    /// Columns of the terminal that [`Ui::result`] prints to; `None` if it is none.
+    #[must_use]
+    pub fn columns_of_result(&self) -> Option<usize> {
+        if self.json { wrap::columns(std::io::stderr()) } else { wrap::columns(std::io::stdout()) }
     }
 
     /// As [`Ui::print_json`], after something was written. The change stays, so an error of printing is reported but
@@ -97,5 +120,13 @@ pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
 /// Prints to standard error, without colour codes where there is no terminal for them.
 pub fn print_error_stream(line: &str) {
     // Best effort: an error here cannot be reported anywhere.
-    let _ = writeln!(anstream::stderr(), "{}", shown::painted(line));
+    let _ = writeln!(anstream::stderr(), "{}", fitted(shown::painted(line), std::io::stderr()));
+}
+
+/// Fitted to the terminal that the stream writes to; a file or a pipe gets unbroken lines.
+fn fitted(text: String, stream: impl AsFd) -> String {
+    match wrap::columns(stream) {
+        Some(columns) => wrap::fit(&text, columns),
+        None => text,
+    }
 }

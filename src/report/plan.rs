@@ -11,17 +11,18 @@ use crate::run::desired::{Content, Generated, KeyState};
 use crate::run::plan::{Action, Change, NewDirectory, Plan};
 use crate::run::style::{self, paint};
 
-/// The whole plan, as for `deaddrop plan`, without the closing sum.
+/// The whole plan, as for `deaddrop plan`, without the closing sum. `columns` is the width of the terminal, if it is for
+/// one.
 #[must_use]
-pub fn table(plan: &Plan) -> String {
+pub fn table(plan: &Plan, columns: Option<usize>) -> String {
     let mut lines: Vec<Line<'_>> = plan.directories.iter().map(Line::directory).collect();
     lines.extend(plan.changes.iter().map(|change| Line::new(change, [what(change), note(change)])));
-    render(&lines, plan)
+    render(&lines, plan, columns)
 }
 
 /// The differences, as for `deaddrop verify`.
 #[must_use]
-pub fn differences(plan: &Plan) -> String {
+pub fn differences(plan: &Plan, columns: Option<usize>) -> String {
     fn line(change: &Change) -> Line<'_> {
         let what = match change.action {
             Action::Create => "missing".to_owned(),
@@ -30,17 +31,17 @@ pub fn differences(plan: &Plan) -> String {
         };
         Line::new(change, [what, note(change)])
     }
-    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
+    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan, columns)
 }
 
 /// One line per changed file, as for `deaddrop inject`.
 #[must_use]
-pub fn changed_lines(plan: &Plan) -> String {
+pub fn changed_lines(plan: &Plan, columns: Option<usize>) -> String {
     fn line(change: &Change) -> Line<'_> {
         let what = if change.action == Action::Unchanged { "unchanged" } else { "" };
         Line::new(change, [what.to_owned(), String::new()])
     }
-    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan)
+    render(&worth_a_line(plan).map(line).collect::<Vec<_>>(), plan, columns)
 }
 
 /// Changed files, and files with a warning: it is printed below their line.
@@ -81,14 +82,24 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Minimum width of the column of paths.
+const NARROWEST_PATH: usize = 16;
+
 /// The lines in columns, each with its warnings; then the warnings about no secret.
-fn render(lines: &[Line<'_>], plan: &Plan) -> String {
-    let width = |column: usize| lines.iter().map(|line| line.cells[column].width()).max().unwrap_or(0);
-    let widths = [width(0), width(1)];
+fn render(lines: &[Line<'_>], plan: &Plan, columns: Option<usize>) -> String {
+    // A directory has no third column, which its second one would move.
+    let in_columns = |column: usize| lines.iter().filter(move |line| column == 0 || !line.cells[2].is_empty());
+    let width = |column: usize| in_columns(column).map(|line| line.cells[column].width()).max().unwrap_or(0);
+    let rest = lines.iter().map(|line| line.cells[2].width()).max().unwrap_or(0).saturating_add(width(1));
+    // In a narrow terminal the paths are cut, and nothing else: the sign and the gaps are 10 columns.
+    let room =
+        columns.map_or(usize::MAX, |columns| columns.saturating_sub(rest.saturating_add(10)).max(NARROWEST_PATH));
+    let widths = [width(0).min(room), width(1)];
     let mut text = String::new();
     for Line { sign, secret, cells } in lines {
         let mut line = format!("  {sign} ");
         for (column, cell) in cells.iter().enumerate() {
+            let cell = if column == 0 { &wrap::cut_path(cell, room) } else { cell };
             line.push_str(cell);
             // The last column is not padded.
             let rest = widths.get(column).map_or(0, |width| width.saturating_sub(cell.width()).saturating_add(3));

@@ -2,13 +2,14 @@
 //! long, and one at the end.
 
 use std::cell::RefCell;
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use deaddrop_image::progress::{Progress, Work};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-use super::Ui;
+use super::{Ui, wrap};
 
 /// Shorter work is not shown.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,13 +71,28 @@ impl<'a> ProgressDisplay<'a> {
 
 fn bar(step: Progress) -> ProgressBar {
     let bar = ProgressBar::new(step.total).with_message(name(step.work));
-    // OK to fall back: the templates are constants, and only an invalid one is an error.
-    let template = match step.work {
-        Work::Kernel => "{msg} {bar:30} step {pos} of {len}",
-        _ => "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+    // Never wider than the terminal: the bar takes what the rest leaves.
+    let template = match (step.work, wrap::width()) {
+        (Work::Kernel, _) => "{msg} {wide_bar} step {pos} of {len}",
+        (_, WIDE..) => "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}{left}",
+        _ => "{msg} {wide_bar} {percent} %{left}",
     };
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    // OK to fall back: the templates are constants, and only an invalid one is an error.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style.with_key("left", |state: &ProgressState, to: &mut dyn Write| {
+        // Best effort, as all output for people.
+        let _ = to.write_str(&left(state.eta(), state.pos(), state.len()));
+    }))
 }
+
+/// ", 12 s left"; empty as long as it is not known.
+fn left(eta: Duration, done: u64, total: Option<u64>) -> String {
+    let is_known = eta >= Duration::from_secs(1) || total.is_some_and(|total| done > total / 2);
+    if is_known { format!(", {} left", HumanDuration(eta)) } else { String::new() }
+}
+
+/// Columns from which on sizes and rate are shown.
+const WIDE: usize = 100;
 
 fn name(work: Work) -> &'static str {
     match work {

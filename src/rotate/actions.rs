@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use deaddrop_core::near;
+use deaddrop_core::shown::quoted;
+
 use crate::manifest::SecretSpec;
 use crate::place::node::{Action, NodeRun, Unit};
 
@@ -38,6 +41,30 @@ pub(super) fn collect(changed: &[&SecretSpec], run: &mut NodeRun<'_>) {
         }
     }
     run.settle = settle;
+}
+
+/// The actions of a run, before they are carried out: "would restart k3s.service and run `curl`"; empty for none.
+pub(super) fn announced(run: &NodeRun<'_>) -> String {
+    let units = |action: Action| {
+        let names = run.units.iter().filter(move |unit| unit.action == action).map(|unit| unit.name.as_str());
+        near::list(names)
+    };
+    // A program's arguments may contain values.
+    let programs = |argv: Vec<&Vec<String>>| {
+        let names: Vec<String> = argv.iter().filter_map(|argv| Some(quoted(argv.first()?))).collect();
+        near::list(names.iter().map(String::as_str))
+    };
+    let health = run.checks.iter().map(|(_, command)| command).collect();
+    let parts = [
+        ("restart ", units(Action::Restart), ""),
+        ("restart ", units(Action::TryRestart), " if running"),
+        ("reload ", units(Action::Reload), ""),
+        ("run ", programs(run.programs.iter().collect()), ""),
+        ("check health by ", programs(health), ""),
+    ];
+    let parts = parts.iter().filter(|(_, what, _)| !what.is_empty());
+    let parts: Vec<String> = parts.map(|(verb, what, when)| format!("{verb}{what}{when}")).collect();
+    if parts.is_empty() { String::new() } else { format!("would {}", parts.join(", then ")) }
 }
 
 /// A unit that several secrets name is acted on once, with the strongest action.

@@ -122,7 +122,10 @@ pub fn choose<'m>(manifest: &'m Manifest, selection: Selection<'_>) -> Result<Ve
             let Some(hosts) = tags.get(tag) else { return Err(unknown_tag(tag, &tags)) };
             hosts.iter().for_each(|(name, host)| add(name, host));
         } else {
-            let Some((name, host)) = manifest.hosts.get_key_value(word) else {
+            // As `plan` and `verify` name a node.
+            let found = manifest.hosts.get_key_value(word);
+            let found = found.or_else(|| manifest.hosts.get_key_value(word.strip_prefix('@')?));
+            let Some((name, host)) = found else {
                 return Err(unknown_host(word, &tags, every()));
             };
             add(name, host);

@@ -98,7 +98,8 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
         return match checked {
             Ok(()) => {
                 target.close();
-                HostResult::success(HostStatus::Done, plan)
+                let announced = actions::announced(&node_run);
+                HostResult { announced, ..HostResult::success(HostStatus::Done, plan) }
             }
             Err(error) => HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) },
         };
@@ -184,6 +185,14 @@ fn files_of(plan: &Plan) -> Vec<RunFile> {
         }
     };
     plan.changes.iter().map(file).collect()
+}
+
+/// What `rotate` would do on a node after the files of this plan; empty for nothing.
+#[must_use]
+pub fn announced(plan: &Plan, specs: &[&SecretSpec]) -> String {
+    let mut run = NodeRun::default();
+    actions::collect(&changed(plan, specs), &mut run);
+    actions::announced(&run)
 }
 
 /// The secrets whose files change, in the manifest's order.

@@ -69,17 +69,16 @@ pub(super) fn uncleared(name: &str, directory: &str) -> Message {
 /// A file could not be restored.
 pub(super) fn stuck(name: &str, path: &str, outcome: &Outcome) -> Message {
     let message = Message::new(format!("{name}: stopped in the middle: the old {path} could not be restored"));
+    let why = outcome.fault.as_ref().map_or(String::new(), |fault| fault.what.clone());
+    let message = if why.is_empty() { message } else { message.cause(why) };
     with_output(message, outcome.fault.as_ref())
         .hint("check the file system there, then run it again: the next run restores the old files first")
 }
 
 fn with_output(message: Message, fault: Option<&Fault>) -> Message {
     match fault {
-        Some(fault) if !fault.output.is_empty() => {
-            message.cause(format!("last lines of its log:\n{}", fault.output.join("\n")))
-        }
-        Some(fault) => message.cause(fault.what.clone()),
-        None => message,
+        Some(fault) if !fault.output.is_empty() => message.cause(fault.output.join("\n")),
+        _ => message,
     }
 }
 

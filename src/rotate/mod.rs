@@ -21,7 +21,7 @@ use crate::run::desired::DesiredFile;
 use crate::run::message::Message;
 use crate::run::plan::Plan;
 
-pub use host::{Node, enter, rotate_host};
+pub use host::{Node, announced, enter, rotate_host};
 
 /// Default time limit for a node's greeting and for each answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -150,6 +150,8 @@ pub struct HostResult {
     pub changed_anything: bool,
     /// The changes and their warnings; `None` if there was no plan.
     pub plan: Option<Plan>,
+    /// What a dry run would do on the node after the files: "would restart k3s.service"; empty for nothing.
+    pub announced: String,
     /// Units that were restarted or reloaded, in order.
     pub restarted: Vec<String>,
     /// The time for which the units were watched and healthy.
@@ -169,6 +171,7 @@ impl HostResult {
             error: None,
             changed_anything: false,
             plan: None,
+            announced: String::new(),
             restarted: Vec::new(),
             healthy_for: None,
             needs_user: false,

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::kit::Scratch;
 use crate::kit::canary::Canary;
-use crate::kit::run::{Deaddrop, on_terminal};
+use crate::kit::run::{Deaddrop, on_terminal, on_terminal_of};
 
 const COMMANDS: [&str; 11] =
     ["check", "inspect", "plan", "inject", "verify", "rotate", "recover", "scrub", "generate", "init", "completions"];
@@ -107,7 +107,7 @@ fn alone_it_shows_the_three_uses_and_wrong_usage_is_exit_2() {
 }
 
 #[test]
-fn words_go_to_standard_error_and_one_object_to_standard_output() {
+fn what_is_asked_for_goes_to_standard_output_and_what_is_told_of_work_to_standard_error() {
     let scratch = with_root();
     let value = Canary::new("a");
     let run = |args: &[&str]| Deaddrop::new(&scratch).args(args).env("A", value.text()).plant(&value).run();
@@ -126,9 +126,8 @@ fn words_go_to_standard_error_and_one_object_to_standard_output() {
         let code = if args[0] == "inject" { 0 } else { code };
         let words = run(args).expect_code(code);
         let (asked_for, told) = (words.stdout(), words.stderr());
-        // The plan is what was asked for.
-        let is_right = if args[0] == "plan" { !asked_for.is_empty() } else { asked_for.is_empty() && !told.is_empty() };
-        assert!(is_right, "{args:?}");
+        let (some, none) = if args[0] == "inject" { (told, asked_for) } else { (asked_for, told) };
+        assert!(!some.is_empty() && none.is_empty(), "{args:?}: {none}");
         let json = run(&[args, &["--json"]].concat()).expect_code(code);
         let object = json.json();
         assert_eq!(object["command"], args[0]);
@@ -147,12 +146,89 @@ fn words_go_to_standard_error_and_one_object_to_standard_output() {
 #[test]
 fn twice_v_lists_each_file_also_what_is_unchanged() {
     let scratch = with_root();
-    let run = |args: &[&str]| Deaddrop::new(&scratch).args(args).env("A", "a value").run().expect_code(0).stderr();
+    let run = |args: &[&str]| Deaddrop::new(&scratch).args(args).env("A", "a value").run().expect_code(0);
+    let run = |args: &[&str]| {
+        let run = run(args);
+        run.stdout() + &run.stderr()
+    };
     run(&["inject", "root"]);
     assert!(!run(&["verify", "root", "-v"]).contains("/etc/a"));
     for command in ["inject", "verify"] {
         assert!(run(&[command, "root", "-vv"]).contains("/etc/a   unchanged   a"), "{command}");
     }
+}
+
+#[test]
+fn a_narrow_terminal_cuts_paths_and_breaks_no_word() {
+    let scratch = with_root();
+    let (owner, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let secret = |name: &str, path: &str| {
+        format!("  {name}: {{ path: {path}, from: 'env:A', owner: {owner}, group: {group} }}\n")
+    };
+    let secrets = [
+        secret("admin-password", "/etc/secrets/of/the/administrator/admin-password"),
+        secret("short", "/etc/short"),
+        secret("temporary", "/var/tmp/a-file-that-is-removed/after/thirty/days"),
+    ];
+    scratch.write("secrets.yaml", format!("version: 1\nsecrets:\n{}", secrets.concat()));
+    let shown = |columns: u16, words: &str| {
+        let mut command = on_terminal_of(&scratch, columns, words);
+        command.env("A", "a value").env("NO_COLOR", "1");
+        let output = command.output().expect("running script (Debian package bsdutils)");
+        String::from_utf8(output.stdout).unwrap().replace('\r', "")
+    };
+    for words in ["plan root", "verify root", "inject root", "verify root -vv", "check", "plan missing.img"] {
+        let wide: Vec<String> = shown(250, words).split_whitespace().map(str::to_owned).collect();
+        for columns in [60, 80, 110] {
+            let narrow = shown(columns, words);
+            for line in narrow.lines() {
+                assert!(line.chars().count() <= usize::from(columns), "{columns}, {words}: {line}");
+            }
+            // Every word is whole, but for the paths that end a cut.
+            let is_known = |word: &str| match word.strip_prefix('…') {
+                Some(end) => wide.iter().any(|word| word.ends_with(end)),
+                None => wide.iter().any(|known| known == word) || word.contains("ms"),
+            };
+            let broken: Vec<&str> = narrow.split_whitespace().filter(|word| !is_known(word)).collect();
+            // What `inject` said first it does not say again.
+            assert!(words == "inject root" || broken.is_empty(), "{columns}, {words}: {broken:?}\n{narrow}");
+        }
+    }
+    assert!(shown(60, "verify root -vv").contains('…'), "a long path is cut");
+    let piped = Deaddrop::new(&scratch).args(["verify", "root", "-vv"]).env("A", "a value").run().stdout();
+    assert!(!piped.contains('…'), "a pipe gets all: {piped}");
+}
+
+#[test]
+fn a_commands_own_options_come_before_the_global_ones() {
+    let scratch = Scratch::new();
+    for command in COMMANDS {
+        for flag in ["-h", "--help"] {
+            let help = Deaddrop::new(&scratch).args([command, flag]).run().expect_code(0).stdout();
+            let (own, global) = help.split_once("Global options:").unwrap_or_else(|| panic!("{command}: {help}"));
+            for option in ["--json", "--quiet", "--verbose", "--help"] {
+                assert!(global.contains(option) && !own.contains(&format!("  {option}")), "{command}: {option}");
+            }
+            let others = global.lines().filter(|line| line.trim_start().starts_with("--")).count();
+            assert_eq!(others, 1, "{command}: --json alone has no short form: {global}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_taken_for_a_file_is_told_with_the_name_of_the_node() {
+    let scratch = with_root();
+    let manifest = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+    scratch.write("secrets.yaml", format!("{manifest}hosts: {{ node1: {{ ssh: \"ssh://nobody@127.0.0.1:1\" }} }}\n"));
+    for command in ["plan", "verify", "inject"] {
+        let run = Deaddrop::new(&scratch).args([command, "node1"]).run();
+        run.expect_refusal(command, 1, &["node1: there is no such image", "did you mean @node1?"]);
+    }
+    // A file of this name is meant.
+    fs::create_dir_all(scratch.join("node1/etc")).unwrap();
+    Deaddrop::new(&scratch).args(["plan", "node1"]).env("A", "a value").run().expect_code(0);
+    let run = Deaddrop::new(&scratch).args(["rotate", "@node1"]).env("A", "a value").run().expect_code(1);
+    run.expect_error("node1").expect_error("1 unreachable");
 }
 
 #[test]

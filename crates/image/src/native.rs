@@ -103,6 +103,12 @@ impl<'w> NativeImage<'w> {
         &self.root
     }
 
+    /// True if it is compressed: a change in place rewrites the whole file.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.packed
+    }
+
     /// "node1.img, partition 2 (ext4, nixos)".
     #[must_use]
     pub fn title(&self) -> String {

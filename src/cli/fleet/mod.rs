@@ -87,12 +87,18 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
     let sum = HostCounts::of(&rows);
     ui.print_json_when_done(|| report::object(&rows, request.kind));
-    let mut warnings: Vec<String> = report::warnings(&rows);
+    let mut lines: Vec<String> = Vec::new();
+    if request.kind.is_result() && !ui.json {
+        lines.extend(report::lines(&rows, request.kind));
+    }
+    lines.extend(report::warnings(&rows));
     let secrets = hosts::union(&manifest, &parts);
     let ours = select::manifest_warnings(&manifest, &secrets, None);
-    warnings.extend(ours.iter().map(crate::report::plan::warning_lines));
-    warnings.iter().for_each(|warning| ui.info(warning));
-    ui.info(&sum.line(request.kind, started.elapsed()));
+    lines.extend(ours.iter().map(crate::report::plan::warning_lines));
+    lines.push(sum.line(request.kind, started.elapsed()));
+    for line in lines {
+        if request.kind.is_result() { ui.result(&line)? } else { ui.info(&line) }
+    }
     report::hints(&rows, request.kind).iter().for_each(|hint| ui.info(hint));
     let exit = exit(&sum, request);
     if let (Some(waits), Exit::Done | Exit::SomeDone) = (waits, exit) {

@@ -176,7 +176,7 @@ show_output() {
 }
 
 show_journal() {
-  say output
+  say "output $1"
   journalctl -u "$1" -n 5 -q --no-pager -o cat 2>/dev/null </dev/null | last_bytes | base64
   say ,
 }
@@ -317,6 +317,15 @@ run_checks() {
       fi
       run "${check#* }" "$remaining" && break
       [ "$hung" ] || ended=failed
+      # A unit that is down does not come back by being waited for; one that is starting may.
+      look_at_units all
+      case $bad in
+        'state '*' failed '* | 'state '*' inactive '*)
+          bad="down ${bad#state } $number"
+          break
+          ;;
+      esac
+      bad=
       sleep 1
     done
   done
@@ -324,7 +333,20 @@ run_checks() {
 
 show_why() {
   case $bad in
-    program* | check*) show_output ;;
+    program*) show_output ;;
+    down*)
+      unit=${bad#* }
+      show_journal "${unit%% *}"
+      show_output
+      ;;
+    check*)
+      show_output
+      failed=$bad bad=
+      look_at_units all
+      unit=${bad#* }
+      [ -z "$bad" ] || show_journal "${unit%% *}"
+      bad=$failed
+      ;;
     state* | again*)
       unit=${bad#* }
       show_journal "${unit%% *}"

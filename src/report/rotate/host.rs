@@ -39,17 +39,18 @@ pub struct HostReport {
 }
 
 impl HostReport {
-    /// Takes over how `host` ended.
+    /// Takes over how `host` ended. `columns` is the width of the terminal that its lines are for, if there is one.
     #[must_use]
-    pub fn new(host: &str, end: HostResult, kind: RunKind, verbose: u8) -> Self {
+    pub fn new(host: &str, end: HostResult, kind: RunKind, verbose: u8, columns: Option<usize>) -> Self {
         let what = what(&end, kind);
         let (mut changes, mut warnings, mut files) = (Vec::new(), Vec::new(), String::new());
         if let Some(plan) = end.plan {
+            let columns = columns.map(|columns| columns.saturating_sub(INDENT_OF_FILES));
             files = match verbose {
                 0 => String::new(),
-                1 if kind == RunKind::Verify => report::differences(&plan),
-                1 => report::changed_lines(&plan),
-                _ => report::table(&plan),
+                1 if kind == RunKind::Verify => report::differences(&plan, columns),
+                1 => report::changed_lines(&plan, columns),
+                _ => report::table(&plan, columns),
             };
             let change = |change: crate::run::plan::Change| (change.secret, change.path, change.action);
             changes = plan.changes.into_iter().map(change).collect();
@@ -87,32 +88,43 @@ impl HostReport {
             HostStatus::Skipped => ("-", style::QUIET),
             _ => ("✗", style::ERROR),
         };
+        let time = match self.status {
+            HostStatus::Skipped => String::new(),
+            _ => text::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default()),
+        };
         let reason = self.error.as_ref().map_or_else(|| self.what.clone(), |error| self.reason(error));
         let mut lines: Vec<String> = Vec::new();
         for part in reason.lines() {
             match width {
-                Some(width) => lines.extend(wrap::wrap(part, width.saturating_sub(indent))),
+                // The first line ends with the time.
+                Some(width) => {
+                    let taken = indent.saturating_add(time.width()).saturating_add(2);
+                    lines.extend(wrap::wrap(part, width.saturating_sub(taken)));
+                }
                 None => lines.push(part.to_owned()),
             }
         }
         let mut lines = lines.into_iter();
         let mut text =
             format!("  {}{:pad$}   {} {}", self.host, "", paint(style, sign), lines.next().unwrap_or_default());
-        if self.status != HostStatus::Skipped {
-            let time = text::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        if !time.is_empty() {
             let plain = anstream::adapter::strip_str(&text).to_string();
-            let gap = TIMES.saturating_sub(plain.width().saturating_add(time.width())).max(2);
+            let times = width.map_or(TIMES, |width| width.min(TIMES));
+            let gap = times.saturating_sub(plain.width().saturating_add(time.width())).max(2);
             let _ = write!(text, "{:gap$}{}", "", paint(style::QUIET, &time));
         }
         for line in lines {
             let _ = write!(text, "\n{:indent$}{line}", "");
         }
         for line in self.files.lines() {
-            let _ = write!(text, "\n{:names$}     {line}", "");
+            let _ = write!(text, "\n{:INDENT_OF_FILES$}{line}", "");
         }
         text
     }
 }
+
+/// Indentation of the lines of files below a host's line.
+const INDENT_OF_FILES: usize = 6;
 
 /// The column in which durations end, if the text before them is short enough.
 const TIMES: usize = 80;
@@ -129,9 +141,13 @@ fn what(end: &HostResult, kind: RunKind) -> String {
         (HostStatus::Done, RunKind::Verify) => {
             let differing = plan.map_or(0, differing);
             let are = if differing == 1 { "is" } else { "are" };
-            format!("{differing} of {} {are} not as declared", report::secrets(all))
+            let after = if end.announced.is_empty() { String::new() } else { format!("; rotate {}", end.announced) };
+            format!("{differing} of {} {are} not as declared{after}", report::secrets(all))
         }
-        (HostStatus::Done, RunKind::DryRun | RunKind::Plan) => plan.map_or_else(String::new, report::sum),
+        (HostStatus::Done, RunKind::DryRun | RunKind::Plan) => {
+            let after = if end.announced.is_empty() { String::new() } else { format!("; {}", end.announced) };
+            format!("{}{after}", plan.map_or_else(String::new, report::sum))
+        }
         (HostStatus::Done, RunKind::Rotate) => {
             let mut text = format!("{} changed", plan.map_or(0, differing));
             if !end.restarted.is_empty() {

@@ -6,8 +6,9 @@ mod host;
 use deaddrop_core::near;
 use deaddrop_core::warning::Warning;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr;
 
-use super::{json, plan as report};
+use super::{json, plan as report, wrap};
 use crate::rotate::HostStatus;
 use crate::run::style::{self, paint};
 
@@ -36,6 +37,12 @@ impl RunKind {
             Self::Plan => "plan",
             Self::Verify => "verify",
         }
+    }
+
+    /// True if the hosts' lines are what the command is asked for, and not a report of work.
+    #[must_use]
+    pub fn is_result(self) -> bool {
+        matches!(self, Self::Plan | Self::Verify)
     }
 
     /// True if nothing is written.
@@ -85,6 +92,14 @@ pub fn object(rows: &[HostReport], kind: RunKind) -> Value {
     object["hosts"] = json!(hosts);
     object["summary"] = HostCounts::of(rows).json(kind);
     object
+}
+
+/// The lines of the hosts that did not fail, in their order.
+#[must_use]
+pub fn lines(rows: &[HostReport], kind: RunKind) -> Vec<String> {
+    let names = rows.iter().map(|row| row.host.width()).max().unwrap_or(0).min(WIDEST_NAME);
+    let width = wrap::columns(std::io::stdout());
+    rows.iter().filter(|row| row.error.is_none()).map(|row| row.line(names, kind, width)).collect()
 }
 
 /// Each warning once, with its hosts.
@@ -153,7 +168,7 @@ mod tests {
     use crate::run::message::Message;
 
     fn row(host: &str, status: HostStatus, error: Option<Message>) -> HostReport {
-        HostReport::new(host, HostResult { error, seconds: 3.07, ..HostResult::new(status) }, RunKind::Rotate, 0)
+        HostReport::new(host, HostResult { error, seconds: 3.07, ..HostResult::new(status) }, RunKind::Rotate, 0, None)
     }
 
     fn rows() -> Vec<HostReport> {

@@ -76,7 +76,7 @@ fn each_difference_is_planned_written_and_then_gone() {
     before.assert_only(&after, &["/etc/new", "/etc/old", "/etc/open", "/etc/same", "/etc/gone"], &["/etc", "/"]);
     assert_eq!(before.at("/etc/open").inode, after.at("/etc/open").inode, "only its mode was to change");
 
-    root.deaddrop(&["verify", "root"]).run().expect_code(0).expect_error("6 secrets as declared");
+    root.deaddrop(&["verify", "root"]).run().expect_code(0).expect_output("6 secrets as declared");
     root.deaddrop(&["plan", "root", "--exit-code"]).run().expect_code(0).expect_output("Nothing to do");
     root.inject().expect_code(0).expect_error("nothing to do, 6 secrets as declared");
     after.assert_same(&root.tree(), false);
@@ -225,7 +225,7 @@ fn a_password_is_hashed_once_and_kept_while_it_verifies() {
         // Another password makes another hash.
         let other = Canary::new("another password");
         let run = root.deaddrop(&["verify", "root"]).env("A", other.text()).plant(&other).run();
-        run.expect_code(3).expect_error(&format!("~ /etc/{scheme}"));
+        run.expect_code(3).expect_output(&format!("~ /etc/{scheme}"));
     }
 }
 

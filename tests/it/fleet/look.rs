@@ -26,6 +26,20 @@ fn what_only_looks_writes_nothing_and_tells_what_differs() {
         assert_eq!(words(&object), [status; 3], "{args:?}");
         assert_eq!(object["hosts"][0]["changes"][9]["action"], "create");
     }
+    // What would be done after the files is told by all of them, and of one node alone too.
+    let name = Nodes::name(0);
+    let node = format!("@{name}");
+    for (args, code) in [
+        (&["rotate", "--all", "--dry-run"][..], 0),
+        (&["plan", "--all"], 0),
+        (&["verify", "--all"], 3),
+        (&["plan", &node], 0),
+        (&["verify", &node], 3),
+    ] {
+        let run = values.deaddrop(&nodes, args).run().expect_code(code);
+        let said = if args[0] == "rotate" { run.stderr() } else { run.stdout() };
+        assert!(said.contains("would restart app.service"), "{args:?}: {said}");
+    }
     for number in 0..3 {
         assert_empty(&nodes, number);
         let calls = nodes.read(number, "/var/calls").unwrap_or_default();
@@ -35,11 +49,11 @@ fn what_only_looks_writes_nothing_and_tells_what_differs() {
     }
     values.deaddrop(&nodes, &["rotate", "--all"]).run().expect_code(0);
     let run = values.deaddrop(&nodes, &["verify", "--all"]).run().expect_code(0);
-    assert!(run.stderr().contains("3 of 3 hosts as declared"), "{}", run.stderr());
+    assert!(run.stdout().contains("3 of 3 hosts as declared"), "{}", run.stdout());
     nodes.shell(1, "chmod 0644 /etc/secrets/s04");
     let run = values.deaddrop(&nodes, &["verify", "--all", "-v"]).run().expect_code(3);
-    assert!(run.stderr().contains("2 of 3 hosts as declared, 1 not"), "{}", run.stderr());
-    assert!(run.stderr().contains("mode 0644 → 0400"), "{}", run.stderr());
+    assert!(run.stdout().contains("2 of 3 hosts as declared, 1 not"), "{}", run.stdout());
+    assert!(run.stdout().contains("mode 0644 → 0400"), "{}", run.stdout());
     // What is known to differ is said, also where another could not be looked at.
     nodes.stop(2);
     let run = values.deaddrop(&nodes, &["verify", "--all", "--json"]).run().expect_code(3);

@@ -23,7 +23,7 @@ fn init(scratch: &Scratch, args: &[&str]) -> Finished {
 fn what_the_flags_say_passes_check() {
     let scratch = Scratch::new();
     init(&scratch, &FLAGS).expect_code(0).expect_error("deaddrop plan IMAGE --host node1");
-    let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stderr();
+    let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stdout();
     assert_eq!(said, "secrets.yaml: 5 secrets, 1 host, no errors\n");
     let text = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
     for line in [
@@ -72,7 +72,7 @@ fn every_kind_of_vault_and_every_odd_name_passes_check() {
             "--force",
         ];
         init(&scratch, &args).expect_code(0);
-        let said = Deaddrop::new(&scratch).args(["check", "-m", "m.yaml"]).run().expect_code(0).stderr();
+        let said = Deaddrop::new(&scratch).args(["check", "-m", "m.yaml"]).run().expect_code(0).stdout();
         assert_eq!(said, "m.yaml: 4 secrets, 2 hosts, no errors\n", "{vault}");
     }
 }
@@ -172,7 +172,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     let mut person = Command::new("timeout");
     person.args(["--signal=KILL", "60", "python3", "-c", PERSON, env!("CARGO_BIN_EXE_deaddrop"), "init"]);
     tool(person.current_dir(scratch.path()));
-    let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stderr();
+    let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stdout();
     assert_eq!(said, "secrets.yaml: 2 secrets, 2 hosts, no errors\n");
     let text = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
     for line in [

@@ -13,7 +13,7 @@ use crate::kit::tree::Tree;
 fn a_second_run_changes_not_one_byte() {
     let setup = Setup::each_kind();
     setup.run("plan", &["--exit-code"]).expect_code(3);
-    setup.run("verify", &[]).expect_code(3).expect_error("5 of 5 secrets are not as declared");
+    setup.run("verify", &[]).expect_code(3).expect_output("5 of 5 secrets are not as declared");
     setup.run("inject", &[]).expect_code(0);
     let (digest, tree) = (sha256_of(&setup.image.path), Tree::of(&setup.image));
     for _ in 0..2 {
@@ -21,7 +21,7 @@ fn a_second_run_changes_not_one_byte() {
         assert_eq!(sha256_of(&setup.image.path), digest);
     }
     assert!(tree == Tree::of(&setup.image));
-    setup.run("verify", &[]).expect_code(0).expect_error("5 secrets as declared");
+    setup.run("verify", &[]).expect_code(0).expect_output("5 secrets as declared");
     setup.run("plan", &["--exit-code"]).expect_code(0).expect_output("Nothing to do: 5 secrets as declared");
     // Without the host's name the comment would be another one: the keys that stand are kept all the same.
     let alone = "version: 1\nsecrets:\n  \
@@ -88,7 +88,7 @@ fn a_key_that_is_gone_is_made_anew_and_the_others_stay() {
     for (gone, (name, path)) in EACH_KIND.into_iter().enumerate() {
         let before = keys(&setup);
         setup.remove(path);
-        setup.run("verify", &[]).expect_code(3).expect_error("1 of 5 secrets is not as declared");
+        setup.run("verify", &[]).expect_code(3).expect_output("1 of 5 secrets is not as declared");
         setup.run("inject", &[]).expect_code(0).expect_error("1 secret written, 4 unchanged");
         for (at, (old, new)) in before.iter().zip(keys(&setup)).enumerate() {
             assert_eq!(*old != new, at == gone, "{name}");
@@ -115,7 +115,7 @@ fn the_public_part_follows_the_key_that_stands() {
             None => setup.remove(&beside),
             Some(content) => setup.put(&beside, content),
         }
-        setup.run("verify", &[]).expect_code(3).expect_error("1 of 5 secrets is not as declared");
+        setup.run("verify", &[]).expect_code(3).expect_output("1 of 5 secrets is not as declared");
         setup.run("inject", &[]).expect_code(0).expect_error("1 secret written, 4 unchanged");
         assert_eq!(setup.content(&beside).unwrap(), public, "{name}");
         assert_eq!(setup.content(path).unwrap(), key, "{name}");
@@ -231,7 +231,7 @@ fn a_warning_is_told_once_and_not_for_the_public_part_again() {
         "version: 1\nsecrets:\n  key: { path: /var/tmp/key, generate: ssh-ed25519 }\n  \
          token: { path: /etc/secrets/token, generate: token }\nhosts: { node1: , node2: }\n",
     );
-    let check = super::Deaddrop::new(&setup.scratch).args(["check"]).run().expect_code(0).stderr();
+    let check = super::Deaddrop::new(&setup.scratch).args(["check"]).run().expect_code(0).stdout();
     assert!(check.contains("DD401") && check.contains("deaddrop generate token"), "{check}");
     for command in ["plan", "inject", "inject"] {
         let run = setup.run(command, &[]).expect_code(0);

@@ -68,7 +68,7 @@ fn main_job(layout: Layout, make: impl FnOnce(&Manifest) -> Image) {
     // As declared, and so nothing to do.
     let ours = fingerprint(&image.path);
     assert_eq!(ours.mode, 0o600);
-    manifest.deaddrop(&["verify", &name]).run().expect_code(0).expect_error("20 secrets as declared");
+    manifest.deaddrop(&["verify", &name]).run().expect_code(0).expect_output("20 secrets as declared");
     manifest.deaddrop(&["plan", &name, "--exit-code"]).run().expect_code(0).expect_output("Nothing to do");
     manifest.deaddrop(&["inject", &name]).run().expect_code(0).expect_error("nothing to do, 20 secrets as declared");
     assert_eq!(fingerprint(&image.path), ours, "a second run changed the image");

@@ -175,9 +175,17 @@ impl<'a> Deaddrop<'a> {
 
 /// deaddrop on a terminal of its own, by script(1): these words, as a shell has them. What it shows is standard output.
 pub fn on_terminal(scratch: &Scratch, words: &str) -> Command {
-    let line = format!("{} {words}", env!("CARGO_BIN_EXE_deaddrop"));
+    in_terminal(scratch, &format!("{} {words}", env!("CARGO_BIN_EXE_deaddrop")))
+}
+
+/// The same, on a terminal of this width.
+pub fn on_terminal_of(scratch: &Scratch, columns: u16, words: &str) -> Command {
+    in_terminal(scratch, &format!("stty rows 24 cols {columns}; {} {words}", env!("CARGO_BIN_EXE_deaddrop")))
+}
+
+fn in_terminal(scratch: &Scratch, line: &str) -> Command {
     let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).current_dir(scratch.path()).env_clear().stdin(Stdio::null());
+    command.args(["-qec", line, "/dev/null"]).current_dir(scratch.path()).env_clear().stdin(Stdio::null());
     command.env("PATH", "/usr/bin:/bin").env("HOME", scratch.path()).env("LC_ALL", "C.UTF-8").env("TERM", "xterm");
     command
 }

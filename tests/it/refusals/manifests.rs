@@ -212,7 +212,7 @@ fn a_host_that_is_missing_or_unknown_is_wrong_usage() {
         }
     }
     assert_eq!(fs::read_dir(scratch.join("root/etc")).unwrap().count(), 0);
-    Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).expect_error("1 secret, 2 hosts, no errors");
+    Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).expect_output("1 secret, 2 hosts, no errors");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn an_only_that_names_no_secret_of_the_host_is_wrong_usage() {
     }
     assert_eq!(fs::read_dir(scratch.join("root/etc")).unwrap().count(), 0);
     let check = |args: &[&str]| Deaddrop::new(&scratch).args(["check"]).args(args).env("P", "v").run();
-    check(&["--values", "--only", "pear"]).expect_code(0).expect_error("1 secret, 2 hosts, no errors; every value");
+    check(&["--values", "--only", "pear"]).expect_code(0).expect_output("1 secret, 2 hosts, no errors; every value");
     check(&["--only", "plum"]).expect_refusal("check", 2, &["unknown secret `plum`"]);
     // The rest of the manifest is looked at all the same.
     scratch.write("secrets.yaml", text.replace("env:A", "nowhere:A"));
@@ -289,7 +289,7 @@ fn ten_thousand_secrets_are_checked_planned_and_written() {
     fs::create_dir_all(scratch.join("root/etc")).unwrap();
     let lines: String = (0..10_000).map(|at| format!("  s{at}: {{ path: /etc/x/{at}, from: env:A }}\n")).collect();
     scratch.write("secrets.yaml", format!("version: 1\nsecrets:\n{lines}"));
-    Deaddrop::new(&scratch).args(["check"]).limited().run().expect_code(0).expect_error("10000 secrets");
+    Deaddrop::new(&scratch).args(["check"]).limited().run().expect_code(0).expect_output("10000 secrets");
     let plan = Deaddrop::new(&scratch).args(["plan", "root", "--json"]).env("A", "some value").limited().run();
     assert_eq!(plan.expect_code(0).json()["summary"]["create"], 10_000);
     if skipped_without_root("giving files to root") {

@@ -203,7 +203,7 @@ fn a_hint_for_a_partition_names_the_command_for_it() {
     let said = run(&scratch, &value, &["inject", "d.img"]).run().expect_code(1).stderr();
     let command = said.split('`').nth(1).unwrap_or_else(|| panic!("{said}")).to_owned();
     assert_eq!(command, "e2fsck -p -f 'd.img?offset=1048576'");
-    let inspect = run(&scratch, &value, &["inspect", "d.img"]).run().expect_code(0).stderr();
+    let inspect = run(&scratch, &value, &["inspect", "d.img"]).run().expect_code(0).stdout();
     assert!(inspect.contains(&command), "{inspect}");
     // It is enough.
     let mut shell = Command::new("/bin/sh");

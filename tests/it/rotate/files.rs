@@ -57,7 +57,7 @@ fn a_wrong_mode_or_owner_is_set_right_by_a_new_file() {
     let inode = fs::metadata(&path).unwrap().ino();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     std::os::unix::fs::chown(&path, Some(1000), Some(96)).unwrap();
-    job.deaddrop(&["verify", "@node1"]).run().expect_code(3).expect_error("mode 0644 → 0400");
+    job.deaddrop(&["verify", "@node1"]).run().expect_code(3).expect_output("mode 0644 → 0400");
     job.rotate().expect_code(0);
     assert_eq!(mode_and_owner(&node, "/etc/secrets/a"), (0o100_400, 0, 0));
     assert_ne!(fs::metadata(&path).unwrap().ino(), inode);

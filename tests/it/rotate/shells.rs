@@ -163,7 +163,7 @@ fn sudo_that_records_the_session_is_warned_of() {
             let found = codes(&json);
             assert!(found.contains(&("DD601".to_owned(), true)) && json.to_string().contains(what), "{args:?}: {json}");
         }
-        job.deaddrop(&["verify", "--all"]).run().expect_code(0).expect_error("DD601");
+        job.deaddrop(&["verify", "--all"]).run().expect_code(0).expect_output("DD601");
         job.change_all();
     }
     for text in [

@@ -123,8 +123,38 @@ fn a_health_command_decides_where_there_is_one() {
     job.rotate().expect_code(1).expect_error("`sh` of `health` did not succeed within 1 s").expect_error("no luck");
     assert_eq!(job.states(&node), ["old"]);
     job.with("one", &health("exec sleep 1000", 1));
-    job.rotate().expect_code(1).expect_error("`sh` of `health` did not end within 1 s");
+    let run = job.rotate().expect_code(1);
+    // Its sentence comes once, also if it printed nothing.
+    assert_eq!(run.stderr().matches("`sh` of `health` did not end within 1 s").count(), 1, "{}", run.stderr());
     assert_eq!(job.states(&node), ["old"]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_unit_that_goes_down_ends_the_wait_for_health_and_its_log_is_shown_beside_the_output() {
+    let scratch = Scratch::new();
+    let node = NodeBuilder::new("node1").start(&scratch);
+    node.add_unit("a.service");
+    fs::write(node.at("/srv/journal/a.service"), "cannot read the new token\n").unwrap();
+    let mut job = Job::new(&scratch);
+    let health = |command: &str, timeout: u32| {
+        format!(", restart: a, health: {{ command: [sh, -c, '{command}'], timeout: {timeout} }}")
+    };
+    job.add("one", "/etc/secrets/one", &health("echo connection refused; exit 1", 3600));
+    // It is started, and ends at once.
+    let dies = "(sleep 0.5; sed -i s/ActiveState=active/ActiveState=failed/ /srv/units/a.service) >/dev/null 2>&1 &";
+    node.on_restart("a.service", dies);
+    let run = job.rotate().expect_code(1);
+    let run = run.expect_error("a.service is failed after the change, and `sh` of `health` does not succeed");
+    let run = run.expect_error("last lines of its log:").expect_error("cannot read the new token");
+    run.expect_error("last lines of the output of `health`:").expect_error("connection refused");
+    assert_eq!(job.states(&node), ["none"]);
+    // One that is starting again may yet succeed: it is waited for, and its log is shown as well.
+    node.on_restart("a.service", &dies.replace("=failed", "=activating"));
+    job.with("one", &health("echo connection refused; exit 1", 3));
+    let run = job.rotate().expect_code(1).expect_error("`sh` of `health` did not succeed within 3 s");
+    let run = run.expect_error("last lines of its output:").expect_error("connection refused");
+    run.expect_error("last lines of the log of a.service:").expect_error("cannot read the new token");
     node.assert_clean();
 }
 

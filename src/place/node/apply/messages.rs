@@ -5,13 +5,23 @@ use super::report::unit_name;
 use crate::place::node::error::NodeError;
 use crate::place::node::output::HiddenValues;
 
-/// How the user can read the output that is not shown here.
-pub(super) fn hidden_output_hint(run: &NodeRun<'_>, fault: &str) -> String {
+/// How the user can read the output that is not shown here: of a unit, or of a program.
+pub(super) fn hidden_output_hint(unit: Option<&str>) -> String {
+    match unit {
+        Some(unit) => format!(": `journalctl -u {unit}` on the node shows it"),
+        None => ": run it by hand on the node".to_owned(),
+    }
+}
+
+/// The line above the output of a unit or a program. `fault` is the failure in the node's words.
+pub(super) fn output_heading(fault: &str, unit: Option<&str>) -> String {
     let mut words = fault.split(' ');
-    match (words.next(), words.next().and_then(|name| unit_name(run, name))) {
-        (Some("program" | "check"), _) => ": run it by hand on the node".to_owned(),
-        (_, Some(unit)) => format!(": `journalctl -u {unit}` on the node shows it"),
-        (_, None) => String::new(),
+    match (words.next(), unit) {
+        (Some("check"), Some(unit)) => format!("last lines of the log of {unit}:"),
+        (_, Some(_)) => "last lines of its log:".to_owned(),
+        (Some("program" | "check"), None) => "last lines of its output:".to_owned(),
+        (Some("down"), None) => "last lines of the output of `health`:".to_owned(),
+        (_, None) => "systemctl said:".to_owned(),
     }
 }
 
@@ -34,6 +44,12 @@ pub(super) fn fault_text(run: &NodeRun<'_>, values: &HiddenValues, what: &str) -
                 (true, false) => format!("{unit} is {active} ({}) after the change", values.word(sub)),
                 (false, _) => format!("{unit} is {} after the change", values.word(active)),
             }
+        }
+        ["down", unit, active, _, number] => {
+            let unit = unit_name(run, unit)?;
+            let active = if STATES.contains(active) { (*active).to_owned() } else { values.word(active) };
+            let (_, argv) = run.checks.get(number.parse::<usize>().ok()?.checked_sub(1)?)?;
+            format!("{unit} is {active} after the change, and `{}` of `health` does not succeed", shown_program(argv))
         }
         ["again", unit] => format!("{} ended after the change, and was started again", unit_name(run, unit)?),
         ["mark"] => "/var/lib/deaddrop/done, which says that the new files stay, cannot be written".to_owned(),

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::messages::{fault_text, hidden_output_hint, refused};
+use super::messages::{fault_text, hidden_output_hint, output_heading, refused};
 use super::{ApplyStep, Fault, NodeRun, Outcome, OutcomeKind};
 use crate::place::node::error::NodeError;
 use crate::place::node::session::Session;
@@ -33,7 +33,7 @@ pub(super) fn report(
     const GARBLED: NodeError = NodeError::Garbled("a line about the change");
     let mut end = None;
     let mut stuck = None;
-    let mut elsewhere = String::new();
+    let mut fault_word = String::new();
     loop {
         let line = match session.line() {
             Ok(line) => line,
@@ -67,13 +67,15 @@ pub(super) fn report(
                 });
             }
             "bad" => {
-                elsewhere = hidden_output_hint(run, rest);
+                fault_word = rest.to_owned();
                 let what = fault_text(run, &session.values, rest).ok_or(GARBLED)?;
                 outcome.fault = Some(Fault { what, output: Vec::new() });
             }
             "output" => {
-                let output = read_output(session, &elsewhere)?;
-                if let Some(fault) = outcome.fault.as_mut() {
+                let unit = if rest.is_empty() { None } else { Some(unit_name(run, rest).ok_or(GARBLED)?) };
+                let output = read_output(session, &hidden_output_hint(unit.as_deref()))?;
+                if let Some(fault) = outcome.fault.as_mut().filter(|_| !output.is_empty()) {
+                    fault.output.push(output_heading(&fault_word, unit.as_deref()));
                     fault.output.extend(output);
                 }
             }

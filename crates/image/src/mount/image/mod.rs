@@ -41,6 +41,7 @@ use crate::table::root::{Backend, Reason, Root, TreeKind};
 pub struct MountedImage<'w> {
     name: String,
     root: Root,
+    packed: bool,
     /// The requested subvolume.
     asked: Option<String>,
     /// For btrfs: the mounted subvolume.
@@ -114,14 +115,12 @@ impl<'w> MountedImage<'w> {
             }
         };
         let name = image.name();
+        let packed = image.container() != Container::Raw;
         let check_root = |root: &Root| {
             let section = image.partition(&root.partition)?;
             check_superblock(&section, root.kind, output.is_some()).map_err(|error| {
                 match Ext4::open(Arc::new(section)) {
-                    Ok(ext4) => {
-                        let packed = image.container() != Container::Raw;
-                        with_fsck_commands(error, &name, packed, &root.partition, &ext4, image.is_device())
-                    }
+                    Ok(ext4) => with_fsck_commands(error, &name, packed, &root.partition, &ext4, image.is_device()),
                     Err(_) => error,
                 }
             })
@@ -147,7 +146,8 @@ impl<'w> MountedImage<'w> {
             Some(output) => Stage::Ready(Box::new((image, output))),
         };
         let asked = subvolume.map(str::to_owned);
-        let mut target = Self { name, root, asked, subvolume: None, stage, view: None, notes: Vec::new(), watch };
+        let mut target =
+            Self { name, root, packed, asked, subvolume: None, stage, view: None, notes: Vec::new(), watch };
         target.mount_for_survey()?;
         Ok(target)
     }
@@ -282,6 +282,12 @@ impl<'w> MountedImage<'w> {
     #[must_use]
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// True if it is compressed: a change in place rewrites the whole file.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.packed
     }
 
     /// "node1.img, partition 2 (btrfs, nixos)", and the subvolume.
