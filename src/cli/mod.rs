@@ -73,6 +73,9 @@ Three uses:
   CI, in an unprivileged container: the build result is unchanged
       deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 
+What a command is asked for (plan, inspection, differences, lists, a new key) goes to standard output; what is told of
+work, warnings about the run, questions and errors go to standard error.
+
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
 3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate);
 5 interrupted during the commit; the next run finishes it;

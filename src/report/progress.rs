@@ -103,3 +103,21 @@ fn name(work: Work) -> &'static str {
         Work::Kernel => "writing through the kernel",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remaining_time_is_shown_only_once_it_is_known() {
+        let second = Duration::from_secs(1);
+        for (eta, done, total, want) in [
+            (Duration::ZERO, 0, Some(100), ""),
+            (Duration::ZERO, 1, Some(100), ""),
+            (second * 12, 1, Some(100), ", 12 seconds left"),
+            (Duration::ZERO, 99, Some(100), ", 0 seconds left"),
+        ] {
+            assert_eq!(left(eta, done, total), want, "{eta:?}, {done}");
+        }
+    }
+}

@@ -205,6 +205,19 @@ mod tests {
     }
 
     #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let long = "k3s.service failed after the restart, and a unit of its name was not there either: ".repeat(3);
+        for width in [60, 80, 110] {
+            for names in [6, WIDEST_NAME] {
+                let row = row("node1", HostStatus::RolledBack, Some(Message::new(long.clone()).cause("its log")));
+                let text = plain(&row.line(names, RunKind::Rotate, Some(width)));
+                assert!(text.lines().all(|line| line.width() <= width), "{width}, {names}: {text}");
+                assert!(text.lines().next().is_some_and(|line| line.ends_with("  3.0 s")), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn a_reason_does_not_say_the_name_again() {
         let line = plain(&rows()[2].line(6, RunKind::Rotate, Some(100)));
         assert!(line.starts_with("  node 3   ✗ k3s.service failed  "), "{line}");
