@@ -7,6 +7,7 @@ pub mod encoding;
 pub mod expect;
 pub mod format;
 pub mod generate;
+pub mod newline;
 pub mod password;
 pub mod template;
 pub mod unintended;

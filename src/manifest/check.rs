@@ -325,7 +325,7 @@ impl<'c, 't> Checker<'c, 't> {
             mode: mode?,
             directory_mode: directory_mode?.map(|(mode, _)| mode),
             directory_owner: directory_owner?.map(|(owner, _)| owner),
-            newline: flag(raw.newline)?,
+            newline: optional(raw.newline)?,
             hosts: hosts?.0,
             used_by: used_by?,
             kind: optional(raw.kind)?,

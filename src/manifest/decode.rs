@@ -6,6 +6,7 @@
 //! Conventions for the types:
 //! - An enum with the variants `scalar`, `mapping`, `sequence` is chosen by the kind of the value.
 //! - Any other enum is chosen by the key `type` of a mapping, or by the text of a scalar.
+//! - An enum with the variants `true`, `false` and a word is a switch with a third position.
 //! - A struct without a value (`node1:`) has no keys.
 
 use std::cell::{Cell, RefCell};
@@ -237,6 +238,30 @@ impl<'t> NodeDecoder<'t> {
         Ok(known)
     }
 
+    /// "`newline` is `true` or `false`, and this is `yes`".
+    fn not_a_switch(&self, want: &str, text: &str) -> DecodeError {
+        let hint = match text.to_ascii_lowercase().as_str() {
+            "yes" | "y" | "on" | "true" | "1" => Some("write `true`".to_owned()),
+            "no" | "n" | "off" | "false" | "0" => Some("write `false`".to_owned()),
+            _ => None,
+        };
+        self.error(format!("{} is {want}, and this is {}", self.label, quoted(text)), hint)
+    }
+
+    /// The variant of an enum of `true`, `false` and a word.
+    fn switch(&self, variants: &[&'static str; 3]) -> Result<&'static str, DecodeError> {
+        let [yes, no, word] = *variants;
+        let want = format!("`{yes}`, `{no}` or `{word}`");
+        let NodeKind::Scalar { text, plain } = self.kind() else { return Err(self.mismatch(&want)) };
+        match meaning(text, *plain) {
+            Meaning::Bool(true) => Ok(yes),
+            Meaning::Bool(false) => Ok(no),
+            Meaning::Text if text.as_ref() == word => Ok(word),
+            Meaning::Null => Err(self.mismatch(&want)),
+            Meaning::Text | Meaning::Number => Err(self.not_a_switch(&want, text)),
+        }
+    }
+
     /// "unknown hash `md5`", with the choices as the hint.
     fn unknown_choice(&self, at: NodeId, what: &str, text: &str, choices: &'static [&'static str]) -> DecodeError {
         let there_are = format!("there are: {}", near::list(choices.iter().copied()));
@@ -271,14 +296,7 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
             NodeKind::Scalar { text, plain } => match meaning(text, *plain) {
                 Meaning::Bool(value) => visitor.visit_bool(value),
                 Meaning::Null => Err(self.mismatch("true or false")),
-                _ => {
-                    let hint = match text.to_ascii_lowercase().as_str() {
-                        "yes" | "y" | "on" | "true" | "1" => Some("write `true`".to_owned()),
-                        "no" | "n" | "off" | "false" | "0" => Some("write `false`".to_owned()),
-                        _ => None,
-                    };
-                    Err(self.error(format!("{} is `true` or `false`, and this is {}", self.label, quoted(text)), hint))
-                }
+                _ => Err(self.not_a_switch("`true` or `false`", text)),
             },
             _ => Err(self.mismatch("`true` or `false`")),
         }
@@ -352,6 +370,9 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
+        if let Ok(variants @ ["true", "false", _]) = <&[&'static str; 3]>::try_from(variants) {
+            return visitor.visit_enum(Variant { name: self.switch(variants)?, content: self });
+        }
         let kind = self.kind();
         let shape = match kind {
             NodeKind::Mapping(_) => "mapping",

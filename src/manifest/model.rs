@@ -16,6 +16,7 @@ use crate::derive::encoding::Encoding;
 use crate::derive::expect::Expect;
 use crate::derive::format::Format;
 use crate::derive::generate::GenerateSpec;
+use crate::derive::newline::Newline;
 use crate::derive::password::HashScheme;
 use crate::derive::template::Template;
 
@@ -78,8 +79,8 @@ pub struct SecretSpec {
     pub directory_mode: Option<u32>,
     /// Owner of the parent directory if it is created. `None`: the rule in docs/manifest.md, "Directories".
     pub directory_owner: Option<DirectoryOwner>,
-    /// True to append one newline to the value.
-    pub newline: bool,
+    /// `newline`, if it is written out.
+    pub newline: Option<Newline>,
     /// Selected hosts; empty means every host.
     pub hosts: Vec<HostSelector>,
     /// NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
@@ -137,6 +138,26 @@ impl SecretSpec {
             let name = option.strip_prefix("users.users.")?.strip_suffix(".hashedPasswordFile")?;
             Some(name.trim_matches('"'))
         })
+    }
+
+    /// What makes this file an SSH private key without its content: "a file named `ssh_host_*_key`"; `None` if it is
+    /// none.
+    #[must_use]
+    pub fn ssh_key_file(&self) -> Option<&'static str> {
+        const OPTIONS: [&str; 2] = ["services.openssh.hostKeys", "boot.initrd.network.ssh.hostKeys"];
+        let path = self.path.as_str();
+        let (directory, name) = path.rsplit_once('/')?;
+        if name.ends_with(".pub") {
+            return None;
+        }
+        if name.strip_prefix("ssh_host_").is_some_and(|rest| rest.ends_with("_key")) {
+            return Some("a file named `ssh_host_*_key`");
+        }
+        if name.starts_with("id_") && directory.ends_with("/.ssh") {
+            return Some("a file `.ssh/id_*`");
+        }
+        let reads = |option: &str| OPTIONS.iter().any(|name| option.starts_with(name));
+        self.used_by.iter().any(|option| reads(option)).then_some("a file of `hostKeys`")
     }
 
     /// True if a `….hashedPasswordFile` option reads this file, which must then be one line of crypt(3) text.

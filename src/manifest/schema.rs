@@ -17,6 +17,7 @@ use super::rotation::{self, Output, SecretKind};
 use crate::derive::encoding::Encoding;
 use crate::derive::expect;
 use crate::derive::format::Format;
+use crate::derive::newline::Newline;
 use crate::derive::password::HashScheme;
 
 /// The version of the manifest's format that this program reads.
@@ -114,9 +115,9 @@ pub(super) struct RawSecret {
     /// Owner of the file's directory, if it is created: USER or USER:GROUP, names or numbers. Default: root, and below
     /// a home directory its user.
     pub directory_owner: Field<NameOrNumber>,
-    /// Write a newline after the value. Not together with `hash`, which ends in one.
-    #[schemars(extend("default" = false))]
-    pub newline: Field<bool>,
+    /// Write a newline after the value; `ensure`: if it does not end in one. Not together with `hash`, which has one.
+    /// Default: no, except for an SSH private key without its last newline.
+    pub newline: Field<Newline>,
     /// Only for these hosts: names, or `tag:NAME`. Default: every host.
     #[schemars(length(min = 1))]
     pub hosts: Field<Vec<Field<String>>>,

@@ -11,6 +11,7 @@ use super::model::ValueSpec;
 use super::problem::Mark;
 use super::schema::{RawConditions, RawExpect, RawReference, RawSecret};
 use crate::derive::expect::{Expect, Pattern};
+use crate::derive::newline::Newline;
 
 /// The keys of which a secret has exactly one.
 pub(super) struct ValueKeys {
@@ -111,7 +112,7 @@ impl Checker<'_, '_> {
                 Some(hint.to_owned()),
             );
         }
-        if let (Field::Good(id, true), false) = (&raw.newline, raw.hash.is_missing()) {
+        if let (Field::Good(id, Newline::Always | Newline::Ensure), false) = (&raw.newline, raw.hash.is_missing()) {
             let hint = "remove `newline`: a hash is written as one line already";
             self.push(self.mark(*id), "`newline` and `hash` do not go together", Some(hint.to_owned()));
         }

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use deaddrop_core::tree::TreeChange;
 
 use crate::derive::generate::{self, KeyKind, NoRandomness, Public, Recipe};
+use crate::derive::newline::with_newline;
 use crate::derive::password::{self, HashError};
 use crate::place::node::NodeChange;
-use crate::run::desired::{Content, DesiredFile, Generated, KeyState, with_newline};
+use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::run::plan::{Action, Change, Plan};
 
 /// The public part of a generated key.

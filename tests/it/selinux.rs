@@ -127,7 +127,7 @@ const SECRETS: [Secret; 9] = [
     Secret("/etc/secrets/new", ""),
     Secret("/etc/secrets/old", ", mode: \"0440\""),
     Secret("/etc/secrets/strange", ""),
-    Secret("/etc/ssh/ssh_host_x_key", ""),
+    Secret("/etc/ssh/ssh_host_x_key", ", expect: none"),
     Secret("/etc/wifi.env", ""),
     Secret("/etc/local.conf", ""),
     Secret("/var/lib/new/deep/x", ""),

@@ -1,6 +1,7 @@
 //! Checks that a value is of a kind. Each check refuses what the program that reads the file would refuse, and nothing
 //! else.
 
+use super::ssh::{self, Protection};
 use super::{ValueKind, pem};
 use crate::derive::{encoding, password};
 
@@ -19,11 +20,18 @@ impl From<&'static str> for WrongKind {
 
 /// Checks that `value` is of the kind. `newline`: one will be appended to it.
 pub(super) fn check(kind: ValueKind, value: &[u8], newline: bool) -> Result<(), WrongKind> {
+    if kind == ValueKind::None {
+        return Ok(());
+    }
     let text = std::str::from_utf8(value).map_err(|_| "it is not text")?;
     match kind {
+        ValueKind::None => Ok(()),
         ValueKind::CryptHash => crypt_hash(value),
-        ValueKind::SshPrivateKey => ssh_private_key(text, newline),
-        ValueKind::Pem => pem::blocks(text).map(drop).map_err(WrongKind::from),
+        ValueKind::SshPrivateKey => match ssh::check(text, newline)? {
+            Protection::None => Ok(()),
+            Protection::Passphrase => Err(ssh::PASSPHRASE),
+        },
+        ValueKind::Pem => pem::blocks(text).map(drop),
         ValueKind::AgeIdentity => age_identity(text),
         ValueKind::WireguardKey => wireguard_key(text),
         ValueKind::K3sToken => k3s_token(text),
@@ -43,51 +51,6 @@ fn crypt_hash(value: &[u8]) -> Result<(), WrongKind> {
             hint: "mkpasswd -m yescrypt makes one; or have the password hashed with `hash: yescrypt`",
         },
     })
-}
-
-/// OpenSSH's own format (openssh-portable, PROTOCOL.key), and the PEM formats that OpenSSL reads for it.
-fn ssh_private_key(text: &str, newline: bool) -> Result<(), WrongKind> {
-    const PASSPHRASE: WrongKind = WrongKind {
-        reason: "it is protected by a passphrase, which no service can type",
-        hint: "ssh-keygen -p -N '' -f KEY takes the passphrase away",
-    };
-    if ["ssh-", "ecdsa-", "sk-"].iter().any(|start| text.starts_with(start)) {
-        return Err("it is a public key".into());
-    }
-    if text.starts_with("PuTTY-User-Key-File") {
-        let hint = "puttygen KEY -O private-openssh -o OUT converts it";
-        return Err(WrongKind { reason: "it is in PuTTY's format", hint });
-    }
-    if text.contains('\r') {
-        return Err(WrongKind {
-            reason: "its lines end in CR LF, which ssh does not read",
-            hint: "store it with LF only",
-        });
-    }
-    let blocks = pem::blocks(text)?;
-    let [key] = blocks.as_slice() else { return Err("it has several blocks".into()) };
-    match key.label {
-        "OPENSSH PRIVATE KEY" => {
-            const MAGIC: &[u8] = b"openssh-key-v1\0";
-            // The magic, then the cipher's name as a string with a 4-byte length.
-            let rest = key.bytes.expose().strip_prefix(MAGIC).ok_or("it is damaged")?;
-            let (length, rest) = rest.split_first_chunk::<4>().ok_or("it is damaged")?;
-            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| "it is damaged")?;
-            if rest.get(..length).ok_or("it is damaged")? != b"none" {
-                return Err(PASSPHRASE);
-            }
-        }
-        "ENCRYPTED PRIVATE KEY" => return Err(PASSPHRASE),
-        _ if key.is_encrypted => return Err(PASSPHRASE),
-        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | "DSA PRIVATE KEY" => {}
-        _ => return Err("it is another kind of PEM".into()),
-    }
-    // ssh rejects a key without a final newline ("error in libcrypto", "invalid format").
-    if !text.ends_with('\n') && !newline {
-        let hint = "add `newline: true`: many vaults cut it off";
-        return Err(WrongKind { reason: "the newline at its end is missing, and ssh does not read it so", hint });
-    }
-    Ok(())
 }
 
 /// Lines of identities, comments and empty lines (age-keygen(1); age's README on plugins and hybrid keys).
@@ -208,6 +171,8 @@ mod tests {
             (format!("subject=x\n{block}\n{block}"), None),
             (block.replace('\n', "\r\n"), None),
             (block.trim_end().to_owned(), None),
+            (block.replace('\n', " "), Some("it is on one line, and its line breaks are lost")),
+            (block.replace('\n', "\\n"), Some("it is on one line, and its line breaks are lost")),
             (block.replace("END A B", "END A"), Some("a block ends as another one than it began")),
             (block.replace("-----END A B-----\n", ""), Some("a block begins and never ends")),
             (block.replace("-----BEGIN A B-----\n", ""), Some("a block ends that did not begin")),

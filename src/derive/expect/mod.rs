@@ -3,6 +3,7 @@
 
 mod kinds;
 mod pem;
+mod ssh;
 
 use regex::bytes::{Regex, RegexBuilder};
 use schemars::JsonSchema;
@@ -32,6 +33,8 @@ pub enum ValueKind {
     WireguardKey,
     /// A token of k3s: a word, or the long form that begins with `K10`.
     K3sToken,
+    /// No kind: an SSH private key is neither checked, nor given its last newline.
+    None,
 }
 
 impl ValueKind {
@@ -45,6 +48,7 @@ impl ValueKind {
             Self::AgeIdentity => "age-identity",
             Self::WireguardKey => "wireguard-key",
             Self::K3sToken => "k3s-token",
+            Self::None => "none",
         }
     }
 }
@@ -86,6 +90,32 @@ fn compile(pattern: &str) -> Result<Regex, String> {
     })
 }
 
+const WHICH: &str = "is this the right item and field?";
+
+/// True if the text begins as a private key that SSH uses, and not WireGuard, TLS or age.
+#[must_use]
+pub fn begins_as_an_ssh_key(value: &[u8]) -> bool {
+    ssh::begins_as_a_key(value)
+}
+
+/// Checks a value that is taken for an SSH private key without `expect`. `newline`: one will be appended to it. `why`
+/// says what makes it one: "a file of this name". Returns the hint about its passphrase, if it has one.
+///
+/// # Errors
+/// Why ssh would not read it.
+pub fn check_ssh_key(value: &[u8], newline: bool, why: &str) -> Result<Option<&'static str>, Misfit> {
+    let checked = std::str::from_utf8(value).map_err(|_| "it is not text".into());
+    match checked.and_then(|text| ssh::check(text, newline)) {
+        Ok(ssh::Protection::None) => Ok(None),
+        Ok(ssh::Protection::Passphrase) => Ok(Some(ssh::WITHOUT_PASSPHRASE)),
+        Err(refused) => {
+            let reason = format!("the value is no SSH private key, as {why} is: {}", refused.reason);
+            let hint = if refused.hint.is_empty() { WHICH.to_owned() } else { format!("{};", refused.hint) };
+            Err(Misfit::new(reason, format!("{hint} `expect: none` writes it without this check")))
+        }
+    }
+}
+
 /// Conditions on a value, all of which must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
@@ -103,7 +133,6 @@ impl Expect {
     /// # Errors
     /// The first condition that does not hold.
     pub fn check(&self, value: &[u8], newline: bool) -> Result<(), Misfit> {
-        const WHICH: &str = "is this the right item and field?";
         if let Some(kind) = self.kind {
             kinds::check(kind, value, newline).map_err(|refused| {
                 let hint = if refused.hint.is_empty() { WHICH } else { refused.hint };

@@ -3,6 +3,7 @@
 
 use deaddrop_core::secret::Secret;
 
+use super::kinds::WrongKind;
 use crate::derive::encoding;
 
 /// One block.
@@ -18,32 +19,47 @@ pub(super) struct Block<'t> {
 /// All blocks of a text; at least one.
 ///
 /// # Errors
-/// A message without any of the text.
-pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, &'static str> {
+/// The fault, without any of the text.
+pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, WrongKind> {
+    if is_on_one_line(text) {
+        return Err(ONE_LINE);
+    }
     let mut blocks = Vec::new();
     let mut open: Option<(&str, Vec<&str>)> = None;
     for line in text.lines() {
         let line = line.trim_end();
         match (boundary(line, "BEGIN"), boundary(line, "END"), &mut open) {
             (Some(label), _, None) => open = Some((label, Vec::new())),
-            (Some(_), _, Some(_)) => return Err("a block begins inside another one"),
+            (Some(_), _, Some(_)) => return Err("a block begins inside another one".into()),
             (_, Some(label), Some((begun, _))) if label != *begun => {
-                return Err("a block ends as another one than it began");
+                return Err("a block ends as another one than it began".into());
             }
             (_, Some(_), Some((label, lines))) => {
                 blocks.push(block(label, lines)?);
                 open = None;
             }
-            (_, Some(_), None) => return Err("a block ends that did not begin"),
+            (_, Some(_), None) => return Err("a block ends that did not begin".into()),
             (None, None, Some((_, lines))) => lines.push(line),
             (None, None, None) => {}
         }
     }
     match (open, blocks.is_empty()) {
-        (Some(_), _) => Err("a block begins and never ends"),
-        (None, true) => Err("it has no line `-----BEGIN …-----`"),
+        (Some(_), _) => Err("a block begins and never ends".into()),
+        (None, true) => Err("it has no line `-----BEGIN …-----`".into()),
         (None, false) => Ok(blocks),
     }
+}
+
+/// The fault of a block that was pasted into a field of one line.
+const ONE_LINE: WrongKind = WrongKind {
+    reason: "it is on one line, and its line breaks are lost",
+    hint: "store it again with its line breaks: in a note, an attachment or a file, because a password field holds one \
+           line; or store the output of `base64 -w0 FILE`, and add `encoding: base64`",
+};
+
+/// True if a block begins and ends on the same line, also with its line breaks written as `\n`.
+fn is_on_one_line(text: &str) -> bool {
+    text.lines().any(|line| line.contains("-----BEGIN ") && line.contains("-----END "))
 }
 
 fn boundary<'t>(line: &'t str, word: &str) -> Option<&'t str> {

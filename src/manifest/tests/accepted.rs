@@ -1,6 +1,7 @@
 //! Manifests that are accepted, and what they become.
 
 use super::*;
+use crate::derive::newline::Newline;
 
 #[test]
 fn a_manifest_with_everything_is_read_as_it_is_written() {
@@ -26,14 +27,19 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
     assert_eq!(admin.hash, Some(HashScheme::Yescrypt));
     assert_eq!((admin.owner.to_string(), admin.group.to_string()), ("root".into(), "root".into()));
     assert_eq!((admin.mode, admin.directory_mode), (0o400, Some(0o711)));
-    assert!(admin.is_hashed_password_file() && admin.hosts.is_empty() && !admin.newline && !admin.allow_empty);
+    assert!(admin.is_hashed_password_file() && admin.hosts.is_empty() && admin.newline.is_none() && !admin.allow_empty);
 
     let token = &manifest.secrets[1];
     assert_eq!(*from(token), Reference { source: "ci".into(), item: "K3S:TOKEN#1".into(), field: None });
     assert_eq!((&token.owner, &token.group, token.mode), (&Owner::Id(0), &Owner::Name("keys".into()), 0o440));
     assert_eq!(token.hosts, [HostSelector::Host("node1".into()), HostSelector::Tag("server".into())]);
     assert_eq!(token.used_by, ["services.k3s.tokenFile", "services.k3s.agentTokenFile"]);
-    assert!(token.newline && token.allow_empty && token.hash.is_none() && token.directory_mode.is_none());
+    assert!(
+        token.newline == Some(Newline::Always)
+            && token.allow_empty
+            && token.hash.is_none()
+            && token.directory_mode.is_none()
+    );
 
     let public = &manifest.secrets[2];
     assert_eq!(from(public).field.as_deref(), Some("notes"));

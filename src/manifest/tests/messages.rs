@@ -98,7 +98,7 @@ hosts:
         "7:11+5 a path starts with `/`",
         "8:11+5 unknown source `vualt`",
         "9:11+4 `mode` is text, and this is a number",
-        "10:14+2 `newline` is `true` or `false`, and this is `on`",
+        "10:14+2 `newline` is `true`, `false` or `ensure`, and this is `on`",
         "11:5+6 unknown key `colour`",
         "12:41+6 unknown host `nodee1`",
         "12:63+6 mode 0777 has an execute bit",

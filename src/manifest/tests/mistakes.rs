@@ -89,7 +89,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
         ("  a: { path: /a, from: ci:A, used_by: '' }", vec!["9:39+2 the name of an option is empty"]),
         (
             "  a: { path: /a, from: ci:A, newline: yes }",
-            vec!["9:39+3 `newline` is `true` or `false`, and this is `yes`"],
+            vec!["9:39+3 `newline` is `true`, `false` or `ensure`, and this is `yes`"],
         ),
         (
             "  a: { path: /a, from: ci:A, allow_empty: \"true\" }",

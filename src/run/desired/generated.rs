@@ -9,6 +9,7 @@ use deaddrop_core::secret::Secret;
 use super::{Content, DesiredFile};
 use crate::derive::Misfit;
 use crate::derive::generate::{self, ExistingKey, GenerateSpec, KeyKind, PUBLIC_SUFFIX, Public, Recipe};
+use crate::derive::newline::Newline;
 use crate::manifest::{Allow, Owner, SecretSpec, ValueSpec};
 use crate::nixos;
 use crate::place::{KeyMaker, Survey};
@@ -54,7 +55,9 @@ pub(super) fn content(spec: &SecretSpec, generate: &GenerateSpec) -> Result<Cont
     if spec.is_hashed_password_file() {
         return Err(super::misfit(nixos::passwords::generated_key(spec.path.as_str())));
     }
-    Ok(Content::Generated(Generated { spec: generate.clone(), newline: spec.newline, key: KeyState::Unsettled }))
+    // A token has no newline of its own, so `ensure` adds one as well.
+    let newline = matches!(spec.newline, Some(Newline::Always | Newline::Ensure));
+    Ok(Content::Generated(Generated { spec: generate.clone(), newline, key: KeyState::Unsettled }))
 }
 
 /// The file of the public part of a secret's generated key; `None` for kinds without one, and for other secrets. It
@@ -75,7 +78,7 @@ pub(super) fn public_part(spec: &SecretSpec, allow: &Allow) -> Option<DesiredFil
         owner: Owner::Name("root".into()),
         group: Owner::Name("root".into()),
         password_users: Vec::new(),
-        oddities: Vec::new(),
+        findings: Vec::new(),
     })
 }
 

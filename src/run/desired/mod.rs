@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 
-use zeroize::Zeroizing;
-
 mod generated;
+mod ssh_key;
 
+use crate::derive::newline::with_newline;
 use crate::derive::password::HashScheme;
-use crate::derive::unintended::{self, Unintended};
-use crate::derive::{Misfit, generate, password};
+use crate::derive::{Misfit, generate, password, unintended};
 use crate::manifest::{Allow, DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 use crate::nixos;
 use crate::place::{Survey, Wanted};
 use deaddrop_core::limits::{MAX_TOTAL, MIB};
 use deaddrop_core::path::TargetPath;
 use deaddrop_core::secret::Secret;
+use deaddrop_core::warning::Warning;
 use deaddrop_vault::Reference;
 
 pub use generated::{Generated, KeyState, settle};
@@ -53,17 +53,8 @@ pub struct DesiredFile {
     pub group: Owner,
     /// Users whose hashedPasswordFile this is; empty for [`Content::Absent`].
     pub password_users: Vec<String>,
-    /// Suspicious characters of its values.
-    pub oddities: Vec<Finding>,
-}
-
-/// A suspicious value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The origin of the value: `vault:Wifi`.
-    pub from: String,
-    /// The suspicion.
-    pub oddity: Unintended,
+    /// Warnings about its values: suspicious characters, and SSH private keys.
+    pub findings: Vec<Warning>,
 }
 
 /// One reference of one secret, for one host.
@@ -145,7 +136,7 @@ pub fn build(
     let mut total: usize = 0;
     for spec in specs {
         let maker = Maker { manifest, spec, values, host };
-        let content = match maker.content() {
+        let (content, key_findings) = match maker.content() {
             Ok(content) => content,
             Err(Misfit { reason, hint }) => {
                 unfit.push(Unfit { secret: spec.name.clone(), reason, hint });
@@ -178,7 +169,7 @@ pub fn build(
                 ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
             },
-            oddities: maker.oddities(),
+            findings: maker.oddities().into_iter().chain(key_findings).collect(),
         });
         files.extend(generated::public_part(spec, &allowances.of(spec)));
     }
@@ -212,31 +203,33 @@ impl Maker<'_> {
             .ok_or_else(|| Misfit { reason: format!("no value was read for {reference}"), hint: String::new() })
     }
 
-    fn content(&self) -> Result<Content, Misfit> {
+    /// The content, and the warnings about it.
+    fn content(&self) -> Result<(Content, Vec<Warning>), Misfit> {
         let spec = self.spec;
         let value = match &spec.value {
-            ValueSpec::Absent => return Ok(Content::Absent),
-            ValueSpec::Generate(generate) => return generated::content(spec, generate),
+            ValueSpec::Absent => return Ok((Content::Absent, Vec::new())),
+            ValueSpec::Generate(generate) => return Ok((generated::content(spec, generate)?, Vec::new())),
             ValueSpec::Template(template) => self.render(template)?,
             ValueSpec::From(reference) => self.decoded(self.value(reference)?)?,
         };
-        spec.expect.check(value.expose(), spec.newline)?;
+        let (newline, findings) = ssh_key::check(spec, &value, &self.origin())?;
+        spec.expect.check(value.expose(), newline)?;
         if let Some(scheme) = spec.hash {
             return match password::check(value.expose()) {
-                Ok(()) => Ok(Content::Hash { scheme, password: value, existing: None }),
+                Ok(()) => Ok((Content::Hash { scheme, password: value, existing: None }, findings)),
                 Err(error) => {
                     Err(Misfit { reason: error.to_string(), hint: error.hint().unwrap_or_default().to_owned() })
                 }
             };
         }
-        let bytes = if spec.newline { with_newline(&value) } else { value };
+        let bytes = if newline { with_newline(&value) } else { value };
         if let Some(format) = spec.format {
             format.check(bytes.expose())?;
         }
         if spec.is_hashed_password_file() && !password::is_accepted_by_nixos(bytes.expose()) {
             return Err(misfit(nixos::passwords::not_a_hash(spec.path.as_str())));
         }
-        Ok(Content::Exact(bytes))
+        Ok((Content::Exact(bytes), findings))
     }
 
     /// The value with its `encoding` decoded.
@@ -279,15 +272,20 @@ impl Maker<'_> {
         Ok(value)
     }
 
-    /// Suspicious characters in the values. Encoded values are skipped: they are not text yet.
-    fn oddities(&self) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = Vec::new();
+    /// DD301 to DD304: suspicious characters in the values. Encoded values are skipped: they are not text yet.
+    fn oddities(&self) -> Vec<Warning> {
+        let mut findings: Vec<Warning> = Vec::new();
         for reference in self.spec.references().filter(|_| self.spec.encoding.is_none()) {
             let Ok(value) = self.value(reference) else { continue };
-            let from = reference.for_host(self.host).to_string();
+            let from = reference.for_host(self.host);
             for oddity in unintended::find(value.expose(), self.keeps_files(reference)) {
-                let finding = Finding { from: from.clone(), oddity };
-                if !findings.contains(&finding) {
+                let finding = Warning {
+                    code: oddity.code(),
+                    secret: Some(self.spec.name.clone()),
+                    message: format!("the value of {from} {oddity}"),
+                    hint: "it is written as it is; if that is not meant, correct it in the source".into(),
+                };
+                if !findings.iter().any(|known| known.message == finding.message) {
                     findings.push(finding);
                 }
             }
@@ -307,14 +305,6 @@ impl Maker<'_> {
 /// A NixOS rule as the reason why a value does not fit.
 fn misfit(finding: nixos::Finding) -> Misfit {
     Misfit { reason: format!("{}: {}", finding.code, finding.reason), hint: finding.instead }
-}
-
-/// The value with a newline.
-pub(super) fn with_newline(value: &Secret) -> Secret {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(value.len().saturating_add(1)));
-    bytes.extend_from_slice(value.expose());
-    bytes.push(b'\n');
-    Secret::new(std::mem::take(&mut *bytes))
 }
 
 /// The paths to survey for these files.

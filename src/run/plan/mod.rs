@@ -290,7 +290,7 @@ mod tests {
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
             password_users: Vec::new(),
-            oddities: Vec::new(),
+            findings: Vec::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::users::Users;
 use crate::place::{KeyMaker, Origin, Refusal, SurveyedPath};
-use crate::run::desired::{Content, DesiredFile, Finding, Generated, KeyState};
+use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
 /// The warnings of NixOS's rules about a file.
 ///
@@ -35,15 +35,9 @@ pub(super) fn of_nixos(file: &DesiredFile, surveyed: &SurveyedPath) -> Result<Ve
     Ok(warnings)
 }
 
-/// DD301 to DD304: values with suspicious characters.
+/// Warnings about the values of a file, unless they are allowed.
 pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
-    let is_shown = |finding: &&Finding| !file.allow.contains_key(finding.oddity.code());
-    file.oddities.iter().filter(is_shown).map(|finding| Warning {
-        code: finding.oddity.code(),
-        secret: Some(file.secret.clone()),
-        message: format!("the value of {} {}", finding.from, finding.oddity),
-        hint: "it is written as it is; if that is not meant, correct it in the source".into(),
-    })
+    file.findings.iter().filter(|finding| !file.allow.contains_key(finding.code)).cloned()
 }
 
 /// NX101: with mutable users NixOS keeps an existing shadow line, so the file may never take effect.

@@ -9,6 +9,7 @@ mod limits;
 mod quoting;
 mod readers;
 mod refusals;
+mod ssh_keys;
 mod template_errors;
 mod warnings;
 

@@ -156,12 +156,14 @@ fn keys_that_their_own_programs_make_are_as_expected() {
     }
     let key = std::fs::read_to_string(place.scratch.join("values/ed25519")).unwrap();
     place.value("a", key.trim_end());
+    let cut = "secrets:\n  a: { path: /etc/a, from: file:values/a, expect: ssh-private-key, newline: false }\n";
+    place.declare(cut);
     place.run(&["inject", "root"]).run().expect_refusal(
         "cut",
         1,
-        &["the newline at its end is missing", "newline: true"],
+        &["the newline at its end is missing", "remove `newline: false`"],
     );
-    place.declare("secrets:\n  a: { path: /etc/a, from: file:values/a, expect: ssh-private-key, newline: true }\n");
+    place.declare(&cut.replace("false", "true"));
     place.run(&["inject", "root"]).run().expect_code(0);
     assert!(place.read("/etc/a") == key);
 }

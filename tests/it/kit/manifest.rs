@@ -251,8 +251,11 @@ pub fn twenty(layout: Layout) -> Vec<Item> {
             .keys("owner: 4000000000, group: 70000, mode: \"0600\", directory_mode: \"0750\"")
             .owned(0o600, 4_000_000_000, 70_000),
         Item::new("world", "/etc/secrets/world").keys("mode: \"0444\", allow_world_readable: true").owned(0o444, 0, 0),
-        Item::new("root-key", "/root/.ssh/id_ed25519").sized(399).keys("mode: \"0600\"").owned(0o600, 0, 0),
-        Item::new("host-key", "/etc/ssh/ssh_host_ed25519_key").sized(411),
+        Item::new("root-key", "/root/.ssh/id_ed25519")
+            .sized(399)
+            .keys("mode: \"0600\", expect: none")
+            .owned(0o600, 0, 0),
+        Item::new("host-key", "/etc/ssh/ssh_host_ed25519_key").sized(411).keys("expect: none"),
         Item::new("at-the-top", "/at the top, ünïcode"),
         Item::new("in-nix", "/nix/secret"),
     ]
