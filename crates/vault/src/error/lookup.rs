@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use deaddrop_core::limits::{MAX_TOTAL, MAX_VALUE, MIB};
+use deaddrop_core::near::items::near;
 
 use super::shown_path;
 use crate::input::read::ReadError;
@@ -167,8 +168,12 @@ impl LookupError {
                     None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }
-            Self::NoField { item, fields, .. } => {
-                fields.first().map(|field| format!("name the field, as in `{name}:{item}#{field}`"))
+            Self::NoField { item, field, fields } => {
+                let wanted = field.as_deref().unwrap_or_default();
+                match near(wanted, fields.iter().map(String::as_str)).first() {
+                    Some(near) => Some(format!("did you mean `{name}:{item}#{near}`?")),
+                    None => fields.first().map(|field| format!("name the field, as in `{name}:{item}#{field}`")),
+                }
             }
             Self::SameField { .. } => Some("rename one of them".to_owned()),
             Self::NoFields { whole, .. } => Some(format!(
@@ -201,4 +206,24 @@ fn field_name(field: Option<&str>) -> String {
 /// The fields of an item, for a message.
 fn fields_it_has(fields: &[String]) -> String {
     if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has: {}", fields.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_not_there_is_told_with_the_nearest_one_that_is() {
+        let fields = ["password", "server", "agent", "agent token"].map(str::to_owned).to_vec();
+        for (field, want) in [
+            (Some("agent_token"), "did you mean `vault:K3s#agent token`?"),
+            (Some("Server"), "did you mean `vault:K3s#server`?"),
+            (Some("something else"), "name the field, as in `vault:K3s#password`"),
+            (None, "name the field, as in `vault:K3s#password`"),
+        ] {
+            let field = field.map(str::to_owned);
+            let error = LookupError::NoField { item: "K3s".into(), field, fields: fields.clone() };
+            assert_eq!(error.hint("vault").as_deref(), Some(want));
+        }
+    }
 }
