@@ -24,7 +24,7 @@ use super::access::{EntryAccess, FieldAccess, FieldsAccess, ItemAccess, Variant}
 use super::problem::Problems;
 use super::scalar::{Meaning, meaning};
 use super::tree::{MAX_NODES, NodeKind, Tree, section_limit};
-use super::veil;
+use super::{shape, values, veil};
 
 /// Budget for decoding, with aliases followed: a node costs 1, and 1 for each 64 bytes of text. A manifest without
 /// aliases never exceeds it.
@@ -104,6 +104,13 @@ impl de::Error for DecodeError {
     }
 }
 
+/// True for a mapping whose key is nearly that of a section, which is no value: `secret:` for `secrets:`.
+fn is_near_section(tree: &Tree<'_>, value: NodeId, key: &str, fields: &[&str]) -> bool {
+    matches!(tree.resolve(value).kind, NodeKind::Mapping(_))
+        && fields.contains(&"secrets")
+        && !near::near(key, fields.iter().copied()).is_empty()
+}
+
 /// Decodes one node.
 #[derive(Clone, Copy)]
 pub(super) struct NodeDecoder<'t> {
@@ -159,8 +166,27 @@ impl<'t> NodeDecoder<'t> {
                 Meaning::Bool(_) => ("true or false", Some(text)),
             },
         };
-        let hint = hint.filter(|_| want.starts_with("text")).map(|text| format!("put it in quotes: \"{text}\""));
+        let hint = match (hint, self.label) {
+            (Some(text), _) if want.starts_with("text") => Some(format!("put it in quotes: \"{text}\"")),
+            (None, Label::Key("ssh")) => Some(values::ADDRESS_IN_PARTS.to_owned()),
+            _ => None,
+        };
         self.error(format!("{} is {want}, and this is {found}", self.label), hint)
+    }
+
+    /// The same for text or a list in place of a list or of `health`: the hint is its right form.
+    fn wrong_shape(&self, want: &str) -> DecodeError {
+        let mut error = self.mismatch(want);
+        let tree = self.context.tree;
+        if let Label::Key(key) = self.label
+            && let Some(form) = shape::form(tree, self.id, key)
+        {
+            if form.hides {
+                veil::below(tree, self.id, &mut self.context.problems.borrow_mut());
+            }
+            error.0.hint = Some(form.hint);
+        }
+        error
     }
 
     /// The keys and values of a mapping; none for an absent value.
@@ -201,7 +227,12 @@ impl<'t> NodeDecoder<'t> {
         if problems.is_full() {
             return problems.push(tree.mark(key), "unknown key", None);
         }
-        let hint = if veil::is_value_like(text) {
+        let hint = if let Some(hint) = values::part_of_an_address(text).filter(|_| fields.contains(&"ssh")) {
+            Some(hint.to_owned())
+        } else if is_near_section(tree, value, text, fields) {
+            veil::below(tree, value, &mut problems);
+            problems.hint(text, fields.iter().copied(), "")
+        } else if veil::is_value_like(text) {
             veil::below(tree, value, &mut problems);
             let hint = "a manifest never holds a value: keep it in a source, and name it with `from: SOURCE:ITEM`";
             Some(hint.to_owned())
@@ -330,8 +361,16 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
     fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.context.spend(self.id)?;
         match self.kind() {
-            NodeKind::Sequence(items) => visitor.visit_seq(ItemAccess { decoder: self, items: items.iter() }),
-            _ => Err(self.mismatch("a list")),
+            NodeKind::Sequence(items) => {
+                if let Label::Key("run_after") = self.label
+                    && let Some(hint) = shape::of_programs(self.context.tree, self.id)
+                {
+                    veil::below(self.context.tree, self.id, &mut self.context.problems.borrow_mut());
+                    return Err(self.error("`run_after` is a list of programs, each a list itself".into(), Some(hint)));
+                }
+                visitor.visit_seq(ItemAccess { decoder: self, items: items.iter() })
+            }
+            _ => Err(self.wrong_shape("a list")),
         }
     }
 
@@ -357,6 +396,10 @@ impl<'t> Deserializer<'t> for NodeDecoder<'t> {
         self.context.spend(self.id)?;
         let want = format!("a mapping ({})", near::list(fields.iter().copied()));
         let known = match self.label {
+            Label::Key("health") if !matches!(self.kind(), NodeKind::Mapping(_)) => {
+                self.entries(&want).map_err(|_| self.wrong_shape(&want))?;
+                Vec::new()
+            }
             Label::Key(_) => self.known_keys(fields, &want)?,
             Label::Thing(_) => Self { label: Label::Thing(name), ..self }.known_keys(fields, &want)?,
         };

@@ -14,6 +14,7 @@ mod collide;
 mod decode;
 mod excerpt;
 mod generate;
+mod indent;
 mod model;
 mod overlap;
 mod position;
@@ -25,6 +26,7 @@ mod scalar;
 mod schema;
 mod select;
 mod serial;
+mod shape;
 mod sources;
 mod syntax;
 mod templates;
@@ -92,6 +94,10 @@ impl Manifest {
 
     fn parse_with(text: &str, file: &Path, mut problems: Problems) -> Result<Self, ManifestErrors> {
         let Some(tree) = Tree::parse(text, &mut problems) else { return Err(problems.finish(file, text)) };
+        if indent::report(&tree, &mut problems) {
+            veil::sweep(&tree, &mut problems);
+            return Err(problems.finish(file, text));
+        }
         let context = Context::new(&tree, problems);
         let manifest = match context.decode::<RawManifest>() {
             Field::Good(_, raw) => Some(check::check(&context, raw, file)),

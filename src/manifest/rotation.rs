@@ -292,7 +292,10 @@ hosts:
             (secret("restart: [x, →'a b']"), "`a b` is not the name of a unit"),
             (secret("reload: [→'x@.service']"), "`x@.service` is a template, and no unit that runs"),
             (secret("restart: →{}"), "`restart` is text or a list, and this is a mapping"),
-            (secret("run_after: [→reboot]"), "a program with its arguments is a list, and this is text"),
+            (secret("run_after: →[reboot]"), "`run_after` is a list of programs, each a list itself"),
+            (secret("run_after: [[reboot], →hunter2]"), "a program with its arguments is a list, and this is text"),
+            (secret("run_after: →echo hunter2"), "`run_after` is a list, and this is text"),
+            (secret("health: →test hunter2"), "`health` is a mapping (command, timeout), and this is text"),
             (secret("run_after: [→[]]"), "there is no program in this list"),
             (secret("run_after: [[sleep, →5]]"), "an item of this list is text, and this is a number"),
             (secret("health: →{}"), "`health` needs a `command`"),
@@ -324,6 +327,9 @@ hosts:
             ),
             (host("ssh_options: [→'\"KnownHostsCommand\"=/x']"), "an option for ssh is `Name=value`"),
             (host("ssh: →a@-b"), "`a@-b` is not an address for SSH"),
+            (host("ssh: →'a@b:22'"), "`a@b:22` is not an address for SSH: a port needs the URL form"),
+            (host("ssh: →'a@[::1]'"), "`a@[::1]` is not an address for SSH: a port needs the URL form"),
+            (host("→port: 22"), "unknown key `port`"),
             (
                 host("ssh: →'ssh://a:0'"),
                 "`ssh://a:0` is not an address for SSH: its port is no number from 1 to \

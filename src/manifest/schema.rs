@@ -255,7 +255,7 @@ pub(super) enum OneOrMany {
 #[schemars(rename = "host", extend("type" = ["object", "null"]))]
 pub(super) struct RawHost {
     /// Its SSH address: `user@address`, `ssh://user@address:port`, or a name from your ssh configuration.
-    #[schemars(extend("pattern" = "^[^\\s-]\\S*$"))]
+    #[schemars(extend("pattern" = SSH_PATTERN))]
     pub ssh: Field<String>,
     /// Names that select several hosts as `tag:NAME`.
     pub tags: Field<Vec<Field<String>>>,
@@ -369,6 +369,9 @@ fn one_of_the_values() -> serde_json::Value {
 const MODE_PATTERN: &str = "^0?[0246][04][04]$";
 /// The modes that `values::directory_mode` accepts.
 const DIRECTORY_MODE_PATTERN: &str = "^0?[0-7][0145][0145]$";
+
+/// An URL; or text without a port: no `:`, or several, as in an IPv6 address.
+const SSH_PATTERN: &str = "^(ssh://\\S+|[^\\s:\\[\\]-][^\\s:\\[\\]]*(:[^\\s:\\[\\]]*:[^\\s\\[\\]]*)?|::[^\\s\\[\\]]*)$";
 
 /// The names that `values::name` accepts.
 fn name_schema() -> serde_json::Value {

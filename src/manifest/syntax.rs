@@ -3,7 +3,7 @@
 use granit_parser::{ErrorKind, ScanError};
 
 use super::problem::{Mark, Problems};
-use super::veil;
+use super::{indent, veil};
 
 /// Reports a syntax error.
 pub(super) fn report(text: &str, error: &ScanError, problems: &mut Problems) {
@@ -11,10 +11,26 @@ pub(super) fn report(text: &str, error: &ScanError, problems: &mut Problems) {
     let byte = marker.byte_offset().unwrap_or(0);
     let mark = Mark::at(byte, marker.line(), marker.col().saturating_add(1));
     let (message, hint) = message_and_hint(error.kind());
+    let (mark, message, hint) = match indented(text, byte, error.kind()) {
+        Some((mark, message)) => (mark, message.to_owned(), Some(indent::hint())),
+        None => (mark, message, hint),
+    };
     if let Some(mark) = veil::guess(text, byte) {
         problems.veil(mark);
     }
     problems.push(mark, message, hint.map(str::to_owned));
+}
+
+/// The place and the message, if the error may come from a line's indentation.
+fn indented(text: &str, byte: usize, kind: &ErrorKind) -> Option<(Mark, &'static str)> {
+    match kind {
+        ErrorKind::MappingValueNotAllowed => indent::guess(text, byte, true),
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::ExpectedBlockSequenceEntry
+        | ErrorKind::ExpectedDocumentStart
+        | ErrorKind::InvalidIndentation => indent::guess(text, byte, false),
+        _ => None,
+    }
 }
 
 /// The message for a syntax error, with a hint for the most frequent mistakes.

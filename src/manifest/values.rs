@@ -142,6 +142,36 @@ pub(super) fn label(text: &str, of: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The keys by which other tools name a host's user, address and port, and how they are written here.
+const PARTS_OF_AN_ADDRESS: [&str; 15] = [
+    "address",
+    "addr",
+    "ansible_host",
+    "ansible_port",
+    "ansible_user",
+    "host",
+    "hostname",
+    "ip",
+    "login",
+    "port",
+    "ssh_port",
+    "ssh_user",
+    "target_host",
+    "user",
+    "username",
+];
+
+/// The hint for an address in parts.
+pub(super) const ADDRESS_IN_PARTS: &str =
+    "user, address and port of a host are one text: `ssh: USER@ADDRESS`, or `ssh: ssh://USER@ADDRESS:PORT`";
+
+/// [`ADDRESS_IN_PARTS`] for a key of a host that is a part of its address; `None` for other keys.
+pub(super) fn part_of_an_address(key: &str) -> Option<&'static str> {
+    let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect();
+    let is_it = |part: &&str| plain.eq_ignore_ascii_case(&part.replace('_', ""));
+    PARTS_OF_AN_ADDRESS.iter().any(|part| is_it(&part)).then_some(ADDRESS_IN_PARTS)
+}
+
 /// Checks `ssh`: one word that ssh(1) does not take as an option.
 pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     const HINT: &str = "`user@address`, `ssh://user@address:port`, or a name from your ssh configuration";
@@ -157,6 +187,13 @@ pub(super) fn ssh(address: &str) -> Result<(), Refusal> {
     }
     let Some(rest) = address.strip_prefix("ssh://") else {
         let (user, host) = address.rsplit_once('@').unwrap_or(("x", address));
+        // Not a part of a name; an IPv6 address has several colons, and brackets only in the URL.
+        if host.matches(':').count() == 1 || host.contains(['[', ']']) {
+            let url = format!("ssh://{address}");
+            let hint = if ssh(&url).is_ok() { format!("write `{url}`") } else { HINT.to_owned() };
+            let message = format!("{} is not an address for SSH: a port needs the URL form", quoted(address));
+            return Err(refusal(message, &hint));
+        }
         return if user.is_empty() || host.is_empty() || host.starts_with('-') { refuse("") } else { Ok(()) };
     };
     // ssh(1): ssh://[user@]hostname[:port]; an IPv6 address is in brackets.

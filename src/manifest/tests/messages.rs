@@ -47,6 +47,11 @@ fn hints_say_what_to_do() {
             "version: 1\nhosts: {a: {shh: x}}\n".into(),
             "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options, allow",
         ),
+        ("version: 1\nsecret: {a: {path: /a}}\n".into(), "did you mean `secrets`?"),
+        (
+            "version: 1\nsecret: hunter2\n".into(),
+            "a manifest never holds a value: keep it in a source, and name it with `from: SOURCE:ITEM`",
+        ),
         (
             "version: 1\nsecrets: {a: {path: /a, from: 'x:A'}}\n".into(),
             "sources here: env and file; others are named under `sources`",
@@ -164,4 +169,95 @@ fn what_may_be_a_value_is_never_shown() {
     // Text that cannot be a value is shown.
     let shown = parse(&with_secrets("  a: { path: /a, from: ci:A, colour: red }")).unwrap_err().to_string();
     assert!(shown.contains("colour: red }"), "{shown}");
+}
+
+#[test]
+fn an_address_with_a_port_or_in_parts_is_shown_in_its_right_form() {
+    for (host, want) in [
+        ("ssh: 'root@10.0.0.1:22'", "write `ssh://root@10.0.0.1:22`"),
+        ("ssh: 'node1:2222'", "write `ssh://node1:2222`"),
+        ("ssh: 'root@[::1]:22'", "write `ssh://root@[::1]:22`"),
+        ("ssh: 'a:b'", "`user@address`, `ssh://user@address:port`, or a name from your ssh configuration"),
+        ("ssh: { user: root }", values::ADDRESS_IN_PARTS),
+        ("port: 22", values::ADDRESS_IN_PARTS),
+        ("user: root", values::ADDRESS_IN_PARTS),
+        ("address: 10.0.0.1", values::ADDRESS_IN_PARTS),
+        ("hostname: node1", values::ADDRESS_IN_PARTS),
+        ("ansible_host: node1", values::ADDRESS_IN_PARTS),
+        ("targetHost: node1", values::ADDRESS_IN_PARTS),
+    ] {
+        let errors = parse(&format!("version: 1\nhosts: {{ n: {{ {host} }} }}\n")).unwrap_err();
+        assert_eq!(errors.problems()[0].hint.as_deref(), Some(want), "{host}");
+    }
+    for host in ["root@fe80::1", "::1", "ssh://root@[::1]:22", "node1", "a@b"] {
+        assert!(parse(&format!("version: 1\nhosts: {{ n: {{ ssh: '{host}' }} }}\n")).is_ok(), "{host}");
+    }
+}
+
+#[test]
+fn a_list_is_shown_in_the_form_of_what_is_written_without_a_possible_value() {
+    for (keys, want) in [
+        ("run_after: echo hunter2", "write `run_after: [[echo, …]]`: no shell runs it"),
+        ("run_after: reboot", "write `run_after: [[reboot]]`: no shell runs it"),
+        ("run_after: hunter2", "write `run_after: [[PROGRAM, …]]`: no shell runs it"),
+        ("run_after: [echo, hunter2]", "write `run_after: [[echo, …]]`: no shell runs it"),
+        ("run_after: [echo hunter2, /bin/sync]", "write `run_after: [[echo, …], [/bin/sync]]`: no shell runs it"),
+        ("run_after: 'echo hunter2 | logger'", "write `run_after: [[sh, -c, …]]`: no shell runs it"),
+        ("health: test -f hunter2", "write `health: { command: [test, …] }`: no shell runs it"),
+        ("health: [test, -f, hunter2]", "write `health: { command: [test, …] }`: no shell runs it"),
+        ("health: { command: test hunter2 }", "write `command: [test, …]`: no shell runs it"),
+        ("hosts: node1", "write `hosts: [node1]`"),
+        ("hosts: 'node1, tag:server'", "write `hosts: [node1, tag:server]`"),
+    ] {
+        let errors = parse(&with_secrets(&format!("  a: {{ path: /a, from: ci:A, {keys} }}"))).unwrap_err();
+        let [problem] = errors.problems() else { panic!("{keys}: one problem\n{errors}") };
+        assert_eq!(problem.hint.as_deref(), Some(want), "{keys}");
+        assert!(!errors.to_string().contains("hunter2"), "{errors}");
+    }
+}
+
+#[test]
+fn a_line_that_is_indented_too_little_or_too_much_is_one_problem_at_the_line() {
+    // The mark precedes the line's first word: `<` for too little, `>` for too much.
+    let secrets = |text: &str| format!("version: 1\nsecrets:\n{text}");
+    for text in [
+        secrets("  a:\n  <path: /a\n  from: env:A\n"),
+        secrets("  a:\n    path: /a\n  <from: env:A\n"),
+        secrets("  a:\n    path: /a\n  <hosts: [n]\n"),
+        secrets("  a:\n    path: /a\n   <from: env:A\n"),
+        secrets("  a:\n      path: /a\n    <from: env:A\n"),
+        secrets("  a:\n    path: /a\n<from: env:A\n"),
+        secrets("<a:\n  path: /a\n  from: env:A\n"),
+        secrets("  a:\n    path: /a\n      >from: env:A\n"),
+        secrets("  a:\n    path: /a\n     >from: env:A\n"),
+        secrets("  a:\n    path: \"/a\"\n      >from: env:A\n"),
+        secrets("  a:\n    hosts: [n]\n      >path: /a\n"),
+        secrets("  a:\n    path: /a\n    from: env:A\n   >b:\n    path: /b\n"),
+        secrets("  a:\n    path: /a\n    from: env:A\n    >b:\n      path: /b\n      from: env:A\n"),
+        secrets("  a:\n    path: /a\n    from: env:A\n  >hosts:\n    n: { ssh: a }\n"),
+        secrets("  a:\n    path: /a\n    from: env:A\n    run_after:\n    - [b]\n     >- [c]\n"),
+        "version: 1\nhosts:\n  n:\n  <ssh: a\n".to_owned(),
+        "version: 1\nhosts:\n  n:\n    tags: [a]\n    >m:\n      ssh: b\n".to_owned(),
+        "version: 1\nsources:\n  v:\n  <type: bitwarden\n  path: x\n".to_owned(),
+        " version: 1\n<secrets: {}\n".to_owned(),
+    ] {
+        let at = text.find(['<', '>']).unwrap();
+        let want = match &text[at..=at] {
+            "<" => "is this line indented too little?",
+            _ => "is this line indented too much?",
+        };
+        let (line, column) = (text[..at].matches('\n').count() + 1, at - text[..at].rfind('\n').unwrap());
+        let errors = parse(&text.replacen(['<', '>'], "", 1)).unwrap_err();
+        let [problem] = errors.problems() else { panic!("{text}: one problem\n{errors}") };
+        let location = problem.location.unwrap();
+        assert_eq!((location.line, location.column, problem.message.as_str()), (line, column, want), "{text}");
+    }
+}
+
+#[test]
+fn names_that_are_also_keys_are_no_matter_of_indentation() {
+    let text = "version: 1\nsources:\n  type: { type: file, path: x }\nsecrets:\n  \
+                path: { path: /a, from: 'type:A' }\n  hosts: { path: /b, from: 'type:B', hosts: [ssh] }\nhosts:\n  \
+                tags:\n  ssh: { ssh: a }\n  secrets: {}\n";
+    parse(text).unwrap();
 }
