@@ -22,18 +22,29 @@ pub enum Unintended {
     OuterSpace,
 }
 
-/// The unintended characters of `value`; none if it is not UTF-8. `is_file`: the source's values are whole files, which
-/// end with a newline.
+/// The way in which a value is used, as far as its ends matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Every character counts.
+    Exact,
+    /// It comes from a file, or becomes all of a file of lines: it ends with a newline.
+    Lines,
+    /// The template cuts off white space at both ends.
+    Trimmed,
+}
+
+/// The unintended characters of `value`; none if it is not UTF-8.
 #[must_use]
-pub fn find(value: &[u8], is_file: bool) -> Vec<Unintended> {
+pub fn find(value: &[u8], usage: Use) -> Vec<Unintended> {
     if value.len() > LONGEST {
         return Vec::new();
     }
     let Ok(text) = std::str::from_utf8(value) else { return Vec::new() };
+    let text = if usage == Use::Trimmed { text.trim() } else { text };
     let mut found = Vec::new();
     let line = text.trim_end_matches(['\n', '\r']);
     let is_one_line = !line.contains('\n');
-    if is_one_line && !is_file && text.ends_with('\n') {
+    if is_one_line && usage != Use::Lines && text.ends_with('\n') {
         found.push(Unintended::FinalNewline);
     }
     if text.contains('\r') {
@@ -125,8 +136,8 @@ fn invisible(character: char) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn codes(value: &[u8], is_file: bool) -> Vec<&'static str> {
-        find(value, is_file).iter().map(Unintended::code).collect()
+    fn codes(value: &[u8], usage: Use) -> Vec<&'static str> {
+        find(value, usage).iter().map(Unintended::code).collect()
     }
 
     #[test]
@@ -152,18 +163,20 @@ mod tests {
             ("indented lines", b"a:\n  b\n", &[]),
             ("not UTF-8", b"\xff\xfe\r\n", &[]),
         ] {
-            assert_eq!(codes(value, false), want, "{name}");
+            assert_eq!(codes(value, Use::Exact), want, "{name}");
         }
-        assert_eq!(codes(b"one line of a file\n", true), [""; 0]);
-        assert_eq!(codes(b"one line of a file\r\n", true), ["DD302"]);
+        assert_eq!(codes(b"one line of a file\n", Use::Lines), [""; 0]);
+        assert_eq!(codes(b"one line of a file\r\n", Use::Lines), ["DD302"]);
+        assert_eq!(codes(b" one line \r\n", Use::Trimmed), [""; 0]);
+        assert_eq!(codes("a\u{200b}\n".as_bytes(), Use::Trimmed), ["DD303"]);
     }
 
     #[test]
     fn characters_are_told_by_name_each_once_and_a_few_at_most() {
-        let found = find("a\u{200b}b\u{200b}c\u{202e}d".as_bytes(), false);
+        let found = find("a\u{200b}b\u{200b}c\u{202e}d".as_bytes(), Use::Exact);
         let want = "holds characters that cannot be seen: U+200B zero width space, U+202E bidirectional control";
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [want]);
         let many: String = (0x2000..0x2010).filter_map(char::from_u32).collect();
-        assert_eq!(find(many.as_bytes(), false)[0].to_string().matches("U+").count(), 5);
+        assert_eq!(find(many.as_bytes(), Use::Exact)[0].to_string().matches("U+").count(), 5);
     }
 }

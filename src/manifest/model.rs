@@ -13,7 +13,7 @@ use deaddrop_vault::{Reference, SourceSpec};
 use super::allow::Allow;
 use super::rotation::{BecomePassword, OnChange, SecretKind};
 use crate::derive::encoding::Encoding;
-use crate::derive::expect::Expect;
+use crate::derive::expect::{Expect, ValueKind};
 use crate::derive::format::Format;
 use crate::derive::generate::GenerateSpec;
 use crate::derive::newline::Newline;
@@ -158,6 +158,39 @@ impl SecretSpec {
         }
         let reads = |option: &str| OPTIONS.iter().any(|name| option.starts_with(name));
         self.used_by.iter().any(|option| reads(option)).then_some("a file of `hostKeys`")
+    }
+
+    /// True if the file is made of lines, so that a newline at its end is usual: by its `format`, by what `expect`
+    /// wants, or by its name.
+    #[must_use]
+    pub fn is_file_of_lines(&self) -> bool {
+        const NAMES: [&str; 16] = [
+            "known_hosts",
+            "known_hosts2",
+            "ssh_known_hosts",
+            "authorized_keys",
+            "authorized_keys2",
+            "authorized_principals",
+            "allowed_signers",
+            ".env",
+            "netrc",
+            ".netrc",
+            ".pgpass",
+            ".git-credentials",
+            ".htpasswd",
+            "htpasswd",
+            ".npmrc",
+            "crypttab",
+        ];
+        const ENDINGS: [&str; 7] = [".pub", ".env", ".conf", ".pem", ".crt", ".ini", ".netrc"];
+        let (directory, name) = self.path.as_str().rsplit_once('/').unwrap_or_default();
+        let kinds = [ValueKind::Pem, ValueKind::SshPrivateKey, ValueKind::AgeIdentity];
+        self.format.is_some()
+            || self.expect.kind.is_some_and(|kind| kinds.contains(&kind))
+            || NAMES.contains(&name)
+            || ENDINGS.iter().any(|ending| name.ends_with(ending))
+            // NixOS's own place for a user's authorized_keys.
+            || directory.ends_with("/authorized_keys.d")
     }
 
     /// True if a `….hashedPasswordFile` option reads this file, which must then be one line of crypt(3) text.

@@ -230,7 +230,7 @@ impl<'s> Walker<'s> {
                 }
                 false
             }
-            Expr::Call(call) => self.call(call, call.span(), false),
+            Expr::Call(call) => self.call(call, call.span(), ""),
             Expr::Filter(filter) => self.filter(filter, filter.span()),
             Expr::BinOp(operation) => {
                 if !matches!(operation.op, BinOpKind::Concat) {
@@ -296,8 +296,8 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// Checks `secret('…')`. Always true, because it is a value.
-    fn call(&mut self, call: &Call<'s>, span: Span, takes_bytes: bool) -> bool {
+    /// Checks `secret('…')`, to which `filter` is applied first; empty for none. Always true, because it is a value.
+    fn call(&mut self, call: &Call<'s>, span: Span, filter: &str) -> bool {
         const LITERAL: &str = "write secret('SOURCE:ITEM'); `{host}` in it stands for the host's name";
         match &call.expr {
             Expr::Var(name) if name.id == "secret" => {}
@@ -326,13 +326,17 @@ impl<'s> Walker<'s> {
         };
         let quoted = range(argument.span());
         let inside = quoted.start.saturating_add(1)..quoted.end.saturating_sub(1).max(quoted.start.saturating_add(1));
+        let (takes_bytes, is_trimmed) = (filter == "b64encode", filter == "trim");
         let count = self.mentions.len();
         match self.mentions.iter_mut().find(|mention| mention.text == text) {
-            Some(mention) => mention.takes_bytes &= takes_bytes,
+            Some(mention) => {
+                mention.takes_bytes &= takes_bytes;
+                mention.is_trimmed &= is_trimmed;
+            }
             None if count >= MAX_NAMES => {
                 self.fault(span, format!("over {MAX_NAMES} values, the limit of a template"), "");
             }
-            None => self.mentions.push(Mention { text: text.to_owned(), inside, takes_bytes }),
+            None => self.mentions.push(Mention { text: text.to_owned(), inside, takes_bytes, is_trimmed }),
         }
         true
     }
@@ -352,7 +356,7 @@ impl<'s> Walker<'s> {
             self.arguments(filter, span);
         }
         match &filter.expr {
-            Some(Expr::Call(call)) => self.call(call, call.span(), filter.name == "b64encode"),
+            Some(Expr::Call(call)) => self.call(call, call.span(), filter.name),
             Some(expr) => self.value(expr),
             // The filter of a block.
             None => true,

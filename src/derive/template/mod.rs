@@ -57,6 +57,8 @@ pub struct Mention {
     pub inside: Range<usize>,
     /// True if every use is directly filtered by `b64encode`, so that the value may be any bytes.
     takes_bytes: bool,
+    /// True if every use is directly filtered by `trim`, so that white space around the value has no meaning.
+    pub is_trimmed: bool,
 }
 
 /// An error in a template.

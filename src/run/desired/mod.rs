@@ -1,13 +1,14 @@
 //! Joins manifest, values and host: the files that one target should have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 mod generated;
 mod ssh_key;
 
 use crate::derive::newline::with_newline;
 use crate::derive::password::HashScheme;
-use crate::derive::{Misfit, generate, password, unintended};
+use crate::derive::unintended::{self, Unintended, Use};
+use crate::derive::{Misfit, generate, password};
 use crate::manifest::{Allow, DirectoryOwner, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
 use crate::nixos;
 use crate::place::{Survey, Wanted};
@@ -134,6 +135,7 @@ pub fn build(
     let mut files = Vec::with_capacity(specs.len());
     let mut unfit = Vec::new();
     let mut total: usize = 0;
+    let mut told = Told::default();
     for spec in specs {
         let maker = Maker { manifest, spec, values, host };
         let (content, key_findings) = match maker.content() {
@@ -153,6 +155,8 @@ pub fn build(
             });
             break;
         }
+        let allow = allowances.of(spec);
+        let findings = told.of_values(&spec.name, &allow, maker.oddities());
         files.push(DesiredFile {
             secret: spec.name.clone(),
             path: spec.path.clone(),
@@ -162,18 +166,39 @@ pub fn build(
             mode: spec.mode,
             directory_mode: spec.directory_mode,
             directory_owner: spec.directory_owner.clone(),
-            allow: allowances.of(spec),
+            allow,
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             password_users: match spec.value {
                 ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
             },
-            findings: maker.oddities().into_iter().chain(key_findings).collect(),
+            findings: findings.into_iter().chain(key_findings).collect(),
         });
         files.extend(generated::public_part(spec, &allowances.of(spec)));
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
+}
+
+/// Suspicious values that were reported: each is reported once, by the first secret that has it.
+#[derive(Default)]
+struct Told(HashSet<(&'static str, Reference)>);
+
+impl Told {
+    /// The warnings about the values of a secret that are new. One that the secret allows is not the first: another
+    /// secret with the same value may not allow it.
+    fn of_values(&mut self, secret: &str, allow: &Allow, oddities: Vec<(Reference, Unintended)>) -> Vec<Warning> {
+        let is_new = |(from, oddity): &(Reference, Unintended)| {
+            allow.contains_key(oddity.code()) || self.0.insert((oddity.code(), from.clone()))
+        };
+        let warning = |(from, oddity): (Reference, Unintended)| Warning {
+            code: oddity.code(),
+            secret: Some(secret.to_owned()),
+            message: format!("the value of {from} {oddity}"),
+            hint: "it is written as it is; if that is not meant, correct it in the source".into(),
+        };
+        oddities.into_iter().filter(is_new).map(warning).collect()
+    }
 }
 
 /// Builds the content of one secret's file, for one host.
@@ -272,25 +297,34 @@ impl Maker<'_> {
         Ok(value)
     }
 
-    /// DD301 to DD304: suspicious characters in the values. Encoded values are skipped: they are not text yet.
-    fn oddities(&self) -> Vec<Warning> {
-        let mut findings: Vec<Warning> = Vec::new();
+    /// DD301 to DD304: suspicious characters in the values, each with the value's origin. Encoded values are skipped:
+    /// they are not text yet.
+    fn oddities(&self) -> Vec<(Reference, Unintended)> {
+        let mut findings = Vec::new();
         for reference in self.spec.references().filter(|_| self.spec.encoding.is_none()) {
             let Ok(value) = self.value(reference) else { continue };
             let from = reference.for_host(self.host);
-            for oddity in unintended::find(value.expose(), self.keeps_files(reference)) {
-                let finding = Warning {
-                    code: oddity.code(),
-                    secret: Some(self.spec.name.clone()),
-                    message: format!("the value of {from} {oddity}"),
-                    hint: "it is written as it is; if that is not meant, correct it in the source".into(),
-                };
-                if !findings.iter().any(|known| known.message == finding.message) {
-                    findings.push(finding);
-                }
-            }
+            findings.extend(
+                unintended::find(value.expose(), self.usage(reference))
+                    .into_iter()
+                    .map(|oddity| (from.clone(), oddity)),
+            );
         }
         findings
+    }
+
+    /// How the ends of a value matter.
+    fn usage(&self, reference: &Reference) -> Use {
+        let is_trimmed = |spec: &TemplateSpec| {
+            let mut texts = spec.references.iter().filter(|(_, other)| other == reference).map(|(text, _)| text);
+            texts.all(|text| spec.template.mentions().iter().any(|mention| mention.text == *text && mention.is_trimmed))
+        };
+        match &self.spec.value {
+            ValueSpec::Template(spec) if is_trimmed(spec) => Use::Trimmed,
+            ValueSpec::From(_) if self.spec.is_file_of_lines() => Use::Lines,
+            _ if self.keeps_files(reference) => Use::Lines,
+            _ => Use::Exact,
+        }
     }
 
     /// True for a source whose values are whole files or a program's output, and not fields of a form.
