@@ -26,7 +26,19 @@ pub(super) const VERSION: u64 = 1;
 /// A deaddrop manifest: which secret belongs into which file of which host. It never contains a value.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a manifest", default, deny_unknown_fields)]
-#[schemars(rename = "deaddrop manifest", extend("required" = ["version"]))]
+#[schemars(rename = "deaddrop manifest", extend(
+    "required" = ["version"],
+    "if" = { "properties": { "defaults": {
+        "type": "object",
+        "properties": { "mode": { "pattern": WORLD_READABLE } },
+        "required": ["mode"],
+    } }, "required": ["defaults"] },
+    "then" = { "properties": { "secrets": { "additionalProperties": { "anyOf": [
+        { "required": ["mode"] },
+        { "properties": { "allow_world_readable": { "const": true } }, "required": ["allow_world_readable"] },
+        { "properties": { "absent": { "const": true } }, "required": ["absent"] },
+    ] } } } },
+))]
 pub(super) struct RawManifest {
     /// The version of the format: 1.
     #[schemars(extend("const" = VERSION))]
@@ -77,10 +89,11 @@ pub(super) struct RawDefaults {
     "if" = { "properties": { "absent": { "const": true } }, "required": ["absent"] },
     "then" = without_a_file(),
     "else" = { "oneOf": one_of_the_values() },
+    "allOf" = combinations(),
 ))]
 pub(super) struct RawSecret {
     /// The file's path in the target: absolute, without `.`, `..` or `//`.
-    #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
+    #[schemars(extend("pattern" = "^/", "maxLength" = 4095, "not" = { "pattern": not_a_path() }))]
     pub path: Field<String>,
     /// The origin of the value: `SOURCE:ITEM` or `SOURCE:ITEM#FIELD`.
     pub from: Field<RawReference>,
@@ -114,6 +127,7 @@ pub(super) struct RawSecret {
     pub directory_mode: Field<String>,
     /// Owner of the file's directory, if it is created: USER or USER:GROUP, names or numbers. Default: root, and below
     /// a home directory its user.
+    #[schemars(extend("anyOf" = directory_owner_schema()))]
     pub directory_owner: Field<NameOrNumber>,
     /// Write a newline after the value; `ensure`: if it does not end in one. Not together with `hash`, which has one.
     /// Default: no, except for an SSH private key without its last newline.
@@ -127,10 +141,13 @@ pub(super) struct RawSecret {
     pub kind: Field<SecretKind>,
     /// Units to restart on a running node, once, after all files are in place, if this one changed. A unit that is not
     /// running is started.
+    #[schemars(extend("pattern" = UNIT_PATTERN, "items" = { "pattern": UNIT_PATTERN }))]
     pub restart: Field<OneOrMany>,
     /// Units to reload instead.
+    #[schemars(extend("pattern" = UNIT_PATTERN, "items" = { "pattern": UNIT_PATTERN }))]
     pub reload: Field<OneOrMany>,
     /// Units to restart only if they are running.
+    #[schemars(extend("pattern" = UNIT_PATTERN, "items" = { "pattern": UNIT_PATTERN }))]
     pub try_restart: Field<OneOrMany>,
     /// Programs and their arguments, without a shell, to run on a running node after the units, if this file changed.
     pub run_after: Field<Vec<Field<Vec<Field<String>>>>>,
@@ -252,7 +269,11 @@ pub(super) enum OneOrMany {
 /// A host.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a host", default, deny_unknown_fields)]
-#[schemars(rename = "host", extend("type" = ["object", "null"]))]
+#[schemars(rename = "host", extend(
+    "type" = ["object", "null"],
+    "if" = { "required": ["become_password"] },
+    "then" = { "properties": { "become": { "const": "sudo" } }, "required": ["become"] },
+))]
 pub(super) struct RawHost {
     /// Its SSH address: `user@address`, `ssh://user@address:port`, or a name from your ssh configuration.
     #[schemars(extend("pattern" = SSH_PATTERN))]
@@ -365,6 +386,43 @@ fn one_of_the_values() -> serde_json::Value {
         .collect()
 }
 
+/// The keys of a secret that have no meaning together: `value_spec::combinations`, `not_of_generate`, `secret_mode`.
+fn combinations() -> serde_json::Value {
+    let has = |key: &str| serde_json::json!({ "required": [key] });
+    let without = |keys: &[&str]| {
+        let keys = keys.iter().map(|key| ((*key).to_owned(), false.into()));
+        serde_json::json!({ "properties": serde_json::Map::from_iter(keys) })
+    };
+    let is_token = serde_json::json!({ "properties": { "generate": { "anyOf": [
+        { "const": "token" },
+        { "type": "object", "properties": { "kind": { "const": "token" } }, "required": ["kind"] },
+    ] } } });
+    let is_world_readable =
+        serde_json::json!({ "properties": { "mode": { "pattern": WORLD_READABLE } }, "required": ["mode"] });
+    let is_allowed = serde_json::json!({
+        "properties": { "allow_world_readable": { "const": true } }, "required": ["allow_world_readable"],
+    });
+    serde_json::json!([
+        { "if": has("hash"), "then": without(&["format", "generate", "template", "template_file"]) },
+        { "if": has("hash"), "then": { "properties": { "newline": { "const": false } } } },
+        { "if": { "anyOf": [has("template"), has("template_file")] }, "then": without(&["newline", "encoding"]) },
+        { "if": has("generate"), "then": without(&["encoding", "expect", "format", "allow_empty"]) },
+        { "if": { "allOf": [has("generate"), { "not": is_token }] }, "then": without(&["newline"]) },
+        { "if": is_world_readable, "then": is_allowed },
+    ])
+}
+
+/// What no path has: a component `.`, `..` or of over 255 characters, `//`, a `/` at its end, a control character; and
+/// places where `allow` accepts no file.
+fn not_a_path() -> String {
+    format!("(^|/)\\.{{1,2}}(/|$)|//|/$|/[^/]{{256}}|[\\x00-\\x1f\\x7f]|{}", crate::nixos::paths::never())
+}
+
+/// The names that `values::unit` accepts: no pattern, and no template without an instance.
+const UNIT_PATTERN: &str = "^[A-Za-z0-9:_\\\\]([A-Za-z0-9:_.\\\\-]|@[A-Za-z0-9:_\\\\@-])*$";
+/// The modes that let everybody read.
+const WORLD_READABLE: &str = "4$";
+
 /// The modes that `values::file_mode` accepts, including world-readable ones.
 const MODE_PATTERN: &str = "^0?[0246][04][04]$";
 /// The modes that `values::directory_mode` accepts.
@@ -372,6 +430,15 @@ const DIRECTORY_MODE_PATTERN: &str = "^0?[0-7][0145][0145]$";
 
 /// An URL; or text without a port: no `:`, or several, as in an IPv6 address.
 const SSH_PATTERN: &str = "^(ssh://\\S+|[^\\s:\\[\\]-][^\\s:\\[\\]]*(:[^\\s:\\[\\]]*:[^\\s\\[\\]]*)?|::[^\\s\\[\\]]*)$";
+
+/// What `values::directory_owner` accepts: an owner, or two of them, where digits are a number.
+fn directory_owner_schema() -> serde_json::Value {
+    let name = super::values::USER_PATTERN.trim_start_matches('^').trim_end_matches('$');
+    serde_json::json!([
+        { "type": "integer", "minimum": 0, "maximum": super::values::MAX_ID },
+        { "type": "string", "pattern": format!("^({name}|({name}|[0-9]+):({name}|[0-9]+))$"), "maxLength": 511 },
+    ])
+}
 
 /// The names that `values::name` accepts.
 fn name_schema() -> serde_json::Value {

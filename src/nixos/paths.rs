@@ -63,6 +63,15 @@ pub fn judge(path: &str) -> Option<Finding> {
     None
 }
 
+/// The regular expression of the paths that are refused whatever a manifest allows, for its JSON schema.
+#[must_use]
+pub fn never() -> String {
+    let is_never = |code: &str| !deaddrop_core::warning::allowable().any(|allowed| allowed == code);
+    let places: Vec<&str> =
+        REFUSED_BELOW.iter().filter(|(_, code, _)| is_never(code)).map(|(place, ..)| *place).collect();
+    format!("^({})(/|$)", places.join("|"))
+}
+
 /// True for `place` itself and everything under it; `/runner` is not below `/run`.
 #[must_use]
 pub fn is_at_or_below(path: &str, place: &str) -> bool {

@@ -4,6 +4,7 @@ mod accepted;
 mod limits;
 mod messages;
 mod mistakes;
+mod schema;
 mod sources;
 
 use std::fmt::Write as _;
@@ -56,8 +57,13 @@ hosts:
   node3:
 "##;
 
+/// What the program says of a manifest. The JSON schema must accept what it accepts.
 fn parse(text: &str) -> Result<Manifest, ManifestErrors> {
-    Manifest::parse(text, Path::new("dir/secrets.yaml"))
+    let parsed = Manifest::parse(text, Path::new("dir/secrets.yaml"));
+    if parsed.is_ok() && text.len() < 64 << 10 {
+        assert!(schema::accepts(text), "the JSON schema refuses what `check` accepts:\n{text}");
+    }
+    parsed
 }
 
 /// The reference of a secret with `from`.

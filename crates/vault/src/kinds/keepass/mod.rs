@@ -142,7 +142,10 @@ impl<'m> Keepass<'m> {
 /// A KeePass database.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename = "a keepass source", default, deny_unknown_fields)]
-#[schemars(rename = "keepass-source", extend("required" = ["path"]))]
+#[schemars(rename = "keepass-source", extend(
+    "required" = ["path"],
+    "anyOf" = [{ "required": ["password"] }, { "required": ["key_file"] }],
+))]
 pub struct KeePassKeys {
     /// The database, or `-` for standard input; a relative path starts at the manifest's directory.
     #[schemars(length(min = 1))]
