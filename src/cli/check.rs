@@ -35,6 +35,7 @@ impl Args {
     ) -> Result<(), Failure> {
         let parts = self.parts(manifest, secrets);
         let values = Values::read(manifest, &parts)?;
+        warnings.extend_from_slice(values.warnings());
         part::check_that_values_fit(manifest, &parts, &values, |files| {
             for warning in files.iter().flat_map(plan::value_warnings) {
                 // One warning for a value that several hosts share.

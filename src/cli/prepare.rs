@@ -160,6 +160,7 @@ pub fn prepare<'w>(
     })?;
     let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
     let mut warnings = manifest_warnings(&loaded, &part.secrets, host);
+    warnings.extend_from_slice(values.warnings());
     warnings.append(&mut plan.warnings);
     let mut of_place = opened.place().warnings();
     loaded.allowances(host).filter(&mut of_place);

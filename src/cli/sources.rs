@@ -5,6 +5,7 @@ use deaddrop_vault;
 
 use super::args::ManifestArgs;
 use super::select;
+use crate::report::plan::warning_lines;
 use crate::report::{Ui, json, sources as report};
 use crate::run::message::{Exit, Failure, Message};
 
@@ -48,11 +49,13 @@ impl List {
         if !manifest.has_source(&self.name) {
             return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
         }
-        let items = deaddrop_vault::list(&manifest.vaults(), &self.name).map_err(|error| {
+        let (items, mut warnings) = deaddrop_vault::list(&manifest.vaults(), &self.name).map_err(|error| {
             Failure::refused(vec![Message::from_error(&error).hint(error.hint().unwrap_or_default())])
         })?;
-        ui.print_json(|| json::sources(&self.name, &items))?;
+        manifest.allowances(None).filter(&mut warnings);
+        ui.print_json(|| json::sources(&self.name, &items, &warnings))?;
         ui.print(&report::table(&items))?;
+        warnings.iter().for_each(|warning| ui.info(&warning_lines(warning)));
         ui.info(&report::closing_line(&self.name, &items));
         Ok(Exit::Done)
     }

@@ -85,7 +85,7 @@ pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
 
 /// The object of `sources list`: the items of a source, by name.
 #[must_use]
-pub fn sources(name: &str, items: &[Listed]) -> Value {
+pub fn sources(name: &str, items: &[Listed], found: &[Warning]) -> Value {
     let listed: Vec<Value> = items
         .iter()
         .map(|item| json!({ "folders": item.folders, "name": item.name, "id": item.id, "fields": item.fields }))
@@ -97,7 +97,7 @@ pub fn sources(name: &str, items: &[Listed]) -> Value {
         "source": name,
         "items": listed,
         "changes": [],
-        "warnings": [],
+        "warnings": warnings(found),
         "summary": { "items": items.len() },
     })
 }

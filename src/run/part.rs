@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use deaddrop_core::near;
 use deaddrop_core::secret::Secret;
+use deaddrop_core::warning::Warning;
 use deaddrop_vault::Reference;
 
 use super::desired::{self, DesiredFile, Need, Unfit};
@@ -62,6 +63,8 @@ pub struct Values {
     values: HashMap<Reference, Secret>,
     /// The become password that the user typed.
     typed: Option<Secret>,
+    /// Warnings about the sources and the values, each once.
+    warnings: Vec<Warning>,
 }
 
 impl Values {
@@ -93,7 +96,7 @@ impl Values {
                 allow_empty: false,
             }))
             .collect();
-        let values = deaddrop_vault::fetch(&manifest.vaults(), &wanted).map_err(|errors| {
+        let mut fetched = deaddrop_vault::fetch(&manifest.vaults(), &wanted).map_err(|errors| {
             let message =
                 |error: &deaddrop_vault::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
             Failure::refused(errors.iter().map(message).collect())
@@ -103,7 +106,21 @@ impl Values {
         };
         let asking: Vec<&str> = parts.iter().filter(asks).map(|part| part.name).collect();
         let typed = if asking.is_empty() { None } else { Some(ask(&asking)?) };
-        Ok(Self { values, typed })
+        for warning in &mut fetched.warnings {
+            // A become password belongs to no secret of the manifest.
+            let is_password = |name: &String| passwords.iter().any(|(whose, _)| whose == name);
+            warning.secret = warning.secret.take().filter(|name| !is_password(name));
+        }
+        // What is allowed on one host only is shown in a run over several.
+        let host = if let [part] = parts { part.as_host } else { None };
+        manifest.allowances(host).filter(&mut fetched.warnings);
+        Ok(Self { values: fetched.values, typed, warnings: fetched.warnings })
+    }
+
+    /// Warnings about the sources and the values, each once.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 }
 

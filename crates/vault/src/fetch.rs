@@ -4,17 +4,28 @@ use std::collections::{HashMap, HashSet};
 
 use deaddrop_core::limits::{MAX_TOTAL, MAX_VALUE};
 use deaddrop_core::secret::Secret;
+use deaddrop_core::warning::Warning;
 
 use crate::error::item;
+use crate::finding;
 use crate::input::context::Context;
 use crate::{Cause, LookupError, Reference, SourceError, SourceErrors, Sources, Wanted, open};
+
+/// The result of [`fetch`].
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// The value of each wanted reference.
+    pub values: HashMap<Reference, Secret>,
+    /// Warnings about sources as a whole, and about values, for each secret that takes them. Each once.
+    pub warnings: Vec<Warning>,
+}
 
 /// Reads every wanted value. A reference that several secrets need is read once.
 ///
 /// # Errors
 /// All errors of all sources and items, in the order of `wanted`. An empty value is an error for each secret that does
 /// not allow one.
-pub fn fetch(sources: &Sources<'_>, wanted: &[Wanted<'_>]) -> Result<HashMap<Reference, Secret>, SourceErrors> {
+pub fn fetch(sources: &Sources<'_>, wanted: &[Wanted<'_>]) -> Result<Fetched, SourceErrors> {
     let context = Context::new(sources);
     let mut fetch = Fetch::new(wanted);
     for (name, references) in by_source(wanted) {
@@ -32,7 +43,7 @@ pub fn fetch(sources: &Sources<'_>, wanted: &[Wanted<'_>]) -> Result<HashMap<Ref
             }
         }
     }
-    fetch.finish()
+    fetch.finish(context.findings())
 }
 
 /// The distinct references of each source, both in the order of `wanted`.
@@ -106,9 +117,14 @@ impl<'w> Fetch<'w> {
         self.errors.push((first, SourceError { name: name.to_owned(), secrets, cause }));
     }
 
-    fn finish(mut self) -> Result<HashMap<Reference, Secret>, SourceErrors> {
+    fn finish(mut self, findings: Vec<finding::Finding>) -> Result<Fetched, SourceErrors> {
         if self.errors.is_empty() {
-            return Ok(self.values);
+            let users = |reference: &Reference| {
+                let users = self.users.get(reference).into_iter().flatten();
+                users.map(|&user| self.wanted[user].secret.to_owned()).collect()
+            };
+            let warnings = finding::warnings(findings, users);
+            return Ok(Fetched { values: self.values, warnings });
         }
         self.errors.sort_by_key(|(first, _)| *first);
         Err(SourceErrors(self.errors.into_iter().map(|(_, error)| error).collect()))

@@ -21,9 +21,9 @@
 //! let sources = Sources { directory: directory.path(), specs: &specs, references: Vec::new() };
 //!
 //! let wifi = Reference { source: "home".to_owned(), item: "Wifi".to_owned(), field: None };
-//! let values = fetch(&sources, &[Wanted { reference: &wifi, secret: "wifi-password", allow_empty: false }])?;
-//! assert_eq!(values[&wifi].expose(), b"hunter2");
-//! assert!(!format!("{values:?}").contains("hunter2"));
+//! let fetched = fetch(&sources, &[Wanted { reference: &wifi, secret: "wifi-password", allow_empty: false }])?;
+//! assert_eq!(fetched.values[&wifi].expose(), b"hunter2");
+//! assert!(!format!("{fetched:?}").contains("hunter2"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -32,10 +32,12 @@
 //! - `items`: the common form of items, the search for the wanted ones, JSON and documents;
 //! - `input`: files, streams, archives, programs and passwords, with limits on all of them;
 //! - `spec` and `keys`: settings that several kinds share, checked and unchecked;
-//! - `reference`, `fetch` and `error`: the references of a manifest, reading their values, and the errors.
+//! - `reference`, `fetch` and `error`: the references of a manifest, reading their values, and the errors;
+//! - `finding`: what a source noticed that does not stop the run.
 
 mod error;
 mod fetch;
+mod finding;
 mod input;
 mod items;
 mod keys;
@@ -47,11 +49,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use deaddrop_core::secret::Secret;
+use deaddrop_core::warning::Warning;
 
 use crate::input::context::Context;
 
 pub use error::{Cause, LookupError, Match, OpenError, SourceError, SourceErrors};
-pub use fetch::fetch;
+pub use fetch::{Fetched, fetch};
 pub use input::child::ChildError;
 pub use input::read::ReadError;
 pub use keys::{FileKeys, NoKeys, PasswordFromKeys, PasswordKeys, ProgramKeys, StoreKeys};
@@ -139,15 +142,16 @@ pub fn ask(prompt: &str) -> std::io::Result<Secret> {
     input::terminal::ask(prompt)
 }
 
-/// Lists the items of the source called `name`.
+/// Lists the items of the source called `name`, and returns warnings about the source as a whole.
 ///
 /// # Errors
 /// The source is unknown, cannot be read, or cannot be listed.
-pub fn list(sources: &Sources<'_>, name: &str) -> Result<Vec<Listed>, Box<SourceError>> {
+pub fn list(sources: &Sources<'_>, name: &str) -> Result<(Vec<Listed>, Vec<Warning>), Box<SourceError>> {
     let context = Context::new(sources);
-    open(sources, name, &context)
+    let items = open(sources, name, &context)
         .and_then(|mut source| source.list())
-        .map_err(|error| Box::new(SourceError { name: name.to_owned(), secrets: Vec::new(), cause: error.into() }))
+        .map_err(|error| Box::new(SourceError { name: name.to_owned(), secrets: Vec::new(), cause: error.into() }))?;
+    Ok((items, finding::warnings(context.findings(), |_| Vec::new())))
 }
 
 /// The source called `name`, which may be declared or predeclared.

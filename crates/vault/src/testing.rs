@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::{
-    AgeSpec, DataFormat, FileSpec, KeePassSpec, Listed, PasswordSpec, Reference, SourceSpec, Sources, Wanted, fetch,
-    list,
+    AgeSpec, DataFormat, Fetched, FileSpec, KeePassSpec, Listed, PasswordSpec, Reference, SourceSpec, Sources, Wanted,
+    fetch, list,
 };
 
 /// The password of all exports in tests/exports that have one.
@@ -79,7 +80,11 @@ impl Specs {
         let all: Vec<Wanted<'_>> =
             wanted.iter().map(|(secret, reference)| Wanted { reference, secret, allow_empty }).collect();
         match fetch(&self.sources(), &all) {
-            Ok(values) => Ok(wanted.iter().map(|(_, reference)| values[reference].expose().to_vec()).collect()),
+            Ok(Fetched { values, warnings }) => {
+                let shown = format!("{warnings:?}");
+                assert!(!shown.to_lowercase().contains("planted"), "{shown}");
+                Ok(wanted.iter().map(|(_, reference)| values[reference].expose().to_vec()).collect())
+            }
             Err(errors) => {
                 let shown: Vec<Shown> =
                     errors.iter().map(|error| (error.to_string(), error.hint().unwrap_or_default())).collect();
@@ -97,7 +102,7 @@ impl Specs {
     }
 
     fn list(&self, name: &str) -> Vec<Listed> {
-        list(&self.sources(), name).unwrap_or_else(|error| panic!("{error}"))
+        list(&self.sources(), name).unwrap_or_else(|error| panic!("{error}")).0
     }
 }
 
@@ -177,8 +182,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// An empty directory that others cannot enter.
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        let private = std::fs::Permissions::from_mode(0o700);
+        Self { directory: tempfile::Builder::new().permissions(private).tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {

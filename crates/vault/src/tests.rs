@@ -8,7 +8,7 @@ use std::path::Path;
 use deaddrop_core::limits::MAX_VALUE;
 
 use super::*;
-use crate::testing::{Shown, Specs, exports, reference};
+use crate::testing::{Place, Shown, Specs, exports, reference};
 
 /// The values of references for secrets called `s0`, `s1`, …, which must not be empty; or all errors.
 fn get(specs: &Specs, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<Shown>> {
@@ -35,7 +35,7 @@ fn a_file_is_read_byte_for_byte_from_the_manifests_directory_or_its_own() {
     let in_keys = Reference { source: "keys".into(), item: "a#b".into(), field: None };
     let absolute = Reference { item: path.join("keys/a#b").to_str().unwrap().into(), ..odd.clone() };
     let wanted = [&odd, &in_keys, &absolute].map(|reference| Wanted { reference, secret: "s", allow_empty: false });
-    let values = fetch(&specs.sources(), &wanted).unwrap();
+    let values = fetch(&specs.sources(), &wanted).unwrap().values;
     assert_eq!(values.len(), 3);
     assert!(values.values().all(|value| value.expose() == b"\xff\0\r\n"));
 }
@@ -104,7 +104,7 @@ fn environment_variables_are_read_byte_for_byte_and_missing_ones_named_whole() {
     assert_eq!(get(&specs, &["lab:TOKEN", "env:LAB_TOKEN"]).unwrap(), vec![b"planted \xff\n"; 2]);
     let hash = Reference { source: "lab".into(), item: "HASH#1".into(), field: None };
     let wanted = Wanted { reference: &hash, secret: "s", allow_empty: false };
-    assert_eq!(fetch(&specs.sources(), &[wanted]).unwrap()[&hash].expose(), b"planted");
+    assert_eq!(fetch(&specs.sources(), &[wanted]).unwrap().values[&hash].expose(), b"planted");
     for (wanted, want, hint) in [
         ("lab:K3S_TOKEN", "lab: $LAB_K3S_TOKEN is not set (for s0)", "set it for this run only"),
         ("env:TOKEN", "env: $TOKEN is not set (for s0)", "set it for this run only"),
@@ -224,7 +224,7 @@ fn an_empty_value_is_for_those_who_ask_for_it() {
     let specs = Specs::new(&exports(), &[("vault", export)]);
     let reference = reference("vault:Empty password");
     let wanted = |secret, allow_empty| Wanted { reference: &reference, secret, allow_empty };
-    let values = fetch(&specs.sources(), &[wanted("a", true), wanted("b", true)]).unwrap();
+    let values = fetch(&specs.sources(), &[wanted("a", true), wanted("b", true)]).unwrap().values;
     assert!(values[&reference].is_empty());
     let errors = fetch(&specs.sources(), &[wanted("a", true), wanted("b", false), wanted("c", false)]).unwrap_err();
     assert_eq!(errors.to_string(), "vault: \"Empty password\" is empty (for b, c)");
@@ -253,4 +253,109 @@ fn the_references_of_the_example_have_values() {
         .collect();
     assert_eq!(wanted.len(), 3);
     assert!(get(&specs, &wanted).unwrap().iter().all(|value| !value.is_empty()));
+}
+
+/// The warnings for these references of the secrets `s0`, `s1`, …: code, secret and message, with `DIR` for the directory.
+fn warnings(specs: &Specs, directory: &Path, wanted: &[&str]) -> Vec<String> {
+    let references: Vec<(String, Reference)> =
+        wanted.iter().enumerate().map(|(index, text)| (format!("s{index}"), reference(text))).collect();
+    let wanted: Vec<Wanted<'_>> =
+        references.iter().map(|(secret, reference)| Wanted { reference, secret, allow_empty: true }).collect();
+    let warnings = fetch(&specs.sources(), &wanted).unwrap_or_else(|errors| panic!("{errors}")).warnings;
+    let line = |warning: &Warning| {
+        let message = warning.message.replace(directory.to_str().unwrap(), "DIR");
+        format!("{} {} {message}", warning.code, warning.secret.as_deref().unwrap_or("-"))
+    };
+    warnings.iter().map(line).collect()
+}
+
+#[test]
+fn odd_lines_of_a_dotenv_file_are_told_by_their_number() {
+    let place = Place::new();
+    let dotenv = SourceSpec::Dotenv(FileSpec::plain("env"));
+    let specs = Specs::new(place.path(), &[("d", dotenv)]);
+    let text = "A=1\nKEY=`planted one\nplanted two\nplanted`\nB='`planted`'\nC=2\nE=`planted`\nC= ` ok\n";
+    for (text, wanted, want) in [
+        ("A=1\n", &["d:A"][..], vec![]),
+        ("planted is this\nA=1\n", &["d:A"], vec!["DD305 - DIR/env:1: this line cannot be understood and was skipped"]),
+        (text, &["d:A", "d:B"], vec!["DD305 - DIR/env:3: this line cannot be understood and was skipped"]),
+        (
+            text,
+            &["d:KEY", "d:C", "d:KEY"],
+            vec![
+                "DD305 - DIR/env:3: this line cannot be understood and was skipped",
+                "DD306 s0 DIR/env:2: the value opens with a backquote, which is no quote here: it is this line only",
+                "DD306 s2 DIR/env:2: the value opens with a backquote, which is no quote here: it is this line only",
+                "DD306 s1 DIR/env:8: the value opens with a backquote, which is no quote here: it is this line only",
+            ],
+        ),
+        (
+            "= 1\n= 2\n= 3\n= 4\n= 5\n= 6\nA=1\n",
+            &["d:A"],
+            vec!["DD305 - DIR/env:1: lines 1, 2, 3, 4, 5 cannot be understood and were skipped"],
+        ),
+    ] {
+        place.write("env", text);
+        assert_eq!(warnings(&specs, place.path(), wanted), want, "{text}");
+    }
+}
+
+#[test]
+fn odd_lines_of_a_dotenv_file_in_an_age_file_are_told_too() {
+    let place = Place::new();
+    place.run("age-keygen", &["-o", "key"]);
+    place.write("env", "A=`planted\nplanted two`\n");
+    let recipient = String::from_utf8(place.run("age-keygen", &["-y", "key"])).unwrap();
+    place.run("age", &["-r", recipient.trim(), "-o", "env.age", "env"]);
+    let file = FileSpec { identity: Some("key".into()), ..FileSpec::plain("env.age") };
+    let specs = Specs::new(place.path(), &[("d", SourceSpec::Age(AgeSpec { file, format: DataFormat::Dotenv }))]);
+    let want = [
+        "DD305 - DIR/env.age:2: this line cannot be understood and was skipped",
+        "DD306 s0 DIR/env.age:1: the value opens with a backquote, which is no quote here: it is this line only",
+    ];
+    assert_eq!(warnings(&specs, place.path(), &["d:A"]), want);
+}
+
+#[test]
+fn every_kind_of_file_in_clear_text_is_told_if_others_can_read_it_and_no_encrypted_one() {
+    let place = Place::new();
+    let copy = |name: &str| place.write(name, std::fs::read(exports().join(name)).unwrap());
+    let names = [
+        "homelab.json",
+        "bitwarden.zip",
+        "bitwarden-pbkdf2.json",
+        "onepassword.1pux",
+        "proton.zip",
+        "proton-encrypted.zip",
+        "proton-json.pgp",
+        "lastpass.csv",
+        "chrome.csv",
+    ];
+    names.iter().for_each(|name| drop(copy(name)));
+    place.write("env", "A=1\n");
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let locked = |name: &str| crate::testing::locked(name, crate::testing::PASSWORD);
+    let table = CsvSpec {
+        file: FileSpec::plain("chrome.csv"),
+        item: "name".into(),
+        fields: [("password".to_owned(), "password".to_owned())].into(),
+    };
+    for (name, spec, is_clear) in [
+        ("homelab.json", SourceSpec::Bitwarden(FileSpec::plain("homelab.json")), true),
+        ("bitwarden.zip", SourceSpec::Bitwarden(FileSpec::plain("bitwarden.zip")), true),
+        ("bitwarden-pbkdf2.json", SourceSpec::Bitwarden(locked("bitwarden-pbkdf2.json")), false),
+        ("onepassword.1pux", SourceSpec::OnePassword(FileSpec::plain("onepassword.1pux")), true),
+        ("proton.zip", SourceSpec::ProtonPass(FileSpec::plain("proton.zip")), true),
+        ("proton-encrypted.zip", SourceSpec::ProtonPass(locked("proton-encrypted.zip")), false),
+        ("proton-json.pgp", SourceSpec::ProtonPass(locked("proton-json.pgp")), false),
+        ("lastpass.csv", SourceSpec::LastPass(FileSpec::plain("lastpass.csv")), true),
+        ("chrome.csv", SourceSpec::Csv(table), true),
+        ("env", SourceSpec::Dotenv(FileSpec::plain("env")), true),
+    ] {
+        let specs = Specs::new(place.path(), &[("v", spec)]);
+        let (_, warnings) = list(&specs.sources(), "v").unwrap_or_else(|error| panic!("{name}: {error}"));
+        let codes: Vec<(&str, Option<&str>)> =
+            warnings.iter().map(|warning| (warning.code, warning.secret.as_deref())).collect();
+        assert_eq!(codes, if is_clear { vec![("DD308", None)] } else { vec![] }, "{name}");
+    }
 }

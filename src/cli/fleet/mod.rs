@@ -75,7 +75,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         }
     };
     if parts.is_empty() {
-        ui.print_json(|| report::object(&[], request.kind))?;
+        ui.print_json(|| report::object(&[], &[], request.kind))?;
         ui.info("nothing to do: none of the hosts is in this shard");
         return Ok(Exit::Done);
     }
@@ -86,14 +86,15 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
     let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
     let sum = HostCounts::of(&rows);
-    ui.print_json_when_done(|| report::object(&rows, request.kind));
+    let secrets = hosts::union(&manifest, &parts);
+    let mut ours = select::manifest_warnings(&manifest, &secrets, None);
+    ours.extend_from_slice(values.warnings());
+    ui.print_json_when_done(|| report::object(&rows, &ours, request.kind));
     let mut lines: Vec<String> = Vec::new();
     if request.kind.is_result() && !ui.json {
         lines.extend(report::lines(&rows, request.kind));
     }
     lines.extend(report::warnings(&rows));
-    let secrets = hosts::union(&manifest, &parts);
-    let ours = select::manifest_warnings(&manifest, &secrets, None);
     lines.extend(ours.iter().map(crate::report::plan::warning_lines));
     lines.push(sum.line(request.kind, started.elapsed()));
     for line in lines {

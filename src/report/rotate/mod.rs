@@ -61,9 +61,9 @@ fn status_name(status: HostStatus, kind: RunKind) -> &'static str {
     }
 }
 
-/// The object of `--json`.
+/// The object of `--json`. `found`: warnings about the manifest, its sources and values, which are those of no single host.
 #[must_use]
-pub fn object(rows: &[HostReport], kind: RunKind) -> Value {
+pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
     let hosts: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -90,6 +90,7 @@ pub fn object(rows: &[HostReport], kind: RunKind) -> Value {
         object["dry_run"] = json!(true);
     }
     object["hosts"] = json!(hosts);
+    object["warnings"] = json::warnings(found);
     object["summary"] = HostCounts::of(rows).json(kind);
     object
 }
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn json_has_one_object_a_host() {
-        let object = object(&rows(), RunKind::Rotate);
+        let object = object(&rows(), &[], RunKind::Rotate);
         assert_eq!((&object["version"], &object["command"]), (&json!(1), &json!("rotate")));
         let failed = json!({
             "host": "node2", "status": "unreachable", "error": "ssh: no route to host", "hint": "is it on?",
@@ -263,7 +264,7 @@ mod tests {
     fn a_host_that_would_be_changed_differs_or_is_done_in_a_dry_run() {
         let rows = [row("a", HostStatus::Done, None)];
         for (kind, status) in [(RunKind::DryRun, "done"), (RunKind::Plan, "differs"), (RunKind::Verify, "differs")] {
-            let object = object(&rows, kind);
+            let object = object(&rows, &[], kind);
             assert_eq!(object["hosts"][0]["status"], status);
             assert_eq!(object["summary"][status], 1);
             assert_eq!(object["dry_run"] == true, kind == RunKind::DryRun);

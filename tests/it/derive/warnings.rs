@@ -50,7 +50,7 @@ fn what_is_odd_about_a_value_is_told_and_written_as_it_is() {
         .iter()
         .map(|(name, value)| json!({ "id": name, "type": 1, "name": name, "login": { "password": value } }))
         .collect();
-    place.scratch.write("export.json", json!({ "encrypted": false, "items": items }).to_string());
+    place.scratch.write_private("export.json", json!({ "encrypted": false, "items": items }).to_string());
     place.value("file", format!("{word}\n"));
 
     let want = [

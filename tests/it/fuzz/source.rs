@@ -59,10 +59,10 @@ impl Place {
         let mut found = 0;
         for wanted in wanted.chunks(1).chain([wanted.as_slice()]) {
             match fetch(&self.manifest.vaults(), wanted) {
-                Ok(values) => {
-                    assert_eq!(values.len(), wanted.len());
-                    found += values.len();
-                    let shown = format!("{values:?}");
+                Ok(fetched) => {
+                    assert_eq!(fetched.values.len(), wanted.len());
+                    found += fetched.values.len();
+                    let shown = format!("{fetched:?}");
                     assert!(!holds_value(&shown), "Debug shows a value");
                 }
                 Err(errors) => {

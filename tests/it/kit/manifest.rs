@@ -142,7 +142,7 @@ impl Manifest {
             self.scratch.write(format!("values/{}", item.name), &item.value);
         }
         let lines: Vec<String> = of(From::Dotenv).map(|item| format!("{}='{}'\n", item.name, item.text())).collect();
-        self.scratch.write("values.env", lines.concat());
+        self.scratch.write_private("values.env", lines.concat());
         let folder = "00000000-0000-4000-8000-00000000000f";
         let vault: Vec<serde_json::Value> = of(From::Vault)
             .zip(1..)
@@ -157,7 +157,7 @@ impl Manifest {
         let export = serde_json::json!({
             "encrypted": false, "folders": [{ "id": folder, "name": "Tests" }], "items": vault,
         });
-        self.scratch.write("export.json", export.to_string());
+        self.scratch.write_private("export.json", export.to_string());
     }
 
     /// A run with `-m secrets.yaml`, the values planted.

@@ -3,6 +3,7 @@
 mod passwords;
 mod programs;
 mod together;
+mod warnings;
 
 use std::fs;
 use std::path::Path;

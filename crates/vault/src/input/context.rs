@@ -9,6 +9,7 @@ use std::rc::Rc;
 use deaddrop_core::secret::Secret;
 
 use super::{age, password};
+use crate::finding::Finding;
 use crate::{HOST, OpenError, PasswordSpec, Sources};
 
 /// The environment of child processes. Shared by threads, unlike [`Context`], which holds passwords.
@@ -42,6 +43,8 @@ pub(crate) struct Context<'m> {
     passwords: RefCell<Vec<(PasswordSpec, Secret)>>,
     /// Files of age identities opened so far.
     pub(crate) identities: RefCell<Vec<Rc<age::Identities>>>,
+    /// Findings so far.
+    findings: RefCell<Vec<Finding>>,
 }
 
 impl<'m> Context<'m> {
@@ -83,7 +86,18 @@ impl<'m> Context<'m> {
             surroundings: Surroundings { directory: sources.directory, hidden },
             passwords: RefCell::default(),
             identities: RefCell::default(),
+            findings: RefCell::default(),
         }
+    }
+
+    /// Records a finding.
+    pub(crate) fn report(&self, finding: Finding) {
+        self.findings.borrow_mut().push(finding);
+    }
+
+    /// The findings so far.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        self.findings.take()
     }
 
     /// The environment of child processes.

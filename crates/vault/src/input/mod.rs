@@ -5,6 +5,7 @@ pub(crate) mod age;
 pub(crate) mod archive;
 pub(crate) mod child;
 pub(crate) mod context;
+mod exposed;
 pub(crate) mod kdf;
 pub(crate) mod meter;
 pub(crate) mod opened;
@@ -57,6 +58,14 @@ impl<'m> Input<'m> {
 
     fn is_age(&self) -> bool {
         self.is_age_source || self.spec.is_age()
+    }
+
+    /// Reports if the file is open to others. Called by the reader of each format once it knows that the values in the file
+    /// are not encrypted; an age file never is it.
+    pub(crate) fn holds_clear_text(&self) {
+        if !self.spec.is_standard_input() && !self.is_age() {
+            exposed::findings(&self.path).into_iter().for_each(|finding| self.context.report(finding));
+        }
     }
 
     /// The name for messages: the path, or "standard input".

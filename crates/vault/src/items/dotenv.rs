@@ -14,6 +14,9 @@ use std::collections::HashMap;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
+use crate::Reference;
+use crate::finding::Finding;
+
 /// Maximum number of lines that an error names.
 pub(crate) const NAMED_LINES: usize = 5;
 
@@ -26,6 +29,8 @@ pub(crate) struct All {
     pub values: Vec<(String, Option<Zeroizing<Vec<u8>>>)>,
     /// Numbers of the first lines that do not parse, 1-based.
     pub bad_lines: Vec<usize>,
+    /// Keys whose value opens with a backquote, and their 1-based lines.
+    pub backquoted: Vec<(String, usize)>,
 }
 
 /// Parses all statements of a file.
@@ -35,19 +40,47 @@ pub(crate) struct All {
 pub(crate) fn read(bytes: &[u8]) -> Result<All, usize> {
     let text = text(bytes)?;
     let mut parser = Parser::new(&text);
-    let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
+    let mut values: HashMap<&str, (Option<Raw<'_>>, usize)> = HashMap::new();
     let mut bad_lines = Vec::new();
     while let Some(statement) = parser.next() {
         match statement {
             // The last line of a key is used, as in a shell.
-            Statement::Binding(key, value) => drop(values.insert(key, value)),
+            Statement::Binding(key, value) => drop(values.insert(key, (value, parser.line_of_last()))),
             Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
             Statement::Bad(_) | Statement::Nothing => {}
         }
     }
-    let mut values: Vec<_> = values.into_iter().map(|(key, raw)| (key.to_owned(), raw.map(Raw::bytes))).collect();
+    let opens_with_backquote = |(_, (raw, _)): &(&&str, &(Option<Raw<'_>>, usize))| raw.is_some_and(Raw::is_backquoted);
+    let backquoted = values.iter().filter(opens_with_backquote).map(|(key, (_, line))| ((*key).to_owned(), *line));
+    let backquoted = backquoted.collect();
+    let mut values: Vec<_> = values.into_iter().map(|(key, (raw, _))| (key.to_owned(), raw.map(Raw::bytes))).collect();
     values.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(All { values, bad_lines })
+    Ok(All { values, bad_lines, backquoted })
+}
+
+/// DD305: lines of the file called `name`, which is safe for a terminal, do not parse. `None` without `lines`.
+pub(crate) fn unread_lines(name: &str, lines: &[usize]) -> Option<Finding> {
+    let (first, rest) = lines.split_first()?;
+    let rest: String = rest.iter().map(|line| format!(", {line}")).collect();
+    let lines = if rest.is_empty() {
+        "this line cannot be understood and was skipped".to_owned()
+    } else {
+        format!("lines {first}{rest} cannot be understood and were skipped")
+    };
+    let hint = "is it the rest of a value of several lines? those stand in double quotes; a comment begins with `#`";
+    Some(Finding { code: "DD305", reference: None, message: format!("{name}:{first}: {lines}"), hint: hint.to_owned() })
+}
+
+/// DD306: the value that `reference` names, on this line of the file called `name`, opens with a backquote.
+pub(crate) fn backquoted(name: &str, line: usize, reference: &Reference) -> Finding {
+    Finding {
+        code: "DD306",
+        reference: Some(reference.clone()),
+        message: format!(
+            "{name}:{line}: the value opens with a backquote, which is no quote here: it is this line only"
+        ),
+        hint: "a value of several lines stands in double quotes, one that has a backquote in single quotes".to_owned(),
+    }
 }
 
 /// True if `key` may be shown as a suggestion. After an unclosed quote, or in a multi-line value without quotes, a part
@@ -99,6 +132,11 @@ pub(crate) enum Raw<'t> {
 }
 
 impl Raw<'_> {
+    /// True if it is unquoted and opens with a backquote, which is a quote to some other readers.
+    pub(crate) fn is_backquoted(self) -> bool {
+        matches!(self, Self::Plain(text) if text.starts_with('`'))
+    }
+
     pub(crate) fn decode(self) -> Secret {
         Secret::new(std::mem::take(&mut *self.bytes()))
     }
@@ -161,6 +199,8 @@ pub(crate) struct Parser<'t> {
     rest: &'t str,
     /// 1-based line number of the start of `rest`.
     line: usize,
+    /// 1-based line number of the start of the last statement.
+    last: usize,
 }
 
 /// A syntax error.
@@ -168,7 +208,12 @@ struct Bad;
 
 impl<'t> Parser<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        Self { rest: text, line: 1 }
+        Self { rest: text, line: 1, last: 0 }
+    }
+
+    /// The 1-based line on which the statement begins that `next` returned last.
+    pub(crate) fn line_of_last(&self) -> usize {
+        self.last
     }
 
     /// The next statement; `None` at the end.
@@ -178,6 +223,7 @@ impl<'t> Parser<'t> {
             return None;
         }
         let line = self.line;
+        self.last = line;
         Some(self.statement().unwrap_or_else(|Bad| {
             self.take_while(|c| c != '\n');
             self.take("\n");

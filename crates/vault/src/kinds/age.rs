@@ -100,7 +100,10 @@ impl Kind for Age<'_> {
 
 impl Source for Age<'_> {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
-        Ok(self.document()?.fetch(wanted))
+        let document = self.document()?;
+        let report = |finding| self.input.context().report(finding);
+        document.findings(self.input.name(), wanted).into_iter().for_each(report);
+        Ok(document.fetch(wanted))
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {

@@ -7,10 +7,10 @@ use deaddrop_core::near::items::near;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
-use crate::error::{item, shown};
+use crate::error::{item, shown, shown_path};
 use crate::input::Input;
 use crate::input::context::Context;
-use crate::items::dotenv::{NAMED_LINES, Parser, Raw, Statement, looks_like_a_name, text};
+use crate::items::dotenv::{NAMED_LINES, Parser, Raw, Statement, backquoted, looks_like_a_name, text, unread_lines};
 use crate::kinds::Kind;
 use crate::spec::FileSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -56,17 +56,18 @@ impl Kind for Dotenv<'_> {
 impl Source for Dotenv<'_> {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
         let bytes = self.input.read(MAX_VALUE)?;
+        self.input.holds_clear_text();
         let text = self.text(&bytes)?;
 
         let keys: HashMap<&str, ()> = wanted.iter().map(|reference| (reference.item.as_str(), ())).collect();
-        let mut values: HashMap<&str, Option<Raw<'_>>> = HashMap::new();
+        let mut values: HashMap<&str, (Option<Raw<'_>>, usize)> = HashMap::new();
         let mut others: Vec<&str> = Vec::new();
         let mut bad_lines = Vec::new();
         let mut parser = Parser::new(&text);
         while let Some(statement) = parser.next() {
             match statement {
                 Statement::Binding(key, value) if keys.contains_key(key) => {
-                    values.insert(key, value);
+                    values.insert(key, (value, parser.line_of_last()));
                 }
                 Statement::Binding(key, Some(_)) if others.len() < KEPT_KEYS && looks_like_a_name(key) => {
                     others.push(key)
@@ -79,6 +80,9 @@ impl Source for Dotenv<'_> {
         others.extend(values.keys());
         others.sort_unstable();
 
+        let name = shown_path(self.input.name());
+        let report = |finding| self.input.context().report(finding);
+        unread_lines(&name, &bad_lines).into_iter().for_each(report);
         let mut missing = 0;
         Ok(wanted
             .iter()
@@ -88,8 +92,13 @@ impl Source for Dotenv<'_> {
                     return Err(LookupError::NoFields { field, kind: "a dotenv file", whole });
                 }
                 match values.get(reference.item.as_str()) {
-                    Some(Some(raw)) => Ok(raw.decode()),
-                    Some(None) => Err(LookupError::NoValue { item: item(reference) }),
+                    Some((Some(raw), line)) => {
+                        if raw.is_backquoted() {
+                            report(backquoted(&name, *line, reference));
+                        }
+                        Ok(raw.decode())
+                    }
+                    Some((None, _)) => Err(LookupError::NoValue { item: item(reference) }),
                     None => {
                         missing += 1;
                         let near = if missing > WITH_NEAR {
@@ -106,6 +115,7 @@ impl Source for Dotenv<'_> {
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
         let bytes = self.input.read(MAX_VALUE)?;
+        self.input.holds_clear_text();
         let text = self.text(&bytes)?;
         let mut parser = Parser::new(&text);
         let mut keys = BTreeSet::new();

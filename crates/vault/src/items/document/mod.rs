@@ -7,12 +7,15 @@
 mod json;
 mod yaml;
 
+use std::path::Path;
+
 use deaddrop_core::limits::MAX_VALUE;
 use deaddrop_core::near::items::near;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
-use crate::error::{item as shown_item, shown};
+use crate::error::{item as shown_item, shown, shown_path};
+use crate::finding::Finding;
 use crate::items::dotenv;
 use crate::{DataFormat, Listed, LookupError, Reference};
 
@@ -42,8 +45,16 @@ pub(crate) fn longest(format: DataFormat) -> usize {
 pub(crate) struct Document {
     nodes: Vec<Node>,
     root: NodeId,
-    /// For dotenv: the numbers of lines that could not be parsed.
-    dotenv: Option<Vec<usize>>,
+    /// For dotenv: what is odd about it.
+    dotenv: Option<DotenvFile>,
+}
+
+/// What is odd about a dotenv file.
+struct DotenvFile {
+    /// The numbers of lines that could not be parsed.
+    bad_lines: Vec<usize>,
+    /// Keys whose value opens with a backquote, and their lines.
+    backquoted: Vec<(String, usize)>,
 }
 
 /// Index of a node in its document.
@@ -128,13 +139,13 @@ impl Document {
     pub(crate) fn parse(bytes: &[u8], format: DataFormat) -> Result<Self, NotADocument> {
         let too_many = |_| NotADocument { line: 0, column: 0, what: TooMany::WHAT };
         let mut builder = Builder { nodes: Vec::new() };
-        let mut bad_lines = None;
+        let mut dotenv_file = None;
         let root = match format {
             DataFormat::Json => json::read(utf8(bytes)?, &mut builder)?,
             DataFormat::Yaml => yaml::read(utf8(bytes)?, &mut builder)?,
             DataFormat::Dotenv => {
                 let file = dotenv::read(bytes).map_err(not_utf8)?;
-                bad_lines = Some(file.bad_lines);
+                dotenv_file = Some(DotenvFile { bad_lines: file.bad_lines, backquoted: file.backquoted });
                 let mut keys = Vec::new();
                 for (key, value) in file.values {
                     let node = value.map_or(Node::Null, Node::Text);
@@ -148,7 +159,16 @@ impl Document {
                 builder.add(Node::Object(vec![(key, value)])).map_err(too_many)?
             }
         };
-        Ok(Self { nodes: builder.nodes, root, dotenv: bad_lines })
+        Ok(Self { nodes: builder.nodes, root, dotenv: dotenv_file })
+    }
+
+    /// The findings for `wanted` about the document in the file at `path`.
+    pub(crate) fn findings(&self, path: &Path, wanted: &[&Reference]) -> Vec<Finding> {
+        let Some(DotenvFile { bad_lines, backquoted }) = &self.dotenv else { return Vec::new() };
+        let name = shown_path(path);
+        let line = |reference: &Reference| backquoted.iter().find(|(key, _)| *key == reference.item);
+        let of_values = wanted.iter().filter_map(|own| Some(dotenv::backquoted(&name, line(own)?.1, own)));
+        dotenv::unread_lines(&name, bad_lines).into_iter().chain(of_values).collect()
     }
 
     /// The results, one per reference.
@@ -174,7 +194,7 @@ impl Document {
             }
             Err(Missing::NotThere) => {
                 let near = if offers() { self.near(&reference.item) } else { Vec::new() };
-                let bad_lines = self.dotenv.clone().unwrap_or_default();
+                let bad_lines = self.dotenv.as_ref().map_or_else(Vec::new, |file| file.bad_lines.clone());
                 return Err(LookupError::NoItem { item: shown(&reference.item), near, bad_lines });
             }
         };

@@ -62,6 +62,7 @@ impl<'m> Bitwarden<'m> {
             return Err(refused("this ZIP file is not a Bitwarden export: it has no `data.json`".to_owned()));
         };
         let entry = archive.entry(json).map_err(refused)?;
+        self.input.holds_clear_text();
         stream::read(entry, &mut WithFiles { sink, files }).map_err(|failure| failure.at(self.input.name()))?;
         self.archive = Some(archive);
         Ok(())
@@ -116,7 +117,10 @@ impl Vault for Bitwarden<'_> {
             // The key that declares it is after the data. No Bitwarden program writes that, and only a file can be read
             // again.
             Err(ExportError::Wrong(WrongExport::PasswordProtected)) if file.rewind() => self.protected(file, sink),
-            result => result.map_err(failed),
+            result => {
+                self.input.holds_clear_text();
+                result.map_err(failed)
+            }
         }
     }
 

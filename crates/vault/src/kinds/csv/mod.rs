@@ -275,6 +275,7 @@ impl Kind for Table<'_> {
 impl Vault for Table<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
+        self.input.holds_clear_text();
         let columns = |header: &Header| {
             let wanted: Vec<&str> = [self.item].into_iter().chain(self.fields.values().map(String::as_str)).collect();
             let found = header.find(&wanted)?;

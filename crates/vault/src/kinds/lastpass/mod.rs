@@ -74,6 +74,7 @@ impl Kind for LastPass<'_> {
 impl Vault for LastPass<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
+        self.input.holds_clear_text();
         let mut folders = Folders::default();
         let take = |columns: &Columns, row: &Row<'_>| {
             let folder = row.get(columns.grouping);

@@ -75,6 +75,7 @@ impl Vault for OnePassword<'_> {
             return Err(refused("this ZIP file is not a 1Password export: it has no `export.data`".to_owned()));
         };
         let entry = archive.entry(data).map_err(refused)?;
+        input.holds_clear_text();
         read(entry, &files, sink).map_err(|failure| match failure {
             Some(failure) => failure.refused(input, HINT),
             None => refused("this is JSON, but not a 1Password export: it has no `accounts`".to_owned()),

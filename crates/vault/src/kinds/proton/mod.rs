@@ -75,7 +75,13 @@ impl<'m> ProtonPass<'m> {
         })
     }
 
-    fn zip(&mut self, file: Box<dyn archive::ReadSeek>, sink: &mut dyn Sink) -> Result<(), OpenError> {
+    /// Reads a ZIP file. `is_decrypted`: it was inside an encrypted one.
+    fn zip(
+        &mut self,
+        file: Box<dyn archive::ReadSeek>,
+        is_decrypted: bool,
+        sink: &mut dyn Sink,
+    ) -> Result<(), OpenError> {
         let mut archive = Archive::open(file).map_err(|what| self.refused(what))?;
         let (mut json, mut encrypted, mut files) = (None, None, Files::default());
         for (index, name) in archive.names() {
@@ -89,6 +95,9 @@ impl<'m> ProtonPass<'m> {
         }
         match (json, encrypted) {
             (Some(json), _) => {
+                if !is_decrypted {
+                    self.input.holds_clear_text();
+                }
                 let entry = archive.entry(json).map_err(|what| self.refused(what))?;
                 self.json(entry, &files, sink)?;
             }
@@ -126,19 +135,22 @@ impl Vault for ProtonPass<'_> {
         let head = file.peek(HEAD).map_err(|error| JsonError::Io(error).refused(&self.input, HINT))?;
         if head.starts_with(archive::MAGIC) {
             let file = file.seekable().map_err(|problem| self.input.failed(problem))?;
-            return self.zip(file, sink);
+            return self.zip(file, false, sink);
         }
         if openpgp::is_encrypted(&head) {
             let bytes = file.bytes_up_to(openpgp::MAX_ENCRYPTED).map_err(|problem| self.input.failed(problem))?;
             let plain = self.decrypt(bytes)?;
             return match plain.get_ref().starts_with(archive::MAGIC) {
-                true => self.zip(Box::new(plain), sink),
+                true => self.zip(Box::new(plain), true, sink),
                 false => self.json(plain, &Files::default(), sink),
             };
         }
         let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
         match text.first() {
-            Some(b'{') => self.json(file.reader(), &Files::default(), sink),
+            Some(b'{') => {
+                self.input.holds_clear_text();
+                self.json(file.reader(), &Files::default(), sink)
+            }
             None => Err(self.refused("the file is empty")),
             Some(_) if text.starts_with(b"type,name,") => {
                 let hint = "it can be read as `type: csv`, without its extra fields; better export it again: ";
