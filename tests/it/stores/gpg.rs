@@ -103,6 +103,7 @@ fn what_pass_has_stored_is_read_by_name_and_field() {
         ("empty", "\nnotes only\n"),
         ("long", &long),
         ("key", "-----BEGIN KEY-----\nYWJj\n-----END KEY-----\n"),
+        ("yaml", "pw\n---\nquoted: \"a: b\"\nblock: |\n  one\n  two\n"),
     ] {
         keys.run("pass", &["insert", "-m", name], content.as_bytes());
     }
@@ -122,6 +123,8 @@ fn what_pass_has_stored_is_read_by_name_and_field() {
         ("s:empty#notes", "notes only\n"),
         ("s:long", long.trim_end()),
         ("s:key#content", "-----BEGIN KEY-----\nYWJj\n-----END KEY-----\n"),
+        ("s:yaml#quoted", "a: b"),
+        ("s:yaml#block", "one\ntwo\n"),
     ];
     let (items, want): (Vec<&str>, Vec<&str>) = wanted.into_iter().unzip();
     let own = keys.with(inject(scratch, "{ s: { type: pass, path: store } }", &items)).run();
@@ -136,7 +139,7 @@ fn what_pass_has_stored_is_read_by_name_and_field() {
 
     let listed = Deaddrop::new(scratch).args(["sources", "list", "s"]).traced("openat").run().expect_code(0);
     assert!(listed.trace().children().is_empty(), "listing decrypts nothing");
-    let want = "empty\nkey\nlong\ntop\na/b/c\nmail/site\nweb/site\nweb/top\n";
+    let want = "empty\nkey\nlong\ntop\nyaml\na/b/c\nmail/site\nweb/site\nweb/top\n";
     assert_eq!(listed.stdout(), want);
 }
 
@@ -233,4 +236,25 @@ fn gopass_is_found_by_its_configuration_and_has_yaml() {
     fs::create_dir_all(scratch.join(".config/gopass/config")).expect("making a directory");
     let run = keys.with(inject(scratch, "{ s: { type: gopass } }", &["s:site"])).run();
     run.expect_refusal("unreadable", 1, &[".config/gopass/config: this is a directory, not a file"]);
+}
+
+#[test]
+fn an_entry_of_gopass_without_a_first_line_has_the_password_of_its_yaml_or_none() {
+    if skipped_without_root("a directory whose files become root's") {
+        return;
+    }
+    let keys = Keys::new("");
+    let scratch = &keys.scratch;
+    keys.entry("gp/api.gpg", b"---\nusername: joe\npassword: made-up-pw\n");
+    keys.entry("gp/otp.gpg", b"made-up-pw\n---\notpauth://totp/x?secret=JBSWY3DPEHPK3PXP\n");
+    keys.entry("gp/none.gpg", b"---\nusername: joe\n");
+    for kind in ["gopass", "pass"] {
+        let source = format!("{{ s: {{ type: {kind}, path: gp }} }}");
+        let wanted = ["s:api", "s:api#password", "s:api#username", "s:otp", "s:otp#totp"];
+        let run = keys.with(inject(scratch, &source, &wanted)).run();
+        let want = ["made-up-pw", "made-up-pw", "joe", "made-up-pw", "otpauth://totp/x?secret=JBSWY3DPEHPK3PXP"];
+        assert_eq!(values(scratch, run, wanted.len()), want, "{kind}");
+        let run = keys.with(inject(scratch, &source, &["s:none"])).run();
+        run.expect_refusal(kind, 1, &["item \"none\" has no password; it has: "]);
+    }
 }

@@ -27,7 +27,6 @@ use crate::spec::Spec;
 use crate::{Listed, LookupError, OpenError, PasswordSpec, Reference, Source, StoreSpec};
 use pass::Pass;
 use passage::Passage;
-use text::Flavour;
 use tree::{StoreEntry, Tree};
 
 /// Maximum length of an encrypted file, and of an entry, in bytes.
@@ -44,9 +43,6 @@ trait Store {
     /// Suffix of its files.
     fn suffix(&self) -> &'static str;
 
-    /// The format of its entries.
-    fn flavour(&self) -> Flavour;
-
     /// Decrypts `entries` of `tree`, and passes each to `take` with its index, in any order, without keeping any.
     ///
     /// # Errors
@@ -61,7 +57,7 @@ impl Kind for PassStore {
     type Spec = StoreSpec;
 
     fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-        Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Lines }))
+        Box::new(Stored(Pass { context, path: spec.path.as_deref(), default_root: pass::default_root }))
     }
 }
 
@@ -72,7 +68,7 @@ impl Kind for GopassStore {
     type Spec = StoreSpec;
 
     fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-        Box::new(Stored(Pass { context, path: spec.path.as_deref(), flavour: Flavour::Yaml }))
+        Box::new(Stored(Pass { context, path: spec.path.as_deref(), default_root: gopass::root }))
     }
 }
 
@@ -171,12 +167,11 @@ impl<S: Store> Source for Stored<S> {
         }
         let entries: Vec<&StoreEntry> = users.keys().filter_map(|entry| tree.entries.get(*entry)).collect();
         let users: Vec<&Vec<usize>> = users.values().collect();
-        let flavour = self.0.flavour();
         self.0.decrypt(&tree, &entries, &mut |entry, content| {
             for &user in users.get(entry).copied().into_iter().flatten() {
                 let Some(reference) = wanted.get(user) else { continue };
                 let answer = match &content {
-                    Ok(content) => select(content, flavour, reference),
+                    Ok(content) => select(content, reference),
                     Err(Unread { what, hint }) => Err(LookupError::Refused {
                         item: shown_item(reference),
                         what: what.clone(),
@@ -202,14 +197,13 @@ impl<S: Store> Source for Stored<S> {
     }
 }
 
-fn select(content: &[u8], flavour: Flavour, reference: &Reference) -> Result<Secret, LookupError> {
+fn select(content: &[u8], reference: &Reference) -> Result<Secret, LookupError> {
     let refused = |what: String, hint: &str| LookupError::Refused {
         item: shown_item(reference),
         what,
         hint: Some(hint.to_owned()),
     };
-    let fields =
-        text::fields(content, flavour, reference.field.as_deref()).map_err(|(what, hint)| refused(what, hint))?;
+    let fields = text::fields(content, reference.field.as_deref()).map_err(|(what, hint)| refused(what, hint))?;
     match item::select(fields, reference)? {
         Answer::Value(secret) => Ok(secret),
         Answer::Attachment(_) => Err(refused("an entry has no attachments".to_owned(), "")),

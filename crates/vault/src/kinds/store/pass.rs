@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::text::Flavour;
 use super::tree::{StoreEntry, Tree};
-use super::{MAX_ENTRY, Store, Take, Unread, gopass};
+use super::{MAX_ENTRY, Store, Take, Unread};
 use crate::OpenError;
 use crate::error::shown;
 use crate::input::child::{ChildError, Program};
@@ -31,24 +30,20 @@ GPG_TTY=$(tty)`, \
 pub(super) struct Pass<'m> {
     pub context: &'m Context<'m>,
     pub path: Option<&'m Path>,
-    pub flavour: Flavour,
+    /// The program's own directory, without `path`.
+    pub default_root: fn() -> Result<PathBuf, OpenError>,
 }
 
 impl Store for Pass<'_> {
     fn root(&self) -> Result<PathBuf, OpenError> {
-        match (self.path, self.flavour) {
-            (Some(path), _) => Ok(self.context.at(path)),
-            (None, Flavour::Lines) => default_root(),
-            (None, Flavour::Yaml) => gopass::root(),
+        match self.path {
+            Some(path) => Ok(self.context.at(path)),
+            None => (self.default_root)(),
         }
     }
 
     fn suffix(&self) -> &'static str {
         ".gpg"
-    }
-
-    fn flavour(&self) -> Flavour {
-        self.flavour
     }
 
     fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::pass::home;
-use super::text::Flavour;
 use super::tree::{StoreEntry, Tree};
 use super::{MAX_ENTRY, Store, Take, Unread};
 use crate::input::context::Context;
@@ -48,10 +47,6 @@ impl Store for Passage<'_> {
 
     fn suffix(&self) -> &'static str {
         ".age"
-    }
-
-    fn flavour(&self) -> Flavour {
-        Flavour::Lines
     }
 
     fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {

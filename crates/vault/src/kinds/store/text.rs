@@ -1,5 +1,6 @@
-//! Parses a decrypted entry: the password in the first line, then `key: value` lines, free text, and for gopass YAML
-//! after a line `---`.
+//! Parses a decrypted entry: the password in the first line, then `key: value` lines, free text, and YAML after a line
+//! `---`. An entry that begins with `---` is YAML only. gopass reads them so (pkg/gopass/secrets/yaml.go); pass and
+//! passage leave it to their users what follows the first line.
 
 use zeroize::Zeroizing;
 
@@ -11,67 +12,97 @@ use crate::items::item::{Field, Value};
 const MOST: usize = 10_000;
 /// Maximum length of a key, in bytes.
 const LONGEST_KEY: usize = 200;
-
-/// The format of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flavour {
-    /// pass, passage.
-    Lines,
-    /// gopass: lines, or YAML after `---`.
-    Yaml,
-}
+/// The line before the YAML.
+const MARKER: &[u8] = b"---";
 
 /// The fields of an entry. `wanted` is the wanted field: malformed YAML is an error only if that field could be in it.
 ///
 /// # Errors
 /// A message and a hint.
-pub(super) fn fields(
-    content: &[u8],
-    flavour: Flavour,
-    wanted: Option<&str>,
-) -> Result<Vec<Field>, (String, &'static str)> {
+pub(super) fn fields(content: &[u8], wanted: Option<&str>) -> Result<Vec<Field>, (String, &'static str)> {
     if content.starts_with(b"GOPASS-SECRET-1.0") {
         let hint = "`gopass fsck --decrypt` writes it anew";
         return Err(("it is written in a format that gopass has given up (GOPASS-SECRET-1.0)".to_owned(), hint));
     }
-    let (password, rest) = match content.iter().position(|&byte| byte == b'\n') {
+    let (first, rest) = match content.iter().position(|&byte| byte == b'\n') {
         Some(end) => {
-            let (password, rest) = content.split_at(end);
-            (password, rest.get(1..))
+            let (first, rest) = content.split_at(end);
+            (first, rest.get(1..))
         }
         None => (content, None),
     };
-    let mut fields = vec![built_in("password", password)];
+    let has_password = first.trim_ascii() != MARKER;
+    let mut fields = Vec::new();
+    if has_password {
+        fields.push(built_in("password", first));
+    }
     if let Some(notes) = rest {
         fields.push(built_in("notes", notes));
     }
     fields.push(built_in("content", content));
     let rest = rest.unwrap_or_default();
-    let (lines, yaml) = match flavour {
-        Flavour::Lines => (rest, None),
-        Flavour::Yaml => split_yaml(rest),
-    };
+    let (text, yaml) = if has_password { split_yaml(rest) } else { (&[][..], Some(rest)) };
     let mut custom: Vec<Field> = Vec::new();
-    for line in lines.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-        if line.starts_with(b"otpauth://") {
+    for line in lines(text) {
+        if is_totp(line) {
             add_once(&mut fields, "totp", line);
         } else if let Some((key, value)) = pair(line).filter(|_| custom.len() < MOST) {
             take(&mut fields, &mut custom, key, value);
         }
     }
     if let Some(yaml) = yaml {
-        match Document::parse(yaml, DataFormat::Yaml) {
-            Ok(document) => document.values().for_each(|(key, value)| take(&mut fields, &mut custom, key, value)),
-            Err(error) => {
-                let known = |name| fields.iter().chain(&custom).any(|field| field.name == name);
-                if wanted.is_some_and(|wanted| !known(wanted)) {
-                    return Err((format!("its YAML, after `---`: {error}"), "`#notes` is all of it, as it stands"));
-                }
-            }
-        }
+        take_yaml(yaml, wanted, &mut fields, &mut custom)?;
     }
     fields.extend(custom);
     Ok(fields)
+}
+
+/// Adds the fields of the YAML of an entry. A line `otpauth://…` in it is no YAML.
+///
+/// # Errors
+/// As [`fields`].
+fn take_yaml(
+    yaml: &[u8],
+    wanted: Option<&str>,
+    fields: &mut Vec<Field>,
+    custom: &mut Vec<Field>,
+) -> Result<(), (String, &'static str)> {
+    // Allocated at once: the buffer never moves, so no copy remains.
+    let mut rest = Zeroizing::new(Vec::with_capacity(yaml.len()));
+    for line in yaml.split_inclusive(|&byte| byte == b'\n') {
+        match is_totp(line) {
+            true => add_once(fields, "totp", line.trim_ascii_end()),
+            false => rest.extend_from_slice(line),
+        }
+    }
+    if rest.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    match Document::parse(&rest, DataFormat::Yaml) {
+        Ok(document) => document.values().for_each(|(key, value)| {
+            if key == "password" {
+                add_once(fields, "password", value);
+            }
+            take(fields, custom, key, value);
+        }),
+        Err(error) => {
+            let wanted = wanted.unwrap_or("password");
+            if !fields.iter().chain(custom.iter()).any(|field| field.name == wanted) {
+                return Err((format!("its YAML, after `---`: {error}"), "`#notes` is all of it, as it stands"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The lines of `text`, without their ends.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// True for the URL of a one-time password.
+fn is_totp(line: &[u8]) -> bool {
+    line.starts_with(b"otpauth://")
 }
 
 fn built_in(name: &str, bytes: &[u8]) -> Field {
@@ -116,7 +147,7 @@ fn split_yaml(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut at = 0_usize;
     for line in rest.split_inclusive(|&byte| byte == b'\n') {
         let end = at.saturating_add(line.len());
-        if line.trim_ascii_end() == b"---" {
+        if line.trim_ascii_end() == MARKER {
             return (rest.get(..at).unwrap_or_default(), rest.get(end..));
         }
         at = end;
@@ -128,8 +159,8 @@ fn split_yaml(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
 mod tests {
     use super::*;
 
-    fn error_text(content: &str, flavour: Flavour, wanted: &str) -> Result<Vec<(String, String)>, String> {
-        let fields = fields(content.as_bytes(), flavour, Some(wanted)).map_err(|(what, _)| what)?;
+    fn text_of(content: &str, wanted: Option<&str>) -> Result<Vec<(String, String)>, String> {
+        let fields = fields(content.as_bytes(), wanted).map_err(|(what, _)| what)?;
         let text = |value| match value {
             Value::Bytes(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
             _ => unreachable!("an entry has only bytes"),
@@ -139,26 +170,20 @@ mod tests {
 
     #[test]
     fn the_first_line_is_the_password_and_keys_are_fields() {
-        for (content, flavour, want) in [
-            ("", Flavour::Lines, vec![("password", ""), ("content", "")]),
-            ("pw", Flavour::Lines, vec![("password", "pw"), ("content", "pw")]),
-            ("pw\n", Flavour::Lines, vec![("password", "pw"), ("notes", ""), ("content", "pw\n")]),
-            ("a: b\n", Flavour::Lines, vec![("password", "a: b"), ("notes", ""), ("content", "a: b\n")]),
+        let lines = "login: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: you\n";
+        let yaml = "key: line\n---\nuser: me\nnumber: 0x1F\nlist: [a]\ntext: |\n  a\n  b\nquoted: \"a: b\"\n";
+        let (with_lines, with_yaml) = (format!("pw\n{lines}"), format!("pw\n{yaml}"));
+        for (content, want) in [
+            ("", vec![("password", ""), ("content", "")]),
+            ("pw", vec![("password", "pw"), ("content", "pw")]),
+            ("pw\n", vec![("password", "pw"), ("notes", ""), ("content", "pw\n")]),
+            ("a: b\n", vec![("password", "a: b"), ("notes", ""), ("content", "a: b\n")]),
             (
-                "pw\nlogin: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: you\n",
-                Flavour::Lines,
+                &with_lines,
                 vec![
                     ("password", "pw"),
-                    (
-                        "notes",
-                        "login: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\nuser: \
-                        you\n",
-                    ),
-                    (
-                        "content",
-                        "pw\nlogin: me\nURL:https://x/\nhttps://y/\n pin :\t 1: 2 \nfree text\notpauth://totp/x\n\
-                        user: you\n",
-                    ),
+                    ("notes", lines),
+                    ("content", &with_lines),
                     ("username", "me"),
                     ("uri", "https://x/"),
                     ("totp", "otpauth://totp/x"),
@@ -169,22 +194,58 @@ mod tests {
                 ],
             ),
             (
-                "pw\nkey: line\n---\nuser: me\nnumber: 0x1F\nlist: [a]\ntext: |\n  a\n  b\n",
-                Flavour::Yaml,
+                &with_yaml,
                 vec![
                     ("password", "pw"),
-                    ("notes", "key: line\n---\nuser: me\nnumber: 0x1F\nlist: [a]\ntext: |\n  a\n  b\n"),
-                    ("content", "pw\nkey: line\n---\nuser: me\nnumber: 0x1F\nlist: [a]\ntext: |\n  a\n  b\n"),
+                    ("notes", yaml),
+                    ("content", &with_yaml),
                     ("username", "me"),
                     ("key", "line"),
                     ("user", "me"),
                     ("number", "0x1F"),
                     ("text", "a\nb\n"),
+                    ("quoted", "a: b"),
                 ],
             ),
         ] {
             let want = want.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            assert_eq!(error_text(content, flavour, "x"), Ok(want), "{content:?}");
+            assert_eq!(text_of(content, Some("x")), Ok(want), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_begins_with_the_marker_has_no_password_but_the_key() {
+        let value = |content: &str, wanted: &str| {
+            let fields = text_of(content, Some(wanted)).unwrap();
+            fields.into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
+        };
+        for (content, password) in [
+            ("---\nusername: joe\npassword: made-up-pw\n", Some("made-up-pw")),
+            ("---  \r\npassword: \"made: up\"\n", Some("made: up")),
+            ("---\nusername: joe\n", None),
+            ("---\n", None),
+            ("---", None),
+            ("----\nusername: joe\n", Some("----")),
+            ("\n---\npassword: second\n", Some("")),
+            ("first\n---\npassword: second\n", Some("first")),
+        ] {
+            assert_eq!(value(content, "password").as_deref(), password, "{content:?}");
+        }
+        assert_eq!(value("---\nusername: joe\n", "username").as_deref(), Some("joe"));
+        assert!(text_of("---\na: [\n", None).unwrap_err().starts_with("its YAML"), "it could be there");
+    }
+
+    #[test]
+    fn the_url_of_a_one_time_password_is_found_after_the_marker() {
+        let url = "otpauth://totp/x?secret=JBSWY3DPEHPK3PXP";
+        for content in [
+            format!("made-up-pw\n---\n{url}\n"),
+            format!("made-up-pw\n---\nkey: value\n{url}\r\nother: value\n"),
+            format!("made-up-pw\n---\ntotp: {url}\n"),
+            format!("---\n{url}"),
+        ] {
+            let fields = text_of(&content, Some("totp")).unwrap();
+            assert!(fields.contains(&("totp".to_owned(), url.to_owned())), "{content:?}");
         }
     }
 
@@ -192,15 +253,12 @@ mod tests {
     fn yaml_that_cannot_be_read_matters_only_to_who_needs_it() {
         let content = "pw\nkey: line\n---\na: [\n";
         assert_eq!(
-            error_text(content, Flavour::Yaml, "a").unwrap_err(),
+            text_of(content, Some("a")).unwrap_err(),
             "its YAML, after `---`: line 1, column 4: this is not YAML"
         );
-        for field in ["password", "notes", "key"] {
-            assert!(error_text(content, Flavour::Yaml, field).is_ok(), "{field}");
+        for field in [None, Some("password"), Some("notes"), Some("key")] {
+            assert!(text_of(content, field).is_ok(), "{field:?}");
         }
-        assert!(error_text(content, Flavour::Lines, "a").is_ok(), "pass has no YAML");
-        assert!(
-            error_text("GOPASS-SECRET-1.0\nPassword: x\n", Flavour::Yaml, "password").unwrap_err().contains("given up")
-        );
+        assert!(text_of("GOPASS-SECRET-1.0\nPassword: x\n", None).unwrap_err().contains("given up"));
     }
 }
