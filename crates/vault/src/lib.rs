@@ -57,6 +57,7 @@ pub use error::{Cause, LookupError, Match, OpenError, SourceError, SourceErrors}
 pub use fetch::{Fetched, fetch};
 pub use input::child::ChildError;
 pub use input::read::ReadError;
+pub use items::item::LeftOut;
 pub use keys::{FileKeys, NoKeys, PasswordFromKeys, PasswordKeys, ProgramKeys, StoreKeys};
 pub use kinds::age::{AgeKeys, AgeSpec};
 pub use kinds::csv::{CsvKeys, CsvSpec};

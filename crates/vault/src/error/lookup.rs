@@ -7,6 +7,7 @@ use deaddrop_core::near::items::near;
 
 use super::shown_path;
 use crate::input::read::ReadError;
+use crate::items::item::LeftOut;
 
 /// One of several items that match a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,14 @@ pub enum LookupError {
         near: Vec<String>,
         /// For a dotenv file: lines that do not parse, which may be the missing item.
         bad_lines: Vec<usize>,
+    },
+    /// The only items of that id, name or folder/name are where nothing is taken from.
+    #[error("item \"{item}\" is in {}, and no value is taken from there", place.name())]
+    LeftOut {
+        /// The item.
+        item: String,
+        /// Where it is.
+        place: LeftOut,
     },
     /// Several items have that id, name or folder/name.
     #[error("{} items are called \"{item}\"", count(found.len().saturating_add(*more)))]
@@ -180,6 +189,7 @@ impl LookupError {
                 "leave it out; for a name that holds `#` write `from: {{ source: {name}, item: \"{whole}\" }}`"
             )),
             Self::File { problem, .. } => problem.hint(),
+            Self::LeftOut { .. } => Some("restore it, or name another item".to_owned()),
             Self::Empty { .. } => Some("if that is meant, say `allow_empty: true`".to_owned()),
             Self::Linked { .. } => Some("name the field that it is linked to".to_owned()),
             Self::Other { hint, .. } | Self::Refused { hint, .. } => hint.clone().filter(|hint| !hint.is_empty()),

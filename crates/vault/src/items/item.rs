@@ -12,7 +12,7 @@ use crate::{LookupError, Reference};
 /// Maximum number of an item's fields that an error names.
 const NAMED_FIELDS: usize = 30;
 
-/// An item as a reader passes it to a [`Sink`]. Items in the trash or the archive are not passed.
+/// An item as a reader passes it to a [`Sink`].
 pub(crate) trait Entry {
     /// Its id; empty if the format has none.
     fn id(&self) -> &str;
@@ -48,6 +48,33 @@ pub(crate) trait Sink {
     /// # Errors
     /// A limit on memory or on candidates is exceeded.
     fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit>;
+
+    /// Receives an item from which no value is taken, because of where it is. It is not listed.
+    ///
+    /// # Errors
+    /// A limit on memory is exceeded.
+    fn left_out(&mut self, _item: &dyn Entry, _place: LeftOut) -> Result<(), SinkLimit> {
+        Ok(())
+    }
+}
+
+/// Where an item is from which no value is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// In the trash.
+    Trash,
+    /// In the archive.
+    Archive,
+}
+
+impl LeftOut {
+    /// "the trash", "the archive".
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Trash => "the trash",
+            Self::Archive => "the archive",
+        }
+    }
 }
 
 /// A limit of a [`Sink`]. Printed after the source's path.

@@ -3,7 +3,7 @@
 use deaddrop_core::limits::MAX_VALUE;
 use deaddrop_core::secret::Secret;
 
-use super::item::{Answer, Entry, Field, Sink, SinkLimit, Value};
+use super::item::{Answer, Entry, Field, LeftOut, Sink, SinkLimit, Value};
 use super::search::Search;
 use crate::error::{item, shown};
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -13,7 +13,7 @@ const MAX_LISTED: usize = 1_000_000;
 
 /// A reader of a password manager's file or store.
 pub(crate) trait Vault {
-    /// Passes every folder and item to `sink`, except those in the trash and the archive.
+    /// Passes every folder and item to `sink`; those in the trash and the archive as left out.
     ///
     /// # Errors
     /// The source as a whole cannot be read, or `sink` refuses more.
@@ -83,6 +83,10 @@ impl Sink for IdSink<'_> {
 
     fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         self.0.item(&IdEntry(item))
+    }
+
+    fn left_out(&mut self, item: &dyn Entry, place: LeftOut) -> Result<(), SinkLimit> {
+        self.0.left_out(item, place)
     }
 }
 

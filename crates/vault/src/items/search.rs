@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use deaddrop_core::near::items::near;
 
-use super::item::{self, Answer, Entry, Sink, SinkLimit};
+use super::item::{self, Answer, Entry, LeftOut, Sink, SinkLimit};
 use crate::error::{Match, shown};
 use crate::{LookupError, Reference};
 
@@ -59,7 +59,12 @@ struct Matches {
     candidates: Vec<Candidate>,
     /// Number of further certain matches.
     more: usize,
+    /// Where items are that would match, but from which no value is taken.
+    left_out: Vec<(LeftOut, Option<InFolder>)>,
 }
+
+/// The folder that an item must be in, and the ids of its folders, whose names may come later.
+type InFolder = (String, Vec<String>);
 
 /// An item that matches, or might.
 struct Candidate {
@@ -116,6 +121,26 @@ impl<'w> Search<'w> {
         Ok(())
     }
 
+    /// Records an item from which no value is taken as a match of reference `index`, in this folder if one is named.
+    fn add_left_out(&mut self, index: usize, place: LeftOut, in_folder: Option<InFolder>) -> Result<(), SinkLimit> {
+        if self.found[index].left_out.len() < MAX_MATCHES {
+            self.keep(in_folder.as_ref().map_or(0, |(folder, places)| folder.len().saturating_add(cost(places))))?;
+            self.found[index].left_out.push((place, in_folder));
+        }
+        Ok(())
+    }
+
+    /// The references that name the id of `item`, and those that end in the last part of its name; both sorted, because
+    /// they are built in the order of `wanted`.
+    fn named(&mut self, item: &dyn Entry) -> Result<(Vec<usize>, Vec<usize>), SinkLimit> {
+        // The clones end the borrow of the tables; the lists nearly always have one entry.
+        let by_id = Some(item.id()).filter(|id| !id.is_empty()).and_then(|id| self.by_id.get(id));
+        let by_id = by_id.cloned().unwrap_or_default();
+        let by_name = self.by_last_part.get(last_part(item.name())).cloned().unwrap_or_default();
+        self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
+        if self.compared > MAX_COMPARED { Err(SinkLimit::Candidates) } else { Ok((by_id, by_name)) }
+    }
+
     /// Adds `bytes` to the memory that is accounted for.
     fn keep(&mut self, bytes: usize) -> Result<(), SinkLimit> {
         self.kept = self.kept.saturating_add(bytes).saturating_add(ENTRY);
@@ -130,11 +155,16 @@ impl<'w> Search<'w> {
                 let in_it = |place: &String| folder.is_some() && self.folders.get(place).map(String::as_str) == folder;
                 candidate.certain || candidate.places.iter().any(in_it)
             });
+            found.left_out.retain(|(_, in_folder)| {
+                let is_in =
+                    |(folder, places): &InFolder| places.iter().any(|own| self.folders.get(own) == Some(folder));
+                in_folder.as_ref().is_none_or(is_in)
+            });
         }
         let mut missing = self.wanted.iter().zip(&self.found).filter(|(_, found)| found.candidates.is_empty());
         let labels = if missing.next().is_some() { self.labels() } else { Vec::new() };
         let mut with_near = 0..WITH_NEAR;
-        let answer = |(reference, Matches { mut candidates, more }): (&&Reference, Matches)| {
+        let answer = |(reference, Matches { mut candidates, more, left_out }): (&&Reference, Matches)| {
             let item = shown(&reference.item);
             if candidates.len() > 1 || more > 0 {
                 let more = more.saturating_add(candidates.len().saturating_sub(MAX_MATCHES));
@@ -144,6 +174,9 @@ impl<'w> Search<'w> {
             }
             if let Some(candidate) = candidates.pop() {
                 return candidate.value;
+            }
+            if let Some(&(place, _)) = left_out.first() {
+                return Err(LookupError::LeftOut { item, place });
             }
             let labels = labels.iter().filter(|_| with_near.start < WITH_NEAR).map(String::as_str);
             let near = near(&reference.item, labels).iter().map(|name| shown(name)).collect();
@@ -190,20 +223,12 @@ impl Sink for Search<'_> {
             self.keep(name.len().saturating_add(cost(&places)))?;
             self.names.push((name.to_owned(), places));
         }
-        // The clones end the borrow of the tables; the lists nearly always have one entry.
-        let by_id = Some(item.id()).filter(|id| !id.is_empty()).and_then(|id| self.by_id.get(id));
-        let by_id = by_id.cloned().unwrap_or_default();
-        let by_name = self.by_last_part.get(last_part(name)).cloned().unwrap_or_default();
-        self.compared = self.compared.saturating_add(by_id.len()).saturating_add(by_name.len());
-        if self.compared > MAX_COMPARED {
-            return Err(SinkLimit::Candidates);
-        }
+        let (by_id, by_name) = self.named(item)?;
         for &index in &by_id {
             self.candidate(index, item, true)?;
         }
         for index in by_name {
-            // The lists are sorted, because they are built in the order of `wanted`. An item that matches in two ways
-            // counts once.
+            // An item that matches in two ways counts once.
             if by_id.binary_search(&index).is_ok() {
                 continue;
             }
@@ -216,6 +241,20 @@ impl Sink for Search<'_> {
             } else if places.iter().any(|place| known(place).is_none()) {
                 self.candidate(index, item, false)?;
             }
+        }
+        Ok(())
+    }
+
+    fn left_out(&mut self, item: &dyn Entry, place: LeftOut) -> Result<(), SinkLimit> {
+        let (by_id, by_name) = self.named(item)?;
+        for index in by_id {
+            self.add_left_out(index, place, None)?;
+        }
+        for index in by_name {
+            let Some(folder) = folder_of(&self.wanted[index].item, item.name()) else { continue };
+            let places = || item.places().into_iter().map(str::to_owned).collect();
+            let in_folder = folder.map(|folder| (folder.to_owned(), places()));
+            self.add_left_out(index, place, in_folder)?;
         }
         Ok(())
     }

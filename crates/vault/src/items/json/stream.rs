@@ -15,7 +15,7 @@ use crate::OpenError;
 use crate::input::Input;
 use crate::input::meter::{ExportLimit, Meter, Metered};
 use crate::input::read::ReadError;
-use crate::items::item::{self, Entry, Sink};
+use crate::items::item::{self, Entry, LeftOut, Sink};
 
 /// The reason why parsing stopped.
 #[derive(Debug)]
@@ -87,6 +87,11 @@ impl<'r> Feed<'r> {
     /// Passes an item on.
     pub(crate) fn item(&self, item: &dyn Entry) -> Result<(), item::SinkLimit> {
         self.sink.borrow_mut().item(item)
+    }
+
+    /// Passes an item on from which no value is taken.
+    pub(crate) fn left_out(&self, item: &dyn Entry, place: LeftOut) -> Result<(), item::SinkLimit> {
+        self.sink.borrow_mut().left_out(item, place)
     }
 
     /// A seed for a list whose elements go to `take`.

@@ -20,7 +20,7 @@ use crate::input::Input;
 use crate::input::archive::{self, Archive};
 use crate::input::context::Context;
 use crate::input::opened::Opened;
-use crate::items::item::{Entry, Field, Sink, SinkLimit, Value};
+use crate::items::item::{Entry, Field, LeftOut, Sink, SinkLimit, Value};
 use crate::items::reader::Vault;
 use crate::kinds::Kind;
 use crate::spec::FileSpec;
@@ -149,6 +149,10 @@ impl Sink for WithFiles<'_> {
             Some(files) => self.sink.item(&WithAttachments { item, files }),
             None => self.sink.item(item),
         }
+    }
+
+    fn left_out(&mut self, item: &dyn Entry, place: LeftOut) -> Result<(), SinkLimit> {
+        self.sink.left_out(item, place)
     }
 }
 

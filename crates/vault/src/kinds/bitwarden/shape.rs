@@ -3,6 +3,7 @@
 //! The names of the keys are in `libs/common/src/models/export/` of bitwarden/clients: `cipher.export.ts`,
 //! `login.export.ts`, `field.export.ts`, `ssh-key.export.ts`.
 
+use crate::items::item::LeftOut;
 pub(super) use crate::items::json::{List, Number, Text};
 
 /// Keys of the top level.
@@ -41,8 +42,21 @@ pub(super) struct Item {
     pub(super) attachments: List<Attachment>,
     /// Present if the item is in the trash.
     pub(super) deleted_date: Text,
+    /// Present if the item is in the archive.
+    pub(super) archived_date: Text,
     /// RFC 3339.
     pub(super) revision_date: Text,
+}
+
+impl Item {
+    /// Where it is, if no value is taken from there.
+    pub(super) fn left_out(&self) -> Option<LeftOut> {
+        match (self.deleted_date.get(), self.archived_date.get()) {
+            (Some(_), _) => Some(LeftOut::Trash),
+            (None, Some(_)) => Some(LeftOut::Archive),
+            (None, None) => None,
+        }
+    }
 }
 
 /// The login of an item of type 1.

@@ -48,7 +48,7 @@ impl ExportError {
     }
 }
 
-/// Passes every folder and item of an export to `sink`, except those in the trash. Also accepts a bare list of items,
+/// Passes every folder and item of an export to `sink`; those in the trash and the archive as left out. Also accepts a bare list of items,
 /// as `bw list items` prints it; it names folders by id only.
 ///
 /// # Errors
@@ -188,13 +188,13 @@ impl<'de> Visitor<'de> for Export<'_> {
     }
 }
 
-/// Parses a list of items for `sink`, except those in the trash.
+/// Parses a list of items for `sink`.
 fn items<'r>(
     meter: &'r Meter,
     sink: &'r mut dyn Sink,
 ) -> Each<'r, Item, impl FnMut(Item) -> Result<(), crate::items::item::SinkLimit>> {
-    Each::new(meter, move |item: Item| match item.deleted_date.get() {
+    Each::new(meter, move |item: Item| match item.left_out() {
         None => sink.item(&item),
-        Some(_) => Ok(()),
+        Some(place) => sink.left_out(&item, place),
     })
 }

@@ -116,7 +116,7 @@ fn what_cannot_be_looked_up_is_told_with_what_to_do() {
         ("NSA", "vault: no item \"NSA\"\n"),
         ("Wifi note2", "vault: no item \"Wifi note2\"\ndid you mean `vault:Wifi note` or `vault:home/Wifi note`?"),
         ("office/Router", "vault: no item \"office/Router\"\ndid you mean `vault:home/Router` or `vault:work/Router`?"),
-        ("Old token", "vault: no item \"Old token\"\n"),
+        ("Old token", "vault: item \"Old token\" is in the trash, and no value is taken from there\n"),
         ("home/NAS", "vault: no item \"home/NAS\"\ndid you mean `vault:NAS` or `vault:home/rack/NAS`?"),
         (
             "Router",
@@ -170,7 +170,7 @@ fn a_list_of_items_alone_will_do_as_bw_list_items_prints_it() {
                 {\"id\":\"2\",\"name\":\"a\",\"deletedDate\":\"2026-01-17T08:30:00.000Z\"}]";
     assert_eq!(one(list, parse("a")).unwrap(), "planted");
     assert_eq!(one(list, parse("1#password")).unwrap(), "planted");
-    assert!(one(list, parse("2")).unwrap_err().contains("no item"));
+    assert!(one(list, parse("2")).unwrap_err().contains("item \"2\" is in the trash"));
     assert!(one("[]", parse("a")).unwrap_err().contains("no item"));
 }
 
@@ -431,4 +431,27 @@ fn a_value_of_sixteen_mebibytes_is_read() {
     let export = Made::new("{\"items\":[{\"name\":\"n\",\"notes\":\"", 16, |_| mib.clone(), "\"}]}");
     let answer = look_up(export, &[parse("n#notes")]).map_err(text_of).unwrap().pop().unwrap().unwrap();
     assert_eq!(answer.len(), 16 << 20);
+}
+
+#[test]
+fn an_item_in_the_archive_or_the_trash_is_not_taken_and_its_place_is_told() {
+    let export = |items: &str| format!("{{\"folders\":[{{\"id\":\"f\",\"name\":\"home\"}}],\"items\":[{items}]}}");
+    let item = |id: &str, name: &str, rest: &str| {
+        format!("{{\"id\":\"{id}\",\"name\":\"{name}\",\"folderId\":\"f\",\"login\":{{\"password\":\"{id}\"}}{rest}}}")
+    };
+    const ARCHIVED: &str = ",\"archivedDate\":\"2026-01-17T08:30:00.000Z\"";
+    const DELETED: &str = ",\"deletedDate\":\"2026-01-17T08:30:00.000Z\"";
+    let only = export(&[item("1", "nas", ARCHIVED), item("2", "old", DELETED)].join(","));
+    for (wanted, place) in
+        [("nas", "the archive"), ("home/nas", "the archive"), ("1", "the archive"), ("old", "the trash")]
+    {
+        let told = one(&only, reference(wanted, None)).unwrap_err();
+        assert!(told.contains(&format!("item \"{wanted}\" is in {place}, and no value is taken from there")), "{told}");
+        assert!(told.contains("restore it, or name another item"), "{told}");
+    }
+    assert!(one(&only, reference("work/nas", None)).unwrap_err().starts_with("vault: no item"), "of another folder");
+    for archived in [ARCHIVED, DELETED] {
+        let both = export(&[item("1", "nas", archived), item("2", "nas", ",\"archivedDate\":null")].join(","));
+        assert_eq!(one(&both, reference("nas", None)).as_deref(), Ok("2"));
+    }
 }

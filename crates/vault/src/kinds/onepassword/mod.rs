@@ -160,9 +160,12 @@ impl Object for OneVault<'_> {
                     None => Ok(()),
                 }
             }
-            "items" => map.next_value_seed(self.feed.each(|item: Item| match item.is_active() {
-                true => self.feed.item(&PlacedItem::new(&item, &self.place, self.files)),
-                false => Ok(()),
+            "items" => map.next_value_seed(self.feed.each(|item: Item| {
+                let placed = PlacedItem::new(&item, &self.place, self.files);
+                match item.left_out() {
+                    None => self.feed.item(&placed),
+                    Some(place) => self.feed.left_out(&placed, place),
+                }
             })),
             _ => map.next_value::<IgnoredAny>().map(drop),
         }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::items::item::LeftOut;
 use crate::items::json::{List, Text};
 
 /// `attrs` of a vault.
@@ -28,9 +29,13 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// False for an item in the archive or the trash.
-    pub(super) fn is_active(&self) -> bool {
-        !matches!(self.state.get(), Some("archived" | "trashed" | "deleted")) && self.trashed.get() != Some("true")
+    /// Where it is, if no value is taken from there.
+    pub(super) fn left_out(&self) -> Option<LeftOut> {
+        match self.state.get() {
+            Some("trashed" | "deleted") => Some(LeftOut::Trash),
+            Some("archived") => Some(LeftOut::Archive),
+            _ => Some(LeftOut::Trash).filter(|_| self.trashed.get() == Some("true")),
+        }
     }
 }
 

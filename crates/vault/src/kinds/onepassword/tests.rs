@@ -81,8 +81,8 @@ fn every_kind_of_item_and_field_is_read() {
 #[test]
 fn what_cannot_be_had_is_told() {
     let wanted = [
-        ("Archived", "no item \"Archived\""),
-        ("Trashed", "no item \"Trashed\""),
+        ("Archived", "item \"Archived\" is in the archive, and no value is taken from there"),
+        ("Trashed", "item \"Trashed\" is in the trash, and no value is taken from there"),
         (
             "Twin",
             "two items are called \"Twin\" (for s)\n   Private/Twin   twinaaaaaaaaaaaaaaaa000013   changed \

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Tool, side_by_side};
 use crate::input::context::Context;
-use crate::items::item::{Entry, Sink, SinkLimit};
+use crate::items::item::{Entry, LeftOut, Sink, SinkLimit};
 use crate::items::reader::Listing;
 use crate::items::search::Search;
 use crate::kinds::{Kind, bitwarden};
@@ -49,6 +49,10 @@ impl Sink for Watch<'_> {
     fn item(&mut self, item: &dyn Entry) -> Result<(), SinkLimit> {
         self.has_others |= item.places().iter().any(|place| !self.folders.contains_key(*place));
         self.sink.item(item)
+    }
+
+    fn left_out(&mut self, item: &dyn Entry, place: LeftOut) -> Result<(), SinkLimit> {
+        self.sink.left_out(item, place)
     }
 }
 

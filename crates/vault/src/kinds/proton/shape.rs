@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
+use crate::items::item::LeftOut;
 use crate::items::json::{List, Text};
 
 /// Maximum number of keys of an item's content. An identity has about forty.
@@ -39,9 +40,9 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// False if it is in the trash.
-    pub(super) fn is_active(&self) -> bool {
-        self.state.number() != Some(2)
+    /// Where it is, if no value is taken from there.
+    pub(super) fn left_out(&self) -> Option<LeftOut> {
+        (self.state.number() == Some(2)).then_some(LeftOut::Trash)
     }
 }
 

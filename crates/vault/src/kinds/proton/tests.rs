@@ -85,7 +85,7 @@ fn every_kind_of_item_and_field_is_read() {
 #[test]
 fn what_cannot_be_had_is_told() {
     let wanted = [
-        ("Trashed", "no item \"Trashed\""),
+        ("Trashed", "item \"Trashed\" is in the trash, and no value is taken from there"),
         (
             "Twin",
             "two items are called \"Twin\" (for s)\n   Personal/Twin   item-014==   changed 2026-01-17\n   \
