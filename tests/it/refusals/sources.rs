@@ -68,7 +68,7 @@ fn cases() -> Vec<Case> {
         ),
         export("no password", ITEMS, "from: vault:Wifi", &["item \"Wifi\" has no password", "it has: notes, pin"]),
         export("no such field", ITEMS, "from: \"vault:Good#pin\"", &["has no field \"pin\"", "it has: password"]),
-        export("two fields", ITEMS, "from: \"vault:Wifi#pin\"", &["2 custom fields called \"pin\""]),
+        export("two fields", ITEMS, "from: \"vault:Wifi#pin\"", &["2 fields called \"pin\""]),
         export("an empty password", ITEMS, "from: vault:Empty", &["\"Empty\" is empty", "allow_empty: true"]),
         export(
             "an empty one to hash",

@@ -61,8 +61,8 @@ pub enum LookupError {
         /// The fields of the item.
         fields: Vec<String>,
     },
-    /// The item has several custom fields of that name.
-    #[error("item \"{item}\" has {count} custom fields called \"{field}\"")]
+    /// The item has several fields of that name, and no built-in one.
+    #[error("item \"{item}\" has {count} fields called \"{field}\"")]
     SameField {
         /// The item.
         item: String,
@@ -70,6 +70,8 @@ pub enum LookupError {
         field: String,
         /// Their number.
         count: usize,
+        /// Names that find some of them.
+        ways: Vec<String>,
     },
     /// The field's value is not text; no password manager writes such a field.
     #[error("field \"{field}\" of item \"{item}\" is not text")]
@@ -184,7 +186,13 @@ impl LookupError {
                     None => fields.first().map(|field| format!("name the field, as in `{name}:{item}#{field}`")),
                 }
             }
-            Self::SameField { .. } => Some("rename one of them".to_owned()),
+            Self::SameField { item, ways, .. } => match ways.as_slice() {
+                [] => Some("rename one of them".to_owned()),
+                ways => {
+                    let ways: Vec<String> = ways.iter().map(|way| format!("`{name}:{item}#{way}`")).collect();
+                    Some(format!("write {}", ways.join(" or ")))
+                }
+            },
             Self::NoFields { whole, .. } => Some(format!(
                 "leave it out; for a name that holds `#` write `from: {{ source: {name}, item: \"{whole}\" }}`"
             )),

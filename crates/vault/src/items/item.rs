@@ -1,13 +1,18 @@
 //! The common form of items of all password managers, and the selection of the field that a reference names.
 //!
 //! Without a field: the password only. With a field: the built-in field of that name if the item has it, otherwise the
-//! custom field.
+//! custom field, otherwise the field with that id or `SECTION/NAME`.
+
+use std::collections::{HashMap, HashSet};
 
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
 use crate::error::shown;
 use crate::{LookupError, Reference};
+
+/// The field of a reference that names none.
+const PASSWORD: &str = "password";
 
 /// Maximum number of an item's fields that an error names.
 const NAMED_FIELDS: usize = 30;
@@ -95,6 +100,8 @@ pub(crate) struct Field {
     pub name: String,
     /// True for a custom field. A built-in field of the same name has priority.
     pub is_custom: bool,
+    /// Other names that find it if no field has them as its name: `SECTION/NAME`, and its id. Most readable first.
+    pub other_names: Vec<String>,
     /// Its value.
     pub value: Value,
 }
@@ -116,18 +123,38 @@ pub(crate) enum Value {
 impl Field {
     /// A built-in field.
     pub(crate) fn built_in(name: &str, text: &str) -> Self {
-        Self { name: name.to_owned(), is_custom: false, value: Value::text(text) }
+        Self::built_in_value(name, Value::text(text))
+    }
+
+    /// A built-in field with a value of any sort.
+    pub(crate) fn built_in_value(name: &str, value: Value) -> Self {
+        Self { name: name.to_owned(), is_custom: false, other_names: Vec::new(), value }
     }
 
     /// A custom field.
     pub(crate) fn custom(name: &str, value: Value) -> Self {
-        Self { name: name.to_owned(), is_custom: true, value }
+        Self { name: name.to_owned(), is_custom: true, other_names: Vec::new(), value }
+    }
+
+    /// The same field with other names, each once, without empty ones.
+    pub(crate) fn also_called(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        for name in names {
+            if !name.is_empty() && name != self.name && !self.other_names.contains(&name) {
+                self.other_names.push(name);
+            }
+        }
+        self
     }
 
     /// An attachment called `name`, at `place` in the source's own terms.
     pub(crate) fn attachment(name: &str, place: impl Into<String>) -> Self {
-        Self { name: format!("file:{name}"), is_custom: true, value: Value::Attachment(place.into()) }
+        Self::custom(&format!("file:{name}"), Value::Attachment(place.into()))
     }
+}
+
+/// `SECTION/NAME`, for a field in a section with a name.
+pub(crate) fn in_section(section: &str, name: &str) -> Option<String> {
+    (!section.is_empty()).then(|| format!("{section}/{name}"))
 }
 
 impl Value {
@@ -161,22 +188,8 @@ impl Answer {
 /// # Errors
 /// The item lacks the field, has it twice, or its value cannot be used.
 pub(crate) fn select(mut fields: Vec<Field>, reference: &Reference) -> Result<Answer, LookupError> {
-    let name = reference.field.as_deref().unwrap_or("password");
-    let built_in = fields.iter().position(|field| !field.is_custom && field.name == name);
-    let chosen = match built_in {
-        Some(at) => at,
-        None if reference.field.is_none() => return Err(no_field(&fields, reference)),
-        None => {
-            let mut same = fields.iter().enumerate().filter(|(_, field)| field.name == name);
-            let Some((at, _)) = same.next() else { return Err(no_field(&fields, reference)) };
-            let more = same.count();
-            if more > 0 {
-                let (item, field) = (shown(&reference.item), shown(name));
-                return Err(LookupError::SameField { item, field, count: more.saturating_add(1) });
-            }
-            at
-        }
-    };
+    let chosen = choose(&fields, reference)?;
+    let name = reference.field.as_deref().unwrap_or(PASSWORD);
     let (item, field) = (shown(&reference.item), shown(name));
     match fields.swap_remove(chosen).value {
         Value::Bytes(mut bytes) => Ok(Answer::Value(Secret::new(std::mem::take(&mut *bytes)))),
@@ -189,10 +202,75 @@ pub(crate) fn select(mut fields: Vec<Field>, reference: &Reference) -> Result<An
     }
 }
 
-fn no_field(fields: &[Field], reference: &Reference) -> LookupError {
-    LookupError::NoField {
-        item: shown(&reference.item),
-        field: reference.field.as_deref().map(shown),
-        fields: fields.iter().take(NAMED_FIELDS).map(|field| shown(&field.name)).collect(),
+/// The index of the field that `reference` names: the built-in field of that name, else the one custom field of that
+/// name, else the one field with that other name. Without a name: the built-in password.
+fn choose(fields: &[Field], reference: &Reference) -> Result<usize, LookupError> {
+    let name = reference.field.as_deref().unwrap_or(PASSWORD);
+    let found = |test: &dyn Fn(&Field) -> bool| -> Vec<usize> {
+        fields.iter().enumerate().filter(|(_, field)| test(field)).map(|(index, _)| index).collect()
+    };
+    if let Some(&built_in) = found(&|field| !field.is_custom && field.name == name).first() {
+        return Ok(built_in);
+    }
+    let named = found(&|field| field.name == name);
+    let named = match named.as_slice() {
+        [] if reference.field.is_some() => found(&|field| field.other_names.iter().any(|other| other == name)),
+        // Without `#password`, a custom field of that name is not meant; several of them are told.
+        [_] if reference.field.is_none() => Vec::new(),
+        _ => named,
+    };
+    match named.as_slice() {
+        [] => Err(LookupError::NoField {
+            item: shown(&reference.item),
+            field: reference.field.as_deref().map(shown),
+            fields: names(fields).into_iter().take(NAMED_FIELDS).collect(),
+        }),
+        [one] => Ok(*one),
+        several => {
+            let names = Names::of(fields);
+            let ways = several.iter().filter_map(|index| names.unique(fields.get(*index)?)).map(shown);
+            let (item, field) = (shown(&reference.item), shown(name));
+            Err(LookupError::SameField { item, field, count: several.len(), ways: ways.take(NAMED_FIELDS).collect() })
+        }
+    }
+}
+
+/// The names that find the fields, each once, in their order; safe for a terminal.
+pub(crate) fn names(fields: &[Field]) -> Vec<String> {
+    let names = Names::of(fields);
+    let mut seen = HashSet::new();
+    let name = |field| names.unique(field).unwrap_or(&field.name);
+    fields.iter().map(name).filter(|name| seen.insert(*name)).map(shown).collect()
+}
+
+/// How many fields of an item have a name, and how many have it as another name.
+struct Names<'f> {
+    names: HashMap<&'f str, usize>,
+    others: HashMap<&'f str, usize>,
+}
+
+impl<'f> Names<'f> {
+    fn of(fields: &'f [Field]) -> Self {
+        fn count<'f>(texts: impl Iterator<Item = &'f str>) -> HashMap<&'f str, usize> {
+            let mut counts = HashMap::new();
+            for text in texts {
+                let count: &mut usize = counts.entry(text).or_default();
+                *count = count.saturating_add(1);
+            }
+            counts
+        }
+        Self {
+            names: count(fields.iter().map(|field| field.name.as_str())),
+            others: count(fields.iter().flat_map(|field| &field.other_names).map(String::as_str)),
+        }
+    }
+
+    /// A name by which [`choose`] finds this field and no other.
+    fn unique(&self, field: &'f Field) -> Option<&'f str> {
+        if !field.is_custom || self.names.get(field.name.as_str()) == Some(&1) {
+            return Some(&field.name);
+        }
+        let is_free = |name: &&str| !self.names.contains_key(*name) && self.others.get(*name) == Some(&1);
+        field.other_names.iter().map(String::as_str).find(is_free)
     }
 }

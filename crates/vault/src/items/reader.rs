@@ -3,7 +3,7 @@
 use deaddrop_core::limits::MAX_VALUE;
 use deaddrop_core::secret::Secret;
 
-use super::item::{Answer, Entry, Field, LeftOut, Sink, SinkLimit, Value};
+use super::item::{Answer, Entry, Field, LeftOut, Sink, SinkLimit, Value, names};
 use super::search::Search;
 use crate::error::{item, shown};
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -108,7 +108,7 @@ impl Entry for IdEntry<'_> {
     }
 
     fn fields(&self) -> Vec<Field> {
-        vec![Field { name: "password".to_owned(), is_custom: false, value: Value::Attachment(self.id().to_owned()) }]
+        vec![Field::built_in_value("password", Value::Attachment(self.id().to_owned()))]
     }
 }
 
@@ -153,7 +153,7 @@ impl Sink for Listing {
         if self.items.len() >= MAX_LISTED {
             return Err(SinkLimit::Kept);
         }
-        let fields = item.fields().iter().map(|field| shown(&field.name)).collect();
+        let fields = names(&item.fields());
         let listed = Listed { folders: Vec::new(), name: shown(item.name()), id: shown(item.id()), fields };
         self.items.push((item.places().into_iter().map(str::to_owned).collect(), listed));
         Ok(())

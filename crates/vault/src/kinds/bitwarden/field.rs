@@ -34,10 +34,8 @@ impl Entry for Item {
     }
 
     fn fields(&self) -> Vec<Field> {
-        let built_in = BUILT_IN.into_iter().filter_map(|name| {
-            let value = value(built_in(self, name)?);
-            Some(Field { name: name.to_owned(), is_custom: false, value })
-        });
+        let built_in =
+            BUILT_IN.into_iter().filter_map(|name| Some(Field::built_in_value(name, value(built_in(self, name)?))));
         let custom =
             self.fields.0.iter().filter_map(|field| Some(Field::custom(field.name.get()?, custom(self, field))));
         let attachments = self.attachments.0.iter().filter_map(|attachment| {

@@ -150,7 +150,7 @@ fn what_cannot_be_looked_up_is_told_with_what_to_do() {
             "vault: item \"NAS\" has no field \"Password\"; it has: password, username\n\
              did you mean `vault:NAS#password`?",
         ),
-        ("Homelab admin#same", "vault: item \"Homelab admin\" has 2 custom fields called \"same\"\nrename one"),
+        ("Homelab admin#same", "vault: item \"Homelab admin\" has 2 fields called \"same\"\nrename one"),
         ("Homelab admin#linked else", "vault: field \"linked else\" of item \"Homelab admin\" is linked"),
         ("Odd", "vault: field \"password\" of item \"Odd\" is not text\n"),
         ("Odd#list", "vault: field \"list\" of item \"Odd\" is not text\n"),

@@ -103,19 +103,17 @@ impl item::Entry for PlacedEntry {
     }
 
     fn fields(&self) -> Vec<Field> {
-        let built_in = BUILT_IN.into_iter().filter_map(|(own, name)| {
-            Some(Field { name: name.to_owned(), is_custom: false, value: self.value(self.entry.string(own)?) })
-        });
+        let built_in = BUILT_IN
+            .into_iter()
+            .filter_map(|(own, name)| Some(Field::built_in_value(name, self.value(self.entry.string(own)?))));
         let is_own = |name: &str| name == "Title" || BUILT_IN.iter().any(|(own, _)| *own == name && name != "otp");
         let custom = self.entry.strings.iter().filter(|(name, _)| !is_own(name));
         let custom = custom.map(|(name, value)| Field::custom(name, self.value(value)));
         let attached = self.entry.attached.iter().map(|(name, attached)| match attached {
             Attached::Reference(place) => Field::attachment(name, format!("file:{place}")),
-            Attached::Bytes(bytes) => Field {
-                name: format!("file:{name}"),
-                is_custom: true,
-                value: Value::Bytes(Zeroizing::new(bytes.to_vec())),
-            },
+            Attached::Bytes(bytes) => {
+                Field::custom(&format!("file:{name}"), Value::Bytes(Zeroizing::new(bytes.to_vec())))
+            }
         });
         built_in.chain(custom).chain(attached).collect()
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use deaddrop_core::day::day;
 
 use super::shape::{Address, Document, Held, Item, LoginField, SectionField, SshKey};
-use crate::items::item::{Entry, Field, Value};
+use crate::items::item::{Entry, Field, Value, in_section};
 use crate::items::json::Text;
 
 /// Ids of the section fields that hold an item's password: of a server, a database, an e-mail account and others; of an
@@ -93,7 +93,7 @@ impl<'i> PlacedItem<'i> {
             None => {
                 let hint = "export again, and wait until 1Password has loaded its documents";
                 let value = Value::Refused("this file is not in the export".to_owned(), hint.to_owned());
-                Field { name: format!("file:{name}"), is_custom: true, value }
+                Field::custom(&format!("file:{name}"), value)
             }
         })
     }
@@ -105,9 +105,18 @@ impl<'i> PlacedItem<'i> {
             return;
         }
         let Some(name) = first_text([&field.title, &field.id, section]) else { return };
+        let id = field.id.get().unwrap_or_default();
+        let names = |name: &str| in_section(section.get().unwrap_or_default(), name).into_iter();
         match &field.value {
-            Held::Address(address) => fields.extend(parts(name, address)),
-            held => fields.extend(value(held).map(|value| Field::custom(name, value))),
+            Held::Address(address) => {
+                fields.extend(parts(name, address).map(|part| {
+                    let names = names(&part.name);
+                    part.also_called(names)
+                }));
+            }
+            held => fields.extend(
+                value(held).map(|value| Field::custom(name, value).also_called(names(name).chain([id.to_owned()]))),
+            ),
         }
     }
 }
@@ -141,20 +150,22 @@ impl Entry for PlacedItem<'_> {
             ("private_key", key.and_then(|key| text(key.private_key()))),
             ("public_key", key.and_then(|key| text(key.public_key()))),
         ];
-        let mut fields: Vec<Field> = built_in
-            .into_iter()
-            .filter_map(|(name, value)| Some(Field { name: name.to_owned(), is_custom: false, value: value? }))
-            .collect();
+        let mut fields: Vec<Field> =
+            built_in.into_iter().filter_map(|(name, value)| Some(Field::built_in_value(name, value?))).collect();
         let mut custom = Vec::new();
         for field in self.login_fields().filter(|field| field.designation.get().is_none_or(str::is_empty)) {
             let named = first_text([&field.name, &field.id]).zip(value(&field.value));
-            custom.extend(named.map(|(name, value)| Field::custom(name, value)));
+            let id = field.id.get().unwrap_or_default().to_owned();
+            custom.extend(named.map(|(name, value)| Field::custom(name, value).also_called([id])));
         }
         for (section, field) in self.section_fields() {
-            self.custom(section, field, &mut custom);
+            // A server's field "password" is already its built-in password.
+            let is_built_in = PASSWORD_IDS.iter().chain(&USERNAME_IDS).any(|id| field.id.get() == Some(*id))
+                && fields.iter().any(|built_in| Some(built_in.name.as_str()) == field.title.get());
+            if !is_built_in {
+                self.custom(section, field, &mut custom);
+            }
         }
-        // A server's field "password" is already its built-in password.
-        custom.retain(|field| !fields.iter().any(|built_in| built_in.name == field.name));
         fields.append(&mut custom);
         let document = details.and_then(|details| details.document_attributes.as_ref());
         fields.extend(document.and_then(|document| self.attachment(document)));

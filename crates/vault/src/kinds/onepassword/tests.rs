@@ -90,7 +90,7 @@ fn what_cannot_be_had_is_told() {
         ),
         ("Bare note", "item \"Bare note\" has no password; it has: notes"),
         ("Restic", "item \"Restic\" has no password; it has: notes, file:backup key.bin"),
-        ("Kinds#same", "item \"Kinds\" has 2 custom fields called \"same\""),
+        ("Kinds#same", "item \"Kinds\" has 2 fields called \"same\""),
         ("Kinds#sso", "field \"sso\" of item \"Kinds\" is not text"),
         ("Kinds#number", "field \"number\" of item \"Kinds\" is not text"),
         ("Kinds#nothing", "item \"Kinds\" has no field \"nothing\""),
@@ -177,4 +177,63 @@ fn very_many_items_are_read_in_little_memory() {
     let last = count - 1;
     assert_eq!(one(directory.path(), export(), &format!("Item {last}")), format!("value {last}").as_bytes());
     println!("{count} items: {:?}", started.elapsed());
+}
+
+/// Fields of equal names in two sections, as in 1Password's own template "Email Account".
+const SECTIONS: &str = r#"{"accounts": [{"vaults": [{"attrs": {"name": "home"}, "items": [
+    {"uuid": "1", "overview": {"title": "Relay"}, "details": {"sections": [
+        {"title": "", "fields": [
+            {"title": "username", "id": "pop_username", "value": {"string": "in@example.org"}},
+            {"title": "password", "id": "pop_password", "value": {"concealed": "made-up-incoming"}}]},
+        {"title": "SMTP", "fields": [
+            {"title": "username", "id": "smtp_username", "value": {"string": "out@example.org"}},
+            {"title": "password", "id": "smtp_password", "value": {"concealed": "made-up-outgoing"}}]}]}},
+    {"uuid": "2", "overview": {"title": "API"}, "details": {"sections": [
+        {"title": "prod", "fields": [{"title": "token", "id": "t1", "value": {"concealed": "made-up-prod"}}]},
+        {"title": "staging", "fields": [{"title": "token", "id": "t2", "value": {"concealed": "made-up-staging"}}]}]}},
+    {"uuid": "3", "overview": {"title": "Shop"}, "details": {
+        "loginFields": [{"designation": "password", "value": "made-up-login"}],
+        "sections": [{"title": "Admin", "fields": [
+            {"title": "password", "id": "a1", "value": {"concealed": "made-up-admin"}}]}]}}
+]}]}]}"#;
+
+#[test]
+fn equal_labels_in_two_sections_are_told_apart_by_section_or_id() {
+    let directory = made(SECTIONS.as_bytes());
+    check(
+        directory.path(),
+        export(),
+        &[
+            ("Relay#smtp_password", "made-up-outgoing"),
+            ("Relay#SMTP/password", "made-up-outgoing"),
+            ("Relay#pop_password", "made-up-incoming"),
+            ("API#prod/token", "made-up-prod"),
+            ("API#staging/token", "made-up-staging"),
+            ("API#t2", "made-up-staging"),
+            ("Shop", "made-up-login"),
+            ("Shop#password", "made-up-login"),
+            ("Shop#Admin/password", "made-up-admin"),
+            ("Shop#a1", "made-up-admin"),
+        ],
+    );
+    let relay = "item \"Relay\" has 2 fields called \"password\" (for s)\n\
+                 write `vault:Relay#pop_password` or `vault:Relay#SMTP/password`";
+    check_errors(
+        directory.path(),
+        export(),
+        &[
+            ("Relay", relay),
+            ("Relay#password", relay),
+            (
+                "API#token",
+                "item \"API\" has 2 fields called \"token\" (for s)\nwrite `vault:API#prod/token` or \
+                 `vault:API#staging/token`",
+            ),
+            ("API", "item \"API\" has no password; it has: prod/token, staging/token"),
+            ("Relay#SMTP/port", "has no field \"SMTP/port\"; it has: pop_username, pop_password, SMTP/username, SMTP"),
+        ],
+    );
+    let listed = listing(directory.path(), export());
+    assert!(listed.contains(&"home|API|2|prod/token,staging/token".to_owned()), "{listed:?}");
+    assert!(listed.contains(&"home|Shop|3|password,Admin/password".to_owned()), "{listed:?}");
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Tool;
 use crate::input::context::Context;
-use crate::items::item::{Entry, Field, Sink, SinkLimit, Value, select};
+use crate::items::item::{Entry, Field, Sink, SinkLimit, Value, in_section, select};
 use crate::items::reader::{Listing, find_ids};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
@@ -59,8 +59,15 @@ struct ItemField {
     kind: String,
     purpose: Option<String>,
     label: Option<String>,
+    section: Option<Section>,
     value: Option<Zeroizing<String>>,
     ssh_formats: Option<SshFormats>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Section {
+    label: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -92,10 +99,24 @@ impl ItemField {
             (_, "OTP", _) => Some("totp"),
             (_, "SSHKEY", _) | (_, _, "private_key") => Some("private_key"),
             (_, _, "public_key") => Some("public_key"),
-            // A password item or an API credential: the field that 1Password shows as the password.
-            (_, "CONCEALED", "password" | "credential") => Some("password"),
+            // The field that 1Password shows as the password: of an item of that kind, an API credential, a router. Its
+            // label is in the user's language.
+            (_, "CONCEALED", "password" | "credential" | "wireless_password") => Some("password"),
+            (_, "STRING", "username") => Some("username"),
             _ => None,
         }
+    }
+
+    /// The fields that say with `purpose` what they are come first.
+    fn has_purpose(&self) -> bool {
+        self.purpose.as_ref().is_some_and(|purpose| !purpose.is_empty())
+    }
+
+    /// The names by which it is found, besides that of the built-in field.
+    fn other_names(&self) -> impl Iterator<Item = String> {
+        let label = self.label.as_deref().unwrap_or_default();
+        let section = self.section.as_ref().and_then(|section| section.label.as_deref()).unwrap_or_default();
+        in_section(section, label).into_iter().chain([self.id.clone()])
     }
 
     fn value(&self) -> Value {
@@ -124,12 +145,16 @@ impl Entry for Item {
 
     fn fields(&self) -> Vec<Field> {
         let mut fields: Vec<Field> = Vec::new();
-        for field in self.fields.iter().filter(|field| field.value.is_some()) {
+        let (with_purpose, others): (Vec<_>, Vec<_>) =
+            self.fields.iter().filter(|field| field.value.is_some()).partition(|field| field.has_purpose());
+        for field in with_purpose.into_iter().chain(others) {
             let first = |name: &&str| !fields.iter().any(|known| !known.is_custom && known.name == *name);
             if let Some(name) = field.built_in().filter(first) {
-                fields.push(Field { name: name.to_owned(), is_custom: false, value: field.value() });
+                let label = field.label.clone().unwrap_or_default();
+                let names = [label].into_iter().chain(field.other_names());
+                fields.push(Field::built_in_value(name, field.value()).also_called(names));
             } else if let Some(label) = field.label.as_deref() {
-                fields.push(Field::custom(label, field.value()));
+                fields.push(Field::custom(label, field.value()).also_called(field.other_names()));
             }
         }
         let url = self.urls.iter().find(|url| url.primary).or(self.urls.first()).and_then(|url| url.href.as_ref());
@@ -226,5 +251,60 @@ impl Source for Op<'_> {
         let mut listing = Listing::default();
         self.feed(&all, &mut listing)?;
         Ok(listing.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::items::item::{Answer, names};
+
+    fn value(item: &Item, field: Option<&str>) -> Result<String, String> {
+        let reference = Reference { source: "v".into(), item: "x".into(), field: field.map(str::to_owned) };
+        match select(item.fields(), &reference) {
+            Ok(Answer::Value(secret)) => Ok(String::from_utf8(secret.expose().to_vec()).unwrap()),
+            Ok(Answer::Attachment(_)) => unreachable!("it has none"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_purpose_or_the_id_of_a_field_decides_where_its_label_is_translated() {
+        let text = r#"{"id": "a", "title": "Datenbank", "category": "DATABASE", "fields": [
+            {"id": "username", "type": "STRING", "label": "Benutzername", "value": "u"},
+            {"id": "password", "type": "CONCEALED", "label": "Passwort", "value": "made-up"},
+            {"id": "n", "section": {"id": "s"}, "type": "STRING", "label": "Anschluss", "value": "5432"}]}"#;
+        let database: Item = serde_json::from_str(text).unwrap();
+        for (field, want) in [
+            (None, "made-up"),
+            (Some("password"), "made-up"),
+            (Some("Passwort"), "made-up"),
+            (Some("username"), "u"),
+            (Some("Benutzername"), "u"),
+            (Some("Anschluss"), "5432"),
+            (Some("n"), "5432"),
+        ] {
+            assert_eq!(value(&database, field).as_deref(), Ok(want), "{field:?}");
+        }
+        let text = r#"{"id": "b", "fields": [
+            {"id": "username", "section": {"id": "s", "label": "Admin"}, "type": "STRING", "label": "username", "value": "a"},
+            {"id": "u", "type": "STRING", "purpose": "USERNAME", "label": "E-Mail", "value": "login"}]}"#;
+        let login: Item = serde_json::from_str(text).unwrap();
+        assert_eq!(value(&login, Some("username")).as_deref(), Ok("login"), "a purpose is stronger than an id");
+        assert_eq!(value(&login, Some("Admin/username")).as_deref(), Ok("a"));
+    }
+
+    #[test]
+    fn equal_labels_in_two_sections_are_told_apart_by_section_or_id() {
+        let text = r#"{"id": "a", "fields": [
+            {"id": "t1", "section": {"id": "s1", "label": "prod"}, "type": "CONCEALED", "label": "token", "value": "p"},
+            {"id": "t2", "section": {"id": "s2", "label": "staging"}, "type": "CONCEALED", "label": "token", "value": "s"},
+            {"id": "t3", "section": null, "type": "CONCEALED", "label": "token", "value": "none"}]}"#;
+        let item: Item = serde_json::from_str(text).unwrap();
+        for (field, want) in [("prod/token", "p"), ("staging/token", "s"), ("t3", "none"), ("t1", "p")] {
+            assert_eq!(value(&item, Some(field)).as_deref(), Ok(want), "{field}");
+        }
+        assert_eq!(value(&item, Some("token")).unwrap_err(), "item \"x\" has 3 fields called \"token\"");
+        assert_eq!(names(&item.fields()), ["prod/token", "staging/token", "t3"]);
     }
 }

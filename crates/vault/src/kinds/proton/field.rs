@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use deaddrop_core::day::day;
 
 use super::shape::{Content, Extra, Item, place};
-use crate::items::item::{Entry, Field, Value};
+use crate::items::item::{Entry, Field, Value, in_section};
 use crate::items::json::Text;
 
 /// Length of the ids that earlier versions put before a file's name and `-`.
@@ -51,7 +51,7 @@ impl Files {
         }
         let hint = "export again, with the attachments";
         let value = Value::Refused("this file is not in the export".to_owned(), hint.to_owned());
-        vec![Field { name: format!("file:{name}"), is_custom: true, value }]
+        vec![Field::custom(&format!("file:{name}"), value)]
     }
 }
 
@@ -88,13 +88,15 @@ impl<'i> PlacedItem<'i> {
         self.item.data.as_ref()?.content.as_ref()
     }
 
-    /// All custom fields.
-    fn extra(&self) -> impl Iterator<Item = &'i Extra> {
+    /// All custom fields, each with the name of its section, or an empty one.
+    fn extra(&self) -> impl Iterator<Item = (&'i str, &'i Extra)> {
         let own = self.item.data.iter().flat_map(|data| &data.extra_fields.0);
-        let sections = self.content().into_iter().flat_map(|content| &content.sections);
-        let sections = sections.flat_map(|list| &list.0).flat_map(|section| &section.section_fields.0);
-        own.chain(self.content().into_iter().flat_map(|content| &content.extra).flat_map(|list| &list.0))
-            .chain(sections)
+        let own = own.chain(self.content().into_iter().flat_map(|content| &content.extra).flat_map(|list| &list.0));
+        let sections = self.content().into_iter().flat_map(|content| &content.sections).flat_map(|list| &list.0);
+        let in_sections = sections.flat_map(|section| {
+            section.section_fields.0.iter().map(|field| (section.section_name.get().unwrap_or_default(), field))
+        });
+        own.map(|field| ("", field)).chain(in_sections)
     }
 
     /// The first non-empty value; if all are empty, the first that exists.
@@ -124,7 +126,8 @@ impl Entry for PlacedItem<'_> {
 
     fn fields(&self) -> Vec<Field> {
         let alias = Some(&self.item.alias_email);
-        let extra_totp = self.extra().find(|extra| extra.kind.get() == Some("totp")).map(Extra::value);
+        let extra_totp =
+            self.extra().map(|(_, extra)| extra).find(|extra| extra.kind.get() == Some("totp")).map(Extra::value);
         let note = self.item.data.as_ref().map(|data| &data.metadata.note);
         let uri = self.content().and_then(|content| content.urls.0.first());
         let built_in = [
@@ -136,10 +139,8 @@ impl Entry for PlacedItem<'_> {
             ("private_key", self.first(&["privateKey"], &[])),
             ("public_key", self.first(&["publicKey"], &[])),
         ];
-        let mut fields: Vec<Field> = built_in
-            .into_iter()
-            .filter_map(|(name, value)| Some(Field { name: name.to_owned(), is_custom: false, value: value? }))
-            .collect();
+        let mut fields: Vec<Field> =
+            built_in.into_iter().filter_map(|(name, value)| Some(Field::built_in_value(name, value?))).collect();
         let email = self.first(&["itemEmail"], &[alias]);
         fields.extend(email.filter(is_filled).map(|email| Field::custom("email", email)));
         // An identity has dozens of empty values, and its numbers are enumerations.
@@ -147,9 +148,10 @@ impl Entry for PlacedItem<'_> {
         let own = own
             .filter(|(key, text)| !BUILT_IN.contains(&key.as_str()) && text.get().is_some_and(|text| !text.is_empty()));
         fields.extend(own.filter_map(|(key, text)| Some(Field::custom(key, value(text)?))));
-        fields.extend(
-            self.extra().filter_map(|extra| Some(Field::custom(extra.field_name.get()?, value(extra.value())?))),
-        );
+        fields.extend(self.extra().filter_map(|(section, extra)| {
+            let name = extra.field_name.get()?;
+            Some(Field::custom(name, value(extra.value())?).also_called(in_section(section, name)))
+        }));
         let files = self.item.files.0.iter().filter_map(Text::get);
         fields.extend(files.flat_map(|listed| self.files.find(listed)));
         fields

@@ -93,6 +93,7 @@ impl Extra {
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Section {
+    pub(super) section_name: Text,
     pub(super) section_fields: List<Extra>,
 }
 

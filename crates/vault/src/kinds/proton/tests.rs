@@ -97,7 +97,7 @@ fn what_cannot_be_had_is_told() {
             "item \"Card\" has no password; it has: notes, cardholderName, number, verificationNumber, \
             expirationDate, pin",
         ),
-        ("Custom#same", "item \"Custom\" has 2 custom fields called \"same\""),
+        ("Custom#same", "item \"Custom\" has 2 fields called \"same\""),
         ("Files#file:missing.txt", "\"Files#file:missing.txt\": this file is not in the export"),
         ("Wifi#security", "item \"Wifi\" has no field \"security\"; it has: password, notes, ssid"),
     ];
@@ -207,4 +207,21 @@ fn very_many_items_are_read_in_little_memory() {
     let spec = SourceSpec::ProtonPass(FileSpec::plain("x"));
     assert_eq!(one(directory.path(), spec, &format!("v/Item {last}")), format!("value {last}").as_bytes());
     println!("{count} items: {:?}", started.elapsed());
+}
+
+/// A custom item with equal names in two sections.
+const SECTIONS: &str = r#"{"vaults": {"V": {"name": "home", "items": [{"itemId": "1", "state": 1, "data": {
+    "metadata": {"name": "API", "note": ""}, "type": "custom", "content": {"sections": [
+        {"sectionName": "prod", "sectionFields": [
+            {"fieldName": "token", "type": "hidden", "data": {"content": "made-up-prod"}}]},
+        {"sectionName": "staging", "sectionFields": [
+            {"fieldName": "token", "type": "hidden", "data": {"content": "made-up-staging"}}]}]}}}]}}}"#;
+
+#[test]
+fn equal_names_in_two_sections_are_told_apart_by_the_section() {
+    let directory = made(SECTIONS.as_bytes());
+    let export = || SourceSpec::ProtonPass(FileSpec::plain("x"));
+    check(directory.path(), export(), &[("API#prod/token", "made-up-prod"), ("API#staging/token", "made-up-staging")]);
+    let told = error(directory.path(), export(), "API#token");
+    assert!(told.ends_with("write `vault:API#prod/token` or `vault:API#staging/token`"), "{told}");
 }

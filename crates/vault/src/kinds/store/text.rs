@@ -106,7 +106,7 @@ fn is_totp(line: &[u8]) -> bool {
 }
 
 fn built_in(name: &str, bytes: &[u8]) -> Field {
-    Field { name: name.to_owned(), is_custom: false, value: Value::Bytes(Zeroizing::new(bytes.to_vec())) }
+    Field::built_in_value(name, Value::Bytes(Zeroizing::new(bytes.to_vec())))
 }
 
 fn add_once(fields: &mut Vec<Field>, name: &str, bytes: &[u8]) {

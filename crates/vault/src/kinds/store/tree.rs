@@ -199,6 +199,6 @@ impl Entry for Named<'_> {
 
     fn fields(&self) -> Vec<Field> {
         let value = Value::Attachment(self.index.to_string());
-        vec![Field { name: "password".to_owned(), is_custom: false, value }]
+        vec![Field::built_in_value("password", value)]
     }
 }
