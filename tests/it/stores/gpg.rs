@@ -152,6 +152,9 @@ fn what_pass_does_not_have_is_told() {
     let scratch = &keys.scratch;
     let value = Canary::new("stored");
     keys.run("pass", &["init", "t@example.org"], b"");
+    let old = Canary::new("an old password");
+    let free = format!("{}\nold ones\n{}: until May\nhost: nas\n", value.text(), old.text());
+    keys.run("pass", &["insert", "-m", "free"], free.as_bytes());
     for name in ["web/site", "mail/site", "other"] {
         keys.run("pass", &["insert", "-m", name], format!("{}\nkey: {}\n", value.text(), value.text()).as_bytes());
     }
@@ -166,13 +169,19 @@ fn what_pass_does_not_have_is_told() {
         ("s:site", site),
         ("s:web/sit", &["no item \"web/sit\"", "did you mean `s:web/site`"]),
         ("s:web/site#pin", &["item \"web/site\" has no field \"pin\"; it has: password, notes, content, key"]),
+        (
+            "s:free#pin",
+            &["has no field \"pin\"; it has: password, notes, content, host (not shown, because they may be \
+                values: 1 more)"],
+        ),
         ("s:link", &["\"link\": this is a symbolic link, and those are not followed"]),
         ("s:up/outside", &["no item \"up/outside\""]),
         ("s:../outside", &["no item \"../outside\""]),
         ("s:damaged", &["s: gpg: ended with status 2, at \"damaged\"", "hint: gpg says above why"]),
         ("s:nothing", &["\"nothing\": its file is empty"]),
     ] {
-        let run = keys.with(inject(scratch, "{ s: { type: pass, path: store } }", &[wanted])).plant(&value).run();
+        let run = keys.with(inject(scratch, "{ s: { type: pass, path: store } }", &[wanted])).plant(&value);
+        let run = run.plant(&old).run();
         let said = run.stderr();
         assert_eq!(run.code(), Some(1), "{wanted}: {said}");
         assert!(texts.iter().all(|text| said.contains(text)), "{wanted}: {said}");

@@ -52,7 +52,7 @@ pub enum LookupError {
         more: usize,
     },
     /// The item does not have the field.
-    #[error("item \"{item}\" has no {}; {}", field_name(field.as_deref()), fields_it_has(fields))]
+    #[error("item \"{item}\" has no {}; {}", field_name(field.as_deref()), fields_it_has(fields, *unnamed))]
     NoField {
         /// The item.
         item: String,
@@ -60,6 +60,8 @@ pub enum LookupError {
         field: Option<String>,
         /// The fields of the item.
         fields: Vec<String>,
+        /// The number of its other fields, whose names may be pieces of values.
+        unnamed: usize,
     },
     /// The item has several fields of that name, and no built-in one.
     #[error("item \"{item}\" has {count} fields called \"{field}\"")]
@@ -179,7 +181,7 @@ impl LookupError {
                     None => format!("write the id, as in `{name}:{}`", found.first().map_or("", |one| &one.id)),
                 })
             }
-            Self::NoField { item, field, fields } => {
+            Self::NoField { item, field, fields, .. } => {
                 let wanted = field.as_deref().unwrap_or_default();
                 match near(wanted, fields.iter().map(String::as_str)).first() {
                     Some(near) => Some(format!("did you mean `{name}:{item}#{near}`?")),
@@ -222,8 +224,14 @@ fn field_name(field: Option<&str>) -> String {
 }
 
 /// The fields of an item, for a message.
-fn fields_it_has(fields: &[String]) -> String {
-    if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has: {}", fields.join(", ")) }
+fn fields_it_has(fields: &[String], unnamed: usize) -> String {
+    match (fields, unnamed) {
+        ([], 0) => "it has no fields".to_owned(),
+        (fields, 0) => format!("it has: {}", fields.join(", ")),
+        (fields, unnamed) => {
+            format!("it has: {} (not shown, because they may be values: {unnamed} more)", fields.join(", "))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +248,7 @@ mod tests {
             (None, "name the field, as in `vault:K3s#password`"),
         ] {
             let field = field.map(str::to_owned);
-            let error = LookupError::NoField { item: "K3s".into(), field, fields: fields.clone() };
+            let error = LookupError::NoField { item: "K3s".into(), field, fields: fields.clone(), unnamed: 0 };
             assert_eq!(error.hint("vault").as_deref(), Some(want));
         }
     }

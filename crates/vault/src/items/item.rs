@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
+use super::words::is_common_name;
 use crate::error::shown;
 use crate::{LookupError, Reference};
 
@@ -102,6 +103,8 @@ pub(crate) struct Field {
     pub is_custom: bool,
     /// Other names that find it if no field has them as its name: `SECTION/NAME`, and its id. Most readable first.
     pub other_names: Vec<String>,
+    /// True if its name may be a piece of a value: no message and no listing shows it.
+    pub is_unnamed: bool,
     /// Its value.
     pub value: Value,
 }
@@ -128,12 +131,17 @@ impl Field {
 
     /// A built-in field with a value of any sort.
     pub(crate) fn built_in_value(name: &str, value: Value) -> Self {
-        Self { name: name.to_owned(), is_custom: false, other_names: Vec::new(), value }
+        Self { name: name.to_owned(), is_custom: false, other_names: Vec::new(), is_unnamed: false, value }
     }
 
     /// A custom field.
     pub(crate) fn custom(name: &str, value: Value) -> Self {
-        Self { name: name.to_owned(), is_custom: true, other_names: Vec::new(), value }
+        Self { name: name.to_owned(), is_custom: true, other_names: Vec::new(), is_unnamed: false, value }
+    }
+
+    /// A custom field whose name is what stands before a colon in free text.
+    pub(crate) fn of_free_text(name: &str, value: Value) -> Self {
+        Self { is_unnamed: !is_common_name(name), ..Self::custom(name, value) }
     }
 
     /// The same field with other names, each once, without empty ones.
@@ -224,6 +232,7 @@ fn choose(fields: &[Field], reference: &Reference) -> Result<usize, LookupError>
             item: shown(&reference.item),
             field: reference.field.as_deref().map(shown),
             fields: names(fields).into_iter().take(NAMED_FIELDS).collect(),
+            unnamed: fields.iter().filter(|field| field.is_unnamed).count(),
         }),
         [one] => Ok(*one),
         several => {
@@ -235,12 +244,13 @@ fn choose(fields: &[Field], reference: &Reference) -> Result<usize, LookupError>
     }
 }
 
-/// The names that find the fields, each once, in their order; safe for a terminal.
+/// The names that find the fields, each once, in their order, except those that may be values; safe for a terminal.
 pub(crate) fn names(fields: &[Field]) -> Vec<String> {
     let names = Names::of(fields);
     let mut seen = HashSet::new();
     let name = |field| names.unique(field).unwrap_or(&field.name);
-    fields.iter().map(name).filter(|name| seen.insert(*name)).map(shown).collect()
+    let named = fields.iter().filter(|field| !field.is_unnamed);
+    named.map(name).filter(|name| seen.insert(*name)).map(shown).collect()
 }
 
 /// How many fields of an item have a name, and how many have it as another name.

@@ -7,3 +7,4 @@ pub(crate) mod item;
 pub(crate) mod json;
 pub(crate) mod reader;
 pub(crate) mod search;
+pub(crate) mod words;

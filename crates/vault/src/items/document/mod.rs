@@ -207,7 +207,7 @@ impl Document {
                     Err(_) => {
                         let fields = names(members).take(NAMED_KEYS).map(shown).collect();
                         let (item, field) = (shown(&reference.item), Some(shown(field)));
-                        return Err(LookupError::NoField { item, field, fields });
+                        return Err(LookupError::NoField { item, field, fields, unnamed: 0 });
                     }
                 },
                 other => {

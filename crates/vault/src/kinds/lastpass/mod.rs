@@ -136,7 +136,7 @@ impl Entry for Item<'_> {
             let built_in = built_in.filter(|built_in| !fields.iter().any(|field| field.name == *built_in));
             fields.extend(built_in.map(|built_in| Field::built_in(built_in, value)));
         }
-        fields.extend(typed.iter().flatten().map(|(name, value)| Field::custom(name, Value::text(value))));
+        fields.extend(typed.iter().flatten().map(|(name, value)| Field::of_free_text(name, Value::text(value))));
         fields
     }
 }

@@ -287,7 +287,8 @@ mod tests {
             assert_eq!(value(&database, field).as_deref(), Ok(want), "{field:?}");
         }
         let text = r#"{"id": "b", "fields": [
-            {"id": "username", "section": {"id": "s", "label": "Admin"}, "type": "STRING", "label": "username", "value": "a"},
+            {"id": "username", "section": {"id": "s", "label": "Admin"}, "type": "STRING", "label": "username",
+             "value": "a"},
             {"id": "u", "type": "STRING", "purpose": "USERNAME", "label": "E-Mail", "value": "login"}]}"#;
         let login: Item = serde_json::from_str(text).unwrap();
         assert_eq!(value(&login, Some("username")).as_deref(), Ok("login"), "a purpose is stronger than an id");
@@ -298,7 +299,8 @@ mod tests {
     fn equal_labels_in_two_sections_are_told_apart_by_section_or_id() {
         let text = r#"{"id": "a", "fields": [
             {"id": "t1", "section": {"id": "s1", "label": "prod"}, "type": "CONCEALED", "label": "token", "value": "p"},
-            {"id": "t2", "section": {"id": "s2", "label": "staging"}, "type": "CONCEALED", "label": "token", "value": "s"},
+            {"id": "t2", "section": {"id": "s2", "label": "staging"}, "type": "CONCEALED", "label": "token",
+             "value": "s"},
             {"id": "t3", "section": null, "type": "CONCEALED", "label": "token", "value": "none"}]}"#;
         let item: Item = serde_json::from_str(text).unwrap();
         for (field, want) in [("prod/token", "p"), ("staging/token", "s"), ("t3", "none"), ("t1", "p")] {

@@ -129,7 +129,10 @@ impl Entry for PlacedItem<'_> {
         let extra_totp =
             self.extra().map(|(_, extra)| extra).find(|extra| extra.kind.get() == Some("totp")).map(Extra::value);
         let note = self.item.data.as_ref().map(|data| &data.metadata.note);
-        let uri = self.content().and_then(|content| content.urls.0.first());
+        let uri = self.content().and_then(|content| {
+            let autofilled = content.autofill_urls.0.iter().map(|autofilled| &autofilled.url);
+            content.urls.0.iter().chain(autofilled).next()
+        });
         let built_in = [
             ("password", self.first(&["password"], &[])),
             ("username", self.first(&["itemUsername", "username", "itemEmail"], &[alias])),

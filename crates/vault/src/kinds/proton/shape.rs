@@ -97,11 +97,20 @@ pub(super) struct Section {
     pub(super) section_fields: List<Extra>,
 }
 
+/// An address, and the mode in which it is filled in, which is not used.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct AutofillUrl {
+    pub(super) url: Text,
+}
+
 /// The content of an item: single values by key, and lists.
 #[derive(Default)]
 pub(super) struct Content {
     pub(super) values: Vec<(String, Text)>,
+    /// Those of the default mode; all are in `autofill_urls`, which earlier versions do not write.
     pub(super) urls: List<Text>,
+    pub(super) autofill_urls: List<AutofillUrl>,
     /// `extraPersonalDetails` and others of an identity.
     pub(super) extra: Vec<List<Extra>>,
     /// `sections`, and `extraSections` of an identity.
@@ -140,7 +149,8 @@ impl<'de> Visitor<'de> for ContentVisitor {
             }
             match key.as_str() {
                 "urls" => content.urls = map.next_value()?,
-                "passkeys" | "autofillUrls" => drop(map.next_value::<IgnoredAny>()?),
+                "autofillUrls" => content.autofill_urls = map.next_value()?,
+                "passkeys" => drop(map.next_value::<IgnoredAny>()?),
                 "sections" | "extraSections" => content.sections.push(map.next_value()?),
                 key if key.starts_with("extra") => content.extra.push(map.next_value()?),
                 _ => content.values.push((key, map.next_value()?)),

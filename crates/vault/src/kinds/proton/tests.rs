@@ -225,3 +225,20 @@ fn equal_names_in_two_sections_are_told_apart_by_the_section() {
     let told = error(directory.path(), export(), "API#token");
     assert!(told.ends_with("write `vault:API#prod/token` or `vault:API#staging/token`"), "{told}");
 }
+
+#[test]
+fn the_address_is_found_where_only_the_new_list_has_one() {
+    let item = |content: &str| {
+        format!(
+            r#"{{"vaults": {{"V": {{"name": "home", "items": [{{"itemId": "1", "state": 1, "data": {{
+            "metadata": {{"name": "NAS", "note": ""}}, "type": "login",
+            "content": {{"password": "x", {content}}}}}}}]}}}}}}"#
+        )
+    };
+    let both = r#""urls": ["https://a"], "autofillUrls": [{"url": "https://b", "mode": 1}]"#;
+    let only = r#""urls": [], "autofillUrls": [{"url": "https://b", "mode": 1}, {"url": "https://c", "mode": 3}]"#;
+    for (content, want) in [(both, "https://a"), (only, "https://b")] {
+        let directory = made(item(content).as_bytes());
+        check(directory.path(), SourceSpec::ProtonPass(FileSpec::plain("x")), &[("NAS#uri", want)]);
+    }
+}

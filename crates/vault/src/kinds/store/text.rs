@@ -125,7 +125,7 @@ fn take(fields: &mut Vec<Field>, custom: &mut Vec<Field>, key: &str, value: &[u8
     }
     // The first built-in field of a name is used, so a line cannot replace the entry's password.
     if !fields.iter().any(|field| field.name == key) {
-        custom.push(Field::custom(key, Value::Bytes(Zeroizing::new(value.to_vec()))));
+        custom.push(Field::of_free_text(key, Value::Bytes(Zeroizing::new(value.to_vec()))));
     }
 }
 
