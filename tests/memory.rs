@@ -12,7 +12,7 @@ use deaddrop::derive::template::Template;
 use deaddrop::manifest::Manifest;
 use deaddrop_core::secret::Secret;
 use deaddrop_vault::{
-    AgeSpec, CsvSpec, DataFormat, FileSpec, KeePassSpec, PasswordSpec, Reference, SourceSpec, Wanted, fetch,
+    AgeSpec, Column, CsvSpec, DataFormat, FileSpec, KeePassSpec, PasswordSpec, Reference, SourceSpec, Wanted, fetch,
 };
 use zeroize::Zeroizing;
 
@@ -158,8 +158,12 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
             ("zip".to_owned(), SourceSpec::Bitwarden(FileSpec::plain("export.zip"))),
             ("dotenv".to_owned(), SourceSpec::Dotenv(FileSpec::plain("env"))),
             ("table".to_owned(), {
-                let fields = BTreeMap::from([("password".to_owned(), "password".to_owned())]);
-                SourceSpec::Csv(CsvSpec { file: FileSpec::plain("table"), item: "name".to_owned(), fields })
+                let fields = BTreeMap::from([("password".to_owned(), Column::Name("password".to_owned()))]);
+                SourceSpec::Csv(CsvSpec {
+                    file: FileSpec::plain("table"),
+                    item: Column::Name("name".to_owned()),
+                    fields,
+                })
             }),
             ("keepass".to_owned(), keepass("a.kdbx")),
             ("uncompressed".to_owned(), keepass("b.kdbx")),
@@ -189,7 +193,7 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
     ] {
         let reference = Reference { source: source.into(), item: item.into(), field: None };
         let wanted = [Wanted { reference: &reference, secret: "s", allow_empty: false }];
-        let values = fetch(&manifest.vaults(), &wanted).unwrap();
+        let values = fetch(&manifest.vaults(), &wanted).unwrap().values;
         // The counter-proof: as long as it is there, it is found, and in one place.
         assert_eq!(count(&hidden), TIMES, "{source}, held");
         if source == "file" {

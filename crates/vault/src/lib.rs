@@ -60,7 +60,7 @@ pub use input::read::ReadError;
 pub use items::item::LeftOut;
 pub use keys::{FileKeys, NoKeys, PasswordFromKeys, PasswordKeys, ProgramKeys, StoreKeys};
 pub use kinds::age::{AgeKeys, AgeSpec};
-pub use kinds::csv::{CsvKeys, CsvSpec};
+pub use kinds::csv::{Column, ColumnKey, CsvKeys, CsvSpec};
 pub use kinds::env::{EnvKeys, EnvSpec};
 pub use kinds::exec::{ExecKeys, ExecSpec};
 pub use kinds::file::{DirectoryKeys, DirectorySpec};

@@ -337,8 +337,8 @@ fn every_kind_of_file_in_clear_text_is_told_if_others_can_read_it_and_no_encrypt
     let locked = |name: &str| crate::testing::locked(name, crate::testing::PASSWORD);
     let table = CsvSpec {
         file: FileSpec::plain("chrome.csv"),
-        item: "name".into(),
-        fields: [("password".to_owned(), "password".to_owned())].into(),
+        item: Column::Name("name".into()),
+        fields: [("password".to_owned(), Column::Name("password".into()))].into(),
     };
     for (name, spec, is_clear) in [
         ("homelab.json", SourceSpec::Bitwarden(FileSpec::plain("homelab.json")), true),

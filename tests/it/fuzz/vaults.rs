@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use deaddrop_vault::{CsvSpec, FileSpec, PasswordSpec, SourceSpec};
+use deaddrop_vault::{Column, CsvSpec, FileSpec, PasswordSpec, SourceSpec};
 
 use super::engine::Target;
 use super::input::Input;
@@ -28,8 +28,8 @@ impl Vaults {
         let locked = || FileSpec { password: Some(password.clone()), ..FileSpec::plain("file") };
         let plain = || FileSpec::plain("file");
         let columns = [("password", "password"), ("notes", "note"), ("folder", "url")];
-        let columns: BTreeMap<String, String> =
-            columns.map(|(field, column)| (field.to_owned(), column.to_owned())).into();
+        let columns: BTreeMap<String, Column> =
+            columns.map(|(field, column)| (field.to_owned(), Column::Name(column.to_owned()))).into();
         let wanted = [
             ("Router", None),
             ("dollar", Some("custom")),
@@ -57,7 +57,7 @@ impl Vaults {
                 kind(
                     "chrome.csv",
                     TABLE,
-                    SourceSpec::Csv(CsvSpec { file: plain(), item: "name".to_owned(), fields: columns }),
+                    SourceSpec::Csv(CsvSpec { file: plain(), item: Column::Name("name".to_owned()), fields: columns }),
                 ),
             ],
         }

@@ -15,6 +15,11 @@ impl Header {
         Self((0..count).map(|column| row.get(column).to_owned()).collect())
     }
 
+    /// Number of columns.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The index of the column called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|known| known == name)

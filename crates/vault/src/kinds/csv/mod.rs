@@ -5,13 +5,16 @@
 
 mod columns;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io::{self, Read};
 
 use csv::{ByteRecord, ReaderBuilder};
 use deaddrop_core::keys::{self, Entries};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 use crate::input::Input;
 use crate::input::context::Context;
@@ -69,26 +72,60 @@ impl CsvError {
     }
 }
 
-/// A row: as many fields as the header, all of them UTF-8.
+/// A row, all of it UTF-8.
 pub(crate) struct Row<'r>(&'r ByteRecord);
 
 impl Row<'_> {
-    /// The field of a column.
+    /// The field of a column; empty if the row ends before it.
     pub(crate) fn get(&self, column: usize) -> &str {
-        // `read` has checked the number of fields, and UTF-8.
-        self.0.get(column).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+        self.field(column).unwrap_or_default()
+    }
+
+    /// The field of a column; `None` if the row ends before it.
+    fn field(&self, column: usize) -> Option<&str> {
+        // `rows` has checked UTF-8.
+        self.0.get(column).and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
-/// Reads a table: passes the header to `columns`, then its result with each row to `take`.
+/// Reads a table: passes the header to `columns`, then its result with each row to `take`. `exact`: every row has as many
+/// fields as the header.
 ///
 /// # Errors
 /// The reason why reading stopped.
 pub(crate) fn read<C>(
     file: impl Read,
-    columns: impl FnOnce(&Header) -> Result<C, CsvError>,
+    exact: bool,
+    columns: impl Fn(&Header) -> Result<C, CsvError>,
     mut take: impl FnMut(&C, &Row<'_>) -> Result<(), item::SinkLimit>,
 ) -> Result<(), CsvError> {
+    let mut found: Option<(C, usize)> = None;
+    rows(file, |row| match &found {
+        None if row.len() > MAX_COLUMNS => {
+            let what = format!("the header has over {MAX_COLUMNS} columns, the most that are read");
+            Err(CsvError::refused(what, ""))
+        }
+        None => {
+            found = Some((columns(&Header::new(row, row.len()))?, row.len()));
+            Ok(())
+        }
+        Some((_, count)) if exact && row.len() != *count => {
+            let what = format!("line {}: {} fields, and the header has {count}", line(row.0), row.len());
+            Err(CsvError::refused(what, QUOTES))
+        }
+        Some((columns, _)) => take(columns, row).map_err(|limit| CsvError::Limit(ExportLimit::Sink(limit))),
+    })
+}
+
+/// Passes every row to `take`, the first line among them.
+///
+/// # Errors
+/// The reason why reading stopped; also if there is no row.
+fn rows(file: impl Read, mut take: impl FnMut(&Row<'_>) -> Result<(), CsvError>) -> Result<(), CsvError> {
     let meter = Meter::default();
     let metered = Metered::new(file, &meter).map_err(|error| failed(&meter, error))?;
     if metered.ahead().starts_with(b"\xff\xfe") || metered.ahead().starts_with(b"\xfe\xff") {
@@ -118,20 +155,9 @@ pub(crate) fn read<C>(
     if !next(&mut record)? {
         return Err(CsvError::refused("the file is empty", "its first line is the header, the names of its columns"));
     }
-    let count = record.len();
-    if count > MAX_COLUMNS {
-        return Err(CsvError::refused(
-            format!("the header has over {MAX_COLUMNS} columns, the most that are read"),
-            "",
-        ));
-    }
-    let columns = columns(&Header::new(&Row(&record), count))?;
+    take(&Row(&record))?;
     while next(&mut record)? {
-        if record.len() != count {
-            let what = format!("line {}: {} fields, and the header has {count}", line(&record), record.len());
-            return Err(CsvError::refused(what, QUOTES));
-        }
-        take(&columns, &Row(&record)).map_err(|limit| CsvError::Limit(ExportLimit::Sink(limit)))?;
+        take(&Row(&record))?;
     }
     Ok(())
 }
@@ -176,16 +202,13 @@ impl Folders {
 /// A source of kind `csv`.
 pub(crate) struct Table<'m> {
     input: Input<'m>,
-    /// The name of the column with the items' names.
-    item: &'m str,
-    /// Names of fields, and of their columns.
-    fields: &'m BTreeMap<String, String>,
+    spec: &'m CsvSpec,
 }
 
 impl<'m> Table<'m> {
-    /// The table in `input`; `item` and `fields` as in [`CsvSpec`].
-    pub(crate) fn new(input: Input<'m>, item: &'m str, fields: &'m BTreeMap<String, String>) -> Self {
-        Self { input, item, fields }
+    /// The table in `input`, with the columns of `spec`.
+    pub(crate) fn new(input: Input<'m>, spec: &'m CsvSpec) -> Self {
+        Self { input, spec }
     }
 }
 
@@ -194,6 +217,31 @@ struct Columns<'m> {
     item: usize,
     folder: Option<usize>,
     fields: Vec<(&'m str, usize)>,
+    /// Number of columns of the header; `None` without a header.
+    count: Option<usize>,
+}
+
+impl<'m> Columns<'m> {
+    /// `indexes`: of the columns of `spec`: the items' names, then the fields in their order.
+    fn new(spec: &'m CsvSpec, indexes: &[usize], count: Option<usize>) -> Self {
+        let fields = spec.fields.keys().map(String::as_str).zip(indexes.iter().skip(1).copied());
+        let (folder, fields) = fields.partition::<Vec<_>, _>(|(name, _)| *name == FOLDER);
+        let item = indexes.first().copied().unwrap_or_default();
+        Self { item, folder: folder.first().map(|(_, column)| *column), fields, count }
+    }
+
+    /// The value of a column in a row; `None` if the row ends before it.
+    fn value(&self, row: &Row<'_>, column: usize) -> Option<Value> {
+        let text = row.field(column)?;
+        let is_last = self.count.is_some_and(|count| column.checked_add(1) == Some(count) && row.len() > count);
+        Some(if is_last {
+            // A comma in it that should be in quotes would cut it off.
+            let what = "its row has more fields than the header, and this is the last column: it may be cut off";
+            Value::Refused(what.to_owned(), "name the columns that follow in the file's first line".to_owned())
+        } else {
+            Value::text(text)
+        })
+    }
 }
 
 /// A CSV file.
@@ -205,8 +253,12 @@ pub struct CsvKeys {
     #[schemars(length(min = 1))]
     pub path: keys::Field<String>,
     /// The names of the columns: `item` is the column with the items' names; `password` and every other key is a field.
-    #[schemars(extend("required" = ["item"]))]
-    pub columns: keys::Field<Entries<String>>,
+    /// For a table without a header their numbers, counted from 1.
+    #[schemars(extend("required" = ["item"], "anyOf" = [
+        { "additionalProperties": { "type": "string" } },
+        { "additionalProperties": { "type": "integer" } },
+    ]))]
+    pub columns: keys::Field<Entries<ColumnKey>>,
     /// The password of the file, for a path that ends in `.age`.
     pub password: keys::Field<PasswordKeys>,
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
@@ -214,15 +266,92 @@ pub struct CsvKeys {
     pub identity: keys::Field<String>,
 }
 
+/// A column in the manifest: its name, or its number, counted from 1.
+#[derive(Debug)]
+pub enum ColumnKey {
+    /// Its name.
+    Name(String),
+    /// Its number.
+    Number(u64),
+}
+
+impl<'de> Deserialize<'de> for ColumnKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ColumnVisitor;
+
+        impl Visitor<'_> for ColumnVisitor {
+            type Value = ColumnKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<ColumnKey, E> {
+                Ok(ColumnKey::Name(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<ColumnKey, E> {
+                Ok(ColumnKey::Number(number))
+            }
+        }
+
+        deserializer.deserialize_any(ColumnVisitor)
+    }
+}
+
+impl JsonSchema for ColumnKey {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "column".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "minLength": 1 },
+                { "type": "integer", "minimum": 1, "maximum": MAX_COLUMNS },
+            ]
+        })
+    }
+}
+
 /// A CSV file, and the meaning of its columns.
 #[derive(Debug, Clone)]
 pub struct CsvSpec {
     /// The file.
     pub file: FileSpec,
-    /// Name of the column with the items' names.
-    pub item: String,
-    /// Names of fields, `password` among them, and of their columns.
-    pub fields: BTreeMap<String, String>,
+    /// The column with the items' names.
+    pub item: Column,
+    /// Names of fields, `password` among them, and their columns: names if `item` is one, otherwise indexes.
+    pub fields: BTreeMap<String, Column>,
+}
+
+/// A column of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Column {
+    /// Its name in the header.
+    Name(String),
+    /// Its index, from 0, in a table without a header.
+    Index(usize),
+}
+
+impl Column {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Index(_) => None,
+        }
+    }
+
+    fn index(&self) -> Option<usize> {
+        match self {
+            Self::Name(_) => None,
+            Self::Index(index) => Some(*index),
+        }
+    }
 }
 
 impl Spec for CsvSpec {
@@ -248,14 +377,32 @@ impl Spec for CsvSpec {
         let mut fields = BTreeMap::new();
         for entry in columns.0 {
             accept(entry.key, keys::text(&entry.name, "a field's name"));
-            let Some((column_id, column)) = entry.value.good() else { continue };
-            accept(column_id, keys::text(&column, "a column's name"));
+            let Some((column_id, column)) = entry.value.good() else { return None };
+            let column = match column {
+                ColumnKey::Name(name) => {
+                    accept(column_id, keys::text(&name, "a column's name"));
+                    Column::Name(name)
+                }
+                ColumnKey::Number(number) => match usize::try_from(number).ok().and_then(|own| own.checked_sub(1)) {
+                    Some(index) if index < MAX_COLUMNS => Column::Index(index),
+                    _ => {
+                        let hint = format!("columns are counted from 1, up to {MAX_COLUMNS}; a name stands in quotes");
+                        declared.problem_at(column_id, "no column has this number", &hint);
+                        return None;
+                    }
+                },
+            };
             fields.insert(entry.name, column);
         }
         let Some(item) = fields.remove("item") else {
             declared.problem_at(id, "`columns` needs an `item`: the column that names items", HINT);
             return None;
         };
+        if fields.values().any(|column| column.name().is_some() != item.name().is_some()) {
+            let hint = "numbers are for a table without a header; a name that is a number stands in quotes";
+            declared.problem_at(id, "`columns` are all names, or all numbers", hint);
+            return None;
+        }
         Some(CsvSpec { file: file?, item, fields })
     }
 
@@ -268,7 +415,7 @@ impl Kind for Table<'_> {
     type Spec = CsvSpec;
 
     fn open<'m>(spec: &'m CsvSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-        Box::new(Table::new(Input::new(name, &spec.file, context), &spec.item, &spec.fields))
+        Box::new(Table::new(Input::new(name, &spec.file, context), spec))
     }
 }
 
@@ -276,22 +423,31 @@ impl Vault for Table<'_> {
     fn read(&mut self, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let mut file = self.input.opened()?;
         self.input.holds_clear_text();
-        let columns = |header: &Header| {
-            let wanted: Vec<&str> = [self.item].into_iter().chain(self.fields.values().map(String::as_str)).collect();
-            let found = header.find(&wanted)?;
-            let fields = self.fields.keys().map(String::as_str).zip(found[1..].iter().copied());
-            let (folder, fields) = fields.partition::<Vec<_>, _>(|(name, _)| *name == FOLDER);
-            Ok(Columns { item: found[0], folder: folder.first().map(|(_, column)| *column), fields })
-        };
         let mut folders = Folders::default();
-        let take = |columns: &Columns<'_>, row: &Row<'_>| {
+        let mut take = |columns: &Columns<'_>, row: &Row<'_>| {
             let folder = columns.folder.map(|column| row.get(column)).filter(|folder| !folder.is_empty());
             if let Some(folder) = folder {
                 folders.pass_on(folder, sink)?;
             }
             sink.item(&Item { columns, row, folder })
         };
-        read(file.reader(), columns, take).map_err(|problem| problem.at(&self.input))
+        let spec = self.spec;
+        let wanted = || [&spec.item].into_iter().chain(spec.fields.values());
+        let indexes: Option<Vec<usize>> = wanted().map(Column::index).collect();
+        let result = match indexes {
+            Some(indexes) => {
+                let columns = Columns::new(spec, &indexes, None);
+                rows(file.reader(), |row| {
+                    take(&columns, row).map_err(|limit| CsvError::Limit(ExportLimit::Sink(limit)))
+                })
+            }
+            None => {
+                let names: Vec<&str> = wanted().filter_map(Column::name).collect();
+                let columns = |header: &Header| Ok(Columns::new(spec, &header.find(&names)?, Some(header.len())));
+                read(file.reader(), false, columns, take)
+            }
+        };
+        result.map_err(|problem| problem.at(&self.input))
     }
 }
 
@@ -322,8 +478,9 @@ impl Entry for Item<'_> {
     fn fields(&self) -> Vec<Field> {
         let (built_in, custom): (Vec<_>, Vec<_>) =
             self.columns.fields.iter().copied().partition(|(name, _)| BUILT_IN.contains(name));
-        let built_in = built_in.into_iter().map(|(name, column)| Field::built_in(name, self.row.get(column)));
-        let custom = custom.into_iter().map(|(name, column)| Field::custom(name, Value::text(self.row.get(column))));
+        let value = |column| self.columns.value(self.row, column);
+        let built_in = built_in.into_iter().filter_map(|(name, at)| Some(Field::built_in_value(name, value(at)?)));
+        let custom = custom.into_iter().filter_map(|(name, at)| Some(Field::custom(name, value(at)?)));
         built_in.chain(custom).collect()
     }
 }

@@ -1,15 +1,13 @@
 //! CSV files of browsers and others in tests/exports, and malformed ones.
 
-use std::collections::BTreeMap;
-
 use crate::testing::{check, check_errors, check_values, error, exports, get, listing, nul, values};
-use crate::{CsvSpec, FileSpec, SourceSpec};
+use crate::{Column, CsvSpec, FileSpec, SourceSpec};
 
 /// A table with the items' names in the column `item`, and these fields and columns.
 fn table(name: &str, item: &str, fields: &[(&str, &str)]) -> SourceSpec {
-    let fields: BTreeMap<String, String> =
-        fields.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
-    SourceSpec::Csv(CsvSpec { file: FileSpec::plain(name), item: item.to_owned(), fields })
+    let column = |name: &str| Column::Name(name.to_owned());
+    let fields = fields.iter().map(|(field, name)| ((*field).to_owned(), column(name))).collect();
+    SourceSpec::Csv(CsvSpec { file: FileSpec::plain(name), item: column(item), fields })
 }
 
 /// The error of a table with the columns `name` and `password`.
@@ -142,12 +140,6 @@ fn a_broken_table_is_told_with_its_line_and_no_part_of_a_row() {
             "two of its columns are called \"password\"",
         ),
         ("another name twice", b"name,password,x,x\na,planted,b,planted\n", "two of its columns are called \"x\""),
-        ("a field less", b"name,password\na,planted\nplanted\n", "line 3: 1 fields, and the header has 2"),
-        (
-            "a field more",
-            b"name,password\n\"a\nb\",planted\na,planted,planted\n",
-            "line 4: 3 fields, and the header has 2",
-        ),
         ("not UTF-8", b"name,password\na,b\n\"planted\nplanted\",\"x\n\xff\"\n", "line 5: this is not UTF-8"),
         ("a header that is not UTF-8", b"name,password,\xff\na,b,c\n", "line 1: this is not UTF-8"),
         ("UTF-16", b"\xff\xfen\0a\0", "this is UTF-16, and a CSV file is UTF-8"),
@@ -185,4 +177,52 @@ fn the_last_of_very_many_rows_is_found() {
     let got = get(directory.path(), spec, &[&format!("f{}/Item {last}", last % 1000), "Item 7"]).unwrap();
     println!("{count} rows: {:?}", started.elapsed());
     assert_eq!(got, [format!("value {last}").into_bytes(), b"value 7".to_vec()]);
+}
+
+#[test]
+fn a_row_longer_or_shorter_than_the_header_is_read_as_far_as_they_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    // As RoboForm writes it: the last column is as many fields as it takes.
+    let text = "Name,Url,Login,Pwd,Note,Folder,RfFieldsV2\n\
+                nas,https://nas.example,admin,made-up-pw,,/home,\"User ID$,,,txt,admin\",\"Password$,,,pwd,made-up-pw\"\n\
+                short,https://x,me,made-up-short\n\
+                shorter,https://x\n";
+    std::fs::write(directory.path().join("x"), text).unwrap();
+    let fields = [("password", "Pwd"), ("folder", "Folder"), ("notes", "Note"), ("more", "RfFieldsV2")];
+    let spec = || table("x", "Name", &fields);
+    check(
+        directory.path(),
+        spec(),
+        &[("nas", "made-up-pw"), ("/home/nas", "made-up-pw"), ("nas#notes", ""), ("short", "made-up-short")],
+    );
+    check_errors(
+        directory.path(),
+        spec(),
+        &[
+            ("shorter", "item \"shorter\" has no password; it has no fields"),
+            ("short#notes", "item \"short\" has no field \"notes\"; it has: password"),
+            ("nas#more", "\"nas#more\": its row has more fields than the header, and this is the last column"),
+        ],
+    );
+}
+
+#[test]
+fn a_table_without_a_header_is_read_by_the_numbers_of_its_columns() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("x"), "home,nas,admin,made-up-pw,https://x,a,b\n,top,me,made-up-top\n")
+        .unwrap();
+    let column = |(name, index): &(&str, usize)| ((*name).to_owned(), Column::Index(*index));
+    let fields = [("folder", 0), ("username", 2), ("password", 3), ("uri", 4)].iter().map(column).collect();
+    let spec = CsvSpec { file: FileSpec::plain("x"), item: Column::Index(1), fields };
+    let spec = || SourceSpec::Csv(spec.clone());
+    check(
+        directory.path(),
+        spec(),
+        &[("home/nas", "made-up-pw"), ("nas#uri", "https://x"), ("top", "made-up-top"), ("top#username", "me")],
+    );
+    check_errors(
+        directory.path(),
+        spec(),
+        &[("top#uri", "item \"top\" has no field \"uri\"; it has: password, username")],
+    );
 }

@@ -84,7 +84,7 @@ impl Vault for LastPass<'_> {
             }
             sink.item(&Item { columns, row, folder: folder.as_deref() })
         };
-        csv::read(file.reader(), Columns::new, take).map_err(|problem| problem.at(&self.input))
+        csv::read(file.reader(), true, Columns::new, take).map_err(|problem| problem.at(&self.input))
     }
 }
 
