@@ -1,5 +1,5 @@
-//! A Bitwarden item as an [`Entry`]: built-in fields under the names common to all password managers, then custom
-//! fields.
+//! A Bitwarden item as an [`Entry`]: built-in fields under the names common to all password managers, those of cards and
+//! identities under Bitwarden's own, then custom fields.
 
 use super::shape::{Field as CustomField, Item, Number, Text};
 use crate::items::item::{Entry, Field, Value};
@@ -42,7 +42,10 @@ impl Entry for Item {
             let place = format!("{}/{}", self.id(), attachment.id.get()?);
             Some(Field::attachment(attachment.file_name.get()?, place))
         });
-        built_in.chain(custom).chain(attachments).collect()
+        let of_kind = [&self.card, &self.identity].into_iter().flatten().flat_map(|texts| &texts.0);
+        let of_kind = of_kind.filter(|(_, text)| !matches!(text, Text::Absent));
+        let of_kind = of_kind.map(|(name, text)| Field::built_in_value(name, value(text)));
+        built_in.chain(of_kind).chain(custom).chain(attachments).collect()
     }
 }
 

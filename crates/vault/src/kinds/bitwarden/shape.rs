@@ -1,7 +1,11 @@
 //! The JSON of an export: only the keys that are used; all others are skipped.
 //!
 //! The names of the keys are in `libs/common/src/models/export/` of bitwarden/clients: `cipher.export.ts`,
-//! `login.export.ts`, `field.export.ts`, `ssh-key.export.ts`.
+//! `login.export.ts`, `field.export.ts`, `ssh-key.export.ts`, `card.export.ts`, `identity.export.ts`.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use crate::items::item::LeftOut;
 pub(super) use crate::items::json::{List, Number, Text};
@@ -38,6 +42,8 @@ pub(super) struct Item {
     pub(super) notes: Text,
     pub(super) login: Option<Login>,
     pub(super) ssh_key: Option<SshKey>,
+    pub(super) card: Option<Texts>,
+    pub(super) identity: Option<Texts>,
     pub(super) fields: List<Field>,
     pub(super) attachments: List<Attachment>,
     /// Present if the item is in the trash.
@@ -89,6 +95,41 @@ pub(super) struct Attachment {
 pub(super) struct SshKey {
     pub(super) private_key: Text,
     pub(super) public_key: Text,
+}
+
+/// Maximum number of keys of a card or an identity. An identity has 18.
+const MAX_KEYS: usize = 200;
+
+/// The texts of a card (type 3) or an identity (type 4), by Bitwarden's names: `number`, `code`, `firstName`, ….
+/// `card.export.ts`, `identity.export.ts`.
+#[derive(Default)]
+pub(super) struct Texts(pub(super) Vec<(String, Text)>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            texts.push(pair);
+            if texts.len() > MAX_KEYS {
+                return Err(A::Error::custom("too many keys"));
+            }
+        }
+        Ok(Texts(texts))
+    }
 }
 
 /// A custom field.

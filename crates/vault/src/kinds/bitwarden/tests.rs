@@ -137,7 +137,7 @@ fn what_cannot_be_looked_up_is_told_with_what_to_do() {
         ("6f1c2a7e-0000-4000-8000-000000000001", "vault: two items are called \"6f1c2a7e-"),
         ("No password", "vault: item \"No password\" has no password; it has: username\nname the field"),
         ("Bare note", "vault: item \"Bare note\" has no password; it has no fields\n"),
-        ("Card#number", "vault: item \"Card\" has no field \"number\"; it has no fields\n"),
+        ("Card#code", "vault: item \"Card\" has no field \"code\"; it has: number\n"),
         (
             "Deploy key",
             "vault: item \"Deploy key\" has no password; it has: private_key, public_key\n\
@@ -454,4 +454,36 @@ fn an_item_in_the_archive_or_the_trash_is_not_taken_and_its_place_is_told() {
         let both = export(&[item("1", "nas", archived), item("2", "nas", ",\"archivedDate\":null")].join(","));
         assert_eq!(one(&both, reference("nas", None)).as_deref(), Ok("2"));
     }
+}
+
+#[test]
+fn cards_and_identities_have_the_fields_of_bitwardens_names() {
+    let export = r#"{"items": [
+        {"id": "1", "type": 3, "name": "Card", "notes": "n", "fields": [{"name": "code", "value": "mine"}],
+         "card": {"cardholderName": "A B", "brand": "Visa", "number": "4111", "expMonth": "1", "expYear": "2030",
+                  "code": "made-up"}},
+        {"id": "2", "type": 4, "name": "Me", "login": null,
+         "identity": {"title": null, "firstName": "Ä", "lastName": "B", "username": "ab", "ssn": "made-up",
+                      "passportNumber": "P1", "postalCode": "12345", "address1": "Street"}}]}"#;
+    for (wanted, want) in [
+        ("Card#number", "4111"),
+        ("Card#code", "made-up"),
+        ("Card#cardholderName", "A B"),
+        ("Card#expMonth", "1"),
+        ("Card#expYear", "2030"),
+        ("Card#brand", "Visa"),
+        ("Card#notes", "n"),
+        ("Me#firstName", "Ä"),
+        ("Me#username", "ab"),
+        ("Me#passportNumber", "P1"),
+        ("Me#address1", "Street"),
+    ] {
+        assert_eq!(one(export, parse(wanted)).as_deref(), Ok(want), "{wanted}");
+        let list = export.trim_start_matches("{\"items\": ").strip_suffix('}').unwrap();
+        assert_eq!(one(list, parse(wanted)).as_deref(), Ok(want), "`bw list items`: {wanted}");
+    }
+    let told = one(export, parse("Me")).unwrap_err();
+    assert!(told.starts_with("vault: item \"Me\" has no password; it has: firstName, lastName, username"), "{told}");
+    let told = one(export, parse("Me#title")).unwrap_err();
+    assert!(told.starts_with("vault: item \"Me\" has no field \"title\""), "{told}");
 }

@@ -2,15 +2,17 @@
 //! wanted item, in parallel. The JSON is that of `rbw get --raw` 1.13: id, folder, name, data, fields, notes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use deaddrop_core::secret::Secret;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
 use super::{Tool, side_by_side};
 use crate::input::child::ChildError;
 use crate::input::context::Context;
 use crate::items::item::{Answer, Entry, Field, Sink, SinkLimit, Value, select};
+use crate::items::json::Text;
 use crate::items::reader::{Listing, find_ids};
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
@@ -50,7 +52,7 @@ impl Entry for Line {
 }
 
 /// The output of `rbw get --raw`.
-#[derive(Default, Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Item {
     data: Option<Data>,
@@ -58,24 +60,49 @@ struct Item {
     notes: Option<Zeroizing<String>>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// The object of a login, an SSH key, a card or an identity.
+#[derive(Default)]
 struct Data {
-    username: Option<Zeroizing<String>>,
-    password: Option<Zeroizing<String>>,
-    totp: Option<Zeroizing<String>>,
-    uris: Option<Vec<Uri>>,
-    private_key: Option<Zeroizing<String>>,
-    public_key: Option<Zeroizing<String>>,
+    /// Its texts by rbw's names: Bitwarden's, but in snake case.
+    texts: Vec<(String, Zeroizing<String>)>,
+    uris: Vec<Uri>,
 }
 
-#[derive(Default, Deserialize)]
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DataVisitor;
+
+        impl<'de> Visitor<'de> for DataVisitor {
+            type Value = Data;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+                let mut data = Data::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "uris" {
+                        data.uris = map.next_value::<Option<_>>()?.unwrap_or_default();
+                    } else if let Text::Is(text) = map.next_value()? {
+                        data.texts.push((key, text));
+                    }
+                }
+                Ok(data)
+            }
+        }
+
+        deserializer.deserialize_map(DataVisitor)
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Uri {
     uri: Option<Zeroizing<String>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct CustomField {
     name: Option<String>,
@@ -84,24 +111,31 @@ struct CustomField {
 
 impl Item {
     fn fields(&self) -> Vec<Field> {
-        let data = self.data.as_ref();
-        let uri = data.and_then(|data| data.uris.as_ref()?.first()?.uri.as_ref());
-        let built_in = [
-            ("password", data.and_then(|data| data.password.as_ref())),
-            ("username", data.and_then(|data| data.username.as_ref())),
-            ("totp", data.and_then(|data| data.totp.as_ref())),
-            ("uri", uri),
-            ("notes", self.notes.as_ref()),
-            ("private_key", data.and_then(|data| data.private_key.as_ref())),
-            ("public_key", data.and_then(|data| data.public_key.as_ref())),
-        ];
-        let built_in = built_in.into_iter().filter_map(|(name, text)| Some(Field::built_in(name, text?)));
+        let texts = self.data.iter().flat_map(|data| &data.texts);
+        let built_in = texts.map(|(name, text)| match name.as_str() {
+            "private_key" | "public_key" => Field::built_in(name, text),
+            name => Field::built_in(&camel_case(name), text),
+        });
+        let uri = self.data.iter().flat_map(|data| &data.uris).next().and_then(|uri| uri.uri.as_ref());
+        let others = [("uri", uri), ("notes", self.notes.as_ref())];
+        let others = others.into_iter().filter_map(|(name, text)| Some(Field::built_in(name, text?)));
+        let built_in = built_in.chain(others);
         let custom = self.fields.iter().filter_map(|field| {
             let text = field.value.as_ref().map_or("", |text| text.as_str());
             Some(Field::custom(field.name.as_deref()?, Value::text(text)))
         });
         built_in.chain(custom).collect()
     }
+}
+
+/// `cardholder_name` as `cardholderName`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (head, tail) = word.split_at_checked(1).unwrap_or((word, ""));
+        name + &head.to_ascii_uppercase() + tail
+    })
 }
 
 impl<'m> Rbw<'m> {
@@ -178,5 +212,23 @@ impl Source for Rbw<'_> {
         let mut listing = Listing::default();
         self.feed(&mut listing)?;
         Ok(listing.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_and_identities_have_bitwardens_names() {
+        let text = r#"{"id": "1", "name": "x", "notes": null, "fields": [], "data": {"cardholder_name": "A B",
+            "number": "4111", "brand": null, "exp_month": "1", "code": "123", "address1": "Street 1"}}"#;
+        let item: Item = serde_json::from_str(text).unwrap();
+        let fields: Vec<String> = item.fields().into_iter().map(|field| field.name).collect();
+        assert_eq!(fields, ["cardholderName", "number", "expMonth", "code", "address1"]);
+        let text = r#"{"data": {"username": "u", "password": "p", "totp": null, "uris": null}, "notes": "n"}"#;
+        let item: Item = serde_json::from_str(text).unwrap();
+        let fields: Vec<String> = item.fields().into_iter().map(|field| field.name).collect();
+        assert_eq!(fields, ["username", "password", "notes"]);
     }
 }
