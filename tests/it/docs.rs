@@ -1,5 +1,6 @@
 //! What the README promises runs as it stands, and what it and the pages of docs name is there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -129,6 +130,58 @@ fn the_code_and_the_tests_that_the_page_on_safety_names_are_there() {
 #[test]
 fn the_files_and_functions_that_architecture_names_are_there() {
     assert_names_what_is_there("ARCHITECTURE.md");
+}
+
+/// The codes (`NX001`, `DD301`, …) in a text, without repetitions.
+fn codes_in(text: &str) -> BTreeSet<&str> {
+    let starts = ["NX", "DD"].iter().flat_map(|letters| text.match_indices(letters)).map(|(at, _)| at);
+    let is_code = |at: &usize| {
+        let alone = !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric());
+        let mut after = text[at + 2..].chars();
+        let digits = after.by_ref().take(3).filter(char::is_ascii_digit).count() == 3;
+        alone && digits && !after.next().is_some_and(|next| next.is_ascii_alphanumeric())
+    };
+    starts.filter(is_code).map(|at| &text[at..at + 5]).collect()
+}
+
+/// All source files below a directory that are part of the program: tests are not.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for path in fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()) {
+        let is_test = path.file_stem().is_some_and(|name| name == "tests");
+        match path.extension().and_then(|extension| extension.to_str()) {
+            None if path.is_dir() && !is_test => sources(&path, found),
+            Some("rs" | "sh") if !is_test => found.push(path),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_code_of_the_program_has_one_row_in_the_page_of_codes_and_every_row_a_code() {
+    let page = fs::read_to_string(repository().join("docs/codes.md")).unwrap();
+    let first = |row: &str| row.strip_prefix("| ").map(|row| row.split(" |").next().unwrap_or_default().to_owned());
+    let rows: Vec<String> = page.lines().filter_map(first).filter(|cell| codes_in(cell).len() == 1).collect();
+    let mut files = Vec::new();
+    ["src", "crates"].iter().for_each(|root| sources(&repository().join(root), &mut files));
+    let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let program = texts.iter().map(|text| text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default());
+    let codes: BTreeSet<&str> = program.flat_map(codes_in).collect();
+    assert!(codes.len() > 20, "{codes:?}");
+
+    let in_rows: BTreeSet<&str> = rows.iter().map(String::as_str).collect();
+    let twice = rows.len() - in_rows.len();
+    let without_row: Vec<_> = codes.difference(&in_rows).collect();
+    let without_code: Vec<_> = in_rows.difference(&codes).collect();
+    assert!(
+        twice == 0 && without_row.is_empty() && without_code.is_empty(),
+        "docs/codes.md: {twice} rows twice, no row for {without_row:?}, rows that no code has: {without_code:?}"
+    );
+}
+
+#[test]
+fn codes_are_found_as_words_only() {
+    let text = "NX001 `DD301`, NX0012 ADD301 DD30 xNX002 (DD601) NX001";
+    assert_eq!(codes_in(text).into_iter().collect::<Vec<_>>(), ["DD301", "DD601", "NX001"]);
 }
 
 #[test]
