@@ -57,8 +57,17 @@ fn the_test_command_and_every_file_that_is_named_are_there() {
     assert!(missing.is_empty(), "the README names what is not there: {missing:?}");
 }
 
+/// The anchors of a page's headings, as GitHub makes them: letters, digits, `-` and `_`, with `-` for each space.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let is_kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    headings
+        .map(|heading| heading.to_lowercase().chars().filter(is_kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
 #[test]
-fn links_between_the_manuals_pages_lead_somewhere() {
+fn links_between_the_manuals_pages_lead_to_a_page_and_to_a_heading_of_it() {
     let docs = repository().join("docs");
     let mut missing: Vec<(PathBuf, String)> = Vec::new();
     for page in fs::read_dir(&docs).unwrap().flatten().map(|entry| entry.path()) {
@@ -66,9 +75,14 @@ fn links_between_the_manuals_pages_lead_somewhere() {
             continue;
         }
         let text = fs::read_to_string(&page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap();
-            if !link.contains("://") && !file.is_empty() && !docs.join(file).exists() {
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { page.clone() } else { docs.join(file) };
+            let is_there = target.exists()
+                && anchor
+                    .is_none_or(|anchor| fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(anchor)));
+            if !is_there {
                 missing.push((page.clone(), link.to_owned()));
             }
         }
@@ -85,6 +99,20 @@ fn the_manifest_of_the_readme_is_one_that_holds() {
     let text: String = lines.iter().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
     scratch.write("secrets.yaml", text);
     Deaddrop::new(&scratch).args(["check"]).run().expect_code(0);
+}
+
+#[test]
+fn the_first_example_of_each_page_about_the_manifest_is_a_manifest_that_holds() {
+    for page in ["manifest.md", "sources.md", "templates.md", "generate.md", "rotation.md"] {
+        let text = fs::read_to_string(repository().join("docs").join(page)).unwrap();
+        let example = text.lines().skip_while(|line| !line.trim_start().starts_with("version: 1"));
+        let is_code = |line: &&str| !line.starts_with("```") && !line.is_empty();
+        let example: String = example.take_while(is_code).map(|line| format!("{line}\n")).collect();
+        assert!(text.find("version: 1") < text.find("\n## "), "{page} has its example in its first part");
+        let scratch = Scratch::new();
+        scratch.write("secrets.yaml", example);
+        Deaddrop::new(&scratch).args(["check"]).run().expect_code(0);
+    }
 }
 
 /// Below which code and tests are.
