@@ -61,7 +61,8 @@ fn status_name(status: HostStatus, kind: RunKind) -> &'static str {
     }
 }
 
-/// The object of `--json`. `found`: warnings about the manifest, its sources and values, which are those of no single host.
+/// The object of `--json`. `found`: warnings about the manifest, its sources and values, which every host has that they
+/// are about.
 #[must_use]
 pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
     let hosts: Vec<Value> = rows
@@ -78,7 +79,12 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
             let changes = changes
                 .map(|(secret, path, action)| json!({ "secret": secret, "path": path, "action": action.name() }));
             host["changes"] = changes.collect();
-            host["warnings"] = json::warnings(&row.warnings);
+            let is_about_it = |warning: &&Warning| {
+                let has = |secret| row.changes.iter().any(|(changed, ..)| changed == secret);
+                warning.secret.as_ref().is_none_or(has)
+            };
+            let warnings: Vec<Warning> = row.warnings.iter().chain(found.iter().filter(is_about_it)).cloned().collect();
+            host["warnings"] = json::warnings(&warnings);
             host["restarted"] = json!(row.restarted);
             // Milliseconds are exact enough.
             host["seconds"] = json!((row.seconds * 1000.0).round() / 1000.0);
@@ -90,7 +96,6 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
         object["dry_run"] = json!(true);
     }
     object["hosts"] = json!(hosts);
-    object["warnings"] = json::warnings(found);
     object["summary"] = HostCounts::of(rows).json(kind);
     object
 }

@@ -29,7 +29,8 @@ fn ssh_reads(place: &Place, text: &str) -> bool {
 fn warnings(json: &serde_json::Value) -> Vec<(String, String)> {
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     let warnings = json["warnings"].as_array().expect("a list");
-    warnings.iter().map(|warning| (text(&warning["code"]), text(&warning["secret"]))).collect()
+    let of_secrets = warnings.iter().filter(|warning| !warning["secret"].is_null());
+    of_secrets.map(|warning| (text(&warning["code"]), text(&warning["secret"]))).collect()
 }
 
 #[test]

@@ -70,12 +70,14 @@ fn a_run_over_hosts_tells_it_once_for_all_of_them() {
     scratch.write(
         "secrets.yaml",
         "version: 1\nsources: { lab: { type: dotenv, path: env } }\n\
-         secrets: { a: { path: /etc/a, from: lab:A } }\nhosts: { n1: { ssh: nobody@127.0.0.1:9 }, n2: { ssh: \
-         nobody@127.0.0.1:9 } }\n",
+         secrets: { a: { path: /etc/a, from: lab:A } }\nhosts: { n1: { ssh: \
+         'ssh://nobody@127.0.0.1:9' }, n2: { ssh: 'ssh://nobody@127.0.0.1:9' } }\n",
     );
     let args = ["rotate", "--dry-run", "n1", "n2", "-m", "secrets.yaml", "--json"];
     let done = Deaddrop::new(&scratch).args(args).plant(&canary).run().expect_code(1);
-    assert_eq!(codes(&done.json()["warnings"]), ["DD308 -", "DD305 -"]);
+    for host in done.json()["hosts"].as_array().unwrap() {
+        assert_eq!(codes(&host["warnings"]), ["DD308 -", "DD305 -"]);
+    }
     for code in ["DD305", "DD308"] {
         assert_eq!(done.stderr().matches(&format!("! {code}")).count(), 1, "{}", done.stderr());
     }
