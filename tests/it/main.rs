@@ -24,3 +24,4 @@ mod selinux;
 mod sources;
 mod stores;
 mod tables;
+mod walkthrough;
