@@ -52,6 +52,20 @@ impl Questions {
     }
 }
 
+/// The words of an answer, which commas or white space separate.
+pub(super) fn words(answer: &str) -> impl Iterator<Item = &str> {
+    answer.split(|character: char| character == ',' || character.is_whitespace()).filter(|word| !word.is_empty())
+}
+
+/// A yes or a no.
+pub(super) fn yes_or_no(answer: &str) -> Result<bool, String> {
+    match answer.to_ascii_lowercase().as_str() {
+        "yes" | "y" => Ok(true),
+        "no" | "n" => Ok(false),
+        _ => Err("say yes or no".to_owned()),
+    }
+}
+
 fn say(text: &str) {
     // Best effort: the question can be answered even if it is not visible.
     let _ = anstream::stderr().write_all(deaddrop_core::shown::painted(text).as_bytes());

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use deaddrop_core::near;
 
+use super::answers;
 use super::vault::Vault;
 use crate::manifest::Manifest;
 
@@ -65,10 +66,11 @@ pub(super) enum Usual {
     Wifi,
     DeployKey,
     HostKey,
+    Flux,
 }
 
 impl Usual {
-    const ALL: [Self; 5] = [Self::Login, Self::K3sToken, Self::Wifi, Self::DeployKey, Self::HostKey];
+    const ALL: [Self; 6] = [Self::Login, Self::K3sToken, Self::Wifi, Self::DeployKey, Self::HostKey, Self::Flux];
 
     fn name(self) -> &'static str {
         match self {
@@ -77,6 +79,7 @@ impl Usual {
             Self::Wifi => "wifi",
             Self::DeployKey => "deploy-key",
             Self::HostKey => "host-key",
+            Self::Flux => "flux",
         }
     }
 
@@ -85,21 +88,46 @@ impl Usual {
         Self::ALL.map(Self::name).join(", ")
     }
 
-    /// The named secrets, each once.
-    pub(super) fn list<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Self>, String> {
+    /// The named secrets, each once. A text has one or several names, in any case, or is `all`.
+    pub(super) fn list<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<Self>, String> {
         let mut list = Vec::new();
-        for name in names.map(str::trim).filter(|name| !name.is_empty()) {
-            let Some(usual) = Self::ALL.into_iter().find(|usual| usual.name() == name) else {
-                let near = near::near(name, Self::ALL.map(Self::name).into_iter());
-                let near = near::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
-                let name = deaddrop_core::text::shown_text(name).unwrap_or_default();
-                return Err(format!("there is no `{name}` among {}{near}", Self::names()));
-            };
-            if !list.contains(&usual) {
-                list.push(usual);
+        for part in texts.flat_map(|text| text.split(',')) {
+            // `k3s token` is one name, and `login wifi` is two.
+            match Self::named(part) {
+                Some(usual) => list.extend(usual),
+                None => {
+                    for word in answers::words(part) {
+                        list.extend(Self::named(word).ok_or_else(|| Self::unknown(word))?);
+                    }
+                }
             }
         }
+        let mut seen = Vec::new();
+        list.retain(|usual| {
+            !seen.contains(usual) && {
+                seen.push(*usual);
+                true
+            }
+        });
         Ok(list)
+    }
+
+    /// The secret of this name, or all of them.
+    fn named(name: &str) -> Option<Vec<Self>> {
+        let name = name.trim().to_lowercase().replace([' ', '_'], "-");
+        match name.as_str() {
+            "" => Some(Vec::new()),
+            "all" => Some(Self::ALL.to_vec()),
+            "fluxcd" => Some(vec![Self::Flux]),
+            name => Self::ALL.into_iter().find(|usual| usual.name() == name).map(|usual| vec![usual]),
+        }
+    }
+
+    fn unknown(name: &str) -> String {
+        let near = near::near(name, Self::ALL.map(Self::name).into_iter());
+        let near = near::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
+        let name = deaddrop_core::text::shown_text(name).unwrap_or_default();
+        format!("there is no `{name}` among {}{near}", Self::names())
     }
 
     fn lines(self, vault: &Vault, user: &str) -> String {
@@ -121,7 +149,9 @@ impl Usual {
                 "  # The token with which the nodes of a cluster join it: the same on all, so it is in the vault.\n  \
                  # `deaddrop generate token` prints a new one.\n  \
                  #   services.k3s.tokenFile = \"/etc/secrets/k3s-token\";\n  \
-                 k3s-token:\n    path: /etc/secrets/k3s-token\n    from: {}\n    used_by: services.k3s.tokenFile\n",
+                 k3s-token:\n    path: /etc/secrets/k3s-token\n    from: {}\n    used_by: services.k3s.tokenFile\n    \
+                 # No `restart`: a running cluster takes another token only by `k3s token rotate`, of which\n    \
+                 # `rotate` reminds you.\n    kind: k3s-token\n",
                 item("k3s token")
             ),
             Self::Wifi => format!(
@@ -129,11 +159,15 @@ impl Usual {
                  #   networking.wireless.secretsFile = \"/etc/secrets/wifi\";\n  \
                  #   networking.wireless.networks.home.pskRaw = \"ext:psk_home\";\n  \
                  wifi:\n    path: /etc/secrets/wifi\n    template: |\n      psk_home={{{{ secret('{}') }}}}\n    \
-                 used_by: networking.wireless.secretsFile\n",
+                 used_by: networking.wireless.secretsFile\n    # What `rotate` restarts on a running node when the \
+                 password has changed:\n    restart: wpa_supplicant.service\n",
                 vault.item("Wifi")
             ),
             Self::DeployKey => DEPLOY_KEY.to_owned(),
             Self::HostKey => HOST_KEY.to_owned(),
+            Self::Flux => FLUX
+                .replace("IDENTITY", &vault.text("Flux deploy key"))
+                .replace("KNOWN_HOSTS", &vault.text("Flux known hosts")),
         }
     }
 }
@@ -154,6 +188,33 @@ const HOST_KEY: &str = "  \
     generate: ssh-host-ed25519
 ";
 
+const FLUX: &str = "  \
+  # FluxCD's Secret for a private git repository: k3s applies the files of this directory when it starts, so that the
+  # cluster can fetch its configuration from the first boot on. The server only: `hosts: [NAME]`.
+  flux:
+    path: /var/lib/rancher/k3s/server/manifests/flux-git.yaml
+    format: yaml
+    template: |
+      apiVersion: v1
+      kind: Namespace
+      metadata:
+        name: flux-system
+      ---
+      apiVersion: v1
+      kind: Secret
+      metadata:
+        name: flux-system
+        namespace: flux-system
+      type: Opaque
+      data:
+        identity: {{ secret('IDENTITY') | b64encode }}
+        known_hosts: {{ secret('KNOWN_HOSTS') | b64encode }}
+";
+
+/// The comment by which an editor finds the JSON schema of a manifest.
+pub(super) const SCHEMA: &str = "# yaml-language-server: \
+    $schema=https://raw.githubusercontent.com/deaddrop/deaddrop/main/docs/manifest.schema.json";
+
 /// The content of a first manifest.
 #[derive(Debug)]
 pub(super) struct FirstManifest {
@@ -167,7 +228,8 @@ impl FirstManifest {
     /// The whole file.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "# The secrets of each host, and their files. It contains no value, so it can be committed.\n\
+            "{SCHEMA}\n\
+             # The secrets of each host, and their files. It contains no value, so it can be committed.\n\
              # docs/manifest.md has every key. `deaddrop check` checks it; `deaddrop sources list vault` lists items.\n\
              version: 1\n\n\
              # The sources of values. `env` (environment variables) and `file` (files next to this one) always exist.\n\
@@ -226,7 +288,7 @@ mod tests {
                 let text = first.text();
                 let manifest =
                     Manifest::parse(&text, Path::new("m")).unwrap_or_else(|errors| panic!("{kind}: {errors}\n{text}"));
-                assert_eq!((manifest.secrets.len(), manifest.hosts.len()), (5, 2), "{kind}");
+                assert_eq!((manifest.secrets.len(), manifest.hosts.len()), (6, 2), "{kind}");
                 assert!(manifest.warnings.is_empty(), "{kind}: {:?}", manifest.warnings);
             }
         }

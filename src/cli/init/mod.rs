@@ -2,6 +2,7 @@
 
 mod answers;
 mod first;
+mod ignore;
 mod vault;
 
 use std::path::{Path, PathBuf};
@@ -22,8 +23,9 @@ use vault::Vault;
 /// Example: deaddrop init --host node1=root@192.168.1.11 --vault bitwarden:vault.json --secrets login,wifi
 /// -o homelab.yaml
 ///
-/// Asks on the terminal for everything that no flag sets; Return accepts the default. Writes only the file. Item names
-/// in it are guesses: `deaddrop sources list vault` shows yours.
+/// Asks on the terminal for everything that no flag sets; Return accepts the default. Writes the file, and in a git
+/// repository, if you agree, lines of .gitignore. Item names in it are guesses: `deaddrop sources list vault` shows
+/// yours.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A host and its SSH address (repeatable)
@@ -35,13 +37,17 @@ pub struct Args {
     #[arg(long, value_name = "TYPE[:PATH]")]
     vault: Option<String>,
 
-    /// Which of login, k3s-token, wifi, deploy-key and host-key, separated by commas
+    /// Which of login, k3s-token, wifi, deploy-key, host-key and flux, separated by commas; or all
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     secrets: Option<Vec<String>>,
 
     /// The user of the login password [default: admin]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+
+    /// Add vaults, exports and images with secrets to .gitignore, without a question
+    #[arg(long)]
+    gitignore: bool,
 
     /// The file to write
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
@@ -63,12 +69,18 @@ impl Args {
         if !self.force && self.output.symlink_metadata().is_ok() {
             return Err(exists(&self.output));
         }
-        let first = self.collect()?;
+        let (first, ignore) = self.collect()?;
         let text = first.text();
         // The written file must pass `check`, so its own checks report errors here.
         let manifest = Manifest::parse(&text, &self.output)
             .map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))?;
         write(&self.output, &text, self.force)?;
+        let added = match &ignore {
+            Some(file) => {
+                ignore::add(file, first.vault.path()).map_err(|error| not_ignored(&self.output, file, &error))?
+            }
+            None => 0,
+        };
         let (name, hosts, secrets) = (self.output.display(), manifest.hosts.len(), manifest.secrets.len());
         ui.print_json_when_done(|| json::init(&name.to_string(), hosts, secrets));
         let plural = if hosts == 1 { "" } else { "s" };
@@ -76,6 +88,9 @@ impl Args {
             "{name}: {}, {hosts} host{plural}. Look at the names of items in it, then:",
             crate::report::plan::secrets(secrets)
         ));
+        if added > 0 {
+            ui.info(&format!("  .gitignore: {added} lines for vaults, exports and images with secrets"));
+        }
         let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
         ui.info(&format!("  deaddrop check --values{manifest}"));
         let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());
@@ -83,15 +98,15 @@ impl Args {
         Ok(Exit::Done)
     }
 
-    /// The values of the flags, and the user's answers for the rest.
-    fn collect(&self) -> Result<FirstManifest, Failure> {
+    /// The values of the flags, and the user's answers for the rest; with the `.gitignore` to extend.
+    fn collect(&self) -> Result<(FirstManifest, Option<PathBuf>), Failure> {
         let mut questions = Questions::new(self.yes);
         let hosts = match self.host.as_slice() {
             [] => questions.ask(
                 "--host",
-                "Hosts, separated by commas, each NAME or NAME=USER@ADDRESS",
+                "Hosts, separated by commas or spaces, each NAME or NAME=USER@ADDRESS",
                 "node1",
-                |answer| answer.split(',').map(|host| NamedHost::parse(host.trim())).collect(),
+                |answer| answers::words(answer).map(NamedHost::parse).collect(),
             )?,
             flags => flags
                 .iter()
@@ -111,7 +126,7 @@ impl Args {
                 Usual::list(names.iter().map(String::as_str)).map_err(|message| wrong("--secrets", message))?
             }
             None => {
-                let question = format!("Secrets, separated by commas, of {}", Usual::names());
+                let question = format!("Secrets, separated by commas or spaces, of {}; or all", Usual::names());
                 let usual = "login, k3s-token, wifi, deploy-key";
                 questions.ask("--secrets", &question, usual, |answer| Usual::list(answer.split(',')))?
             }
@@ -123,12 +138,32 @@ impl Args {
             }
             None => "admin".to_owned(),
         };
-        Ok(FirstManifest { hosts, vault, secrets, user })
+        let ignore = ignore::file_beside(&self.output);
+        let ignore = match (self.gitignore, ignore.is_some() && questions.can_ask()) {
+            (false, false) => None,
+            (false, true) => {
+                let question = "Add vaults, exports and images with secrets to .gitignore, yes or no";
+                let agreed = questions.ask("--gitignore", question, "yes", answers::yes_or_no)?;
+                ignore.filter(|_| agreed)
+            }
+            (true, _) if ignore.is_none() => {
+                return Err(wrong("--gitignore", format!("{} is in no git repository", self.output.display())));
+            }
+            (true, _) => ignore,
+        };
+        Ok((FirstManifest { hosts, vault, secrets, user }, ignore))
     }
 }
 
 fn wrong(flag: &str, message: String) -> Failure {
     Failure::usage(Message::new(format!("{flag}: {message}")))
+}
+
+/// The manifest is written, and its `.gitignore` could not be.
+fn not_ignored(output: &Path, file: &Path, error: &std::io::Error) -> Failure {
+    let what = format!("{}: it is written, but {} could not be extended", output.display(), file.display());
+    let hint = "keep the vault's file and images with secrets out of git by hand";
+    Failure { exit: Exit::HalfDone, messages: vec![Message::new(what).caused_by(error).hint(hint)] }
 }
 
 fn exists(path: &Path) -> Failure {

@@ -1,5 +1,7 @@
 //! The vault of a first manifest: the kinds, what each needs, and how its items are named.
 
+use deaddrop_core::near;
+
 use super::first::yaml;
 
 /// How a kind of source names its items.
@@ -75,6 +77,19 @@ pub(super) fn names() -> String {
     KINDS.map(|kind| kind.name).join(", ")
 }
 
+/// The kind of this name, as people write it: `Bitwarden`, `1Password`, `Proton Pass`.
+fn kind(name: &str) -> Option<&'static VaultKind> {
+    let plain = |name: &str| name.to_lowercase().replace([' ', '-', '_'], "");
+    let name = match plain(name).as_str() {
+        "1password" => "onepassword".to_owned(),
+        "keepassxc" => "keepass".to_owned(),
+        "protonpass" | "proton" => "protonpass".to_owned(),
+        "vaultwarden" => "bitwarden".to_owned(),
+        other => other.to_owned(),
+    };
+    KINDS.iter().find(|kind| plain(kind.name) == name)
+}
+
 /// A vault of `--vault`: its kind, and its file.
 #[derive(Debug)]
 pub(super) struct Vault {
@@ -90,20 +105,33 @@ impl Vault {
             None => (text, None),
         };
         let (name, path) = (name.trim(), path.filter(|path| !path.is_empty()));
-        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
-            return Err(format!("there is no such type of vault; there are: {}", names()));
+        let Some(kind) = kind(name) else {
+            let near = near::near(name, KINDS.iter().map(|kind| kind.name));
+            let near = near::did_you_mean(&near).map_or(String::new(), |question| format!(": {question}"));
+            return Err(format!("there is no such type of vault{near}; there are: {}", names()));
         };
         match (kind.at, path) {
-            (At::Nowhere, Some(_)) => Err(format!("{name} has no file: write it alone")),
-            (At::File(example), None) => Err(format!("say which file it is, such as {name}:{example}")),
+            (At::Nowhere, Some(_)) => Err(format!("{} has no file: write it alone", kind.name)),
+            (At::File(example), None) => Ok(Self { kind, path: Some(example.to_owned()) }),
             _ => Ok(Self { kind, path: path.map(str::to_owned) }),
         }
+    }
+
+    /// Its file or directory, as the manifest names it.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.path.as_deref()
     }
 
     /// The lines below `vault:`.
     pub(super) fn lines(&self) -> String {
         let path = self.path.as_ref().map_or(String::new(), |path| format!("    path: {}\n", yaml(path)));
         format!("    type: {}\n{path}{}", self.kind.name, self.kind.more)
+    }
+
+    /// A reference to the text of an item of this title, which has several lines: a note, or a variable.
+    pub(super) fn text(&self, title: &str) -> String {
+        let notes = if self.kind.names == Names::Variables { "" } else { "#notes" };
+        format!("{}{notes}", self.item(title))
     }
 
     /// A reference to an item of this title, in the naming of the kind.

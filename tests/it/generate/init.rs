@@ -89,6 +89,65 @@ fn the_manifest_works_as_it_stands_once_the_vault_has_its_items() {
 }
 
 #[test]
+fn names_are_taken_as_people_write_them() {
+    let scratch = Scratch::new();
+    for (vault, secrets, want) in [
+        ("Bitwarden", "all", 6),
+        ("1Password:x.1pux", "ALL", 6),
+        ("Proton Pass", "login, wifi", 2),
+        ("KeePassXC", "login wifi", 2),
+        ("BITWARDEN:x.json", "k3s token,FluxCD", 2),
+        ("env", "Login,login", 1),
+    ] {
+        let args = ["--vault", vault, "--secrets", secrets, "--host", "n", "--yes", "--force"];
+        init(&scratch, &args).expect_code(0);
+        let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stdout();
+        let plural = if want == 1 { "" } else { "s" };
+        assert_eq!(said, format!("secrets.yaml: {want} secret{plural}, 1 host, no errors\n"), "{vault} {secrets}");
+    }
+    let args = ["--vault", "bitwarden", "--secrets", "all", "--host", "n", "--force"];
+    init(&scratch, &args).expect_code(0);
+    let text = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+    assert!(text.starts_with("# yaml-language-server: $schema=https://"), "{text}");
+    for line in [
+        "    path: vault.json",
+        "    kind: k3s-token",
+        "    restart: wpa_supplicant.service",
+        "    path: /var/lib/rancher/k3s/server/manifests/flux-git.yaml",
+        "        identity: {{ secret('vault:Flux deploy key#notes') | b64encode }}",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    assert!(!scratch.join(".gitignore").exists(), "nobody said yes");
+}
+
+#[test]
+fn what_must_not_be_committed_is_ignored_by_git_if_a_person_says_so() {
+    let scratch = Scratch::new();
+    let args = [&FLAGS[..], &["--gitignore"]].concat();
+    init(&scratch, &args).expect_refusal("no repository", 2, &["--gitignore: secrets.yaml is in no git repository"]);
+    assert!(!scratch.join("secrets.yaml").exists());
+    tool(Command::new("git").args(["init", "-q"]).current_dir(scratch.path()));
+    init(&scratch, &[&FLAGS[..], &["--yes", "--force"]].concat()).expect_code(0);
+    assert!(!scratch.join(".gitignore").exists(), "--yes is no yes to this question");
+    scratch.write(".gitignore", "result\n*.img");
+    init(&scratch, &[&args[..], &["--force"]].concat()).expect_code(0).expect_error(".gitignore: ");
+    let once = fs::read_to_string(scratch.join(".gitignore")).unwrap();
+    assert!(once.starts_with("result\n*.img\n# ") && once.matches("*.img\n").count() == 1, "{once}");
+    init(&scratch, &[&args[..], &["--force"]].concat()).expect_code(0);
+    assert_eq!(fs::read_to_string(scratch.join(".gitignore")).unwrap(), once);
+    let ignored = |path: &str| {
+        scratch.write(path, "x");
+        let check = Command::new("git").args(["check-ignore", "-q", path]).current_dir(scratch.path()).status();
+        check.expect("running git").success()
+    };
+    for path in ["homelab.json", "node1.img", "node1.img.zst", "vault.kdbx"] {
+        assert!(ignored(path), "{path}");
+    }
+    assert!(!ignored("secrets.yaml") && !ignored("other.json"));
+}
+
+#[test]
 fn a_file_that_stands_is_left_alone_without_force() {
     let scratch = Scratch::new();
     scratch.write("secrets.yaml", "mine\n");
@@ -117,13 +176,13 @@ fn what_is_wrong_with_a_flag_is_told_and_nothing_is_written() {
         ("--host", "a:b", "`:` cannot be in the name of a host"),
         ("--host", "", "a host needs a name"),
         ("--host", "node1=-x", "is not an address for SSH"),
-        ("--vault", "bitwarden", "say which file it is, such as bitwarden:vault.json"),
+        ("--vault", "bitwadren", "did you mean `bitwarden`?"),
         ("--vault", "env:x", "env has no file"),
         ("--vault", "nothing:x", "there is no such type of vault"),
         (
             "--secrets",
             "login,wfi",
-            "there is no `wfi` among login, k3s-token, wifi, deploy-key, host-key: did you mean `wifi`?",
+            "there is no `wfi` among login, k3s-token, wifi, deploy-key, host-key, flux: did you mean `wifi`?",
         ),
         ("--user", "a b", "cannot be the name of a user"),
     ] {
@@ -155,11 +214,12 @@ def until(text):
         seen += os.read(terminal, 4096)
     seen = seen[seen.index(text) + len(text):]
 for question, answer in [
-    (b"Hosts", b"a:b, node2"), (b"cannot be in the name of a host", b"node1=root@192.168.1.11, node2"),
-    (b"Vault", b""), (b"Secrets", b"login, deploy-key"), (b"User", b"alice"),
+    (b"Hosts", b"a:b, node2"), (b"cannot be in the name of a host", b"node1=root@192.168.1.11  node2"),
+    (b"Vault", b"Bitwarden"), (b"Secrets", b"login deploy-key,FluxCD"), (b"User", b"alice"),
+    (b".gitignore", b"perhaps"), (b"say yes or no", b"Y"),
 ]:
     until(question)
-    until(b": ") if b"cannot" not in question else until(b"]: ")
+    until(b": ") if question not in (b"cannot be in the name of a host", b"say yes or no") else until(b"]: ")
     os.write(terminal, answer + b"\n")
 until(b"deaddrop plan IMAGE")
 try:
@@ -169,11 +229,13 @@ except OSError:
     pass
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
+    tool(Command::new("git").args(["init", "-q"]).current_dir(scratch.path()));
     let mut person = Command::new("timeout");
     person.args(["--signal=KILL", "60", "python3", "-c", PERSON, env!("CARGO_BIN_EXE_deaddrop"), "init"]);
     tool(person.current_dir(scratch.path()));
     let said = Deaddrop::new(&scratch).args(["check"]).run().expect_code(0).stdout();
-    assert_eq!(said, "secrets.yaml: 2 secrets, 2 hosts, no errors\n");
+    assert_eq!(said, "secrets.yaml: 3 secrets, 2 hosts, no errors\n");
+    assert!(fs::read_to_string(scratch.join(".gitignore")).unwrap().contains("\n/vault.json\n"));
     let text = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
     for line in [
         "    path: vault.json",
