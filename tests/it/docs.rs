@@ -38,7 +38,9 @@ fn the_first_inject_line_runs_as_it_stands_and_the_verify_line_after_it() {
     }
     for line in &cargo {
         let args = line.strip_prefix("cargo run --release -- ").unwrap().split(' ');
-        Deaddrop::new(&scratch).args(args).run().expect_code(0);
+        let run = Deaddrop::new(&scratch).args(args).run().expect_code(0);
+        let said = format!("{}{}", run.stdout(), run.stderr());
+        assert!(!said.contains("  ! "), "a warning:\n{said}");
     }
     assert!(cargo.iter().any(|line| line.contains(" verify ")), "{cargo:?}");
     assert!(scratch.join("node1.img").exists());
