@@ -100,7 +100,7 @@ END
 {"id":"bbb","title":"Deploy key","vault":{"id":"v1","name":"Homelab"},"category":"SSH_KEY",
  "fields":[{"id":"public_key","type":"STRING","label":"public key","value":"ssh-ed25519 AAAA"},
   {"id":"private_key","type":"SSHKEY","label":"private key","value":"-----BEGIN PRIVATE KEY-----\n",
-   "ssh_formats":{"openssh":{"reference":"op://x","value":"-----BEGIN OPENSSH PRIVATE KEY-----\n"}}}]}
+   "ssh_formats":{"openssh":{"reference":"op://x","value":"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n"}}}]}
 END
   ;;
   'read --no-newline op://v1/aaa/f1') printf 'a\0b' ;;
@@ -133,7 +133,11 @@ fn op_is_asked_once_for_names_and_once_for_all_wanted_items() {
         ("pin", "1234"),
         ("totp", "otpauth://totp/x?secret=ABC"),
         ("uri", "https://first"),
-        ("key", "-----BEGIN OPENSSH PRIVATE KEY-----\n"),
+        (
+            "key",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n\
+             -----END OPENSSH PRIVATE KEY-----\n",
+        ),
         ("public", "ssh-ed25519 AAAA"),
         ("file", "a\0b"),
     ] {
