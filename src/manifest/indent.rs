@@ -45,7 +45,7 @@ pub(super) fn report(tree: &Tree<'_>, problems: &mut Problems) -> bool {
         let Some(name) = tree.text(*key) else { continue };
         if top.contains(&name) {
             last = sections.iter().find(|section| section.name == name);
-            found.extend(last.and_then(|section| in_section(tree, section, &top, *value)));
+            found.extend(last.and_then(|section| in_section(tree, section, top, *value)));
         } else if last.is_some_and(|section| belongs_into(tree, section, name, *value)) {
             found.push((*key, TOO_LITTLE));
             // The lines after it probably belong to the same entry.

@@ -169,7 +169,7 @@ pub(super) const ADDRESS_IN_PARTS: &str =
 pub(super) fn part_of_an_address(key: &str) -> Option<&'static str> {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect();
     let is_it = |part: &&str| plain.eq_ignore_ascii_case(&part.replace('_', ""));
-    PARTS_OF_AN_ADDRESS.iter().any(|part| is_it(&part)).then_some(ADDRESS_IN_PARTS)
+    PARTS_OF_AN_ADDRESS.iter().any(is_it).then_some(ADDRESS_IN_PARTS)
 }
 
 /// Checks `ssh`: one word that ssh(1) does not take as an option.
