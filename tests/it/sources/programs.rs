@@ -121,7 +121,7 @@ fn op_is_asked_once_for_names_and_once_for_all_wanted_items() {
             ("pin", "v:aaa#PIN"),
             ("totp", "v:Wifi#totp"),
             ("uri", "v:Wifi#uri"),
-            ("key", "v:Deploy key#private_key, expect: none"),
+            ("key", "v:Deploy key#private_key"),
             ("public", "v:Deploy key#public_key"),
             ("file", "{ source: v, item: Wifi, field: \"file:key.bin\" }"),
         ],
