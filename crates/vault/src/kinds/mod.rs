@@ -159,8 +159,8 @@ kinds! {
     Csv("csv", csv::Table): csv::CsvKeys => csv::CsvSpec,
     /// A store of pass, opened by gpg.
     Pass("pass", store::PassStore): StoreKeys => StoreSpec,
-    /// A store of gopass, opened by gpg.
-    Gopass("gopass", store::GopassStore): StoreKeys => StoreSpec,
+    /// A store of gopass, opened by gpg, or with age identities.
+    Gopass("gopass", store::GopassStore): store::GopassKeys => store::GopassSpec,
     /// A store of passage.
     Passage("passage", store::PassageStore): store::PassageKeys => store::PassageSpec,
     /// A file encrypted by age: to identities, SSH keys, or a passphrase.

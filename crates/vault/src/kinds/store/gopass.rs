@@ -1,11 +1,54 @@
-//! The directory of gopass's root store: from its configuration, or the default.
+//! Stores of gopass, whose entries are encrypted by gpg or by age; and where gopass has its root store and identities:
+//! from its configuration, or the default.
 
 use std::path::{Path, PathBuf};
 
-use super::pass::{default_root, home};
+use super::pass::{self, Pass, default_root, home};
+use super::passage::{self, Passage};
+use super::tree::{StoreEntry, Tree};
+use super::{Store, Take};
 use crate::input::read::{self, ReadError};
 use crate::items::document::Document;
 use crate::{DataFormat, OpenError, Reference};
+
+/// A store of gopass. Its directory has the file of one back end's recipients (internal/backend/crypto, `IDFile`).
+pub(super) struct Gopass<'m> {
+    pub gpg: Pass<'m>,
+    pub age: Passage<'m>,
+}
+
+impl Store for Gopass<'_> {
+    fn root(&self) -> Result<PathBuf, OpenError> {
+        self.gpg.root()
+    }
+
+    fn suffix(&self, root: &Path) -> &'static str {
+        let is_age = root.join(passage::RECIPIENTS).exists() && !root.join(pass::RECIPIENTS).exists();
+        if is_age { passage::SUFFIX } else { pass::SUFFIX }
+    }
+
+    fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {
+        if self.suffix(&self.root()?) == passage::SUFFIX {
+            return self.age.decrypt(tree, entries, take);
+        }
+        if self.age.identity.is_some() || self.age.password.is_some() {
+            let hint = "remove `identity` and `password`: gpg's agent has the keys";
+            return Err(OpenError::refused(&self.root()?, "its entries are encrypted by gpg, and not by age", hint));
+        }
+        self.gpg.decrypt(tree, entries, take)
+    }
+}
+
+/// gopass's directory of configuration.
+fn config() -> Result<PathBuf, OpenError> {
+    let directory = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    directory.map_or_else(|| home().map(|home| home.join(".config")), Ok).map(|directory| directory.join("gopass"))
+}
+
+/// gopass's own file of age identities, which it encrypts with a passphrase (internal/backend/crypto/age/age.go).
+pub(super) fn identities() -> Result<PathBuf, OpenError> {
+    Ok(config()?.join("age/identities"))
+}
 
 /// Maximum length of the configuration, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -17,7 +60,7 @@ const LONGEST: usize = 1 << 20;
 pub(super) fn root() -> Result<PathBuf, OpenError> {
     let home = home()?;
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let config = variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("gopass");
+    let config = config()?;
     let files = [variable("GOPASS_CONFIG"), Some(config.join("config")), Some(config.join("config.yml"))];
     for file in files.into_iter().flatten() {
         let bytes = match read::read(&file, LONGEST) {

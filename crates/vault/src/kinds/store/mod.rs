@@ -9,7 +9,7 @@ mod text;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use deaddrop_core::keys::Field;
 use deaddrop_core::limits::MAX_VALUE;
@@ -25,6 +25,7 @@ use crate::keys::{Declared, PasswordKeys};
 use crate::kinds::Kind;
 use crate::spec::Spec;
 use crate::{Listed, LookupError, OpenError, PasswordSpec, Reference, Source, StoreSpec};
+use gopass::Gopass;
 use pass::Pass;
 use passage::Passage;
 use tree::{StoreEntry, Tree};
@@ -40,8 +41,8 @@ trait Store {
     /// It is unknown.
     fn root(&self) -> Result<PathBuf, OpenError>;
 
-    /// Suffix of its files.
-    fn suffix(&self) -> &'static str;
+    /// Suffix of its files, in the directory `root`.
+    fn suffix(&self, root: &Path) -> &'static str;
 
     /// Decrypts `entries` of `tree`, and passes each to `take` with its index, in any order, without keeping any.
     ///
@@ -65,10 +66,62 @@ impl Kind for PassStore {
 pub(crate) struct GopassStore;
 
 impl Kind for GopassStore {
-    type Spec = StoreSpec;
+    type Spec = GopassSpec;
 
-    fn open<'m>(spec: &'m StoreSpec, _: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
-        Box::new(Stored(Pass { context, path: spec.path.as_deref(), default_root: gopass::root }))
+    fn open<'m>(spec: &'m GopassSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+        let path = spec.store.path.as_deref();
+        let gpg = Pass { context, path, default_root: gopass::root };
+        let age = Passage {
+            source: name,
+            context,
+            path,
+            default_root: gopass::root,
+            identity: spec.identity.as_deref(),
+            default_identity: gopass::identities,
+            password: spec.password.as_ref(),
+        };
+        Box::new(Stored(Gopass { gpg, age }))
+    }
+}
+
+/// A store of gopass.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "a gopass source", default, deny_unknown_fields)]
+#[schemars(rename = "gopass-source")]
+pub struct GopassKeys {
+    /// The store's directory. Default: gopass's root store.
+    #[schemars(length(min = 1))]
+    pub path: Field<String>,
+    /// For a store with age: a file of age identities, or an SSH key. Default: gopass's own.
+    #[schemars(length(min = 1))]
+    pub identity: Field<String>,
+    /// For a store with age: the passphrase of the identity file.
+    pub password: Field<PasswordKeys>,
+}
+
+/// A store of gopass, and how to decrypt it if its entries are age files.
+#[derive(Debug, Clone, Default)]
+pub struct GopassSpec {
+    /// The store.
+    pub store: StoreSpec,
+    /// A file of identities. `None`: gopass's own.
+    pub identity: Option<PathBuf>,
+    /// The password of the identity file.
+    pub password: Option<PasswordSpec>,
+}
+
+impl Spec for GopassSpec {
+    type Keys = GopassKeys;
+
+    fn check(declared: &Declared<'_>, keys: GopassKeys) -> Option<Self> {
+        let path = declared.path(keys.path);
+        let identity = declared.path(keys.identity);
+        let password = declared.password(declared.child("password"), keys.password);
+        Some(GopassSpec { store: StoreSpec { path: path? }, identity: identity?, password: password? })
+    }
+
+    fn password(&self) -> Option<&PasswordSpec> {
+        self.password.as_ref()
     }
 }
 
@@ -124,7 +177,9 @@ impl Kind for PassageStore {
             source: name,
             context,
             path: spec.store.path.as_deref(),
+            default_root: passage::default_root,
             identity: spec.identity.as_deref(),
+            default_identity: passage::default_identity,
             password: spec.password.as_ref(),
         }))
     }
@@ -146,7 +201,18 @@ struct Stored<S>(S);
 
 impl<S: Store> Stored<S> {
     fn tree(&self) -> Result<Tree, OpenError> {
-        Tree::read(&self.0.root()?, self.0.suffix())
+        let root = self.0.root()?;
+        let suffix = self.0.suffix(&root);
+        let tree = Tree::read(&root, suffix)?;
+        let other = if suffix == pass::SUFFIX { passage::RECIPIENTS } else { pass::RECIPIENTS };
+        if tree.entries.is_empty() && root.join(other).exists() {
+            let (by, kinds) = match suffix {
+                pass::SUFFIX => ("age", "`type: passage` reads it, or `type: gopass` if it is gopass's"),
+                _ => ("gpg", "`type: pass` reads it, or `type: gopass` if it is gopass's"),
+            };
+            return Err(OpenError::refused(&root, format!("its entries are encrypted by {by}"), kinds));
+        }
+        Ok(tree)
     }
 }
 

@@ -16,6 +16,12 @@ use crate::error::shown;
 use crate::input::child::{ChildError, Program};
 use crate::input::context::{Context, Surroundings};
 
+/// Suffix of an entry's file.
+pub(super) const SUFFIX: &str = ".gpg";
+
+/// The file in a store's directory with the keys that it is encrypted to.
+pub(super) const RECIPIENTS: &str = ".gpg-id";
+
 /// Time limit of one `gpg`: long, because the user may have to type a passphrase or touch a hardware key.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum number of parallel `gpg`. The agent decrypts one after the other, so more would not help.
@@ -42,8 +48,8 @@ impl Store for Pass<'_> {
         }
     }
 
-    fn suffix(&self) -> &'static str {
-        ".gpg"
+    fn suffix(&self, _: &Path) -> &'static str {
+        SUFFIX
     }
 
     fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {

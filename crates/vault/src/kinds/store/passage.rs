@@ -10,14 +10,39 @@ use crate::input::context::Context;
 use crate::input::{age, read};
 use crate::{OpenError, PasswordSpec};
 
-/// A store of passage.
+/// Suffix of an entry's file.
+pub(super) const SUFFIX: &str = ".age";
+
+/// The file in a store's directory with the recipients that it is encrypted to; gopass has it too.
+pub(super) const RECIPIENTS: &str = ".age-recipients";
+
+/// `$PASSAGE_DIR`, otherwise `~/.passage/store`.
+pub(super) fn default_root() -> Result<PathBuf, OpenError> {
+    match std::env::var_os("PASSAGE_DIR").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => home().map(|home| home.join(".passage/store")),
+    }
+}
+
+/// `$PASSAGE_IDENTITIES_FILE`, otherwise `~/.passage/identities`.
+pub(super) fn default_identity() -> Result<PathBuf, OpenError> {
+    match std::env::var_os("PASSAGE_IDENTITIES_FILE").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => home().map(|home| home.join(".passage/identities")),
+    }
+}
+
+/// A store of age files: of passage, or of gopass.
 pub(super) struct Passage<'m> {
     pub source: &'m str,
     pub context: &'m Context<'m>,
-    /// `None`: passage's own.
     pub path: Option<&'m Path>,
-    /// A file of identities. `None`: passage's own.
+    /// The program's own directory, without `path`.
+    pub default_root: fn() -> Result<PathBuf, OpenError>,
+    /// A file of identities.
     pub identity: Option<&'m Path>,
+    /// The program's own file of identities, without `identity`.
+    pub default_identity: fn() -> Result<PathBuf, OpenError>,
     /// The password of the identities; if there are none, of the entries.
     pub password: Option<&'m PasswordSpec>,
 }
@@ -28,25 +53,21 @@ impl Passage<'_> {
         if let Some(path) = self.identity {
             return Ok(Some(path.to_owned()));
         }
-        let own = match std::env::var_os("PASSAGE_IDENTITIES_FILE").filter(|path| !path.is_empty()) {
-            Some(path) => PathBuf::from(path),
-            None => home()?.join(".passage/identities"),
-        };
+        let own = (self.default_identity)()?;
         Ok(Some(own).filter(|own| self.password.is_none() || own.exists()))
     }
 }
 
 impl Store for Passage<'_> {
     fn root(&self) -> Result<PathBuf, OpenError> {
-        match (self.path, std::env::var_os("PASSAGE_DIR").filter(|path| !path.is_empty())) {
-            (Some(path), _) => Ok(self.context.at(path)),
-            (None, Some(path)) => Ok(path.into()),
-            (None, None) => home().map(|home| home.join(".passage/store")),
+        match self.path {
+            Some(path) => Ok(self.context.at(path)),
+            None => (self.default_root)(),
         }
     }
 
-    fn suffix(&self) -> &'static str {
-        ".age"
+    fn suffix(&self, _: &Path) -> &'static str {
+        SUFFIX
     }
 
     fn decrypt(&self, tree: &Tree, entries: &[&StoreEntry], take: &mut Take<'_>) -> Result<(), OpenError> {

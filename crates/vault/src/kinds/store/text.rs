@@ -2,6 +2,8 @@
 //! `---`. An entry that begins with `---` is YAML only. gopass reads them so (pkg/gopass/secrets/yaml.go); pass and
 //! passage leave it to their users what follows the first line.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::DataFormat;
@@ -32,16 +34,22 @@ pub(super) fn fields(content: &[u8], wanted: Option<&str>) -> Result<Vec<Field>,
         None => (content, None),
     };
     let has_password = first.trim_ascii() != MARKER;
+    let (text, yaml) = match rest.unwrap_or_default() {
+        rest if has_password => split_yaml(rest),
+        rest => (&[][..], Some(rest)),
+    };
+    // Without a first line there are no lines of keys.
+    let file = is_base64(text);
     let mut fields = Vec::new();
-    if has_password {
+    if file && first.is_empty() {
+        fields.push(decoded("password", text));
+    } else if has_password {
         fields.push(built_in("password", first));
     }
     if let Some(notes) = rest {
         fields.push(built_in("notes", notes));
     }
-    fields.push(built_in("content", content));
-    let rest = rest.unwrap_or_default();
-    let (text, yaml) = if has_password { split_yaml(rest) } else { (&[][..], Some(rest)) };
+    fields.push(if file { decoded("content", text) } else { built_in("content", content) });
     let mut custom: Vec<Field> = Vec::new();
     for line in lines(text) {
         if is_totp(line) {
@@ -93,6 +101,34 @@ fn take_yaml(
         }
     }
     Ok(())
+}
+
+/// True for a file that `gopass fscopy` or `gopass cat` has stored: key lines, and its bytes as Base64
+/// (internal/action/binary.go).
+fn is_base64(text: &[u8]) -> bool {
+    lines(text).filter_map(pair).any(|(key, value)| {
+        key.eq_ignore_ascii_case("content-transfer-encoding") && value.trim_ascii().eq_ignore_ascii_case(b"base64")
+    })
+}
+
+/// The bytes of such a file as the field `name`: all lines without a key, decoded.
+fn decoded(name: &str, text: &[u8]) -> Field {
+    let mut base64 = Zeroizing::new(Vec::with_capacity(text.len()));
+    for line in lines(text).filter(|line| pair(line).is_none()) {
+        base64.extend_from_slice(line.trim_ascii());
+    }
+    // No shorter than what comes out, so that the buffer never moves.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(base64.len().saturating_add(4)));
+    Field::built_in_value(
+        name,
+        match STANDARD.decode_vec(base64.as_slice(), &mut bytes) {
+            Ok(()) => Value::Bytes(bytes),
+            Err(_) => Value::Refused(
+                "its Content-Transfer-Encoding says Base64, and it is not".to_owned(),
+                "`#notes` is all of it, as it stands".to_owned(),
+            ),
+        },
+    )
 }
 
 /// The lines of `text`, without their ends.
@@ -163,6 +199,7 @@ mod tests {
         let fields = fields(content.as_bytes(), wanted).map_err(|(what, _)| what)?;
         let text = |value| match value {
             Value::Bytes(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            Value::Refused(what, _) => format!("refused: {what}"),
             _ => unreachable!("an entry has only bytes"),
         };
         Ok(fields.into_iter().map(|field| (field.name, text(field.value))).collect())
@@ -260,5 +297,29 @@ mod tests {
             assert!(text_of(content, field).is_ok(), "{field:?}");
         }
         assert!(text_of("GOPASS-SECRET-1.0\nPassword: x\n", None).unwrap_err().contains("given up"));
+    }
+
+    #[test]
+    fn a_file_that_gopass_has_stored_as_base64_is_decoded() {
+        let header = "Content-Disposition: attachment; filename=\"key.bin\"\nContent-Transfer-Encoding: Base64\n";
+        let value = |content: &str, wanted: &str| {
+            let fields = text_of(content, Some(wanted)).unwrap();
+            fields.into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value).unwrap()
+        };
+        for (content, password, whole) in [
+            (format!("\n{header}cGxhbnRlZAph"), "planted\na", "planted\na"),
+            (format!("\n{}cGxh\r\nbnRlZA==\n", header.to_lowercase()), "planted", "planted"),
+            (format!("pw\n{header}cGxhbnRlZA==\n"), "pw", "planted"),
+            (format!("\n{header}"), "", ""),
+        ] {
+            assert_eq!(value(&content, "password"), password, "{content}");
+            assert_eq!(value(&content, "content"), whole, "{content}");
+        }
+        let bad = format!("\n{header}no Base64!\n");
+        assert!(value(&bad, "password").starts_with("refused: its Content-Transfer-Encoding says Base64"));
+        assert_eq!(
+            value("pw\nContent-Transfer-Encoding: 8bit\nx\n", "content"),
+            "pw\nContent-Transfer-Encoding: 8bit\nx\n"
+        );
     }
 }
