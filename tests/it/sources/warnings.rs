@@ -41,7 +41,7 @@ fn what_a_source_notices_is_told_by_every_command_that_reads_it() {
         (&["verify", "root"], 3, &all),
         (&["inject", "root"], 0, &all),
         (&["verify", "root"], 0, &all),
-        (&["sources", "list", "lab"], 0, &whole[..1]),
+        (&["sources", "list", "lab"], 0, &whole),
     ];
     for (command, code, want) in commands {
         let run = || Deaddrop::new(&scratch).args(command).args(["-m", "secrets.yaml"]).plant(&canary);

@@ -107,6 +107,9 @@ impl Source for Age<'_> {
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {
-        Ok(self.document()?.list())
+        let document = self.document()?;
+        let report = |finding| self.input.context().report(finding);
+        document.findings(self.input.name(), &[]).into_iter().for_each(report);
+        Ok(document.list())
     }
 }

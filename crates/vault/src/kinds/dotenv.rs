@@ -82,7 +82,9 @@ impl Source for Dotenv<'_> {
 
         let name = shown_path(self.input.name());
         let report = |finding| self.input.context().report(finding);
-        unread_lines(&name, &bad_lines).into_iter().for_each(report);
+        if let Some(finding) = unread_lines(&name, &bad_lines) {
+            report(finding);
+        }
         let mut missing = 0;
         Ok(wanted
             .iter()
@@ -119,12 +121,16 @@ impl Source for Dotenv<'_> {
         let text = self.text(&bytes)?;
         let mut parser = Parser::new(&text);
         let mut keys = BTreeSet::new();
+        let mut bad_lines = Vec::new();
         while let Some(statement) = parser.next() {
-            if let Statement::Binding(key, Some(_)) = statement
-                && looks_like_a_name(key)
-            {
-                keys.insert(key.to_owned());
+            match statement {
+                Statement::Binding(key, Some(_)) if looks_like_a_name(key) => drop(keys.insert(key.to_owned())),
+                Statement::Bad(line) if bad_lines.len() < NAMED_LINES => bad_lines.push(line),
+                Statement::Binding(..) | Statement::Bad(_) | Statement::Nothing => {}
             }
+        }
+        if let Some(finding) = unread_lines(&shown_path(self.input.name()), &bad_lines) {
+            self.input.context().report(finding);
         }
         Ok(keys.into_iter().map(Listed::without_fields).collect())
     }

@@ -377,7 +377,7 @@ impl Spec for CsvSpec {
         let mut fields = BTreeMap::new();
         for entry in columns.0 {
             accept(entry.key, keys::text(&entry.name, "a field's name"));
-            let Some((column_id, column)) = entry.value.good() else { return None };
+            let (column_id, column) = entry.value.good()?;
             let column = match column {
                 ColumnKey::Name(name) => {
                     accept(column_id, keys::text(&name, "a column's name"));
