@@ -8,7 +8,7 @@ use std::path::Path;
 use deaddrop_core::limits::MAX_VALUE;
 
 use super::*;
-use crate::testing::{Place, Shown, Specs, exports, reference};
+use crate::testing::{PASSWORD, Place, Shown, Specs, exports, locked, one, reference};
 
 /// The values of references for secrets called `s0`, `s1`, …, which must not be empty; or all errors.
 fn get(specs: &Specs, wanted: &[&str]) -> Result<Vec<Vec<u8>>, Vec<Shown>> {
@@ -357,5 +357,50 @@ fn every_kind_of_file_in_clear_text_is_told_if_others_can_read_it_and_no_encrypt
         let codes: Vec<(&str, Option<&str>)> =
             warnings.iter().map(|warning| (warning.code, warning.secret.as_deref())).collect();
         assert_eq!(codes, if is_clear { vec![("DD308", None)] } else { vec![] }, "{name}");
+    }
+}
+
+#[test]
+fn a_bit_that_was_changed_in_a_file_with_a_checksum_or_mac_never_gives_another_value() {
+    // Values without one: CSV, plain JSON, dotenv; and version 3 of KDBX as KeePass before 2.20 and pykeepass write it.
+    const KEEPASS: &str = "correct horse ünïcödé";
+    let place = Place::new();
+    let export = |name: &str| std::fs::read(exports().join(name)).unwrap();
+    std::fs::copy(exports().join("age/identity.txt"), place.path().join("id")).unwrap();
+    let file = |password: &str| match password {
+        "" => FileSpec::plain("x"),
+        "id" => FileSpec { identity: Some("id".into()), ..FileSpec::plain("x") },
+        password => locked("x", password),
+    };
+    let keepass = || SourceSpec::KeePass(KeePassSpec { file: file(KEEPASS), key_file: None });
+    let age = |file: FileSpec| SourceSpec::Age(AgeSpec { file, format: DataFormat::Json });
+    for (name, spec, wanted) in [
+        ("bitwarden-pbkdf2.json", SourceSpec::Bitwarden(file(PASSWORD)), "odd values/dollar"),
+        ("bitwarden.zip", SourceSpec::Bitwarden(file("")), "unicode#file:binary"),
+        ("bitwarden.zip", SourceSpec::Bitwarden(file("")), "odd values/dollar"),
+        ("onepassword.1pux", SourceSpec::OnePassword(file("")), "Router"),
+        ("proton.zip", SourceSpec::ProtonPass(file("")), "Router"),
+        ("proton-around.pgp", SourceSpec::ProtonPass(file(PASSWORD)), "Router"),
+        ("proton-json.pgp", SourceSpec::ProtonPass(file(PASSWORD)), "Router"),
+        ("proton-encrypted.zip", SourceSpec::ProtonPass(file(PASSWORD)), "Router"),
+        ("keepass/argon2d-aes.kdbx", keepass(), "home/Homelab admin"),
+        ("keepass/argon2id-chacha20.kdbx", keepass(), "home/Homelab admin"),
+        ("keepass/keepassxc3.kdbx", keepass(), "home/Homelab admin"),
+        ("age/document.age", age(file("id")), "token"),
+    ] {
+        let good = export(name);
+        place.write("x", &good);
+        let value = one(place.path(), spec.clone(), wanted);
+        let mut refused = 0;
+        for at in (0..good.len()).step_by(good.len().div_ceil(12)) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << (at % 8);
+            place.write("x", bytes);
+            match crate::testing::get(place.path(), spec.clone(), &[wanted]) {
+                Ok(values) => assert!(values == std::slice::from_ref(&value), "{name} {wanted}: byte {at}"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0, "{name}");
     }
 }

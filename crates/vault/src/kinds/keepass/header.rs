@@ -3,6 +3,8 @@
 //! Format: keepass.info, "KDBX File Format Specification" (version 4); for 3.1 KeePassXC's `Kdbx3Reader`. All integers
 //! are little-endian.
 
+use sha2::{Digest, Sha256};
+
 use crate::input::kdf;
 
 /// `sig1` and `sig2` of KeePass 2: bytes 0 to 3, 4 to 7.
@@ -55,6 +57,8 @@ pub(super) enum Version {
         inner: (u32, Vec<u8>),
         /// `StreamStartBytes`: the first bytes of a correctly decrypted payload.
         start: Vec<u8>,
+        /// SHA-256 of the header, which nothing else authenticates: compared with `Meta/HeaderHash` in the document.
+        hash: [u8; 32],
     },
     /// 4.0 and 4.1.
     Four,
@@ -183,12 +187,13 @@ impl Header {
             }
         }
         let length = file.len().saturating_sub(bytes.0.len());
-        raw.check(four, length)
+        raw.check(four, file.get(..length).unwrap_or_default())
     }
 }
 
 impl Raw<'_> {
-    fn check(&self, four: bool, length: usize) -> Result<Header, Refusal> {
+    /// `whole`: the header's bytes.
+    fn check(&self, four: bool, whole: &[u8]) -> Result<Header, Refusal> {
         let damaged = || (DAMAGED.to_owned(), "");
         let number = |field: Option<&[u8]>| field.and_then(|field| Bytes(field).u32());
         let (cipher, iv_length) = match self.cipher.ok_or_else(damaged)? {
@@ -211,10 +216,10 @@ impl Raw<'_> {
                 let kdf = aes_kdf(self.transform_seed, rounds.ok_or_else(damaged)?)?;
                 let inner = (number(self.inner_id).ok_or_else(damaged)?, self.inner_key.ok_or_else(damaged)?.to_vec());
                 let start = self.start.filter(|start| start.len() == 32).ok_or_else(damaged)?.to_vec();
-                (Version::Three { inner, start }, kdf)
+                (Version::Three { inner, start, hash: Sha256::digest(whole).into() }, kdf)
             }
         };
-        Ok(Header { version, cipher, gzip, master_seed, iv, kdf, length })
+        Ok(Header { version, cipher, gzip, master_seed, iv, kdf, length: whole.len() })
     }
 }
 

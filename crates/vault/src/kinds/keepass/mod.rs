@@ -208,6 +208,7 @@ impl Vault for Keepass<'_> {
         self.opened = Some(opened);
         result.map_err(|stop| match stop {
             Stop::Sink(limit) => OpenError::Limit { path: self.input.name().to_owned(), limit: limit.to_string() },
+            stop @ Stop::Damaged(xml::OTHER_HEADER) => self.input.refused(stop.message(), "is there a backup of it?"),
             stop => self.input.refused(stop.message(), ""),
         })
     }
@@ -255,7 +256,12 @@ impl Opened {
     fn read(&self, visitor: &mut dyn xml::Visitor) -> Result<(), Stop> {
         contained(|| {
             let (document, inner) = self.inside()?;
-            xml::read(document, inner, visitor)
+            let header = match &self.header.version {
+                Version::Three { hash, .. } => Some(hash),
+                // Its own HMAC authenticates it.
+                Version::Four => None,
+            };
+            xml::read(document, inner, header, visitor)
         })
     }
 

@@ -130,8 +130,8 @@ fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Resul
     Ok(end)
 }
 
-/// Version 3: checks the blocks from `at` on; before each are its index, SHA-256 and length. Moves the blocks' content
-/// to the start; returns its length.
+/// Version 3: checks the blocks from `at` on; before each are its index, SHA-256 and length. The last one is empty, and
+/// its hash is zeros. Moves the blocks' content to the start; returns its length.
 fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, PayloadError> {
     let mut end = 0_usize;
     for index in 0_u32.. {
@@ -139,12 +139,13 @@ fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, PayloadError> {
         let number = bytes.u32().ok_or(CUT_OFF)?;
         let hash = bytes.array::<32>().ok_or(CUT_OFF)?;
         let length = usize::try_from(bytes.u32().ok_or(CUT_OFF)?).unwrap_or(usize::MAX);
+        let block = bytes.take(length).ok_or(CUT_OFF)?;
+        let made = if length == 0 { [0; 32] } else { Sha256::digest(block).into() };
+        if number != index || made != hash {
+            return Err(DAMAGED);
+        }
         if length == 0 {
             break;
-        }
-        let block = bytes.take(length).ok_or(CUT_OFF)?;
-        if number != index || Sha256::digest(block).as_slice() != hash {
-            return Err(DAMAGED);
         }
         let start = at.saturating_add(40);
         at = start.saturating_add(length);

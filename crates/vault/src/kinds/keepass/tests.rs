@@ -198,6 +198,27 @@ fn a_wrong_key_and_a_damaged_file_are_told_apart() {
 }
 
 #[test]
+fn a_header_of_version_3_that_was_changed_later_is_refused() {
+    let place = place();
+    let good = std::fs::read(place.path().join("header-hash.kdbx")).unwrap();
+    place.write("pw", "made-up-pw");
+    assert!(place.one(&source("header-hash", ""), "s:node1").is_ok());
+    let header = super::header::Header::read(&good).unwrap().length;
+    // The key of the protected values, and the cipher that uses it. Nothing else depends on them.
+    let key = good.windows(3).position(|field| field == [8, 32, 0]).unwrap() + 3;
+    let id = good.windows(7).position(|field| field == [10, 4, 0, 2, 0, 0, 0]).unwrap() + 3;
+    assert!(key < header && id < header);
+    for (at, bits) in [(key, 1), (key + 31, 0x80), (id, 2 ^ 3), (id, 2)] {
+        let mut bytes = good.clone();
+        bytes[at] ^= bits;
+        place.write("bad.kdbx", bytes);
+        let told = place.fails(&source("bad", ""), "s:node1");
+        let want = "s: DIR/bad.kdbx: its header is damaged: it does not have the hash that the document inside says";
+        assert!(told.starts_with(want), "{at}: {told}");
+    }
+}
+
+#[test]
 fn what_a_header_asks_for_beyond_the_bounds_is_refused_before_it_costs_anything() {
     let place = place();
     let entry = |kind: u8, name: &str, length: u8| [&[kind, 1, 0, 0, 0], name.as_bytes(), &[length, 0, 0, 0]].concat();

@@ -41,11 +41,16 @@ pub(super) trait Visitor {
     fn entry(&mut self, entry: Entry, group: &[u8; 16]) -> Result<(), Stop>;
 }
 
-/// Parses the whole document.
+/// Parses the whole document. `header`: the hash of a header that only the document authenticates (version 3).
 ///
 /// # Errors
-/// The document is damaged, a limit is exceeded, or the visitor stops.
-pub(super) fn read(document: impl Read, inner: Inner, visitor: &mut dyn Visitor) -> Result<(), Stop> {
+/// The document is damaged or has another header's hash, a limit is exceeded, or the visitor stops.
+pub(super) fn read(
+    document: impl Read,
+    inner: Inner,
+    header: Option<&[u8; 32]>,
+    visitor: &mut dyn Visitor,
+) -> Result<(), Stop> {
     let mut walk = Walk::new(document, inner);
     let mut seen = false;
     while let Some(element) = walk.next()? {
@@ -57,7 +62,10 @@ pub(super) fn read(document: impl Read, inner: Inner, visitor: &mut dyn Visitor)
         let mut entered = false;
         while let Some(child) = walk.next()? {
             match child.name.as_str() {
-                "Meta" if !entered => bin = walk.meta()?,
+                "Meta" => {
+                    let found = walk.meta(header)?;
+                    bin = if entered { bin } else { found };
+                }
                 "Root" => {
                     entered = true;
                     while let Some(child) = walk.next()? {
@@ -228,13 +236,20 @@ impl<R: Read> Walk<R> {
         STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(DAMAGED)
     }
 
-    /// `Meta`: the UUID of the recycle bin, if there is one.
-    fn meta(&mut self) -> Result<Option<[u8; 16]>, Stop> {
+    /// `Meta`: the UUID of the recycle bin, if there is one. `HeaderHash` must be `header`, the SHA-256 of the whole
+    /// header, if both are there (KeePassXC's `Kdbx3Reader`); KeePass before 2.20 writes none.
+    fn meta(&mut self, header: Option<&[u8; 32]>) -> Result<Option<[u8; 16]>, Stop> {
         let (mut enabled, mut bin) = (true, None);
         while let Some(child) = self.next()? {
             match child.name.as_str() {
                 "RecycleBinEnabled" => enabled = !self.text(&child)?.trim().eq_ignore_ascii_case("false"),
                 "RecycleBinUUID" => bin = Some(self.uuid(&child)?),
+                "HeaderHash" => {
+                    let hash = self.content(&child, true)?;
+                    if header.is_some_and(|header| !hash.is_empty() && *hash != header) {
+                        return Err(Stop::Damaged(OTHER_HEADER));
+                    }
+                }
                 _ => self.skip(&child)?,
             }
         }
@@ -347,6 +362,8 @@ impl<R: Read> Walk<R> {
 }
 
 const DAMAGED: Stop = Stop::Damaged("the document inside is damaged");
+/// Message for a header that was changed after the database was saved.
+pub(super) const OTHER_HEADER: &str = "its header is damaged: it does not have the hash that the document inside says";
 const TOO_LONG: &str = "an entry in it is over 64 MiB, the longest that is read";
 
 /// An XML event.
