@@ -334,3 +334,39 @@ fn a_source_is_read_from_standard_input() {
     inject(&scratch).stdin("A='from a pipe'\n").run().expect_code(0);
     assert_eq!(injected(&scratch, "a"), b"from a pipe");
 }
+
+#[test]
+fn a_value_in_which_a_program_has_replaced_bytes_is_refused() {
+    // What Go writes for the bytes "p\xff"; and the character itself.
+    for (kind, name, body, item) in [
+        ("exec, argv: [tool]", "tool", r#"printf '{"a": "p\\ufffd"}'"#, "a"),
+        ("exec, argv: [tool]", "tool", "printf '{\"a\": {\"b\": \"\\357\\277\\275\"}}'", "/a/b"),
+        ("vals", "vals", r#"printf '{"v0": "p\\ufffd"}'"#, "ref+echo://x"),
+        ("secretspec", "secretspec", r#"printf '{"A": "p\\ufffd"}'"#, "A"),
+        ("secretspec", "secretspec", "[ $1 = get ] || exit 1; printf 'p\\357\\277\\275\\n'", "A"),
+        ("bw", "bw", r#"printf '[{"id":"1","type":1,"name":"A","login":{"password":"p\\ufffd"}}]'"#, "A"),
+        (
+            "op",
+            "op",
+            r#"case "$2" in list) printf '[{"id":"a","title":"A","vault":{"id":"v","name":"V"}}]' ;;
+            get) printf '{"id":"a","title":"A","fields":[{"id":"password","purpose":"PASSWORD","value":"p\\ufffd"}]}' ;;
+            esac"#,
+            "A",
+        ),
+        (
+            "rbw",
+            "rbw",
+            r#"case "$1" in list) printf '1\tA\t\n' ;; get) printf '{"data":{"password":"p\\ufffd"}}' ;; esac"#,
+            "A",
+        ),
+    ] {
+        let scratch = Scratch::new();
+        root(&scratch);
+        program(&scratch, name, body);
+        let from = format!("{{ source: v, item: \"{item}\" }}");
+        manifest(&scratch, &format!("  v: {{ type: {kind} }}\n"), &[("a", &from)]);
+        let hint = "`encoding: base64`";
+        inject(&scratch).run().expect_refusal(kind, 1, &[&format!("v: \"{item}\": it holds U+FFFD"), hint]);
+        assert!(!scratch.join("root/etc/a").exists(), "{kind}");
+    }
+}

@@ -49,6 +49,36 @@ fn what_the_real_sops_has_encrypted_is_read_in_every_format() {
 }
 
 #[test]
+fn a_binary_file_is_read_byte_for_byte_and_a_text_that_lost_bytes_is_refused() {
+    if skipped_without_root("a directory whose files become root's") {
+        return;
+    }
+    let content = b"\x05\x02\0\xff\xfekeytab \xe4\r\n";
+    let scratch = encrypted(&[]);
+    let encrypt = |name: &str, kind: &str, content: &[u8]| {
+        let recipient = tool(Command::new("age-keygen").arg("-y").arg(scratch.join("keys.txt"))).stdout;
+        let recipient = String::from_utf8(recipient).expect("text");
+        let mut sops = Command::new("sops");
+        sops.args(["--encrypt", "--in-place", "--input-type", kind, "--output-type", kind, "--age", recipient.trim()]);
+        tool(sops.arg(scratch.write(name, content)));
+    };
+    encrypt("a.keytab", "binary", content);
+    encrypt("b.json", "binary", content);
+    encrypt("c.secret", "json", b"{\"token\": \"from json\", \"data\": \"not all\"}");
+    encrypt("d", "binary", "text with U+FFFD, \u{fffd}".as_bytes());
+    let keys = scratch.join("keys.txt");
+    let sources = "{ a: { type: sops, path: a.keytab }, b: { type: sops, path: b.json }, \
+                   c: { type: sops, path: c.secret }, d: { type: sops, path: d } }";
+    let wanted = ["c:token", "c:data", "d:data", "a:data"];
+    let run = inject(&scratch, sources, &wanted).env("SOPS_AGE_KEY_FILE", &keys).env("PATH", path()).run();
+    assert_eq!(values(&scratch, run, 3), ["from json", "not all", "text with U+FFFD, \u{fffd}"]);
+    assert_eq!(fs::read(scratch.join("root/etc/s/s3")).expect("a secret"), content);
+    // The name tells sops that it is JSON, where no such byte can be.
+    let run = inject(&scratch, sources, &["b:data"]).env("SOPS_AGE_KEY_FILE", &keys).env("PATH", path()).run();
+    run.expect_refusal("lost", 1, &["b: \"data\": it holds U+FFFD", "hint: encrypt it as a file of its own"]);
+}
+
+#[test]
 fn what_sops_cannot_decrypt_and_a_missing_sops_are_told() {
     if skipped_without_root("a directory whose files become root's") {
         return;

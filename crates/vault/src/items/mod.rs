@@ -6,5 +6,6 @@ pub(crate) mod dotenv;
 pub(crate) mod item;
 pub(crate) mod json;
 pub(crate) mod reader;
+pub(crate) mod replaced;
 pub(crate) mod search;
 pub(crate) mod words;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::input::child::{ChildError, Program};
 use crate::input::context::{Context, Surroundings};
 use crate::items::document::{self, Document};
+use crate::items::replaced;
 use crate::keys::Declared;
 use crate::kinds::Kind;
 use crate::spec::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT, Spec};
@@ -98,7 +99,9 @@ impl Kind for Exec<'_> {
 
 impl Source for Exec<'_> {
     fn fetch(&mut self, wanted: &[&Reference]) -> Result<Vec<Result<Secret, LookupError>>, OpenError> {
-        Ok(self.document()?.fetch(wanted))
+        const HINT: &str = "let the program print such a value in base64, and say `encoding: base64`; if U+FFFD is part \
+            of the value, this is the way as well";
+        Ok(replaced::refuse(wanted, self.document()?.fetch(wanted), HINT))
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, OpenError> {

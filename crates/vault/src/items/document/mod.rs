@@ -153,11 +153,7 @@ impl Document {
                 }
                 builder.add(Node::Object(keys)).map_err(too_many)?
             }
-            DataFormat::Value => {
-                let value = builder.add(Node::text(bytes)).map_err(too_many)?;
-                let key = Zeroizing::new("value".to_owned());
-                builder.add(Node::Object(vec![(key, value)])).map_err(too_many)?
-            }
+            DataFormat::Value => return Ok(Self::of_one("value", bytes)),
         };
         Ok(Self { nodes: builder.nodes, root, dotenv: dotenv_file })
     }
@@ -169,6 +165,12 @@ impl Document {
         let line = |reference: &Reference| backquoted.iter().find(|(key, _)| *key == reference.item);
         let of_values = wanted.iter().filter_map(|own| Some(dotenv::backquoted(&name, line(own)?.1, own)));
         dotenv::unread_lines(&name, bad_lines).into_iter().chain(of_values).collect()
+    }
+
+    /// A document with one item, `name`, whose value is `bytes`.
+    pub(crate) fn of_one(name: &str, bytes: &[u8]) -> Self {
+        let object = Node::Object(vec![(Zeroizing::new(name.to_owned()), 0)]);
+        Self { nodes: vec![Node::text(bytes), object], root: 1, dotenv: None }
     }
 
     /// The results, one per reference.

@@ -20,6 +20,7 @@ use crate::error::item;
 use crate::input::child::{ChildError, Program};
 use crate::input::context::{Context, Surroundings};
 use crate::items::item::Answer;
+use crate::items::replaced;
 use crate::spec::ProgramSpec;
 use crate::{LookupError, OpenError, Reference};
 
@@ -31,6 +32,10 @@ pub(crate) use vals::Vals;
 
 /// Maximum length of a program's output, in bytes.
 const MAX_OUTPUT: usize = 256 << 20;
+
+/// Hint for a value with U+FFFD.
+const REPLACED: &str = "keep what is no text as an attachment (`#file:NAME`) where the program has them, or in base64, \
+    with `encoding: base64`";
 
 /// Maximum number of parallel calls.
 const SIDE_BY_SIDE: usize = 8;
@@ -80,7 +85,7 @@ impl Tool<'_> {
         let places: Vec<String> = answers.iter().filter_map(place).collect();
         let mut contents = side_by_side(&places, |place| read(place)).into_iter();
         let value = |(reference, answer): (&&Reference, Result<Answer, LookupError>)| match answer? {
-            Answer::Value(secret) => Ok(secret),
+            Answer::Value(secret) => replaced::check(reference, secret, REPLACED),
             Answer::Attachment(_) => match contents.next() {
                 Some(Ok(mut bytes)) => Ok(Secret::new(std::mem::take(&mut *bytes))),
                 Some(Err(error)) => Err(self.refused(reference, format!("{} {error}", self.name))),

@@ -8,12 +8,13 @@ use deaddrop_core::secret::Secret;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
-use super::{Tool, side_by_side};
+use super::{REPLACED, Tool, side_by_side};
 use crate::input::child::ChildError;
 use crate::input::context::Context;
 use crate::items::item::{Answer, Entry, Field, Sink, SinkLimit, Value, select};
 use crate::items::json::Text;
 use crate::items::reader::{Listing, find_ids};
+use crate::items::replaced;
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -158,7 +159,7 @@ impl<'m> Rbw<'m> {
         let found: Item =
             serde_json::from_slice(output).map_err(|_| refused("what rbw printed is not its JSON".to_owned()))?;
         match select(found.fields(), reference)? {
-            Answer::Value(secret) => Ok(secret),
+            Answer::Value(secret) => replaced::check(reference, secret, REPLACED),
             Answer::Attachment(_) => Err(refused("rbw has no attachments".to_owned())),
         }
     }

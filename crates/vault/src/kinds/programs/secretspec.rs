@@ -6,10 +6,11 @@ use deaddrop_core::secret::Secret;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Tool, side_by_side};
+use super::{REPLACED, Tool, side_by_side};
 use crate::error::{item, shown};
 use crate::input::child::ChildError;
 use crate::input::context::Context;
+use crate::items::replaced;
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -41,7 +42,7 @@ impl<'m> Secretspec<'m> {
                 if value.last() == Some(&b'\n') {
                     value.pop();
                 }
-                Ok(Secret::new(std::mem::take(&mut *value)))
+                replaced::check(reference, Secret::new(std::mem::take(&mut *value)), REPLACED)
             }
             Err(error) => Err(self.tool.refused(reference, format!("secretspec {error}"))),
         };
@@ -73,7 +74,7 @@ impl Source for Secretspec<'_> {
         };
         let names: Vec<String> = values.keys().cloned().collect();
         let answer = |reference: &&Reference| match values.remove(&reference.item) {
-            Some(Value::String(text)) => Ok(Secret::from(text)),
+            Some(Value::String(text)) => replaced::check(reference, Secret::from(text), REPLACED),
             Some(_) => Err(LookupError::NotText { item: item(reference), field: "value".to_owned() }),
             None => {
                 let near =

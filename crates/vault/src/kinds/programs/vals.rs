@@ -4,9 +4,10 @@
 use deaddrop_core::secret::Secret;
 use serde_json::{Map, Value};
 
-use super::Tool;
+use super::{REPLACED, Tool};
 use crate::error::{item, shown};
 use crate::input::context::Context;
+use crate::items::replaced;
 use crate::kinds::Kind;
 use crate::spec::ProgramSpec;
 use crate::{Listed, LookupError, OpenError, Reference, Source};
@@ -73,7 +74,7 @@ impl Source for Vals<'_> {
                 what: "vals gave it back as it was".to_owned(),
                 hint: Some("is the expression right?".to_owned()),
             }),
-            Some(Value::String(text)) => Ok(Secret::from(text)),
+            Some(Value::String(text)) => replaced::check(reference, Secret::from(text), REPLACED),
             Some(number @ (Value::Number(_) | Value::Bool(_))) => Ok(Secret::from(number.to_string())),
             Some(_) => {
                 let (item, field) = (shown(&reference.item), "value".to_owned());
