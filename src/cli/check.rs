@@ -29,12 +29,13 @@ impl Args {
     /// Reads every value and checks that it fits. Adds the warnings about suspicious values.
     fn read<'m>(
         &'m self,
+        ui: &Ui,
         manifest: &'m Manifest,
         secrets: Vec<&'m SecretSpec>,
         warnings: &mut Vec<Warning>,
     ) -> Result<(), Failure> {
         let parts = self.parts(manifest, secrets);
-        let values = Values::read(manifest, &parts)?;
+        let values = Values::read(manifest, &parts, ui.tell())?;
         warnings.extend_from_slice(values.warnings());
         part::check_that_values_fit(manifest, &parts, &values, |files| {
             for warning in files.iter().flat_map(plan::value_warnings) {
@@ -76,7 +77,7 @@ impl Args {
         };
         let mut warnings = select::manifest_warnings(&manifest, &secrets, self.manifest.host.as_deref());
         if self.values {
-            self.read(&manifest, secrets.clone(), &mut warnings)?;
+            self.read(ui, &manifest, secrets.clone(), &mut warnings)?;
         }
         for warning in &warnings {
             ui.result(&crate::report::plan::warning_lines(warning))?;

@@ -122,7 +122,7 @@ pub fn prepare<'w>(
         as_host: host,
         secrets,
     };
-    let values = Values::read(&loaded, std::slice::from_ref(&part))?;
+    let values = Values::read(&loaded, std::slice::from_ref(&part), ui.tell())?;
     let files = part.files(&loaded, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
 
     let mut opened = match (node, target.ssh) {

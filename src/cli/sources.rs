@@ -1,7 +1,7 @@
 //! `deaddrop sources`: lists the items of a source, by name.
 
 use deaddrop_core::near;
-use deaddrop_vault;
+use deaddrop_vault::Sources;
 
 use super::args::ManifestArgs;
 use super::select;
@@ -49,7 +49,8 @@ impl List {
         if !manifest.has_source(&self.name) {
             return Err(self.unknown(manifest.sources.keys().map(String::as_str)));
         }
-        let (items, mut warnings) = deaddrop_vault::list(&manifest.vaults(), &self.name).map_err(|error| {
+        let sources = Sources { tell: ui.tell(), ..manifest.vaults() };
+        let (items, mut warnings) = deaddrop_vault::list(&sources, &self.name).map_err(|error| {
             Failure::refused(vec![Message::from_error(&error).hint(error.hint().unwrap_or_default())])
         })?;
         manifest.allowances(None).filter(&mut warnings);

@@ -68,6 +68,7 @@ impl Manifest {
             directory: &self.directory,
             specs: &self.sources,
             references: self.secrets.iter().flat_map(SecretSpec::references).chain(passwords).collect(),
+            tell: None,
         }
     }
 

@@ -40,6 +40,12 @@ impl Ui {
         }
     }
 
+    /// What shows a line for people; `None` with `-q`.
+    #[must_use]
+    pub fn tell(&self) -> Option<fn(&str)> {
+        (!self.quiet).then_some(print_error_stream)
+    }
+
     /// A line for people, with `-v` (or `-vv`) only.
     pub fn detail(&self, level: u8, line: &str) {
         if self.verbose >= level && !self.quiet {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use deaddrop_core::near;
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
-use deaddrop_vault::Reference;
+use deaddrop_vault::{Reference, Sources};
 
 use super::desired::{self, DesiredFile, Need, Unfit};
 use super::message::{Failure, Message};
@@ -69,10 +69,11 @@ pub struct Values {
 
 impl Values {
     /// Reads every value and every become password, each once, in one pass over the sources; then asks the user, once.
+    /// `tell` shows a line about work that takes long.
     ///
     /// # Errors
     /// Exit 1 with every missing value; also if there is no terminal to ask on.
-    pub fn read(manifest: &Manifest, parts: &[HostPart<'_>]) -> Result<Self, Failure> {
+    pub fn read(manifest: &Manifest, parts: &[HostPart<'_>], tell: Option<fn(&str)>) -> Result<Self, Failure> {
         let mut needs: Vec<Need<'_>> =
             parts.iter().flat_map(|part| desired::needs(&part.secrets, part.as_host)).collect();
         // Most hosts need the same values: an error about one is reported once.
@@ -96,7 +97,7 @@ impl Values {
                 allow_empty: false,
             }))
             .collect();
-        let mut fetched = deaddrop_vault::fetch(&manifest.vaults(), &wanted).map_err(|errors| {
+        let mut fetched = deaddrop_vault::fetch(&Sources { tell, ..manifest.vaults() }, &wanted).map_err(|errors| {
             let message =
                 |error: &deaddrop_vault::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
             Failure::refused(errors.iter().map(message).collect())

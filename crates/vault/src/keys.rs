@@ -8,7 +8,7 @@ use deaddrop_core::keys::{Field, NodeId, Report, local_path, text, variable};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::spec::{DEFAULT_TIMEOUT, FileSpec, LONGEST_TIMEOUT, PasswordSpec};
+use crate::spec::{DEFAULT_TIMEOUT, FileSpec, KdfLimit, LONGEST_TIMEOUT, PasswordSpec};
 
 /// A file that holds values.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -24,6 +24,17 @@ pub struct FileKeys {
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
     #[schemars(length(min = 1))]
     pub identity: Field<String>,
+    /// `none`: deriving the key from the password may cost anything. Without it, time and memory are bounded.
+    pub kdf_limit: Field<KdfLimitKeys>,
+}
+
+/// The limit on the cost of a key derivation.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "kdf-limit")]
+pub enum KdfLimitKeys {
+    /// There is none.
+    None,
 }
 
 /// A directory of encrypted files.
@@ -146,8 +157,10 @@ impl Declared<'_> {
         let password_id = keys.password.place();
         let identity = self.path(keys.identity);
         let password = self.password(self.child("password"), keys.password);
-        let (path, identity, password) = (path?, identity?, password?);
-        let spec = FileSpec { path, identity, password };
+        let limit_id = keys.kdf_limit.place();
+        let kdf_limit = self.kdf_limit(keys.kdf_limit);
+        let (path, identity, password, kdf_limit) = (path?, identity?, password?, kdf_limit?);
+        let spec = FileSpec { path, identity, password, kdf_limit };
         let is_age = spec.is_age();
         if let Some(id) = identity_id.filter(|_| !is_age) {
             let hint = "`identity` opens what age has encrypted; remove it, or name the `.age` file";
@@ -164,7 +177,21 @@ impl Declared<'_> {
             self.problem_at(id, &message, "remove `password`");
             return None;
         }
+        if let Some(id) = limit_id.filter(|_| !self.takes_password && !is_age) {
+            let message = format!("a {} file is not encrypted: it takes no `kdf_limit`", self.kind);
+            self.problem_at(id, &message, "remove `kdf_limit`");
+            return None;
+        }
         Some(spec)
+    }
+
+    /// The limit on key derivations. `None` if it is wrong (reported).
+    pub(crate) fn kdf_limit(&self, field: Field<KdfLimitKeys>) -> Option<KdfLimit> {
+        match field {
+            Field::Missing => Some(KdfLimit::Bounded),
+            Field::Bad => None,
+            Field::Good(_, KdfLimitKeys::None) => Some(KdfLimit::Lifted),
+        }
     }
 
     /// A password's origin: `Some(None)` if the key is absent, `None` if it is wrong (reported). `node` is its value.

@@ -18,7 +18,7 @@
 //! std::fs::write(directory.path().join("export.json"), export)?;
 //!
 //! let specs = BTreeMap::from([("home".to_owned(), SourceSpec::Bitwarden(FileSpec::plain("export.json")))]);
-//! let sources = Sources { directory: directory.path(), specs: &specs, references: Vec::new() };
+//! let sources = Sources { directory: directory.path(), specs: &specs, references: Vec::new(), tell: None };
 //!
 //! let wifi = Reference { source: "home".to_owned(), item: "Wifi".to_owned(), field: None };
 //! let fetched = fetch(&sources, &[Wanted { reference: &wifi, secret: "wifi-password", allow_empty: false }])?;
@@ -58,7 +58,7 @@ pub use fetch::{Fetched, fetch};
 pub use input::child::ChildError;
 pub use input::read::ReadError;
 pub use items::item::LeftOut;
-pub use keys::{FileKeys, NoKeys, PasswordFromKeys, PasswordKeys, ProgramKeys, StoreKeys};
+pub use keys::{FileKeys, KdfLimitKeys, NoKeys, PasswordFromKeys, PasswordKeys, ProgramKeys, StoreKeys};
 pub use kinds::age::{AgeKeys, AgeSpec};
 pub use kinds::csv::{Column, ColumnKey, CsvKeys, CsvSpec};
 pub use kinds::env::{EnvKeys, EnvSpec};
@@ -69,7 +69,7 @@ pub use kinds::sops::{SopsKeys, SopsSpec};
 pub use kinds::store::{GopassKeys, GopassSpec, PassageKeys, PassageSpec};
 pub use kinds::{SourceKeys, SourceSpec};
 pub use reference::{HOST, Reference};
-pub use spec::{DataFormat, FileSpec, PasswordSpec, ProgramSpec, StoreSpec};
+pub use spec::{DataFormat, FileSpec, KdfLimit, PasswordSpec, ProgramSpec, StoreSpec};
 
 /// The sources of one manifest.
 #[derive(Debug, Clone)]
@@ -80,6 +80,8 @@ pub struct Sources<'m> {
     pub specs: &'m BTreeMap<String, SourceSpec>,
     /// All references of the manifest: no child process inherits a variable that one of them reads.
     pub references: Vec<&'m Reference>,
+    /// Shows the user a line about work that takes long. `None`: nothing is shown.
+    pub tell: Option<fn(&str)>,
 }
 
 /// A reference, and the secret that needs its value.

@@ -45,13 +45,15 @@ pub struct FileSpec {
     pub identity: Option<PathBuf>,
     /// The file's password; with `identity`, the password of the file inside the age file.
     pub password: Option<PasswordSpec>,
+    /// How much deriving a key from the password may cost.
+    pub kdf_limit: KdfLimit,
 }
 
 impl FileSpec {
     /// A file that is not encrypted.
     #[must_use]
     pub fn plain(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), identity: None, password: None }
+        Self { path: path.into(), identity: None, password: None, kdf_limit: KdfLimit::Bounded }
     }
 
     /// True if the file's name says that age has encrypted it.
@@ -110,6 +112,16 @@ pub enum PasswordSpec {
     Exec(Vec<String>),
     /// A question on the terminal.
     Ask,
+}
+
+/// How much deriving a key from a password may cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KdfLimit {
+    /// At most what the manual says for the kind of file.
+    #[default]
+    Bounded,
+    /// Anything.
+    Lifted,
 }
 
 /// The format of a decrypted file.

@@ -12,8 +12,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::{
-    AgeSpec, DataFormat, Fetched, FileSpec, KeePassSpec, Listed, PasswordSpec, Reference, SourceSpec, Sources, Wanted,
-    fetch, list,
+    AgeSpec, DataFormat, Fetched, FileSpec, KdfLimit, KeePassSpec, Listed, PasswordSpec, Reference, SourceSpec,
+    Sources, Wanted, fetch, list,
 };
 
 /// The password of all exports in tests/exports that have one.
@@ -71,7 +71,7 @@ impl Specs {
     }
 
     pub(crate) fn sources(&self) -> Sources<'_> {
-        Sources { directory: &self.directory, specs: &self.specs, references: Vec::new() }
+        Sources { directory: &self.directory, specs: &self.specs, references: Vec::new(), tell: None }
     }
 
     /// The values for these pairs of secret and reference, in their order, or all errors. Panics if an error contains
@@ -258,7 +258,8 @@ fn spec(text: &str) -> SourceSpec {
     let words = |part: &'_ str| part.trim_matches([' ', '{', '}']).to_owned();
     let parts: Vec<String> = text.split(',').map(words).collect();
     let key = |name: &str| parts.iter().find_map(|part| part.strip_prefix(name)?.strip_prefix(": ").map(PathBuf::from));
-    let file = FileSpec { path: key("path").unwrap(), identity: key("identity"), password };
+    let kdf_limit = if key("kdf_limit").is_some() { KdfLimit::Lifted } else { KdfLimit::Bounded };
+    let file = FileSpec { path: key("path").unwrap(), identity: key("identity"), password, kdf_limit };
     match parts[0].as_str() {
         "age" => {
             let format = match key("format").unwrap().to_str().unwrap() {

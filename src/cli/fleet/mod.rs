@@ -79,7 +79,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         ui.info("nothing to do: none of the hosts is in this shard");
         return Ok(Exit::Done);
     }
-    let values = Values::read(&manifest, &parts)?;
+    let values = Values::read(&manifest, &parts, ui.tell())?;
     part::check_that_values_fit(&manifest, &parts, &values, |_| {})?;
 
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.

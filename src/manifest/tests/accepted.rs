@@ -12,9 +12,10 @@ fn a_manifest_with_everything_is_read_as_it_is_written() {
         sources,
         [
             "ci Env(EnvSpec { prefix: \"HOMELAB_\" })",
-            "dot Dotenv(FileSpec { path: \"/srv/secrets.env\", identity: None, password: None })",
+            "dot Dotenv(FileSpec { path: \"/srv/secrets.env\", identity: None, password: None, kdf_limit: Bounded })",
             "keys File(DirectorySpec { path: Some(\"keys\") })",
-            "vault Bitwarden(FileSpec { path: \"exports/homelab.json\", identity: None, password: None })",
+            "vault Bitwarden(FileSpec { path: \"exports/homelab.json\", identity: None, password: None, \
+             kdf_limit: Bounded })",
         ]
     );
     let names: Vec<&str> = manifest.secrets.iter().map(|secret| secret.name.as_str()).collect();

@@ -4,7 +4,9 @@
 use std::iter;
 
 use age::x25519;
-use deaddrop_vault::{AgeSpec, DataFormat, FileSpec, KeePassSpec, PassageSpec, PasswordSpec, SourceSpec, StoreSpec};
+use deaddrop_vault::{
+    AgeSpec, DataFormat, FileSpec, KdfLimit, KeePassSpec, PassageSpec, PasswordSpec, SourceSpec, StoreSpec,
+};
 
 use super::engine::Target;
 use super::input::Input;
@@ -45,11 +47,11 @@ impl Stores {
         let identity = x25519::Identity::generate();
         let recipient = identity.to_public();
         let identity = age::secrecy::ExposeSecret::expose_secret(&identity.to_string()).to_owned();
-        let age = || FileSpec { path: "file".into(), identity: Some("identity".into()), password: None };
+        let age = || FileSpec { identity: Some("identity".into()), ..FileSpec::plain("file") };
         let document = |format| SourceSpec::Age(AgeSpec { file: age(), format });
         let keepass = || {
             SourceSpec::KeePass(KeePassSpec {
-                file: FileSpec { path: "file".into(), identity: None, password: Some(PasswordSpec::File("pw".into())) },
+                file: FileSpec { password: Some(PasswordSpec::File("pw".into())), ..FileSpec::plain("file") },
                 key_file: None,
             })
         };
@@ -57,6 +59,7 @@ impl Stores {
             store: StoreSpec { path: Some(".".into()) },
             identity: Some("identity".into()),
             password: None,
+            kdf_limit: KdfLimit::Bounded,
         });
         let kinds = vec![
             (JSON, JSON_WORDS, Around::Age, document(DataFormat::Json), ITEMS),

@@ -8,9 +8,11 @@ use std::rc::Rc;
 
 use deaddrop_core::secret::Secret;
 
-use super::{age, password};
+use super::age;
+use super::kdf::Derivation;
+use super::password::{self, Password};
 use crate::finding::Finding;
-use crate::{HOST, OpenError, PasswordSpec, Sources};
+use crate::{HOST, KdfLimit, OpenError, PasswordSpec, Sources};
 
 /// The environment of child processes. Shared by threads, unlike [`Context`], which holds passwords.
 pub(crate) struct Surroundings<'m> {
@@ -45,6 +47,8 @@ pub(crate) struct Context<'m> {
     pub(crate) identities: RefCell<Vec<Rc<age::Identities>>>,
     /// Findings so far.
     findings: RefCell<Vec<Finding>>,
+    /// See [`Sources::tell`].
+    tell: Option<fn(&str)>,
 }
 
 impl<'m> Context<'m> {
@@ -87,6 +91,7 @@ impl<'m> Context<'m> {
             passwords: RefCell::default(),
             identities: RefCell::default(),
             findings: RefCell::default(),
+            tell: sources.tell,
         }
     }
 
@@ -115,11 +120,21 @@ impl<'m> Context<'m> {
         self.surroundings.directory()
     }
 
-    /// The password for the source called `source`.
+    /// How the key of `whose` (a source, or a file of identities) is derived.
+    pub(crate) fn derivation(&self, whose: &str, limit: KdfLimit) -> Derivation {
+        Derivation { whose: whose.to_owned(), limit, tell: self.tell }
+    }
+
+    /// The password for the source called `source`. It may be empty.
     ///
     /// # Errors
-    /// The password is not available, or is empty.
-    pub(crate) fn password(&self, source: &str, spec: &PasswordSpec) -> Result<Secret, OpenError> {
+    /// The password is not available.
+    pub(crate) fn password(&self, source: &str, spec: &PasswordSpec, limit: KdfLimit) -> Result<Password, OpenError> {
+        let secret = self.secret(source, spec)?;
+        Ok(Password::new(secret, source, spec, self.derivation(source, limit)))
+    }
+
+    fn secret(&self, source: &str, spec: &PasswordSpec) -> Result<Secret, OpenError> {
         let known = self.passwords.borrow().iter().find(|(own, _)| own == spec).map(|(_, known)| known.clone());
         // Each source has its own question.
         if let Some(known) = known.filter(|_| *spec != PasswordSpec::Ask) {

@@ -17,9 +17,10 @@ pub(crate) mod terminal;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
+use self::kdf::Derivation;
+use self::password::Password;
 use self::read::ReadError;
 use super::OpenError;
 use crate::FileSpec;
@@ -114,14 +115,27 @@ impl<'m> Input<'m> {
     /// The password of the content that [`Input::open`] returns; `None` if the manifest has none.
     ///
     /// # Errors
+    /// The password is not available, or is empty.
+    pub(crate) fn password(&self) -> Result<Option<Password>, OpenError> {
+        self.password_even_empty()?.map(Password::not_empty).transpose()
+    }
+
+    /// The same, for a format where an empty password is one.
+    ///
+    /// # Errors
     /// The password is not available.
-    pub(crate) fn password(&self) -> Result<Option<Secret>, OpenError> {
+    pub(crate) fn password_even_empty(&self) -> Result<Option<Password>, OpenError> {
         // Without an identity, the password belongs to the age file itself.
         let inner = !self.is_age() || self.spec.identity.is_some();
         match self.spec.password.as_ref().filter(|_| inner) {
-            Some(password) => self.context.password(self.source, password).map(Some),
+            Some(password) => self.context.password(self.source, password, self.spec.kdf_limit).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// How the key of the file is derived, from a password or without one.
+    pub(crate) fn derivation(&self) -> Derivation {
+        self.context.derivation(self.source, self.spec.kdf_limit)
     }
 
     /// The error for a file that cannot be used. Neither `what` nor `hint` holds a part of a value.

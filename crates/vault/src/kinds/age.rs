@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::input::Input;
 use crate::input::context::Context;
 use crate::items::document::{self, Document};
-use crate::keys::{Declared, PasswordKeys};
+use crate::keys::{Declared, KdfLimitKeys, PasswordKeys};
 use crate::kinds::Kind;
 use crate::spec::{FileSpec, Spec};
 use crate::{DataFormat, Listed, LookupError, OpenError, Reference, Source};
@@ -46,6 +46,8 @@ pub struct AgeKeys {
     pub identity: Field<String>,
     /// The passphrase, if the file is encrypted to one.
     pub password: Field<PasswordKeys>,
+    /// `none`: deriving the key from the password may cost anything. Without it, time and memory are bounded.
+    pub kdf_limit: Field<KdfLimitKeys>,
 }
 
 /// An age file, and the format of its content.
@@ -77,7 +79,8 @@ impl Spec for AgeSpec {
             }
             field => field.good().map(|(_, format)| format),
         };
-        let file = FileSpec { path: path?, identity: identity?, password: password? };
+        let kdf_limit = declared.kdf_limit(keys.kdf_limit);
+        let file = FileSpec { path: path?, identity: identity?, password: password?, kdf_limit: kdf_limit? };
         Some(AgeSpec { file, format: format? })
     }
 

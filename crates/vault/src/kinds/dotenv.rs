@@ -148,7 +148,8 @@ mod tests {
         let offered = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let specs = std::collections::BTreeMap::new();
-            let sources = crate::Sources { directory: directory.path(), specs: &specs, references: Vec::new() };
+            let sources =
+                crate::Sources { directory: directory.path(), specs: &specs, references: Vec::new(), tell: None };
             let context = Context::new(&sources);
             let file = FileSpec::plain(&path);
             match Dotenv::new(Input::new("d", &file, &context)).fetch(&[&wanted]).unwrap().remove(0) {

@@ -1,5 +1,6 @@
 //! Files of age identities: age's own format, and SSH keys; both also encrypted with a passphrase.
 
+use std::cell::RefCell;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -8,14 +9,14 @@ use age::secrecy::SecretString;
 use age::ssh::{Identity as SshIdentity, UnsupportedKey};
 use age::x25519;
 use deaddrop_core::contain::contain;
-use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::stream::{self, Key};
 use crate::error::shown_path;
 use crate::input::context::Context;
-use crate::input::{read, terminal};
-use crate::{OpenError, PasswordSpec};
+use crate::input::password::Password;
+use crate::input::{kdf, read, terminal};
+use crate::{KdfLimit, OpenError, PasswordSpec};
 
 /// Maximum length of a file of identities, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -34,7 +35,7 @@ pub(crate) struct Identities {
 }
 
 /// The identities in the file `path`, opened once per run. If the file is encrypted, `password` opens it; without one,
-/// the user is asked.
+/// the user is asked. `limit`: that of deriving a key.
 ///
 /// # Errors
 /// The file cannot be read, has no identity, or has another passphrase.
@@ -43,6 +44,7 @@ pub(crate) fn open(
     source: &str,
     path: &Path,
     password: Option<&PasswordSpec>,
+    limit: KdfLimit,
 ) -> Result<Rc<Identities>, OpenError> {
     let path = context.at(path);
     if let Some(known) = context.identities.borrow().iter().find(|known| known.path == path) {
@@ -50,19 +52,21 @@ pub(crate) fn open(
     }
     let bytes = read::read(&path, LONGEST).map_err(|problem| OpenError::Read { path: path.clone(), problem })?;
     let passphrase = || match password {
-        Some(password) => context.password(source, password),
+        Some(password) => context.password(source, password, limit)?.not_empty(),
         None => {
-            terminal::ask(&format!("Passphrase for {}: ", shown_path(&path))).map_err(|error| OpenError::Password {
+            let question = format!("Passphrase for {}: ", shown_path(&path));
+            let secret = terminal::ask(&question).map_err(|error| OpenError::Password {
                 what: format!(
                     "{} is encrypted, and its passphrase cannot be asked for: no terminal ({error})",
                     shown_path(&path)
                 ),
                 hint: "run it in a terminal; an `age` or `passage` source takes the passphrase from `password`"
                     .to_owned(),
-            })
+            })?;
+            Ok(Password::typed(secret, question, context.derivation(source, limit)))
         }
     };
-    let identities = Rc::new(parse(&path, &bytes, passphrase)?);
+    let identities = Rc::new(parse(&path, &bytes, limit, passphrase)?);
     context.identities.borrow_mut().push(Rc::clone(&identities));
     Ok(identities)
 }
@@ -71,11 +75,12 @@ pub(crate) fn open(
 fn parse(
     path: &Path,
     bytes: &[u8],
-    passphrase: impl FnOnce() -> Result<Secret, OpenError>,
+    limit: KdfLimit,
+    passphrase: impl FnOnce() -> Result<Password, OpenError>,
 ) -> Result<Identities, OpenError> {
     let refused = |what: &str, hint: &str| OpenError::refused(path, what, hint);
     if stream::is_age(bytes) {
-        let passphrase = passphrase()?;
+        let passphrase = RefCell::new(passphrase()?);
         let file: Box<dyn Read> = Box::new(std::io::Cursor::new(bytes.to_vec()));
         let plain = stream::decrypt(file, Key::Password(&passphrase)).map_err(|failure| failure.at(path))?;
         let inner =
@@ -87,27 +92,33 @@ fn parse(
         return age_identities(path, bytes);
     }
     let unreadable = || refused("this is no SSH key that age takes (ed25519 or RSA), or it is damaged", SSH_HINT);
-    match openssh_rounds(text) {
-        Some(rounds) if rounds > MOST_ROUNDS => {
+    let rounds = openssh_rounds(text);
+    match rounds {
+        Some(rounds) if rounds > MOST_ROUNDS && !limit.is_lifted() => {
             let what =
                 format!("its key is derived in {rounds} rounds of bcrypt, over {MOST_ROUNDS}, the most that is taken");
-            return Err(refused(&what, "give it another passphrase with `ssh-keygen -p -a 100 -f FILE`"));
+            let hint = format!("give it another passphrase with `ssh-keygen -p -a 100 -f FILE`; {}", kdf::LIFT);
+            return Err(refused(&what, &hint));
         }
         _ => {}
     }
     let key = contain(|| SshIdentity::from_buffer(BufReader::new(text), None));
     let identity: SshIdentity = match key.and_then(Result::ok).ok_or_else(unreadable)? {
         SshIdentity::Encrypted(key) => {
-            let passphrase = passphrase()?;
-            let Ok(passphrase) = std::str::from_utf8(passphrase.expose()) else {
-                return Err(refused("its passphrase is not UTF-8, and age takes no other", ""));
-            };
-            let passphrase = SecretString::from(passphrase.to_owned());
-            match contain(|| key.decrypt(passphrase)) {
-                Some(Ok(key)) => key.into(),
-                Some(Err(_)) | None => {
-                    let hint = "the passphrase is the one of `ssh-keygen -y -f FILE`";
-                    return Err(refused("the password does not open this SSH key", hint));
+            let mut passphrase = passphrase()?;
+            let cost = format!("{} rounds of bcrypt", rounds.unwrap_or_default());
+            loop {
+                let Ok(text) = std::str::from_utf8(passphrase.secret().expose()) else {
+                    return Err(refused("its passphrase is not UTF-8, and age takes no other", ""));
+                };
+                let text = SecretString::from(text.to_owned());
+                match passphrase.derivation.run(&cost, || contain(|| key.decrypt(text))) {
+                    Some(Ok(key)) => break key.into(),
+                    Some(Err(_)) if passphrase.was_wrong() => {}
+                    Some(Err(_)) | None => {
+                        let hint = "the passphrase is the one of `ssh-keygen -y -f FILE`";
+                        return Err(refused("the password does not open this SSH key", hint));
+                    }
                 }
             }
         }

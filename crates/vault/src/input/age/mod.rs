@@ -5,6 +5,7 @@
 mod identity;
 mod stream;
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use crate::OpenError;
@@ -23,12 +24,12 @@ pub(crate) fn decrypt(file: Box<dyn Read>, input: &Input<'_>) -> Result<Box<dyn 
         (Some(path), password) => {
             // If the source is of another kind, the password belongs to the file inside.
             let password = password.as_ref().filter(|_| input.is_age_source());
-            let identities = identities(context, input.source(), path, password)?;
+            let identities = identities(context, input.source(), path, password, spec.kdf_limit)?;
             decrypt_with(file, Key::Identities(&identities))
         }
         (None, Some(password)) => {
-            let password = context.password(input.source(), password)?;
-            decrypt_with(file, Key::Password(&password))
+            let password = context.password(input.source(), password, spec.kdf_limit)?.not_empty()?;
+            decrypt_with(file, Key::Password(&RefCell::new(password)))
         }
         (None, None) => return Err(input.refused("nothing is said that opens it", "add `identity` or `password`")),
     };

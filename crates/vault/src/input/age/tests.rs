@@ -135,6 +135,28 @@ fn a_passphrase_opens_a_file_and_an_identity() {
 }
 
 #[test]
+fn white_space_may_stand_before_and_after_an_armored_file() {
+    let (place, recipient) = keys();
+    age(&place, &["-a", "-r", &recipient, "-o", "armored"], DOCUMENT);
+    let armored = std::fs::read_to_string(place.path().join("armored")).unwrap();
+    let identity = std::fs::read_to_string(exports().join("age/identity.age")).unwrap();
+    place.write("pw", PASSPHRASE);
+    for (before, after) in [("\n", ""), (" \t\r\n\n", "\n\n  \n"), ("", " "), (&*" ".repeat(1000), &*"\n".repeat(1000))]
+    {
+        for text in [armored.clone(), armored.replace('\n', "\r\n"), armored.trim_end().to_owned()] {
+            place.write("x", format!("{before}{text}{after}"));
+            let source = "{ s: { type: age, path: x, identity: id, format: json } }";
+            assert_eq!(place.one(source, "s:db#password").as_deref(), Ok("planted-db"), "{before:?} {after:?}");
+        }
+    }
+    // Also around a file of identities that has a passphrase.
+    place.write("id.age", format!("\n {identity} \n"));
+    std::fs::copy(exports().join("age/document.age"), place.path().join("y")).unwrap();
+    let source = "{ s: { type: age, path: y, identity: id.age, password: { file: pw }, format: json } }";
+    assert_eq!(place.one(source, "s:db#password").as_deref(), Ok("planted-db"));
+}
+
+#[test]
 fn a_file_around_another_source_is_opened_first() {
     let (place, recipient) = keys();
     age(&place, &["-r", &recipient, "-o", "env.age"], "A=planted-env\n");
@@ -180,6 +202,19 @@ fn what_does_not_open_is_told_by_its_reason() {
         ("damaged chunk", flipped(header + 5000), "the file is damaged"),
         ("damaged end", flipped(good.len() - 1), "the file is cut off, or its last part is damaged"),
         ("version", b"age-encryption.org/v2\n--- x\n".to_vec(), "this version of the age format is not known"),
+        ("no version", b"age-encryption.org/w1\n--- x\n".to_vec(), "its header is damaged"),
+        ("damaged version", flipped(19), "its header is damaged"),
+        ("damaged arrow", flipped(23), "its header is damaged"),
+        ("damaged stanza", b"age-encryption.org/v1\n-> X25519 \x01\n--- x\n".to_vec(), "its header is damaged"),
+        ("white space before a binary file", [b"\n", good.as_slice()].concat(), "this is not an age file"),
+        ("white space only", b" \n\n".to_vec(), "the file is empty"),
+        ("more white space", [" ".repeat(2000), armored.clone()].concat().into_bytes(), "this is not an age file"),
+        ("text after the armor", [armored.as_str(), "\nx"].concat().into_bytes(), "the file is damaged"),
+        (
+            "much white space after it",
+            [armored.as_str(), &" ".repeat(2000)].concat().into_bytes(),
+            "the file is damaged",
+        ),
         (
             "armor cut",
             armored.as_bytes()[..armored.len() / 2].to_vec(),
@@ -213,9 +248,10 @@ fn work_beyond_the_bound_is_refused_at_once() {
     let place = Place::new();
     place.write("pw", "x");
     for (factor, want) in [
-        ("21", "its scrypt work factor is 21, over 20 (1 GiB of memory), the largest that is taken"),
-        ("63", "its scrypt work factor is 63, over 20"),
-        ("255", "its scrypt work factor is 255, over 20"),
+        ("21", "its scrypt work factor is 21: deriving its key takes 2048 MiB of memory, over 1024 MiB, the most"),
+        ("53", "its scrypt work factor is 53: deriving its key takes 8796093022208 MiB of memory, over 1024 MiB"),
+        ("63", "its scrypt work factor is 63: deriving its key takes"),
+        ("255", "its scrypt work factor is 255: deriving its key takes"),
         ("999", "its header is damaged"),
     ] {
         let mac = "A".repeat(43);
@@ -228,6 +264,7 @@ fn work_beyond_the_bound_is_refused_at_once() {
         let start = std::time::Instant::now();
         let told = place.fails("{ s: { type: age, path: bad, password: { file: pw }, format: json } }", "s:token");
         assert!(told.starts_with(&format!("s: DIR/bad: {want}")), "{told}");
+        assert_eq!(told.contains("`kdf_limit: none`"), factor != "999", "{told}");
         assert!(start.elapsed().as_secs() < 2);
     }
     // A low work factor is within the limit.

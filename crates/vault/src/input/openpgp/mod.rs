@@ -10,14 +10,16 @@ use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256, Block};
 use deaddrop_core::contain::contain;
 use deaddrop_core::limits::MIB;
-use deaddrop_core::secret::Secret;
 use pgp::composed::{DecryptionOptions, Edata, Esk, Message, PlainSessionKey, decrypt_session_key_with_password};
 use pgp::crypto::sym::SymmetricKeyAlgorithm;
 use pgp::packet::SymKeyEncryptedSessionKey;
-use pgp::types::{Password, Seipdv1ReadMode, StringToKey};
+use pgp::types::{Seipdv1ReadMode, StringToKey};
 use zeroize::Zeroizing;
 
+use super::kdf;
+use super::password::Password;
 use super::read::{self, ReadError};
+use crate::KdfLimit;
 
 /// Maximum length of an encrypted file, in bytes: several copies of it are in memory.
 pub(crate) const MAX_ENCRYPTED: usize = 96 << 20;
@@ -28,8 +30,11 @@ const MAX_PLAIN: usize = 160 << 20;
 /// Maximum number of passphrases of a file: each costs a key derivation.
 const MAX_KEYS: usize = 4;
 
-/// Maximum memory of Argon2, as the exponent of 2 in KiB: 1 GiB.
+/// Maximum memory of Argon2, as the exponent of 2 in KiB: 1 GiB. With the most passes it fills 32 GiB.
 const MAX_ARGON2_MEMORY: u8 = 20;
+
+/// The same if the limit is lifted: 2 GiB, which is the crate's own limit.
+const MOST_ARGON2_MEMORY: u8 = 21;
 
 /// Maximum passes and lanes of Argon2, which is the crate's own limit.
 const MAX_ARGON2: u8 = 32;
@@ -64,11 +69,11 @@ pub(crate) fn is_encrypted(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is not supported, exceeds a limit, is damaged, or the passphrase is wrong.
-pub(crate) fn decrypt(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
+pub(crate) fn decrypt(file: Zeroizing<Vec<u8>>, passphrase: &mut Password) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     contain(|| open(file, passphrase)).unwrap_or_else(|| Err(damaged()))
 }
 
-fn open(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
+fn open(file: Zeroizing<Vec<u8>>, passphrase: &mut Password) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     let packets = without_armour(file)?;
     let plain = decrypted(&packets, passphrase)?;
     drop(packets);
@@ -76,7 +81,7 @@ fn open(file: Zeroizing<Vec<u8>>, passphrase: &Secret) -> Result<Zeroizing<Vec<u
 }
 
 /// The decrypted packets of `packets`.
-fn decrypted(packets: &[u8], passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
+fn decrypted(packets: &[u8], passphrase: &mut Password) -> Result<Zeroizing<Vec<u8>>, OpenPgpError> {
     let data = find_data(packets)?;
     let message = Message::from_bytes(packets).map_err(|_| damaged())?;
     let Message::Encrypted { esk, edata, .. } = message else { return Err(damaged()) };
@@ -91,7 +96,7 @@ fn decrypted(packets: &[u8], passphrase: &Secret) -> Result<Zeroizing<Vec<u8>>, 
         return refuse("it is encrypted to a person's key, and not with a passphrase", HINT);
     }
     for key in &keys {
-        check_cost(key)?;
+        check_cost(key, passphrase.derivation.limit)?;
     }
     let key = session_key(&keys, &packets[data..], passphrase)?;
     read_data(edata, &key, packets.len())
@@ -173,15 +178,20 @@ impl PacketHeader {
 }
 
 /// Checks the cost of a key derivation before it runs.
-fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), OpenPgpError> {
+fn check_cost(key: &SymKeyEncryptedSessionKey, limit: KdfLimit) -> Result<(), OpenPgpError> {
     match key.s2k() {
         // Hashes at most 62 MiB: the count is one byte with a 4-bit exponent.
         Some(StringToKey::IteratedAndSalted { .. } | StringToKey::Salted { .. } | StringToKey::Simple { .. }) => Ok(()),
         Some(StringToKey::Argon2 { t, p, m_enc, .. }) => {
-            if *m_enc > MAX_ARGON2_MEMORY {
-                let what =
-                    format!("its key derivation asks for 2^{m_enc} KiB of memory (Argon2), and at most 1 GiB is given");
-                return refuse(what, HINT);
+            let (most, gib, hint) = match limit.is_lifted() {
+                true => (MOST_ARGON2_MEMORY, 2, HINT),
+                false => (MAX_ARGON2_MEMORY, 1, kdf::LIFT),
+            };
+            if *m_enc > most {
+                let what = format!(
+                    "its key derivation asks for 2^{m_enc} KiB of memory (Argon2), and at most {gib} GiB is given"
+                );
+                return refuse(what, hint);
             }
             if *t > MAX_ARGON2 || *p > MAX_ARGON2 {
                 let what = format!(
@@ -209,16 +219,21 @@ fn check_cost(key: &SymKeyEncryptedSessionKey) -> Result<(), OpenPgpError> {
 fn session_key(
     keys: &[&SymKeyEncryptedSessionKey],
     data: &[u8],
-    passphrase: &Secret,
+    passphrase: &mut Password,
 ) -> Result<PlainSessionKey, OpenPgpError> {
-    let passphrase = Password::from(passphrase.expose());
-    for key in keys {
-        let Ok(session_key) = decrypt_session_key_with_password(key, &passphrase) else { continue };
-        if quick_check(&session_key, data) != Some(false) {
-            return Ok(session_key);
+    loop {
+        let secret = pgp::types::Password::from(passphrase.secret().expose());
+        for key in keys {
+            let derive = || decrypt_session_key_with_password(key, &secret);
+            let Ok(session_key) = passphrase.derivation.run("the passphrase of OpenPGP", derive) else { continue };
+            if quick_check(&session_key, data) != Some(false) {
+                return Ok(session_key);
+            }
+        }
+        if !passphrase.was_wrong() {
+            return refuse("its password is wrong", "it is the passphrase of the export, given when it was made");
         }
     }
-    refuse("its password is wrong", "it is the passphrase of the export, given when it was made")
 }
 
 /// CFB mode (SEIPD version 1): bytes 15 and 16 of the plaintext are repeated as 17 and 18. True if they match with

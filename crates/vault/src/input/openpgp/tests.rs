@@ -31,7 +31,10 @@ fn data() -> Vec<u8> {
 }
 
 fn error_text(file: &[u8]) -> String {
-    let OpenPgpError(what, _) = decrypt(Zeroizing::new(file.to_vec()), &Secret::new(b"planted".to_vec())).unwrap_err();
+    let secret = deaddrop_core::secret::Secret::new(b"planted".to_vec());
+    let derivation = kdf::Derivation { whose: "s".to_owned(), limit: KdfLimit::Bounded, tell: None };
+    let mut password = Password::new(secret, "s", &crate::PasswordSpec::File("pw".into()), derivation);
+    let OpenPgpError(what, _) = decrypt(Zeroizing::new(file.to_vec()), &mut password).unwrap_err();
     assert!(!what.contains("planted"));
     what
 }

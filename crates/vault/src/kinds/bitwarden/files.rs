@@ -323,3 +323,14 @@ fn a_protected_export_of_many_items_is_read() {
     std::fs::write(directory.path().join("x.json"), text).unwrap();
     assert_eq!(one(Path::new(directory.path()), bitwarden("x.json", "p"), &wanted[4999]), b"value 4999");
 }
+
+#[test]
+fn a_lifted_limit_takes_a_key_that_costs_more_than_bitwardens() {
+    let directory = changed("bitwarden-pbkdf2.json", &[("\"kdfIterations\": 5000", "\"kdfIterations\": 2000001")]);
+    let file = |kdf_limit| FileSpec { kdf_limit, ..locked("x.json", PASSWORD) };
+    let told = |limit| error(directory.path(), SourceSpec::Bitwarden(file(limit)), "x");
+    let bounded = told(crate::KdfLimit::Bounded);
+    assert!(bounded.contains("takes 5000 to 2000000") && bounded.contains("`kdf_limit: none`"), "{bounded}");
+    // The key is another one now.
+    assert!(told(crate::KdfLimit::Lifted).contains("its password is wrong"));
+}

@@ -71,11 +71,11 @@ impl<'m> Bitwarden<'m> {
     /// Decrypts a password-protected export and parses the JSON in it.
     fn protected(&self, mut file: Opened, sink: &mut dyn Sink) -> Result<(), OpenError> {
         let path = self.input.name();
-        let Some(password) = self.input.password()? else {
+        let Some(mut password) = self.input.password()? else {
             return Err(WrongExport::PasswordProtected.at(path));
         };
         let bytes = file.bytes().map_err(|problem| self.input.failed(problem))?;
-        let plain = protected::open(bytes, &password).map_err(|problem| match problem {
+        let plain = protected::open(bytes, &mut password).map_err(|problem| match problem {
             protected::ProtectedError::Json(line, column) => error::malformed(path, line, column, stream::SHAPE),
             protected::ProtectedError::Refused(what, hint) => self.input.refused(what, hint),
         })?;

@@ -22,12 +22,15 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::shape::Text;
+use crate::KdfLimit;
+use crate::input::kdf;
+use crate::input::password::Password;
 
 /// Maximum length, in bytes, of a file with JSON escapes, which needs a second buffer. Base64 needs no escapes, so no
 /// real export has any.
 const MAX_ESCAPED: usize = 64 << 20;
 
-/// Minimum and maximum, as in Bitwarden's own importer.
+/// Minimum and maximum, as in Bitwarden's own importer. `kdf_limit: none` lifts the maximum.
 const PBKDF2_ITERATIONS: (i64, i64) = (5_000, 2_000_000);
 const ARGON2_ITERATIONS: (i64, i64) = (2, 10);
 /// In MiB.
@@ -85,7 +88,10 @@ struct Keys {
 ///
 /// # Errors
 /// The file is not such an export, exceeds a limit, or the password is wrong.
-pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Zeroizing<Vec<u8>>, ProtectedError> {
+pub(super) fn open(
+    mut file: Zeroizing<Vec<u8>>,
+    password: &mut Password,
+) -> Result<Zeroizing<Vec<u8>>, ProtectedError> {
     if file.len() > MAX_ESCAPED && file.contains(&b'\\') {
         let what = "this encrypted export holds escapes, and is over 64 MiB, the longest such that is read";
         return Err(ProtectedError::Refused(what.to_owned(), HINT.to_owned()));
@@ -94,17 +100,23 @@ pub(super) fn open(mut file: Zeroizing<Vec<u8>>, password: &Secret) -> Result<Ze
     let envelope: Envelope<'_> =
         serde_json::from_slice(text).map_err(|error| ProtectedError::Json(error.line(), error.column().max(1)))?;
     // Before deriving a key: whoever wrote the file chose these numbers.
-    let kdf = Kdf::new(&envelope)?;
+    let kdf = Kdf::new(&envelope, password.derivation.limit)?;
     let validation = EncString::parse(&envelope.validation)?;
     let parts = EncString::parse(&envelope.data)?;
 
-    let keys = kdf.derive(password, envelope.salt.as_bytes()).map(|key| Keys::new(&key))?;
     let mut check = Zeroizing::new(envelope.validation.as_bytes()[validation.ciphertext.clone()].to_vec());
     let length = decode_in_place(&mut check)?;
-    if !keys.match_mac(&validation, &check[..length]) {
-        let hint = "it is the export's own password, given when it was made; not that of the account";
-        return Err(ProtectedError::Refused("its password is wrong".to_owned(), hint.to_owned()));
-    }
+    let keys = loop {
+        let derive = || kdf.derive(password.secret(), envelope.salt.as_bytes());
+        let keys = password.derivation.run(&kdf.cost(), derive).map(|key| Keys::new(&key))?;
+        if keys.match_mac(&validation, &check[..length]) {
+            break keys;
+        }
+        if !password.was_wrong() {
+            let hint = "it is the export's own password, given when it was made; not that of the account";
+            return Err(ProtectedError::Refused("its password is wrong".to_owned(), hint.to_owned()));
+        }
+    };
 
     let ciphertext = match &envelope.data {
         Cow::Borrowed(data) => {
@@ -147,31 +159,45 @@ fn damaged() -> ProtectedError {
 
 impl Kdf {
     /// The key derivation that an export declares, if it is within bounds.
-    fn new(envelope: &Envelope<'_>) -> Result<Self, ProtectedError> {
+    fn new(envelope: &Envelope<'_>, limit: KdfLimit) -> Result<Self, ProtectedError> {
         let number = |name: &str, value: &Text, (least, most): (i64, i64)| {
-            let wrong = |found: String| {
+            let wrong = |found: String, hint: &str| {
                 let what = format!("its key derivation has `{name}` {found}, and Bitwarden takes {least} to {most}");
-                ProtectedError::Refused(what, format!("no Bitwarden program makes such a file; {HINT}"))
+                ProtectedError::Refused(what, format!("no Bitwarden program makes such a file; {hint}"))
             };
-            let number = value.number().ok_or_else(|| wrong("that is no number".to_owned()))?;
+            let number = value.number().ok_or_else(|| wrong("that is no number".to_owned(), HINT))?;
             match u32::try_from(number) {
-                Ok(small) if (least..=most).contains(&number) => Ok(small),
-                _ => Err(wrong(number.to_string())),
+                Ok(small) if number >= least && (number <= most || limit.is_lifted()) => Ok(small),
+                Ok(_) if number > most => Err(wrong(number.to_string(), kdf::LIFT)),
+                _ => Err(wrong(number.to_string(), HINT)),
             }
         };
-        match envelope.kdf_type.number() {
+        let kdf = match envelope.kdf_type.number() {
             Some(0) => {
-                Ok(Self::Pbkdf2 { iterations: number("kdfIterations", &envelope.kdf_iterations, PBKDF2_ITERATIONS)? })
+                Self::Pbkdf2 { iterations: number("kdfIterations", &envelope.kdf_iterations, PBKDF2_ITERATIONS)? }
             }
-            Some(1) => Ok(Self::Argon2id {
+            Some(1) => Self::Argon2id {
                 iterations: number("kdfIterations", &envelope.kdf_iterations, ARGON2_ITERATIONS)?,
                 memory: number("kdfMemory", &envelope.kdf_memory, ARGON2_MEMORY)?,
                 parallelism: number("kdfParallelism", &envelope.kdf_parallelism, ARGON2_PARALLELISM)?,
-            }),
+            },
             _ => {
                 let what = "its key derivation (`kdfType`) is one that is not known: 0 is PBKDF2, 1 is Argon2id";
-                Err(ProtectedError::Refused(what.to_owned(), HINT.to_owned()))
+                return Err(ProtectedError::Refused(what.to_owned(), HINT.to_owned()));
             }
+        };
+        if let Self::Argon2id { iterations, memory, .. } = kdf {
+            let refused = |(what, hint): kdf::Refusal| ProtectedError::Refused(what, hint.to_owned());
+            limit.check_memory(u64::from(memory) << 20, iterations.into()).map_err(refused)?;
+        }
+        Ok(kdf)
+    }
+
+    /// What it costs, for the user.
+    fn cost(self) -> String {
+        match self {
+            Self::Pbkdf2 { iterations } => format!("{iterations} iterations of PBKDF2"),
+            Self::Argon2id { iterations, memory, .. } => format!("{iterations} passes of Argon2 over {memory} MiB"),
         }
     }
 
@@ -185,9 +211,12 @@ impl Kdf {
             }
             Self::Argon2id { iterations, memory, parallelism } => {
                 let salt = Sha256::digest(salt);
-                let params = Params::new(memory * 1024, iterations, parallelism, Some(32));
-                // OK to unwrap: the bounds are within those of Argon2 (8 KiB of memory a lane, one iteration).
-                let params = params.unwrap();
+                let params = Params::new(memory.saturating_mul(1024), iterations, parallelism, Some(32));
+                // Bitwarden's bounds are within those of Argon2 (8 KiB of memory a lane, one iteration).
+                let params = params.map_err(|_| {
+                    let what = "its key derivation has numbers that Argon2 does not take";
+                    ProtectedError::Refused(what.to_owned(), HINT.to_owned())
+                })?;
                 let mut blocks: Vec<Block> = Vec::new();
                 let count = params.block_count();
                 blocks.try_reserve_exact(count).map_err(|_| {

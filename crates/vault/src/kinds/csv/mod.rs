@@ -22,7 +22,7 @@ use crate::input::meter::{ExportLimit, Meter, Metered};
 use crate::input::read::ReadError;
 use crate::items::item::{self, Entry, Field, Sink, Value};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys, PasswordKeys};
+use crate::keys::{Declared, FileKeys, KdfLimitKeys, PasswordKeys};
 use crate::kinds::Kind;
 use crate::spec::{FileSpec, Spec};
 use crate::{OpenError, Source};
@@ -264,6 +264,8 @@ pub struct CsvKeys {
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
     #[schemars(length(min = 1))]
     pub identity: keys::Field<String>,
+    /// `none`: deriving the key from the password may cost anything. Without it, time and memory are bounded.
+    pub kdf_limit: keys::Field<KdfLimitKeys>,
 }
 
 /// A column in the manifest: its name, or its number, counted from 1.
@@ -366,7 +368,8 @@ impl Spec for CsvSpec {
             }
             field => field.good(),
         };
-        let file = FileKeys { path: keys.path, password: keys.password, identity: keys.identity };
+        let CsvKeys { path, password, identity, kdf_limit, .. } = keys;
+        let file = FileKeys { path, password, identity, kdf_limit };
         let file = declared.file(file);
         let (id, columns) = columns?;
         let accept = |at, checked: Result<(), keys::Refusal>| {

@@ -5,6 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::KdfLimit;
 use crate::input::kdf;
 
 /// `sig1` and `sig2` of KeePass 2: bytes 0 to 3, 4 to 7.
@@ -28,10 +29,9 @@ const ARGON2D: [u8; 16] =
 const ARGON2ID: [u8; 16] =
     [0x9e, 0x29, 0x8b, 0x19, 0x56, 0xdb, 0x47, 0x73, 0xb2, 0x3d, 0xfc, 0x3e, 0xc6, 0xf0, 0xa1, 0xe6];
 
-/// Maximum rounds of AES-KDF. KeePassXC chooses as many as take a second, about 10^7.
-const MAX_ROUNDS: u64 = 100_000_000;
-/// Maximum iterations of Argon2.
-const MAX_ITERATIONS: u64 = 100;
+/// Maximum rounds of AES-KDF, about half a minute with the processor's AES instructions. KeePassXC chooses as many as take the time that its user wants, a second
+/// without a choice: 10^7 to 10^8.
+const MAX_ROUNDS: u64 = 1_000_000_000;
 /// Maximum lanes of Argon2.
 const MAX_LANES: u32 = 64;
 
@@ -77,6 +77,16 @@ pub(super) enum Cipher {
 pub(super) enum Kdf {
     Aes { seed: Vec<u8>, rounds: u64 },
     Argon2 { id: bool, version: u32, salt: Vec<u8>, iterations: u32, kib: u32, lanes: u32 },
+}
+
+impl Kdf {
+    /// What it costs, for the user.
+    pub(super) fn cost(&self) -> String {
+        match self {
+            Self::Aes { rounds, .. } => format!("{rounds} rounds of AES-KDF"),
+            Self::Argon2 { iterations, kib, .. } => format!("{iterations} passes of Argon2 over {} MiB", kib / 1024),
+        }
+    }
 }
 
 /// A header that is refused: the message, and a hint that may be empty.
@@ -130,11 +140,11 @@ struct Raw<'b> {
 }
 
 impl Header {
-    /// Reads a file's header, and checks its limits.
+    /// Reads a file's header, and checks its limits. `limit`: that of the key derivation.
     ///
     /// # Errors
     /// It is not a KDBX file, is damaged, or exceeds a limit.
-    pub(super) fn read(file: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn read(file: &[u8], limit: KdfLimit) -> Result<Self, Refusal> {
         let mut bytes = Bytes(file);
         let four = match file {
             [] => return refused("the file is empty"),
@@ -187,13 +197,13 @@ impl Header {
             }
         }
         let length = file.len().saturating_sub(bytes.0.len());
-        raw.check(four, file.get(..length).unwrap_or_default())
+        raw.check(four, limit, file.get(..length).unwrap_or_default())
     }
 }
 
 impl Raw<'_> {
     /// `whole`: the header's bytes.
-    fn check(&self, four: bool, whole: &[u8]) -> Result<Header, Refusal> {
+    fn check(&self, four: bool, limit: KdfLimit, whole: &[u8]) -> Result<Header, Refusal> {
         let damaged = || (DAMAGED.to_owned(), "");
         let number = |field: Option<&[u8]>| field.and_then(|field| Bytes(field).u32());
         let (cipher, iv_length) = match self.cipher.ok_or_else(damaged)? {
@@ -210,10 +220,10 @@ impl Raw<'_> {
         let master_seed = self.master_seed.filter(|seed| seed.len() == 32).ok_or_else(damaged)?.to_vec();
         let iv = self.iv.filter(|iv| iv.len() == iv_length).ok_or_else(damaged)?.to_vec();
         let (version, kdf) = match four {
-            true => (Version::Four, variant_kdf(self.kdf.ok_or_else(damaged)?)?),
+            true => (Version::Four, variant_kdf(self.kdf.ok_or_else(damaged)?, limit)?),
             false => {
                 let rounds = self.transform_rounds.and_then(|field| Bytes(field).array()).map(u64::from_le_bytes);
-                let kdf = aes_kdf(self.transform_seed, rounds.ok_or_else(damaged)?)?;
+                let kdf = aes_kdf(self.transform_seed, rounds.ok_or_else(damaged)?, limit)?;
                 let inner = (number(self.inner_id).ok_or_else(damaged)?, self.inner_key.ok_or_else(damaged)?.to_vec());
                 let start = self.start.filter(|start| start.len() == 32).ok_or_else(damaged)?.to_vec();
                 (Version::Three { inner, start, hash: Sha256::digest(whole).into() }, kdf)
@@ -223,8 +233,8 @@ impl Raw<'_> {
     }
 }
 
-fn aes_kdf(seed: Option<&[u8]>, rounds: u64) -> Result<Kdf, Refusal> {
-    if rounds > MAX_ROUNDS {
+fn aes_kdf(seed: Option<&[u8]>, rounds: u64, limit: KdfLimit) -> Result<Kdf, Refusal> {
+    if rounds > MAX_ROUNDS && !limit.is_lifted() {
         let what =
             format!("its key is derived in {rounds} rounds of AES-KDF, over {MAX_ROUNDS}, the most that is taken");
         return Err((what, CHEAPER));
@@ -233,11 +243,12 @@ fn aes_kdf(seed: Option<&[u8]>, rounds: u64) -> Result<Kdf, Refusal> {
     Ok(Kdf::Aes { seed, rounds })
 }
 
-const CHEAPER: &str = "choose less in the database's settings (Security, Encryption settings), and save it";
+const CHEAPER: &str = "choose less in the database's settings (Security, Encryption settings), and save it; \
+    `kdf_limit: none` at this source lifts the limit";
 
 /// The KDF of version 4, from its variant dictionary: `$UUID`; for AES-KDF `S`, `R`; for Argon2 `S`, `P` lanes, `M`
 /// bytes, `I` iterations, `V` version.
-fn variant_kdf(field: &[u8]) -> Result<Kdf, Refusal> {
+fn variant_kdf(field: &[u8], limit: KdfLimit) -> Result<Kdf, Refusal> {
     let damaged = || (DAMAGED.to_owned(), "");
     let mut bytes = Bytes(field);
     let (mut uuid, mut salt) = (None, None);
@@ -270,26 +281,22 @@ fn variant_kdf(field: &[u8]) -> Result<Kdf, Refusal> {
         }
     }
     let id = match uuid.ok_or_else(damaged)? {
-        id if id == AES_KDF_3 || id == AES_KDF_4 => return aes_kdf(salt, rounds.ok_or_else(damaged)?),
+        id if id == AES_KDF_3 || id == AES_KDF_4 => return aes_kdf(salt, rounds.ok_or_else(damaged)?, limit),
         id if id == ARGON2D => false,
         id if id == ARGON2ID => true,
         _ => return refused("its key is derived in a way that is not known (AES-KDF, Argon2d and Argon2id are)"),
     };
     let (memory, iterations) = (memory.ok_or_else(damaged)?, iterations.ok_or_else(damaged)?);
     let (lanes, version) = (lanes.ok_or_else(damaged)?, version.ok_or_else(damaged)?);
-    if iterations > MAX_ITERATIONS {
-        let what = format!(
-            "its key is derived in {iterations} iterations of Argon2, over {MAX_ITERATIONS}, the most that is taken"
-        );
-        return Err((what, CHEAPER));
-    }
-    if lanes > MAX_LANES {
+    if lanes > MAX_LANES && !limit.is_lifted() {
         return Err((
             format!("its key is derived in {lanes} lanes of Argon2, over {MAX_LANES}, the most that is taken"),
             CHEAPER,
         ));
     }
-    kdf::fits(memory).map_err(|what| (what, CHEAPER))?;
+    limit
+        .check_memory(memory, iterations)
+        .map_err(|(what, hint)| (what, if hint == kdf::LIFT { CHEAPER } else { hint }))?;
     let (iterations, kib) = match (u32::try_from(iterations), u32::try_from(memory / 1024)) {
         (Ok(iterations @ 1..), Ok(kib)) => (iterations, kib),
         _ => return Err(damaged()),

@@ -22,9 +22,22 @@ fn sha256(parts: &[&[u8]]) -> Key {
     Zeroizing::new(hash.finalize().into())
 }
 
+/// The composite keys to try. An empty password beside a key file is a part of the key for some programs (KeePass 2,
+/// KeeWeb) and none for others, so both are tried, as KeePassXC does.
+pub(super) fn composites(password: Option<&Secret>, key_file: Option<&[u8]>) -> Vec<Key> {
+    let given = password.map(Secret::expose);
+    match (given.unwrap_or_default(), key_file) {
+        ([], Some(_)) => {
+            let other = if given.is_some() { None } else { Some(&[][..]) };
+            vec![composite(given, key_file), composite(other, key_file)]
+        }
+        _ => vec![composite(given, key_file)],
+    }
+}
+
 /// The composite key: of the password, of the key file, or of both in this order.
-pub(super) fn composite(password: Option<&Secret>, key_file: Option<&[u8]>) -> Key {
-    let password = password.map(|password| sha256(&[password.expose()]));
+fn composite(password: Option<&[u8]>, key_file: Option<&[u8]>) -> Key {
+    let password = password.map(|password| sha256(&[password]));
     let parts: Vec<&[u8]> = password.iter().map(|key| key.as_slice()).chain(key_file).collect();
     sha256(&parts)
 }

@@ -29,17 +29,18 @@ use zeroize::Zeroizing;
 
 use crate::error::shown;
 use crate::input::context::Context;
+use crate::input::password::Password;
 use crate::input::{Input, read};
 use crate::items::item::{Sink, SinkLimit};
 use crate::items::reader::Vault;
-use crate::keys::{Declared, FileKeys, PasswordKeys};
+use crate::keys::{Declared, FileKeys, KdfLimitKeys, PasswordKeys};
 use crate::kinds::Kind;
 use crate::spec::{FileSpec, Spec};
 use crate::{OpenError, Source};
 use entry::{Entry, PlacedEntry};
 use header::{Header, Version};
 use inner::{Inner, InnerHeader};
-use payload::PayloadError;
+use payload::Damaged;
 use refer::{Answers, Templates};
 
 /// Maximum length of a database, in bytes.
@@ -99,8 +100,9 @@ impl<'m> Keepass<'m> {
     /// Decrypts the database. The key is derived here, and only here.
     fn open(&self) -> Result<Opened, OpenError> {
         let file = self.input.read(MAX_FILE)?;
-        let header = Header::read(&file).map_err(|(what, hint)| self.input.refused(what, hint))?;
-        payload::check_header(&file, &header).map_err(|problem| self.wrong(problem, false))?;
+        let header =
+            Header::read(&file, self.input.spec().kdf_limit).map_err(|(what, hint)| self.input.refused(what, hint))?;
+        payload::check_header(&file, &header).map_err(|problem| self.damaged(problem))?;
         let key_file = match self.key_file {
             None => None,
             Some(path) => {
@@ -111,29 +113,52 @@ impl<'m> Keepass<'m> {
                 Some(key.map_err(|what| OpenError::refused(&path, what, ""))?)
             }
         };
-        let password = self.input.password()?;
+        // An empty password is one only beside a key file.
+        let mut password = match key_file {
+            Some(_) => self.input.password_even_empty()?,
+            None => self.input.password()?,
+        };
         if password.is_none() && key_file.is_none() {
             let hint = "without `identity`, `password` opens the age file: add `identity`, or a `key_file`";
             return Err(self.input.refused("nothing is said that opens the database inside", hint));
         }
-        let composite = key::composite(password.as_ref(), key_file.as_ref().map(|key| key.as_slice()));
-        let transformed = key::transform(&composite, &header.kdf).map_err(|what| self.input.refused(what, ""))?;
-        let payload = payload::open(file, &header, &transformed);
-        let payload = payload.map_err(|problem| self.wrong(problem, password.is_some()))?;
-        Ok(Opened { header, payload })
+        let derivation = self.input.derivation();
+        loop {
+            let secret = password.as_ref().map(Password::secret);
+            for composite in key::composites(secret, key_file.as_ref().map(|key| key.as_slice())) {
+                let derived = derivation.run(&header.kdf.cost(), || key::transform(&composite, &header.kdf));
+                let transformed = derived.map_err(|what| self.input.refused(what, ""))?;
+                if payload::is_key(&file, &header, &transformed).map_err(|problem| self.damaged(problem))? {
+                    let payload = payload::open(file, &header, &transformed);
+                    return Ok(Opened { payload: payload.map_err(|problem| self.damaged(problem))?, header });
+                }
+            }
+            if !password.as_mut().is_some_and(Password::was_wrong) {
+                return Err(self.wrong(password.map(|password| password.secret().is_empty())));
+            }
+        }
     }
 
-    fn wrong(&self, problem: PayloadError, has_password: bool) -> OpenError {
-        let what = match (problem, has_password, self.key_file.is_some()) {
-            (PayloadError::Damaged(what), ..) => return self.input.refused(what, "is there a backup of it?"),
-            (PayloadError::WrongKey, true, true) => "the password and the key file do not open it together",
-            (PayloadError::WrongKey, false, _) => "the key file does not open it",
-            (PayloadError::WrongKey, true, false) => "the password does not open it",
-        };
-        let hint = match (has_password, self.key_file.is_some()) {
-            (true, true) => "are both the right ones? try them in KeePassXC",
-            (false, _) => "if it also has a password, say `password`",
-            (true, false) => "if it also has a key file, say `key_file`",
+    fn damaged(&self, Damaged(what): Damaged) -> OpenError {
+        self.input.refused(what, "is there a backup of it?")
+    }
+
+    /// The error for a wrong key. `empty_password`: the password is empty; `None` if there is none.
+    fn wrong(&self, empty_password: Option<bool>) -> OpenError {
+        let (what, hint) = match (empty_password, self.key_file.is_some()) {
+            (Some(false), true) => (
+                "the password and the key file do not open it together",
+                "are both the right ones? try them in KeePassXC",
+            ),
+            (Some(false), false) => ("the password does not open it", "if it also has a key file, say `key_file`"),
+            (Some(true), _) => (
+                "the password is empty, and the key file does not open it, with an empty password or without one",
+                "is the password set where it comes from, and is this the right key file?",
+            ),
+            (None, _) => (
+                "the key file does not open it, without a password or with an empty one",
+                "if it has another password, say `password`; is this the right key file?",
+            ),
         };
         self.input.refused(what, hint)
     }
@@ -158,6 +183,8 @@ pub struct KeePassKeys {
     /// A file of age identities, or an SSH key, for a path that ends in `.age`.
     #[schemars(length(min = 1))]
     pub identity: Field<String>,
+    /// `none`: deriving the key from the password may cost anything. Without it, time and memory are bounded.
+    pub kdf_limit: Field<KdfLimitKeys>,
 }
 
 /// A KeePass database, and how to open it.
@@ -179,7 +206,8 @@ impl Spec for KeePassSpec {
             declared.problem("a keepass source needs a `password` or a `key_file`", hint);
         }
         let key_file = declared.path(keys.key_file);
-        let file = FileKeys { path: keys.path, password: keys.password, identity: keys.identity };
+        let KeePassKeys { path, password, identity, kdf_limit, .. } = keys;
+        let file = FileKeys { path, password, identity, kdf_limit };
         let file = declared.file(file)?;
         let key_file = key_file?;
         (!neither).then_some(KeePassSpec { file, key_file })

@@ -13,24 +13,19 @@ use zeroize::Zeroizing;
 use super::header::{Bytes, Cipher, Header, Version};
 use super::key::Key;
 
-/// A payload that cannot be decrypted.
+/// A file that is damaged: the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PayloadError {
-    /// The key is wrong; in version 3 the file may be damaged instead.
-    WrongKey,
-    /// A message.
-    Damaged(&'static str),
-}
+pub(super) struct Damaged(pub &'static str);
 
-const CUT_OFF: PayloadError = PayloadError::Damaged("the file is cut off");
-const DAMAGED: PayloadError = PayloadError::Damaged("the file is damaged");
-const HEADER: PayloadError = PayloadError::Damaged("its header is damaged");
+const CUT_OFF: Damaged = Damaged("the file is cut off");
+const DAMAGED: Damaged = Damaged("the file is damaged");
+const HEADER: Damaged = Damaged("its header is damaged");
 
 /// Checks that need no key: in version 4, the header's hash.
 ///
 /// # Errors
 /// The header is damaged, or the file ends after it.
-pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), PayloadError> {
+pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), Damaged> {
     if header.version != Version::Four {
         return Ok(());
     }
@@ -39,27 +34,43 @@ pub(super) fn check_header(file: &[u8], header: &Header) -> Result<(), PayloadEr
     if Sha256::digest(head).as_slice() == hash { Ok(()) } else { Err(HEADER) }
 }
 
-/// The decrypted payload of `file`, compressed if its header says so. `transformed` is the derived key.
+/// True if `transformed`, the derived key, is that of `file`. A version 3 that is damaged at its start has no key.
 ///
 /// # Errors
-/// The key is wrong, or the file is damaged.
+/// The file is damaged.
+pub(super) fn is_key(file: &[u8], header: &Header, transformed: &Key) -> Result<bool, Damaged> {
+    let (head, rest) = file.split_at_checked(header.length).ok_or(CUT_OFF)?;
+    match &header.version {
+        Version::Four => {
+            let mut bytes = Bytes(rest);
+            let _hash = bytes.array::<32>().ok_or(CUT_OFF)?;
+            let own = bytes.array::<32>().ok_or(CUT_OFF)?;
+            let made = mac(&hmac_key(header, transformed), u64::MAX, &[head]).ok_or(HEADER)?;
+            Ok(made.ct_eq(&own).into())
+        }
+        Version::Three { start, .. } => {
+            let mut first = Zeroizing::new(*rest.first_chunk::<32>().ok_or(CUT_OFF)?);
+            decrypt(first.as_mut_slice(), header, &master_key(header, transformed))?;
+            Ok(first.as_slice().ct_eq(start).into())
+        }
+    }
+}
+
+/// The decrypted payload of `file`, compressed if its header says so. `transformed` is the derived key, which
+/// [`is_key`] has found right.
+///
+/// # Errors
+/// The file is damaged.
 pub(super) fn open(
     file: Zeroizing<Vec<u8>>,
     header: &Header,
     transformed: &Key,
-) -> Result<Zeroizing<Vec<u8>>, PayloadError> {
-    let parts = [header.master_seed.as_slice(), transformed.as_slice()];
-    let mut master = Sha256::new();
-    parts.iter().for_each(|part| master.update(part));
-    let master: Key = Zeroizing::new(master.finalize().into());
+) -> Result<Zeroizing<Vec<u8>>, Damaged> {
+    let master = master_key(header, transformed);
     match &header.version {
         Version::Four => {
-            let mut hmac_key = Sha512::new();
-            parts.iter().for_each(|part| hmac_key.update(part));
-            hmac_key.update([1]);
-            let hmac_key = Zeroizing::new(<[u8; 64]>::from(hmac_key.finalize()));
             let mut buffer = file;
-            let length = authenticated(&mut buffer, header.length, &hmac_key)?;
+            let length = authenticated(&mut buffer, header.length, &hmac_key(header, transformed))?;
             buffer.truncate(length);
             let length = decrypt(&mut buffer, header, &master)?;
             let whole = buffer.get(..length).ok_or(DAMAGED)?;
@@ -67,18 +78,13 @@ pub(super) fn open(
             buffer.truncate(length);
             Ok(buffer)
         }
-        Version::Three { start, .. } => {
+        Version::Three { .. } => {
             let mut buffer = file;
             let length = buffer.len().checked_sub(header.length).ok_or(CUT_OFF)?;
             buffer.copy_within(header.length.., 0);
             buffer.truncate(length);
             decrypt(&mut buffer, header, &master)?;
-            match buffer.first_chunk::<32>() {
-                None => return Err(CUT_OFF),
-                Some(first) if !bool::from(first.as_slice().ct_eq(start)) => return Err(PayloadError::WrongKey),
-                Some(_) => {}
-            }
-            // Padding follows the last block.
+            // After the start bytes, which `is_key` has compared. Padding follows the last block.
             let length = hashed(&mut buffer, 32)?;
             buffer.truncate(length);
             Ok(buffer)
@@ -86,28 +92,35 @@ pub(super) fn open(
     }
 }
 
-/// Version 4: checks the HMAC of the header and of each block. Moves the blocks' content to the start; returns its
-/// length.
-fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Result<usize, PayloadError> {
-    let mac = |index: u64, parts: &[&[u8]]| {
-        let mut key = Sha512::new();
-        key.update(index.to_le_bytes());
-        key.update(hmac_key);
-        let key = Zeroizing::new(<[u8; 64]>::from(key.finalize()));
-        // OK to default: HMAC accepts a key of any length.
-        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).ok()?;
-        parts.iter().for_each(|part| mac.update(part));
-        Some(<[u8; 32]>::from(mac.finalize().into_bytes()))
-    };
-    let (head, rest) = buffer.split_at_checked(header).ok_or(CUT_OFF)?;
-    let mut bytes = Bytes(rest);
-    let _hash = bytes.array::<32>().ok_or(CUT_OFF)?;
-    let own = bytes.array::<32>().ok_or(CUT_OFF)?;
-    let made = mac(u64::MAX, &[head]).ok_or(HEADER)?;
-    if !bool::from(made.ct_eq(&own)) {
-        return Err(PayloadError::WrongKey);
-    }
-    let mut at = buffer.len().saturating_sub(bytes.0.len());
+/// The key of the payload.
+fn master_key(header: &Header, transformed: &Key) -> Key {
+    let mut hash = Sha256::new();
+    [header.master_seed.as_slice(), transformed.as_slice()].iter().for_each(|part| hash.update(part));
+    Zeroizing::new(hash.finalize().into())
+}
+
+/// Version 4: the key from which those of the MACs are made.
+fn hmac_key(header: &Header, transformed: &Key) -> Zeroizing<[u8; 64]> {
+    let mut hash = Sha512::new();
+    [header.master_seed.as_slice(), transformed.as_slice(), &[1]].iter().for_each(|part| hash.update(part));
+    Zeroizing::new(hash.finalize().into())
+}
+
+/// Version 4: the MAC of the block `index`; that of the header has the highest index.
+fn mac(hmac_key: &[u8; 64], index: u64, parts: &[&[u8]]) -> Option<[u8; 32]> {
+    let mut key = Sha512::new();
+    key.update(index.to_le_bytes());
+    key.update(hmac_key);
+    let key = Zeroizing::new(<[u8; 64]>::from(key.finalize()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).ok()?;
+    parts.iter().for_each(|part| mac.update(part));
+    Some(mac.finalize().into_bytes().into())
+}
+
+/// Version 4: checks the MAC of each block. Moves the blocks' content to the start; returns its length.
+fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Result<usize, Damaged> {
+    // After the header's hash and MAC.
+    let mut at = header.saturating_add(64);
     let mut end = 0_usize;
     for index in 0_u64.. {
         let mut bytes = Bytes(buffer.get(at..).unwrap_or_default());
@@ -115,7 +128,7 @@ fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Resul
         let size = bytes.array::<4>().ok_or(CUT_OFF)?;
         let length = usize::try_from(u32::from_le_bytes(size)).unwrap_or(usize::MAX);
         let block = bytes.take(length).ok_or(CUT_OFF)?;
-        let made = mac(index, &[&index.to_le_bytes(), &size, block]).ok_or(DAMAGED)?;
+        let made = mac(hmac_key, index, &[&index.to_le_bytes(), &size, block]).ok_or(DAMAGED)?;
         if !bool::from(made.ct_eq(&own)) {
             return Err(DAMAGED);
         }
@@ -132,7 +145,7 @@ fn authenticated(buffer: &mut [u8], header: usize, hmac_key: &[u8; 64]) -> Resul
 
 /// Version 3: checks the blocks from `at` on; before each are its index, SHA-256 and length. The last one is empty, and
 /// its hash is zeros. Moves the blocks' content to the start; returns its length.
-fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, PayloadError> {
+fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, Damaged> {
     let mut end = 0_usize;
     for index in 0_u32.. {
         let mut bytes = Bytes(buffer.get(at..).unwrap_or_default());
@@ -156,8 +169,8 @@ fn hashed(buffer: &mut [u8], mut at: usize) -> Result<usize, PayloadError> {
 }
 
 /// Decrypts in place; returns the length, less an incomplete cipher block at the end.
-fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, PayloadError> {
-    fn cbc<C: BlockCipherDecrypt + KeyInit>(buffer: &mut [u8], key: &Key, iv: &[u8]) -> Result<usize, PayloadError>
+fn decrypt(buffer: &mut [u8], header: &Header, key: &Key) -> Result<usize, Damaged> {
+    fn cbc<C: BlockCipherDecrypt + KeyInit>(buffer: &mut [u8], key: &Key, iv: &[u8]) -> Result<usize, Damaged>
     where
         cbc::Decryptor<C>: KeyIvInit + BlockModeDecrypt,
     {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::KdfLimit;
 use crate::testing::{Place, exports};
 use writer::database;
 
@@ -168,7 +169,7 @@ fn a_wrong_key_and_a_damaged_file_are_told_apart() {
     assert!(place.fails(inside, "s:Top").starts_with("s: DIR/x.age: this is not a KeePass database"));
     for name in ["argon2d-aes", "argon2id-chacha20", "aeskdf-twofish", "version3"] {
         let good = std::fs::read(place.path().join(name).with_extension("kdbx")).unwrap();
-        let header = super::header::Header::read(&good).unwrap().length;
+        let header = super::header::Header::read(&good, KdfLimit::Bounded).unwrap().length;
         let flipped = |at: usize| {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
@@ -203,7 +204,7 @@ fn a_header_of_version_3_that_was_changed_later_is_refused() {
     let good = std::fs::read(place.path().join("header-hash.kdbx")).unwrap();
     place.write("pw", "made-up-pw");
     assert!(place.one(&source("header-hash", ""), "s:node1").is_ok());
-    let header = super::header::Header::read(&good).unwrap().length;
+    let header = super::header::Header::read(&good, KdfLimit::Bounded).unwrap().length;
     // The key of the protected values, and the cipher that uses it. Nothing else depends on them.
     let key = good.windows(3).position(|field| field == [8, 32, 0]).unwrap() + 3;
     let id = good.windows(7).position(|field| field == [10, 4, 0, 2, 0, 0, 0]).unwrap() + 3;
@@ -226,16 +227,26 @@ fn what_a_header_asks_for_beyond_the_bounds_is_refused_before_it_costs_anything(
     for (file, field, value, want) in [
         ("argon2d-aes", entry(5, "M", 8), (1_u64 << 30) + 1, memory),
         ("argon2d-aes", entry(5, "M", 8), u64::MAX, "deriving its key takes 17592186044415 MiB of memory"),
-        ("argon2id-chacha20", entry(5, "I", 8), 101, "its key is derived in 101 iterations of Argon2, over 100"),
-        ("argon2id-chacha20", entry(5, "I", 8), u64::MAX, "its key is derived in 18446744073709551615 iterations"),
+        (
+            "argon2id-chacha20",
+            entry(5, "I", 8),
+            102_401,
+            "deriving its key fills 1 MiB of memory 102401 times, 101 GiB in all, over 100 GiB, the most",
+        ),
+        (
+            "argon2id-chacha20",
+            entry(5, "I", 8),
+            u64::MAX,
+            "deriving its key fills 1 MiB of memory 18446744073709551615",
+        ),
         ("argon2id-chacha20", entry(5, "I", 8), 0, "its header is damaged"),
         ("argon2d-aes", entry(4, "P", 4), 65, "its key is derived in 65 lanes of Argon2, over 64"),
         ("argon2d-aes", entry(4, "P", 4), 0, "its header is damaged"),
         (
             "aeskdf-twofish",
             entry(5, "R", 8),
-            100_000_001,
-            "its key is derived in 100000001 rounds of AES-KDF, over 100000000",
+            1_000_000_001,
+            "its key is derived in 1000000001 rounds of AES-KDF, over 1000000000, the most that is taken",
         ),
         ("version3", vec![6, 8, 0], u64::MAX, "its key is derived in 18446744073709551615 rounds of AES-KDF"),
     ] {
@@ -247,8 +258,72 @@ fn what_a_header_asks_for_beyond_the_bounds_is_refused_before_it_costs_anything(
         let start = Instant::now();
         let told = place.fails(&source("bad", ""), "s:Top");
         assert!(told.starts_with(&format!("s: DIR/bad.kdbx: {want}")), "{file}: {told}");
+        let says_how = told.contains("`kdf_limit: none` at this source lifts the limit");
+        assert_eq!(says_how, !want.contains("damaged"), "{file}: {told}");
         assert!(start.elapsed() < Duration::from_secs(2));
     }
+}
+
+#[test]
+fn what_costs_little_is_derived_and_a_lifted_limit_takes_the_rest() {
+    let place = place();
+    place.write("pw", "made-up-pw");
+    // 300 iterations over 1 MiB, as KeePass 2 chooses for a second of work.
+    assert_eq!(place.one(&source("argon2-300", ""), "s:node1").as_deref(), Ok("s3cr3t-one"));
+    // 156 million rounds, as `keepassxc-cli db-create -t 5000` has written them, and the most: too slow for a test.
+    let mut bytes = std::fs::read(place.path().join("version3.kdbx")).unwrap();
+    let at = bytes.windows(3).position(|field| field == [6, 8, 0]).unwrap() + 3;
+    for rounds in [156_250_000_u64, 1_000_000_000] {
+        bytes[at..at + 8].copy_from_slice(&rounds.to_le_bytes());
+        let header = super::header::Header::read(&bytes, KdfLimit::Bounded).unwrap();
+        assert_eq!(header.kdf.cost(), format!("{rounds} rounds of AES-KDF"));
+    }
+    // 65 lanes are over the limit; the key of the database is another one then.
+    let mut bytes = std::fs::read(place.path().join("argon2d-aes.kdbx")).unwrap();
+    let lanes = [&[4, 1, 0, 0, 0][..], b"P", &[4, 0, 0, 0]].concat();
+    let at = bytes.windows(lanes.len()).position(|window| window == lanes).unwrap() + lanes.len();
+    bytes[at] = 65;
+    let header = super::header::Header::read(&bytes, KdfLimit::Lifted).unwrap().length;
+    let hash: [u8; 32] =
+        sha2::Digest::finalize(sha2::Digest::chain_update(sha2::Sha256::default(), &bytes[..header])).into();
+    bytes[header..header + 32].copy_from_slice(&hash);
+    place.write("lanes.kdbx", bytes);
+    assert!(place.fails(&source("lanes", ""), "s:Top").contains("in 65 lanes of Argon2, over 64"));
+    let lifted = source("lanes", ", kdf_limit: none");
+    assert!(place.fails(&lifted, "s:Top").contains("lanes.kdbx: the password does not open it"));
+}
+
+#[test]
+fn an_empty_password_beside_a_key_file_is_tried_as_a_part_of_the_key_and_as_none() {
+    let place = place();
+    place.write("empty", "");
+    place.write("other", "planted");
+    let source = |name: &str, key: &str, password: &str| {
+        format!("{{ s: {{ type: keepass, path: {name}.kdbx, key_file: {key}{password} }} }}")
+    };
+    let empty = ", password: { file: empty }";
+    for password in ["", empty] {
+        let with_empty = source("empty-and-key", "empty-and-key.key", password);
+        assert_eq!(place.one(&with_empty, "s:node1").as_deref(), Ok("s3cr3t-three"), "{password}");
+        let without = source("keyfile-only", "keyfile-only.keyx", password);
+        assert_eq!(place.one(&without, "s:Only").as_deref(), Ok("planted-only"), "{password}");
+    }
+    for (password, want) in [
+        (
+            "",
+            "the key file does not open it, without a password or with an empty one (for s)\nif it has another password",
+        ),
+        (
+            empty,
+            "the password is empty, and the key file does not open it, with an empty password or without one (for s)",
+        ),
+    ] {
+        let told = place.fails(&source("empty-and-key", "random.key", password), "s:node1");
+        assert!(told.contains(want), "{told}");
+    }
+    // Alone it opens nothing: no program makes such a database.
+    let alone = "{ s: { type: keepass, path: argon2d-aes.kdbx, password: { file: empty } } }";
+    assert!(place.fails(alone, "s:Top").contains("its password is empty"));
 }
 
 fn entry(number: usize, strings: &str) -> String {

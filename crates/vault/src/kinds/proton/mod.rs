@@ -56,7 +56,7 @@ impl<'m> ProtonPass<'m> {
 
     /// Decrypts an OpenPGP file.
     fn decrypt(&self, file: zeroize::Zeroizing<Vec<u8>>) -> Result<Cursor<zeroize::Zeroizing<Vec<u8>>>, OpenError> {
-        let Some(passphrase) = self.input.password()? else {
+        let Some(mut passphrase) = self.input.password()? else {
             let hint = "say where the passphrase comes from: `password: { env: NAME }`, `{ file: PATH }`, `{ exec: \
             [PROGRAM, …] }` \
                         or `ask`";
@@ -64,7 +64,7 @@ impl<'m> ProtonPass<'m> {
                 .input
                 .refused("this export is encrypted with a passphrase, and the source has no `password`", hint));
         };
-        let plain = openpgp::decrypt(file, &passphrase);
+        let plain = openpgp::decrypt(file, &mut passphrase);
         plain.map(Cursor::new).map_err(|openpgp::OpenPgpError(what, hint)| self.input.refused(what, hint))
     }
 

@@ -21,9 +21,9 @@ use zeroize::Zeroizing;
 use crate::error::item as shown_item;
 use crate::input::context::Context;
 use crate::items::item::{self, Answer};
-use crate::keys::{Declared, PasswordKeys};
+use crate::keys::{Declared, KdfLimitKeys, PasswordKeys};
 use crate::kinds::Kind;
-use crate::spec::Spec;
+use crate::spec::{KdfLimit, Spec};
 use crate::{Listed, LookupError, OpenError, PasswordSpec, Reference, Source, StoreSpec};
 use gopass::Gopass;
 use pass::Pass;
@@ -138,6 +138,8 @@ pub struct PassageKeys {
     pub identity: Field<String>,
     /// The passphrase of the store's files, or of the identity file.
     pub password: Field<PasswordKeys>,
+    /// `none`: deriving the key from the password may cost anything. Without it, time and memory are bounded.
+    pub kdf_limit: Field<KdfLimitKeys>,
 }
 
 /// A store of passage, and how to decrypt it.
@@ -149,6 +151,8 @@ pub struct PassageSpec {
     pub identity: Option<PathBuf>,
     /// The password of the identity file, or of the store's files.
     pub password: Option<PasswordSpec>,
+    /// How much deriving a key from the password may cost.
+    pub kdf_limit: KdfLimit,
 }
 
 /// The kind `passage`. The default directory and identities are passage's own.
@@ -161,7 +165,9 @@ impl Spec for PassageSpec {
         let path = declared.path(keys.path);
         let identity = declared.path(keys.identity);
         let password = declared.password(keys.password.place(), keys.password);
-        Some(PassageSpec { store: StoreSpec { path: path? }, identity: identity?, password: password? })
+        let kdf_limit = declared.kdf_limit(keys.kdf_limit);
+        let store = StoreSpec { path: path? };
+        Some(PassageSpec { store, identity: identity?, password: password?, kdf_limit: kdf_limit? })
     }
 
     fn password(&self) -> Option<&PasswordSpec> {
@@ -181,6 +187,7 @@ impl Kind for PassageStore {
             identity: spec.identity.as_deref(),
             default_identity: passage::default_identity,
             password: spec.password.as_ref(),
+            kdf_limit: spec.kdf_limit,
         }))
     }
 }

@@ -1,5 +1,6 @@
 //! Stores of passage: age files, with identities that are opened once.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use super::tree::{StoreEntry, Tree};
 use super::{MAX_ENTRY, Store, Take, Unread};
 use crate::input::context::Context;
 use crate::input::{age, read};
-use crate::{OpenError, PasswordSpec};
+use crate::{KdfLimit, OpenError, PasswordSpec};
 
 /// Suffix of an entry's file.
 pub(super) const SUFFIX: &str = ".age";
@@ -45,6 +46,7 @@ pub(super) struct Passage<'m> {
     pub default_identity: fn() -> Result<PathBuf, OpenError>,
     /// The password of the identities; if there are none, of the entries.
     pub password: Option<&'m PasswordSpec>,
+    pub kdf_limit: KdfLimit,
 }
 
 impl Passage<'_> {
@@ -77,12 +79,12 @@ impl Store for Passage<'_> {
         let (identities, password);
         let key = match (self.identity()?, self.password) {
             (None, Some(spec)) => {
-                password = self.context.password(self.source, spec)?;
+                password = RefCell::new(self.context.password(self.source, spec, self.kdf_limit)?.not_empty()?);
                 age::Key::Password(&password)
             }
             (identity, spec) => {
                 let path = identity.unwrap_or_default();
-                identities = age::identities(self.context, self.source, &path, spec)?;
+                identities = age::identities(self.context, self.source, &path, spec, self.kdf_limit)?;
                 age::Key::Identities(&identities)
             }
         };
