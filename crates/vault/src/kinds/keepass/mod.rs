@@ -386,8 +386,12 @@ impl xml::Visitor for Handing<'_> {
     }
 }
 
-/// Decompresses at most `limit` bytes.
+/// Decompresses at most `limit` bytes. No bytes are an empty attachment: KeePass and KeePassXC do not compress one, and
+/// call it compressed all the same.
 fn gunzip(bytes: &[u8], limit: usize) -> Result<Zeroizing<Vec<u8>>, Stop> {
+    if bytes.is_empty() {
+        return Ok(Zeroizing::default());
+    }
     read::to_end(GzDecoder::new(bytes), 0, limit).map_err(|problem| match problem {
         read::ReadError::Over(limit) => {
             Stop::Over(format!("an attachment is over {} MiB, the longest that is read", limit / MIB))

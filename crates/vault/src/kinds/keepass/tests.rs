@@ -326,6 +326,19 @@ fn an_empty_password_beside_a_key_file_is_tried_as_a_part_of_the_key_and_as_none
     assert!(place.fails(alone, "s:Top").contains("its password is empty"));
 }
 
+#[test]
+fn an_attachment_without_a_byte_is_empty_though_it_is_called_compressed() {
+    let place = place();
+    place.write("pw", "made-up-pw");
+    let values = place.get(&source("empty-attachment", ""), &["s:node1#file:empty.conf", "s:node1#file:full.conf"]);
+    assert_eq!(values.unwrap(), [b"".as_slice(), b"hello"]);
+    // The same inside an entry, as KDBX 3 allows it.
+    let inline = "<Binary><Key>f</Key><Value Compressed=\"True\"/></Binary>";
+    place.write("pw", "x");
+    place.write("inline.kdbx", database(document(&entry(1, &(string("Title", "Top") + inline))).as_bytes(), true));
+    assert_eq!(place.one(&source("inline", ""), "s:Top#file:f").as_deref(), Ok(""));
+}
+
 fn entry(number: usize, strings: &str) -> String {
     let uuid = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, number.to_be_bytes().repeat(2));
     format!("<Entry><UUID>{uuid}</UUID>{strings}</Entry>")
