@@ -55,7 +55,8 @@ struct Global {
 /// Puts secrets into disk images offline, and rotates them on running nodes: root-only files at declared paths, with
 /// values from your password manager.
 #[derive(Debug, Parser)]
-#[command(name = "deaddrop", version, arg_required_else_help = true, disable_help_flag = true, max_term_width = 100, after_help = THREE_USES)]
+#[command(name = "deaddrop", version, arg_required_else_help = true, disable_help_flag = true, max_term_width = 100)]
+#[command(after_help = THREE_USES)]
 struct Cli {
     #[command(flatten)]
     global: Global,

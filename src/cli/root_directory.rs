@@ -15,7 +15,8 @@ const IMAGES: &[&str] = &[".img", ".img.zst", ".raw", ".raw.zst", ".qcow2"];
 const MOST_ENTRIES: usize = 200;
 const MOST_NAMED: usize = 3;
 
-/// Checks that `path` holds /etc or /nix/store; with `new_root` a directory is enough that holds nothing but directories.
+/// Checks that `path` holds /etc or /nix/store; with `new_root` a directory is enough that holds nothing but
+/// directories.
 ///
 /// # Errors
 /// The refusal, which names the images in it.

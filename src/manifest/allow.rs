@@ -1,5 +1,5 @@
-//! `allow`: findings that the user accepts, by code, each with the reason. A secret's own entry comes before that of its
-//! host, and that before the one at the top of the manifest.
+//! `allow`: findings that the user accepts, by code, each with the reason. A secret's own entry comes before that of
+//! its host, and that before the one at the top of the manifest.
 
 use std::collections::BTreeMap;
 

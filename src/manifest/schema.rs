@@ -166,8 +166,8 @@ pub(super) struct RawSecret {
     /// True if the mode may allow everybody on the node to read the file.
     #[schemars(extend("default" = false))]
     pub allow_world_readable: Field<bool>,
-    /// Findings that are accepted for this secret, by their code, each with the reason: a warning is not shown, a refusal
-    /// becomes a warning.
+    /// Findings that are accepted for this secret, by their code, each with the reason: a warning is not shown, a
+    /// refusal becomes a warning.
     #[schemars(extend("propertyNames" = allow_schema()))]
     pub allow: Field<Entries<Reason>>,
 }

@@ -26,8 +26,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What becomes of it, if the codes in `allow` are allowed, each for a reason: a warning is dropped, a refusal becomes
-    /// a warning with the reason.
+    /// What becomes of it, if the codes in `allow` are allowed, each for a reason: a warning is dropped, a refusal
+    /// becomes a warning with the reason.
     #[must_use]
     pub fn unless_allowed(self, allow: &BTreeMap<String, String>) -> Option<Self> {
         match allow.get(self.code) {

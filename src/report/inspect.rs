@@ -70,8 +70,8 @@ impl Inspection<'_> {
         })
     }
 
-    /// The table for people; `with_ids` adds the long fields (types, UUIDs). In a terminal of few `columns` the partitions'
-    /// names are omitted.
+    /// The table for people; `with_ids` adds the long fields (types, UUIDs). In a terminal of few `columns` the
+    /// partitions' names are omitted.
     #[must_use]
     pub fn text(&self, with_ids: bool, columns: Option<usize>) -> String {
         let packed = match self.container {

@@ -78,8 +78,8 @@ impl Ui {
         }
     }
 
-    /// The requested result in lines, for people: on standard output, or with `--json`, which is there, on standard error;
-    /// nothing with `-q`, or if it is empty.
+    /// The requested result in lines, for people: on standard output, or with `--json`, which is there, on standard
+    /// error; nothing with `-q`, or if it is empty.
     ///
     /// # Errors
     /// See [`print_output`].

@@ -11,8 +11,8 @@ use crate::run::desired::{Content, Generated, KeyState};
 use crate::run::plan::{Action, Change, NewDirectory, Plan};
 use crate::run::style::{self, paint};
 
-/// The whole plan, as for `deaddrop plan`, without the closing sum. `columns` is the width of the terminal, if it is for
-/// one.
+/// The whole plan, as for `deaddrop plan`, without the closing sum. `columns` is the width of the terminal, if it is
+/// for one.
 #[must_use]
 pub fn table(plan: &Plan, columns: Option<usize>) -> String {
     let mut lines: Vec<Line<'_>> = plan.directories.iter().map(Line::directory).collect();

@@ -140,8 +140,8 @@ fn ask(hosts: &[&str]) -> Result<Secret, Failure> {
     }
 }
 
-/// Builds the files of each part once, passes them to `visit` and drops them, so that every error is reported before any
-/// contact.
+/// Builds the files of each part once, passes them to `visit` and drops them, so that every error is reported before
+/// any contact.
 ///
 /// # Errors
 /// Exit 1 with every value that does not fit, each once.

@@ -32,7 +32,8 @@ pub enum Unprepared<E> {
 
 /// Surveys a place, decides what to keep of its existing files, generates the missing keys, and plans. `wanted` selects
 /// what is surveyed: [`desired::wanted`] or [`desired::wanted_on_node`]. `host` is used in the comments of new keys,
-/// `allow` has the findings that are allowed for the place as a whole, `identity` the host that a place on a disk is to be.
+/// `allow` has the findings that are allowed for the place as a whole, `identity` the host that a place on a disk is to
+/// be.
 ///
 /// # Errors
 /// The error of `survey`, or why there is no plan.

@@ -66,7 +66,7 @@ pub use kinds::exec::{ExecKeys, ExecSpec};
 pub use kinds::file::{DirectoryKeys, DirectorySpec};
 pub use kinds::keepass::{KeePassKeys, KeePassSpec};
 pub use kinds::sops::{SopsKeys, SopsSpec};
-pub use kinds::store::{GopassKeys, GopassSpec, PassageKeys, PassageSpec};
+pub use kinds::store::{AgeStoreKeys, AgeStoreSpec};
 pub use kinds::{SourceKeys, SourceSpec};
 pub use reference::{HOST, Reference};
 pub use spec::{DataFormat, FileSpec, KdfLimit, PasswordSpec, ProgramSpec, StoreSpec};

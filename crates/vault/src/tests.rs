@@ -255,7 +255,8 @@ fn the_references_of_the_example_have_values() {
     assert!(get(&specs, &wanted).unwrap().iter().all(|value| !value.is_empty()));
 }
 
-/// The warnings for these references of the secrets `s0`, `s1`, …: code, secret and message, with `DIR` for the directory.
+/// The warnings for these references of the secrets `s0`, `s1`, …: code, secret and message, with `DIR` for the
+/// directory.
 fn warnings(specs: &Specs, directory: &Path, wanted: &[&str]) -> Vec<String> {
     let references: Vec<(String, Reference)> =
         wanted.iter().enumerate().map(|(index, text)| (format!("s{index}"), reference(text))).collect();

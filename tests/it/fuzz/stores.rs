@@ -5,7 +5,7 @@ use std::iter;
 
 use age::x25519;
 use deaddrop_vault::{
-    AgeSpec, DataFormat, FileSpec, KdfLimit, KeePassSpec, PassageSpec, PasswordSpec, SourceSpec, StoreSpec,
+    AgeSpec, AgeStoreSpec, DataFormat, FileSpec, KdfLimit, KeePassSpec, PasswordSpec, SourceSpec, StoreSpec,
 };
 
 use super::engine::Target;
@@ -55,7 +55,7 @@ impl Stores {
                 key_file: None,
             })
         };
-        let passage = SourceSpec::Passage(PassageSpec {
+        let passage = SourceSpec::Passage(AgeStoreSpec {
             store: StoreSpec { path: Some(".".into()) },
             identity: Some("identity".into()),
             password: None,

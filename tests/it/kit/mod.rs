@@ -87,7 +87,8 @@ impl Scratch {
         path
     }
 
-    /// The same for a file that only its owner may read: values in clear text, which a warning would be about otherwise.
+    /// The same for a file that only its owner may read: values in clear text, which a warning would be about
+    /// otherwise.
     pub fn write_private(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.write(name, content);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("closing a file of ours");

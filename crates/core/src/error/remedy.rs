@@ -1,5 +1,5 @@
-//! Advice for the user: a text, or an action that the program words, because only it knows its commands and options, and
-//! the name of the image.
+//! Advice for the user: a text, or an action that the program words, because only it knows its commands and options,
+//! and the name of the image.
 
 use std::borrow::Cow;
 

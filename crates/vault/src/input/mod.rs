@@ -61,8 +61,8 @@ impl<'m> Input<'m> {
         self.is_age_source || self.spec.is_age()
     }
 
-    /// Reports if the file is open to others. Called by the reader of each format once it knows that the values in the file
-    /// are not encrypted; an age file never is it.
+    /// Reports if the file is open to others. Called by the reader of each format once it knows that the values in the
+    /// file are not encrypted; an age file never is it.
     pub(crate) fn holds_clear_text(&self) {
         if !self.spec.is_standard_input() && !self.is_age() {
             exposed::findings(&self.path).into_iter().for_each(|finding| self.context.report(finding));

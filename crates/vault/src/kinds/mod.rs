@@ -160,9 +160,9 @@ kinds! {
     /// A store of pass, opened by gpg.
     Pass("pass", store::PassStore): StoreKeys => StoreSpec,
     /// A store of gopass, opened by gpg, or with age identities.
-    Gopass("gopass", store::GopassStore): store::GopassKeys => store::GopassSpec,
+    Gopass("gopass", store::GopassStore): store::AgeStoreKeys => store::AgeStoreSpec,
     /// A store of passage.
-    Passage("passage", store::PassageStore): store::PassageKeys => store::PassageSpec,
+    Passage("passage", store::PassageStore): store::AgeStoreKeys => store::AgeStoreSpec,
     /// A file encrypted by age: to identities, SSH keys, or a passphrase.
     Age("age", age::Age): age::AgeKeys => age::AgeSpec,
     /// A file encrypted by sops, opened by the program `sops`.

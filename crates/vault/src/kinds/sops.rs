@@ -1,9 +1,9 @@
 //! `sops`: a file that the program `sops` decrypts, to JSON, or to the bytes of a binary file.
 //!
-//! Formats, from getsops/sops (`cmd/sops/formats/formats.go`, `stores/json/store.go`): sops takes a file for YAML, JSON,
-//! dotenv or INI by the end of its name, and for binary otherwise. A binary file is encrypted to a JSON object of the
-//! keys `data` and `sops`. Go's JSON has U+FFFD for what is no UTF-8, so the bytes of such a file are asked for as they
-//! are.
+//! Formats, from getsops/sops (`cmd/sops/formats/formats.go`, `stores/json/store.go`): sops takes a file for YAML,
+//! JSON, dotenv or INI by the end of its name, and for binary otherwise. A binary file is encrypted to a JSON object of
+//! the keys `data` and `sops`. Go's JSON has U+FFFD for what is no UTF-8, so the bytes of such a file are asked for as
+//! they are.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -164,8 +164,8 @@ fn header(input: &mut dyn BufRead, ended: &Cell<bool>) -> Result<Vec<u8>, AgeErr
     }
 }
 
-/// The work factor of deriving a key from a passphrase, within `limit`. Header line: `-> scrypt SALT WORK_FACTOR` (C2SP,
-/// age.md, "The scrypt recipient type").
+/// The work factor of deriving a key from a passphrase, within `limit`. Header line: `-> scrypt SALT WORK_FACTOR`
+/// (C2SP, age.md, "The scrypt recipient type").
 fn work_factor(header: &[u8], limit: KdfLimit) -> Result<u8, AgeError> {
     let stanza = header.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"-> scrypt "));
     let factor = stanza.and_then(|arguments| arguments.split(|&byte| byte == b' ').nth(1)).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! A Bitwarden item as an [`Entry`]: built-in fields under the names common to all password managers, those of cards and
-//! identities under Bitwarden's own, then custom fields.
+//! A Bitwarden item as an [`Entry`]: built-in fields under the names common to all password managers, those of cards
+//! and identities under Bitwarden's own, then custom fields.
 
 use super::shape::{Field as CustomField, Item, Number, Text};
 use crate::items::item::{Entry, Field, Value};

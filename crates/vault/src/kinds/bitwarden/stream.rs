@@ -48,8 +48,8 @@ impl ExportError {
     }
 }
 
-/// Passes every folder and item of an export to `sink`; those in the trash and the archive as left out. Also accepts a bare list of items,
-/// as `bw list items` prints it; it names folders by id only.
+/// Passes every folder and item of an export to `sink`; those in the trash and the archive as left out. Also accepts a
+/// bare list of items, as `bw list items` prints it; it names folders by id only.
 ///
 /// # Errors
 /// The reason why parsing stopped; `sink` is incomplete then.

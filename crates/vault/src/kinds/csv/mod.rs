@@ -92,8 +92,8 @@ impl Row<'_> {
     }
 }
 
-/// Reads a table: passes the header to `columns`, then its result with each row to `take`. `exact`: every row has as many
-/// fields as the header.
+/// Reads a table: passes the header to `columns`, then its result with each row to `take`. `exact`: every row has as
+/// many fields as the header.
 ///
 /// # Errors
 /// The reason why reading stopped.

@@ -29,8 +29,8 @@ const ARGON2D: [u8; 16] =
 const ARGON2ID: [u8; 16] =
     [0x9e, 0x29, 0x8b, 0x19, 0x56, 0xdb, 0x47, 0x73, 0xb2, 0x3d, 0xfc, 0x3e, 0xc6, 0xf0, 0xa1, 0xe6];
 
-/// Maximum rounds of AES-KDF, about half a minute with the processor's AES instructions. KeePassXC chooses as many as take the time that its user wants, a second
-/// without a choice: 10^7 to 10^8.
+/// Maximum rounds of AES-KDF, about half a minute with the processor's AES instructions. KeePassXC chooses as many as
+/// take the time that its user wants, a second without a choice: 10^7 to 10^8.
 const MAX_ROUNDS: u64 = 1_000_000_000;
 /// Maximum lanes of Argon2.
 const MAX_LANES: u32 = 64;

@@ -66,9 +66,9 @@ impl Kind for PassStore {
 pub(crate) struct GopassStore;
 
 impl Kind for GopassStore {
-    type Spec = GopassSpec;
+    type Spec = AgeStoreSpec;
 
-    fn open<'m>(spec: &'m GopassSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+    fn open<'m>(spec: &'m AgeStoreSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         let path = spec.store.path.as_deref();
         let gpg = Pass { context, path, default_root: gopass::root };
         let age = Passage {
@@ -79,61 +79,21 @@ impl Kind for GopassStore {
             identity: spec.identity.as_deref(),
             default_identity: gopass::identities,
             password: spec.password.as_ref(),
+            kdf_limit: spec.kdf_limit,
         };
         Box::new(Stored(Gopass { gpg, age }))
     }
 }
 
-/// A store of gopass.
+/// A store whose entries age has encrypted: that of passage, and gopass's with age.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "a gopass source", default, deny_unknown_fields)]
-#[schemars(rename = "gopass-source")]
-pub struct GopassKeys {
-    /// The store's directory. Default: gopass's root store.
+#[serde(rename = "a store", default, deny_unknown_fields)]
+#[schemars(rename = "age-store")]
+pub struct AgeStoreKeys {
+    /// The store's directory. Default: the program's own.
     #[schemars(length(min = 1))]
     pub path: Field<String>,
-    /// For a store with age: a file of age identities, or an SSH key. Default: gopass's own.
-    #[schemars(length(min = 1))]
-    pub identity: Field<String>,
-    /// For a store with age: the passphrase of the identity file.
-    pub password: Field<PasswordKeys>,
-}
-
-/// A store of gopass, and how to decrypt it if its entries are age files.
-#[derive(Debug, Clone, Default)]
-pub struct GopassSpec {
-    /// The store.
-    pub store: StoreSpec,
-    /// A file of identities. `None`: gopass's own.
-    pub identity: Option<PathBuf>,
-    /// The password of the identity file.
-    pub password: Option<PasswordSpec>,
-}
-
-impl Spec for GopassSpec {
-    type Keys = GopassKeys;
-
-    fn check(declared: &Declared<'_>, keys: GopassKeys) -> Option<Self> {
-        let path = declared.path(keys.path);
-        let identity = declared.path(keys.identity);
-        let password = declared.password(declared.child("password"), keys.password);
-        Some(GopassSpec { store: StoreSpec { path: path? }, identity: identity?, password: password? })
-    }
-
-    fn password(&self) -> Option<&PasswordSpec> {
-        self.password.as_ref()
-    }
-}
-
-/// A store of passage.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename = "a passage source", default, deny_unknown_fields)]
-#[schemars(rename = "passage-source")]
-pub struct PassageKeys {
-    /// The store's directory. Default: passage's own.
-    #[schemars(length(min = 1))]
-    pub path: Field<String>,
-    /// A file of age identities, or an SSH key. Default: passage's own.
+    /// A file of age identities, or an SSH key. Default: the program's own.
     #[schemars(length(min = 1))]
     pub identity: Field<String>,
     /// The passphrase of the store's files, or of the identity file.
@@ -142,12 +102,12 @@ pub struct PassageKeys {
     pub kdf_limit: Field<KdfLimitKeys>,
 }
 
-/// A store of passage, and how to decrypt it.
-#[derive(Debug, Clone)]
-pub struct PassageSpec {
+/// A store whose entries age has encrypted, and how to decrypt it.
+#[derive(Debug, Clone, Default)]
+pub struct AgeStoreSpec {
     /// The store.
     pub store: StoreSpec,
-    /// A file of identities. If this and `password` are `None`: passage's own.
+    /// A file of identities. `None`: the program's own, as far as it has one.
     pub identity: Option<PathBuf>,
     /// The password of the identity file, or of the store's files.
     pub password: Option<PasswordSpec>,
@@ -158,16 +118,16 @@ pub struct PassageSpec {
 /// The kind `passage`. The default directory and identities are passage's own.
 pub(crate) struct PassageStore;
 
-impl Spec for PassageSpec {
-    type Keys = PassageKeys;
+impl Spec for AgeStoreSpec {
+    type Keys = AgeStoreKeys;
 
-    fn check(declared: &Declared<'_>, keys: PassageKeys) -> Option<Self> {
+    fn check(declared: &Declared<'_>, keys: AgeStoreKeys) -> Option<Self> {
         let path = declared.path(keys.path);
         let identity = declared.path(keys.identity);
-        let password = declared.password(keys.password.place(), keys.password);
+        let password = declared.password(declared.child("password"), keys.password);
         let kdf_limit = declared.kdf_limit(keys.kdf_limit);
         let store = StoreSpec { path: path? };
-        Some(PassageSpec { store, identity: identity?, password: password?, kdf_limit: kdf_limit? })
+        Some(AgeStoreSpec { store, identity: identity?, password: password?, kdf_limit: kdf_limit? })
     }
 
     fn password(&self) -> Option<&PasswordSpec> {
@@ -176,9 +136,9 @@ impl Spec for PassageSpec {
 }
 
 impl Kind for PassageStore {
-    type Spec = PassageSpec;
+    type Spec = AgeStoreSpec;
 
-    fn open<'m>(spec: &'m PassageSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
+    fn open<'m>(spec: &'m AgeStoreSpec, name: &'m str, context: &'m Context<'m>) -> Box<dyn Source + 'm> {
         Box::new(Stored(Passage {
             source: name,
             context,
