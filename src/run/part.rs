@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use deaddrop_core::near;
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
-use deaddrop_vault::{Reference, Sources};
+use deaddrop_vault::{Cause, LookupError, Reference, SourceError, Sources};
 
 use super::desired::{self, DesiredFile, Need, Unfit};
 use super::message::{Failure, Message};
+use super::remedy;
 use crate::manifest::{BecomePassword, Host, Manifest, SecretSpec};
 
 /// One host and its secrets.
@@ -98,8 +99,12 @@ impl Values {
             }))
             .collect();
         let mut fetched = deaddrop_vault::fetch(&Sources { tell, ..manifest.vaults() }, &wanted).map_err(|errors| {
-            let message =
-                |error: &deaddrop_vault::SourceError| Message::from_error(error).hint(error.hint().unwrap_or_default());
+            let message = |error: &SourceError| {
+                let is_unknown = matches!(error.cause, Cause::Lookup(LookupError::NoItem { .. }));
+                let lists = manifest.sources.get(&error.name).is_some_and(|source| source.kind() != "vals");
+                let hint = error.hint().or_else(|| (is_unknown && lists).then(|| remedy::list_items(&error.name)));
+                Message::from_error(error).hint(hint.unwrap_or_default())
+            };
             Failure::refused(errors.iter().map(message).collect())
         })?;
         let asks = |part: &&HostPart<'_>| {

@@ -34,6 +34,12 @@ pub fn other_host(host: &str, other: &str) -> String {
     format!("take the target of {host}, or --host {other}; --as-host goes on, with the keys that {other} has")
 }
 
+/// The hint for an item that a source does not have, if no name is near.
+#[must_use]
+pub fn list_items(source: &str) -> String {
+    format!("`deaddrop sources list {source}` shows its items")
+}
+
 fn action(remedy: &Remedy) -> String {
     const BY_KERNEL: &str = "lets the kernel write it (Linux, as root, and only for an image that you trust)";
     let fixed = match remedy {

@@ -84,13 +84,13 @@ impl Args {
         let (name, hosts, secrets) = (self.output.display(), manifest.hosts.len(), manifest.secrets.len());
         ui.print_json_when_done(|| json::init(&name.to_string(), hosts, secrets));
         let plural = if hosts == 1 { "" } else { "s" };
+        if added > 0 {
+            ui.info(&format!(".gitignore: {added} lines for vaults, exports and images with secrets"));
+        }
         ui.info(&format!(
             "{name}: {}, {hosts} host{plural}. Look at the names of items in it, then:",
             crate::report::plan::secrets(secrets)
         ));
-        if added > 0 {
-            ui.info(&format!("  .gitignore: {added} lines for vaults, exports and images with secrets"));
-        }
         let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
         ui.info(&format!("  deaddrop check --values{manifest}"));
         let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());

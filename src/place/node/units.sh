@@ -300,10 +300,10 @@ changed_of() {
 
 # Repeats each check until it succeeds, or its time limit is over. A check that hangs is killed.
 run_checks() {
-  number=0
-  while [ -z "$bad" ] && [ "$number" -lt "$checks" ]; do
-    number=$((number + 1))
-    eval "check=\$check_$number"
+  tried=0
+  while [ -z "$bad" ] && [ "$tried" -lt "$checks" ]; do
+    tried=$((tried + 1))
+    eval "check=\$check_$tried"
     look_at_clock
     first=$now
     # The reason if its time limit is over: it hung, unless a try has ended.
@@ -312,7 +312,7 @@ run_checks() {
       look_at_clock
       remaining=$((${check%% *} - now + first))
       if [ "$remaining" -le 0 ]; then
-        bad="check $number $ended"
+        bad="check $tried $ended"
         break
       fi
       run "${check#* }" "$remaining" && break
@@ -321,7 +321,7 @@ run_checks() {
       look_at_units all
       case $bad in
         'state '*' failed '* | 'state '*' inactive '*)
-          bad="down ${bad#state } $number"
+          bad="down ${bad#state } $tried"
           break
           ;;
       esac

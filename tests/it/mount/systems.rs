@@ -181,7 +181,7 @@ fn inspect_names_the_file_system_and_the_back_end() {
         let scratch = Scratch::new();
         Disk::new(&scratch, system);
         let done = deaddrop(&scratch, "new", &["inspect", "disk.img"]).run().expect_code(0);
-        let said = done.stderr();
+        let said = done.stdout();
         assert!(said.contains("root: chosen by its label"), "{said}");
         assert!(said.contains(&format!("{}: written by the kernel: --backend mount", system.kind)), "{said}");
         let found = deaddrop(&scratch, "new", &["inspect", "disk.img", "--json"]).run().json();

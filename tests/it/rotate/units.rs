@@ -140,6 +140,8 @@ fn a_unit_that_goes_down_ends_the_wait_for_health_and_its_log_is_shown_beside_th
     let health = |command: &str, timeout: u32| {
         format!(", restart: a, health: {{ command: [sh, -c, '{command}'], timeout: {timeout} }}")
     };
+    // Two checks, of which the second fails.
+    job.add("first", "/etc/secrets/first", ", health: { command: [\"true\"] }");
     job.add("one", "/etc/secrets/one", &health("echo connection refused; exit 1", 3600));
     // It is started, and ends at once.
     let dies = "(sleep 0.5; sed -i s/ActiveState=active/ActiveState=failed/ /srv/units/a.service) >/dev/null 2>&1 &";
@@ -148,7 +150,7 @@ fn a_unit_that_goes_down_ends_the_wait_for_health_and_its_log_is_shown_beside_th
     let run = run.expect_error("a.service is failed after the change, and `sh` of `health` does not succeed");
     let run = run.expect_error("last lines of its log:").expect_error("cannot read the new token");
     run.expect_error("last lines of the output of `health`:").expect_error("connection refused");
-    assert_eq!(job.states(&node), ["none"]);
+    assert_eq!(job.states(&node), ["none", "none"]);
     // One that is starting again may yet succeed: it is waited for, and its log is shown as well.
     node.on_restart("a.service", &dies.replace("=failed", "=activating"));
     job.with("one", &health("echo connection refused; exit 1", 3));
