@@ -60,7 +60,12 @@ fn cases() -> Vec<Case> {
             &["encrypted for your account only", "hint: export again with \"Password protected\""],
         ),
         export("no such item", ITEMS, "from: vault:Wfi", &["no item \"Wfi\"", "did you mean `vault:Wifi`?", "(for a)"]),
-        export("nor one like it", ITEMS, "from: vault:Printer", &["no item \"Printer\"", "`deaddrop sources list vault`"]),
+        export(
+            "nor one like it",
+            ITEMS,
+            "from: vault:Printer",
+            &["no item \"Printer\"", "`deaddrop sources list vault`"],
+        ),
         export(
             "two items",
             ITEMS,

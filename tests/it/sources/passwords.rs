@@ -126,7 +126,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 /// A terminal of its own, made by Python: it types the next password of `argv[1]`, a JSON list, at each question, and
 /// prints what it has seen.
 const TYPIST: &str = r#"
-import json, os, pty, sys
+import json, os, pty, signal, sys
+signal.alarm(300)
 passwords = json.loads(sys.argv[1])
 child, terminal = pty.fork()
 if child == 0:
@@ -135,7 +136,7 @@ seen, asked = b"", 0
 try:
     while True:
         seen += os.read(terminal, 1)
-        if seen.endswith((b"Password for v: ", b"/key: ")):
+        if seen.endswith((b"Password for v: ", b" key: ")):
             # One question too many gets an empty answer.
             os.write(terminal, b"".join(password.encode() for password in passwords[asked:asked + 1]) + b"\n")
             asked += 1

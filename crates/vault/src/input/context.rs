@@ -24,7 +24,8 @@ pub(crate) struct Surroundings<'m> {
 impl Surroundings<'_> {
     /// A path of the manifest as a path of this process; a relative one starts at the manifest's directory.
     pub(crate) fn at(&self, path: &Path) -> PathBuf {
-        self.directory.join(path)
+        // Without `./`, in which a person does not name a file.
+        if self.directory == Path::new(".") { path.to_owned() } else { self.directory.join(path) }
     }
 
     /// The manifest's directory, which is the working directory of programs.
