@@ -6,19 +6,13 @@ use std::process::{Command, Output};
 use crate::kit::images;
 use crate::kit::mount::debugfs_write;
 use crate::kit::node::NodeBuilder;
-use crate::kit::{Scratch, write_program};
+use crate::kit::{Scratch, block_below, write_program};
 
 const PAGE: &str = include_str!("../../docs/walkthrough.md");
 
-/// The code block of the page below this mark, without its indentation.
+/// The code block of the page below this mark.
 fn block(mark: &str) -> String {
-    let mark = format!("<!-- test: {mark} -->\n");
-    let (_, rest) = PAGE.split_once(&mark).unwrap_or_else(|| panic!("the page has no {mark}"));
-    let lines = rest.lines().skip_while(|line| line.is_empty());
-    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
-    let text: String = block.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
-    assert!(!text.trim().is_empty(), "{mark}");
-    text
+    block_below(PAGE, mark)
 }
 
 const PASSWORD: &str = "made-up-password-1";

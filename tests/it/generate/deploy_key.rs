@@ -7,19 +7,13 @@ use std::process::{Command, Output};
 use super::sshd::{self, Sshd};
 use super::{Setup, images, private_file, ssh_public};
 use crate::kit::run::Deaddrop;
-use crate::kit::{Scratch, is_root, new_ssh_key, tool};
+use crate::kit::{Scratch, block_below, is_root, new_ssh_key, tool};
 
 const PAGE: &str = include_str!("../../../docs/deploy-key.md");
 
-/// The code block of the page below this mark, without its indentation.
+/// The code block of the page below this mark.
 fn block(mark: &str) -> String {
-    let mark = format!("<!-- test: {mark} -->\n");
-    let (_, rest) = PAGE.split_once(&mark).unwrap_or_else(|| panic!("the page has no {mark}"));
-    let lines = rest.lines().skip_while(|line| line.is_empty());
-    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
-    let text: String = block.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
-    assert!(text.lines().count() > 1, "{text}");
-    text
+    block_below(PAGE, mark)
 }
 
 /// The lines of ssh's configuration in the page's Nix, with `/etc` in a root that is somewhere else.

@@ -213,6 +213,17 @@ pub fn write_program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("making it a program");
 }
 
+/// The code block of a page below `<!-- test: MARK -->`, without its indentation.
+pub fn block_below(page: &str, mark: &str) -> String {
+    let mark = format!("<!-- test: {mark} -->\n");
+    let (_, rest) = page.split_once(&mark).unwrap_or_else(|| panic!("the page has no {mark}"));
+    let lines = rest.lines().skip_while(|line| line.is_empty());
+    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
+    let text: String = block.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    assert!(!text.trim().is_empty(), "{mark}: {text}");
+    text
+}
+
 /// A new key for ssh at this path, and its public part beside it.
 pub fn new_ssh_key(path: &Path) {
     tool(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path));
