@@ -113,9 +113,9 @@ impl<'t, T: Tree> Labeller<'t, T> {
             return Ok(known.clone());
         }
         let mut counts: BTreeMap<Label, usize> = BTreeMap::new();
-        for (node, stat) in self.tree.some_children(directory, MOST_NEIGHBOURS)? {
-            if stat.kind == kind
-                && let Some(label) = self.tree.label(&node)?
+        for child in self.tree.children(directory, MOST_NEIGHBOURS)? {
+            if child.stat.kind == kind
+                && let Some(label) = self.tree.label(&child.node)?
             {
                 *counts.entry(label).or_default() += 1;
             }
@@ -131,8 +131,8 @@ impl<'t, T: Tree> Labeller<'t, T> {
 mod tests {
     use super::*;
     use deaddrop_core::secret::Secret;
-    use deaddrop_core::tree::Stat;
     use deaddrop_core::tree::walk;
+    use deaddrop_core::tree::{Child, Stat};
 
     /// Paths with their kind, label and content. The root is the empty one.
     struct Toy(BTreeMap<&'static str, (FileKind, &'static str, &'static str)>);
@@ -174,11 +174,13 @@ mod tests {
             Ok(self.0.get(node.as_str()).and_then(|(_, label, _)| Label::new(label.as_bytes().to_vec())))
         }
 
-        fn some_children(&self, directory: &String, limit: usize) -> Result<Vec<(String, Stat)>, StorageError> {
+        fn children(&self, directory: &String, limit: usize) -> Result<Vec<Child<String>>, StorageError> {
             let below = format!("{directory}/");
-            let children =
-                self.0.iter().filter(|(path, _)| path.strip_prefix(&below).is_some_and(|n| !n.contains('/')));
-            Ok(children.take(limit).map(|(path, (kind, ..))| ((*path).to_owned(), stat(*kind))).collect())
+            let child = |(path, (kind, ..)): (&&str, &(FileKind, &str, &str))| {
+                let name = path.strip_prefix(&below).filter(|name| !name.contains('/'))?.as_bytes().to_vec();
+                Some(Child { name, node: (*path).to_owned(), stat: stat(*kind) })
+            };
+            Ok(self.0.iter().filter_map(child).take(limit).collect())
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Secret;
-use deaddrop_core::tree::{FileKind, Label, Stat, Tree};
+use deaddrop_core::tree::{Child, FileKind, Label, Stat, Tree};
 
 use crate::place::survey::USERS_FILE_LIMIT;
 
@@ -245,7 +245,7 @@ impl Tree for NodeTree {
         Ok(None)
     }
 
-    fn some_children(&self, _: &String, _: usize) -> Result<Vec<(String, Stat)>, StorageError> {
+    fn children(&self, _: &String, _: usize) -> Result<Vec<Child<String>>, StorageError> {
         Ok(Vec::new())
     }
 }

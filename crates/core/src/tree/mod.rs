@@ -96,6 +96,17 @@ impl std::fmt::Display for Label {
     }
 }
 
+/// An entry of a directory.
+#[derive(Debug, Clone)]
+pub struct Child<N> {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The file, directory or link.
+    pub node: N,
+    /// Its metadata.
+    pub stat: Stat,
+}
+
 /// A tree of files that can be read.
 pub trait Tree {
     /// A file, directory or link in the tree: an inode number, an open descriptor.
@@ -144,12 +155,12 @@ pub trait Tree {
     /// If the ACL cannot be read, or is damaged.
     fn acl_lets_write(&self, directory: &Self::Node) -> Result<bool, StorageError>;
 
-    /// At most `limit` of the files and directories in `directory`, in an unspecified order. Damaged entries are
-    /// omitted.
+    /// At most `limit` of the entries of `directory`, in an unspecified order; links are not followed. Damaged entries
+    /// are omitted.
     ///
     /// # Errors
     /// If the directory cannot be read, or is damaged.
-    fn some_children(&self, directory: &Self::Node, limit: usize) -> Result<Vec<(Self::Node, Stat)>, StorageError>;
+    fn children(&self, directory: &Self::Node, limit: usize) -> Result<Vec<Child<Self::Node>>, StorageError>;
 }
 
 /// One change to a tree. Paths are absolute and physical: no component is a symbolic link. The change of a directory

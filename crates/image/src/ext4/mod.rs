@@ -27,7 +27,7 @@ use std::time::SystemTime;
 use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::{Secret, Wiped};
 use deaddrop_core::sys;
-use deaddrop_core::tree::{Label, Stat, Tree, TreeChange};
+use deaddrop_core::tree::{Child, Label, Stat, Tree, TreeChange};
 
 use self::change::apply;
 use self::change::resolve::Resolved;
@@ -380,13 +380,13 @@ impl Tree for Ext4 {
         self.reader.label(&node.0)
     }
 
-    fn some_children(&self, directory: &Node, limit: usize) -> Result<Vec<(Node, Stat)>, StorageError> {
+    fn children(&self, directory: &Node, limit: usize) -> Result<Vec<Child<Node>>, StorageError> {
         let mut children = Vec::new();
-        for number in self.reader.some_inodes(&directory.0, limit)? {
+        for (name, number) in self.reader.some_entries(&directory.0, limit)? {
             match self.reader.inode(number) {
                 Ok(inode) => {
                     let stat = inode.stat();
-                    children.push((Node(inode), stat));
+                    children.push(Child { name, node: Node(inode), stat });
                 }
                 Err(StorageError::Corrupt(_)) => {}
                 Err(error) => return Err(error),

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use nix::dir::{Dir, Type};
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{self, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{self, Mode, SFlag};
@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::error::StorageError;
 use crate::secret::Secret;
 use crate::text;
-use crate::tree::{FileKind, Label, Stat, Tree, acl, walk};
+use crate::tree::{Child, FileKind, Label, Stat, Tree, acl, walk};
 
 /// An open file or directory of the tree and its parent: reading it needs a second open with read access.
 #[derive(Clone)]
@@ -176,7 +176,7 @@ impl Tree for DirectoryTree {
         read_label(&file, &node.path())
     }
 
-    fn some_children(&self, directory: &Node, limit: usize) -> Result<Vec<(Node, Stat)>, StorageError> {
+    fn children(&self, directory: &Node, limit: usize) -> Result<Vec<Child<Node>>, StorageError> {
         let failed = |errno| failure("listing", &directory.path(), errno);
         let opened = match open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(Errno::EACCES | Errno::EPERM) => return Ok(Vec::new()),
@@ -189,10 +189,9 @@ impl Tree for DirectoryTree {
             }
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
-            // Of the kinds that the system reports, only these two; and no entry that leads up.
-            let may_be = matches!(entry.file_type(), None | Some(Type::File | Type::Directory));
-            if may_be && name != b"." && name != b".." {
-                children.extend(self.child(directory, name)?);
+            if name != b"." && name != b".." {
+                let found = self.child(directory, name)?;
+                children.extend(found.map(|(node, stat)| Child { name: name.to_vec(), node, stat }));
             }
         }
         Ok(children)

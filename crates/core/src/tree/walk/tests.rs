@@ -54,7 +54,7 @@ impl Tree for Toy {
         Ok(None)
     }
 
-    fn some_children(&self, _: &String, _: usize) -> Result<Vec<(String, Stat)>, StorageError> {
+    fn children(&self, _: &String, _: usize) -> Result<Vec<crate::tree::Child<String>>, StorageError> {
         Ok(Vec::new())
     }
 }

@@ -73,22 +73,22 @@ impl Reader {
         if twice { Err(wrong(directory, "a name is there twice")) } else { Ok(entries) }
     }
 
-    /// The inodes of at most `limit` names; only files and directories, if entries have types.
+    /// At most `limit` names with their inodes, without `.` and `..`.
     ///
     /// # Errors
     /// As [`Reader::find`].
-    pub fn some_inodes(&self, directory: &Inode, limit: usize) -> Result<Vec<u32>, StorageError> {
-        let mut inodes = Vec::new();
+    pub fn some_entries(&self, directory: &Inode, limit: usize) -> Result<Vec<(Vec<u8>, u32)>, StorageError> {
+        let mut entries = Vec::new();
         self.each_entry(directory, &mut |name, entry| {
-            if inodes.len() >= limit {
+            if entries.len() >= limit {
                 return ControlFlow::Break(());
             }
-            if matches!(entry.file_type, 0..=2) && name != b"." && name != b".." {
-                inodes.push(entry.inode);
+            if name != b"." && name != b".." {
+                entries.push((name.to_vec(), entry.inode));
             }
             ControlFlow::Continue(())
         })?;
-        Ok(inodes)
+        Ok(entries)
     }
 
     fn each_entry(
