@@ -178,6 +178,7 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         secrets: Vec::new(),
         hosts: BTreeMap::new(),
         serial: Vec::new(),
+        persist_root: None,
         allow: Default::default(),
         warnings: Vec::new(),
     };

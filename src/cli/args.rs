@@ -53,6 +53,10 @@ pub struct PlaceArgs {
     /// Go on although the target tells, by a key or its /etc/hostname, that it is another host of the manifest
     #[arg(long)]
     pub as_host: bool,
+
+    /// The NixOS system to judge by, a path in the target's store, instead of the one that boots
+    #[arg(long, value_name = "PATH")]
+    pub system: Option<String>,
 }
 
 /// Selects what `plan` and `verify` survey: one target, or all hosts.
@@ -63,7 +67,7 @@ pub struct SurveyArgs {
     target: Option<PathBuf>,
 
     /// All running hosts of the manifest
-    #[arg(long, conflicts_with_all = ["host", "root_partition", "as_host"])]
+    #[arg(long, conflicts_with_all = ["host", "root_partition", "as_host", "system"])]
     all: bool,
 
     #[command(flatten)]

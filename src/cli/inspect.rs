@@ -11,6 +11,7 @@ use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::table::root::{Backend, choose_root_for};
 
 use super::failure;
+use crate::nixos::closure::{self, Found};
 use crate::report::inspect::Inspection;
 use crate::report::{ProgressDisplay, Ui};
 use crate::run::message::{Exit, Failure};
@@ -50,6 +51,8 @@ impl Args {
             Ok(ext4) => (ext4, None),
             Err(error) => (None, Some(error)),
         };
+        // A root directory that cannot be read: nothing says that it is NixOS.
+        let nixos = ext4.as_ref().and_then(|ext4| closure::read(ext4, None).ok());
         let inspection = Inspection {
             name: &name,
             container: image.container().name(),
@@ -60,6 +63,7 @@ impl Args {
                 Ok(root) => Ok((root.partition, root.reason.to_string())),
                 Err(error) => Err((error.to_string(), remedy::hint(&error))),
             },
+            nixos: nixos.unwrap_or(Found::None),
             ext4: ext4.map(|ext4| (on_the_image(&ext4), ext4.check_writable().map_err(|error| hinted(error, &ext4)))),
         };
         ui.result(&inspection.text(ui.verbose > 0, ui.columns_of_result()))?;

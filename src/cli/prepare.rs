@@ -12,7 +12,7 @@ use super::select::{load, manifest_warnings, select, select_of_node};
 use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
-use crate::place::{Change, Place, Wanted};
+use crate::place::{Change, Place, SystemChoice, Wanted};
 use crate::report::Ui;
 use crate::report::public::KnownAs;
 use crate::rotate::{self, Node};
@@ -87,6 +87,9 @@ fn open_node<'w>(
     if target.place.as_host {
         return Err(only_for_images("--as-host"));
     }
+    if target.place.system.is_some() {
+        return Err(only_for_images("--system"));
+    }
     let refused = |message: Message| Failure::refused(vec![message]);
     let password = part.become_password(values).map_err(|why| refused(Message::new(format!("@{name}: {why}"))))?;
     let options = rotate::Options { interactive: rotate::has_terminal(), ..ssh.options(manifest) };
@@ -133,8 +136,12 @@ pub fn prepare<'w>(
             Opened::Files(opened)
         }
     };
+    let choice = SystemChoice {
+        system: target.place.system.clone(),
+        persist_root: loaded.persist_root(host).map(|path| path.as_str().to_owned()),
+    };
     let survey = |wanted: &[Wanted]| {
-        let survey = opened.place().survey(wanted)?;
+        let survey = opened.place().survey(wanted, &choice)?;
         match &survey.interrupted {
             Some(interrupted) if !target.forget_list => interrupted.refuse_missing()?,
             None if target.forget_list => ui.info("--forget-list: no rotate that was cut off has left a list there"),
@@ -152,6 +159,7 @@ pub fn prepare<'w>(
     let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
         Unprepared::Survey(error) => failure::failed(&name, &error),
         Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
+        Unprepared::Hash(error) => failure::nothing_changed(&name, &error),
         Unprepared::Refused(refused) => {
             let message =
                 |refused: &Refused| Message::new(format!("{name}: {refused}")).hint(refused.refusal.hint.as_str());

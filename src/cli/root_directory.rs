@@ -21,7 +21,7 @@ const MOST_NAMED: usize = 3;
 /// # Errors
 /// The refusal, which names the images in it.
 pub fn check(path: &Path, new_root: bool) -> Result<(), StorageError> {
-    if ROOT.iter().any(|place| path.join(place).symlink_metadata().is_ok()) {
+    if ROOT.iter().any(|place| path.join(place).symlink_metadata().is_ok()) || is_mounted_at_nix(path) {
         return Ok(());
     }
     let name = shown::text(&path.display().to_string());
@@ -42,6 +42,12 @@ pub fn check(path: &Path, new_root: bool) -> Result<(), StorageError> {
             "name an image, or a directory with a root; `inject --new-root` makes one of an empty directory".to_owned()
         }),
     ))
+}
+
+/// True for what a system mounts at /nix: at the top is the store, whose names are 32 characters, `-` and a name.
+fn is_mounted_at_nix(path: &Path) -> bool {
+    let mut names = fs::read_dir(path.join("store")).into_iter().flatten().flatten().take(MOST_ENTRIES);
+    names.any(|entry| entry.file_name().as_encoded_bytes().get(32) == Some(&b'-'))
 }
 
 /// "did you mean result/nixos.img?", with images in the directory, or in one below it.

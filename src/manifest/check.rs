@@ -47,7 +47,17 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
         let mark = context.tree.mark(context.tree.root());
         problems.push(mark, "secrets at the same paths are for too many hosts to be compared", None);
     }
-    Manifest { file: file.to_owned(), directory, sources, secrets, hosts, serial, allow, warnings: checker.warnings }
+    Manifest {
+        file: file.to_owned(),
+        directory,
+        sources,
+        secrets,
+        hosts,
+        serial,
+        persist_root: defaults.persist_root,
+        allow,
+        warnings: checker.warnings,
+    }
 }
 
 /// The defaults of all secrets.
@@ -56,6 +66,7 @@ struct Defaults {
     group: Owner,
     mode: u32,
     settle: Duration,
+    persist_root: Option<TargetPath>,
 }
 
 /// The state of the check.
@@ -204,6 +215,7 @@ impl<'c, 't> Checker<'c, 't> {
         let becomes = optional(raw.becomes);
         let become_password = self.become_password(raw.become_password, becomes);
         let allow = self.allow(raw.allow);
+        let persist_root = self.persist_root(raw.persist_root);
         Some((
             entry.name,
             Host {
@@ -212,6 +224,7 @@ impl<'c, 't> Checker<'c, 't> {
                 becomes: becomes?,
                 become_password: become_password?,
                 ssh_options: ssh_options?,
+                persist_root: persist_root?,
                 allow: allow?,
             },
         ))
@@ -224,7 +237,17 @@ impl<'c, 't> Checker<'c, 't> {
             owner: self.owner(raw.owner).flatten().unwrap_or_else(root),
             group: self.owner(raw.group).flatten().unwrap_or_else(root),
             mode: self.mode(raw.mode, values::file_mode).flatten().map_or(0o400, |(mode, _)| mode),
+            persist_root: self.persist_root(raw.persist_root).flatten(),
             settle: self.settle(raw.settle).flatten().unwrap_or(Duration::from_secs(rotation::DEFAULT_SETTLE)),
+        }
+    }
+
+    /// `Some(None)` if it is absent, `None` if it is wrong (reported).
+    fn persist_root(&self, field: Field<String>) -> Option<Option<TargetPath>> {
+        match field {
+            Field::Missing => Some(None),
+            Field::Bad => None,
+            Field::Good(id, path) => self.target_path(id, &path).map(Some),
         }
     }
 
@@ -330,6 +353,7 @@ impl<'c, 't> Checker<'c, 't> {
             used_by: used_by?,
             kind: optional(raw.kind)?,
             on_change: on_change?,
+            apply_password: flag(raw.apply_password)?,
             allow_empty: flag(raw.allow_empty)?,
             allow: allow?,
         })
@@ -345,19 +369,18 @@ impl<'c, 't> Checker<'c, 't> {
         }
     }
 
-    /// The path, checked for its form and for where it is, with its node.
-    fn path(&self, id: NodeId, path: &str, allow: Option<&Allow>) -> Option<(TargetPath, NodeId)> {
+    /// A path in the target, checked for its form. `None` if it is wrong (reported).
+    fn target_path(&self, id: NodeId, path: &str) -> Option<TargetPath> {
         if path.chars().any(|character| character.is_control() && character != '\0') {
             self.push(self.mark(id), "a path cannot hold a control character", None);
             return None;
         }
-        let path = match TargetPath::parse(path) {
-            Ok(path) => path,
-            Err(message) => {
-                self.push(self.mark(id), message, None);
-                return None;
-            }
-        };
+        TargetPath::parse(path).map_err(|message| self.push(self.mark(id), message, None)).ok()
+    }
+
+    /// The path, checked for its form and for where it is, with its node.
+    fn path(&self, id: NodeId, path: &str, allow: Option<&Allow>) -> Option<(TargetPath, NodeId)> {
+        let path = self.target_path(id, path)?;
         // An `allow` that is wrong may have been meant for it.
         let is_allowed = |code| self.allowed.contains(code) || allow.is_none_or(|allow| allow.contains_key(code));
         match nixos::paths::judge(path.as_str()) {

@@ -135,6 +135,7 @@ impl Checker<'_, '_> {
                 "nobody would know the password: put one into the vault, and name it with `from`",
             ),
             ("allow_empty", raw.allow_empty.place(), "remove it: what is generated is never empty"),
+            ("apply_password", raw.apply_password.place(), "remove it: a generated key is no password"),
             ("newline", newline, "remove it: this kind of key ends in a newline already"),
             ("encoding", raw.encoding.place(), "remove it: it says how a value is written that is read"),
             ("expect", raw.expect.place(), "remove it: a key is always of its kind"),

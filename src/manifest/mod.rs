@@ -41,6 +41,7 @@ mod tests;
 use std::path::Path;
 
 use deaddrop_core::keys::Field;
+use deaddrop_core::path::TargetPath;
 use deaddrop_vault::Sources;
 
 use decode::Context;
@@ -70,6 +71,13 @@ impl Manifest {
             references: self.secrets.iter().flat_map(SecretSpec::references).chain(passwords).collect(),
             tell: None,
         }
+    }
+
+    /// Where files of this host are written whose own path does not persist on NixOS.
+    #[must_use]
+    pub fn persist_root(&self, host: Option<&str>) -> Option<&TargetPath> {
+        let host = host.and_then(|name| self.hosts.get(name));
+        host.and_then(|host| host.persist_root.as_ref()).or(self.persist_root.as_ref())
     }
 
     /// Reads and checks the manifest at `path`: a regular file of at most 16 MiB. Also reads the files named by

@@ -35,6 +35,8 @@ pub struct Manifest {
     pub hosts: BTreeMap<String, Host>,
     /// Tags whose hosts are rotated one at a time.
     pub serial: Vec<String>,
+    /// Where a file is written whose own path does not persist, for hosts that do not say it.
+    pub persist_root: Option<TargetPath>,
     /// Findings that are allowed on all hosts.
     pub allow: Allow,
     /// Warnings about secrets, in the file's order.
@@ -89,6 +91,8 @@ pub struct SecretSpec {
     pub kind: Option<SecretKind>,
     /// Actions on a running node after the file has changed.
     pub on_change: OnChange,
+    /// True to put the hash into the user's line of the shadow file as well.
+    pub apply_password: bool,
     /// True if the value may be empty.
     pub allow_empty: bool,
     /// Findings that are allowed for it.
@@ -271,6 +275,8 @@ pub struct Host {
     pub become_password: Option<BecomePassword>,
     /// Arguments of ssh's `-o`, in the manifest's order.
     pub ssh_options: Vec<String>,
+    /// Where a file is written whose own path does not persist. `None`: that of the manifest.
+    pub persist_root: Option<TargetPath>,
     /// Findings that are allowed on it.
     pub allow: Allow,
 }

@@ -79,6 +79,9 @@ pub(super) struct RawDefaults {
     /// How long the units of a changed secret are watched on a running node, in seconds.
     #[schemars(extend("default" = rotation::DEFAULT_SETTLE, "maximum" = rotation::LONGEST))]
     pub settle: Field<u64>,
+    /// Where a file is written whose own path does not persist on NixOS: below this directory, such as `/persist`.
+    #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
+    pub persist_root: Field<String>,
 }
 
 /// One file to write, and its value; or, with `absent`, a file that must not exist.
@@ -160,6 +163,10 @@ pub(super) struct RawSecret {
     /// `hide`: the output of units and programs on a running node is not shown when this file changed. Default: it is
     /// shown, except for lines that contain a value.
     pub output: Field<Output>,
+    /// True to put the hash into the user's line of the image's shadow file as well, where NixOS would keep that line and
+    /// never read the file.
+    #[schemars(extend("default" = false))]
+    pub apply_password: Field<bool>,
     /// True if the value may be empty.
     #[schemars(extend("default" = false))]
     pub allow_empty: Field<bool>,
@@ -174,7 +181,7 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that describe the file, with the nodes of their values.
-    pub(super) fn file_keys(&self) -> [(&'static str, Option<NodeId>); 17] {
+    pub(super) fn file_keys(&self) -> [(&'static str, Option<NodeId>); 18] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
@@ -191,6 +198,7 @@ impl RawSecret {
             ("directory_owner", self.directory_owner.place()),
             ("newline", self.newline.place()),
             ("kind", self.kind.place()),
+            ("apply_password", self.apply_password.place()),
             ("allow_empty", self.allow_empty.place()),
             ("allow_world_readable", self.allow_world_readable.place()),
         ]
@@ -287,6 +295,9 @@ pub(super) struct RawHost {
     pub become_password: Field<RawBecomePassword>,
     /// Options for ssh's `-o`, such as `Port=2222`.
     pub ssh_options: Field<Vec<Field<String>>>,
+    /// Where a file is written whose own path does not persist on this host. Default: that of `defaults`.
+    #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
+    pub persist_root: Field<String>,
     /// Findings that are accepted on this host, by their code, each with the reason.
     #[schemars(extend("propertyNames" = allow_schema()))]
     pub allow: Field<Entries<Reason>>,

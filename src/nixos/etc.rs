@@ -4,7 +4,7 @@
 //! rename over the existing entry (setup-etc.pl; docs/nixos.md, NX004).
 
 use deaddrop_core::error::StorageError;
-use deaddrop_core::tree::walk::{self, WalkError};
+use deaddrop_core::tree::walk::{self, Walk, WalkError};
 use deaddrop_core::tree::{FileKind, Tree};
 
 use super::Finding;
@@ -16,19 +16,23 @@ pub struct ManagedEtc<N> {
 }
 
 impl<N: Clone> ManagedEtc<N> {
-    /// Follows `/etc/static`. Without it, or if it leads to nothing, no name is owned yet.
+    /// Follows `/etc/static`, or, before the first activation, the `etc` of the system at `toplevel`. If neither leads to
+    /// a directory, no name is owned.
     ///
     /// # Errors
     /// If the tree cannot be read.
-    pub fn find<T: Tree<Node = N>>(tree: &T) -> Result<Self, StorageError> {
-        match walk::resolve(tree, "/etc/static") {
-            Ok(walked) => {
-                let directory = walked.found.filter(|(_, stat)| stat.kind == FileKind::Directory);
-                Ok(Self { tree: directory.map(|(node, _)| node) })
+    pub fn find<T: Tree<Node = N>>(tree: &T, toplevel: Option<&str>) -> Result<Self, StorageError> {
+        let of_system = toplevel.map(|toplevel| format!("{toplevel}/etc/."));
+        for path in std::iter::once("/etc/static").chain(of_system.as_deref()) {
+            match walk::resolve(tree, path) {
+                Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::Directory => {
+                    return Ok(Self { tree: Some(node) });
+                }
+                Err(WalkError::Image(error)) => return Err(error),
+                _ => {}
             }
-            Err(WalkError::Image(error)) => Err(error),
-            Err(_) => Ok(Self { tree: None }),
         }
+        Ok(Self { tree: None })
     }
 
     /// NX004 if `path` is a name that activation recreates, or is below one.

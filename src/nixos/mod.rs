@@ -1,16 +1,29 @@
 //! The rules of NixOS (codes `NX…`): places that it empties, rewrites or ignores. A code never changes its meaning;
 //! docs/nixos.md lists them. Knows trees and paths; no manifests, no plans.
 
+pub mod closure;
 pub mod etc;
 pub mod homes;
 pub mod k3s;
 pub mod links;
+pub mod location;
 pub mod passwords;
 pub mod paths;
 
 use std::collections::BTreeMap;
 
 use deaddrop_core::warning::{NEVER_ALLOWED, Warning};
+
+/// NX119: a system of NixOS that cannot be read, or not all of it.
+#[must_use]
+pub fn unreadable(why: &str) -> Finding {
+    Finding {
+        code: "NX119",
+        refuse: false,
+        reason: format!("the NixOS system in it cannot be read: {why}; what depends on it was not checked"),
+        instead: "is the image whole? --system PATH names a system in its store".to_owned(),
+    }
+}
 
 /// A rule that applies to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +51,12 @@ impl Finding {
                 Some(Self { refuse: false, reason, ..self })
             }
         }
+    }
+
+    /// As a warning about a target as a whole.
+    #[must_use]
+    pub fn of_target(&self) -> Warning {
+        Warning { code: self.code, secret: None, message: self.reason.clone(), hint: self.instead.clone() }
     }
 
     /// What to do about it; for a refusal that can be allowed, also how.

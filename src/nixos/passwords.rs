@@ -45,6 +45,35 @@ pub fn shadow_line_stays(user: &str, path: &str) -> Finding {
     }
 }
 
+/// NX101 where the system is known: a line of the shadow file stays as it is.
+#[must_use]
+pub fn line_stays(user: &str, path: &str) -> Finding {
+    Finding {
+        code: "NX101",
+        refuse: true,
+        reason: format!(
+            "the shadow file of this system has a line for {user}, with another password or none, and NixOS keeps that \
+             line: {path} would never be applied"
+        ),
+        instead: "set users.mutableUsers = false (or services.userborn.enable = true), or have the hash put into that \
+                  line too: `apply_password: true`"
+            .to_owned(),
+    }
+}
+
+/// NX011: the shadow file is made at build.
+#[must_use]
+pub fn in_store(path: &str) -> Finding {
+    Finding {
+        code: "NX011",
+        refuse: true,
+        reason: format!(
+            "{path} is a hashedPasswordFile, and the shadow file of this system lies in the store: no file is read"
+        ),
+        instead: "set services.userborn.static = false".to_owned(),
+    }
+}
+
 /// DD501: the file at `path` changes on a running node, and NixOS reads it only at activation. `user` is the user whose
 /// password it is.
 #[must_use]

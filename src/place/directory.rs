@@ -10,7 +10,8 @@ use deaddrop_core::tree::directory::transaction::DirectoryTransaction;
 use deaddrop_core::tree::{Applied, TreeChange};
 
 use super::survey::survey_disk;
-use super::{Change, Place, PlaceError, Survey, Wanted};
+use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
+use crate::nixos::location::OpenFileSystem;
 
 /// A directory as a place.
 pub struct DirectoryPlace {
@@ -32,8 +33,8 @@ impl DirectoryPlace {
 }
 
 impl Place for DirectoryPlace {
-    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
-        Ok(survey_disk(&self.tree, wanted)?)
+    fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError> {
+        Ok(survey_disk(&self.tree, wanted, choice, &OpenFileSystem::default())?)
     }
 
     fn title(&self) -> String {

@@ -9,7 +9,8 @@ use deaddrop_image::native::NativeImage;
 use deaddrop_image::table::root::Root;
 
 use super::survey::survey_disk;
-use super::{Change, Place, PlaceError, Survey, Wanted};
+use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
+use crate::nixos::location::OpenFileSystem;
 
 /// An open image, with its root chosen.
 pub enum ImagePlace<'w> {
@@ -29,12 +30,13 @@ impl ImagePlace<'_> {
 }
 
 impl Place for ImagePlace<'_> {
-    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
+    fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError> {
+        let open = open_file_system(self.root());
         match self {
             Self::Native(image) => {
-                survey_disk(image.tree(), wanted).map_err(|error| image.with_fsck_commands(error).into())
+                survey_disk(image.tree(), wanted, choice, &open).map_err(|error| image.with_fsck_commands(error).into())
             }
-            Self::Mounted(image) => Ok(survey_disk(image.tree()?, wanted)?),
+            Self::Mounted(image) => Ok(survey_disk(image.tree()?, wanted, choice, &open)?),
         }
     }
 
@@ -70,6 +72,18 @@ impl Change for ImagePlace<'_> {
             Self::Native(image) => Ok(image.apply(changes, time)?),
             Self::Mounted(image) => Ok(image.apply(changes, time)?),
         }
+    }
+}
+
+/// The names by which a mount can mean the root's file system.
+fn open_file_system(root: &Root) -> OpenFileSystem {
+    let partition = &root.partition;
+    let probe = partition.file_system.as_ref();
+    OpenFileSystem {
+        label: probe.and_then(|probe| probe.label.clone()),
+        uuid: probe.and_then(|probe| probe.uuid.clone()),
+        part_label: partition.name.clone(),
+        part_uuid: partition.uuid.clone(),
     }
 }
 

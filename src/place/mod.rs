@@ -20,15 +20,16 @@ use deaddrop_core::warning::Warning;
 
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{ChosenLabel, Labels, Origin};
-pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, Wanted};
+pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};
 
 /// A place that holds files.
 pub trait Place {
-    /// The existing files at the wanted paths, in the same order, with the place's own users and groups.
+    /// The existing files at the wanted paths, in the same order, with the place's own users and groups. `choice` is for
+    /// a NixOS system on a disk; a running node has its own.
     ///
     /// # Errors
     /// If the place as a whole cannot be read. An error of one path is in its own entry.
-    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError>;
+    fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError>;
 
     /// Warnings about the place as a whole.
     fn warnings(&self) -> Vec<Warning> {

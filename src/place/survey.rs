@@ -15,6 +15,9 @@ use super::labels::{Labeller, Labels};
 use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
+use crate::nixos::closure::view::View;
+use crate::nixos::closure::{self, Found, UserManagement};
+use crate::nixos::location::{OpenFileSystem, Places};
 
 /// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
@@ -46,8 +49,42 @@ pub enum KeyMaker {
     Target,
 }
 
-/// The state of a target, as far as a run needs it.
+/// What the user says of the NixOS system in a target.
+#[derive(Debug, Clone, Default)]
+pub struct SystemChoice {
+    /// The toplevel to judge by (`--system`), instead of the one that boots.
+    pub system: Option<String>,
+    /// Where files are written whose own path does not persist.
+    pub persist_root: Option<String>,
+}
+
+/// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PasswordRule {
+    /// Not known: a running node, or a system that cannot be read.
+    #[default]
+    Unknown,
+    /// The file is applied, or no NixOS is there to read it.
+    Applied,
+    /// The line stays as it is.
+    LineStays,
+    /// The shadow file is in the store, and no file is read.
+    InStore,
+}
+
+/// The shadow file that the boot will see.
 #[derive(Debug)]
+pub struct ShadowFile {
+    /// Its path without symbolic links.
+    pub physical: String,
+    /// Mode, owner.
+    pub stat: Stat,
+    /// Its content.
+    pub content: Secret,
+}
+
+/// The state of a target, as far as a run needs it.
+#[derive(Debug, Default)]
 pub struct Survey {
     /// One entry per wanted path, in the same order.
     pub places: Vec<Result<SurveyedPath, Refusal>>,
@@ -55,6 +92,14 @@ pub struct Survey {
     pub users: Users,
     /// The name in /etc/hostname; always `None` for a running node.
     pub hostname: Option<String>,
+    /// What NixOS does with password files.
+    pub passwords: PasswordRule,
+    /// The shadow file, if a password is wanted and there is one; always `None` for a running node.
+    pub shadow: Option<ShadowFile>,
+    /// Users of the system, and the files that are their `hashedPasswordFile`.
+    pub password_files: Vec<(String, String)>,
+    /// What could not be read of the target's system (NX119).
+    pub findings: Vec<nixos::Finding>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
     pub interrupted: Option<Arc<Interrupted>>,
 }
@@ -64,6 +109,8 @@ pub struct Survey {
 pub struct SurveyedPath {
     /// The path without symbolic links.
     pub physical: String,
+    /// The path of the booted system where the file is written, if it is not the declared one.
+    pub written_to: Option<String>,
     /// Missing directories, topmost first.
     pub missing_parents: Vec<String>,
     /// The home directory that the path is below; `None` if it is below none, or below root's.
@@ -131,8 +178,33 @@ impl Refusal {
 ///
 /// # Errors
 /// As [`survey`]; also if an interrupted run cannot be finished here.
-pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
-    let survey = survey(tree, wanted)?;
+pub fn survey_disk<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    choice: &SystemChoice,
+    open: &OpenFileSystem,
+) -> Result<Survey, StorageError> {
+    let (closure, findings) = match closure::read(tree, choice.system.as_deref())? {
+        Found::None => (None, Vec::new()),
+        Found::Unreadable(why) => (None, vec![nixos::unreadable(&why)]),
+        Found::System(closure) => {
+            let unread = (!closure.unread.is_empty()).then(|| nixos::unreadable(&closure.unread.join("; ")));
+            (Some(closure), unread.into_iter().collect())
+        }
+    };
+    let view = View::of(tree)?;
+    let places =
+        closure.as_ref().map(|closure| Places::new(closure, open, view.is_below_nix(), choice.persist_root.as_deref()));
+    let of_users = closure.iter().flat_map(|closure| &closure.accounts.users);
+    let password_files: Vec<(String, String)> =
+        of_users.filter_map(|user| Some((user.name.clone(), user.hashed_password_file.clone()?))).collect();
+    let passwords = match (&closure, findings.is_empty()) {
+        (None, true) => PasswordRule::Applied,
+        (None, false) => PasswordRule::Unknown,
+        (Some(closure), _) => rule(&closure.users),
+    };
+    let survey = survey_with(tree, wanted, places.as_ref(), &password_files)?;
+    let survey = Survey { findings, passwords, password_files, ..survey };
     let hostname = hostname(tree)?;
     Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), hostname, ..survey })
 }
@@ -142,18 +214,41 @@ pub fn survey_disk<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, Stora
 /// # Errors
 /// If the tree cannot be read, or is damaged at a path.
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
+    survey_with(tree, wanted, None, &[])
+}
+
+/// What a user management does with a line that stands: nixpkgs, `update-users-groups.pl`; userborn.
+fn rule(users: &UserManagement) -> PasswordRule {
+    match users {
+        UserManagement::Perl { mutable: true } | UserManagement::Sysusers => PasswordRule::LineStays,
+        UserManagement::Perl { mutable: false } | UserManagement::Userborn { .. } => PasswordRule::Applied,
+        UserManagement::UserbornStatic => PasswordRule::InStore,
+        UserManagement::Unknown => PasswordRule::Unknown,
+    }
+}
+
+/// `places` and `password_files` are those of the NixOS system in the tree.
+fn survey_with<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    places: Option<&Places<'_>>,
+    password_files: &[(String, String)],
+) -> Result<Survey, StorageError> {
     refuse_physical_root(tree)?;
-    let managed = nixos::etc::ManagedEtc::find(tree)?;
+    let managed = nixos::etc::ManagedEtc::find(tree, places.map(Places::toplevel))?;
     let mut labeller = Labeller::new(tree);
     // Only root may read it, and it is rarely needed.
-    let with_shadow = wanted.iter().any(|want| want.is_password);
-    let users = users(tree, with_shadow)?;
+    let is_password = |path: &str| password_files.iter().any(|(_, file)| file == path);
+    let with_shadow = wanted.iter().any(|want| want.is_password || is_password(want.path.as_str()));
+    let at = places.map_or_else(|| SHADOW.to_owned(), |places| places.locate(SHADOW, false).in_tree);
+    let shadow = if with_shadow { shadow_file(tree, &at)? } else { None };
+    let users = users(tree, shadow.as_ref())?;
     let homes = Homes::of(tree, &users)?;
-    let mut places = Vec::with_capacity(wanted.len());
+    let mut surveyed = Vec::with_capacity(wanted.len());
     for want in wanted {
-        places.push(place(tree, &managed, &homes, &mut labeller, want)?);
+        surveyed.push(place(tree, places, &managed, &homes, &mut labeller, want)?);
     }
-    Ok(Survey { places, users, hostname: None, interrupted: None })
+    Ok(Survey { places: surveyed, users, shadow, ..Survey::default() })
 }
 
 /// Refuses the root above OSTree's deployments: it has no /etc of its own, and a running system never sees one that is
@@ -177,22 +272,26 @@ fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), StorageError> {
 
 fn place<T: Tree>(
     tree: &T,
+    places: Option<&Places<'_>>,
     managed: &nixos::etc::ManagedEtc<T::Node>,
     homes: &Homes<'_>,
     labeller: &mut Labeller<'_, T>,
     want: &Wanted,
 ) -> Result<Result<SurveyedPath, Refusal>, StorageError> {
     let path = want.path.as_str();
+    let location = places.map(|places| places.locate(path, want.is_password));
+    let at = location.as_ref().map_or(path, |location| location.in_tree.as_str());
     let mut findings: Vec<nixos::Finding> = managed.judge(tree, path)?.into_iter().collect();
     // A managed name is refused as such, even if its links cannot be followed.
     let refuse =
         |refusal, findings: Vec<nixos::Finding>| Ok(Err(findings.into_iter().next().map_or(refusal, Refusal::from)));
-    let mut walked = match walk::trace(tree, path) {
+    findings.extend(location.iter().flat_map(|location| location.findings.clone()));
+    let mut walked = match walk::trace(tree, at) {
         Ok(walked) => walked,
         Err(WalkError::Image(error)) => return Err(error),
         Err(error) => return refuse(walk_refusal(path, &error), findings),
     };
-    if findings.is_empty() && !walked.links.is_empty() {
+    if !findings.iter().any(|finding| finding.refuse) && !walked.links.is_empty() {
         // Checks the physical path too: a path that is refused by its name is also refused through a link.
         let by_name = nixos::paths::judge(&walked.physical).filter(|finding| finding.refuse);
         let finding = match by_name {
@@ -212,10 +311,11 @@ fn place<T: Tree>(
         Some((_, stat)) => return refuse(kind_refusal(tree, path, &walked, stat.kind), findings),
     };
     let labels = labeller.choose(&walked)?;
-    let home = homes.above(tree, path, &walked)?;
+    let home = homes.above(tree, places, path, &walked)?;
     let open = walk::writable_parents(tree, &walked)?;
     Ok(Ok(SurveyedPath {
         physical: walked.physical,
+        written_to: location.map(|location| location.path).filter(|written_to| written_to != path),
         missing_parents: walked.missing_parents,
         home,
         file,
@@ -246,14 +346,21 @@ impl<'u> Homes<'u> {
     }
 
     /// The innermost home above `path`, as declared or as resolved.
-    fn above<T: Tree>(&self, tree: &T, path: &str, walked: &Walk<T::Node>) -> Result<Option<Home>, StorageError> {
+    fn above<T: Tree>(
+        &self,
+        tree: &T,
+        places: Option<&Places<'_>>,
+        path: &str,
+        walked: &Walk<T::Node>,
+    ) -> Result<Option<Home>, StorageError> {
         for (user, home) in &self.users {
             let moved = self.moved.as_ref().zip(home.strip_prefix("/home/")).map(|(top, name)| format!("{top}/{name}"));
             let is_below = |home: &str| [path, walked.physical.as_str()].iter().any(|path| is_below(path, home));
             if !is_below(home) && !moved.as_deref().is_some_and(is_below) {
                 continue;
             }
-            let exists = match walk::resolve(tree, home) {
+            let at = places.map_or_else(|| (*home).to_owned(), |places| places.in_tree(home));
+            let exists = match walk::resolve(tree, &at) {
                 Ok(walked) => walked.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory),
                 Err(WalkError::Image(error)) => return Err(error),
                 Err(_) => false,
@@ -307,12 +414,26 @@ fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
     Refusal { code, reason: format!("{path}: {error}"), hint: hint.into() }
 }
 
-fn users<T: Tree>(tree: &T, with_shadow: bool) -> Result<Users, StorageError> {
+fn users<T: Tree>(tree: &T, shadow: Option<&ShadowFile>) -> Result<Users, StorageError> {
     // No such file, or a link that leads nowhere before the first boot: no users yet.
     let read = |path| read(tree, path, USERS_FILE_LIMIT);
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
-    let shadow = if with_shadow { read("/etc/shadow")? } else { None };
-    Ok(Users::parse(bytes(&passwd), bytes(&group), bytes(&shadow)))
+    let shadow = shadow.map_or(&[][..], |shadow| shadow.content.expose());
+    Ok(Users::parse(bytes(&passwd), bytes(&group), shadow))
+}
+
+const SHADOW: &str = "/etc/shadow";
+
+/// The shadow file at a path of the tree, through links.
+fn shadow_file<T: Tree>(tree: &T, path: &str) -> Result<Option<ShadowFile>, StorageError> {
+    match walk::resolve(tree, path) {
+        Ok(Walk { found: Some((node, stat)), physical, .. }) if stat.kind == FileKind::File => {
+            let content = tree.read(&node, USERS_FILE_LIMIT)?;
+            Ok(content.map(|content| ShadowFile { physical, stat, content }))
+        }
+        Err(WalkError::Image(error)) => Err(error),
+        _ => Ok(None),
+    }
 }
 
 /// The name in /etc/hostname: its first line that is no comment (hostname(5)).

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use deaddrop_core::secret::Secret;
+use zeroize::Zeroizing;
 
 /// Names and numbers from the target's own files; all empty if it has no such files yet.
 #[derive(Debug, Default)]
@@ -138,6 +139,29 @@ impl Users {
     }
 }
 
+/// A shadow file with another hash in the line of this user: the field alone changes, and every other byte stays. `None`
+/// if there is no such line.
+#[must_use]
+pub fn with_hash(shadow: &Secret, name: &str, hash: &[u8]) -> Option<Secret> {
+    let mut out = Zeroizing::new(Vec::with_capacity(shadow.len().saturating_add(hash.len())));
+    let mut found = false;
+    for line in shadow.expose().split_inclusive(|byte| *byte == b'\n') {
+        let rest = line.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b":"));
+        match rest.filter(|_| !found) {
+            None => out.extend_from_slice(line),
+            Some(rest) => {
+                found = true;
+                let end = rest.iter().position(|byte| matches!(byte, b':' | b'\n')).unwrap_or(rest.len());
+                out.extend_from_slice(name.as_bytes());
+                out.push(b':');
+                out.extend_from_slice(hash);
+                out.extend_from_slice(rest.get(end..).unwrap_or_default());
+            }
+        }
+    }
+    found.then(|| Secret::new(std::mem::take(&mut *out)))
+}
+
 fn lines_of_fields(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     file.split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty() && line[0] != b'#')
@@ -194,6 +218,24 @@ mod tests {
         assert_eq!((users.own_group(0, Some("nested")), users.own_group(1002, None)), (Some(7), Some(7)));
         assert_eq!((users.own_group(0, Some("short")), users.own_group(77, None)), (None, None));
         assert_eq!((users.group_shown(100), users.group_shown(7)), ("users".to_owned(), "7".to_owned()));
+    }
+
+    #[test]
+    fn a_hash_is_put_into_one_field_and_nothing_else_changes() {
+        let put = |text: &str, name: &str| {
+            let shadow = with_hash(&Secret::new(text.as_bytes().to_vec()), name, b"$y$new")?;
+            Some(String::from_utf8(shadow.expose().to_vec()).unwrap())
+        };
+        let whole = "root:!:1::::::\nadmin:!:2:0:99999:7:::\nx:*:3\n";
+        for (name, before, after) in [
+            ("admin", whole, Some("root:!:1::::::\nadmin:$y$new:2:0:99999:7:::\nx:*:3\n")),
+            ("admin", "admin:", Some("admin:$y$new")),
+            ("admin", "admin::1\nadmin:second:1\n", Some("admin:$y$new:1\nadmin:second:1\n")),
+            ("admin", "#admin:x:1\nadmin2:x:1\n", None),
+            ("adm", "admin:x:1\n", None),
+        ] {
+            assert_eq!(put(before, name).as_deref(), after, "{before}");
+        }
     }
 
     #[test]

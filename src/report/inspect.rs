@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text::size;
+use deaddrop_core::tree::walk;
 use deaddrop_image::ext4::{JournalState, Summary};
 use deaddrop_image::journal::replay::Pending;
 use deaddrop_image::table::Partition;
 use deaddrop_image::table::root::Backend;
 use serde_json::{Value, json};
 
+use crate::nixos::closure::Found;
 use crate::run::remedy;
 use crate::run::style::{self, paint};
 
@@ -29,6 +31,8 @@ pub struct Inspection<'a> {
     pub root: Result<(Partition, String), (String, String)>,
     /// The root's ext2, ext3 or ext4, and `Ok` if it can be written.
     pub ext4: Option<(Summary, Result<(), StorageError>)>,
+    /// The NixOS in it; none if the root is not ext.
+    pub nixos: Found,
 }
 
 impl Inspection<'_> {
@@ -67,6 +71,10 @@ impl Inspection<'_> {
             "root": root,
             "root_problem": self.root.as_ref().err().map(|(reason, _)| reason),
             "ext4": self.ext4.as_ref().map(|(summary, writable)| ext4_json(summary, writable)),
+            "nixos": match &self.nixos {
+                Found::System(closure) => json!({ "name": closure.name, "generation": closure.generation }),
+                Found::None | Found::Unreadable(_) => Value::Null,
+            },
         })
     }
 
@@ -138,6 +146,7 @@ impl Inspection<'_> {
                 }
             }
         }
+        text.push_str(&nixos_text(&self.nixos));
         text.trim_end_matches('\n').to_owned()
     }
 
@@ -211,6 +220,18 @@ fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
         }
     }
     text
+}
+
+/// The system's name and generation on one line; what is not NixOS has none.
+fn nixos_text(nixos: &Found) -> String {
+    match nixos {
+        Found::None => String::new(),
+        Found::Unreadable(why) => format!("\n{} {why}", paint(style::WARNING, "NixOS, not read:")),
+        Found::System(closure) => {
+            let generation = closure.generation.map_or(String::new(), |number| format!(", generation {number}"));
+            format!("\nNixOS: {}{generation}", walk::shown(&closure.name))
+        }
+    }
 }
 
 fn journal_text(summary: &Summary) -> String {

@@ -12,7 +12,13 @@ pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
     let changes: Vec<Value> = plan
         .changes
         .iter()
-        .map(|change| json!({ "secret": change.secret, "path": change.path, "action": change.action.name() }))
+        .map(|change| {
+            let mut object = json!({ "secret": change.secret, "path": change.path, "action": change.action.name() });
+            if let Some(written_to) = &change.written_to {
+                object["written_to"] = json!(written_to);
+            }
+            object
+        })
         .collect();
     json!({
         "version": 1,

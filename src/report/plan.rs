@@ -57,9 +57,9 @@ fn is_about(warning: &Warning, secret: &str) -> bool {
     warning.secret.as_deref() == Some(secret)
 }
 
-/// Warnings of a secret are printed below the line of its file, and not below that of its public part too.
+/// Warnings of a secret are printed below the line of its file, and not below that of a file beside it too.
 fn owns_warnings(change: &Change) -> bool {
-    !matches!(change.content, Content::PublicPart(_))
+    !change.is_beside
 }
 
 /// One line for people: a sign, a path, and two further columns.
@@ -224,10 +224,17 @@ fn note(change: &Change) -> String {
         (_, Content::PublicPart(_)) => format!("{}, its public part", change.secret),
         (Action::Unchanged, _) | (_, Content::Absent) => change.secret.clone(),
         (_, Content::Hash { scheme, .. }) => format!("{}, from {}, {}", change.secret, change.from, scheme.name()),
+        (_, Content::Exact(_)) if change.is_beside => format!("{}, {}", change.secret, change.from),
         (_, Content::Exact(_)) => format!("{}, from {}", change.secret, change.from),
     };
-    if change.physical != change.path {
-        let _ = write!(note, ", at {}", walk::shown(&change.physical));
+    match &change.written_to {
+        Some(written_to) => {
+            let _ = write!(note, ", written to {}", walk::shown(written_to));
+        }
+        None if change.physical != change.path => {
+            let _ = write!(note, ", at {}", walk::shown(&change.physical));
+        }
+        None => {}
     }
     note
 }

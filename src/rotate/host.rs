@@ -163,6 +163,9 @@ fn survey_and_plan(
     match prepare(files, Some(name), allow, None, desired::wanted_on_node, survey) {
         Ok(prepared) => Ok((prepared.plan, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
+        Err(Unprepared::Hash(error)) => {
+            Err(Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))
+        }
         Err(Unprepared::NoRandomness(error)) => {
             Err(Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))
         }

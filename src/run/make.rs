@@ -1,6 +1,7 @@
 //! The random parts of a run: new keys, and the salts of new password hashes. Generated after the survey, and
 //! separately from the plan, which is pure.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use deaddrop_core::tree::TreeChange;
@@ -8,9 +9,10 @@ use deaddrop_core::tree::TreeChange;
 use crate::derive::generate::{self, KeyKind, NoRandomness, Public, Recipe};
 use crate::derive::newline::with_newline;
 use crate::derive::password::{self, HashError};
+use crate::place::Survey;
 use crate::place::node::NodeChange;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
-use crate::run::plan::{Action, Change, Plan};
+use crate::run::plan::{Action, Change, Plan, shadow};
 
 /// The public part of a generated key.
 #[derive(Debug)]
@@ -57,6 +59,21 @@ pub fn keys(files: &mut [DesiredFile], now: SystemTime) -> Result<Vec<PublicPart
     Ok(parts)
 }
 
+/// Makes the hashes that the shadow file needs before the plan: of files whose password the system would not apply.
+///
+/// # Errors
+/// If the system has no randomness for a salt.
+pub fn hashes(files: &mut [DesiredFile], survey: &Survey) -> Result<(), HashError> {
+    for file in files {
+        if shadow::is_needed(file, survey)
+            && let Content::Hash { scheme, password, existing: None, made } = &mut file.content
+        {
+            *made = Some(password::hash(*scheme, password)?);
+        }
+    }
+    Ok(())
+}
+
 /// The reason why a plan has no changes for a place of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum NoChanges {
@@ -95,7 +112,12 @@ pub fn node_changes(plan: &Plan) -> Result<Vec<NodeChange>, HashError> {
     let mut all: Vec<NodeChange> = directories.map(NodeChange::Tree).collect();
     // Only the node knows the public part of a key that it generates.
     let mut made_there = false;
+    let mut seen: HashSet<&str> = HashSet::new();
     for change in &plan.changes {
+        // The shadow file is one, however many passwords go into it.
+        if !seen.insert(&change.physical) {
+            continue;
+        }
         let recipe = match &change.content {
             Content::Generated(Generated { key: KeyState::MadeThere(recipe), .. }) => Some(recipe.clone()),
             Content::PublicPart(None) if made_there => Some(Recipe::PublicPart),
@@ -121,6 +143,7 @@ fn file_change(change: &Change) -> Result<Option<TreeChange>, HashError> {
         Action::Create | Action::Replace => {
             let content = match &change.content {
                 Content::Exact(bytes) => bytes.clone(),
+                Content::Hash { made: Some(made), .. } => made.clone(),
                 Content::Hash { scheme, password, .. } => password::hash(*scheme, password)?,
                 Content::Generated(Generated { key: KeyState::Made(key), .. }) => key.clone(),
                 Content::PublicPart(Some(line)) => line.clone(),

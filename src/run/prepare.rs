@@ -7,6 +7,7 @@ use super::identity::Identity;
 use super::make::{self, PublicPart};
 use super::plan::{self, Plan, Refused};
 use crate::derive::generate::NoRandomness;
+use crate::derive::password::HashError;
 use crate::manifest::Allow;
 use crate::place::{Survey, Wanted};
 
@@ -26,6 +27,8 @@ pub enum Unprepared<E> {
     Survey(E),
     /// The system has no random bytes.
     NoRandomness(NoRandomness),
+    /// No password hash could be made.
+    Hash(HashError),
     /// Files that must not be written where they are declared.
     Refused(Vec<Refused>),
 }
@@ -53,6 +56,7 @@ pub fn prepare<E>(
         Err(refusal) => return Err(Unprepared::Refused(vec![Refused { secret: None, refusal }])),
     };
     let public_parts = make::keys(&mut files, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
+    make::hashes(&mut files, &survey).map_err(Unprepared::Hash)?;
     let mut plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
     plan.warnings.retain(|warning| warning.secret.is_some() || !allow.contains_key(warning.code));
     plan.warnings.extend(told);

@@ -18,6 +18,7 @@ mod harness;
 mod house;
 mod inject;
 mod mount;
+mod nixos;
 mod refusals;
 mod rotate;
 mod selinux;

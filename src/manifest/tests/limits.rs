@@ -51,7 +51,10 @@ fn alias_bombs_are_refused() {
     let mut long = format!("version: 1\nhosts:\n  h: {{ ssh: &s {} }}\n", "x".repeat(1 << 20));
     (0..10_000).for_each(|at| writeln!(long, "  h{at}: {{ ssh: *s }}").unwrap());
     for (bomb, want) in [
-        (bomb, "a host is a mapping (ssh, tags, become, become_password, ssh_options, allow), and this is a list"),
+        (
+            bomb,
+            "a host is a mapping (ssh, tags, become, become_password, ssh_options, persist_root, allow), and this is a list",
+        ),
         (wide, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
         (long, "aliases repeat over 2,000,000 keys and values, the limit of a manifest"),
     ] {

@@ -13,7 +13,7 @@ fn hints_say_what_to_do() {
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
             "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, \
             absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, used_by, \
-             kind, restart, reload, try_restart, run_after, health, settle, output, allow_empty, \
+             kind, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
              allow_world_readable, allow",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),
@@ -45,7 +45,7 @@ fn hints_say_what_to_do() {
         ),
         (
             "version: 1\nhosts: {a: {shh: x}}\n".into(),
-            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options, allow",
+            "did you mean `ssh`? keys here: ssh, tags, become, become_password, ssh_options, persist_root, allow",
         ),
         ("version: 1\nsecret: {a: {path: /a}}\n".into(), "did you mean `secrets`?"),
         (

@@ -28,7 +28,7 @@ use deaddrop_core::shown;
 use deaddrop_core::warning::Warning;
 
 use super::survey::survey;
-use super::{Place, PlaceError, Survey, Wanted};
+use super::{Place, PlaceError, Survey, SystemChoice, Wanted};
 use session::Session;
 use tree::NodeTree;
 
@@ -287,7 +287,7 @@ impl<'w> NodePlace<'w> {
 }
 
 impl Place for NodePlace<'_> {
-    fn survey(&mut self, wanted: &[Wanted]) -> Result<Survey, PlaceError> {
+    fn survey(&mut self, wanted: &[Wanted], _: &SystemChoice) -> Result<Survey, PlaceError> {
         let name = self.login.name.clone();
         let survey = self.survey_paths(wanted).map_err(|error| {
             let hint = error.hint().to_owned();

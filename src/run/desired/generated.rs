@@ -77,6 +77,7 @@ pub(super) fn public_part(spec: &SecretSpec, allow: &Allow) -> Option<DesiredFil
         allow: allow.clone(),
         owner: Owner::Name("root".into()),
         group: Owner::Name("root".into()),
+        apply_password: false,
         password_users: Vec::new(),
         findings: Vec::new(),
     })

@@ -52,6 +52,8 @@ pub struct DesiredFile {
     pub owner: Owner,
     /// Owning group.
     pub group: Owner,
+    /// True to put the hash into their lines of the shadow file as well.
+    pub apply_password: bool,
     /// Users whose hashedPasswordFile this is; empty for [`Content::Absent`].
     pub password_users: Vec<String>,
     /// Warnings about its values: suspicious characters, and SSH private keys.
@@ -89,6 +91,8 @@ pub enum Content {
         password: Secret,
         /// The existing hash, if it verifies ([`keep_existing_hashes`]).
         existing: Option<Secret>,
+        /// A new hash, if it is needed before the plan ([`crate::run::make::hashes`]).
+        made: Option<Secret>,
     },
     /// A key that the target generates for itself ([`settle`]).
     Generated(Generated),
@@ -100,6 +104,16 @@ pub enum Content {
 }
 
 impl Content {
+    /// The line of a password file: its bytes, or its hash, if that is known yet.
+    #[must_use]
+    pub fn line(&self) -> Option<&Secret> {
+        match self {
+            Self::Exact(bytes) => Some(bytes),
+            Self::Hash { existing, made, .. } => existing.as_ref().or(made.as_ref()),
+            Self::Generated(_) | Self::PublicPart(_) | Self::Absent => None,
+        }
+    }
+
     /// Size of the file; 0 for a hash or a key, which are short, and for no file.
     fn bytes(&self) -> usize {
         match self {
@@ -169,6 +183,7 @@ pub fn build(
             allow,
             owner: spec.owner.clone(),
             group: spec.group.clone(),
+            apply_password: spec.apply_password,
             password_users: match spec.value {
                 ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
@@ -241,7 +256,7 @@ impl Maker<'_> {
         spec.expect.check(value.expose(), newline)?;
         if let Some(scheme) = spec.hash {
             return match password::check(value.expose()) {
-                Ok(()) => Ok((Content::Hash { scheme, password: value, existing: None }, findings)),
+                Ok(()) => Ok((Content::Hash { scheme, password: value, existing: None, made: None }, findings)),
                 Err(error) => {
                     Err(Misfit { reason: error.to_string(), hint: error.hint().unwrap_or_default().to_owned() })
                 }
@@ -381,7 +396,7 @@ pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
 /// salts are random.
 pub fn keep_existing_hashes(files: &mut [DesiredFile], survey: &Survey) {
     for (file, place) in files.iter_mut().zip(&survey.places) {
-        let Content::Hash { scheme, password, existing } = &mut file.content else { continue };
+        let Content::Hash { scheme, password, existing, .. } = &mut file.content else { continue };
         let there = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
         *existing = there
             .filter(|there| {

@@ -3,6 +3,7 @@
 mod interrupted;
 mod owners;
 mod parents;
+pub mod shadow;
 mod warnings;
 
 use std::collections::HashMap;
@@ -14,9 +15,9 @@ use deaddrop_core::warning::Warning;
 
 use self::owners::owner_ids;
 use self::parents::{Parents, collisions};
-use self::warnings::{
-    label_warning, link_warning, of_nixos, open_warning, sent_warning, shadow_warnings, token_warning,
-};
+use self::shadow::Repair;
+use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
+use crate::nixos;
 use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
@@ -69,10 +70,14 @@ pub struct NewDirectory {
 pub struct Change {
     /// The secret's name.
     pub secret: String,
+    /// True for a file beside that of its secret: the public part of a key, the shadow file.
+    pub is_beside: bool,
     /// The declared path.
     pub path: String,
     /// The path without symbolic links.
     pub physical: String,
+    /// The path of the booted system where the file is written, if it is not the declared one.
+    pub written_to: Option<String>,
     /// The origin of its value; empty if the file must not exist.
     pub from: String,
     /// The action.
@@ -133,6 +138,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut changes = Vec::with_capacity(files.len());
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
+    let mut repairs = Vec::new();
     let mut parents = Parents::default();
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
     let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
@@ -140,8 +146,11 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let secret = Some(file.secret.clone());
         let ids = owner_ids(&file, &survey.users);
         let owned = match place {
-            Ok(surveyed) => parents::owned(&file, surveyed, &survey.users)
-                .and_then(|owners| Ok((owners, of_nixos(&file, surveyed)?))),
+            Ok(surveyed) => parents::owned(&file, surveyed, &survey.users).and_then(|owners| {
+                let mut warnings = of_nixos(&file, surveyed)?;
+                warnings.extend(shadow::judge(&file, survey)?);
+                Ok((owners, warnings))
+            }),
             Err(_) => Ok(Default::default()),
         };
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
@@ -152,10 +161,10 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 let mut found: Vec<Warning> = value_warnings(&file).collect();
                 found.extend(token_warning(&file));
                 found.extend(sent_warning(&file, surveyed));
-                found.extend(shadow_warnings(&file, &survey.users));
                 found.extend(open_warning(&file, surveyed, uid, &survey.users));
                 parents.add(surveyed, &file, uid, &owners);
                 let allow = file.allow.clone();
+                repairs.extend(Repair::of(&file, survey));
                 let change = change(file, surveyed, uid, gid);
                 found.extend(link_warning(&change, &of_a_run));
                 found.extend(label_warning(&change, surveyed));
@@ -172,6 +181,12 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     if !refused.is_empty() {
         return Err(refused);
     }
+    // Each below the file of its secret.
+    for change in shadow::changes(&repairs, survey) {
+        let at = changes.iter().position(|other| other.secret == change.secret);
+        changes.insert(at.map_or(changes.len(), |at| at.saturating_add(1)), change);
+    }
+    warnings.extend(survey.findings.iter().map(nixos::Finding::of_target));
     warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
     let interrupted = survey.interrupted.clone();
     Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
@@ -184,15 +199,15 @@ impl Plan {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
 
-    /// The action for each secret: that of its file, or, if it is unchanged, that of its public part.
+    /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it.
     #[must_use]
     pub fn secrets(&self) -> Vec<Action> {
         let mut actions = Vec::with_capacity(self.changes.len());
         for change in &self.changes {
-            match (&change.content, actions.last_mut()) {
-                (Content::PublicPart(_), Some(of_the_key)) => {
-                    if *of_the_key == Action::Unchanged {
-                        *of_the_key = change.action;
+            match (change.is_beside, actions.last_mut()) {
+                (true, Some(of_the_file)) => {
+                    if *of_the_file == Action::Unchanged {
+                        *of_the_file = change.action;
                     }
                 }
                 _ => actions.push(change.action),
@@ -234,8 +249,10 @@ fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Cha
     };
     Change {
         secret: file.secret,
+        is_beside: matches!(file.content, Content::PublicPart(_)),
         path: file.path.as_str().to_owned(),
         physical: surveyed.physical.clone(),
+        written_to: surveyed.written_to.clone(),
         from: file.from,
         action,
         content: file.content,
@@ -289,6 +306,7 @@ mod tests {
             allow: BTreeMap::new(),
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
+            apply_password: false,
             password_users: Vec::new(),
             findings: Vec::new(),
         }
@@ -298,6 +316,7 @@ mod tests {
         let size = u64::try_from(content.len()).unwrap();
         Ok(SurveyedPath {
             physical: path.into(),
+            written_to: None,
             missing_parents: Vec::new(),
             home: None,
             file: Some(ExistingFile {
@@ -317,6 +336,7 @@ mod tests {
         let (open, key_maker) = (Vec::new(), KeyMaker::Here);
         Ok(SurveyedPath {
             physical: path.into(),
+            written_to: None,
             missing_parents,
             home: None,
             file: None,
@@ -329,7 +349,7 @@ mod tests {
 
     fn survey(places: Vec<Result<SurveyedPath, Refusal>>) -> Survey {
         let users = Users::parse(b"admin:x:1000:100::/:/bin/sh\n", b"", b"admin:!:1::::::\n");
-        Survey { places, users, hostname: None, interrupted: None }
+        Survey { places, users, ..Survey::default() }
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub(super) struct Parents {
 
 #[derive(Default)]
 struct Parent {
+    /// The directory of the booted system that decides its mode, if it is another.
+    nominal: Option<String>,
     holds_a_file: bool,
     asked: Option<u32>,
     shared: bool,
@@ -133,6 +135,11 @@ impl Parents {
         let last = surveyed.missing_parents.len().checked_sub(1);
         for (index, path) in surveyed.missing_parents.iter().enumerate() {
             let parent = self.directories.entry(path.clone()).or_default();
+            if surveyed.written_to.is_some() {
+                // As the directory of the booted system that it stands for.
+                let levels = surveyed.missing_parents.len().saturating_sub(index);
+                parent.nominal = Some((0..levels).fold(file.path.as_str(), |path, _| walk::parent(path)).to_owned());
+            }
             let label = surveyed.labels.as_ref().and_then(|labels| labels.parents.get(index));
             parent.label = parent.label.take().or_else(|| label.map(|chosen| chosen.label.clone()));
             // The public part of a key does not open its directory to others.
@@ -157,7 +164,10 @@ impl Parents {
             .map(|(path, parent)| {
                 let mode = match parent.in_home {
                     true => parent.asked.unwrap_or(0o700),
-                    false => mode(&path, parent.holds_a_file, parent.asked, parent.shared),
+                    false => {
+                        let nominal = parent.nominal.as_deref().unwrap_or(&path);
+                        mode(nominal, parent.holds_a_file, parent.asked, parent.shared)
+                    }
                 };
                 NewDirectory { path, mode, owner: parent.owner.unwrap_or_default(), label: parent.label }
             })

@@ -9,7 +9,6 @@ use deaddrop_core::warning::Warning;
 use super::parents::missing_home;
 use super::{Action, Change};
 use crate::derive::generate::KeyKind;
-use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::users::Users;
 use crate::place::{KeyMaker, Origin, Refusal, SurveyedPath};
@@ -38,24 +37,6 @@ pub(super) fn of_nixos(file: &DesiredFile, surveyed: &SurveyedPath) -> Result<Ve
 /// Warnings about the values of a file, unless they are allowed.
 pub fn value_warnings(file: &DesiredFile) -> impl Iterator<Item = Warning> + '_ {
     file.findings.iter().filter(|finding| !file.allow.contains_key(finding.code)).cloned()
-}
-
-/// NX101: with mutable users NixOS keeps an existing shadow line, so the file may never take effect.
-pub(super) fn shadow_warnings<'a>(file: &'a DesiredFile, users: &'a Users) -> impl Iterator<Item = Warning> + 'a {
-    file.password_users.iter().filter_map(move |user| {
-        let shadow = users.shadow_hash(user)?;
-        let in_force = match &file.content {
-            Content::Exact(line) => trim_newline(line.expose()) == shadow.expose(),
-            Content::Hash { existing: Some(line), .. } if trim_newline(line.expose()) == shadow.expose() => true,
-            Content::Hash { password, .. } => password::verify_any(shadow.expose(), password) == Verdict::Matches,
-            Content::Generated(_) | Content::PublicPart(_) | Content::Absent => return None,
-        };
-        (!in_force).then(|| nixos::passwords::shadow_line_stays(user, file.path.as_str()).warning(&file.secret))
-    })
-}
-
-fn trim_newline(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\n").unwrap_or(line)
 }
 
 /// DD101. `of_a_run` has the number of names that an interrupted run left, by the path of their file.

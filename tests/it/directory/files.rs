@@ -210,7 +210,7 @@ fn a_password_is_hashed_once_and_kept_while_it_verifies() {
     for scheme in ["yescrypt", "sha512crypt"] {
         root.declare(&[&format!("path: /etc/{scheme}, hash: {scheme}, used_by: users.users.admin.hashedPasswordFile")]);
         root.write("etc/shadow", "root:!:1::::::\nadmin:!:1::::::\n");
-        root.inject().expect_code(0).expect_error("NX101  /etc/shadow already has a line for admin");
+        root.inject().expect_code(0);
         let line = fs::read(root.at(&format!("etc/{scheme}"))).unwrap();
         assert!(line.starts_with(b"$") && line.ends_with(b"\n"), "{scheme}");
         let before = root.tree();

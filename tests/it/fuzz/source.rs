@@ -32,6 +32,7 @@ impl Place {
             secrets: Vec::new(),
             hosts: BTreeMap::new(),
             serial: Vec::new(),
+            persist_root: None,
             allow: Default::default(),
             warnings: Vec::new(),
         };

@@ -81,8 +81,8 @@ fn every_kind_of_vault_and_every_odd_name_passes_check() {
 fn the_manifest_works_as_it_stands_once_the_vault_has_its_items() {
     let scratch = Scratch::new();
     let image = super::images::RAW_EFI.committed(&scratch);
-    init(&scratch, &["--host", "node1", "--vault", "dotenv:secrets.env", "--yes"]).expect_code(0);
-    scratch.write("secrets.env", "ADMIN_LOGIN='correct horse'\nK3S_TOKEN=abcdefghijklmnop\nWIFI=xyzxyzxyz\n");
+    init(&scratch, &["--host", "node1", "--vault", "dotenv:secrets.env", "--user", "alice", "--yes"]).expect_code(0);
+    scratch.write("secrets.env", "ALICE_LOGIN='correct horse'\nK3S_TOKEN=abcdefghijklmnop\nWIFI=xyzxyzxyz\n");
     Deaddrop::new(&scratch).args(["inject", "raw-efi.img", "--host", "node1"]).run().expect_code(0);
     crate::kit::mount::assert_fsck_clean(&image);
     Deaddrop::new(&scratch).args(["verify", "raw-efi.img", "--host", "node1"]).run().expect_code(0);

@@ -229,9 +229,9 @@ fn set_shadow(manifest: &Manifest, image: &Image, line: &str) {
 }
 
 #[test]
-fn a_shadow_line_with_another_password_is_warned_about() {
+fn a_shadow_line_with_another_password_is_warned_about_where_that_is_allowed() {
     let item = Item::new("admin-password", "/etc/secrets/admin-password")
-        .keys("hash: yescrypt, used_by: users.users.admin.hashedPasswordFile")
+        .keys("hash: yescrypt, used_by: users.users.admin.hashedPasswordFile, allow: { NX101: a test }")
         .hashed("$y$");
     let (ours, theirs) = (hash_of(&item.value), hash_of(b"another password"));
     for (name, line, warned) in [

@@ -230,8 +230,8 @@ pub fn twenty(layout: Layout) -> Vec<Item> {
     } else {
         Item::new("theirs", "/etc/secrets/theirs").keys("owner: 998, group: 995, mode: \"0440\"")
     };
-    let admin = "hash: yescrypt, used_by: users.users.admin.hashedPasswordFile";
-    let nobody = "hash: sha512crypt, used_by: users.users.nobody.hashedPasswordFile";
+    let admin = "hash: yescrypt, used_by: users.users.admin.hashedPasswordFile, allow: { NX101: a test }";
+    let nobody = "hash: sha512crypt, used_by: users.users.nobody.hashedPasswordFile, allow: { NX101: a test }";
     vec![
         Item::new("plain", "/etc/secrets/plain"),
         Item::new("ends-in-newline", "/etc/secrets/ends-in-newline").keys("newline: true").ending("\n"),

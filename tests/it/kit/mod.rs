@@ -10,6 +10,7 @@
 //! - [`mount`]: a kernel mount that always ends, and `e2fsck`.
 //! - [`loops`]: loop devices that always go.
 //! - [`files`]: what a file holds, and what a change of it would change.
+//! - [`nixos`]: a directory that is the root of a NixOS, with one thing changed.
 //! - [`node`]: running nodes, each an sshd in a root of its own.
 //!
 //! Nothing here prints bytes that the program wrote before they were searched for canaries: a failing test must not
@@ -45,6 +46,7 @@ pub mod images;
 pub mod loops;
 pub mod manifest;
 pub mod mount;
+pub mod nixos;
 pub mod node;
 pub mod run;
 pub mod tree;

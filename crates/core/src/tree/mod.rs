@@ -161,6 +161,15 @@ pub trait Tree {
     /// # Errors
     /// If the directory cannot be read, or is damaged.
     fn children(&self, directory: &Self::Node, limit: usize) -> Result<Vec<Child<Self::Node>>, StorageError>;
+
+    /// The names alone of at most `limit` of the entries of `directory`: for large directories, since nothing is opened
+    /// or read for a name.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or is damaged.
+    fn names(&self, directory: &Self::Node, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
+        Ok(self.children(directory, limit)?.into_iter().map(|child| child.name).collect())
+    }
 }
 
 /// One change to a tree. Paths are absolute and physical: no component is a symbolic link. The change of a directory

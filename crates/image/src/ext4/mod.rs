@@ -394,4 +394,9 @@ impl Tree for Ext4 {
         }
         Ok(children)
     }
+
+    fn names(&self, directory: &Node, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
+        let entries = self.reader.some_entries(&directory.0, limit)?;
+        Ok(entries.into_iter().map(|(name, _)| name).collect())
+    }
 }

@@ -177,24 +177,32 @@ impl Tree for DirectoryTree {
     }
 
     fn children(&self, directory: &Node, limit: usize) -> Result<Vec<Child<Node>>, StorageError> {
+        let mut children = Vec::new();
+        for name in self.names(directory, limit)? {
+            let found = self.child(directory, &name)?;
+            children.extend(found.map(|(node, stat)| Child { name, node, stat }));
+        }
+        Ok(children)
+    }
+
+    fn names(&self, directory: &Node, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
         let failed = |errno| failure("listing", &directory.path(), errno);
         let opened = match open_component(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(Errno::EACCES | Errno::EPERM) => return Ok(Vec::new()),
             other => other.map_err(failed)?,
         };
-        let mut children = Vec::new();
+        let mut names = Vec::new();
         for entry in Dir::from_fd(opened).map_err(failed)?.iter() {
-            if children.len() >= limit {
+            if names.len() >= limit {
                 break;
             }
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                let found = self.child(directory, name)?;
-                children.extend(found.map(|(node, stat)| Child { name: name.to_vec(), node, stat }));
+                names.push(name.to_vec());
             }
         }
-        Ok(children)
+        Ok(names)
     }
 }
 

@@ -1,0 +1,220 @@
+//! The closure of a NixOS system, read from a tree without nix: which system boots, how its /etc comes to be, what it
+//! mounts, and who manages its users.
+//!
+//! Facts only, no judgement. Everything is bounded, and what could not be read is named in [`Closure::unread`].
+//! Names and formats: nixpkgs, `nixos/modules/system/activation/top-level.nix`, `nixos/modules/tasks/filesystems.nix`,
+//! `nixos/modules/config/users-groups.nix`, `nixos/modules/services/system/userborn.nix`.
+
+mod etc;
+mod loader;
+mod mounts;
+pub mod system;
+pub mod units;
+mod users;
+pub mod view;
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::Secret;
+use deaddrop_core::tree::Tree;
+use serde::Deserialize;
+
+use self::system::Chosen;
+use self::view::View;
+
+/// Maximum size of an activation script, in bytes.
+const ACTIVATE_LIMIT: u64 = 1 << 20;
+
+/// What was found of NixOS in a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// No NixOS.
+    None,
+    /// NixOS, and its system cannot be read, or not be chosen: the reason.
+    Unreadable(String),
+    /// The system that boots, or the one that was asked for.
+    System(Box<Closure>),
+}
+
+/// Facts of one system. All paths are those of the booted system: read them through [`view::View`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closure {
+    /// `/nix/store/HASH-nixos-system-NAME-LABEL`
+    pub toplevel: String,
+    /// `nixos-system-NAME-LABEL`
+    pub name: String,
+    /// The number of its profile link, `system-N-link`; `None` if no link of the profile leads to it.
+    pub generation: Option<u32>,
+    /// How /etc comes to be.
+    pub etc: Etc,
+    /// The fstab of the closure, then its `*.mount` units. The image's own /etc/fstab is not read.
+    pub mounts: Vec<Mount>,
+    /// Who makes /etc/passwd and /etc/shadow.
+    pub users: UserManagement,
+    /// The users and groups that the configuration declares.
+    pub accounts: Accounts,
+    /// Parts that could not be read, and why.
+    pub unread: Vec<String>,
+}
+
+/// How /etc comes to be at boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Etc {
+    /// A directory of the root, into which activation lays links.
+    Plain,
+    /// An overlay; what is in `/.rw-etc/upper` shows in /etc, and the root's own /etc is hidden.
+    OverlayMutable,
+    /// A read-only overlay: nothing of the root shows in /etc.
+    OverlayImmutable,
+    /// A configuration extension over the root's own /etc.
+    Confext {
+        /// The root's own /etc shows, and changes stay. False: as an immutable overlay.
+        kept: bool,
+    },
+}
+
+/// A file system that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What is mounted: a device, a directory (bind), `none`.
+    pub what: String,
+    /// Where: an absolute path without a slash at its end (but `/`).
+    pub place: String,
+    /// `ext4`, `tmpfs`, `none`, `auto`; empty for a unit without `Type=`.
+    pub fs_type: String,
+    /// The options, one each.
+    pub options: Vec<String>,
+}
+
+/// Places that the initrd always mounts, whatever their options say: nixpkgs, `nixos/lib/utils.nix`,
+/// `pathsNeededForBoot`.
+const EARLY: [&str; 9] = ["/", "/nix", "/nix/store", "/var", "/var/log", "/var/lib", "/var/lib/nixos", "/etc", "/usr"];
+
+impl Mount {
+    /// True if the initrd mounts it, so that it is there before activation.
+    #[must_use]
+    pub fn in_initrd(&self) -> bool {
+        self.has_option("x-initrd.mount") || EARLY.contains(&self.place.as_str())
+    }
+
+    /// True if `what` is a directory that shows at `place` as well.
+    #[must_use]
+    pub fn is_bind(&self) -> bool {
+        self.has_option("bind") || self.has_option("rbind")
+    }
+
+    /// True if it is empty at each boot.
+    #[must_use]
+    pub fn is_tmpfs(&self) -> bool {
+        matches!(self.fs_type.as_str(), "tmpfs" | "ramfs")
+    }
+
+    fn has_option(&self, name: &str) -> bool {
+        self.options.iter().any(|option| option == name)
+    }
+}
+
+/// Who makes /etc/passwd, /etc/group and /etc/shadow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserManagement {
+    /// Activation, with update-users-groups.pl.
+    Perl {
+        /// `users.mutableUsers`.
+        mutable: bool,
+    },
+    /// userborn.service.
+    Userborn {
+        /// `users.mutableUsers`; `None` if the unit does not say (older ones).
+        mutable: Option<bool>,
+        /// Where the three files are: `/etc`, or `/var/lib/nixos`.
+        directory: String,
+    },
+    /// userborn at build: the files are in the store.
+    UserbornStatic,
+    /// systemd-sysusers.service.
+    Sysusers,
+    /// Not known: a part could not be read.
+    Unknown,
+}
+
+/// The declared users and groups, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// The users.
+    pub users: Vec<Account>,
+    /// The groups.
+    pub groups: Vec<Group>,
+}
+
+/// A declared user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its number, if the configuration fixes it.
+    pub uid: Option<u32>,
+    /// The name of its group.
+    pub group: String,
+    /// Its home directory.
+    pub home: String,
+    /// `hashedPasswordFile` (before 23.11: `passwordFile`).
+    pub hashed_password_file: Option<String>,
+    /// `hashedPassword`, which is in clear in the store.
+    pub hashed_password: Option<Secret>,
+    /// `initialHashedPassword`, which is in clear in the store.
+    pub initial_hashed_password: Option<Secret>,
+    /// `isSystemUser`.
+    pub is_system: bool,
+}
+
+/// A declared group.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its number, if the configuration fixes it.
+    pub gid: Option<u32>,
+}
+
+/// Reads the system of a tree: the one at the path `system` (`--system`, a toplevel or a link to one), else the one
+/// that boots.
+///
+/// # Errors
+/// If the tree itself cannot be read. A damaged or missing part of the closure is no error: [`Found::Unreadable`],
+/// [`Closure::unread`].
+pub fn read<T: Tree>(tree: &T, system: Option<&str>) -> Result<Found, StorageError> {
+    let view = View::of(tree)?;
+    Ok(match system::choose(&view, system) {
+        Chosen::None => Found::None,
+        Chosen::Unreadable(why) => Found::Unreadable(view::shown(&why)),
+        Chosen::System { toplevel, generation } => Found::System(Box::new(closure(&view, toplevel, generation))),
+    })
+}
+
+fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32>) -> Closure {
+    let mut unread = Vec::new();
+    let activate = view.text(&format!("{toplevel}/activate"), ACTIVATE_LIMIT).unwrap_or_else(|why| {
+        unread.push(why);
+        None
+    });
+    let activate = activate.as_deref();
+    let etc = etc::find(view, &toplevel, activate, &mut unread);
+    let tree = format!("{toplevel}/etc");
+    let (mounts, (users, accounts)) = match view.find(&tree) {
+        Ok(Some(_)) => (mounts::find(view, &tree, &mut unread), users::find(view, &tree, activate, &mut unread)),
+        missing => {
+            unread.push(missing.err().unwrap_or_else(|| format!("{tree} is not there")));
+            (Vec::new(), (UserManagement::Unknown, Accounts::default()))
+        }
+    };
+    // Paths out of the closure's own texts may hold anything.
+    let unread = unread.iter().map(|why| view::shown(why)).collect();
+    Closure { name: name_of(&toplevel), toplevel, generation, etc, mounts, users, accounts, unread }
+}
+
+/// The name of a store path: what follows its hash of 32 characters.
+fn name_of(path: &str) -> String {
+    const HASH: usize = 32;
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let after = name.get(HASH..).and_then(|rest| rest.strip_prefix('-'));
+    after.unwrap_or(name).to_owned()
+}

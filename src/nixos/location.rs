@@ -1,0 +1,451 @@
+//! NX006, NX007, NX008, NX102, NX103, NX104: where a path of the booted system lies in the file system that is open.
+//!
+//! Above a path there may be other mounts, binds, an overlay over /etc, or a root that is empty at each boot. Mounts are
+//! those of the closure. Nothing is mapped on a guess: if a file cannot be where the booted system sees it, it is refused.
+
+use super::Finding;
+use super::closure::{Closure, Etc, Mount};
+use super::paths::is_at_or_below;
+
+/// Where a mutable overlay of /etc keeps what is written to it (nixpkgs, `system.etc.overlay`).
+pub const UPPER: &str = "/.rw-etc/upper";
+
+/// Maximum number of binds that lead to one another.
+const MOST_BINDS: usize = 16;
+
+/// The file system that is open, as mounts name it; all `None` for a directory.
+#[derive(Debug, Clone, Default)]
+pub struct OpenFileSystem {
+    /// Its label.
+    pub label: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// Its partition's name.
+    pub part_label: Option<String>,
+    /// Its partition's UUID.
+    pub part_uuid: Option<String>,
+}
+
+/// Where a file is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The path in the booted system. It differs from the declared one below `persist_root`, at the source of a bind, and
+    /// in the upper directory of an overlay.
+    pub path: String,
+    /// The path in the open file system.
+    pub in_tree: String,
+    /// Refusals and warnings, the first refusal first.
+    pub findings: Vec<Finding>,
+}
+
+/// The places of one system.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'c> {
+    closure: &'c Closure,
+    /// Where the open file system is mounted.
+    open: &'c str,
+    persist_root: Option<&'c str>,
+}
+
+impl<'c> Places<'c> {
+    /// `is_below_nix`: the open file system has `store/` at its top.
+    #[must_use]
+    pub fn new(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool, persist_root: Option<&'c str>) -> Self {
+        Self { closure, open: place_of(closure, open, is_below_nix), persist_root }
+    }
+
+    /// The toplevel of the system.
+    #[must_use]
+    pub fn toplevel(&self) -> &'c str {
+        &self.closure.toplevel
+    }
+
+    /// Where the file at `declared` is to be written. `by_activation`: activation reads it.
+    #[must_use]
+    pub fn locate(&self, declared: &str, by_activation: bool) -> Location {
+        let path = self.persisting(declared);
+        let mut findings = Vec::new();
+        let mut location = self.resolve(&path, declared, &mut findings);
+        if let Some(below) = path.strip_prefix("/etc/") {
+            match self.closure.etc {
+                Etc::OverlayMutable => {
+                    let upper = format!("{UPPER}/{below}");
+                    findings.clear();
+                    location = self.resolve(&upper, declared, &mut findings);
+                    findings.push(warn(
+                        "NX102",
+                        format!("/etc is an overlay here: {declared} is written to {upper}, which shows there"),
+                        "that is the right place; nothing is to be done".to_owned(),
+                    ));
+                }
+                Etc::OverlayImmutable | Etc::Confext { kept: false } => findings.push(refuse(
+                    "NX008",
+                    format!("{declared} is in /etc, which is a read-only overlay here: a file of the root does not show in it"),
+                    "use /var/lib/secrets".to_owned(),
+                )),
+                Etc::Plain | Etc::Confext { kept: true } => {}
+            }
+        }
+        let is_refused = findings.iter().any(|finding| finding.refuse);
+        if by_activation && let Some(late) = self.late_mount(&path) {
+            findings.push(warn(
+                "NX104",
+                format!(
+                    "activation reads {declared}, and {} is mounted after it: the file is not found then",
+                    late.place
+                ),
+                format!("set fileSystems.\"{}\".neededForBoot = true, or move the secret to /etc/secrets", late.place),
+            ));
+        }
+        if !is_refused && self.persist_root.is_none() && self.looks_rolled_back(&location.0) {
+            let persist = self.persistent().map_or("/persist", |mount| mount.place.as_str());
+            findings.push(warn(
+                "NX103",
+                format!("{persist} is mounted for what persists, so the root may be rolled back at boot, and {declared} with it"),
+                format!("declare {persist}{declared}, or set `persist_root: {persist}`"),
+            ));
+        }
+        findings.sort_by_key(|finding| !finding.refuse);
+        let (path, in_tree) = location;
+        Location { path, in_tree, findings }
+    }
+
+    /// Where the directory `path` of the booted system lies in the open file system, as far as it is there at all.
+    #[must_use]
+    pub fn in_tree(&self, path: &str) -> String {
+        self.resolve(&self.persisting(path), path, &mut Vec::new()).1
+    }
+
+    /// The path below `persist_root`, if it is set and `path` does not persist where it is.
+    fn persisting(&self, path: &str) -> String {
+        match self.persist_root {
+            Some(root) if !is_at_or_below(path, root) && !self.persists(path) => format!("{root}{path}"),
+            _ => path.to_owned(),
+        }
+    }
+
+    /// True on a mount that persists. The root does not count, nor a late bind of what is below `persist_root`: the file
+    /// is written there.
+    fn persists(&self, path: &str) -> bool {
+        match self.mount_above(path) {
+            None => false,
+            Some(mount) if mount.is_bind() && !mount.in_initrd() => {
+                let source = format!("{}{}", mount.what.trim_end_matches('/'), &path[mount.place.len()..]);
+                self.persist_root.is_none_or(|root| source != format!("{root}{path}"))
+            }
+            Some(mount) if mount.is_bind() => true,
+            Some(mount) => mount.place != "/" && !mount.is_tmpfs(),
+        }
+    }
+
+    /// The path in the booted system where the file is written, and that in the open file system.
+    fn resolve(&self, path: &str, declared: &str, findings: &mut Vec<Finding>) -> (String, String) {
+        let mut path = path.to_owned();
+        for _ in 0..MOST_BINDS {
+            let Some(mount) = self.mount_above(&path) else { break };
+            let below = if mount.place == "/" { path.as_str() } else { &path[mount.place.len()..] };
+            if mount.is_bind() {
+                let source = format!("{}{below}", mount.what.trim_end_matches('/'));
+                if !mount.in_initrd() {
+                    findings.push(self.late_bind(declared, mount, &source));
+                    break;
+                }
+                path = source;
+                continue;
+            }
+            if mount.place == self.open {
+                let in_tree = if below.is_empty() { "/" } else { below };
+                return (path.clone(), in_tree.to_owned());
+            }
+            findings.push(if mount.place == "/" && mount.is_tmpfs() {
+                self.on_tmpfs(declared)
+            } else {
+                refuse(
+                    "NX006",
+                    format!(
+                        "{declared} is on the file system that is mounted at {} ({}), which is not the one that is open: \
+                         what is written here is hidden by it",
+                        mount.place, mount.what
+                    ),
+                    "open that partition (--root-partition), or declare a path on this file system".to_owned(),
+                )
+            });
+            break;
+        }
+        let in_tree = path.strip_prefix(self.open).filter(|rest| self.open != "/" && rest.starts_with('/'));
+        let in_tree = in_tree.unwrap_or(&path).to_owned();
+        (path, in_tree)
+    }
+
+    fn late_bind(&self, declared: &str, mount: &Mount, source: &str) -> Finding {
+        refuse(
+            "NX006",
+            format!(
+                "{declared} is below {}, where {} is mounted at boot, after activation: what is written here is hidden",
+                mount.place, mount.what
+            ),
+            format!("declare {source}, which shows there{}", self.persist_hint(declared, source)),
+        )
+    }
+
+    fn on_tmpfs(&self, declared: &str) -> Finding {
+        let instead = self.persistent().map_or_else(
+            || "declare a path on a mount that persists".to_owned(),
+            |mount| {
+                let place = &mount.place;
+                format!("declare {place}/secrets, or set `persist_root: {place}`, which writes it to {place}{declared}")
+            },
+        );
+        refuse("NX007", format!("{declared} is on the root, which is a tmpfs: it is gone at the first boot"), instead)
+    }
+
+    /// ", or set `persist_root: /persist`", where that would write the file to `source`.
+    fn persist_hint(&self, declared: &str, source: &str) -> String {
+        let root = source.strip_suffix(declared).filter(|root| root.starts_with('/'));
+        root.map_or(String::new(), |root| format!(", or set `persist_root: {root}`"))
+    }
+
+    /// The innermost mount above a path; of several at one place the last.
+    fn mount_above(&self, path: &str) -> Option<&'c Mount> {
+        let above = |mount: &&Mount| mount.place == "/" || is_at_or_below(path, &mount.place);
+        self.closure.mounts.iter().filter(above).max_by_key(|mount| mount.place.len())
+    }
+
+    /// The mount above a path, if it comes after activation.
+    fn late_mount(&self, path: &str) -> Option<&'c Mount> {
+        self.mount_above(path).filter(|mount| !mount.in_initrd())
+    }
+
+    /// A mount for what persists: by its name, which is what people use.
+    fn persistent(&self) -> Option<&'c Mount> {
+        let named = |mount: &&Mount| mount.place.contains("persist") && mount.in_initrd() && !mount.is_tmpfs();
+        self.closure.mounts.iter().find(named)
+    }
+
+    /// True for a path on a root that is no tmpfs, beside a mount for what persists.
+    fn looks_rolled_back(&self, path: &str) -> bool {
+        let root = self.closure.mounts.iter().find(|mount| mount.place == "/");
+        let is_on_root = self.mount_above(path).is_none_or(|mount| mount.place == "/");
+        is_on_root && root.is_some_and(|root| !root.is_tmpfs()) && self.persistent().is_some()
+    }
+}
+
+/// Where the open file system is mounted: where its label or UUID is, else at the place of the root or of /nix.
+fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool) -> &'c str {
+    let mounts = || closure.mounts.iter().filter(|mount| !mount.is_bind() && !mount.is_tmpfs());
+    if let Some(mount) = mounts().find(|mount| is_device(&mount.what, open)) {
+        return &mount.place;
+    }
+    let root = closure.mounts.iter().find(|mount| mount.place == "/");
+    if !is_below_nix && root.is_none_or(|root| !root.is_tmpfs()) {
+        return "/";
+    }
+    if let Some(nix) = mounts().find(|mount| mount.place == "/nix") {
+        return &nix.place;
+    }
+    // The root is a tmpfs, and /nix is bound from another mount.
+    let bind = closure.mounts.iter().find(|mount| mount.is_bind() && mount.place == "/nix");
+    let source = bind.and_then(|bind| mounts().filter(|mount| is_at_or_below(&bind.what, &mount.place)).last());
+    source.map_or(if is_below_nix { "/nix" } else { "/" }, |mount| &mount.place)
+}
+
+/// True if the first field of an fstab line means the open file system (fstab(5); udev's links in /dev/disk).
+fn is_device(what: &str, open: &OpenFileSystem) -> bool {
+    let forms = [
+        ("/dev/disk/by-label/", "LABEL=", &open.label),
+        ("/dev/disk/by-uuid/", "UUID=", &open.uuid),
+        ("/dev/disk/by-partlabel/", "PARTLABEL=", &open.part_label),
+        ("/dev/disk/by-partuuid/", "PARTUUID=", &open.part_uuid),
+    ];
+    forms.iter().any(|(link, tag, ours)| {
+        let theirs = what.strip_prefix(link).or_else(|| what.strip_prefix(tag)).map(|name| name.trim_matches('"'));
+        theirs.zip(ours.as_deref()).is_some_and(|(theirs, ours)| unescaped(theirs).eq_ignore_ascii_case(ours))
+    })
+}
+
+/// A label without the escapes of udev (`\x20`).
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split("\\x");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(char::from(byte));
+                out.push_str(&part[2..]);
+            }
+            None => {
+                out.push_str("\\x");
+                out.push_str(part);
+            }
+        }
+    }
+    out
+}
+
+fn refuse(code: &'static str, reason: String, instead: String) -> Finding {
+    Finding { code, refuse: true, reason, instead }
+}
+
+fn warn(code: &'static str, reason: String, instead: String) -> Finding {
+    Finding { code, refuse: false, reason, instead }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nixos::closure::{Accounts, UserManagement};
+
+    /// Lines of an fstab: what, place, type, options.
+    fn closure(fstab: &str, etc: Etc) -> Closure {
+        let mount = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            Mount {
+                what: fields[0].to_owned(),
+                place: fields[1].to_owned(),
+                fs_type: fields[2].to_owned(),
+                options: fields[3].split(',').map(str::to_owned).collect(),
+            }
+        };
+        Closure {
+            toplevel: "/nix/store/x-nixos-system-a".to_owned(),
+            name: "nixos-system-a".to_owned(),
+            generation: None,
+            etc,
+            mounts: fstab.lines().map(mount).collect(),
+            users: UserManagement::Perl { mutable: true },
+            accounts: Accounts::default(),
+            unread: Vec::new(),
+        }
+    }
+
+    const PLAIN: &str = "/dev/disk/by-label/nixos / ext4 x-initrd.mount\n/dev/disk/by-label/ESP /boot vfat defaults\n\
+                         /dev/disk/by-label/data /srv ext4 defaults";
+    const TMPFS: &str = "none / tmpfs x-initrd.mount,mode=755\n/dev/disk/by-label/nixos /nix ext4 defaults\n\
+                         /nix/persist /persist none x-initrd.mount,bind\n/persist/home /home none bind\n\
+                         /persist/etc/secrets /etc/secrets none bind\n/persist/var/other /var/lib/app none bind";
+    const ROLLED_BACK: &str = "/dev/disk/by-label/nixos / ext4 x-initrd.mount\n\
+                               /dev/disk/by-label/keep /persist ext4 x-initrd.mount";
+
+    fn located(
+        fstab: &str,
+        etc: Etc,
+        is_below_nix: bool,
+        persist_root: Option<&str>,
+        path: &str,
+    ) -> (String, String, Vec<&'static str>) {
+        let open = OpenFileSystem { label: Some("nixos".to_owned()), ..OpenFileSystem::default() };
+        let closure = closure(fstab, etc);
+        let found = Places::new(&closure, &open, is_below_nix, persist_root).locate(path, true);
+        (found.path, found.in_tree, found.findings.iter().map(|finding| finding.code).collect())
+    }
+
+    #[test]
+    fn each_path_is_where_the_booted_system_sees_it_or_is_refused() {
+        const P: Option<&str> = Some("/persist");
+        for (name, fstab, etc, persist, path, written_to, in_tree, codes) in [
+            ("plain", PLAIN, Etc::Plain, None, "/etc/a", "/etc/a", "/etc/a", &[][..]),
+            ("another file system", PLAIN, Etc::Plain, None, "/srv/a", "/srv/a", "/srv/a", &["NX006", "NX104"]),
+            ("root on tmpfs", TMPFS, Etc::Plain, None, "/var/lib/a", "/var/lib/a", "/var/lib/a", &["NX007"]),
+            ("an early bind", TMPFS, Etc::Plain, None, "/persist/a", "/nix/persist/a", "/persist/a", &[]),
+            (
+                "a late bind",
+                TMPFS,
+                Etc::Plain,
+                None,
+                "/etc/secrets/a",
+                "/etc/secrets/a",
+                "/etc/secrets/a",
+                &["NX006", "NX104"],
+            ),
+            ("persist_root", TMPFS, Etc::Plain, P, "/var/lib/a", "/nix/persist/var/lib/a", "/persist/var/lib/a", &[]),
+            (
+                "its late bind",
+                TMPFS,
+                Etc::Plain,
+                P,
+                "/etc/secrets/a",
+                "/nix/persist/etc/secrets/a",
+                "/persist/etc/secrets/a",
+                &[],
+            ),
+            (
+                "a late bind of something else",
+                TMPFS,
+                Etc::Plain,
+                P,
+                "/var/lib/app/a",
+                "/var/lib/app/a",
+                "/var/lib/app/a",
+                &["NX006", "NX104"],
+            ),
+            ("below it already", TMPFS, Etc::Plain, P, "/persist/a", "/nix/persist/a", "/persist/a", &[]),
+            ("a mount that persists", TMPFS, Etc::Plain, P, "/nix/a", "/nix/a", "/a", &[]),
+            (
+                "an overlay",
+                PLAIN,
+                Etc::OverlayMutable,
+                None,
+                "/etc/x/a",
+                "/.rw-etc/upper/x/a",
+                "/.rw-etc/upper/x/a",
+                &["NX102"],
+            ),
+            ("outside of it", PLAIN, Etc::OverlayMutable, None, "/var/lib/a", "/var/lib/a", "/var/lib/a", &[]),
+            ("an immutable overlay", PLAIN, Etc::OverlayImmutable, None, "/etc/a", "/etc/a", "/etc/a", &["NX008"]),
+            ("a confext", PLAIN, Etc::Confext { kept: true }, None, "/etc/a", "/etc/a", "/etc/a", &[]),
+            (
+                "one that keeps nothing",
+                PLAIN,
+                Etc::Confext { kept: false },
+                None,
+                "/etc/a",
+                "/etc/a",
+                "/etc/a",
+                &["NX008"],
+            ),
+            (
+                "an overlay on tmpfs",
+                TMPFS,
+                Etc::OverlayMutable,
+                None,
+                "/etc/a",
+                "/.rw-etc/upper/a",
+                "/.rw-etc/upper/a",
+                &["NX007", "NX102"],
+            ),
+        ] {
+            let found = located(fstab, etc, fstab == TMPFS, persist, path);
+            assert_eq!(found, (written_to.to_owned(), in_tree.to_owned(), codes.to_vec()), "{name}");
+        }
+        // A root that looks rolled back, and a mount that activation does not see yet.
+        assert_eq!(located(ROLLED_BACK, Etc::Plain, false, None, "/etc/a").2, ["NX103"]);
+        assert_eq!(located(ROLLED_BACK, Etc::Plain, false, P, "/etc/a").2, ["NX006"]);
+        let late = "/dev/disk/by-label/os / ext4 x-initrd.mount\n/dev/disk/by-label/nixos /srv ext4 defaults";
+        let found = located(late, Etc::Plain, false, None, "/srv/a");
+        assert_eq!((found.1.as_str(), found.2.as_slice()), ("/a", &["NX104"][..]));
+    }
+
+    #[test]
+    fn a_file_system_is_found_by_each_of_its_names() {
+        let open = OpenFileSystem {
+            label: Some("my root".into()),
+            uuid: Some("0AB1-22".into()),
+            part_label: Some("p".into()),
+            part_uuid: Some("pu".into()),
+        };
+        for (what, is_ours) in [
+            ("/dev/disk/by-label/my\\x20root", true),
+            ("LABEL=my root", true),
+            ("/dev/disk/by-uuid/0ab1-22", true),
+            ("UUID=\"0ab1-22\"", true),
+            ("PARTLABEL=p", true),
+            ("/dev/disk/by-partuuid/pu", true),
+            ("/dev/disk/by-id/p", false),
+            ("/dev/sda1", false),
+            ("LABEL=", false),
+        ] {
+            assert_eq!(is_device(what, &open), is_ours, "{what}");
+            assert!(!is_device(what, &OpenFileSystem::default()), "{what}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What deaddrop knows of NixOS: the closure that it reads, and what follows from it.
+
+mod closure;
+mod effect;
+mod inspect;
