@@ -11,6 +11,8 @@ pub enum Work {
     Compress,
     /// Zeroing free blocks.
     Scrub,
+    /// Searching files; how much there is shows only at the end.
+    Search,
     /// Changing a file system mounted by the kernel. Counted in steps, not in bytes.
     Kernel,
 }

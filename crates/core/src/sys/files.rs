@@ -3,10 +3,12 @@
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::{Whence, lseek64};
 
 /// Makes `to` share all blocks of `from`, on a file system that supports it (btrfs, xfs, bcachefs, …). `to` becomes
 /// as long as `from`; writes to one do not affect the other.
@@ -92,4 +94,26 @@ pub fn file_flags(file: &File) -> nix::Result<u32> {
 /// If the process has none.
 pub fn open_terminal() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/tty")
+}
+
+/// The first part of `range` (bytes) of `file` that is not a hole; `None` if all of it is a hole. On a file system that
+/// does not report holes, everything is data.
+///
+/// # Errors
+/// If the system call fails.
+pub fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+    if range.is_empty() {
+        return Ok(None);
+    }
+    let position = i64::try_from(range.start).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let start = match lseek64(file, position, Whence::SeekData) {
+        Ok(start) => start,
+        // A hole up to the end of the file.
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some(range)),
+        Err(e) => return Err(e.into()),
+    };
+    let end = lseek64(file, start, Whence::SeekHole)?;
+    let place = |position: i64| u64::try_from(position).unwrap_or(range.end).clamp(range.start, range.end);
+    Ok(Some(place(start)..place(end)).filter(|data| !data.is_empty()))
 }

@@ -5,6 +5,7 @@
 pub mod acl;
 pub mod directory;
 pub mod walk;
+pub mod whole;
 
 use crate::error::StorageError;
 use crate::secret::Secret;

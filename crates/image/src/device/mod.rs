@@ -9,8 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek64};
+use deaddrop_core::sys;
 
 /// A fixed-size device that can be read at any offset.
 pub trait ReadAt: Send + Sync {
@@ -31,28 +30,6 @@ pub trait ReadAt: Send + Sync {
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
         Ok(Some(range).filter(|range| !range.is_empty()))
     }
-}
-
-/// The first part of `range` (bytes) of `file` that is not a hole; `None` if all of it is a hole. On a file system that
-/// does not report holes, everything is data.
-///
-/// # Errors
-/// If the system call fails.
-pub(crate) fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
-    if range.is_empty() {
-        return Ok(None);
-    }
-    let position = i64::try_from(range.start).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let start = match lseek64(file, position, Whence::SeekData) {
-        Ok(start) => start,
-        // A hole up to the end of the file.
-        Err(Errno::ENXIO) => return Ok(None),
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some(range)),
-        Err(e) => return Err(e.into()),
-    };
-    let end = lseek64(file, start, Whence::SeekHole)?;
-    let place = |position: i64| u64::try_from(position).unwrap_or(range.end).clamp(range.start, range.end);
-    Ok(Some(place(start)..place(end)).filter(|data| !data.is_empty()))
 }
 
 /// A file (or block device) as a disk. The size is fixed when it is opened.
@@ -79,7 +56,7 @@ impl ReadAt for FileDevice {
     }
 
     fn next_data(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
-        next_data(&self.file, range)
+        sys::next_data(&self.file, range)
     }
 }
 

@@ -27,6 +27,7 @@ use std::time::SystemTime;
 use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_core::secret::{Secret, Wiped};
 use deaddrop_core::sys;
+use deaddrop_core::tree::whole::{Entry, WholeTree};
 use deaddrop_core::tree::{Child, Label, Stat, Tree, TreeChange};
 
 use self::change::apply;
@@ -398,5 +399,40 @@ impl Tree for Ext4 {
     fn names(&self, directory: &Node, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
         let entries = self.reader.some_entries(&directory.0, limit)?;
         Ok(entries.into_iter().map(|(name, _)| name).collect())
+    }
+}
+
+impl WholeTree for Ext4 {
+    fn entries(&self, directory: &Node) -> Result<Vec<Entry>, StorageError> {
+        let entries = self.reader.some_entries(&directory.0, usize::MAX)?;
+        let entry = |(name, number)| Entry { name, inode: u64::from(number) };
+        let mut entries: Vec<Entry> = entries.into_iter().map(entry).collect();
+        entries.sort_by_key(|entry| entry.inode);
+        Ok(entries)
+    }
+
+    fn open_entry(&self, _: &Node, entry: &Entry) -> Result<Option<(Node, Stat)>, StorageError> {
+        let number = u32::try_from(entry.inode).map_err(|_| StorageError::corrupt("ext4: no such inode"))?;
+        let inode = self.reader.inode(number)?;
+        let stat = inode.stat();
+        Ok(Some((Node(inode), stat)))
+    }
+
+    fn device(&self, _: &Node) -> Result<u64, StorageError> {
+        Ok(0)
+    }
+
+    fn read_pieces(
+        &self,
+        file: &Node,
+        buffer: &mut [u8],
+        visit: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<u64, StorageError> {
+        self.reader.read_pieces(&file.0, buffer, visit)
+    }
+
+    fn capacity(&self) -> Option<u64> {
+        let superblock = &self.reader.superblock;
+        Some(superblock.blocks.saturating_mul(u64::from(self.reader.geometry.block_size)))
     }
 }

@@ -9,7 +9,6 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys;
 
-use crate::device::next_data;
 use crate::open::spool::write_sparse;
 use crate::progress::{Progress, Watch, Work};
 
@@ -47,7 +46,7 @@ impl CopyJob<'_> {
         let mut buffer = Wiped::zeros(CHUNK);
         let mut copied = 0_u64;
         let mut offset = 0;
-        while let Some(run) = next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
+        while let Some(run) = sys::next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
             offset = run.start;
             while offset < run.end {
                 let chunk = part(&mut buffer, run.end - offset);

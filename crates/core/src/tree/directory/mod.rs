@@ -6,6 +6,7 @@
 mod operations;
 pub mod read_back;
 pub mod transaction;
+mod whole;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -139,13 +140,8 @@ impl Tree for DirectoryTree {
         if seen.size > limit {
             return Ok(None);
         }
-        let opened = open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
-            .map_err(|errno| failure("opening", &path, errno))?;
-        if !same_file(&opened, &file.0.fd) {
-            let hint = "does somebody else work in this directory? try again when they are done";
-            return Err(StorageError::refused(format!("{path} was replaced while it was read"), hint));
-        }
-        read_at_most(File::from(opened), limit).map_err(|error| StorageError::io(format!("reading {path}"), error))
+        read_at_most(open_to_read(parent, name, file)?, limit)
+            .map_err(|error| StorageError::io(format!("reading {path}"), error))
     }
 
     fn acl_lets_write(&self, directory: &Node) -> Result<bool, StorageError> {
@@ -235,6 +231,17 @@ fn open_component(directory: &Node, name: &[u8], flags: OFlag) -> nix::Result<Ow
         Err(Errno::ENOSYS | Errno::EPERM) => fcntl::openat(&directory.0.fd, name, flags, Mode::empty()),
         other => other,
     }
+}
+
+/// Opens `file`, which is `name` in `parent`, to read its content.
+fn open_to_read(parent: &Node, name: &[u8], file: &Node) -> Result<File, StorageError> {
+    let opened = open_component(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+        .map_err(|errno| failure("opening", &parent.path_of(name), errno))?;
+    if !same_file(&opened, &file.0.fd) {
+        let hint = "does somebody else work in this directory? try again when they are done";
+        return Err(StorageError::refused(format!("{} was replaced while it was read", parent.path_of(name)), hint));
+    }
+    Ok(File::from(opened))
 }
 
 fn fd_stat(fd: &OwnedFd) -> nix::Result<Stat> {

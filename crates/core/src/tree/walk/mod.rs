@@ -50,6 +50,14 @@ pub struct Walk<N> {
     above: Vec<Above<N>>,
 }
 
+impl<N> Walk<N> {
+    /// True if every directory above a found file has all of these permission bits; the tree's root does not count.
+    #[must_use]
+    pub fn parents_have(&self, bits: u32) -> bool {
+        self.above.iter().all(|above| above.stat.mode & bits == bits)
+    }
+}
+
 /// The reason why a path does not lead to a place for a file.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {

@@ -11,6 +11,9 @@ use crate::ext4::format::reader::{Reader, usize_of};
 /// Maximum length of a symbolic link's target, in bytes: PATH_MAX without its NUL.
 const MOST_TARGET: u64 = 4095;
 
+/// What finding the data of an extent counts as, in bytes: about what could be read in that time.
+const EXTENT_COST: u64 = 4096;
+
 impl Reader {
     /// A regular file's content; `None` if it has more than `limit` bytes.
     ///
@@ -26,6 +29,53 @@ impl Reader {
         let mut content = self.content(file)?;
         // Moves the bytes; only the empty vector is zeroized here.
         Ok(Some(Secret::new(std::mem::take(&mut *content))))
+    }
+
+    /// Passes a regular file's content to `visit` in pieces of at most the buffer's length, each with its offset in
+    /// bytes. Left out are holes, unwritten extents, and holes of a sparse image, which all read as zeros. Returns what
+    /// was read, in bytes: content, the blocks of the map, and some for each extent.
+    ///
+    /// # Errors
+    /// If it is not a regular file, is damaged, or cannot be read.
+    pub fn read_pieces(
+        &self,
+        file: &Inode,
+        buffer: &mut [u8],
+        visit: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<u64, StorageError> {
+        if file.kind != FileKind::File {
+            return Err(wrong(file, &format!("it is {}", file.kind.name())));
+        }
+        if file.has(INLINE_DATA) {
+            if file.size > u64::from(self.geometry.block_size) {
+                return Err(wrong(file, "its inline content is truncated"));
+            }
+            visit(0, &self.content(file)?);
+            return Ok(file.size);
+        }
+        let map = self.map(file)?;
+        let block_size = u64::from(self.geometry.block_size);
+        let mut read = length_of(map.nodes.len()).saturating_mul(block_size);
+        for extent in map.extents.iter().filter(|extent| !extent.unwritten) {
+            // Cannot overflow: a logical block is a u32, and all blocks are on the device.
+            let start = extent.logical * block_size;
+            let from = self.block_offset(extent.physical)?;
+            // Blocks may be allocated beyond the end of the file.
+            let size = file.size.saturating_sub(start).min(extent.length * block_size);
+            let mut on_device = from..from + size;
+            read = read.saturating_add(EXTENT_COST);
+            let failed = |error| StorageError::io(format!("reading inode {} of the ext4", file.number), error);
+            while let Some(data) = self.device.next_data(on_device.clone()).map_err(failed)? {
+                let want = usize::try_from(data.end - data.start).unwrap_or(usize::MAX).min(buffer.len());
+                let Some(piece) = buffer.get_mut(..want).filter(|piece| !piece.is_empty()) else { break };
+                self.device.read_exact_at(data.start, piece).map_err(failed)?;
+                // Cannot underflow: the data is in the extent.
+                visit(start + (data.start - from), piece);
+                read = read.saturating_add(length_of(piece.len()));
+                on_device.start = data.start + length_of(piece.len());
+            }
+        }
+        Ok(read)
     }
 
     /// The target of a symbolic link.
@@ -80,6 +130,10 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+fn length_of(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn wrong(inode: &Inode, what: &str) -> StorageError {

@@ -14,11 +14,11 @@ use std::os::unix::fs::FileExt;
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
+use deaddrop_core::sys;
 
 use self::pool::{Frame, Pool, Sink};
 use super::copy::CopyJob;
 use super::patch::Patch;
-use crate::device::next_data;
 use crate::open::spool::is_zero;
 use crate::progress::Work;
 
@@ -142,7 +142,7 @@ pub(crate) fn write(job: &CopyJob<'_>, patch: &Patch<'_>, kept: Option<Kept>, to
             continue;
         }
         let size_in_memory = usize::try_from(size).unwrap_or(FRAME);
-        let hole = next_data(job.from, offset..offset + size).map_err(|e| job.reading(e))?.is_none();
+        let hole = sys::next_data(job.from, offset..offset + size).map_err(|e| job.reading(e))?.is_none();
         if hole && !touched {
             pool.zeros(size_in_memory).map_err(writing)?;
             continue;
