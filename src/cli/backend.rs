@@ -15,7 +15,7 @@ use crate::place::image::ImagePlace;
 use crate::report::Ui;
 
 /// The choice of the back end, and the arguments of only one of them.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct BackendArgs {
     /// Which code reads and writes the image's file system
     ///

@@ -22,6 +22,12 @@ pub fn error_message(error: &StorageError) -> Message {
     Message::from_error(error).hint(remedy::hint(error))
 }
 
+/// The error of a command that only reads `target`.
+#[must_use]
+pub fn place_message(target: &str, error: &PlaceError) -> Message {
+    Message::new(format!("{target}: not searched")).caused_by(error).hint(remedy::place_hint(error))
+}
+
 /// The error of an operation before anything was written to `target`.
 #[must_use]
 pub fn nothing_changed(target: &str, error: &(dyn std::error::Error + 'static)) -> Failure {

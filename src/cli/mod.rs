@@ -17,6 +17,7 @@ mod public_out;
 mod recover;
 mod root_directory;
 mod rotate;
+mod scan;
 mod scrub;
 mod select;
 mod sources;
@@ -78,7 +79,7 @@ What a command is asked for (plan, inspection, differences, lists, a new key) go
 work, warnings about the run, questions and errors go to standard error.
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences found (verify, plan --exit-code); 4 some hosts done and some not (rotate);
+3 differences or findings (verify, plan --exit-code, scan); 4 some hosts done and some not (rotate);
 5 interrupted during the commit; the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
@@ -92,6 +93,7 @@ enum Command {
     Rotate(rotate::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
+    Scan(scan::Args),
     Sources(sources::Args),
     Generate(generate::Args),
     Init(init::Args),
@@ -132,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Rotate(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
+        Command::Scan(args) => args.run(&ui),
         Command::Sources(args) => args.run(&ui),
         Command::Generate(args) => args.run(&ui),
         Command::Init(args) => args.run(&ui),

@@ -178,7 +178,11 @@ pub fn prepare<'w>(
     Ok(Prepared { place: opened, plan, public_parts, after, known_as })
 }
 
-fn open<'w>(
+/// Opens an image, a block device or a directory; without a destination for reading only.
+///
+/// # Errors
+/// If it cannot be opened, or an option is not for it.
+pub fn open<'w>(
     ui: &Ui,
     target: Target<'_>,
     destination: Option<&Destination>,

@@ -9,6 +9,7 @@ use deaddrop_core::tree::directory::DirectoryTree;
 use deaddrop_core::tree::directory::transaction::DirectoryTransaction;
 use deaddrop_core::tree::{Applied, TreeChange};
 
+use super::exposed::{self, OwnFile, Reader, Unread};
 use super::survey::survey_disk;
 use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
 use crate::nixos::location::OpenFileSystem;
@@ -68,5 +69,18 @@ impl Change for DirectoryPlace {
                 Err(error.into())
             }
         }
+    }
+
+    fn own_files(
+        &mut self,
+        paths: &[(&str, bool)],
+        limit: u64,
+        unread: &mut Unread,
+    ) -> Result<Vec<Option<OwnFile>>, PlaceError> {
+        Ok(exposed::own_files(&self.tree, paths, limit, unread)?)
+    }
+
+    fn read_exposed(&mut self, reader: &mut dyn Reader) -> Result<Unread, PlaceError> {
+        Ok(exposed::read_exposed(&self.tree, reader)?)
     }
 }

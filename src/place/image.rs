@@ -8,6 +8,7 @@ use deaddrop_image::mount::image::MountedImage;
 use deaddrop_image::native::NativeImage;
 use deaddrop_image::table::root::Root;
 
+use super::exposed::{self, OwnFile, Reader, Unread};
 use super::survey::survey_disk;
 use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
 use crate::nixos::location::OpenFileSystem;
@@ -71,6 +72,28 @@ impl Change for ImagePlace<'_> {
         match self {
             Self::Native(image) => Ok(image.apply(changes, time)?),
             Self::Mounted(image) => Ok(image.apply(changes, time)?),
+        }
+    }
+
+    fn own_files(
+        &mut self,
+        paths: &[(&str, bool)],
+        limit: u64,
+        unread: &mut Unread,
+    ) -> Result<Vec<Option<OwnFile>>, PlaceError> {
+        match self {
+            Self::Native(image) => exposed::own_files(image.tree(), paths, limit, unread)
+                .map_err(|error| image.with_fsck_commands(error).into()),
+            Self::Mounted(image) => Ok(exposed::own_files(image.tree()?, paths, limit, unread)?),
+        }
+    }
+
+    fn read_exposed(&mut self, reader: &mut dyn Reader) -> Result<Unread, PlaceError> {
+        match self {
+            Self::Native(image) => {
+                exposed::read_exposed(image.tree(), reader).map_err(|error| image.with_fsck_commands(error).into())
+            }
+            Self::Mounted(image) => Ok(exposed::read_exposed(image.tree()?, reader)?),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! not depend on vaults or manifests.
 
 pub mod directory;
+pub mod exposed;
 pub mod image;
 pub mod interrupted;
 pub mod labels;
@@ -18,6 +19,7 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::{Applied, TreeChange};
 use deaddrop_core::warning::Warning;
 
+pub use exposed::{OwnFile, Reader, Unread};
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{ChosenLabel, Labels, Origin};
 pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};
@@ -59,6 +61,23 @@ pub trait Change: Place {
     /// # Errors
     /// The place is unchanged then, unless [`PlaceError::is_half_done`].
     fn apply(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Applied, PlaceError>;
+
+    /// What stands at each of these paths: see [`exposed::own_files`].
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    fn own_files(
+        &mut self,
+        paths: &[(&str, bool)],
+        limit: u64,
+        unread: &mut Unread,
+    ) -> Result<Vec<Option<OwnFile>>, PlaceError>;
+
+    /// Reads every file that others can read: see [`exposed::read_exposed`].
+    ///
+    /// # Errors
+    /// If the place cannot be read at all.
+    fn read_exposed(&mut self, reader: &mut dyn Reader) -> Result<Unread, PlaceError>;
 }
 
 /// A place could not be read or changed.

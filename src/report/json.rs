@@ -5,6 +5,7 @@ use deaddrop_vault::Listed;
 use serde_json::{Value, json};
 
 use crate::run::plan::{Action, Plan};
+use crate::run::scan::Scanned;
 
 /// The object of `plan`, `inject` and `verify`.
 #[must_use]
@@ -86,6 +87,25 @@ pub fn maintenance(command: &str, target: &str, changed: bool) -> Value {
         "changes": [],
         "warnings": [],
         "summary": { "changed": changed },
+    })
+}
+
+/// The object of `scan`.
+#[must_use]
+pub fn scan(target: &str, scanned: &Scanned, found: &[Warning]) -> Value {
+    let findings: Vec<Value> = scanned
+        .findings
+        .iter()
+        .map(|finding| json!({ "secret": finding.secret, "path": finding.path, "form": finding.form.name() }))
+        .collect();
+    json!({
+        "version": 1,
+        "command": "scan",
+        "target": target,
+        "changes": [],
+        "findings": findings,
+        "warnings": warnings(found),
+        "summary": { "findings": scanned.total, "skipped": scanned.skipped },
     })
 }
 

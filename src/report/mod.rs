@@ -10,6 +10,7 @@ pub mod plan;
 mod progress;
 pub mod public;
 pub mod rotate;
+pub mod scan;
 pub mod sources;
 pub mod wrap;
 

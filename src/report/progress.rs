@@ -74,6 +74,7 @@ fn bar(step: Progress) -> ProgressBar {
     // Never wider than the terminal: the bar takes what the rest leaves.
     let template = match (step.work, wrap::width()) {
         (Work::Kernel, _) => "{msg} {wide_bar} step {pos} of {len}",
+        (Work::Search, _) => "{msg}: {bytes}, {bytes_per_sec}",
         (_, WIDE..) => "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}{left}",
         _ => "{msg} {wide_bar} {percent} %{left}",
     };
@@ -100,6 +101,7 @@ fn name(work: Work) -> &'static str {
         Work::Copy => "copying",
         Work::Compress => "compressing",
         Work::Scrub => "zeroing free blocks",
+        Work::Search => "searching files",
         Work::Kernel => "writing through the kernel",
     }
 }

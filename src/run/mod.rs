@@ -12,4 +12,5 @@ pub mod part;
 pub mod plan;
 pub mod prepare;
 pub mod remedy;
+pub mod scan;
 pub mod style;

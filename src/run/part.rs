@@ -123,6 +123,12 @@ impl Values {
         Ok(Self { values: fetched.values, typed, warnings: fetched.warnings })
     }
 
+    /// The value of a reference, with the host's name inserted; `None` if it was not read.
+    #[must_use]
+    pub fn get(&self, reference: &Reference) -> Option<&Secret> {
+        self.values.get(reference)
+    }
+
     /// Warnings about the sources and the values, each once.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {

@@ -7,8 +7,20 @@ use crate::kit::Scratch;
 use crate::kit::canary::Canary;
 use crate::kit::run::{Deaddrop, on_terminal, on_terminal_of};
 
-const COMMANDS: [&str; 11] =
-    ["check", "inspect", "plan", "inject", "verify", "rotate", "recover", "scrub", "generate", "init", "completions"];
+const COMMANDS: [&str; 12] = [
+    "check",
+    "inspect",
+    "plan",
+    "inject",
+    "verify",
+    "rotate",
+    "recover",
+    "scrub",
+    "scan",
+    "generate",
+    "init",
+    "completions",
+];
 
 /// A scratch directory with a root, and a manifest of one secret from $A.
 fn with_root() -> Scratch {

@@ -21,6 +21,7 @@ mod mount;
 mod nixos;
 mod refusals;
 mod rotate;
+mod scan;
 mod selinux;
 mod sources;
 mod stores;

@@ -9,6 +9,7 @@ mod logs;
 mod machine;
 mod old_values;
 mod refused;
+mod scanned;
 mod stopped;
 mod subvolumes;
 mod systems;
