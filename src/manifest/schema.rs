@@ -163,8 +163,8 @@ pub(super) struct RawSecret {
     /// `hide`: the output of units and programs on a running node is not shown when this file changed. Default: it is
     /// shown, except for lines that contain a value.
     pub output: Field<Output>,
-    /// True to put the hash into the user's line of the image's shadow file as well, where NixOS would keep that line and
-    /// never read the file.
+    /// True to put the hash into the user's line of the image's shadow file as well, where NixOS would keep that line
+    /// and never read the file.
     #[schemars(extend("default" = false))]
     pub apply_password: Field<bool>,
     /// True if the value may be empty.

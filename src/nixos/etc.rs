@@ -16,8 +16,8 @@ pub struct ManagedEtc<N> {
 }
 
 impl<N: Clone> ManagedEtc<N> {
-    /// Follows `/etc/static`, or, before the first activation, the `etc` of the system at `toplevel`. If neither leads to
-    /// a directory, no name is owned.
+    /// Follows `/etc/static`, or, before the first activation, the `etc` of the system at `toplevel`. If neither leads
+    /// to a directory, no name is owned.
     ///
     /// # Errors
     /// If the tree cannot be read.

@@ -1,7 +1,8 @@
 //! NX006, NX007, NX008, NX102, NX103, NX104: where a path of the booted system lies in the file system that is open.
 //!
-//! Above a path there may be other mounts, binds, an overlay over /etc, or a root that is empty at each boot. Mounts are
-//! those of the closure. Nothing is mapped on a guess: if a file cannot be where the booted system sees it, it is refused.
+//! Above a path there may be other mounts, binds, an overlay over /etc, or a root that is empty at each boot. Mounts
+//! are those of the closure. Nothing is mapped on a guess: if a file cannot be where the booted system sees it, it is
+//! refused.
 
 use super::Finding;
 use super::closure::{Closure, Etc, Mount};
@@ -29,8 +30,8 @@ pub struct OpenFileSystem {
 /// Where a file is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// The path in the booted system. It differs from the declared one below `persist_root`, at the source of a bind, and
-    /// in the upper directory of an overlay.
+    /// The path in the booted system. It differs from the declared one below `persist_root`, at the source of a bind,
+    /// and in the upper directory of an overlay.
     pub path: String,
     /// The path in the open file system.
     pub in_tree: String,
@@ -124,8 +125,8 @@ impl<'c> Places<'c> {
         }
     }
 
-    /// True on a mount that persists. The root does not count, nor a late bind of what is below `persist_root`: the file
-    /// is written there.
+    /// True on a mount that persists. The root does not count, nor a late bind of what is below `persist_root`: the
+    /// file is written there.
     fn persists(&self, path: &str) -> bool {
         match self.mount_above(path) {
             None => false,
@@ -245,7 +246,7 @@ fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool)
     }
     // The root is a tmpfs, and /nix is bound from another mount.
     let bind = closure.mounts.iter().find(|mount| mount.is_bind() && mount.place == "/nix");
-    let source = bind.and_then(|bind| mounts().filter(|mount| is_at_or_below(&bind.what, &mount.place)).last());
+    let source = bind.and_then(|bind| mounts().rfind(|mount| is_at_or_below(&bind.what, &mount.place)));
     source.map_or(if is_below_nix { "/nix" } else { "/" }, |mount| &mount.place)
 }
 

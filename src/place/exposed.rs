@@ -180,6 +180,9 @@ struct Exposed<'a, T: WholeTree> {
     most: Option<u64>,
 }
 
+/// A directory that is listed: itself, its file system, its entries.
+type Listed<N> = (N, u64, Vec<Entry>);
+
 impl<T: WholeTree> Exposed<'_, T> {
     /// One entry of a directory: reads the file, or returns the directory to go on with.
     fn entry(
@@ -247,12 +250,7 @@ impl<T: WholeTree> Exposed<'_, T> {
     }
 
     /// Lists a directory; `None` if it was listed already.
-    fn list(
-        &mut self,
-        node: T::Node,
-        path: &[u8],
-        stat: &Stat,
-    ) -> Result<Option<(T::Node, u64, Vec<Entry>)>, StorageError> {
+    fn list(&mut self, node: T::Node, path: &[u8], stat: &Stat) -> Result<Option<Listed<T::Node>>, StorageError> {
         let device = self.tree.device(&node)?;
         if !self.seen.insert((device, stat.inode)) {
             return Ok(None);

@@ -26,8 +26,8 @@ pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, Sy
 
 /// A place that holds files.
 pub trait Place {
-    /// The existing files at the wanted paths, in the same order, with the place's own users and groups. `choice` is for
-    /// a NixOS system on a disk; a running node has its own.
+    /// The existing files at the wanted paths, in the same order, with the place's own users and groups. `choice` is
+    /// for a NixOS system on a disk; a running node has its own.
     ///
     /// # Errors
     /// If the place as a whole cannot be read. An error of one path is in its own entry.

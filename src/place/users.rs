@@ -139,8 +139,8 @@ impl Users {
     }
 }
 
-/// A shadow file with another hash in the line of this user: the field alone changes, and every other byte stays. `None`
-/// if there is no such line.
+/// A shadow file with another hash in the line of this user: the field alone changes, and every other byte stays.
+/// `None` if there is no such line.
 #[must_use]
 pub fn with_hash(shadow: &Secret, name: &str, hash: &[u8]) -> Option<Secret> {
     let mut out = Zeroizing::new(Vec::with_capacity(shadow.len().saturating_add(hash.len())));

@@ -100,7 +100,7 @@ impl Unit {
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
         let words = self.list("Service", "Environment").into_iter().flat_map(words);
-        words.filter_map(|word| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned())).last()
+        words.filter_map(|word| Some(word.strip_prefix(name)?.strip_prefix('=')?.to_owned())).next_back()
     }
 
     /// The words of each command of an `Exec…=` setting, the program first, without its prefixes (`-`, `+`, …).

@@ -77,7 +77,8 @@ fn trim_newline(line: &[u8]) -> &[u8] {
 /// The warnings about a file's passwords.
 ///
 /// # Errors
-/// NX101 or NX011, if the system would not apply it and the manifest does not allow that; `apply_password` without a user.
+/// NX101 or NX011, if the system would not apply it and the manifest does not allow that; `apply_password` without a
+/// user.
 pub fn judge(file: &DesiredFile, survey: &Survey) -> Result<Vec<Warning>, Refusal> {
     let (users, path) = (users_of(file, survey), file.path.as_str());
     if file.apply_password && users.is_empty() {
