@@ -21,6 +21,8 @@ use serde::Deserialize;
 use self::system::Chosen;
 use self::view::View;
 
+/// Length of the hash at the beginning of a store path's name.
+const HASH: usize = 32;
 /// Maximum size of an activation script, in bytes.
 const ACTIVATE_LIMIT: u64 = 1 << 20;
 
@@ -213,7 +215,6 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
 
 /// The name of a store path: what follows its hash of 32 characters.
 fn name_of(path: &str) -> String {
-    const HASH: usize = 32;
     let name = path.rsplit('/').next().unwrap_or_default();
     let after = name.get(HASH..).and_then(|rest| rest.strip_prefix('-'));
     after.unwrap_or(name).to_owned()

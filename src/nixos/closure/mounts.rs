@@ -12,10 +12,10 @@ use super::view::View;
 
 /// Maximum size of fstab, in bytes.
 const FSTAB_LIMIT: u64 = 1 << 20;
-/// Maximum number of units whose names are looked at.
+/// Maximum number of units in the directory, and one more.
 pub const MOST_UNITS: usize = 20_000;
 /// Maximum number of mount units that are read.
-const MOST_MOUNT_UNITS: usize = 500;
+const MOST_MOUNT_UNITS: usize = 300;
 
 /// All mounts of the system with this etc tree. What cannot be read is added to `unread`.
 pub fn find<T: Tree>(view: &View<'_, T>, etc: &str, unread: &mut Vec<String>) -> Vec<Mount> {
@@ -44,12 +44,15 @@ fn of_units<T: Tree>(view: &View<'_, T>, directory: &str, unread: &mut Vec<Strin
         }
     };
     if names.len() >= MOST_UNITS {
-        unread.push(format!("{directory}: only {MOST_UNITS} of its units were looked at"));
+        unread.push(format!("{directory}: it has {MOST_UNITS} units or more; its mount units are not read"));
+        return BTreeMap::new();
     }
     let mut mounts: Vec<String> = names.into_iter().filter(|name| name.ends_with(".mount")).collect();
-    if mounts.len() > MOST_MOUNT_UNITS {
-        unread.push(format!("{directory}: only {MOST_MOUNT_UNITS} of its mount units were read"));
-        mounts.truncate(MOST_MOUNT_UNITS);
+    mounts.sort_unstable();
+    let most = view.patience(MOST_MOUNT_UNITS);
+    if mounts.len() > most {
+        unread.push(format!("{directory}: only {most} of its mount units were read"));
+        mounts.truncate(most);
     }
     let mut found = BTreeMap::new();
     for name in mounts {

@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use deaddrop_core::tree::walk::shown;
 use deaddrop_core::tree::{FileKind, Tree};
 
-use super::loader;
 use super::view::View;
+use super::{HASH, loader};
 
 /// The system profile.
 const PROFILE: &str = "/nix/var/nix/profiles/system";
 /// Maximum number of names of the store that are looked at.
 const MOST_STORE_PATHS: usize = 1_000_000;
 /// Maximum number of systems in the store that are looked at.
-const MOST_SYSTEMS: usize = 500;
+const MOST_SYSTEMS: usize = 100;
 /// Maximum number of names in the directory of profiles that are looked at.
-const MOST_PROFILES: usize = 10_000;
+const MOST_PROFILES: usize = 1000;
 /// Maximum number of specialisations of a system.
 const MOST_SPECIALISATIONS: usize = 100;
 
@@ -114,15 +114,25 @@ fn generation_of<T: Tree>(view: &View<'_, T>, toplevel: &str) -> Option<u32> {
 /// The only system in the store that is no specialisation of another.
 fn only_one_in_the_store<T: Tree>(view: &View<'_, T>) -> Result<Option<System>, String> {
     let names = view.names("/nix/store", MOST_STORE_PATHS)?.unwrap_or_default();
-    let mut named: Vec<String> = names.into_iter().filter(|name| name.contains("-nixos-system-")).collect();
+    let is_named = |name: &String| {
+        let after_hash = name.get(HASH..).unwrap_or_default();
+        after_hash.starts_with("-nixos-system-") && !after_hash.ends_with(".drv")
+    };
+    let mut named: Vec<String> = names.into_iter().filter(is_named).collect();
     named.sort_unstable();
     let mut systems = BTreeMap::new();
     let mut special = BTreeSet::new();
-    for name in named.iter().take(MOST_SYSTEMS) {
+    let most = view.patience(MOST_SYSTEMS);
+    if named.len() > most {
+        return Err(format!("/nix/store: over {most} names of systems, and no profile; choose one with --system PATH"));
+    }
+    for name in named {
         let path = format!("/nix/store/{name}");
         let is_directory = view.find(&path)?.is_some_and(|place| place.kind == FileKind::Directory);
         if is_directory && is_system(view, &path)? {
-            special.extend(specialisations(view, &path));
+            if special.len() < most {
+                special.extend(specialisations(view, &path));
+            }
             systems.insert(path, None);
         }
     }
@@ -146,7 +156,7 @@ fn no_system<T: Tree>(view: &View<'_, T>) -> Result<Option<System>, String> {
 /// The paths of a system's specialisations.
 pub fn specialisations<T: Tree>(view: &View<'_, T>, toplevel: &str) -> Vec<String> {
     let directory = format!("{toplevel}/specialisation");
-    let names = view.names(&directory, MOST_SPECIALISATIONS).ok().flatten().unwrap_or_default();
+    let names = view.names(&directory, view.patience(MOST_SPECIALISATIONS)).ok().flatten().unwrap_or_default();
     let place = |name: &String| view.find(&format!("{directory}/{name}")).ok().flatten();
     names.iter().filter_map(place).map(|place| place.physical).collect()
 }

@@ -2,7 +2,7 @@
 
 use deaddrop_core::tree::Tree;
 
-use super::view::View;
+use super::view::{Maskable, View};
 
 /// Maximum size of a unit file or a drop-in, in bytes.
 const UNIT_LIMIT: u64 = 1 << 20;
@@ -40,13 +40,12 @@ pub enum Entry {
 /// The reason, with the path, if a part of it cannot be read.
 pub fn read<T: Tree>(view: &View<'_, T>, directory: &str, name: &str) -> Result<Entry, String> {
     let path = format!("{directory}/{name}");
-    if view.leads_to_dev_null(&path)? {
-        return Ok(Entry::Masked);
-    }
-    let Some(text) = view.text(&path, UNIT_LIMIT)? else { return Ok(Entry::Missing) };
-    if text.is_empty() {
-        return Ok(Entry::Masked);
-    }
+    let text = match view.maskable(&path, UNIT_LIMIT)? {
+        Maskable::Missing => return Ok(Entry::Missing),
+        Maskable::Masked => return Ok(Entry::Masked),
+        Maskable::Text(text) if text.is_empty() => return Ok(Entry::Masked),
+        Maskable::Text(text) => text,
+    };
     let mut unit = Unit::default();
     unit.add(&text);
     let drop_ins = format!("{path}.d");
@@ -54,9 +53,8 @@ pub fn read<T: Tree>(view: &View<'_, T>, directory: &str, name: &str) -> Result<
     names.retain(|name| name.ends_with(".conf"));
     names.sort_unstable();
     for name in names {
-        let path = format!("{drop_ins}/{name}");
-        if !view.leads_to_dev_null(&path)? {
-            unit.add(&view.text(&path, UNIT_LIMIT)?.unwrap_or_default());
+        if let Maskable::Text(text) = view.maskable(&format!("{drop_ins}/{name}"), UNIT_LIMIT)? {
+            unit.add(&text);
         }
     }
     Ok(Entry::Unit(unit))

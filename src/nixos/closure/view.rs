@@ -11,8 +11,9 @@ use deaddrop_core::tree::{Child, FileKind, Label, Stat, Tree};
 /// mounted at /nix: then `/nix/X` is its `/X`, and there is nothing else.
 pub struct View<'t, T: Tree> {
     tree: &'t T,
-    has_store: bool,
     below_nix: bool,
+    /// Size of the directory of the store, in bytes; `None` without a store.
+    store_size: Option<u64>,
 }
 
 impl<'t, T: Tree> View<'t, T> {
@@ -21,16 +22,26 @@ impl<'t, T: Tree> View<'t, T> {
     /// # Errors
     /// If the tree cannot be read.
     pub fn of(tree: &'t T) -> Result<Self, StorageError> {
-        let is_root = is_directory(tree, "/nix/store")?;
-        let below_nix = !is_root && is_directory(tree, "/store")?;
-        let has_store = is_root || below_nix;
-        Ok(Self { tree, has_store, below_nix })
+        if let Some(size) = directory_size(tree, "/nix/store")? {
+            return Ok(Self { tree, below_nix: false, store_size: Some(size) });
+        }
+        let store_size = directory_size(tree, "/store")?;
+        Ok(Self { tree, below_nix: store_size.is_some(), store_size })
     }
 
     /// True if there is a /nix/store.
     #[must_use]
     pub fn has_store(&self) -> bool {
-        self.has_store
+        self.store_size.is_some()
+    }
+
+    /// How many paths may be looked up in the store, at most `most`: each look-up may read the store's directory, and a
+    /// hostile one has a million names.
+    #[must_use]
+    pub fn patience(&self, most: usize) -> usize {
+        const LEAST: usize = 10;
+        let affordable = LOOKED_THROUGH.checked_div(self.store_size.unwrap_or(0)).unwrap_or(u64::MAX);
+        usize::try_from(affordable).unwrap_or(usize::MAX).clamp(LEAST.min(most), most)
     }
 
     /// True if the tree is what is mounted at /nix.
@@ -68,14 +79,7 @@ impl<'t, T: Tree> View<'t, T> {
     /// As [`View::text`].
     pub fn content(&self, path: &str, limit: u64) -> Result<Option<Secret>, String> {
         let Some(place) = self.find(path)? else { return Ok(None) };
-        if place.kind != FileKind::File {
-            return Err(said(path, &format!("it is {}", place.kind.name())));
-        }
-        match self.read(&place.node, limit) {
-            Ok(Some(content)) => Ok(Some(content)),
-            Ok(None) => Err(said(path, &format!("it has over {}", text::size(limit)))),
-            Err(error) => Err(said(path, &error)),
-        }
+        self.file(path, &place.node, place.kind, limit).map(Some)
     }
 
     /// At most `limit` names in the directory at `path`, in an unspecified order, without those that are not UTF-8;
@@ -107,18 +111,47 @@ impl<'t, T: Tree> View<'t, T> {
         }
     }
 
-    /// True if the links at `path` end at /dev/null, which no image need hold.
+    /// The text of a file that a link to /dev/null may mask; no image need hold a /dev/null.
     ///
     /// # Errors
-    /// The reason, with the path.
-    pub fn leads_to_dev_null(&self, path: &str) -> Result<bool, String> {
-        match walk::resolve(self, path) {
-            Ok(walked) => Ok(walked.physical == DEV_NULL),
-            Err(WalkError::Dangling { links }) => Ok(links.last().is_some_and(|link| link.to == DEV_NULL)),
+    /// As [`View::text`].
+    pub fn maskable(&self, path: &str, limit: u64) -> Result<Maskable, String> {
+        let content = match walk::resolve(self, path) {
+            Ok(Walk { found: None, .. }) => return Ok(Maskable::Missing),
+            Ok(Walk { physical, .. }) if physical == DEV_NULL => return Ok(Maskable::Masked),
+            Err(WalkError::Dangling { links }) if links.last().is_some_and(|link| link.to == DEV_NULL) => {
+                return Ok(Maskable::Masked);
+            }
+            Ok(Walk { found: Some((node, stat)), .. }) => self.file(path, &node, stat.kind, limit)?,
+            Err(error) => return Err(said(path, &error)),
+        };
+        Ok(Maskable::Text(String::from_utf8_lossy(content.expose()).into_owned()))
+    }
+
+    fn file(&self, path: &str, node: &<Self as Tree>::Node, kind: FileKind, limit: u64) -> Result<Secret, String> {
+        if kind != FileKind::File {
+            return Err(said(path, &format!("it is {}", kind.name())));
+        }
+        match self.read(node, limit) {
+            Ok(Some(content)) => Ok(content),
+            Ok(None) => Err(said(path, &format!("it has over {}", text::size(limit)))),
             Err(error) => Err(said(path, &error)),
         }
     }
 }
+
+/// A file that a link to /dev/null may stand for.
+pub enum Maskable {
+    /// Nothing is there.
+    Missing,
+    /// A link to /dev/null.
+    Masked,
+    /// Its text.
+    Text(String),
+}
+
+/// How much of the store's directory is read for look-ups, in bytes.
+const LOOKED_THROUGH: u64 = 512 << 20;
 
 const DEV_NULL: &str = "/dev/null";
 
@@ -136,11 +169,12 @@ fn said(path: &str, why: &dyn std::fmt::Display) -> String {
     format!("{}: {why}", shown(path))
 }
 
-fn is_directory<T: Tree>(tree: &T, path: &str) -> Result<bool, StorageError> {
+/// The size of the directory at a path, in bytes; `None` if there is none.
+fn directory_size<T: Tree>(tree: &T, path: &str) -> Result<Option<u64>, StorageError> {
     match walk::resolve(tree, path) {
-        Ok(walked) => Ok(walked.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory)),
+        Ok(Walk { found: Some((_, stat)), .. }) => Ok((stat.kind == FileKind::Directory).then_some(stat.size)),
         Err(WalkError::Image(error)) => Err(error),
-        Err(_) => Ok(false),
+        Ok(_) | Err(_) => Ok(None),
     }
 }
 

@@ -465,7 +465,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_read() {
                 fs::create_dir_all(&units).unwrap();
                 (0..100_000).for_each(|number| drop(File::create(units.join(format!("x{number}.service"))).unwrap()));
             },
-            "only 20000 of its units",
+            "it has 20000 units or more; its mount units are not read",
         ),
     ];
     for (name, change, word) in rows {
