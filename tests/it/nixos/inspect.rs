@@ -41,6 +41,15 @@ fn the_last_line_names_the_system_and_its_generation() {
 }
 
 #[test]
+fn what_is_mounted_at_nix_is_read_as_a_root() {
+    let scratch = Scratch::new();
+    let root = NixosRoot::new(&scratch);
+    root.only_nix();
+    let want = format!("NixOS: nixos-system-node1-{LABEL}, generation 1");
+    assert_eq!(inspect(&image_of(root.path()).path).0, want);
+}
+
+#[test]
 fn a_system_that_cannot_be_chosen_says_why() {
     let scratch = Scratch::new();
     let root = NixosRoot::new(&scratch);

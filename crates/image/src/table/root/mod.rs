@@ -77,6 +77,8 @@ impl fmt::Display for Reason {
 pub enum TreeKind {
     /// It has `/nix/store`.
     Store,
+    /// It has `store` at its top, with a path of nix in it: it is mounted at `/nix`, below a root that is empty at boot.
+    BelowNix,
     /// It has `/etc`, and `/usr` or `/bin`; or a deployment of OSTree is booted from it.
     Root,
     /// None of these.
@@ -98,10 +100,26 @@ impl TreeKind {
             Self::Store
         } else if is_directory("/etc") && (is_directory("/usr") || is_directory("/bin")) || is_directory(OSTREE) {
             Self::Root
+        } else if holds_store_paths(tree) {
+            Self::BelowNix
         } else {
             Self::Other
         }
     }
+}
+
+/// True if `store` at the top has a name of nix: a hash of 32 characters, and `-`.
+fn holds_store_paths<T: Tree>(tree: &T) -> bool {
+    const MOST_NAMES: usize = 100;
+    const HASH: usize = 32;
+    let found = walk::walk(tree, "/store").ok().and_then(|walked| walked.found);
+    let Some((node, _)) = found.filter(|(_, stat)| stat.kind == tree::FileKind::Directory) else { return false };
+    let is_store_path = |name: &Vec<u8>| {
+        let hash = name.get(..HASH).unwrap_or_default();
+        name.get(HASH) == Some(&b'-') && hash.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase())
+    };
+    // A store that cannot be listed does not look like one.
+    tree.names(&node, MOST_NAMES).is_ok_and(|names| names.iter().any(is_store_path))
 }
 
 /// The directory of OSTree's bootable roots.
@@ -232,6 +250,9 @@ fn by_rules<'a>(
     };
     let mut inspected: Vec<(&Partition, Result<TreeKind, StorageError>)> =
         candidates.iter().map(|partition| (*partition, read(partition))).collect();
+    // One that may be the root: then what is mounted at /nix is not.
+    let may_be_root = |tree: &Result<TreeKind, StorageError>| !matches!(tree, Ok(TreeKind::BelowNix | TreeKind::Other));
+    let is_beside_a_root = inspected.iter().any(|(_, tree)| may_be_root(tree));
     let mut only = |is: &dyn Fn(&Partition, &Result<TreeKind, StorageError>) -> bool| {
         let mut found = (0..inspected.len()).filter(|place| is(inspected[*place].0, &inspected[*place].1));
         match (found.next(), found.next()) {
@@ -253,6 +274,9 @@ fn by_rules<'a>(
     // None of that type, or several: then all candidates count.
     if let Ok((one, tree)) = only(&|p, _| p.is_typed_root()) {
         return Ok((one, Reason::Type, tree));
+    }
+    if !is_beside_a_root && let Ok((one, tree)) = only(&|_, tree| matches!(tree, Ok(TreeKind::BelowNix))) {
+        return Ok((one, Reason::Store, tree));
     }
     match only(&|_, _| true) {
         Ok((one, tree)) => Ok((one, Reason::Only, tree)),

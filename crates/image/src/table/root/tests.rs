@@ -269,3 +269,50 @@ fn a_gpt_name_is_asked_for_when_no_label_fits() {
         Ok((2, Reason::Asked))
     );
 }
+
+#[test]
+fn what_is_mounted_at_nix_is_chosen_where_nothing_else_may_be_the_root() {
+    use ContentKind::{Ext4, Luks};
+    let nix = || partition(2, Some(Ext4), "nix");
+    for (name, partitions, kinds, want) in [
+        ("alone", vec![nix()], &[(2, TreeKind::BelowNix)][..], Some((2, Reason::Store))),
+        (
+            "beside data",
+            vec![nix(), partition(3, Some(Ext4), "persist")],
+            &[(2, TreeKind::BelowNix), (3, TreeKind::Other)],
+            Some((2, Reason::Store)),
+        ),
+        (
+            "beside a root",
+            vec![nix(), partition(3, Some(Ext4), "root")],
+            &[(2, TreeKind::BelowNix), (3, TreeKind::Root)],
+            None,
+        ),
+        (
+            "beside what cannot be read",
+            vec![nix(), partition(3, Some(Luks), "")],
+            &[(2, TreeKind::BelowNix), (3, TreeKind::Unknown)],
+            None,
+        ),
+        (
+            "beside a root with the store",
+            vec![nix(), partition(3, Some(Ext4), "a")],
+            &[(2, TreeKind::BelowNix), (3, TreeKind::Store)],
+            Some((3, Reason::Store)),
+        ),
+        (
+            "beside a root by its type",
+            vec![nix(), typed(3, Some(Ext4), ROOT)],
+            &[(2, TreeKind::BelowNix), (3, TreeKind::Other)],
+            None,
+        ),
+    ] {
+        let look = |p: &Partition| {
+            let (_, kind) = kinds.iter().find(|(number, _)| Some(*number) == p.number).unwrap();
+            Ok(*kind)
+        };
+        let root = choose(&table(partitions), None, Backend::Native, &look, "x.img").ok();
+        let root = root.map(|root| (root.partition.number.unwrap(), root.reason));
+        assert_eq!(root, want, "{name}");
+    }
+}
