@@ -262,7 +262,7 @@ impl NixosRoot {
 
     /// As an SD image before its first boot: no profile, no /etc, a boot loader that names our system.
     pub fn never_booted(&self) -> &Self {
-        self.without_profile().remove("/etc").remove("/var").extlinux(&self.toplevel.clone())
+        self.without_profile().remove("/etc").remove("/var").extlinux(&self.toplevel)
     }
 
     /// The boot loader of SD images starts this system.
@@ -340,9 +340,8 @@ impl NixosRoot {
         let (image, basedir) = (store_path("etc-metadata.erofs"), store_path("etc-lowerdir"));
         match said {
             Overlay::Activation => {
-                let mount = format!(
-                    "mount --type overlay overlay \\\n  --options lowerdir=$tmp::{basedir}\\\n{upper} \\\n  $tmpEtcMount"
-                );
+                let options = format!("--options lowerdir=$tmp::{basedir}\\\n{upper}");
+                let mount = format!("mount --type overlay overlay \\\n  {options} \\\n  $tmpEtcMount");
                 self.snippets.push(("etc".into(), mount));
             }
             Overlay::Links => {

@@ -74,14 +74,14 @@ fn the_system_that_boots_is_found_in_each_kind_of_image() {
         (
             "systemd-boot",
             |root| {
-                root.without_profile().systemd_boot(4, &root.toplevel().to_owned());
+                root.without_profile().systemd_boot(4, root.toplevel());
             },
             Some(4),
         ),
         (
             "systemd-boot and two systems",
             |root| {
-                root.without_profile().systemd_boot(4, &root.toplevel().to_owned());
+                root.without_profile().systemd_boot(4, root.toplevel());
                 root.other_system("24.05.1.a", None);
             },
             Some(4),
@@ -89,7 +89,7 @@ fn the_system_that_boots_is_found_in_each_kind_of_image() {
         (
             "grub and two systems",
             |root| {
-                root.without_profile().grub(&root.toplevel().to_owned());
+                root.without_profile().grub(root.toplevel());
                 root.other_system("24.05.1.a", None);
             },
             None,
@@ -485,14 +485,14 @@ fn a_system_that_is_cut_off_or_not_there_is_unreadable() {
         (
             "the toplevel is gone",
             |root| {
-                root.remove(&root.toplevel().to_owned());
+                root.remove(root.toplevel());
             },
             "leads to nothing",
         ),
         (
             "the toplevel is empty",
             |root| {
-                root.remove(&root.toplevel().to_owned()).directory(&root.toplevel().to_owned());
+                root.remove(root.toplevel()).directory(root.toplevel());
             },
             "is no NixOS system",
         ),

@@ -77,7 +77,7 @@ impl fmt::Display for Reason {
 pub enum TreeKind {
     /// It has `/nix/store`.
     Store,
-    /// It has `store` at its top, with a path of nix in it: it is mounted at `/nix`, below a root that is empty at boot.
+    /// It has `store` at its top, with a path of nix in it: it is mounted at `/nix`.
     BelowNix,
     /// It has `/etc`, and `/usr` or `/bin`; or a deployment of OSTree is booted from it.
     Root,
