@@ -32,7 +32,8 @@ def facts(work, versions):
     words = [word for at, word in enumerate(sys.argv[1:], 1) if word not in ours and sys.argv[at - 1] not in ours]
     # A path in the repository says where in it, not where this machine has it.
     words = [word.removeprefix(f"{os.getcwd()}/") for word in words]
-    by = ["scripts/bench", *(["--rotate"] if pathlib.Path(sys.argv[0]).stem == "rotate" else []), *words]
+    kind = pathlib.Path(sys.argv[0]).stem
+    by = ["scripts/bench", *([f"--{kind}"] if kind in ("rotate", "scan") else []), *words]
     return {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(by),

@@ -140,8 +140,7 @@ pub fn read_exposed<T: WholeTree>(tree: &T, reader: &mut dyn Reader) -> Result<U
         read: 0,
         most: tree.capacity().map(|capacity| capacity.saturating_mul(MOST_TIMES)),
     };
-    let top = walk.list(root, b"", &tree.root_stat()?)?;
-    let top = top.map(|(node, device, entries)| Directory { node, path: Vec::new(), device, entries, open: true });
+    let top = walk.list(root, b"", &tree.root_stat()?, true)?;
     let mut stack: Vec<Directory<T::Node>> = top.into_iter().collect();
     while let Some(directory) = stack.last_mut() {
         let Some(entry) = directory.entries.pop() else {
@@ -180,9 +179,6 @@ struct Exposed<'a, T: WholeTree> {
     most: Option<u64>,
 }
 
-/// A directory that is listed: itself, its file system, its entries.
-type Listed<N> = (N, u64, Vec<Entry>);
-
 impl<T: WholeTree> Exposed<'_, T> {
     /// One entry of a directory: reads the file, or returns the directory to go on with.
     fn entry(
@@ -205,7 +201,7 @@ impl<T: WholeTree> Exposed<'_, T> {
             FileKind::Directory => {
                 let open = directory.open && stat.mode & ENTER != 0;
                 let leads_to_store = is_at_or_below(self.store, &path);
-                if open || in_store || leads_to_store { self.enter(node, path, &stat, open) } else { Ok(None) }
+                if open || in_store || leads_to_store { self.enter(node, &path, &stat, open) } else { Ok(None) }
             }
             FileKind::File if in_store || (directory.open && stat.mode & READ != 0) => {
                 let is_new = stat.links < 2 || self.seen.insert((directory.device, stat.inode));
@@ -235,22 +231,25 @@ impl<T: WholeTree> Exposed<'_, T> {
     fn enter(
         &mut self,
         node: T::Node,
-        path: Vec<u8>,
+        path: &[u8],
         stat: &Stat,
         open: bool,
     ) -> Result<Option<Directory<T::Node>>, StorageError> {
         self.spend(stat.size)?;
-        match self.list(node, &path, stat) {
-            Ok(listed) => Ok(listed.map(|(node, device, entries)| Directory { node, path, device, entries, open })),
-            Err(error) => {
-                self.unread.add(&path, &error);
-                Ok(None)
-            }
-        }
+        Ok(self.list(node, path, stat, open).unwrap_or_else(|error| {
+            self.unread.add(path, &error);
+            None
+        }))
     }
 
     /// Lists a directory; `None` if it was listed already.
-    fn list(&mut self, node: T::Node, path: &[u8], stat: &Stat) -> Result<Option<Listed<T::Node>>, StorageError> {
+    fn list(
+        &mut self,
+        node: T::Node,
+        path: &[u8],
+        stat: &Stat,
+        open: bool,
+    ) -> Result<Option<Directory<T::Node>>, StorageError> {
         let device = self.tree.device(&node)?;
         if !self.seen.insert((device, stat.inode)) {
             return Ok(None);
@@ -262,7 +261,7 @@ impl<T: WholeTree> Exposed<'_, T> {
             // A file of the store is better known by its own name than by the one in there.
             entries.sort_by_key(|entry| entry.name != LINKS);
         }
-        Ok(Some((node, device, entries)))
+        Ok(Some(Directory { node, path: path.to_vec(), device, entries, open }))
     }
 
     /// Counts what is read.

@@ -189,7 +189,9 @@ fn a_narrow_terminal_cuts_paths_and_breaks_no_word() {
         let output = command.output().expect("running script (Debian package bsdutils)");
         String::from_utf8(output.stdout).unwrap().replace('\r', "")
     };
-    for words in ["plan root", "verify root", "inject root", "verify root -vv", "check", "plan missing.img"] {
+    for words in
+        ["plan root", "verify root", "inject root", "verify root -vv", "scan root", "check", "plan missing.img"]
+    {
         let wide: Vec<String> = shown(250, words).split_whitespace().map(str::to_owned).collect();
         for columns in [60, 80, 110] {
             let narrow = shown(columns, words);

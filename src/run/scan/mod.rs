@@ -33,6 +33,9 @@ pub use self::values::parts;
 /// Maximum number of findings that are listed.
 const MOST_FINDINGS: usize = 10_000;
 
+/// How much is searched between two reports of progress, in bytes.
+const REPORT: u64 = 4 << 20;
+
 /// A value in a file that others can read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -140,6 +143,8 @@ struct Search<'a> {
     total: usize,
     files: u64,
     bytes: u64,
+    /// When the watch is told next.
+    next_report: u64,
 }
 
 impl<'a> Search<'a> {
@@ -162,6 +167,7 @@ impl<'a> Search<'a> {
             total: 0,
             files: 0,
             bytes: 0,
+            next_report: 0,
         }
     }
 
@@ -226,7 +232,10 @@ impl Reader for Search<'_> {
         });
         self.users.piece(bytes);
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        (self.watch)(Progress { work: Work::Search, done: self.bytes, total: u64::MAX });
+        if self.bytes >= self.next_report {
+            self.next_report = self.bytes.saturating_add(REPORT);
+            (self.watch)(Progress { work: Work::Search, done: self.bytes, total: u64::MAX });
+        }
     }
 
     fn end(&mut self) {

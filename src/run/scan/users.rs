@@ -1,6 +1,8 @@
 //! Password hashes in the store's descriptions of users: each is compared with the values, since a hash with another
 //! salt cannot be found by its text.
 
+use std::time::{Duration, Instant};
+
 use deaddrop_core::secret::{Secret, Wiped};
 
 use super::values::Known;
@@ -13,8 +15,10 @@ const NAMES: [&[u8]; 2] = [b"-users-groups.json", b"-userborn.json"];
 /// Maximum size of such a file, in bytes.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Maximum number of comparisons of a hash with a value: each takes some tenths of a second at most.
+/// Maximum number of comparisons of a hash with a value, and their maximum time: each takes a twentieth of a second
+/// with usual parameters, and about a second with the most expensive ones.
 const MOST_CHECKS: usize = 100;
+const MOST_TIME: Duration = Duration::from_secs(8);
 
 /// The descriptions of users, as they arrive.
 pub struct UsersJson<'a> {
@@ -25,6 +29,7 @@ pub struct UsersJson<'a> {
     /// The hashes that were compared, and the values that they are of.
     known: Vec<(Vec<u8>, Vec<usize>)>,
     checks: usize,
+    time: Duration,
     unchecked: usize,
 }
 
@@ -37,7 +42,7 @@ impl<'a> UsersJson<'a> {
         let mut passwords: Vec<_> = passwords.collect();
         passwords.sort_by_key(|(_, known)| !known.is_password);
         let passwords = passwords.into_iter().map(|(index, known)| (index, &known.bytes)).collect();
-        Self { passwords, file: None, known: Vec::new(), checks: 0, unchecked: 0 }
+        Self { passwords, file: None, known: Vec::new(), checks: 0, time: Duration::ZERO, unchecked: 0 }
     }
 
     /// A file begins.
@@ -82,12 +87,15 @@ impl<'a> UsersJson<'a> {
         }
         let mut values = Vec::new();
         for (index, password) in &self.passwords {
-            if self.checks >= MOST_CHECKS {
+            if self.checks >= MOST_CHECKS || self.time >= MOST_TIME {
                 self.unchecked = self.unchecked.saturating_add(1);
                 continue;
             }
+            let started = Instant::now();
+            let verdict = password::verify_any(text, password);
             self.checks = self.checks.saturating_add(1);
-            match password::verify_any(text, password) {
+            self.time = self.time.saturating_add(started.elapsed());
+            match verdict {
                 Verdict::Matches => values.push(*index),
                 Verdict::Differs => {}
                 Verdict::Unknown => self.unchecked = self.unchecked.saturating_add(1),

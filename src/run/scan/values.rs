@@ -25,6 +25,9 @@ pub fn parts<'m>(
     if let Some(host) = host {
         return Ok(vec![part(host, manifest.select(Some(host), only)?)]);
     }
+    if manifest.hosts.is_empty() {
+        return Ok(vec![HostPart { name: "all", host: None, as_host: None, secrets: manifest.select(None, only)? }]);
+    }
     let named = manifest.named(only)?;
     let (differ, same): (Vec<_>, Vec<_>) = named.into_iter().partition(|secret| secret.names_host());
     let hosts = manifest

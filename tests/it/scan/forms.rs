@@ -118,7 +118,7 @@ fn a_short_value_is_not_searched_for_and_counted() {
         "a: { path: /etc/secrets/a, from: env:SHORT, OWNER }",
         "b: { path: /etc/secrets/b, from: env:SHORT, OWNER }",
         "c: { path: /etc/secrets/c, from: env:LONGER, OWNER }",
-        "token: { path: /etc/secrets/token, template: \"T={{ secret('env:TOKEN') }} {{ secret('env:SHORT') }}\", OWNER }",
+        "d: { path: /etc/secrets/d, template: \"{{ secret('env:TOKEN') }} {{ secret('env:SHORT') }}\", OWNER }",
     ]);
     root.put("/etc/file", 0o644, "1234567 12345678");
     let run = || root.deaddrop(&["scan", "root"]).env("SHORT", "1234567\n").env("LONGER", "12345678");

@@ -135,6 +135,8 @@ fn without_a_host_the_values_of_all_hosts_are_searched_for() {
     assert_eq!(findings(&["--host", "node2"]), [two]);
     assert_eq!(findings(&["--only", "each"]), [one, two]);
     assert_eq!(findings(&["--only", "one", "--host", "node1"]), ["one /etc/token raw"]);
+    root.declare(&["each: { path: /etc/secrets/each, from: \"env:{host}\", OWNER }"]);
+    root.deaddrop(&["scan", "root"]).run().expect_refusal("no hosts", 2, &["differs from host to host"]);
 }
 
 #[test]

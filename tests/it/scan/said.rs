@@ -12,7 +12,9 @@ fn findings_are_told_to_people_and_to_programs() {
     let run = root.deaddrop(&["scan", "root"]).run().expect_code(3);
     assert_eq!(
         run.stdout(),
-        "root, a directory\n\n  ! /etc/motd                   admin   raw\n  ! /nix/store/p/share/config   token   raw\n\n\
+        "root, a directory\n\n\
+         \x20 ! /etc/motd                   admin   raw\n\
+         \x20 ! /nix/store/p/share/config   token   raw\n\n\
          root: 2 findings in 2 files; 2 values searched for in 2 files (88 B)\n\
          hint: whoever can read such a file has the value: take it out of what writes the file, and change it\n"
     );
