@@ -10,6 +10,9 @@ use deaddrop::derive::format::Format;
 use deaddrop::derive::password::{self, HashScheme};
 use deaddrop::derive::template::Template;
 use deaddrop::manifest::Manifest;
+use deaddrop::place::directory::DirectoryPlace;
+use deaddrop::run::part::Values;
+use deaddrop::run::scan;
 use deaddrop_core::secret::Secret;
 use deaddrop_vault::{
     AgeSpec, Column, CsvSpec, DataFormat, FileSpec, KeePassSpec, PasswordSpec, Reference, SourceSpec, Wanted, fetch,
@@ -135,6 +138,20 @@ fn made_of(value: &Secret, hidden: &[u8]) {
     assert_eq!(count(hidden), TIMES, "a template, dropped");
 }
 
+/// Finds the value in a root of this directory.
+fn search_for_it(directory: &std::path::Path) {
+    let root = directory.join("root");
+    std::fs::create_dir_all(root.join("nix/store")).unwrap();
+    std::fs::copy(directory.join("plain"), root.join("nix/store/leak")).unwrap();
+    let text = "version: 1\nsecrets: { s: { path: /etc/s, from: \"file:plain\" } }\n";
+    let manifest = Manifest::parse(text, &directory.join("secrets.yaml")).unwrap();
+    let parts = scan::parts(&manifest, None, &[]).unwrap();
+    let values = Values::read(&manifest, &parts, None).unwrap();
+    let mut place = DirectoryPlace::open(&root).unwrap();
+    let scanned = scan::scan(&manifest, &parts, &values, &mut place, &|_| {}).unwrap();
+    assert_eq!(scanned.findings.len(), 1);
+}
+
 #[test]
 fn a_value_that_was_dropped_is_nowhere_in_memory() {
     let hidden = hidden();
@@ -209,4 +226,6 @@ fn a_value_that_was_dropped_is_nowhere_in_memory() {
         drop(values);
         assert_eq!(count(&hidden), 0, "{source}, dropped");
     }
+    search_for_it(directory.path());
+    assert_eq!(count(&hidden), 0, "searched for");
 }
