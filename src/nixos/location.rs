@@ -173,6 +173,13 @@ impl<'c> Places<'c> {
             });
             break;
         }
+        if self.open != "/" && findings.is_empty() && self.mount_above(&path).is_none() {
+            findings.push(refuse(
+                "NX006",
+                format!("{declared} is on the root, and the file system that is open is mounted at {}", self.open),
+                "open the root's partition (--root-partition), or declare a path on this file system".to_owned(),
+            ));
+        }
         let in_tree = path.strip_prefix(self.open).filter(|rest| self.open != "/" && rest.starts_with('/'));
         let in_tree = in_tree.unwrap_or(&path).to_owned();
         (path, in_tree)
@@ -421,6 +428,9 @@ mod tests {
         // A root that looks rolled back, and a mount that activation does not see yet.
         assert_eq!(located(ROLLED_BACK, Etc::Plain, false, None, "/etc/a").2, ["NX103"]);
         assert_eq!(located(ROLLED_BACK, Etc::Plain, false, P, "/etc/a").2, ["NX006"]);
+        // A root that the fstab does not name.
+        let nix = "/dev/disk/by-label/nixos /nix ext4 x-initrd.mount";
+        assert_eq!(located(nix, Etc::Plain, true, None, "/etc/a").2, ["NX006"]);
         let late = "/dev/disk/by-label/os / ext4 x-initrd.mount\n/dev/disk/by-label/nixos /srv ext4 defaults";
         let found = located(late, Etc::Plain, false, None, "/srv/a");
         assert_eq!((found.1.as_str(), found.2.as_slice()), ("/a", &["NX104"][..]));

@@ -193,6 +193,15 @@ pub fn survey_disk<T: Tree>(
         }
     };
     let view = View::of(tree)?;
+    if closure.is_none() && view.is_below_nix() && !exists(tree, "/etc")? {
+        let why = findings.first().map_or("there is no system in it".to_owned(), |finding| finding.reason.clone());
+        return Err(StorageError::refused(
+            format!(
+                "this is the file system that a NixOS mounts at /nix, and where other paths lie is not known: {why}"
+            ),
+            "name a system in its store, as it is called there (--system /nix/store/…), or open the root's partition",
+        ));
+    }
     let places =
         closure.as_ref().map(|closure| Places::new(closure, open, view.is_below_nix(), choice.persist_root.as_deref()));
     let of_users = closure.iter().flat_map(|closure| &closure.accounts.users);
@@ -254,13 +263,7 @@ fn survey_with<T: Tree>(
 /// Refuses the root above OSTree's deployments: it has no /etc of its own, and a running system never sees one that is
 /// created there.
 fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), StorageError> {
-    let exists = |path| match walk::resolve(tree, path) {
-        Ok(walked) => Ok(walked.found.is_some()),
-        Err(WalkError::Image(error)) => Err(error),
-        // A link that leads nowhere, or too far: nothing exists there.
-        Err(_) => Ok(false),
-    };
-    if exists(OSTREE)? && !exists("/etc")? {
+    if exists(tree, OSTREE)? && !exists(tree, "/etc")? {
         return Err(StorageError::refused(
             format!("this is the physical root of an OSTree system: it has {OSTREE}, and no /etc"),
             "the /etc that is booted is a deployment's, /ostree/deploy/OS/deploy/ID/etc, and OSTree merges it with \
@@ -268,6 +271,15 @@ fn refuse_physical_root<T: Tree>(tree: &T) -> Result<(), StorageError> {
         ));
     }
     Ok(())
+}
+
+fn exists<T: Tree>(tree: &T, path: &str) -> Result<bool, StorageError> {
+    match walk::resolve(tree, path) {
+        Ok(walked) => Ok(walked.found.is_some()),
+        Err(WalkError::Image(error)) => Err(error),
+        // A link that leads nowhere, or too far: nothing exists there.
+        Err(_) => Ok(false),
+    }
 }
 
 fn place<T: Tree>(

@@ -128,6 +128,22 @@ fn below_persist_root_a_file_persists_and_both_paths_are_shown() {
 }
 
 #[test]
+fn what_is_mounted_at_nix_takes_no_file_of_the_root() {
+    let case = Case::new();
+    case.declare("", "path: /etc/secrets/a");
+    case.root.fstab("/dev/disk/by-label/root / ext4 x-initrd.mount 0 1\n/dev/disk/by-label/nixos /nix ext4 x 0 2\n");
+    case.root.only_nix();
+    case.run(&["inject", "root"]).expect_refusal("the root is elsewhere", 1, &["NX006"]);
+    // No system that can be chosen: nothing says where /etc lies.
+    let case = Case::new();
+    case.declare("", "path: /etc/secrets/a");
+    case.root.without_profile().other_system("second", None);
+    case.root.only_nix();
+    case.run(&["inject", "root"]).expect_refusal("which system", 1, &["mounts at /nix", "--system"]);
+    assert!(!case.root.host("/etc").exists());
+}
+
+#[test]
 fn the_shadow_trap_is_told_exactly_where_the_password_would_not_be_applied() {
     let perl = |mutable| Users::Perl { mutable };
     let userborn = |mutable| Users::Userborn { mutable, directory: "/etc" };
