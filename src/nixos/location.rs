@@ -5,7 +5,7 @@
 //! refused.
 
 use super::Finding;
-use super::closure::{Closure, Etc, Mount};
+use super::closure::{Accounts, Closure, Etc, Mount};
 use super::paths::is_at_or_below;
 
 /// Where a mutable overlay of /etc keeps what is written to it (nixpkgs, `system.etc.overlay`).
@@ -59,6 +59,12 @@ impl<'c> Places<'c> {
     #[must_use]
     pub fn toplevel(&self) -> &'c str {
         &self.closure.toplevel
+    }
+
+    /// The users and groups that it declares.
+    #[must_use]
+    pub fn accounts(&self) -> &'c Accounts {
+        &self.closure.accounts
     }
 
     /// Where the file at `declared` is to be written. `by_activation`: activation reads it.
@@ -301,7 +307,7 @@ fn warn(code: &'static str, reason: String, instead: String) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nixos::closure::{Accounts, UserManagement};
+    use crate::nixos::closure::UserManagement;
 
     /// Lines of an fstab: what, place, type, options.
     fn closure(fstab: &str, etc: Etc) -> Closure {

@@ -251,7 +251,8 @@ fn survey_with<T: Tree>(
     let with_shadow = wanted.iter().any(|want| want.is_password || is_password(want.path.as_str()));
     let at = places.map_or_else(|| SHADOW.to_owned(), |places| places.locate(SHADOW, false).in_tree);
     let shadow = if with_shadow { shadow_file(tree, &at)? } else { None };
-    let users = users(tree, shadow.as_ref())?;
+    let mut users = users(tree, shadow.as_ref())?;
+    places.iter().for_each(|places| users.declare(places.accounts()));
     let homes = Homes::of(tree, &users)?;
     let mut surveyed = Vec::with_capacity(wanted.len());
     for want in wanted {

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
+use crate::nixos::closure::Accounts;
+
 /// Names and numbers from the target's own files; all empty if it has no such files yet.
 #[derive(Debug, Default)]
 pub struct Users {
@@ -15,6 +17,8 @@ pub struct Users {
     users: Vec<User>,
     /// The names in a group's line, by its number.
     members: HashMap<u32, Vec<String>>,
+    /// True if the target is a NixOS: what it does not have yet, it makes at the first boot.
+    is_nixos: bool,
 }
 
 /// A line of passwd.
@@ -80,6 +84,23 @@ impl Users {
             }
         }
         users
+    }
+
+    /// Adds the users and groups that a NixOS declares with a fixed number and that have no line yet.
+    pub fn declare(&mut self, accounts: &Accounts) {
+        self.is_nixos = true;
+        for (name, uid) in accounts.users.iter().filter_map(|user| Some((&user.name, user.uid?))) {
+            self.uids.entry(name.clone()).or_insert(uid);
+        }
+        for (name, gid) in accounts.groups.iter().filter_map(|group| Some((&group.name, group.gid?))) {
+            self.gids.entry(name.clone()).or_insert(gid);
+        }
+    }
+
+    /// True if the target is a NixOS whose system was read.
+    #[must_use]
+    pub fn is_nixos(&self) -> bool {
+        self.is_nixos
     }
 
     /// A user's number. `root` is 0 even without a passwd.

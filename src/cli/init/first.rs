@@ -138,7 +138,8 @@ impl Usual {
                 format!(
                     "  # The login password of {user}. NixOS needs a hash, so one is generated:\n  \
                      #   {option} = \"/etc/secrets/{user}-password\";\n  \
-                     {}:\n    path: {}\n    from: {}\n    hash: yescrypt\n    used_by: {}\n    # If the image was activated with mutable users (NX101):\n    # apply_password: true\n",
+                     {}:\n    path: {}\n    from: {}\n    hash: yescrypt\n    used_by: {}\n    \
+                     # If the image was activated with mutable users (NX101):\n    # apply_password: true\n",
                     yaml(&format!("{user}-password")),
                     yaml(&format!("/etc/secrets/{user}-password")),
                     item(&format!("{user} login")),

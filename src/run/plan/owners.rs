@@ -17,7 +17,7 @@ pub(super) fn user_id(file: &DesiredFile, user: &Owner, users: &Users) -> Result
     match user {
         Owner::Id(id) => Ok(*id),
         Owner::Name(name) => {
-            users.uid(name).ok_or_else(|| unknown(file, "user", name, "/etc/passwd", "users.users", "uid"))
+            users.uid(name).ok_or_else(|| unknown(file, users, ["user", name, "/etc/passwd", "users.users", "uid"]))
         }
     }
 }
@@ -27,15 +27,20 @@ pub(super) fn group_id(file: &DesiredFile, group: &Owner, users: &Users) -> Resu
     match group {
         Owner::Id(id) => Ok(*id),
         Owner::Name(name) => {
-            users.gid(name).ok_or_else(|| unknown(file, "group", name, "/etc/group", "users.groups", "gid"))
+            users.gid(name).ok_or_else(|| unknown(file, users, ["group", name, "/etc/group", "users.groups", "gid"]))
         }
     }
 }
 
-fn unknown(file: &DesiredFile, kind: &str, name: &str, table: &str, option: &str, id: &str) -> Refusal {
+/// NX107 on a NixOS: the number is given at the first boot.
+fn unknown(file: &DesiredFile, users: &Users, [kind, name, table, option, id]: [&str; 5]) -> Refusal {
+    let (code, fixed) = match users.is_nixos() {
+        true => (Some("NX107"), ", and its configuration fixes no number: it is given at the first boot"),
+        false => (None, ""),
+    };
     Refusal {
-        code: None,
-        reason: format!("{}: the target has no {kind} `{name}` yet (no line in its {table})", file.path),
+        code,
+        reason: format!("{}: the target has no {kind} `{name}` yet (no line in its {table}){fixed}", file.path),
         hint: format!("write the number instead of the name, the one that {option}.{name}.{id} will have"),
     }
 }

@@ -159,7 +159,7 @@ fn an_owner_that_the_image_does_not_have_is_refused_with_the_number_as_the_way_o
     for (layout, keys, want) in [
         (images::RAW_EFI, "owner: k3s", &["no user `k3s` yet", "/etc/passwd", "number", "users.users.k3s.uid"][..]),
         (images::RAW_EFI, "group: k3s", &["no group `k3s` yet", "/etc/group", "number", "users.groups.k3s.gid"]),
-        (images::SD, "owner: admin", &["no user `admin` yet", "number"]),
+        (images::SD, "group: wheel", &["NX107", "no group `wheel` yet", "number"]),
     ] {
         let (manifest, image, file) = one(layout, Item::new("secret", "/etc/secrets/secret").keys(keys), "");
         let before = fingerprint(&image.path);

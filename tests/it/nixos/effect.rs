@@ -255,6 +255,24 @@ fn with_apply_password_the_hash_is_in_the_line_that_boot_sees_and_nothing_else_c
 }
 
 #[test]
+fn before_the_first_boot_a_name_is_the_number_that_the_configuration_fixes() {
+    if skipped_without_root("giving files to other users") {
+        return;
+    }
+    let mut case = Case::new();
+    case.root.user("app", Some(4711), None).never_booted();
+    case.declare("", "path: /var/lib/secrets/a, owner: app, group: users");
+    case.run(&["inject", "root"]).expect_code(0);
+    let data = fs::metadata(case.root.host("/var/lib/secrets/a")).unwrap();
+    assert_eq!((data.uid(), data.gid()), (4711, 100));
+    // Without a fixed number it is given at the first boot, and that cannot be allowed.
+    case.declare("", "path: /etc/secrets/b, owner: wpa_supplicant");
+    let texts = ["NX107", "wpa_supplicant", "users.users.wpa_supplicant.uid"];
+    let run = case.run(&["inject", "root"]).expect_refusal("no number", 1, &texts);
+    assert!(!run.stderr().contains("allow:"), "{}", run.stderr());
+}
+
+#[test]
 fn without_nixos_no_rule_of_a_closure_fires_and_with_one_that_cannot_be_read_it_is_said() {
     let case = Case::new();
     case.declare("", "path: /etc/secrets/a, hash: yescrypt, used_by: users.users.admin.hashedPasswordFile");
