@@ -184,7 +184,12 @@ pub fn survey_disk<T: Tree>(
     choice: &SystemChoice,
     open: &OpenFileSystem,
 ) -> Result<Survey, StorageError> {
-    let (closure, findings) = match closure::read(tree, choice.system.as_deref())? {
+    let found = closure::read(tree, choice.system.as_deref())?;
+    if choice.system.is_some() && !matches!(found, Found::System(_)) {
+        let why = if let Found::Unreadable(why) = found { why } else { "--system: there is no NixOS here".to_owned() };
+        return Err(StorageError::refused(why, "name a system in its store: /nix/store/HASH-nixos-system-NAME-LABEL"));
+    }
+    let (closure, findings) = match found {
         Found::None => (None, Vec::new()),
         Found::Unreadable(why) => (None, vec![nixos::unreadable(&why)]),
         Found::System(closure) => {

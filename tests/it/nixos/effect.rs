@@ -286,4 +286,8 @@ fn without_nixos_no_rule_of_a_closure_fires_and_with_one_that_cannot_be_read_it_
     assert!(said.contains("! NX119") && said.contains("--system"), "{said}");
     let said = case.run(&["plan", "root", "--system", case.root.toplevel()]).expect_code(0).stdout();
     assert!(!said.contains("NX119"), "{said}");
+    for wrong in ["/nix/store/nothing", "/etc", "relative", ""] {
+        let run = case.run(&["plan", "root", "--system", wrong]);
+        run.expect_refusal(wrong, 1, &["--system", "hint: name a system in its store"]);
+    }
 }
