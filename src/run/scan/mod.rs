@@ -50,7 +50,7 @@ pub struct Finding {
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Scanned {
-    /// The findings, by path: the first [`MOST_FINDINGS`].
+    /// The findings, by path: the first `MOST_FINDINGS`.
     pub findings: Vec<Finding>,
     /// The number of all findings.
     pub total: usize,
