@@ -148,7 +148,7 @@ fn search_for_it(directory: &std::path::Path) {
     let parts = scan::parts(&manifest, None, &[]).unwrap();
     let values = Values::read(&manifest, &parts, None).unwrap();
     let mut place = DirectoryPlace::open(&root).unwrap();
-    let scanned = scan::scan(&manifest, &parts, &values, &mut place, &|_| {}).unwrap();
+    let scanned = scan::scan(&manifest, &parts, &values, &mut place, &Default::default(), &|_| {}).unwrap();
     assert_eq!(scanned.findings.len(), 1);
 }
 

@@ -6,6 +6,7 @@ use super::args::{ManifestArgs, PlaceArgs, Target};
 use super::backend::BackendArgs;
 use super::prepare::open;
 use super::{failure, select};
+use crate::place::SystemChoice;
 use crate::report::plan::warning_lines;
 use crate::report::{ProgressDisplay, Ui, json, scan as report};
 use crate::run::message::{Exit, Failure, Message};
@@ -60,7 +61,9 @@ impl Args {
         let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
-        let scanned = scan::scan(&manifest, &parts, &values, place.as_mut(), &watch).map_err(failed)?;
+        let persist_root = manifest.persist_root(self.manifest.host.as_deref()).map(|path| path.as_str().to_owned());
+        let choice = SystemChoice { system: None, persist_root };
+        let scanned = scan::scan(&manifest, &parts, &values, place.as_mut(), &choice, &watch).map_err(failed)?;
         if scanned.total == 0 && scanned.unread.count > 0 {
             return Err(incomplete(&name, &scanned));
         }

@@ -76,8 +76,9 @@ impl Change for DirectoryPlace {
         paths: &[(&str, bool)],
         limit: u64,
         unread: &mut Unread,
+        choice: &SystemChoice,
     ) -> Result<Vec<Option<OwnFile>>, PlaceError> {
-        Ok(exposed::own_files(&self.tree, paths, limit, unread)?)
+        Ok(exposed::own_files(&self.tree, paths, limit, unread, choice, &OpenFileSystem::default())?)
     }
 
     fn read_exposed(&mut self, reader: &mut dyn Reader) -> Result<Unread, PlaceError> {

@@ -10,6 +10,9 @@ use deaddrop_core::tree::walk::{self, WalkError};
 use deaddrop_core::tree::whole::{Entry, WholeTree};
 use deaddrop_core::tree::{FileKind, Stat};
 
+use super::survey::{self, SystemChoice};
+use crate::nixos::location::OpenFileSystem;
+
 /// Permission bit: others may read a file.
 const READ: u32 = 0o004;
 /// Permission bit: others may enter a directory.
@@ -98,8 +101,12 @@ pub fn own_files<T: WholeTree>(
     paths: &[(&str, bool)],
     limit: u64,
     unread: &mut Unread,
+    choice: &SystemChoice,
+    open: &OpenFileSystem,
 ) -> Result<Vec<Option<OwnFile>>, StorageError> {
-    let mut own = |(path, is_wanted): &(&str, bool)| {
+    let declared: Vec<&str> = paths.iter().map(|(path, _)| *path).collect();
+    let located = survey::locate_all(tree, &declared, choice, open)?;
+    let mut own = |((_, is_wanted), path): (&(&str, bool), &String)| {
         let walked = match walk::trace(tree, path) {
             Ok(walked) => walked,
             Err(WalkError::Image(error)) => return Err(error),
@@ -117,7 +124,7 @@ pub fn own_files<T: WholeTree>(
         });
         Ok(Some(OwnFile { physical: walked.physical, shared, content }))
     };
-    paths.iter().map(&mut own).collect()
+    paths.iter().zip(&located).map(&mut own).collect()
 }
 
 /// Passes every exposed file to `reader`, each once, whatever its number of names. A directory or file that cannot be

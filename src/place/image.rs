@@ -80,11 +80,13 @@ impl Change for ImagePlace<'_> {
         paths: &[(&str, bool)],
         limit: u64,
         unread: &mut Unread,
+        choice: &SystemChoice,
     ) -> Result<Vec<Option<OwnFile>>, PlaceError> {
+        let open = open_file_system(self.root());
         match self {
-            Self::Native(image) => exposed::own_files(image.tree(), paths, limit, unread)
+            Self::Native(image) => exposed::own_files(image.tree(), paths, limit, unread, choice, &open)
                 .map_err(|error| image.with_fsck_commands(error).into()),
-            Self::Mounted(image) => Ok(exposed::own_files(image.tree()?, paths, limit, unread)?),
+            Self::Mounted(image) => Ok(exposed::own_files(image.tree()?, paths, limit, unread, choice, &open)?),
         }
     }
 

@@ -71,6 +71,7 @@ pub trait Change: Place {
         paths: &[(&str, bool)],
         limit: u64,
         unread: &mut Unread,
+        choice: &SystemChoice,
     ) -> Result<Vec<Option<OwnFile>>, PlaceError>;
 
     /// Reads every file that others can read: see [`exposed::read_exposed`].

@@ -231,6 +231,24 @@ pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageErr
     survey_with(tree, wanted, None, &[])
 }
 
+/// Where these paths of the booted system lie in a tree; as they are, if no system can be read.
+///
+/// # Errors
+/// If the tree cannot be read.
+pub fn locate_all<T: Tree>(
+    tree: &T,
+    paths: &[&str],
+    choice: &SystemChoice,
+    open: &OpenFileSystem,
+) -> Result<Vec<String>, StorageError> {
+    let Found::System(closure) = closure::read(tree, choice.system.as_deref())? else {
+        return Ok(paths.iter().map(|path| (*path).to_owned()).collect());
+    };
+    let is_below_nix = View::of(tree)?.is_below_nix();
+    let places = Places::new(&closure, open, is_below_nix, choice.persist_root.as_deref());
+    Ok(paths.iter().map(|path| places.locate(path, false).in_tree).collect())
+}
+
 /// What a user management does with a line that stands: nixpkgs, `update-users-groups.pl`; userborn.
 fn rule(users: &UserManagement) -> PasswordRule {
     match users {

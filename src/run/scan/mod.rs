@@ -24,7 +24,7 @@ use self::values::{Collected, Known};
 use crate::derive::generate;
 use crate::manifest::Manifest;
 use crate::place::exposed::shown_path;
-use crate::place::{Change, OwnFile, PlaceError, Reader, Unread};
+use crate::place::{Change, OwnFile, PlaceError, Reader, SystemChoice, Unread};
 use crate::run::part::{HostPart, Values};
 
 pub use self::forms::Form;
@@ -77,6 +77,7 @@ pub fn scan(
     parts: &[HostPart<'_>],
     sources: &Values,
     place: &mut dyn Change,
+    choice: &SystemChoice,
     watch: Watch<'_>,
 ) -> Result<Scanned, PlaceError> {
     let mut collected = Collected::new(manifest);
@@ -88,7 +89,7 @@ pub fn scan(
         .map(|(_, spec)| (spec.path.as_str(), meant.contains(spec.name.as_str()) && values::is_of_target(spec)))
         .collect();
     let mut unread = Unread::default();
-    let own = place.own_files(&paths, generate::READ_LIMIT, &mut unread)?;
+    let own = place.own_files(&paths, generate::READ_LIMIT, &mut unread, choice)?;
     let mut owners = Owners::default();
     for ((index, spec), own) in specs.iter().zip(own) {
         let Some(own) = own else { continue };

@@ -75,6 +75,17 @@ fn with_a_mutable_overlay_a_file_of_etc_goes_where_it_shows() {
 }
 
 #[test]
+fn a_scan_knows_a_secrets_own_file_where_it_was_written() {
+    let mut case = Case::new();
+    case.root.overlay(Overlay::Links, true);
+    case.declare("", "path: /etc/motd, mode: '0444', allow_world_readable: true");
+    case.run(&["inject", "root"]).expect_code(0);
+    case.run(&["scan", "root"]).expect_code(0);
+    case.root.write("/.rw-etc/upper/issue", case.value.text());
+    case.run(&["scan", "root"]).expect_code(3).expect_output("/.rw-etc/upper/issue");
+}
+
+#[test]
 fn what_boot_hides_is_refused_with_the_better_path() {
     let refused = |change: &dyn Fn(&mut NixosRoot), path: &str, texts: &[&str]| {
         let mut case = Case::new();
