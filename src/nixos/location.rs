@@ -61,6 +61,13 @@ impl<'c> Places<'c> {
         &self.closure.toplevel
     }
 
+    /// True if a file of the root's own /etc shows in place of the system's own name: a configuration extension that
+    /// keeps changes.
+    #[must_use]
+    pub fn own_etc_wins(&self) -> bool {
+        self.closure.etc == Etc::Confext { kept: true }
+    }
+
     /// The users and groups that it declares.
     #[must_use]
     pub fn accounts(&self) -> &'c Accounts {
@@ -92,6 +99,14 @@ impl<'c> Places<'c> {
                 )),
                 Etc::Plain | Etc::Confext { kept: true } => {}
             }
+        }
+        if self.closure.deletes_host_keys && is_host_key(declared) {
+            findings.push(refuse(
+                "NX115",
+                format!("cloud-init deletes {declared} at the first boot of an instance"),
+                "set services.cloud-init.settings.ssh_deletekeys = false, or give services.openssh.hostKeys another path"
+                    .to_owned(),
+            ));
         }
         let is_refused = findings.iter().any(|finding| finding.refuse);
         if by_activation && let Some(late) = self.late_mount(&path) {
@@ -244,6 +259,11 @@ impl<'c> Places<'c> {
     }
 }
 
+/// True for a key that cloud-init deletes: `/etc/ssh/ssh_host_*key*` (cloud-init, `cc_ssh`).
+fn is_host_key(path: &str) -> bool {
+    path.strip_prefix("/etc/ssh/ssh_host_").is_some_and(|name| name.contains("key") && !name.contains('/'))
+}
+
 /// Where the open file system is mounted: where its label or UUID is, else at the place of the root or of /nix.
 fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool) -> &'c str {
     let mounts = || closure.mounts.iter().filter(|mount| !mount.is_bind() && !mount.is_tmpfs());
@@ -328,6 +348,7 @@ mod tests {
             mounts: fstab.lines().map(mount).collect(),
             users: UserManagement::Perl { mutable: true },
             accounts: Accounts::default(),
+            deletes_host_keys: false,
             unread: Vec::new(),
         }
     }

@@ -317,7 +317,8 @@ fn place<T: Tree>(
     let path = want.path.as_str();
     let location = places.map(|places| places.locate(path, want.is_password));
     let at = location.as_ref().map_or(path, |location| location.in_tree.as_str());
-    let mut findings: Vec<nixos::Finding> = managed.judge(tree, path)?.into_iter().collect();
+    let managed_here = if places.is_some_and(Places::own_etc_wins) { None } else { managed.judge(tree, path)? };
+    let mut findings: Vec<nixos::Finding> = managed_here.into_iter().collect();
     // A managed name is refused as such, even if its links cannot be followed.
     let refuse =
         |refusal, findings: Vec<nixos::Finding>| Ok(Err(findings.into_iter().next().map_or(refusal, Refusal::from)));

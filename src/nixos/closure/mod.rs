@@ -5,6 +5,7 @@
 //! Names and formats: nixpkgs, `nixos/modules/system/activation/top-level.nix`, `nixos/modules/tasks/filesystems.nix`,
 //! `nixos/modules/config/users-groups.nix`, `nixos/modules/services/system/userborn.nix`.
 
+mod cloud_init;
 mod etc;
 mod loader;
 mod mounts;
@@ -54,6 +55,8 @@ pub struct Closure {
     pub users: UserManagement,
     /// The users and groups that the configuration declares.
     pub accounts: Accounts,
+    /// cloud-init deletes sshd's host keys at the first boot.
+    pub deletes_host_keys: bool,
     /// Parts that could not be read, and why.
     pub unread: Vec<String>,
 }
@@ -208,9 +211,10 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
             (Vec::new(), (UserManagement::Unknown, Accounts::default()))
         }
     };
+    let deletes_host_keys = cloud_init::deletes_host_keys(view, &tree, &mut unread);
     // Paths out of the closure's own texts may hold anything.
     let unread = unread.iter().map(|why| view::shown(why)).collect();
-    Closure { name: name_of(&toplevel), toplevel, generation, etc, mounts, users, accounts, unread }
+    Closure { name: name_of(&toplevel), toplevel, generation, etc, mounts, users, accounts, deletes_host_keys, unread }
 }
 
 /// The name of a store path: what follows its hash of 32 characters.

@@ -86,6 +86,35 @@ fn a_scan_knows_a_secrets_own_file_where_it_was_written() {
 }
 
 #[test]
+fn a_host_key_that_cloud_init_deletes_is_refused() {
+    let case = Case::new();
+    case.scratch.write(
+        "secrets.yaml",
+        "version: 1\nsecrets: { a: { path: /etc/ssh/ssh_host_ed25519_key, generate: ssh-host-ed25519 } }\n",
+    );
+    case.run(&["plan", "root"]).expect_code(0);
+    case.root.etc_entry("cloud/cloud.cfg", Some("cloud_config_modules:\n- ssh\n"));
+    // Without its units nothing runs it.
+    case.run(&["plan", "root"]).expect_code(0);
+    case.root.unit("cloud-config.service", "[Service]\nExecStart=cloud-init modules --mode=config\n");
+    case.run(&["inject", "root"]).expect_refusal("deleted", 1, &["NX115", "ssh_deletekeys = false"]);
+    case.root.etc_entry("cloud/cloud.cfg", Some("cloud_config_modules:\n- ssh\nssh_deletekeys: false\n"));
+    case.run(&["plan", "root"]).expect_code(0);
+}
+
+#[test]
+fn with_a_configuration_extension_the_roots_own_etc_is_the_right_place() {
+    let mut case = Case::new();
+    case.root.confext(&[]);
+    for path in ["/etc/secrets/a", "/etc/hosts.d"] {
+        case.declare("", &format!("path: {path}"));
+        case.run(&["plan", "root"]).expect_code(0);
+    }
+    case.root.confext(&["--mutable=no"]);
+    case.run(&["plan", "root"]).expect_refusal("nothing is kept", 1, &["NX008"]);
+}
+
+#[test]
 fn what_boot_hides_is_refused_with_the_better_path() {
     let refused = |change: &dyn Fn(&mut NixosRoot), path: &str, texts: &[&str]| {
         let mut case = Case::new();
