@@ -16,7 +16,7 @@ use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 use crate::nixos::closure::view::View;
-use crate::nixos::closure::{self, Found, UserManagement};
+use crate::nixos::closure::{self, Closure, Found, UserManagement};
 use crate::nixos::location::{OpenFileSystem, Places};
 
 /// Maximum size of a passwd, group or shadow file, in bytes.
@@ -96,8 +96,8 @@ pub struct Survey {
     pub passwords: PasswordRule,
     /// The shadow file, if a password is wanted and there is one; always `None` for a running node.
     pub shadow: Option<ShadowFile>,
-    /// Users of the system, and the files that are their `hashedPasswordFile`.
-    pub password_files: Vec<(String, String)>,
+    /// The NixOS system of the target; `None` without one, and for a running node.
+    pub system: Option<Box<Closure>>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
@@ -209,18 +209,14 @@ pub fn survey_disk<T: Tree>(
     }
     let places =
         closure.as_ref().map(|closure| Places::new(closure, open, view.is_below_nix(), choice.persist_root.as_deref()));
-    let of_users = closure.iter().flat_map(|closure| &closure.accounts.users);
-    let password_files: Vec<(String, String)> =
-        of_users.filter_map(|user| Some((user.name.clone(), user.hashed_password_file.clone()?))).collect();
     let passwords = match (&closure, findings.is_empty()) {
         (None, true) => PasswordRule::Applied,
         (None, false) => PasswordRule::Unknown,
         (Some(closure), _) => rule(&closure.users),
     };
-    let survey = survey_with(tree, wanted, places.as_ref(), &password_files)?;
-    let survey = Survey { findings, passwords, password_files, ..survey };
-    let hostname = hostname(tree)?;
-    Ok(Survey { interrupted: interrupted::find(tree)?.map(Arc::new), hostname, ..survey })
+    let survey = survey_with(tree, wanted, places.as_ref())?;
+    let interrupted = interrupted::find(tree)?.map(Arc::new);
+    Ok(Survey { findings, passwords, hostname: hostname(tree)?, interrupted, system: closure, ..survey })
 }
 
 /// Surveys any tree.
@@ -228,7 +224,7 @@ pub fn survey_disk<T: Tree>(
 /// # Errors
 /// If the tree cannot be read, or is damaged at a path.
 pub fn survey<T: Tree>(tree: &T, wanted: &[Wanted]) -> Result<Survey, StorageError> {
-    survey_with(tree, wanted, None, &[])
+    survey_with(tree, wanted, None)
 }
 
 /// Where these paths of the booted system lie in a tree; as they are, if no system can be read.
@@ -259,18 +255,13 @@ fn rule(users: &UserManagement) -> PasswordRule {
     }
 }
 
-/// `places` and `password_files` are those of the NixOS system in the tree.
-fn survey_with<T: Tree>(
-    tree: &T,
-    wanted: &[Wanted],
-    places: Option<&Places<'_>>,
-    password_files: &[(String, String)],
-) -> Result<Survey, StorageError> {
+/// `places` are those of the NixOS system in the tree.
+fn survey_with<T: Tree>(tree: &T, wanted: &[Wanted], places: Option<&Places<'_>>) -> Result<Survey, StorageError> {
     refuse_physical_root(tree)?;
     let managed = nixos::etc::ManagedEtc::find(tree, places.map(Places::toplevel))?;
     let mut labeller = Labeller::new(tree);
     // Only root may read it, and it is rarely needed.
-    let is_password = |path: &str| password_files.iter().any(|(_, file)| file == path);
+    let is_password = |path: &str| places.is_some_and(|places| places.accounts().users_of(path).next().is_some());
     let with_shadow = wanted.iter().any(|want| want.is_password || is_password(want.path.as_str()));
     let at = places.map_or_else(|| SHADOW.to_owned(), |places| places.locate(SHADOW, false).in_tree);
     let shadow = if with_shadow { shadow_file(tree, &at)? } else { None };

@@ -150,6 +150,14 @@ pub struct Accounts {
     pub groups: Vec<Group>,
 }
 
+impl Accounts {
+    /// The users whose `hashedPasswordFile` is at `path`.
+    pub fn users_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a str> {
+        let reads = move |user: &&Account| user.hashed_password_file.as_deref() == Some(path);
+        self.users.iter().filter(reads).map(|user| user.name.as_str())
+    }
+}
+
 /// A declared user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

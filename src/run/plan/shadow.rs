@@ -46,8 +46,8 @@ fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
         return Vec::new();
     }
     let mut users: Vec<&str> = file.password_users.iter().map(String::as_str).collect();
-    for (user, path) in &survey.password_files {
-        if path == file.path.as_str() && !users.contains(&user.as_str()) {
+    for user in survey.system.iter().flat_map(|system| system.accounts.users_of(file.path.as_str())) {
+        if !users.contains(&user) {
             users.push(user);
         }
     }
