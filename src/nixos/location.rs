@@ -328,6 +328,7 @@ fn warn(code: &'static str, reason: String, instead: String) -> Finding {
 mod tests {
     use super::*;
     use crate::nixos::closure::UserManagement;
+    use crate::nixos::closure::wants::Wants;
 
     /// Lines of an fstab: what, place, type, options.
     fn closure(fstab: &str, etc: Etc) -> Closure {
@@ -349,6 +350,7 @@ mod tests {
             users: UserManagement::Perl { mutable: true },
             accounts: Accounts::default(),
             deletes_host_keys: false,
+            wants: Wants::default(),
             unread: Vec::new(),
         }
     }

@@ -5,7 +5,6 @@
 //! value of characters without a meaning to a shell, or with a backslash before each that has one; a value in single
 //! quotes, verbatim; a value in double quotes, with a backslash before each `"`, `\`, `$` and backquote. Anything else
 //! is read differently, and refused here.
-//! one of them in another way, and refused here.
 
 use super::{SyntaxFault, fault_at};
 

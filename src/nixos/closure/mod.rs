@@ -13,6 +13,7 @@ pub mod system;
 pub mod units;
 mod users;
 pub mod view;
+pub mod wants;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Secret;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 
 use self::system::Chosen;
 use self::view::View;
+use self::wants::Wants;
 
 /// Length of the hash at the beginning of a store path's name.
 const HASH: usize = 32;
@@ -57,6 +59,8 @@ pub struct Closure {
     pub accounts: Accounts,
     /// cloud-init deletes sshd's host keys at the first boot.
     pub deletes_host_keys: bool,
+    /// The files that it reads and that no store path gives.
+    pub wants: Wants,
     /// Parts that could not be read, and why.
     pub unread: Vec<String>,
 }
@@ -219,10 +223,22 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
             (Vec::new(), (UserManagement::Unknown, Accounts::default()))
         }
     };
+    let wants = wants::find(view, &toplevel, activate, &accounts, &mounts, &mut unread);
     let deletes_host_keys = cloud_init::deletes_host_keys(view, &tree, &mut unread);
     // Paths out of the closure's own texts may hold anything.
     let unread = unread.iter().map(|why| view::shown(why)).collect();
-    Closure { name: name_of(&toplevel), toplevel, generation, etc, mounts, users, accounts, deletes_host_keys, unread }
+    Closure {
+        name: name_of(&toplevel),
+        toplevel,
+        generation,
+        etc,
+        mounts,
+        users,
+        accounts,
+        deletes_host_keys,
+        wants,
+        unread,
+    }
 }
 
 /// The name of a store path: what follows its hash of 32 characters.
