@@ -10,6 +10,7 @@ mod generate;
 mod init;
 mod inject;
 mod inspect;
+mod lint;
 mod man;
 mod plan;
 mod prepare;
@@ -79,7 +80,7 @@ What a command is asked for (plan, inspection, differences, lists, a new key) go
 work, warnings about the run, questions and errors go to standard error.
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences or findings (verify, plan --exit-code, scan); 4 some hosts done and some not (rotate);
+3 differences or findings (verify, plan --exit-code, lint, scan); 4 some hosts done and some not (rotate);
 5 interrupted during the commit; the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
@@ -93,6 +94,7 @@ enum Command {
     Rotate(rotate::Args),
     Recover(recover::Args),
     Scrub(scrub::Args),
+    Lint(lint::Args),
     Scan(scan::Args),
     Sources(sources::Args),
     Generate(generate::Args),
@@ -134,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Rotate(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),
         Command::Scrub(args) => args.run(&ui),
+        Command::Lint(args) => args.run(&ui),
         Command::Scan(args) => args.run(&ui),
         Command::Sources(args) => args.run(&ui),
         Command::Generate(args) => args.run(&ui),

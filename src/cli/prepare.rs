@@ -139,6 +139,7 @@ pub fn prepare<'w>(
     let choice = SystemChoice {
         system: target.place.system.clone(),
         persist_root: loaded.persist_root(host).map(|path| path.as_str().to_owned()),
+        with_facts: false,
     };
     let survey = |wanted: &[Wanted]| {
         let survey = opened.place().survey(wanted, &choice)?;

@@ -62,7 +62,7 @@ impl Args {
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
         let persist_root = manifest.persist_root(self.manifest.host.as_deref()).map(|path| path.as_str().to_owned());
-        let choice = SystemChoice { system: None, persist_root };
+        let choice = SystemChoice { persist_root, ..SystemChoice::default() };
         let scanned = scan::scan(&manifest, &parts, &values, place.as_mut(), &choice, &watch).map_err(failed)?;
         if scanned.total == 0 && scanned.unread.count > 0 {
             return Err(incomplete(&name, &scanned));

@@ -25,3 +25,14 @@ pub fn token_changed(path: &str) -> Finding {
             .to_owned(),
     }
 }
+
+/// The file at `path` is the cluster's own.
+#[must_use]
+pub fn own_token(path: &str) -> Finding {
+    Finding {
+        code: "NX113",
+        refuse: false,
+        reason: format!("{path} is written by k3s itself: with another token in it its next start fails"),
+        instead: "declare another file, and name it with services.k3s.tokenFile".to_owned(),
+    }
+}

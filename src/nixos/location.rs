@@ -4,7 +4,10 @@
 //! are those of the closure. Nothing is mapped on a guess: if a file cannot be where the booted system sees it, it is
 //! refused.
 
+use std::collections::BTreeMap;
+
 use super::Finding;
+use super::closure::wants::Want;
 use super::closure::{Accounts, Closure, Etc, Mount};
 use super::paths::is_at_or_below;
 
@@ -37,6 +40,33 @@ pub struct Location {
     pub in_tree: String,
     /// Refusals and warnings, the first refusal first.
     pub findings: Vec<Finding>,
+}
+
+/// Where a file of the booted system lies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    /// In the open file system, at this path of it.
+    At(String),
+    /// On another file system.
+    Elsewhere,
+    /// Nowhere: the place is empty at each boot, or read-only.
+    Nowhere,
+}
+
+/// What a system reads, to be asked for many paths.
+#[derive(Debug, Default)]
+pub struct Readers<'c> {
+    by_path: BTreeMap<&'c str, Vec<&'c Want>>,
+    by_place: BTreeMap<String, Vec<&'c Want>>,
+}
+
+impl Readers<'_> {
+    /// What reads the file that is declared at `declared` and lies at `in_tree` of the open file system.
+    #[must_use]
+    pub fn of(&self, declared: &str, in_tree: &str) -> Vec<Want> {
+        let found = self.by_place.get(in_tree).or_else(|| self.by_path.get(declared));
+        found.into_iter().flatten().map(|want| (*want).clone()).collect()
+    }
 }
 
 /// The places of one system.
@@ -136,6 +166,71 @@ impl<'c> Places<'c> {
     #[must_use]
     pub fn in_tree(&self, path: &str) -> String {
         self.resolve(&self.persisting(path), path, &mut Vec::new()).1
+    }
+
+    /// Where the file lies that the booted system sees at `path`. Binds that come late count too, and `persist_root`
+    /// does not.
+    #[must_use]
+    pub fn seen(&self, path: &str) -> Seen {
+        let mut path = path.to_owned();
+        if let Some(below) = path.strip_prefix("/etc/") {
+            match self.closure.etc {
+                Etc::OverlayMutable => path = format!("{UPPER}/{below}"),
+                Etc::OverlayImmutable | Etc::Confext { kept: false } => return Seen::Nowhere,
+                Etc::Plain | Etc::Confext { kept: true } => {}
+            }
+        }
+        for _ in 0..MOST_BINDS {
+            let Some(mount) = self.mount_above(&path) else {
+                return if self.open == "/" { Seen::At(path) } else { Seen::Elsewhere };
+            };
+            let below = if mount.place == "/" { path.as_str() } else { &path[mount.place.len()..] };
+            if mount.is_bind() {
+                path = format!("{}{below}", mount.what.trim_end_matches('/'));
+            } else if mount.place == self.open {
+                return Seen::At(if below.is_empty() { "/".to_owned() } else { below.to_owned() });
+            } else {
+                return if mount.is_tmpfs() { Seen::Nowhere } else { Seen::Elsewhere };
+            }
+        }
+        Seen::Elsewhere
+    }
+
+    /// What the system reads, by where it lies.
+    #[must_use]
+    pub fn readers(&self) -> Readers<'c> {
+        let mut readers = Readers::default();
+        for want in &self.closure.wants.list {
+            readers.by_path.entry(&want.path).or_default().push(want);
+            if let Seen::At(at) = self.seen(&want.path) {
+                readers.by_place.entry(at).or_default().push(want);
+            }
+        }
+        readers
+    }
+
+    /// NX116: the system names another device for the file system that holds its store than the open one.
+    #[must_use]
+    pub fn other_device(&self, open: &OpenFileSystem) -> Option<Finding> {
+        let mount = self.closure.mounts.iter().rfind(|mount| mount.place == self.open && !mount.is_bind())?;
+        let is_image = open.uuid.is_some() || open.label.is_some();
+        if !is_image || names(&mount.what, open) != Some(false) {
+            return None;
+        }
+        let name = open
+            .label
+            .as_ref()
+            .map_or_else(|| open.uuid.clone().unwrap_or_default(), |label| format!("the label {label}"));
+        Some(warn(
+            "NX116",
+            format!(
+                "the system mounts {} at {}, and this file system has {name}: what an automatic upgrade builds from its \
+                 configuration may not boot here",
+                mount.what, mount.place
+            ),
+            "declare the image's fileSystems and boot loader in the configuration itself, not in the image's module alone"
+                .to_owned(),
+        ))
     }
 
     /// The path below `persist_root`, if it is set and `path` does not persist where it is.
@@ -267,7 +362,7 @@ fn is_host_key(path: &str) -> bool {
 /// Where the open file system is mounted: where its label or UUID is, else at the place of the root or of /nix.
 fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool) -> &'c str {
     let mounts = || closure.mounts.iter().filter(|mount| !mount.is_bind() && !mount.is_tmpfs());
-    if let Some(mount) = mounts().find(|mount| is_device(&mount.what, open)) {
+    if let Some(mount) = mounts().find(|mount| names(&mount.what, open) == Some(true)) {
         return &mount.place;
     }
     let root = closure.mounts.iter().find(|mount| mount.place == "/");
@@ -283,17 +378,18 @@ fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool)
     source.map_or(if is_below_nix { "/nix" } else { "/" }, |mount| &mount.place)
 }
 
-/// True if the first field of an fstab line means the open file system (fstab(5); udev's links in /dev/disk).
-fn is_device(what: &str, open: &OpenFileSystem) -> bool {
+/// True if the first field of an fstab line means the open file system; `None` if it is no name that can be compared
+/// (fstab(5); udev's links in /dev/disk).
+fn names(what: &str, open: &OpenFileSystem) -> Option<bool> {
     let forms = [
         ("/dev/disk/by-label/", "LABEL=", &open.label),
         ("/dev/disk/by-uuid/", "UUID=", &open.uuid),
         ("/dev/disk/by-partlabel/", "PARTLABEL=", &open.part_label),
         ("/dev/disk/by-partuuid/", "PARTUUID=", &open.part_uuid),
     ];
-    forms.iter().any(|(link, tag, ours)| {
-        let theirs = what.strip_prefix(link).or_else(|| what.strip_prefix(tag)).map(|name| name.trim_matches('"'));
-        theirs.zip(ours.as_deref()).is_some_and(|(theirs, ours)| unescaped(theirs).eq_ignore_ascii_case(ours))
+    forms.iter().find_map(|(link, tag, ours)| {
+        let theirs = what.strip_prefix(link).or_else(|| what.strip_prefix(tag))?.trim_matches('"');
+        Some(ours.as_deref().is_some_and(|ours| unescaped(theirs).eq_ignore_ascii_case(ours)))
     })
 }
 
@@ -484,8 +580,8 @@ mod tests {
             ("/dev/sda1", false),
             ("LABEL=", false),
         ] {
-            assert_eq!(is_device(what, &open), is_ours, "{what}");
-            assert!(!is_device(what, &OpenFileSystem::default()), "{what}");
+            assert_eq!(names(what, &open) == Some(true), is_ours, "{what}");
+            assert!(names(what, &OpenFileSystem::default()) != Some(true), "{what}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! docs/nixos.md lists them. Knows trees and paths; no manifests, no plans.
 
 pub mod closure;
+pub mod env_file;
 pub mod etc;
 pub mod homes;
 pub mod k3s;
@@ -9,6 +10,7 @@ pub mod links;
 pub mod location;
 pub mod passwords;
 pub mod paths;
+pub mod wants;
 
 use std::collections::BTreeMap;
 

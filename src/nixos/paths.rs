@@ -60,6 +60,10 @@ pub fn judge(path: &str) -> Option<Finding> {
             instead: INSTEAD.to_owned(),
         });
     }
+    let of_cluster = path.strip_prefix("/var/lib/rancher/").and_then(|rest| rest.split_once('/'));
+    if of_cluster.is_some_and(|(_, rest)| matches!(rest, "server/token" | "server/node-token" | "server/agent-token")) {
+        return Some(super::k3s::own_token(path));
+    }
     None
 }
 
@@ -99,6 +103,9 @@ mod tests {
             ("/etc/shadow", Some("NX005")),
             ("/etc/machine-id", Some("NX005")),
             ("/boot/x", Some("NX009")),
+            ("/var/lib/rancher/k3s/server/token", Some("NX113")),
+            ("/var/lib/rancher/rke2/server/node-token", Some("NX113")),
+            ("/var/lib/rancher/k3s/server/manifests/token", None),
             ("/runner/x", None),
             ("/etc/shadow.d/x", None),
             ("/etc/secrets/x", None),

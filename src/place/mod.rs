@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod exposed;
+pub mod facts;
 pub mod image;
 pub mod interrupted;
 pub mod labels;
@@ -20,6 +21,7 @@ use deaddrop_core::tree::{Applied, TreeChange};
 use deaddrop_core::warning::Warning;
 
 pub use exposed::{OwnFile, Reader, Unread};
+pub use facts::{Facts, Standing};
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{ChosenLabel, Labels, Origin};
 pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};

@@ -10,14 +10,16 @@ use deaddrop_core::tree::walk::{self, Walk, WalkError};
 use deaddrop_core::tree::{FileKind, Stat, Tree};
 use deaddrop_image::table::root::OSTREE;
 
+use super::facts::{self, Facts};
 use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
 use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 use crate::nixos::closure::view::View;
+use crate::nixos::closure::wants::Want;
 use crate::nixos::closure::{self, Closure, Found, UserManagement};
-use crate::nixos::location::{OpenFileSystem, Places};
+use crate::nixos::location::{OpenFileSystem, Places, Readers};
 
 /// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
@@ -56,6 +58,8 @@ pub struct SystemChoice {
     pub system: Option<String>,
     /// Where files are written whose own path does not persist.
     pub persist_root: Option<String>,
+    /// [`Survey::facts`] are wanted.
+    pub with_facts: bool,
 }
 
 /// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.
@@ -98,6 +102,8 @@ pub struct Survey {
     pub shadow: Option<ShadowFile>,
     /// The NixOS system of the target; `None` without one, and for a running node.
     pub system: Option<Box<Closure>>,
+    /// What `lint` needs of it, if it was asked for.
+    pub facts: Option<Facts>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
@@ -126,6 +132,8 @@ pub struct SurveyedPath {
     pub key_maker: KeyMaker,
     /// What NixOS does with a file here: refusals that the manifest may allow, and warnings.
     pub findings: Vec<nixos::Finding>,
+    /// What of the system reads the file.
+    pub wants: Vec<Want>,
 }
 
 /// A home directory above a declared path.
@@ -215,8 +223,12 @@ pub fn survey_disk<T: Tree>(
         (Some(closure), _) => rule(&closure.users),
     };
     let survey = survey_with(tree, wanted, places.as_ref())?;
+    let facts = match (&closure, &places) {
+        (Some(closure), Some(places)) if choice.with_facts => Some(facts::find(tree, closure, places, open)?),
+        _ => None,
+    };
     let interrupted = interrupted::find(tree)?.map(Arc::new);
-    Ok(Survey { findings, passwords, hostname: hostname(tree)?, interrupted, system: closure, ..survey })
+    Ok(Survey { findings, passwords, hostname: hostname(tree)?, interrupted, facts, system: closure, ..survey })
 }
 
 /// Surveys any tree.
@@ -268,9 +280,10 @@ fn survey_with<T: Tree>(tree: &T, wanted: &[Wanted], places: Option<&Places<'_>>
     let mut users = users(tree, shadow.as_ref())?;
     places.iter().for_each(|places| users.declare(places.accounts()));
     let homes = Homes::of(tree, &users)?;
+    let readers = places.map(Places::readers).unwrap_or_default();
     let mut surveyed = Vec::with_capacity(wanted.len());
     for want in wanted {
-        surveyed.push(place(tree, places, &managed, &homes, &mut labeller, want)?);
+        surveyed.push(place(tree, places, &readers, &managed, &homes, &mut labeller, want)?);
     }
     Ok(Survey { places: surveyed, users, shadow, ..Survey::default() })
 }
@@ -300,6 +313,7 @@ fn exists<T: Tree>(tree: &T, path: &str) -> Result<bool, StorageError> {
 fn place<T: Tree>(
     tree: &T,
     places: Option<&Places<'_>>,
+    readers: &Readers<'_>,
     managed: &nixos::etc::ManagedEtc<T::Node>,
     homes: &Homes<'_>,
     labeller: &mut Labeller<'_, T>,
@@ -343,7 +357,7 @@ fn place<T: Tree>(
     let open = walk::writable_parents(tree, &walked)?;
     Ok(Ok(SurveyedPath {
         physical: walked.physical,
-        written_to: location.map(|location| location.path).filter(|written_to| written_to != path),
+        written_to: location.as_ref().map(|location| location.path.clone()).filter(|written_to| written_to != path),
         missing_parents: walked.missing_parents,
         home,
         file,
@@ -351,6 +365,7 @@ fn place<T: Tree>(
         open,
         key_maker: KeyMaker::Here,
         findings,
+        wants: readers.of(path, at),
     }))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod inspect;
 pub mod json;
+pub mod lint;
 pub mod live;
 pub mod plan;
 mod progress;

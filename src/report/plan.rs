@@ -222,7 +222,7 @@ fn note(change: &Change) -> String {
         }
         (_, Content::Generated(_)) => format!("{}, {}, kept", change.secret, change.from),
         (_, Content::PublicPart(_)) => format!("{}, its public part", change.secret),
-        (Action::Unchanged, _) | (_, Content::Absent) => change.secret.clone(),
+        (Action::Unchanged, _) | (_, Content::Absent | Content::Unread) => change.secret.clone(),
         (_, Content::Hash { scheme, .. }) => format!("{}, from {}, {}", change.secret, change.from, scheme.name()),
         (_, Content::Exact(_)) if change.is_beside => format!("{}, {}", change.secret, change.from),
         (_, Content::Exact(_)) => format!("{}, from {}", change.secret, change.from),

@@ -148,7 +148,9 @@ fn file_change(change: &Change) -> Result<Option<TreeChange>, HashError> {
                 Content::Generated(Generated { key: KeyState::Made(key), .. }) => key.clone(),
                 Content::PublicPart(Some(line)) => line.clone(),
                 // Never created or replaced, see the plan.
-                Content::Generated(_) | Content::PublicPart(None) | Content::Absent => return Ok(None),
+                Content::Generated(_) | Content::PublicPart(None) | Content::Absent | Content::Unread => {
+                    return Ok(None);
+                }
             };
             Some(TreeChange::WriteFile { path, content, mode, uid, gid, label: change.label.clone() })
         }

@@ -6,6 +6,7 @@
 
 pub mod desired;
 pub mod identity;
+pub mod lint;
 pub mod make;
 pub mod message;
 pub mod part;

@@ -179,6 +179,8 @@ pub struct Account {
     pub hashed_password: Option<Secret>,
     /// `initialHashedPassword`, which is in clear in the store.
     pub initial_hashed_password: Option<Secret>,
+    /// `password` or `initialPassword`, which are in clear in the store, is set.
+    pub has_clear_password: bool,
     /// `isSystemUser`.
     pub is_system: bool,
 }
@@ -205,6 +207,19 @@ pub fn read<T: Tree>(tree: &T, system: Option<&str>) -> Result<Found, StorageErr
         Chosen::Unreadable(why) => Found::Unreadable(view::shown(&why)),
         Chosen::System { toplevel, generation } => Found::System(Box::new(closure(&view, toplevel, generation))),
     })
+}
+
+/// The other systems of a tree, of which a boot loader may offer any: generations of the profile, and specialisations
+/// of this one. At most `most` are read; gives also the number of the others.
+///
+/// # Errors
+/// If the tree itself cannot be read.
+pub fn others<T: Tree>(tree: &T, closure: &Closure, most: usize) -> Result<(Vec<Closure>, usize), StorageError> {
+    let view = View::of(tree)?;
+    let systems = system::others(&view, &closure.toplevel);
+    let more = systems.len().saturating_sub(most);
+    let read = systems.into_iter().take(most).map(|(toplevel, generation)| self::closure(&view, toplevel, generation));
+    Ok((read.collect(), more))
 }
 
 fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32>) -> Closure {

@@ -56,7 +56,7 @@ pub fn choose<T: Tree>(view: &View<'_, T>, system: Option<&str>) -> Chosen {
 }
 
 /// A system and its generation.
-type System = (String, Option<u32>);
+pub type System = (String, Option<u32>);
 
 fn booted<T: Tree>(view: &View<'_, T>) -> Result<Option<System>, String> {
     if !view.has_store() {
@@ -159,6 +159,24 @@ pub fn specialisations<T: Tree>(view: &View<'_, T>, toplevel: &str) -> Vec<Strin
     let names = view.names(&directory, view.patience(MOST_SPECIALISATIONS)).ok().flatten().unwrap_or_default();
     let place = |name: &String| view.find(&format!("{directory}/{name}")).ok().flatten();
     names.iter().filter_map(place).map(|place| place.physical).collect()
+}
+
+/// The systems of the profile, the newest first, and the specialisations of the one at `toplevel`; without itself.
+pub fn others<T: Tree>(view: &View<'_, T>, toplevel: &str) -> Vec<System> {
+    let (directory, _) = PROFILE.rsplit_once('/').unwrap_or_default();
+    let names = view.names(directory, view.patience(MOST_PROFILES)).ok().flatten().unwrap_or_default();
+    let mut numbered: Vec<(u32, String)> =
+        names.into_iter().filter_map(|name| Some((number_of_link(&name)?, name))).collect();
+    numbered.sort_unstable_by(|a, b| b.cmp(a));
+    let of_profile = numbered.into_iter().filter_map(|(number, name)| {
+        let place = view.find(&format!("{directory}/{name}")).ok().flatten()?;
+        Some((place.physical, Some(number)))
+    });
+    let special = specialisations(view, toplevel).into_iter().map(|path| (path, None));
+    let mut seen = BTreeSet::from([toplevel.to_owned()]);
+    let mut others: Vec<System> = special.chain(of_profile).collect();
+    others.retain(|(path, _)| seen.insert(path.clone()) && is_system(view, path).unwrap_or(false));
+    others
 }
 
 fn several(paths: &[String]) -> String {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::Tree;
-use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::units::{self, Entry, Unit};
@@ -118,6 +118,8 @@ struct DeclaredUser {
     password_file: Option<String>,
     hashed_password: Option<String>,
     initial_hashed_password: Option<String>,
+    password: Option<IgnoredAny>,
+    initial_password: Option<IgnoredAny>,
 }
 
 impl Declared {
@@ -136,6 +138,7 @@ impl From<DeclaredUser> for Account {
             hashed_password_file: user.hashed_password_file.or(user.password_file),
             hashed_password: user.hashed_password.map(Secret::from),
             initial_hashed_password: user.initial_hashed_password.map(Secret::from),
+            has_clear_password: user.password.is_some() || user.initial_password.is_some(),
             is_system: user.is_system_user.unwrap_or_default(),
         }
     }
@@ -205,6 +208,7 @@ fn sysusers(text: &str, unit: &Unit) -> Accounts {
                 hashed_password_file: credential(unit, "LoadCredential", &name).map(str::to_owned),
                 hashed_password: credential(unit, "SetCredential", &name).map(|hash| Secret::from(hash.to_owned())),
                 initial_hashed_password: None,
+                has_clear_password: false,
                 // What is in /etc/passwd with another number was not made by sysusers.
                 is_system: true,
                 uid: id,

@@ -101,6 +101,8 @@ pub enum Content {
     PublicPart(Option<Secret>),
     /// The file must not exist; its other fields have no meaning.
     Absent,
+    /// A value that was not read: `lint` judges the file without it. Such a file is never planned.
+    Unread,
 }
 
 impl Content {
@@ -110,7 +112,7 @@ impl Content {
         match self {
             Self::Exact(bytes) => Some(bytes),
             Self::Hash { existing, made, .. } => existing.as_ref().or(made.as_ref()),
-            Self::Generated(_) | Self::PublicPart(_) | Self::Absent => None,
+            Self::Generated(_) | Self::PublicPart(_) | Self::Absent | Self::Unread => None,
         }
     }
 
@@ -118,7 +120,7 @@ impl Content {
     fn bytes(&self) -> usize {
         match self {
             Self::Exact(bytes) => bytes.len(),
-            Self::Hash { .. } | Self::Generated(_) | Self::PublicPart(_) | Self::Absent => 0,
+            Self::Hash { .. } | Self::Generated(_) | Self::PublicPart(_) | Self::Absent | Self::Unread => 0,
         }
     }
 }
@@ -171,26 +173,37 @@ pub fn build(
         }
         let allow = allowances.of(spec);
         let findings = told.of_values(&spec.name, &allow, maker.oddities());
-        files.push(DesiredFile {
-            secret: spec.name.clone(),
-            path: spec.path.clone(),
-            from: maker.origin(),
-            parts: if matches!(content, Content::Exact(_)) { maker.parts() } else { None },
-            content,
-            mode: spec.mode,
-            directory_mode: spec.directory_mode,
-            directory_owner: spec.directory_owner.clone(),
-            allow,
-            owner: spec.owner.clone(),
-            group: spec.group.clone(),
-            apply_password: spec.apply_password,
-            password_users: match spec.value {
-                ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
-                ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
-            },
-            findings: findings.into_iter().chain(key_findings).collect(),
-        });
+        let parts = if matches!(content, Content::Exact(_)) { maker.parts() } else { None };
+        let findings = findings.into_iter().chain(key_findings).collect();
+        files.push(DesiredFile { parts, findings, ..maker.file(allow, content) });
         files.extend(generated::public_part(spec, &allowances.of(spec)));
+    }
+    if unfit.is_empty() { Ok(files) } else { Err(unfit) }
+}
+
+/// The files of [`build`], without their values: to judge where they are.
+///
+/// # Errors
+/// A key that cannot be generated as it is declared.
+pub fn build_unread(
+    manifest: &Manifest,
+    specs: &[&SecretSpec],
+    host: Option<&str>,
+) -> Result<Vec<DesiredFile>, Vec<Unfit>> {
+    let (allowances, values) = (manifest.allowances(host), HashMap::new());
+    let mut files = Vec::with_capacity(specs.len());
+    let mut unfit = Vec::new();
+    for spec in specs {
+        let maker = Maker { manifest, spec, values: &values, host };
+        let content = match &spec.value {
+            ValueSpec::Absent => Ok(Content::Absent),
+            ValueSpec::Generate(generate) => generated::content(spec, generate),
+            ValueSpec::From(_) | ValueSpec::Template(_) => Ok(Content::Unread),
+        };
+        match content {
+            Ok(content) => files.push(maker.file(allowances.of(spec), content)),
+            Err(Misfit { reason, hint }) => unfit.push(Unfit { secret: spec.name.clone(), reason, hint }),
+        }
     }
     if unfit.is_empty() { Ok(files) } else { Err(unfit) }
 }
@@ -225,6 +238,30 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// The file, as declared.
+    fn file(&self, allow: Allow, content: Content) -> DesiredFile {
+        let spec = self.spec;
+        DesiredFile {
+            secret: spec.name.clone(),
+            path: spec.path.clone(),
+            from: self.origin(),
+            parts: None,
+            content,
+            mode: spec.mode,
+            directory_mode: spec.directory_mode,
+            directory_owner: spec.directory_owner.clone(),
+            allow,
+            owner: spec.owner.clone(),
+            group: spec.group.clone(),
+            apply_password: spec.apply_password,
+            password_users: match spec.value {
+                ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
+                ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
+            },
+            findings: Vec::new(),
+        }
+    }
+
     /// The origin of the value, for people.
     fn origin(&self) -> String {
         match &self.spec.value {
@@ -368,7 +405,7 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
                 Content::Hash { .. } => HASH_READ_LIMIT,
                 Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
                 // Its existence is enough.
-                Content::Absent => 0,
+                Content::Absent | Content::Unread => 0,
             },
             is_password: !file.password_users.is_empty(),
             key: match &file.content {

@@ -13,7 +13,6 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{Label, Stat};
 use deaddrop_core::warning::Warning;
 
-use self::owners::owner_ids;
 use self::parents::{Parents, collisions};
 use self::shadow::Repair;
 use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
@@ -21,7 +20,9 @@ use crate::nixos;
 use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
-pub use self::warnings::value_warnings;
+pub use self::owners::owner_ids;
+pub use self::shadow::needs_user;
+pub use self::warnings::{nixos_findings, value_warnings};
 
 /// The action for one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,9 +148,8 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         let ids = owner_ids(&file, &survey.users);
         let owned = match place {
             Ok(surveyed) => parents::owned(&file, surveyed, &survey.users).and_then(|owners| {
-                let mut warnings = of_nixos(&file, surveyed)?;
-                warnings.extend(shadow::judge(&file, survey)?);
-                Ok((owners, warnings))
+                shadow::needs_user(&file, survey)?;
+                Ok((owners, of_nixos(&file, surveyed, survey)?))
             }),
             Err(_) => Ok(Default::default()),
         };
@@ -237,7 +237,7 @@ fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Cha
                 }
                 (Content::PublicPart(Some(want)), Some(have)) => want == have,
                 (Content::Exact(_) | Content::PublicPart(_), None)
-                | (Content::PublicPart(None) | Content::Absent, _) => false,
+                | (Content::PublicPart(None) | Content::Absent | Content::Unread, _) => false,
             };
             let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
             match (same_content, same_metadata) {
@@ -328,6 +328,7 @@ mod tests {
             open: Vec::new(),
             key_maker: KeyMaker::Here,
             findings: Vec::new(),
+            wants: Vec::new(),
         })
     }
 
@@ -344,6 +345,7 @@ mod tests {
             open,
             key_maker,
             findings: Vec::new(),
+            wants: Vec::new(),
         })
     }
 

@@ -5,7 +5,11 @@ use crate::place::Refusal;
 use crate::place::users::Users;
 use crate::run::desired::{Content, DesiredFile};
 
-pub(super) fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
+/// The numbers of a file's owner and group in the target.
+///
+/// # Errors
+/// If it does not have one of them.
+pub fn owner_ids(file: &DesiredFile, users: &Users) -> Result<(u32, u32), Refusal> {
     if matches!(file.content, Content::Absent) {
         return Ok((0, 0));
     }

@@ -1,7 +1,6 @@
 //! Passwords that NixOS would not apply: NX101, NX011, and the repair of the shadow file (`apply_password: true`).
 
 use deaddrop_core::secret::Secret;
-use deaddrop_core::warning::Warning;
 
 use super::{Action, Change};
 use crate::derive::password::{self, Verdict};
@@ -42,7 +41,7 @@ pub fn is_needed(file: &DesiredFile, survey: &Survey) -> bool {
 
 /// The users whose password a file is: those that the manifest names, and those of the system's configuration.
 fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
-    if !matches!(file.content, Content::Exact(_) | Content::Hash { .. }) {
+    if !matches!(file.content, Content::Exact(_) | Content::Hash { .. } | Content::Unread) {
         return Vec::new();
     }
     let mut users: Vec<&str> = file.password_users.iter().map(String::as_str).collect();
@@ -66,6 +65,8 @@ fn is_in_force(file: &DesiredFile, standing: &Secret) -> bool {
         Content::Exact(line) => trim_newline(line.expose()) == standing.expose(),
         Content::Hash { existing: Some(line), .. } if trim_newline(line.expose()) == standing.expose() => true,
         Content::Hash { password, .. } => password::verify_any(standing.expose(), password) == Verdict::Matches,
+        // Without the value only a locked line is known to be another one.
+        Content::Unread => !standing.expose().starts_with(b"!") && !standing.expose().starts_with(b"*"),
         Content::Generated(_) | Content::PublicPart(_) | Content::Absent => true,
     }
 }
@@ -74,40 +75,36 @@ fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-/// The warnings about a file's passwords.
+/// Refuses `apply_password` without a user.
 ///
 /// # Errors
-/// NX101 or NX011, if the system would not apply it and the manifest does not allow that; `apply_password` without a
-/// user.
-pub fn judge(file: &DesiredFile, survey: &Survey) -> Result<Vec<Warning>, Refusal> {
-    let (users, path) = (users_of(file, survey), file.path.as_str());
-    if file.apply_password && users.is_empty() {
+/// If nothing says whose password it is.
+pub fn needs_user(file: &DesiredFile, survey: &Survey) -> Result<(), Refusal> {
+    if file.apply_password && users_of(file, survey).is_empty() {
         return Err(Refusal {
             code: None,
-            reason: format!("{path} has `apply_password`, and nothing says whose password it is"),
+            reason: format!("{} has `apply_password`, and nothing says whose password it is", file.path),
             hint: "add `used_by: users.users.NAME.hashedPasswordFile`".to_owned(),
         });
     }
+    Ok(())
+}
+
+/// NX101 and NX011: the system would not apply a password.
+#[must_use]
+pub fn findings(file: &DesiredFile, survey: &Survey) -> Vec<nixos::Finding> {
+    let path = file.path.as_str();
     let of_trapped = |finding: fn(&str, &str) -> nixos::Finding| {
         trapped(file, survey).into_iter().map(|user| finding(user, path)).collect()
     };
-    let findings: Vec<nixos::Finding> = match survey.passwords {
+    match survey.passwords {
         PasswordRule::Applied => Vec::new(),
-        PasswordRule::InStore if users.is_empty() => Vec::new(),
+        PasswordRule::InStore if users_of(file, survey).is_empty() => Vec::new(),
         PasswordRule::InStore => vec![nixos::passwords::in_store(path)],
         PasswordRule::LineStays if file.apply_password => Vec::new(),
         PasswordRule::LineStays => of_trapped(nixos::passwords::line_stays),
         PasswordRule::Unknown => of_trapped(nixos::passwords::shadow_line_stays),
-    };
-    let mut warnings = Vec::new();
-    for finding in findings {
-        match finding.unless_allowed(&file.allow) {
-            Some(finding) if finding.refuse => return Err(finding.into()),
-            Some(finding) => warnings.push(finding.warning(&file.secret)),
-            None => {}
-        }
     }
-    Ok(warnings)
 }
 
 /// The changes of the shadow file: one for each secret, all with the same content, that with every hash in it.

@@ -2,29 +2,58 @@
 
 use std::collections::HashMap;
 
+use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::acl::{WritableDirectory, Writers};
 use deaddrop_core::tree::walk;
 use deaddrop_core::warning::Warning;
 
 use super::parents::missing_home;
-use super::{Action, Change};
+use super::{Action, Change, shadow};
 use crate::derive::generate::KeyKind;
-use crate::nixos;
+use crate::nixos::closure::wants::Kind;
+use crate::nixos::{self, Finding};
 use crate::place::users::Users;
-use crate::place::{KeyMaker, Origin, Refusal, SurveyedPath};
+use crate::place::{KeyMaker, Origin, Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
+
+/// What of NixOS's rules applies to a file, whatever the manifest allows.
+pub fn nixos_findings(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey) -> Vec<Finding> {
+    let path = file.path.as_str();
+    // What is allowed of these was said with the manifest's own warnings.
+    let by_path = nixos::paths::judge(path).filter(|finding| finding.refuse && !file.allow.contains_key(finding.code));
+    let home = missing_home(file, surveyed).map(|home| nixos::homes::missing(path, &home.path, &home.user.name));
+    let mut findings: Vec<Finding> = by_path.into_iter().chain(surveyed.findings.iter().cloned()).chain(home).collect();
+    if let Some(system) = survey.system.as_ref().filter(|_| !matches!(file.content, Content::Absent)) {
+        let wants = &surveyed.wants;
+        findings.extend(wants.iter().any(|want| want.kind == Kind::Initrd).then(|| nixos::wants::in_initrd(path)));
+        if is_roots_alone(file) {
+            let unreadable = |want| nixos::wants::unreadable_by_user(path, want, &system.accounts);
+            findings.extend(wants.iter().find_map(unreadable));
+        }
+        if let (true, Content::Exact(text)) =
+            (wants.iter().any(|want| want.kind == Kind::EnvironmentFile), &file.content)
+        {
+            let parts: Vec<&[u8]> = file.parts.iter().flatten().map(Secret::expose).collect();
+            findings.extend(nixos::env_file::judge(path, text.expose(), &parts));
+        }
+    }
+    findings.extend(shadow::findings(file, survey));
+    findings
+}
+
+/// True if the mode gives nobody but root a right.
+fn is_roots_alone(file: &DesiredFile) -> bool {
+    let of_group = file.mode & 0o070 != 0 && file.group.fixed_id() != Some(0);
+    file.owner.fixed_id() == Some(0) && file.mode & 0o007 == 0 && !of_group
+}
 
 /// The warnings of NixOS's rules about a file.
 ///
 /// # Errors
 /// The first refusal that the manifest does not allow.
-pub(super) fn of_nixos(file: &DesiredFile, surveyed: &SurveyedPath) -> Result<Vec<Warning>, Refusal> {
-    let path = file.path.as_str();
-    // What is allowed of these was said with the manifest's own warnings.
-    let by_path = nixos::paths::judge(path).filter(|finding| finding.refuse && !file.allow.contains_key(finding.code));
-    let home = missing_home(file, surveyed).map(|home| nixos::homes::missing(path, &home.path, &home.user.name));
+pub(super) fn of_nixos(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey) -> Result<Vec<Warning>, Refusal> {
     let mut warnings = Vec::new();
-    for finding in by_path.into_iter().chain(surveyed.findings.iter().cloned()).chain(home) {
+    for finding in nixos_findings(file, surveyed, survey) {
         match finding.unless_allowed(&file.allow) {
             Some(finding) if finding.refuse => return Err(finding.into()),
             Some(finding) => warnings.push(finding.warning(&file.secret)),

@@ -221,8 +221,8 @@ fn a_signal_at_any_time_leaves_old_or_new() {
                     .signal_after(Duration::from_millis(milliseconds), signal)
                     .run()
             });
-            // In its first moments no program can have a handler yet.
-            let silent = milliseconds <= 5 && done.stderr().is_empty() && done.status().signal().is_some();
+            // In its first moments no program can have a handler yet; on a busy machine they are long.
+            let silent = state == State::Old && done.stderr().is_empty() && done.status().signal().is_some();
             if signal != Signal::SIGKILL && !silent {
                 assert_honest(state, &done, &what);
             }

@@ -3,3 +3,4 @@
 mod closure;
 mod effect;
 mod inspect;
+mod lint;

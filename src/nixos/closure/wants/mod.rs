@@ -207,7 +207,7 @@ impl<T: Tree> Collector<'_, '_, T> {
     fn users(&mut self, accounts: &Accounts) {
         for user in &accounts.users {
             let option = format!("users.users.{}.hashedPasswordFile", user.name);
-            if let Some(path) = &user.hashed_password_file {
+            if let Some(path) = user.hashed_password_file.as_deref().filter(|path| may_be_secret(path)) {
                 self.wants.push(Reader::root(&option).want(path, Kind::Password, false));
             }
         }

@@ -36,7 +36,7 @@ pub fn may_be_secret(path: &str) -> bool {
         |place: &&str| path.strip_prefix(*place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     is_plain
         && path.matches('/').count() > 1
-        && !NEVER.iter().any(|place| is_below(&place))
+        && !NEVER.iter().any(is_below)
         && !NOT_SECRET.iter().any(|end| path.ends_with(end))
 }
 

@@ -129,7 +129,7 @@ impl Said {
             self.named.extend(path::all(value));
             if is_cluster && let Some((option, instead)) = CLEAR.iter().find(|(clear, _)| *clear == option) {
                 let is_clear = !value.is_empty() && !value.starts_with(['$', '/', '%', '-', '@']);
-                if is_clear && !word.starts_with('-') || word.contains('=') && is_clear {
+                if is_clear {
                     let what = format!("the {} of {unit}", option.trim_start_matches('-'));
                     self.clear.push((what, instead));
                 }

@@ -1,0 +1,151 @@
+//! `deaddrop lint`: what the system in a target reads, and whether the manifest gives it where it takes effect.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{PlaceArgs, Target};
+use super::backend::BackendArgs;
+use super::prepare::open;
+use super::{failure, select};
+use crate::manifest::Manifest;
+use crate::place::{Survey, SystemChoice, Wanted};
+use crate::report::{ProgressDisplay, Ui, lint as report};
+use crate::run::desired::{self, DesiredFile};
+use crate::run::lint::{self, Given};
+use crate::run::message::{Exit, Failure, Message};
+use crate::run::part::{self, HostPart, Values};
+
+/// The manifest that is used if it is there.
+const USUAL: &str = "secrets.yaml";
+
+/// Lists what the NixOS system in an image, a block device or a directory reads, and tells what the manifest gives that
+/// takes no effect, and what nothing gives.
+///
+/// Example: deaddrop lint node1.img -m secrets.yaml --host node1
+///
+/// Writes nothing, and opens no vault without --values. Exits with 3 if a file would be refused, and with 1 if no system
+/// can be read. Without a manifest it lists what the system reads.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An image, a block device, or a directory with a root file system
+    #[arg(value_name = "TARGET")]
+    target: PathBuf,
+
+    /// The manifest; without it, secrets.yaml if that is here
+    #[arg(short, long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+
+    /// The target's host in the manifest
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
+    /// Read the values too: whether a password is in force, and whether a key decrypts, is known by them alone
+    #[arg(long)]
+    values: bool,
+
+    /// Exit with 3 on a warning as well
+    #[arg(long)]
+    strict: bool,
+
+    /// The root partition, by number or label, instead of the one chosen automatically
+    #[arg(long, value_name = "N|LABEL")]
+    root_partition: Option<String>,
+
+    /// The NixOS system to judge by, a path in the target's store, instead of the one that boots
+    #[arg(long, value_name = "PATH")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+        let name = self.target.display().to_string();
+        if let Some(host) = name.strip_prefix('@') {
+            let message = Message::new(format!("{name}: the system of a running node is not read yet"));
+            let hint = format!("name the image of {host}; or run it on the node, as root: deaddrop lint /");
+            return Err(Failure::usage(message.hint(hint)));
+        }
+        let manifest = self.manifest_file().map(select::load).transpose()?;
+        if manifest.is_none() && (self.host.is_some() || self.values) {
+            let option = if self.host.is_some() { "--host" } else { "--values" };
+            let message = Message::new(format!("{option} is for a manifest, and there is none: no {USUAL} is here"));
+            return Err(Failure::usage(message.hint("name it with -m FILE")));
+        }
+        let host = self.host.as_deref();
+        let specs = match &manifest {
+            Some(manifest) => manifest.select(host, &[]).map_err(|error| select::wrong_selection(&error))?,
+            None => Vec::new(),
+        };
+        let mut files = match &manifest {
+            Some(manifest) => self.files(ui, manifest, &specs, &name)?,
+            None => Vec::new(),
+        };
+        let survey = self.survey(ui, manifest.as_ref(), &files)?;
+        if let (None, Some(unread)) = (&survey.0.system, survey.0.findings.first()) {
+            let message = Message::new(format!("{name}: {}: {}", unread.code, unread.reason));
+            return Err(Failure::refused(vec![message.hint(unread.instead.as_str())]));
+        }
+        let (survey, title) = survey;
+        if self.values {
+            desired::keep_existing_hashes(&mut files, &survey);
+        }
+        desired::settle(&mut files, &survey, host);
+        let allow = manifest.as_ref().map(|manifest| manifest.allowances(host).of_target()).unwrap_or_default();
+        let given = manifest.as_ref().map(|_| Given { files: &files, specs: &specs, allow: &allow });
+        let linted = lint::lint(given, &survey);
+        ui.print_json(|| report::object(&name, &linted))?;
+        ui.result(&report::text(&name, &title, survey.system.as_deref(), &linted, ui.columns_of_result()))?;
+        let is_bad = linted.refused() > 0 || (self.strict && !linted.findings.is_empty());
+        Ok(if is_bad { Exit::Differences } else { Exit::Done })
+    }
+
+    fn manifest_file(&self) -> Option<&Path> {
+        let usual = Path::new(USUAL);
+        self.manifest.as_deref().or_else(|| usual.exists().then_some(usual))
+    }
+
+    fn files(
+        &self,
+        ui: &Ui,
+        manifest: &Manifest,
+        specs: &[&crate::manifest::SecretSpec],
+        name: &str,
+    ) -> Result<Vec<DesiredFile>, Failure> {
+        let host = self.host.as_deref();
+        let files = if self.values {
+            let part = HostPart { name: host.unwrap_or(name), host: None, as_host: host, secrets: specs.to_vec() };
+            let values = Values::read(manifest, std::slice::from_ref(&part), ui.tell())?;
+            part.files(manifest, &values)
+        } else {
+            desired::build_unread(manifest, specs, host)
+        };
+        files.map_err(|unfit| part::does_not_fit(&unfit))
+    }
+
+    /// The survey of the target, and its title.
+    fn survey(&self, ui: &Ui, manifest: Option<&Manifest>, files: &[DesiredFile]) -> Result<(Survey, String), Failure> {
+        let name = self.target.display().to_string();
+        let progress = ProgressDisplay::new(ui);
+        let watch = |step| progress.show(step);
+        let place = PlaceArgs {
+            root_partition: self.root_partition.clone(),
+            backend: self.backend.clone(),
+            as_host: false,
+            system: self.system.clone(),
+        };
+        let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
+        let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
+        let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
+        let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
+        let choice = SystemChoice {
+            system: self.system.clone(),
+            persist_root: persist_root.map(|path| path.as_str().to_owned()),
+            with_facts: true,
+        };
+        let wanted: Vec<Wanted> = desired::wanted(files);
+        let survey = place.survey(&wanted, &choice).map_err(failed)?;
+        Ok((survey, place.title()))
+    }
+}

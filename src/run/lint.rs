@@ -1,0 +1,208 @@
+//! What `lint` finds: the files of a manifest held against the system of a target, and that system by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desired::{Content, DesiredFile};
+use super::plan;
+use crate::manifest::{Allow, SecretSpec};
+use crate::nixos::closure::Closure;
+use crate::nixos::closure::wants::Want;
+use crate::nixos::{self, Finding};
+use crate::place::{Facts, Refusal, Standing, Survey};
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// `NX…`; `None` for a refusal that is no rule of NixOS: a directory stands at the path.
+    pub code: Option<&'static str>,
+    /// True if `plan` and `inject` refuse it, false for a warning.
+    pub refuse: bool,
+    /// The secret that it concerns.
+    pub secret: Option<String>,
+    /// The path that it concerns.
+    pub path: Option<String>,
+    /// The effect, and its cause.
+    pub message: String,
+    /// What to do instead.
+    pub hint: String,
+}
+
+/// Who gives a path that the system reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Giver {
+    /// The secret of this name.
+    Secret(String),
+    /// It stands in the target.
+    Target,
+    /// Nothing, and it may be missing.
+    NotNeeded,
+    /// Nothing.
+    Nothing,
+    /// It is on another file system.
+    Unknown,
+}
+
+/// A path that the system reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The path.
+    pub path: String,
+    /// What reads it, each once.
+    pub by: Vec<String>,
+    /// Who gives it.
+    pub giver: Giver,
+}
+
+/// The result.
+#[derive(Debug, Default)]
+pub struct Linted {
+    /// Findings about secrets, in the manifest's order; then those about the system.
+    pub findings: Vec<Found>,
+    /// What the system reads, by path.
+    pub wanted: Vec<Wanted>,
+}
+
+impl Linted {
+    /// Number of refusals.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.findings.iter().filter(|found| found.refuse).count()
+    }
+}
+
+/// The secrets of a manifest that are linted.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// Their files, in the order of the survey's places.
+    pub files: &'a [DesiredFile],
+    /// They.
+    pub specs: &'a [&'a SecretSpec],
+    /// What is allowed for the target as a whole.
+    pub allow: &'a Allow,
+}
+
+/// Judges a target. Without a manifest, only the system by itself.
+#[must_use]
+pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
+    let mut findings = given.map_or_else(Vec::new, |given| of_files(given, survey));
+    let nothing_allowed = Allow::new();
+    let allow = given.map_or(&nothing_allowed, |given| given.allow);
+    let mut add = |found: Finding, secret: Option<&str>, path: Option<String>, allow: &Allow| {
+        findings.extend(found.unless_allowed(allow).map(|found| of_finding(found, secret, path)));
+    };
+    for finding in &survey.findings {
+        add(finding.clone(), None, None, allow);
+    }
+    let (Some(system), Some(facts)) = (&survey.system, &survey.facts) else {
+        return Linted { findings, wanted: Vec::new() };
+    };
+    let wanted = wanted(given, survey, system, facts);
+    if let Some(given) = given {
+        let missing: BTreeSet<String> =
+            wanted.iter().filter(|wanted| wanted.giver == Giver::Nothing).map(|wanted| wanted.path.clone()).collect();
+        for path in &missing {
+            let readers: Vec<&Want> = system.wants.list.iter().filter(|want| want.path == *path).collect();
+            add(nixos::wants::missing(path, &readers), None, Some(path.clone()), allow);
+        }
+        for (file, surveyed) in given.files.iter().zip(&survey.places) {
+            let spec = given.specs.iter().find(|spec| spec.name == file.secret);
+            let is_said = spec.is_none_or(|spec| !spec.used_by.is_empty());
+            let is_read = surveyed.as_ref().is_ok_and(|surveyed| !surveyed.wants.is_empty());
+            let is_about_it = matches!(file.content, Content::Absent | Content::PublicPart(_));
+            let path = file.path.as_str();
+            if !is_said && !is_read && !is_about_it && !nixos::wants::is_named(system, path) {
+                let found = nixos::wants::unused(path, &missing);
+                add(found, Some(&file.secret), Some(path.to_owned()), &file.allow);
+            }
+        }
+    }
+    for (file, finding) in nixos::wants::in_clear(system) {
+        add(finding, None, Some(file), allow);
+    }
+    if let Some(finding) = nixos::wants::other_systems(system, &facts.others, facts.more) {
+        add(finding, None, None, allow);
+    }
+    if let Some(finding) = facts.device.clone() {
+        add(finding, None, None, allow);
+    }
+    Linted { findings, wanted }
+}
+
+/// The findings about each file, which `plan` and `inject` tell as well.
+fn of_files(given: Given<'_>, survey: &Survey) -> Vec<Found> {
+    let mut all = Vec::new();
+    for (file, place) in given.files.iter().zip(&survey.places) {
+        let path = || Some(file.path.as_str().to_owned());
+        let mut refused = |refusal: &Refusal| {
+            all.push(Found {
+                code: refusal.code,
+                refuse: true,
+                secret: Some(file.secret.clone()),
+                path: path(),
+                message: refusal.reason.clone(),
+                hint: refusal.hint.clone(),
+            });
+        };
+        if let Err(refusal) = plan::owner_ids(file, &survey.users) {
+            refused(&refusal);
+        }
+        let surveyed = match place {
+            Ok(surveyed) => surveyed,
+            Err(refusal) => {
+                refused(refusal);
+                continue;
+            }
+        };
+        if let Err(refusal) = plan::needs_user(file, survey) {
+            refused(&refusal);
+        }
+        // A warning about the path alone, which `check` tells as well.
+        let by_path = nixos::paths::judge(file.path.as_str()).filter(|finding| !finding.refuse);
+        for finding in by_path.into_iter().chain(plan::nixos_findings(file, surveyed, survey)) {
+            let finding = finding.unless_allowed(&file.allow);
+            all.extend(finding.map(|finding| of_finding(finding, Some(&file.secret), path())));
+        }
+    }
+    all
+}
+
+fn of_finding(finding: Finding, secret: Option<&str>, path: Option<String>) -> Found {
+    let hint = finding.advice();
+    let secret = secret.map(str::to_owned);
+    Found { code: Some(finding.code), refuse: finding.refuse, secret, path, message: finding.reason, hint }
+}
+
+/// What the system reads, and who gives it.
+fn wanted(given: Option<Given<'_>>, survey: &Survey, system: &Closure, facts: &Facts) -> Vec<Wanted> {
+    let mut by_secret: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for (file, place) in given.iter().flat_map(|given| given.files.iter().zip(&survey.places)) {
+        let secret = (!matches!(file.content, Content::Absent)).then_some(file.secret.as_str());
+        let read = place.iter().flat_map(|surveyed| surveyed.wants.iter().map(|want| want.path.as_str()));
+        for path in read.chain([file.path.as_str()]) {
+            by_secret.insert(path, secret);
+        }
+    }
+    let mut all: BTreeMap<&str, Wanted> = BTreeMap::new();
+    for want in &system.wants.list {
+        let giver = match (by_secret.get(want.path.as_str()), facts.standing.get(&want.path)) {
+            (Some(Some(secret)), _) => Giver::Secret((*secret).to_owned()),
+            (None, Some(Standing::There)) => Giver::Target,
+            (None, Some(Standing::Unknown)) => Giver::Unknown,
+            _ if want.optional => Giver::NotNeeded,
+            _ => Giver::Nothing,
+        };
+        let entry = all.entry(&want.path).or_insert_with(|| Wanted {
+            path: want.path.clone(),
+            by: Vec::new(),
+            giver: giver.clone(),
+        });
+        if !entry.by.contains(&want.by) {
+            entry.by.push(want.by.clone());
+        }
+        // One reader that needs it is enough.
+        if giver == Giver::Nothing {
+            entry.giver = giver;
+        }
+    }
+    all.into_values().collect()
+}
