@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::args::{PlaceArgs, Target};
 use super::backend::BackendArgs;
-use super::prepare::open;
-use super::{failure, select};
-use crate::manifest::Manifest;
-use crate::place::{Survey, SystemChoice, Wanted};
-use crate::report::{ProgressDisplay, Ui, lint as report};
+use super::prepare::look;
+use super::select;
+use crate::manifest::{Manifest, SecretSpec};
+use crate::place::{Survey, SystemChoice};
+use crate::report::{Ui, lint as report};
 use crate::run::desired::{self, DesiredFile};
 use crate::run::lint::{self, Given};
 use crate::run::message::{Exit, Failure, Message};
@@ -82,12 +82,7 @@ impl Args {
             Some(manifest) => self.files(ui, manifest, &specs, &name)?,
             None => Vec::new(),
         };
-        let survey = self.survey(ui, manifest.as_ref(), &files)?;
-        if let (None, Some(unread)) = (&survey.0.system, survey.0.findings.first()) {
-            let message = Message::new(format!("{name}: {}: {}", unread.code, unread.reason));
-            return Err(Failure::refused(vec![message.hint(unread.instead.as_str())]));
-        }
-        let (survey, title) = survey;
+        let (survey, title) = self.survey(ui, manifest.as_ref(), &files)?;
         if self.values {
             desired::keep_existing_hashes(&mut files, &survey);
         }
@@ -110,7 +105,7 @@ impl Args {
         &self,
         ui: &Ui,
         manifest: &Manifest,
-        specs: &[&crate::manifest::SecretSpec],
+        specs: &[&SecretSpec],
         name: &str,
     ) -> Result<Vec<DesiredFile>, Failure> {
         let host = self.host.as_deref();
@@ -126,26 +121,19 @@ impl Args {
 
     /// The survey of the target, and its title.
     fn survey(&self, ui: &Ui, manifest: Option<&Manifest>, files: &[DesiredFile]) -> Result<(Survey, String), Failure> {
-        let name = self.target.display().to_string();
-        let progress = ProgressDisplay::new(ui);
-        let watch = |step| progress.show(step);
         let place = PlaceArgs {
             root_partition: self.root_partition.clone(),
             backend: self.backend.clone(),
             as_host: false,
-            system: self.system.clone(),
+            system: None,
         };
         let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
-        let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
-        let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
         let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
         let choice = SystemChoice {
             system: self.system.clone(),
             persist_root: persist_root.map(|path| path.as_str().to_owned()),
             with_facts: true,
         };
-        let wanted: Vec<Wanted> = desired::wanted(files);
-        let survey = place.survey(&wanted, &choice).map_err(failed)?;
-        Ok((survey, place.title()))
+        look(ui, target, &choice, &desired::wanted(files))
     }
 }

@@ -12,9 +12,9 @@ use super::select::{load, manifest_warnings, select, select_of_node};
 use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
-use crate::place::{Change, Place, SystemChoice, Wanted};
-use crate::report::Ui;
+use crate::place::{Change, Place, Survey, SystemChoice, Wanted};
 use crate::report::public::KnownAs;
+use crate::report::{ProgressDisplay, Ui};
 use crate::rotate::{self, Node};
 use crate::run::desired;
 use crate::run::identity::Identity;
@@ -177,6 +177,31 @@ pub fn prepare<'w>(
     plan.warnings = warnings;
     let after = node.map(|_| rotate::announced(&plan, &part.secrets)).filter(|after| !after.is_empty());
     Ok(Prepared { place: opened, plan, public_parts, after, known_as })
+}
+
+/// Surveys a target that only its system is asked of, and gives its title too.
+///
+/// # Errors
+/// Exit 1 if it cannot be read.
+pub fn look(
+    ui: &Ui,
+    target: Target<'_>,
+    choice: &SystemChoice,
+    wanted: &[Wanted],
+) -> Result<(Survey, String), Failure> {
+    let name = target.path.display().to_string();
+    let progress = ProgressDisplay::new(ui);
+    let watch = |step| progress.show(step);
+    let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
+    let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
+    let survey = place.survey(wanted, choice).map_err(failed)?;
+    match (&survey.system, survey.findings.first()) {
+        (None, Some(unread)) => {
+            let message = Message::new(format!("{name}: {}: {}", unread.code, unread.reason));
+            Err(Failure::refused(vec![message.hint(unread.instead.as_str())]))
+        }
+        _ => Ok((survey, place.title())),
+    }
 }
 
 /// Opens an image, a block device or a directory; without a destination for reading only.

@@ -33,7 +33,9 @@ fn changed_line(text: &str, parts: &[&[u8]]) -> Option<usize> {
         };
         let begins_with_quote = |text: &str| text.trim_start().starts_with(['"', '\'']);
         let of_a_part = |part: &&[u8]| {
-            std::str::from_utf8(part).is_ok_and(|part| begins_with_quote(part) && value.starts_with(first_line(part)))
+            std::str::from_utf8(part).is_ok_and(|text| {
+                begins_with_quote(text) && value.starts_with(first_line(text)) && !quotes_another(text, parts)
+            })
         };
         if begins_with_quote(value) && !parts.iter().any(of_a_part) {
             let value = value.trim();
@@ -49,6 +51,24 @@ fn changed_line(text: &str, parts: &[&[u8]]) -> Option<usize> {
     }
     // The quote is never closed.
     open.map(|_| text.lines().count())
+}
+
+/// True for the quoted form of another part: a filter of the template has made it.
+fn quotes_another(text: &str, parts: &[&[u8]]) -> bool {
+    let inside = |quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
+    let plain = match (inside('\''), inside('"')) {
+        (Some(text), _) => text.to_owned(),
+        (_, Some(text)) => {
+            let mut characters = text.chars();
+            let mut plain = String::new();
+            while let Some(character) = characters.next() {
+                plain.extend(if character == '\\' { characters.next() } else { Some(character) });
+            }
+            plain
+        }
+        _ => return false,
+    };
+    parts.contains(&plain.as_bytes())
 }
 
 fn first_line(text: &str) -> &str {
@@ -69,6 +89,8 @@ mod tests {
             ("A=outer \n", &[], Some(1)),
             ("A=\"x\"\n", &["\"x\""], Some(1)),
             ("A='x'\n", &["x"], None),
+            ("A='x'\n", &["x", "'x'"], None),
+            ("A=\"x\\\"y\"\n", &["x\"y", "\"x\\\"y\""], None),
             ("A='first\nsecond\\'\nB=x\n", &[], None),
             ("A=\"open\nB=x\n", &[], Some(2)),
             ("A=in\"side'\n", &[], None),

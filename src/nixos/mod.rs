@@ -8,6 +8,7 @@ pub mod homes;
 pub mod k3s;
 pub mod links;
 pub mod location;
+pub mod options;
 pub mod passwords;
 pub mod paths;
 pub mod wants;

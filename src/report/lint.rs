@@ -37,9 +37,8 @@ pub fn object(target: &str, linted: &Linted) -> Value {
 #[must_use]
 pub fn text(name: &str, title: &str, system: Option<&Closure>, linted: &Linted, columns: Option<usize>) -> String {
     let mut text = String::new();
-    let title = system.map_or_else(|| title.to_owned(), |system| format!("{title}; {}", system_name(system)));
-    if !linted.wanted.is_empty() || !linted.findings.is_empty() {
-        text = format!("{title}\n\n");
+    if let Some(system) = system {
+        text = format!("{title}; {}\n\n", system_name(system));
     }
     text.push_str(&table(&linted.wanted, columns));
     if !linted.wanted.is_empty() {
@@ -51,7 +50,7 @@ pub fn text(name: &str, title: &str, system: Option<&Closure>, linted: &Linted, 
     if !linted.findings.is_empty() {
         text.push('\n');
     }
-    text.push_str(&format!("{name}: {}", verdict(system, linted)));
+    text.push_str(&format!("{name}: {}", verdict(name, system, linted)));
     text
 }
 
@@ -61,13 +60,18 @@ fn system_name(system: &Closure) -> String {
     format!("{}{generation}", shown(&system.name))
 }
 
-fn verdict(system: Option<&Closure>, linted: &Linted) -> String {
+fn verdict(name: &str, system: Option<&Closure>, linted: &Linted) -> String {
     let refused = linted.refused();
     let warned = linted.findings.len().saturating_sub(refused);
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     match (system, refused, warned) {
         (None, 0, 0) => "no NixOS in it, so nothing of it was checked".to_owned(),
-        (Some(system), 0, 0) => format!("{} finds what it reads; nothing to object to", system_name(system)),
+        (Some(_), 0, 0) if linted.has_manifest => "nothing to object to".to_owned(),
+        (Some(_), 0, 0) => format!(
+            "{}, {} of them given; a first manifest for it: deaddrop init --image {name}",
+            counted(linted.wanted.len(), "path"),
+            linted.wanted.iter().filter(|wanted| wanted.giver == Giver::Target).count()
+        ),
         (_, _, _) => format!("{}, {}", counted(refused, "refusal"), counted(warned, "warning")),
     }
 }

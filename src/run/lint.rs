@@ -60,6 +60,8 @@ pub struct Linted {
     pub findings: Vec<Found>,
     /// What the system reads, by path.
     pub wanted: Vec<Wanted>,
+    /// It was held against a manifest.
+    pub has_manifest: bool,
 }
 
 impl Linted {
@@ -94,7 +96,7 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
         add(finding.clone(), None, None, allow);
     }
     let (Some(system), Some(facts)) = (&survey.system, &survey.facts) else {
-        return Linted { findings, wanted: Vec::new() };
+        return Linted { findings, wanted: Vec::new(), has_manifest: given.is_some() };
     };
     let wanted = wanted(given, survey, system, facts);
     if let Some(given) = given {
@@ -125,7 +127,7 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
     if let Some(finding) = facts.device.clone() {
         add(finding, None, None, allow);
     }
-    Linted { findings, wanted }
+    Linted { findings, wanted, has_manifest: given.is_some() }
 }
 
 /// The findings about each file, which `plan` and `inject` tell as well.

@@ -1,6 +1,5 @@
 //! The text of a first manifest.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use deaddrop_core::near;
@@ -130,7 +129,8 @@ impl Usual {
         format!("there is no `{name}` among {}{near}", Self::names())
     }
 
-    fn lines(self, vault: &Vault, user: &str) -> String {
+    /// Its lines; `user` is the one whose login password it is.
+    pub(super) fn lines(self, vault: &Vault, user: &str) -> String {
         let item = |title: &str| yaml(&vault.item(title));
         match self {
             Self::Login => {
@@ -221,8 +221,8 @@ pub(super) const SCHEMA: &str = "# yaml-language-server: \
 pub(super) struct FirstManifest {
     pub(super) hosts: Vec<NamedHost>,
     pub(super) vault: Vault,
-    pub(super) secrets: Vec<Usual>,
-    pub(super) user: String,
+    /// The lines of each secret.
+    pub(super) secrets: Vec<String>,
 }
 
 impl FirstManifest {
@@ -241,10 +241,7 @@ impl FirstManifest {
         if self.secrets.is_empty() {
             text.push_str("  # NAME: { path: /etc/secrets/NAME, from: \"vault:ITEM\" }\n");
         }
-        for (at, secret) in self.secrets.iter().enumerate() {
-            let gap = if at > 0 { "\n" } else { "" };
-            let _ = write!(text, "{gap}{}", secret.lines(&self.vault, &self.user));
-        }
+        text.push_str(&self.secrets.join("\n"));
         text.push_str(
             "\n# The hosts, for --host NAME. A secret is for all of them unless it has `hosts: [NAME, …]`.\nhosts:\n",
         );
@@ -283,9 +280,9 @@ mod tests {
         for kind in super::super::vault::names().split(", ") {
             for user in ["admin", "root", "a.b-c"] {
                 let hosts = vec![NamedHost::parse("node1=root@192.168.1.11").unwrap(), NamedHost::parse("1").unwrap()];
-                let secrets = Usual::ALL.to_vec();
                 let vault = Vault::parse(kind).or_else(|_| Vault::parse(&format!("{kind}:some file"))).unwrap();
-                let first = FirstManifest { hosts, vault, secrets, user: user.into() };
+                let secrets = Usual::ALL.map(|usual| usual.lines(&vault, user)).to_vec();
+                let first = FirstManifest { hosts, vault, secrets };
                 let text = first.text();
                 let manifest =
                     Manifest::parse(&text, Path::new("m")).unwrap_or_else(|errors| panic!("{kind}: {errors}\n{text}"));

@@ -3,12 +3,15 @@
 mod answers;
 mod first;
 mod ignore;
+mod image;
 mod vault;
 
 use std::path::{Path, PathBuf};
 
 use deaddrop_core::error::CommitError;
 
+use super::args::PlaceArgs;
+use super::backend::BackendArgs;
 use super::failure::nothing_changed;
 use super::public_out::unfinished;
 use crate::manifest::Manifest;
@@ -41,6 +44,21 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     secrets: Option<Vec<String>>,
 
+    /// Write what the NixOS system in this image, block device or directory reads, instead of the usual secrets
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["secrets", "user"])]
+    image: Option<PathBuf>,
+
+    /// The root partition of the image, by number or label, instead of the one chosen automatically
+    #[arg(long, value_name = "N|LABEL", requires = "image")]
+    root_partition: Option<String>,
+
+    /// The NixOS system in the image, a path in its store, instead of the one that boots
+    #[arg(long, value_name = "PATH", requires = "image")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    backend: BackendArgs,
+
     /// The user of the login password [default: admin]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -69,7 +87,19 @@ impl Args {
         if !self.force && self.output.symlink_metadata().is_ok() {
             return Err(exists(&self.output));
         }
-        let (first, ignore) = self.collect()?;
+        let image = match &self.image {
+            Some(image) => {
+                let place = PlaceArgs {
+                    root_partition: self.root_partition.clone(),
+                    backend: self.backend.clone(),
+                    as_host: false,
+                    system: self.system.clone(),
+                };
+                Some(image::read(ui, image, &place)?)
+            }
+            None => None,
+        };
+        let (first, ignore) = self.collect(image.as_ref())?;
         let text = first.text();
         // The written file must pass `check`, so its own checks report errors here.
         let manifest = Manifest::parse(&text, &self.output)
@@ -94,18 +124,20 @@ impl Args {
         let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
         ui.info(&format!("  deaddrop check --values{manifest}"));
         let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());
-        ui.info(&format!("  deaddrop plan IMAGE{manifest} --host {host}"));
+        let image = self.image.as_ref().map_or("IMAGE".to_owned(), |image| image.display().to_string());
+        ui.info(&format!("  deaddrop plan {image}{manifest} --host {host}"));
         Ok(Exit::Done)
     }
 
     /// The values of the flags, and the user's answers for the rest; with the `.gitignore` to extend.
-    fn collect(&self) -> Result<(FirstManifest, Option<PathBuf>), Failure> {
-        let mut questions = Questions::new(self.yes);
+    fn collect(&self, image: Option<&image::Read>) -> Result<(FirstManifest, Option<PathBuf>), Failure> {
+        // What an image says needs no question; where none can be asked, the usual vault can be changed later.
+        let mut questions = Questions::new(self.yes || (image.is_some() && !Questions::new(false).can_ask()));
         let hosts = match self.host.as_slice() {
             [] => questions.ask(
                 "--host",
                 "Hosts, separated by commas or spaces, each NAME or NAME=USER@ADDRESS",
-                "node1",
+                image.map_or("node1", image::Read::host),
                 |answer| answers::words(answer).map(NamedHost::parse).collect(),
             )?,
             flags => flags
@@ -121,11 +153,12 @@ impl Args {
                 questions.ask("--vault", &question, "bitwarden:vault.json", Vault::parse)?
             }
         };
-        let secrets = match &self.secrets {
-            Some(names) => {
+        let secrets = match (&self.secrets, image) {
+            (_, Some(_)) => Vec::new(),
+            (Some(names), None) => {
                 Usual::list(names.iter().map(String::as_str)).map_err(|message| wrong("--secrets", message))?
             }
-            None => {
+            (None, None) => {
                 let question = format!("Secrets, separated by commas or spaces, of {}; or all", Usual::names());
                 let usual = "login, k3s-token, wifi, deploy-key";
                 questions.ask("--secrets", &question, usual, |answer| Usual::list(answer.split(',')))?
@@ -151,7 +184,11 @@ impl Args {
             }
             (true, _) => ignore,
         };
-        Ok((FirstManifest { hosts, vault, secrets, user }, ignore))
+        let secrets = match image {
+            Some(image) => image.secrets(&vault),
+            None => secrets.into_iter().map(|usual| usual.lines(&vault, &user)).collect(),
+        };
+        Ok((FirstManifest { hosts, vault, secrets }, ignore))
     }
 }
 

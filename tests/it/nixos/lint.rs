@@ -205,3 +205,100 @@ fn each_rule_finds_what_it_is_for_and_nothing_else() {
         assert_eq!(case.findings(&[], *code), want(), "{name}");
     }
 }
+
+#[test]
+fn plan_and_inject_tell_what_is_about_the_paths_at_hand() {
+    let case = Case::new();
+    let text =
+        "[Service]\nUser=app\nEnvironmentFile=/etc/secrets/app.env\nExecStart=/x/app --config /etc/secrets/app\n";
+    case.root.unit("app.service", text);
+    case.root.unit("k3s.service", K3S);
+    let secrets = "  app: { path: /etc/secrets/app, from: env:A }\n  env: { path: /etc/secrets/app.env, template: \"N= {{ \
+                   secret('env:A') }}\\n\" }\n";
+    case.declare(secrets);
+    let run =
+        |args: &[&str]| Deaddrop::new(&case.scratch).args(args).env("A", case.value.text()).plant(&case.value).run();
+    for command in ["plan", "inject"] {
+        let object = run(&[command, "root", "--json"]).expect_code(0).json();
+        let of = |warning: &Value| json!([warning["code"], warning["secret"]]);
+        let warnings: Vec<Value> = object["warnings"].as_array().unwrap().iter().map(of).collect();
+        // The token that nothing gives is for `lint` alone.
+        assert_eq!(json!(warnings), json!([["NX106", "app"], ["NX110", "env"]]), "{command}");
+    }
+    let with_values = case.findings(&["--values"], 0);
+    let codes: Vec<&Value> = with_values.iter().map(|finding| &finding[0]).collect();
+    assert_eq!(codes, ["NX106", "NX110", "NX111"]);
+    case.declare(&secrets.replace("N= ", "N=").replace("env:A') }}", "env:A') | systemd_quote }}"));
+    let plan = run(&["plan", "root"]).expect_code(0).expect_output("NX106");
+    assert!(!plan.stdout().contains("NX110"));
+    // What is allowed is no warning.
+    case.declare("  app: { path: /etc/secrets/app, from: env:A, allow: { NX106: it is root here } }\n");
+    assert!(!run(&["plan", "root"]).stdout().contains("NX106"));
+}
+
+#[test]
+fn exit_codes_say_what_could_be_judged() {
+    let case = Case::new();
+    case.root.unit("k3s.service", K3S);
+    case.lint(&[]).expect_code(0);
+    case.lint(&["--strict"]).expect_code(3);
+    // Without a manifest it lists what the system reads, and nothing is missed.
+    std::fs::remove_file(case.scratch.join("secrets.yaml")).unwrap();
+    assert_eq!(case.findings(&["--strict"], 0), Vec::<Value>::new());
+    case.lint(&[]).expect_code(0).expect_output("/etc/secrets/k3s-token").expect_output("init --image root");
+    case.lint(&["--host", "node1"]).expect_code(2);
+    case.lint(&["-m", "none.yaml"]).expect_code(2);
+    // Several systems, and nothing says which: none is judged, until one is chosen.
+    let other = case.root.other_system("25.05", None);
+    case.root.without_profile();
+    case.lint(&[]).expect_refusal("several", 1, &["NX119", "--system"]);
+    case.lint(&["--system", &other]).expect_code(0);
+    case.lint(&["--system", "/nix/store/none"]).expect_code(1);
+    Deaddrop::new(&case.scratch).args(["lint", "@node1"]).run().expect_code(2);
+    // Without NixOS there is nothing to judge.
+    for directory in ["debian/etc", "debian/usr/bin"] {
+        std::fs::create_dir_all(case.scratch.join(directory)).unwrap();
+    }
+    Deaddrop::new(&case.scratch).args(["lint", "debian"]).run().expect_code(0).expect_output("no NixOS");
+}
+
+#[test]
+fn a_system_that_is_read_in_parts_is_judged_with_a_word() {
+    let case = Case::new();
+    case.root.remove(&store_path("etc-fstab"));
+    let findings = case.findings(&[], 0);
+    assert_eq!(findings, [json!(["NX119", "warn", null, null])]);
+}
+
+#[test]
+fn a_first_manifest_is_made_of_what_the_system_reads() {
+    let mut case = Case::new();
+    std::fs::remove_file(case.scratch.join("secrets.yaml")).unwrap();
+    case.root.unit("k3s.service", K3S);
+    let text = "[Service]\nUser=app\nEnvironmentFile=/etc/secrets/app.env\nEnvironmentFile=-/etc/secrets/more.env\n";
+    case.root.unit("app.service", text);
+    let wifi = case.root.store("wpa_supplicant.conf", "ext_password_backend=file:/etc/secrets/wifi\n");
+    let text = format!("[Service]\nExecStart=/nix/store/x/bin/wpa_supplicant -c {wifi}\nUser=wpa_supplicant\n");
+    case.root.unit("wpa_supplicant.service", &text);
+    case.root.users(Users::Perl { mutable: true });
+    let init = Deaddrop::new(&case.scratch).args(["init", "--image", "root", "--vault", "env"]).run();
+    init.expect_code(0).expect_error("4 secrets, 1 host").expect_error("deaddrop plan root --host node1");
+    let text = std::fs::read_to_string(case.scratch.join("secrets.yaml")).unwrap();
+    for line in [
+        "used_by: users.users.admin.hashedPasswordFile",
+        "apply_password: true",
+        "used_by: services.k3s.tokenFile",
+        "kind: k3s-token",
+        "used_by: systemd.services.app.serviceConfig.EnvironmentFile",
+        "format: dotenv",
+        "used_by: networking.wireless.secretsFile",
+        "  node1: {}",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(!text.contains("more.env"));
+    Deaddrop::new(&case.scratch).args(["check"]).run().expect_code(0);
+    let codes: Vec<Value> = case.findings(&[], 0).iter().map(|finding| finding[0].clone()).collect();
+    assert_eq!(codes, ["NX106"], "the number of wpa_supplicant's group is not known yet");
+    Deaddrop::new(&case.scratch).args(["init", "--image", "none.img", "-o", "b.yaml"]).run().expect_code(1);
+}
