@@ -1,19 +1,16 @@
 """Measures `deaddrop scan` beside ripgrep, over the same files in the page cache. Called by scripts/bench --scan."""
 
-import argparse
-import json
 import os
 import pathlib
 import random
 import shutil
-import signal
 import string
 import subprocess
-import sys
 
 import facts
+import rounds
 import table
-from measure import Failed, adopt, end_children, measure, peak_memory
+from rounds import Contender
 
 VALUES = 100
 # Of this machine's own programs, libraries and texts, as a store has them.
@@ -25,6 +22,8 @@ END = "<!-- to here: scan -->"
 
 class Bench:
     """What is below the work directory."""
+
+    name = "scan"
 
     def __init__(self, work, deaddrop):
         self.work, self.deaddrop = pathlib.Path(work) / "scan", deaddrop
@@ -81,23 +80,6 @@ def base64_forms(value):
         yield text[-(-before * 8 // 6):(before + len(value)) * 8 // 6]
 
 
-class Contender:
-    name = title = program = ""
-
-    def __init__(self, bench):
-        self.bench, self.seconds = bench, []
-
-    def missing(self):
-        return None if shutil.which(self.program or self.bench.deaddrop) else f"{self.program} is not installed"
-
-    def words(self):
-        raise NotImplementedError
-
-    def command(self):
-        """Ends with 0 if nothing is found: the values are in none of the files."""
-        return self.words()
-
-
 class Image(Contender):
     name, title = "image", "**deaddrop scan IMAGE**"
 
@@ -148,80 +130,17 @@ def goals(results, size):
     return found
 
 
-def rows(results, size):
-    for result in results.values():
-        first, third = result.middle()
-        yield (result.title, table.duration(result.median), f"{table.duration(first)} to {table.duration(third)}",
-               f"{size / result.median / 1e9:.2f}", table.memory(result.peak), str(len(result.seconds)))
-
-
-HEAD = ("", "median", "middle half", "GB/s", "peak memory", "runs")
-
-
-def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/bench --scan")
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--deaddrop", required=True)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--only")
-    parser.add_argument("--json")
-    parser.add_argument("--markdown")
-    parsed = parser.parse_args()
-    parsed.rounds = parsed.rounds or (3 if parsed.quick else 9)
-    known = [contender.name for contender in ALL]
-    parsed.only = parsed.only.split(",") if parsed.only else known
-    unknown = [name for name in parsed.only if name not in known]
-    if unknown:
-        parser.error(f"no contender {unknown[0]}; there are: {' '.join(known)}")
-    return parsed
+def columns(result, size):
+    """What is beside the times of a contender."""
+    return [f"{size / result.median / 1e9:.2f}"]
 
 
 def main():
-    options = arguments()
-    adopt()
-
-    def stop(number, _):
-        raise SystemExit(128 + number)
-
-    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(name, stop)
-    bench = Bench(options.work, options.deaddrop)
-    results, skipped = {}, {}
-    try:
-        bench.prepare()
-        runners = []
-        for runner in (kind(bench) for kind in ALL if kind.name in options.only):
-            why = runner.missing()
-            if why:
-                skipped[runner.name] = why
-                continue
-            # Once for the page cache, and for its memory.
-            results[runner.name] = table.Result(runner, peak_memory(runner.command(), bench.path("log")))
-            runners.append(runner)
-        versions = [facts.deaddrop(options.deaddrop), *([facts.first_line("rg", "--version")] if shutil.which("rg") else [])]
-        about = facts.facts(str(bench.work), versions)
-        for number in range(options.rounds):
-            for runner in runners:
-                results[runner.name].seconds.append(measure(runner.command(), bench.path("log")))
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Failed as error:
-        sys.exit(f"bench: {error}")
-    finally:
-        end_children()
-        subprocess.run(["rm", "-rf", str(bench.work)], check=False)
-    judged, cells = goals(results, bench.bytes), list(rows(results, bench.bytes))
-    print(f"\n{bench.files} files, {bench.bytes / 1e9:.2f} GB\n\n{table.plain(HEAD, cells, skipped, judged)}")
-    if options.json:
-        contestants = {name: {"title": result.title, "seconds": result.seconds, "median": result.median} for name, result in results.items()}
-        found = [{"goal": goal, "measured": value, "met": met} for goal, value, met in judged]
-        everything = {"facts": about, "bytes": bench.bytes, "contenders": contestants, "skipped": skipped, "goals": found}
-        pathlib.Path(options.json).write_text(json.dumps(everything, indent=2) + "\n")
-    if options.markdown:
-        about["date"] += f", over {bench.files} files with {bench.bytes / 1e9:.2f} GB in the page cache,"
-        table.put_between_marks(options.markdown, table.page(about, HEAD, cells, skipped, judged), BEGIN, END)
+    bench = Bench(*rounds.places("scan"))
+    rounds.run(
+        bench, ALL, 9, ("GB/s",), lambda result: columns(result, bench.bytes), lambda results: goals(results, bench.bytes),
+        lambda: f"over {bench.files} files with {bench.bytes / 1e9:.2f} GB in the page cache",
+        [facts.first_line("rg", "--version")] if shutil.which("rg") else [], (BEGIN, END))
 
 
 main()

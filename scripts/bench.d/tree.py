@@ -10,6 +10,8 @@ import os
 import random
 import sys
 
+from tree_names import store_hash
+
 # What the files are cut from. Longer than the window of zstd -3, so that one file is no copy of another to it.
 POOL = 24 << 20
 # Of the bytes, how many are as good as random (compressed pages, hashes); the rest is words.
@@ -30,11 +32,6 @@ def pool(rng):
         parts.append(part)
         size += len(part)
     return b"".join(parts)
-
-
-def store_hash(rng):
-    """A name's first part, as nix makes it: 32 characters of its own base 32."""
-    return "".join(rng.choices("0123456789abcdfghijklmnpqrsvwxyz", k=32))
 
 
 def write(path, content):
