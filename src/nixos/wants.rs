@@ -78,17 +78,17 @@ pub fn in_clear(closure: &Closure) -> Vec<(String, Finding)> {
     of_text.chain(of_users).collect()
 }
 
-/// NX111: nothing gives a path that the system reads. `wants` are all that read it.
+/// NX111: nothing gives a path that the system reads. `by` are all that read it, `kind` is how the first does.
 #[must_use]
-pub fn missing(path: &str, wants: &[&Want]) -> Finding {
-    let by: Vec<&str> = wants.iter().map(|want| want.by.as_str()).take(MOST_SHOWN).collect();
-    let effect = match wants.first().map(|want| want.kind) {
-        Some(Kind::ClusterToken) => "k3s waits for ever, without an error",
-        Some(Kind::Password) => "nobody can log in with that password",
-        Some(Kind::Initrd) => "the boot loader cannot be installed",
-        Some(Kind::NixConf) => "nix does not start",
-        Some(Kind::MountOption) => "the mount fails",
-        Some(Kind::EnvironmentFile | Kind::Credential) => "the unit does not start",
+pub fn missing(path: &str, by: &[String], kind: Kind) -> Finding {
+    let by: Vec<&str> = by.iter().map(String::as_str).take(MOST_SHOWN).collect();
+    let effect = match kind {
+        Kind::ClusterToken => "k3s waits for ever, without an error",
+        Kind::Password => "nobody can log in with that password",
+        Kind::Initrd => "the boot loader cannot be installed",
+        Kind::NixConf => "nix does not start",
+        Kind::MountOption => "the mount fails",
+        Kind::EnvironmentFile | Kind::Credential => "the unit does not start",
         _ => "the unit fails, or works without it",
     };
     let reads = if by.len() == 1 { "reads" } else { "read" };
@@ -99,10 +99,10 @@ pub fn missing(path: &str, wants: &[&Want]) -> Finding {
     )
 }
 
-/// NX112: nothing in the system names the path of a secret. `missing` are the paths that nothing gives.
+/// NX112: nothing in the system names the path of a secret. `missing` are paths that nothing gives.
 #[must_use]
-pub fn unused(path: &str, missing: &BTreeSet<String>) -> Finding {
-    let near = near::near(path, missing.iter().map(String::as_str));
+pub fn unused<'a>(path: &str, missing: impl Iterator<Item = &'a str>) -> Finding {
+    let near = near::near(path, missing);
     let question = near::did_you_mean(&near).map_or(String::new(), |question| format!("; {question}"));
     warn(
         "NX112",
@@ -120,7 +120,7 @@ pub fn is_named(closure: &Closure, path: &str) -> bool {
         || UNTOLD.iter().any(|place| path.starts_with(place))
         || wants.named.contains(path)
         || wants.list.iter().any(|want| want.path == path)
-        || wants.named.iter().any(|pattern| fits(pattern, path))
+        || wants.patterns.iter().any(|pattern| fits(pattern, path))
 }
 
 /// True for a pattern with `*` at its end or before a suffix, such as `/etc/secrets/*.env`.

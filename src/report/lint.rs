@@ -67,6 +67,7 @@ fn verdict(name: &str, system: Option<&Closure>, linted: &Linted) -> String {
     match (system, refused, warned) {
         (None, 0, 0) => "no NixOS in it, so nothing of it was checked".to_owned(),
         (Some(_), 0, 0) if linted.has_manifest => "nothing to object to".to_owned(),
+        (Some(_), 0, 0) if linted.wanted.is_empty() => "it reads no file that its store does not hold".to_owned(),
         (Some(_), 0, 0) => format!(
             "{}, {} of them given; a first manifest for it: deaddrop init --image {name}",
             counted(linted.wanted.len(), "path"),

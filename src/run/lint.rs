@@ -1,14 +1,17 @@
 //! What `lint` finds: the files of a manifest held against the system of a target, and that system by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::desired::{Content, DesiredFile};
 use super::plan;
 use crate::manifest::{Allow, SecretSpec};
 use crate::nixos::closure::Closure;
-use crate::nixos::closure::wants::Want;
+use crate::nixos::closure::wants::Kind;
 use crate::nixos::{self, Finding};
 use crate::place::{Facts, Refusal, Standing, Survey};
+
+/// Maximum number of missing paths that are compared with a path that nothing reads.
+const MOST_NEAR: usize = 300;
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct Wanted {
     pub path: String,
     /// What reads it, each once.
     pub by: Vec<String>,
+    /// How the first of them does.
+    pub kind: Kind,
     /// Who gives it.
     pub giver: Giver,
 }
@@ -100,11 +105,9 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
     };
     let wanted = wanted(given, survey, system, facts);
     if let Some(given) = given {
-        let missing: BTreeSet<String> =
-            wanted.iter().filter(|wanted| wanted.giver == Giver::Nothing).map(|wanted| wanted.path.clone()).collect();
-        for path in &missing {
-            let readers: Vec<&Want> = system.wants.list.iter().filter(|want| want.path == *path).collect();
-            add(nixos::wants::missing(path, &readers), None, Some(path.clone()), allow);
+        let missing: Vec<&Wanted> = wanted.iter().filter(|wanted| wanted.giver == Giver::Nothing).collect();
+        for Wanted { path, by, kind, .. } in &missing {
+            add(nixos::wants::missing(path, by, *kind), None, Some(path.clone()), allow);
         }
         for (file, surveyed) in given.files.iter().zip(&survey.places) {
             let spec = given.specs.iter().find(|spec| spec.name == file.secret);
@@ -113,7 +116,8 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
             let is_about_it = matches!(file.content, Content::Absent | Content::PublicPart(_));
             let path = file.path.as_str();
             if !is_said && !is_read && !is_about_it && !nixos::wants::is_named(system, path) {
-                let found = nixos::wants::unused(path, &missing);
+                let near = missing.iter().take(MOST_NEAR).map(|wanted| wanted.path.as_str());
+                let found = nixos::wants::unused(path, near);
                 add(found, Some(&file.secret), Some(path.to_owned()), &file.allow);
             }
         }
@@ -196,6 +200,7 @@ fn wanted(given: Option<Given<'_>>, survey: &Survey, system: &Closure, facts: &F
         let entry = all.entry(&want.path).or_insert_with(|| Wanted {
             path: want.path.clone(),
             by: Vec::new(),
+            kind: want.kind,
             giver: giver.clone(),
         });
         if !entry.by.contains(&want.by) {

@@ -1,6 +1,6 @@
 //! The secrets of a first manifest that the system in an image reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -57,14 +57,14 @@ impl Read {
     /// The lines of each secret.
     pub(super) fn secrets(&self, vault: &Vault) -> Vec<String> {
         let mut names = BTreeSet::new();
-        let mut seen = BTreeSet::new();
+        let mut by_path: BTreeMap<&str, Vec<&Want>> = BTreeMap::new();
+        for want in self.system.wants.list.iter().filter(|want| !want.optional) {
+            by_path.entry(&want.path).or_default().push(want);
+        }
         let mut blocks = Vec::new();
-        for want in &self.system.wants.list {
-            let is_refused = paths::judge(&want.path).is_some_and(|finding| finding.refuse);
-            if want.optional || is_refused || !seen.insert(want.path.as_str()) {
-                continue;
-            }
-            let readers: Vec<&Want> = self.system.wants.list.iter().filter(|other| other.path == want.path).collect();
+        for (path, readers) in by_path {
+            let is_refused = paths::judge(path).is_some_and(|finding| finding.refuse);
+            let Some(want) = readers.first().filter(|_| !is_refused) else { continue };
             let name = unique(&secret_name(want), &mut names);
             blocks.push(self.secret(&name, want, &readers, vault));
         }

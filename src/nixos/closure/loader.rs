@@ -75,10 +75,17 @@ fn systemd_boot<T: Tree>(view: &View<'_, T>, esp: &str) -> Option<Default> {
     let config = text(&format!("{esp}/loader/loader.conf")).unwrap_or_default();
     let named = config.lines().find_map(|line| line.strip_prefix("default")?.split_whitespace().next());
     let names = view.names(&directory, MOST_ENTRIES).ok().flatten()?;
-    let is_named =
-        |name: &&String| named.is_some_and(|named| *name == named || name.strip_suffix(".conf") == Some(named));
-    let newest = || names.iter().filter(|name| name.ends_with(".conf")).max_by_key(|name| entry_number(name));
-    let name = names.iter().find(is_named).or_else(newest)?;
+    // A pattern means the highest version of the entries that it fits, as does no default (loader.conf(5)).
+    let fits = |name: &str, pattern: &str| match pattern.split_once('*') {
+        Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
+        None => name == pattern,
+    };
+    let is_named = |name: &&String| {
+        named.is_some_and(|named| fits(name, named) || name.strip_suffix(".conf").is_some_and(|name| fits(name, named)))
+    };
+    let entries = || names.iter().filter(|name| name.ends_with(".conf"));
+    let newest = || entries().max_by_key(|name| entry_number(name));
+    let name = entries().filter(is_named).max_by_key(|name| entry_number(name)).or_else(newest)?;
     let file = format!("{directory}/{name}");
     let entry = text(&file)?;
     let toplevel = entry.lines().find_map(|line| init_of(line.strip_prefix("options")?))?;
@@ -91,9 +98,23 @@ fn entry_number(name: &str) -> Option<u32> {
     rest.split(['-', '.']).next()?.parse().ok()
 }
 
-/// The first entry: what nixpkgs writes first is the default system.
+/// The entry that `set default=` numbers among those at the top, from 0; else the first one, which is what nixpkgs
+/// writes for the default system.
 fn grub(text: &str) -> Option<String> {
-    text.lines().filter(|line| line.trim_start().starts_with("linux")).find_map(init_of)
+    let number = |line: &str| line.trim().strip_prefix("set default=")?.trim_matches('"').parse().ok();
+    let default: usize = text.lines().find_map(number).unwrap_or(0);
+    let systems = |entry: usize| {
+        let mut begun: usize = 0;
+        let mut depth: usize = 0;
+        let of_entry = move |line: &&str| {
+            let begins = line.starts_with("menuentry ") || line.starts_with("submenu ");
+            begun = begun.saturating_add(usize::from(depth == 0 && begins));
+            depth = depth.saturating_add(line.matches('{').count()).saturating_sub(line.matches('}').count());
+            begun == entry.saturating_add(1) && line.starts_with("linux")
+        };
+        text.lines().map(str::trim).filter(of_entry).find_map(init_of)
+    };
+    systems(default).or_else(|| text.lines().filter(|line| line.trim().starts_with("linux")).find_map(init_of))
 }
 
 #[cfg(test)]
@@ -121,6 +142,8 @@ mod tests {
         let text = "menuentry \"NixOS\" {\n  linux ($drive1)/k init=/nix/store/a-nixos-system-x/init\n}\n\
                     menuentry \"old\" {\n  linux /k init=/nix/store/b-nixos-system-x/init\n}\n";
         assert_eq!(grub(text).as_deref(), Some("/nix/store/a-nixos-system-x"));
+        assert_eq!(grub(&format!("set default=\"1\"\n{text}")).as_deref(), Some("/nix/store/b-nixos-system-x"));
+        assert_eq!(grub(&format!("set default=saved\n{text}")).as_deref(), Some("/nix/store/a-nixos-system-x"));
         assert_eq!(grub("menuentry x {\n linux /vmlinuz root=/dev/sda1\n}\n"), None);
     }
 

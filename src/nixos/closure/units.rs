@@ -5,7 +5,7 @@ use deaddrop_core::tree::Tree;
 use super::view::{Maskable, View};
 
 /// Maximum size of a unit file or a drop-in, in bytes.
-const UNIT_LIMIT: u64 = 1 << 20;
+const UNIT_LIMIT: u64 = 256 << 10;
 /// Maximum number of drop-ins of a unit.
 const MOST_DROP_INS: usize = 100;
 
@@ -13,6 +13,8 @@ const MOST_DROP_INS: usize = 100;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
     settings: Vec<Setting>,
+    /// Size of its texts, in bytes.
+    size: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,7 @@ pub fn read<T: Tree>(view: &View<'_, T>, directory: &str, name: &str) -> Result<
 impl Unit {
     /// Adds the settings of a unit file's or drop-in's text.
     pub fn add(&mut self, text: &str) {
+        self.size = self.size.saturating_add(text.len());
         let mut section = String::new();
         for line in logical_lines(text) {
             if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -72,6 +75,12 @@ impl Unit {
                 self.settings.push(Setting { section: section.clone(), key, value });
             }
         }
+    }
+
+    /// Size of its file and drop-ins, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// The values of a setting that is a list. An empty value removes those before it.

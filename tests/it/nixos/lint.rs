@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::kit::Scratch;
 use crate::kit::canary::Canary;
 use crate::kit::nixos::{HASH, NixosRoot, Overlay, Users, store_path};
 use crate::kit::run::{Deaddrop, Finished};
+use crate::kit::{Scratch, tool};
 
 /// A root whose users are made from the configuration alone, and a manifest.
 struct Case {
@@ -301,4 +301,50 @@ fn a_first_manifest_is_made_of_what_the_system_reads() {
     let codes: Vec<Value> = case.findings(&[], 0).iter().map(|finding| finding[0].clone()).collect();
     assert_eq!(codes, ["NX106"], "the number of wpa_supplicant's group is not known yet");
     Deaddrop::new(&case.scratch).args(["init", "--image", "none.img", "-o", "b.yaml"]).run().expect_code(1);
+}
+
+#[test]
+fn a_file_system_of_another_name_than_the_configuration_says_is_told() {
+    let case = Case::new();
+    for (label, want) in [("nixos", json!([])), ("other", json!([["NX116", "warn", null, null]]))] {
+        let image = case.scratch.join("node1.img");
+        let mut make = std::process::Command::new("mke2fs");
+        make.args(["-q", "-F", "-t", "ext4", "-L", label, "-d"]).arg(case.root.path()).arg(&image).arg("64M");
+        tool(&mut make);
+        let lint = Deaddrop::new(&case.scratch).args(["lint", "node1.img", "--json"]).run().expect_code(0).json();
+        let of = |warning: &Value| json!([warning["code"], warning["level"], warning["secret"], warning["path"]]);
+        let found: Vec<Value> = lint["warnings"].as_array().unwrap().iter().map(of).collect();
+        assert_eq!(json!(found), want, "{label}");
+    }
+}
+
+#[test]
+fn a_specialisation_that_reads_more_is_told() {
+    let case = Case::new();
+    let special = case.root.specialisation("with-k3s");
+    assert_eq!(case.findings(&["--strict"], 0), Vec::<Value>::new());
+    // An etc tree of its own, with one more unit.
+    let (etc, units) = (store_path("etc-2"), store_path("system-units-2"));
+    case.root.link(&format!("{special}/etc"), &format!("{etc}/etc"));
+    case.root.link(&format!("{etc}/etc/fstab"), &store_path("etc-fstab"));
+    case.root.link(&format!("{etc}/etc/systemd/system"), &units);
+    case.root.write(&format!("{units}/k3s.service"), K3S);
+    assert_eq!(case.findings(&[], 0), [json!(["NX114", "warn", null, null])]);
+    case.lint(&[]).expect_output("(/etc/secrets/k3s-token)");
+}
+
+#[test]
+fn a_hostile_closure_ends_soon_with_a_word() {
+    let case = Case::new();
+    let long = "ExecStart=/x --token-file /etc/secrets/k3s-token\n".repeat(5000);
+    for number in 0..400 {
+        case.root.unit(&format!("long{number}.service"), &format!("[Service]\n{long}"));
+    }
+    // Units that are links to each other.
+    let units = store_path("system-units");
+    case.root.link(&format!("{units}/a.service"), "b.service").link(&format!("{units}/b.service"), "a.service");
+    case.root.link("/nix/store/loop", "/nix/store/loop");
+    case.root.unit("loop.service", "[Service]\nExecStart=/nix/store/loop --config /nix/store/loop\n");
+    let lint = Deaddrop::new(&case.scratch).args(["lint", "root"]).limited().run();
+    lint.expect_code(0).expect_output("NX119").expect_output("NX111");
 }

@@ -34,8 +34,12 @@ const MOST_SERVICES: usize = 2000;
 const MOST_FILES: usize = 4000;
 /// Maximum size of such a file, in bytes: a script or a configuration, no program.
 const FILE_LIMIT: u64 = 256 << 10;
-/// Maximum number of paths that are kept of each kind.
-const MOST_PATHS: usize = 100_000;
+/// Maximum size of all units and files together, in bytes: those of a large system have 4 MiB.
+const MOST_BYTES: usize = 16 << 20;
+/// Maximum number of paths that are wanted.
+const MOST_WANTS: usize = 5000;
+/// Maximum number of paths that are only named.
+const MOST_NAMED: usize = 100_000;
 /// Maximum depth of the directories of /etc.
 const DEPTH: usize = 4;
 
@@ -46,6 +50,8 @@ pub struct Wants {
     pub list: Vec<Want>,
     /// Every other path that the same texts name.
     pub named: BTreeSet<String>,
+    /// Patterns of paths, with `*`.
+    pub patterns: BTreeSet<String>,
     /// Secrets in clear.
     pub clear: Vec<InClear>,
 }
@@ -138,11 +144,13 @@ struct Collector<'v, 't, T: Tree> {
     /// Paths that a script makes.
     made: BTreeSet<String>,
     named: BTreeSet<String>,
+    patterns: BTreeSet<String>,
     clear: BTreeSet<InClear>,
     /// Files that were read, and by whom: one may be named by several.
     seen: BTreeSet<(String, String)>,
     files: usize,
     most_files: usize,
+    bytes: usize,
     unread: Vec<String>,
 }
 
@@ -160,9 +168,11 @@ pub fn find<T: Tree>(
         wants: Vec::new(),
         made: BTreeSet::new(),
         named: BTreeSet::new(),
+        patterns: BTreeSet::new(),
         clear: BTreeSet::new(),
         seen: BTreeSet::new(),
         files: 0,
+        bytes: 0,
         most_files: view.patience(MOST_FILES),
         unread: Vec::new(),
     };
@@ -175,6 +185,15 @@ pub fn find<T: Tree>(
     if let Some(activate) = activate {
         collector.made.extend(script::made(activate));
         collector.name_all(activate);
+    }
+    let wants = collector.wants.len();
+    if wants > MOST_WANTS {
+        collector.unread.push(format!("{etc}: it reads {wants} files, and only {MOST_WANTS} of them are judged"));
+        collector.wants.truncate(MOST_WANTS);
+    }
+    if collector.files >= collector.most_files || collector.bytes > MOST_BYTES {
+        let why = "they are too many or too large";
+        collector.unread.push(format!("{etc}: not all files that its units name were read: {why}"));
     }
     unread.append(&mut collector.unread);
     collector.finish(&etc)
@@ -200,8 +219,7 @@ impl<T: Tree> Collector<'_, '_, T> {
             }
             is_same
         });
-        self.wants.truncate(MOST_PATHS);
-        Wants { list: self.wants, named: self.named, clear: self.clear.into_iter().collect() }
+        Wants { list: self.wants, named: self.named, patterns: self.patterns, clear: self.clear.into_iter().collect() }
     }
 
     fn users(&mut self, accounts: &Accounts) {
@@ -254,6 +272,9 @@ impl<T: Tree> Collector<'_, '_, T> {
             if place.is_some_and(|place| !seen.insert(place.physical)) {
                 continue;
             }
+            if self.bytes > MOST_BYTES || self.wants.len() > MOST_WANTS {
+                return;
+            }
             match units::read(self.view, &directory, &name) {
                 Ok(Entry::Unit(unit)) => self.unit(&directory, &name, &unit),
                 Ok(Entry::Masked | Entry::Missing) => {}
@@ -263,9 +284,14 @@ impl<T: Tree> Collector<'_, '_, T> {
     }
 
     fn unit(&mut self, directory: &str, name: &str, unit: &units::Unit) {
-        let found = unit::read(name, unit);
+        self.bytes = self.bytes.saturating_add(unit.size());
+        let mut found = unit::read(name, unit);
+        found.wants.sort();
+        found.wants.dedup();
         self.wants.extend(found.wants);
-        self.named.extend(found.named);
+        let (patterns, named): (Vec<_>, Vec<_>) = found.named.into_iter().partition(|path| path.contains('*'));
+        self.named.extend(named);
+        self.patterns.extend(patterns);
         for (what, instead) in found.clear {
             self.clear.insert(InClear { file: format!("{directory}/{name}"), what, instead });
         }
@@ -358,14 +384,18 @@ impl<T: Tree> Collector<'_, '_, T> {
     }
 
     fn name_all(&mut self, text: &str) {
-        if self.named.len() < MOST_PATHS {
+        if self.named.len() < MOST_NAMED {
             self.named.extend(path::all(text));
         }
     }
 
     /// The text of a small file; `None` for a directory, a program, or what cannot be read.
-    fn text(&self, path: &str) -> Option<String> {
+    fn text(&mut self, path: &str) -> Option<String> {
+        if self.bytes > MOST_BYTES || self.wants.len() > MOST_WANTS {
+            return None;
+        }
         let content = self.view.content(path, FILE_LIMIT).ok().flatten()?;
+        self.bytes = self.bytes.saturating_add(content.len());
         let text = std::str::from_utf8(content.expose()).ok()?;
         (!text.contains('\0')).then(|| text.to_owned())
     }
