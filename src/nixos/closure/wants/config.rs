@@ -36,7 +36,7 @@ const NOT_SECRET: [&str; 14] = [
 ];
 
 /// Paths that the text names as files of secrets, without repeats: `$__file{PATH}` (Grafana), `file:PATH`
-/// (wpa_supplicant), and the value of a key such as `credentials-file` or `"tokenFile"` in YAML, JSON, TOML or INI.
+/// (wpa_supplicant), `cat PATH`, and the value of a key such as `credentials-file` or `"tokenFile"` in YAML, JSON, TOML or INI.
 pub(super) fn paths(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for (at, _) in text.match_indices('/') {
@@ -61,6 +61,11 @@ fn is_wanted(before: &str) -> bool {
         return true;
     }
     let is_space = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+    let word = line.trim_end_matches(is_space);
+    let is_cat = word.strip_suffix("cat").is_some_and(|before| before.ends_with([' ', '"', '\'', '(', '/']));
+    if (is_cat && word != line) || word.ends_with("(<") {
+        return true;
+    }
     if let Some(key) = line.strip_suffix("file:") {
         // `ext_password_backend=file:PATH`
         return key.trim_end_matches(is_space).ends_with('=');
@@ -121,6 +126,9 @@ mod tests {
                 "[WireGuard]\nPrivateKeyFile=/etc/secrets/wg\nPresharedKeyFile=/etc/secrets/psk\n",
                 &["/etc/secrets/wg", "/etc/secrets/psk"],
             ),
+            ("PostUp = wg set %i private-key <(cat /etc/secrets/wg)\n", &["/etc/secrets/wg"]),
+            ("passwordeval \"cat /etc/secrets/smtp\"\n", &["/etc/secrets/smtp"]),
+            ("concat /etc/secrets/x\n", &[]),
             ("key_file: /etc/secrets/k\nkeyFile = '/etc/secrets/l'\n", &["/etc/secrets/k", "/etc/secrets/l"]),
             ("# password_file: /etc/secrets/x\n", &[]),
             ("tls_cert_file: /etc/secrets/cert.pem\npid_file = /etc/x/y\n", &[]),

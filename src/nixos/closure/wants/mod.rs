@@ -9,7 +9,7 @@
 //! users JSON, secrets of the initrd, nix.conf, fstab
 //! ```
 //!
-//! systemd.exec(5), systemd.service(5); docs/nixos.md, "What a system wants". Files that sops-nix and agenix make are
+//! systemd.exec(5), systemd.service(5); docs/lint.md. Files that sops-nix and agenix make are
 //! no part of it: they are wanted by those who read them, and given by them.
 
 mod config;
@@ -146,6 +146,8 @@ struct Collector<'v, 't, T: Tree> {
     named: BTreeSet<String>,
     patterns: BTreeSet<String>,
     clear: BTreeSet<InClear>,
+    /// The etc tree.
+    etc: String,
     /// Files that were read, and by whom: one may be named by several.
     seen: BTreeSet<(String, String)>,
     files: usize,
@@ -170,17 +172,18 @@ pub fn find<T: Tree>(
         named: BTreeSet::new(),
         patterns: BTreeSet::new(),
         clear: BTreeSet::new(),
+        etc: format!("{toplevel}/etc"),
         seen: BTreeSet::new(),
         files: 0,
         bytes: 0,
         most_files: view.patience(MOST_FILES),
         unread: Vec::new(),
     };
-    let etc = format!("{toplevel}/etc");
+    let etc = collector.etc.clone();
     collector.users(accounts);
     collector.initrd(toplevel);
     collector.units(&etc);
-    collector.etc(&etc, "", DEPTH);
+    collector.etc_entries(&etc, "", DEPTH);
     collector.mounts(mounts);
     if let Some(activate) = activate {
         collector.made.extend(script::made(activate));
@@ -304,7 +307,7 @@ impl<T: Tree> Collector<'_, '_, T> {
     }
 
     /// The entries of /etc that are files of the store.
-    fn etc(&mut self, directory: &str, below: &str, depth: usize) {
+    fn etc_entries(&mut self, directory: &str, below: &str, depth: usize) {
         let Ok(Some(names)) = self.view.names(directory, MOST_UNITS) else { return };
         for name in names {
             let (path, at) = (format!("{directory}/{name}"), format!("{below}{name}"));
@@ -316,7 +319,7 @@ impl<T: Tree> Collector<'_, '_, T> {
             match place.kind {
                 // A link to a directory of the store: fonts, time zones, and files that name none of the system's.
                 FileKind::Directory if depth > 1 && (!is_link || at == "systemd/network") => {
-                    self.etc(&path, &format!("{at}/"), depth.saturating_sub(1));
+                    self.etc_entries(&path, &format!("{at}/"), depth.saturating_sub(1));
                 }
                 FileKind::File => self.etc_file(&path, &at),
                 _ => {}
@@ -326,6 +329,11 @@ impl<T: Tree> Collector<'_, '_, T> {
 
     fn etc_file(&mut self, path: &str, at: &str) {
         self.files = self.files.saturating_add(1);
+        // Whoever names it reads it.
+        let range = (path.to_owned(), String::new())..;
+        if self.seen.range(range).next().is_some_and(|(seen, _)| seen == path) {
+            return;
+        }
         let Some(text) = self.text(path) else { return };
         self.name_all(&text);
         if at == "nix/nix.conf" {
@@ -343,8 +351,11 @@ impl<T: Tree> Collector<'_, '_, T> {
         self.configuration(path, &text, &reader);
     }
 
-    /// A file of the store that a unit or a script names. `depth`: how many more files name others.
+    /// A file of the store or of the system's /etc that a unit or a script names. `depth`: how many more files name
+    /// others.
     fn file(&mut self, path: &str, reader: &Reader, is_program: bool, depth: usize) {
+        let of_etc = path.strip_prefix("/etc/").map(|below| format!("{}/{below}", self.etc));
+        let path = of_etc.as_deref().unwrap_or(path);
         if depth == 0 || self.files >= self.most_files || !self.seen.insert((path.to_owned(), reader.by.clone())) {
             return;
         }

@@ -21,7 +21,7 @@ pub(super) struct Script {
     pub(super) wants: Vec<Found>,
     /// Paths that it makes.
     pub(super) made: Vec<String>,
-    /// Files of the store that it names and that are no programs.
+    /// Files of the store and of /etc that it names and that are no programs.
     pub(super) files: Vec<String>,
 }
 
@@ -33,7 +33,8 @@ pub(super) fn read(text: &str) -> Script {
         judge(&command, &mut script, &mut tested);
     }
     let is_file = |path: &&str| !["/bin/", "/sbin/", "/lib/", "/libexec/"].iter().any(|part| path.contains(part));
-    script.files = path::of_store(text).filter(is_file).map(str::to_owned).collect();
+    let in_etc = path::all(text).filter(|path| path.starts_with("/etc/"));
+    script.files = path::of_store(text).filter(is_file).map(str::to_owned).chain(in_etc).collect();
     script.wants.retain(|want| !script.made.contains(&want.path));
     for want in &mut script.wants {
         want.optional |= tested.contains(&want.path);

@@ -56,6 +56,9 @@ pub(super) fn read(name: &str, unit: &Unit) -> Said {
     for value in list("ImportCredential") {
         said.named.push(format!("{CREDENTIALS}/{}", value.split(':').next().unwrap_or(value)));
     }
+    for value in list("BindReadOnlyPaths").into_iter().chain(list("BindPaths")) {
+        said.named.extend(path::all(value));
+    }
     for word in list("Environment").into_iter().flat_map(units::words) {
         said.variable(&word, &reader);
     }
@@ -134,7 +137,7 @@ impl Said {
                     self.clear.push((what, instead));
                 }
             }
-            if value.starts_with("/nix/store/") {
+            if value.starts_with("/nix/store/") || value.starts_with("/etc/") {
                 let list = if at == 0 { &mut self.programs } else { &mut self.files };
                 list.push((value.to_owned(), reader.clone()));
             }
