@@ -349,6 +349,7 @@ mod tests {
             users: UserManagement::Perl { mutable: true },
             accounts: Accounts::default(),
             deletes_host_keys: false,
+            decrypters: Vec::new(),
             unread: Vec::new(),
         }
     }

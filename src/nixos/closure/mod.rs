@@ -5,7 +5,9 @@
 //! Names and formats: nixpkgs, `nixos/modules/system/activation/top-level.nix`, `nixos/modules/tasks/filesystems.nix`,
 //! `nixos/modules/config/users-groups.nix`, `nixos/modules/services/system/userborn.nix`.
 
+mod bounded;
 mod cloud_init;
+pub mod decrypt;
 mod etc;
 mod loader;
 mod mounts;
@@ -19,6 +21,7 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::Tree;
 use serde::Deserialize;
 
+use self::decrypt::Decrypter;
 use self::system::Chosen;
 use self::view::View;
 
@@ -57,8 +60,26 @@ pub struct Closure {
     pub accounts: Accounts,
     /// cloud-init deletes sshd's host keys at the first boot.
     pub deletes_host_keys: bool,
+    /// What decrypts secrets of its store when it boots: sops-nix, agenix.
+    pub decrypters: Vec<Decrypter>,
     /// Parts that could not be read, and why.
     pub unread: Vec<String>,
+}
+
+impl Closure {
+    /// True for a path of the booted system that sops-nix or agenix makes.
+    #[must_use]
+    pub fn makes(&self, path: &str) -> bool {
+        self.decrypters.iter().any(|decrypter| decrypter.makes(path))
+    }
+
+    /// True for a file that is read while the system is activated: a user's hashedPasswordFile, a key that sops-nix or
+    /// agenix decrypts with.
+    #[must_use]
+    pub fn is_read_by_activation(&self, path: &str) -> bool {
+        let is_identity = |decrypter: &Decrypter| decrypter.identities.iter().any(|identity| identity.path == path);
+        self.decrypters.iter().any(is_identity) || self.accounts.users_of(path).next().is_some()
+    }
 }
 
 /// How /etc comes to be at boot.
@@ -219,10 +240,22 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
             (Vec::new(), (UserManagement::Unknown, Accounts::default()))
         }
     };
+    let decrypters = decrypt::find(view, &tree, activate, &mut unread);
     let deletes_host_keys = cloud_init::deletes_host_keys(view, &tree, &mut unread);
     // Paths out of the closure's own texts may hold anything.
     let unread = unread.iter().map(|why| view::shown(why)).collect();
-    Closure { name: name_of(&toplevel), toplevel, generation, etc, mounts, users, accounts, deletes_host_keys, unread }
+    Closure {
+        name: name_of(&toplevel),
+        toplevel,
+        generation,
+        etc,
+        mounts,
+        users,
+        accounts,
+        deletes_host_keys,
+        decrypters,
+        unread,
+    }
 }
 
 /// The name of a store path: what follows its hash of 32 characters.
