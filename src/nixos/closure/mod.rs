@@ -16,17 +16,19 @@ pub mod units;
 mod users;
 pub mod view;
 
+use std::collections::HashMap;
+
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::Tree;
 use serde::Deserialize;
 
-use self::decrypt::Decrypter;
+use self::decrypt::{Decrypter, Tool};
 use self::system::Chosen;
 use self::view::View;
 
 /// Length of the hash at the beginning of a store path's name.
-const HASH: usize = 32;
+pub(in crate::nixos) const HASH: usize = 32;
 /// Maximum size of an activation script, in bytes.
 const ACTIVATE_LIMIT: u64 = 1 << 20;
 
@@ -71,6 +73,18 @@ impl Closure {
     #[must_use]
     pub fn makes(&self, path: &str) -> bool {
         self.decrypters.iter().any(|decrypter| decrypter.makes(path))
+    }
+
+    /// The users whose `hashedPasswordFile` sops-nix or agenix makes, each with that path and the program.
+    pub fn made_passwords(&self) -> impl Iterator<Item = (&str, &str, Tool)> {
+        let mut made: HashMap<&str, Tool> = HashMap::new();
+        for decrypter in &self.decrypters {
+            made.extend(decrypter.paths().map(|path| (path, decrypter.tool)));
+        }
+        self.accounts.users.iter().filter_map(move |user| {
+            let path = user.hashed_password_file.as_deref()?;
+            Some((user.name.as_str(), path, *made.get(path)?))
+        })
     }
 
     /// True for a file that is read while the system is activated: a user's hashedPasswordFile, a key that sops-nix or

@@ -1,5 +1,6 @@
 //! What deaddrop knows of NixOS: the closure that it reads, and what follows from it.
 
 mod closure;
+mod decrypt;
 mod effect;
 mod inspect;

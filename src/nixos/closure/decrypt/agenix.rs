@@ -73,7 +73,7 @@ fn script(text: &str, unread: &mut Vec<String>) -> Option<Decrypter> {
             && let Some((file, _)) = rest.split_once('\'')
         {
             blocks.last_mut().iter_mut().for_each(|block| block.file = Some(file.to_owned()));
-        } else if let Some((_, rest)) = line.split_once("ln -sfT ") {
+        } else if let Some((_, rest)) = line.split_once("ln -sfT ").or_else(|| line.split_once("ln -sfn ")) {
             let words = units::words(rest);
             let (Some(from), Some(to)) = (words.first(), words.get(1)) else { continue };
             match (from.ends_with(GENERATION), blocks.last_mut()) {
@@ -173,10 +173,11 @@ ln -sfT "/run/agenix.d/$_agenix_generation" /run/agenix
 
     #[test]
     fn identities_of_an_older_script_are_options() {
-        let text = "_truePath=\"/run/agenix/a\"\necho \"decrypting '/a.age' to x\"\n\
-                    /nix/store/age/bin/age --decrypt -i /etc/ssh/a -i /etc/ssh/b -o x /a.age\n";
+        let text = "_truePath=\"/run/agenix.d/$_agenix_generation/a\"\necho \"decrypting '/a.age' to x\"\n\
+                    LANG=C /nix/store/age/bin/age --decrypt -i /etc/ssh/a -i /etc/ssh/b -o x /a.age\n\
+                    [ \"/a\" != \"/run/agenix/a\" ] && ln -sfn \"/run/agenix/a\" \"/a\"\n";
         let found = script(text, &mut Vec::new()).unwrap();
-        assert_eq!(found.identities.len(), 2);
+        assert_eq!((found.identities.len(), found.secrets[0].paths.len()), (2, 2));
     }
 
     #[test]

@@ -77,8 +77,12 @@ impl Decrypter {
     /// True for a path that it makes.
     #[must_use]
     pub fn makes(&self, path: &str) -> bool {
-        let is_made = |made: &String| made == path;
-        self.secrets.iter().flat_map(|secret| &secret.paths).chain(&self.templates).any(is_made)
+        self.paths().any(|made| made == path)
+    }
+
+    /// The paths that it makes.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().flat_map(|secret| &secret.paths).chain(&self.templates).map(String::as_str)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! sops-nix: `pkgs/sops-install-secrets/main.go`; sops: `stores/stores.go`, `stores/flatten.go`.
 
+use std::collections::HashSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use deaddrop_core::tree::Tree;
@@ -31,6 +33,9 @@ pub fn find<T: Tree>(view: &View<'_, T>, units: &str, activate: &str, unread: &m
             commands.extend(unit.commands("ExecStart"));
         }
     }
+    // A system that names one manifest twice decrypts it twice.
+    let mut seen = HashSet::new();
+    commands.retain(|words| seen.insert(words.last().cloned()));
     let mut found: Vec<Decrypter> = Vec::new();
     for words in commands.into_iter().take(MOST_MANIFESTS) {
         let Some(path) = words.last().filter(|path| path.starts_with('/') && words.len() > 1) else {
@@ -54,11 +59,12 @@ pub fn find<T: Tree>(view: &View<'_, T>, units: &str, activate: &str, unread: &m
     found
 }
 
-/// The words of a line of activation that decrypts.
+/// The words of a line of activation that decrypts, from the program on: variables may stand before it.
 fn command(line: &str) -> Option<Vec<String>> {
-    let line = line.trim_start();
-    let words = units::words(line);
-    words.first()?.ends_with("/bin/sops-install-secrets").then_some(words)
+    let words = units::words(line.trim_start());
+    let at = words.iter().position(|word| !word.contains('='))?;
+    let command = words.get(at..)?;
+    command.first()?.ends_with("/bin/sops-install-secrets").then(|| command.to_vec())
 }
 
 /// The file of the key that activation makes if it is missing.
@@ -384,6 +390,8 @@ mod tests {
         let line =
             "  /nix/store/x-sops-install-secrets-0.0.1/bin/sops-install-secrets -ignore-passwd /nix/store/m.json";
         assert_eq!(command(line).unwrap().last().unwrap(), "/nix/store/m.json");
+        let older = "SOPS_GPG_EXEC=/nix/store/gpg /nix/store/x/bin/sops-install-secrets /nix/store/m.json";
+        assert_eq!(command(older).unwrap().len(), 2);
         assert_eq!(command("# /nix/store/x/bin/sops-install-secrets /m"), None);
         assert_eq!(command("echo sops-install-secrets"), None);
         assert_eq!(made_key("x\n/nix/store/a/bin/age-keygen -o '/var/lib/key' \nfi"), Some("/var/lib/key".into()));
