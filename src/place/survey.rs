@@ -104,6 +104,8 @@ pub struct Survey {
     /// The keys that stand in the target where its system's sops-nix or agenix looks for one, by their declared path.
     /// Empty bytes: a file that cannot be read, or over 64 KiB. None for a running node.
     pub keys: BTreeMap<String, Secret>,
+    /// [`SystemChoice::persist_root`].
+    pub persist_root: Option<String>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
@@ -224,7 +226,17 @@ pub fn survey_disk<T: Tree>(
     let keys =
         closure.iter().zip(&places).flat_map(|(closure, places)| standing::keys(tree, closure, places)).collect();
     let interrupted = interrupted::find(tree)?.map(Arc::new);
-    Ok(Survey { keys, findings, passwords, hostname: hostname(tree)?, interrupted, system: closure, ..survey })
+    let persist_root = choice.persist_root.clone();
+    Ok(Survey {
+        keys,
+        persist_root,
+        findings,
+        passwords,
+        hostname: hostname(tree)?,
+        interrupted,
+        system: closure,
+        ..survey
+    })
 }
 
 /// Surveys any tree.

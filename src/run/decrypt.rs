@@ -33,7 +33,8 @@ pub enum GivenKey {
 /// A finding about a path of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// The declared path of the key, or of the password file; for a program that names no key, none.
+    /// The path of the key (as the manifest has it, if that gives it), or of the password file; none for a program that
+    /// names no key.
     pub path: Option<String>,
     /// The finding, a warning.
     pub finding: Finding,
@@ -70,22 +71,28 @@ pub fn judge(survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Judged {
     judged
 }
 
+/// The path that a manifest may have for a file which is written to `path`, below its `persist_root`.
+fn mapped<'p>(survey: &Survey, path: &'p str) -> Option<&'p str> {
+    path.strip_prefix(survey.persist_root.as_deref()?).filter(|rest| rest.starts_with('/'))
+}
+
 /// The key at the path of an identity.
 struct Standing<'s> {
     identity: &'s Identity,
-    /// The manifest gives it.
-    is_given: bool,
+    /// The path in the manifest, if that gives it.
+    given: Option<&'s str>,
     key: GivenKey,
 }
 
 impl<'s> Standing<'s> {
     fn of(identity: &'s Identity, survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Option<Self> {
-        match given.get(&identity.path) {
-            Some(GivenKey::Absent) => None,
-            Some(key) => Some(Self { identity, is_given: true, key: key.clone() }),
+        let paths = [Some(identity.path.as_str()), mapped(survey, &identity.path)];
+        match paths.into_iter().flatten().find_map(|path| Some((path, given.get(path)?))) {
+            Some((_, GivenKey::Absent)) => None,
+            Some((path, key)) => Some(Self { identity, given: Some(path), key: key.clone() }),
             None => {
                 let key = known(survey.keys.get(&identity.path)?.expose());
-                Some(Self { identity, is_given: false, key: key.map_or(GivenKey::Unknown, GivenKey::Known) })
+                Some(Self { identity, given: None, key: key.map_or(GivenKey::Unknown, GivenKey::Known) })
             }
         }
     }
@@ -124,11 +131,11 @@ fn not_recipients(decrypter: &Decrypter, keys: &[Standing<'_>]) -> Option<Told> 
             closed.push(path.as_str());
         }
     }
-    let of = |is_given: bool| keys.iter().find(move |standing| standing.is_given == is_given);
+    let of = |is_given: bool| keys.iter().find(move |standing| standing.given.is_some() == is_given);
     let standing = of(true).or_else(|| of(false)).filter(|_| !closed.is_empty())?;
     let GivenKey::Known(key) = &standing.key else { return None };
     let finding = rules::not_a_recipient(decrypter, standing.identity, key, &closed);
-    Some(Told { path: Some(standing.identity.path.clone()), finding })
+    Some(Told { path: Some(standing.given.unwrap_or(&standing.identity.path).to_owned()), finding })
 }
 
 fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], missing: &[&Identity]) -> String {
@@ -139,28 +146,35 @@ fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], miss
         (_, []) => "a key".to_owned(),
         _ => rules::paths(needed),
     };
-    let chosen = keys.iter().find(|key| key.is_given).or_else(|| keys.first()).filter(|_| missing.is_empty());
+    let chosen = keys.iter().find(|key| key.given.is_some()).or_else(|| keys.first()).filter(|_| missing.is_empty());
     let how = match chosen {
         None if missing.is_empty() && decrypter.gnupg_home.is_some() => "GnuPG's own directory may give it".to_owned(),
         None if missing.is_empty() && decrypter.made_key.is_some() => "the system makes it".to_owned(),
         None => "nothing provides it".to_owned(),
         Some(key) => {
             let it = if needed.len() == 1 { "it".to_owned() } else { rules::paths(&[key.identity]) };
-            match key.is_given {
-                true => format!("the manifest gives {it}"),
-                false => format!("{it} stands in the image"),
+            match key.given {
+                Some(_) => format!("the manifest gives {it}"),
+                None => format!("{it} stands in the image"),
             }
         }
     };
     format!("{} of {} {verb} {need}; {how}", rules::count(count, "secret"), decrypter.tool.name())
 }
 
-/// What a manifest gives, from its files after the survey: values, and the keys that are kept or made.
+/// True for a path in a manifest at which a decrypter of the target reads a key.
+fn is_identity(survey: &Survey, path: &str) -> bool {
+    let identities = survey.system.iter().flat_map(|system| &system.decrypters).flat_map(|one| &one.identities);
+    identities.into_iter().any(|identity| identity.path == path || mapped(survey, &identity.path) == Some(path))
+}
+
+/// What a manifest gives to the decrypters of a target, from its files after the survey: values, and the keys that are
+/// kept or made. Other values are not looked into.
 #[must_use]
-pub fn given(files: &[DesiredFile]) -> BTreeMap<String, GivenKey> {
+pub fn given(files: &[DesiredFile], survey: &Survey) -> BTreeMap<String, GivenKey> {
     let known = |key: Option<KnownKey>| key.map_or(GivenKey::Unknown, GivenKey::Known);
     let mut all = BTreeMap::new();
-    for file in files {
+    for file in files.iter().filter(|file| is_identity(survey, file.path.as_str())) {
         let key = match &file.content {
             Content::Exact(value) => known(self::known(value.expose())),
             Content::Generated(Generated { key: KeyState::Kept(public), .. }) => known(of_public(public)),
@@ -180,12 +194,14 @@ pub fn given(files: &[DesiredFile]) -> BTreeMap<String, GivenKey> {
 /// that stands, or a new one.
 #[must_use]
 pub fn declared(secrets: &[&SecretSpec], survey: &Survey) -> BTreeMap<String, GivenKey> {
+    let standing = |path: &str| {
+        let is_at = |identity: &str| identity == path || mapped(survey, identity) == Some(path);
+        survey.keys.iter().find_map(|(identity, key)| is_at(identity).then_some(key))
+    };
     let key = |spec: &SecretSpec| match &spec.value {
         ValueSpec::Absent => GivenKey::Absent,
         ValueSpec::From(_) | ValueSpec::Template(_) => GivenKey::Unknown,
-        ValueSpec::Generate(_) => survey
-            .keys
-            .get(spec.path.as_str())
+        ValueSpec::Generate(_) => standing(spec.path.as_str())
             .map_or(GivenKey::Generated, |key| known(key.expose()).map_or(GivenKey::Unknown, GivenKey::Known)),
     };
     secrets.iter().map(|spec| (spec.path.as_str().to_owned(), key(spec))).collect()
@@ -225,7 +241,8 @@ pub fn to_add(survey: &Survey, path: &str, public: &Public) -> Vec<String> {
     let decrypters = survey.system.iter().flat_map(|system| &system.decrypters);
     let reads = |decrypter: &&Decrypter| {
         let mut identities = decrypter.identities.iter();
-        identities.any(|identity| identity.path == path && identity.kind != IdentityKind::SshAsGpg)
+        let is_at = |identity: &Identity| identity.path == path || mapped(survey, &identity.path) == Some(path);
+        identities.any(|identity| is_at(identity) && identity.kind != IdentityKind::SshAsGpg)
     };
     let line = |decrypter: &Decrypter| {
         let files: Vec<&str> = decrypter.files.keys().map(String::as_str).collect();
@@ -241,7 +258,7 @@ pub fn warnings(files: &[DesiredFile], survey: &Survey) -> Vec<Warning> {
     if survey.system.as_ref().is_none_or(|system| system.decrypters.is_empty()) {
         return Vec::new();
     }
-    let found = judge(survey, &given(files)).findings;
+    let found = judge(survey, &given(files, survey)).findings;
     let mut warnings = Vec::new();
     for file in files.iter().filter(|file| !matches!(file.content, Content::Absent)) {
         let of_file = |told: &&Told| told.finding.code == "NX118" && told.path.as_deref() == Some(file.path.as_str());

@@ -399,6 +399,36 @@ fn a_key_must_lie_where_activation_finds_it() {
 }
 
 #[test]
+fn a_key_that_is_written_below_persist_root_is_the_one_that_the_system_reads_there() {
+    let mut case = Case::new();
+    let file = case.root.sops_file("node1.yaml", &[OTHER]);
+    let keys = json!({ "ageSshKeyPaths": [format!("/persist{HOST_KEY}")] });
+    case.root.sops_nix(By::Activation, keys, &[("a", "/run/secrets/a", &file)]);
+    case.root.fstab(
+        "none / tmpfs x-initrd.mount 0 0\n/dev/disk/by-label/nixos /nix ext4 x-initrd.mount 0 1\n\
+         /nix/persist /persist none x-initrd.mount,bind 0 0\n/persist/etc/ssh /etc/ssh none bind 0 0\n",
+    );
+    case.root.only_nix();
+    case.declare("defaults: { persist_root: /persist }\n", HOST_KEY, "generate: ssh-host-ed25519");
+    let said = case.run(&["inject", "root"]).expect_code(0).stderr();
+    assert!(said.contains("sops-nix decrypts with the new key of") && !said.contains("NX1"), "{said}");
+    let recipient = recipient_of(&case.root.host(&format!("/persist{HOST_KEY}")));
+    assert!(said.contains(&recipient), "{said}");
+    let [warning] = &case.warnings()[..] else { panic!("kept, and no recipient") };
+    assert_eq!((&warning["code"], &warning["secret"]), (&json!("NX118"), &json!("key")));
+    // What lint knows without values.
+    let tree = DirectoryTree::open(case.root.path()).unwrap();
+    let choice = SystemChoice { persist_root: Some("/persist".into()), ..SystemChoice::default() };
+    let survey = survey_disk(&tree, &[], &choice, &OpenFileSystem::default()).unwrap();
+    let manifest = deaddrop::manifest::Manifest::load(&case.scratch.join("secrets.yaml"));
+    let manifest = manifest.unwrap_or_else(|_| panic!("a manifest of ours"));
+    let secrets: Vec<_> = manifest.secrets.iter().collect();
+    let judged = decrypt::judge(&survey, &decrypt::declared(&secrets, &survey));
+    assert_eq!(judged.findings[0].path.as_deref(), Some(HOST_KEY));
+    assert!(judged.lines[0].ends_with("; the manifest gives it"), "{:?}", judged.lines);
+}
+
+#[test]
 fn keys_that_stand_and_keys_that_nothing_provides_are_judged_for_lint() {
     let mut case = Case::new();
     let (key, _) = case.ssh_key("key", &["-t", "ed25519"]);
