@@ -3,7 +3,7 @@
 use deaddrop_core::tree::walk;
 
 use super::Finding;
-use super::closure::decrypt::{Decrypter, Identity, IdentityKind, Recipient, Recipients, Tool};
+use super::closure::decrypt::{Decrypter, Identity, IdentityKind, Recipient, Recipients, Tool, cut};
 
 /// What is known of a private key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,26 +60,27 @@ pub fn no_key(decrypter: &Decrypter, missing: &[&Identity]) -> Finding {
         let paths = paths(missing);
         format!("{tool} decrypts {count} with {paths}, and nothing provides {which}: nothing is decrypted")
     };
-    let instead = missing.first().map_or_else(
-        || match decrypter.tool {
-            Tool::SopsNix => "set sops.age.sshKeyPaths or sops.age.keyFile".to_owned(),
-            Tool::Agenix => "set age.identityPaths".to_owned(),
-        },
-        |identity| {
-            let kind = if is_ssh(identity) { "ssh-host-ed25519" } else { "age" };
-            let path = shown(&identity.path);
-            format!("give it: a secret with `path: {path}`, and `from` a vault or `generate: {kind}`")
-        },
-    );
+    let best = missing.iter().find(|identity| kind_to_make(identity).is_some()).or_else(|| missing.first());
+    let instead = match (best, decrypter.tool) {
+        (Some(identity), _) => {
+            let make = kind_to_make(identity).map_or(String::new(), |kind| format!(" or `generate: {kind}`"));
+            format!("give it: a secret with `path: {}`, and `from` a vault{make}", shown(&identity.path))
+        }
+        (None, Tool::SopsNix) => "set sops.age.sshKeyPaths or sops.age.keyFile".to_owned(),
+        (None, Tool::Agenix) => "set age.identityPaths".to_owned(),
+    };
     Finding { code: "NX117", refuse: false, reason, instead }
 }
 
-/// True if the file is an SSH key, as far as its name says.
-fn is_ssh(identity: &Identity) -> bool {
+/// The kind of key that can be made for an identity; `None` for an RSA key, as far as its name says.
+fn kind_to_make(identity: &Identity) -> Option<&'static str> {
     match identity.kind {
-        IdentityKind::SshAsAge | IdentityKind::SshAsGpg => true,
-        IdentityKind::AgeKeyFile => false,
-        IdentityKind::Any => identity.path.contains("ssh"),
+        IdentityKind::SshAsGpg => None,
+        IdentityKind::SshAsAge => Some("ssh-host-ed25519"),
+        IdentityKind::AgeKeyFile => Some("age"),
+        IdentityKind::Any if identity.path.contains("rsa") => None,
+        IdentityKind::Any if identity.path.contains("ssh") => Some("ssh-host-ed25519"),
+        IdentityKind::Any => Some("age"),
     }
 }
 
@@ -137,9 +138,15 @@ const NAMED: usize = 3;
 
 fn file_names(files: &[&str]) -> String {
     let names: Vec<String> = files.iter().take(NAMED).map(|file| file_name(file)).collect();
-    let more = files.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", names.join(", "))
+    format!("{}{}", names.join(", "), and_more(files.len()))
+}
+
+/// What follows the names that a message has room for.
+fn and_more(count: usize) -> String {
+    match count.saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    }
 }
 
 /// The name of a file of the store as its repository has it: below the store path of a whole tree, else without the
@@ -158,10 +165,12 @@ fn file_name(path: &str) -> String {
 /// "/etc/ssh/a", "one of /etc/ssh/a, /etc/ssh/b".
 #[must_use]
 pub fn paths(identities: &[&Identity]) -> String {
-    let paths: Vec<String> = identities.iter().map(|identity| shown(&identity.path)).collect();
-    match paths.as_slice() {
-        [path] => path.clone(),
-        _ => format!("one of {}", paths.join(", ")),
+    match identities {
+        [identity] => shown(&identity.path),
+        _ => {
+            let paths: Vec<String> = identities.iter().take(NAMED).map(|identity| shown(&identity.path)).collect();
+            format!("one of {}{}", paths.join(", "), and_more(identities.len()))
+        }
     }
 }
 
@@ -172,7 +181,7 @@ pub fn count(count: usize, what: &str) -> String {
 }
 
 fn shown(path: &str) -> String {
-    walk::shown(path)
+    cut(&walk::shown(path))
 }
 
 #[cfg(test)]

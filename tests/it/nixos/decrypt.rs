@@ -258,7 +258,7 @@ fn hostile_configurations_end_with_a_word() {
         case.root.agenix(by, &["''", "relative", "/../x", "/\u{1b}[31m"], &[("../../a", "/b", "/nix/store/../../etc")]);
         case.declare("", "/etc/secrets/a", "generate: token");
         let said = case.run(&["inject", "root"]).expect_code(0).stderr();
-        assert!(said.contains("NX119") && !said.contains('\u{1b}'), "{said}");
+        assert!(said.contains("NX119") && !said.contains('\u{1b}') && said.len() < 4000, "{said}");
         let judged = decrypt::judge(&case.survey(), &BTreeMap::new());
         assert_eq!((judged.lines.len(), judged.findings.len()), (2, 2));
         assert!(judged.lines.iter().all(|line| !line.contains('\u{1b}')), "{:?}", judged.lines);
@@ -475,6 +475,9 @@ fn keys_that_stand_and_keys_that_nothing_provides_are_judged_for_lint() {
     let (codes, line) = judge(&case, &[]);
     let need = format!("1 secret of agenix needs one of {RSA_KEY}, {HOST_KEY}");
     assert_eq!((codes, line), (vec!["NX117"], format!("{need}; nothing provides it")));
+    let judged = decrypt::judge(&case.survey(), &BTreeMap::new());
+    let hint = format!("give it: a secret with `path: {HOST_KEY}`, and `from` a vault or `generate: ssh-host-ed25519`");
+    assert_eq!(judged.findings[0].finding.instead, hint);
     case.root.write(HOST_KEY, fs::read(case.scratch.join("key")).unwrap());
     assert_eq!(judge(&case, &[]), (vec![], format!("{need}; {HOST_KEY} stands in the image")));
 }

@@ -27,6 +27,10 @@ const MOST_FILES: usize = 1000;
 const FILE_LIMIT: u64 = 16 << 20;
 /// Maximum size of all encrypted files that are read, in bytes.
 const ALL_FILES: u64 = 64 << 20;
+/// Number of unreadable files that are named.
+const MOST_NAMED: usize = 3;
+/// Maximum length of a path of the configuration in a message, in characters.
+const LONGEST_SHOWN: usize = 300;
 /// Maximum number of recipients of a file that are read.
 const MOST_RECIPIENTS: usize = 1000;
 /// Maximum length of a recipient, in bytes. One of a post-quantum key has about 2000.
@@ -165,14 +169,17 @@ pub fn find<T: Tree>(
     decrypters.extend(agenix::find(view, &units, &activate, unread));
     let mut reading = Reading { files: view.patience(MOST_FILES), bytes: ALL_FILES, known: BTreeMap::new() };
     for decrypter in &mut decrypters {
-        let mut passed_over: usize = 0;
+        let (mut named, mut passed_over) = (0_usize, 0_usize);
         for secret in &decrypter.secrets {
             if decrypter.files.contains_key(&secret.file) {
                 continue;
             }
             let recipients = reading.recipients(view, &secret.file, decrypter.tool).unwrap_or_else(|why| {
-                match why {
-                    Some(why) => unread.push(why),
+                match why.filter(|_| named < MOST_NAMED) {
+                    Some(why) => {
+                        named = named.saturating_add(1);
+                        unread.push(cut(&why));
+                    }
                     None => passed_over = passed_over.saturating_add(1),
                 }
                 Recipients::default()
@@ -180,10 +187,20 @@ pub fn find<T: Tree>(
             decrypter.files.insert(secret.file.clone(), recipients);
         }
         if passed_over > 0 {
-            unread.push(format!("{passed_over} of the files that {} decrypts are too many", decrypter.tool.name()));
+            unread
+                .push(format!("{passed_over} more of the files that {} decrypts were not read", decrypter.tool.name()));
         }
     }
     decrypters
+}
+
+/// A text with a path of the configuration, for a message.
+#[must_use]
+pub fn cut(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 /// The service with this name; `None` if it is missing or masked.
