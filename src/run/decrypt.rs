@@ -10,7 +10,6 @@ use deaddrop_core::warning::Warning;
 use super::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::derive::generate::private::{PublicSide, public_side};
 use crate::derive::generate::{Public, SshPublicKey};
-use crate::manifest::{SecretSpec, ValueSpec};
 use crate::nixos::closure::decrypt::{Decrypter, Identity, IdentityKind, ssh_tag};
 use crate::nixos::decrypt::{self as rules, KnownKey};
 use crate::nixos::{self, Finding, passwords};
@@ -49,8 +48,8 @@ pub struct Judged {
     pub lines: Vec<String>,
 }
 
-/// Judges the keys of a surveyed target. `given` has what the manifest gives at the paths of identities: [`given`] if
-/// the values are at hand, else [`declared`].
+/// Judges the keys of a surveyed target. `given` has what the manifest gives at the paths of identities: [`given`]
+/// says it of files.
 #[must_use]
 pub fn judge(survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Judged {
     let mut judged = Judged::default();
@@ -188,23 +187,6 @@ pub fn given(files: &[DesiredFile], survey: &Survey) -> BTreeMap<String, GivenKe
         all.insert(file.path.as_str().to_owned(), key);
     }
     all
-}
-
-/// What a manifest gives, where no value is read: a key with `from` is not known, and one with `generate` is the one
-/// that stands, or a new one.
-#[must_use]
-pub fn declared(secrets: &[&SecretSpec], survey: &Survey) -> BTreeMap<String, GivenKey> {
-    let standing = |path: &str| {
-        let is_at = |identity: &str| identity == path || mapped(survey, identity) == Some(path);
-        survey.keys.iter().find_map(|(identity, key)| is_at(identity).then_some(key))
-    };
-    let key = |spec: &SecretSpec| match &spec.value {
-        ValueSpec::Absent => GivenKey::Absent,
-        ValueSpec::From(_) | ValueSpec::Template(_) => GivenKey::Unknown,
-        ValueSpec::Generate(_) => standing(spec.path.as_str())
-            .map_or(GivenKey::Generated, |key| known(key.expose()).map_or(GivenKey::Unknown, GivenKey::Known)),
-    };
-    secrets.iter().map(|spec| (spec.path.as_str().to_owned(), key(spec))).collect()
 }
 
 /// What is known of a private key's file; `None` if it is none, or one that a passphrase protects.

@@ -416,14 +416,13 @@ fn a_key_that_is_written_below_persist_root_is_the_one_that_the_system_reads_the
     assert!(said.contains(&recipient), "{said}");
     let [warning] = &case.warnings()[..] else { panic!("kept, and no recipient") };
     assert_eq!((&warning["code"], &warning["secret"]), (&json!("NX118"), &json!("key")));
-    // What lint knows without values.
+    // The same by its declared path.
     let tree = DirectoryTree::open(case.root.path()).unwrap();
     let choice = SystemChoice { persist_root: Some("/persist".into()), ..SystemChoice::default() };
     let survey = survey_disk(&tree, &[], &choice, &OpenFileSystem::default()).unwrap();
-    let manifest = deaddrop::manifest::Manifest::load(&case.scratch.join("secrets.yaml"));
-    let manifest = manifest.unwrap_or_else(|_| panic!("a manifest of ours"));
-    let secrets: Vec<_> = manifest.secrets.iter().collect();
-    let judged = decrypt::judge(&survey, &decrypt::declared(&secrets, &survey));
+    let standing = decrypt::known(&fs::read(case.root.host(&format!("/persist{HOST_KEY}"))).unwrap()).unwrap();
+    let given = BTreeMap::from([(HOST_KEY.to_owned(), GivenKey::Known(standing))]);
+    let judged = decrypt::judge(&survey, &given);
     assert_eq!(judged.findings[0].path.as_deref(), Some(HOST_KEY));
     assert!(judged.lines[0].ends_with("; the manifest gives it"), "{:?}", judged.lines);
 }
