@@ -120,6 +120,8 @@ impl Args {
         if !changed_lines.is_empty() {
             ui.info(&changed_lines);
         }
+        // What is encrypted for these keys is to be told now: only a new key has it.
+        prepared.public_parts.iter().flat_map(|part| &part.to_add).for_each(|line| ui.info(line));
         for note in applied.notes {
             ui.info(&note);
         }

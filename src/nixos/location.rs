@@ -104,6 +104,18 @@ impl<'c> Places<'c> {
         &self.closure.accounts
     }
 
+    /// True for a file that is read while the system is activated.
+    #[must_use]
+    pub fn is_read_by_activation(&self, path: &str) -> bool {
+        self.closure.is_read_by_activation(path)
+    }
+
+    /// True if sops-nix or agenix makes a user's password.
+    #[must_use]
+    pub fn makes_passwords(&self) -> bool {
+        self.closure.made_passwords().next().is_some()
+    }
+
     /// Where the file at `declared` is to be written. `by_activation`: activation reads it.
     #[must_use]
     pub fn locate(&self, declared: &str, by_activation: bool) -> Location {
@@ -139,15 +151,8 @@ impl<'c> Places<'c> {
             ));
         }
         let is_refused = findings.iter().any(|finding| finding.refuse);
-        if by_activation && let Some(late) = self.late_mount(&path) {
-            findings.push(warn(
-                "NX104",
-                format!(
-                    "activation reads {declared}, and {} is mounted after it: the file is not found then",
-                    late.place
-                ),
-                format!("set fileSystems.\"{}\".neededForBoot = true, or move the secret to /etc/secrets", late.place),
-            ));
+        if by_activation {
+            findings.extend(self.too_late(declared, &path));
         }
         if !is_refused && self.persist_root.is_none() && self.looks_rolled_back(&location.0) {
             let persist = self.persistent().map_or("/persist", |mount| mount.place.as_str());
@@ -160,6 +165,29 @@ impl<'c> Places<'c> {
         findings.sort_by_key(|finding| !finding.refuse);
         let (path, in_tree) = location;
         Location { path, in_tree, findings }
+    }
+
+    /// NX104: what activation reads does not show at its path yet. `path` is where it is written.
+    fn too_late(&self, declared: &str, path: &str) -> Option<Finding> {
+        if let Some(late) = self.late_mount(path) {
+            let place = &late.place;
+            return Some(warn(
+                "NX104",
+                format!("activation reads {declared}, and {place} is mounted after it: the file is not found then"),
+                format!("set fileSystems.\"{place}\".neededForBoot = true, or move the secret to /etc/secrets"),
+            ));
+        }
+        // What is written below `persist_root` shows at its own path by a late bind: with an early one, that path
+        // would persist by itself.
+        (path != declared).then(|| {
+            warn(
+                "NX104",
+                format!(
+                    "activation reads {declared}, and it is written to {path}: it shows at its own path only after that"
+                ),
+                format!("name {path} in the configuration, and declare that path"),
+            )
+        })
     }
 
     /// Where the directory `path` of the booted system lies in the open file system, as far as it is there at all.
@@ -447,6 +475,7 @@ mod tests {
             accounts: Accounts::default(),
             deletes_host_keys: false,
             wants: Wants::default(),
+            decrypters: Vec::new(),
             unread: Vec::new(),
         }
     }
@@ -490,7 +519,16 @@ mod tests {
                 "/etc/secrets/a",
                 &["NX006", "NX104"],
             ),
-            ("persist_root", TMPFS, Etc::Plain, P, "/var/lib/a", "/nix/persist/var/lib/a", "/persist/var/lib/a", &[]),
+            (
+                "persist_root",
+                TMPFS,
+                Etc::Plain,
+                P,
+                "/var/lib/a",
+                "/nix/persist/var/lib/a",
+                "/persist/var/lib/a",
+                &["NX104"],
+            ),
             (
                 "its late bind",
                 TMPFS,
@@ -499,7 +537,7 @@ mod tests {
                 "/etc/secrets/a",
                 "/nix/persist/etc/secrets/a",
                 "/persist/etc/secrets/a",
-                &[],
+                &["NX104"],
             ),
             (
                 "a late bind of something else",
@@ -552,7 +590,7 @@ mod tests {
         }
         // A root that looks rolled back, and a mount that activation does not see yet.
         assert_eq!(located(ROLLED_BACK, Etc::Plain, false, None, "/etc/a").2, ["NX103"]);
-        assert_eq!(located(ROLLED_BACK, Etc::Plain, false, P, "/etc/a").2, ["NX006"]);
+        assert_eq!(located(ROLLED_BACK, Etc::Plain, false, P, "/etc/a").2, ["NX006", "NX104"]);
         // A root that the fstab does not name.
         let nix = "/dev/disk/by-label/nixos /nix ext4 x-initrd.mount";
         assert_eq!(located(nix, Etc::Plain, true, None, "/etc/a").2, ["NX006"]);

@@ -2,6 +2,7 @@
 //! docs/nixos.md lists them. Knows trees and paths; no manifests, no plans.
 
 pub mod closure;
+pub mod decrypt;
 pub mod env_file;
 pub mod etc;
 pub mod homes;

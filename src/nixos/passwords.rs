@@ -61,6 +61,20 @@ pub fn line_stays(user: &str, path: &str) -> Finding {
     }
 }
 
+/// NX101 for a password that the system makes for itself when it boots: at the build of the image there was no key.
+#[must_use]
+pub fn made_line_stays(user: &str, path: &str, tool: &str) -> Finding {
+    Finding {
+        code: "NX101",
+        refuse: false,
+        reason: format!(
+            "the shadow file of this system has a line for {user}, and NixOS keeps that line: {path}, which {tool} \
+             makes, is never applied"
+        ),
+        instead: "set users.mutableUsers = false, or services.userborn.enable = true".to_owned(),
+    }
+}
+
 /// NX011: the shadow file is made at build.
 #[must_use]
 pub fn in_store(path: &str) -> Finding {

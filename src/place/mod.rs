@@ -11,6 +11,7 @@ pub mod image;
 pub mod interrupted;
 pub mod labels;
 pub mod node;
+mod standing;
 pub mod survey;
 pub mod users;
 

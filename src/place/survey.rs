@@ -1,5 +1,6 @@
 //! The survey: what exists at each declared path of a tree, and whether a file may be written there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deaddrop_core::error::StorageError;
@@ -13,6 +14,7 @@ use deaddrop_image::table::root::OSTREE;
 use super::facts::{self, Facts};
 use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
+use super::standing;
 use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
@@ -98,12 +100,18 @@ pub struct Survey {
     pub hostname: Option<String>,
     /// What NixOS does with password files.
     pub passwords: PasswordRule,
-    /// The shadow file, if a password is wanted and there is one; always `None` for a running node.
+    /// The shadow file, if a password is wanted or the system makes one, and there is one; always `None` for a running
+    /// node.
     pub shadow: Option<ShadowFile>,
     /// The NixOS system of the target; `None` without one, and for a running node.
     pub system: Option<Box<Closure>>,
     /// What `lint` needs of it, if it was asked for.
     pub facts: Option<Facts>,
+    /// The keys that stand in the target where its system's sops-nix or agenix looks for one, by their declared path.
+    /// Empty bytes: a file that cannot be read, or over 64 KiB. None for a running node.
+    pub keys: BTreeMap<String, Secret>,
+    /// [`SystemChoice::persist_root`].
+    pub persist_root: Option<String>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
@@ -227,8 +235,21 @@ pub fn survey_disk<T: Tree>(
         (Some(closure), Some(places)) if choice.with_facts => Some(facts::find(tree, closure, places, open)?),
         _ => None,
     };
+    let keys =
+        closure.iter().zip(&places).flat_map(|(closure, places)| standing::keys(tree, closure, places)).collect();
     let interrupted = interrupted::find(tree)?.map(Arc::new);
-    Ok(Survey { findings, passwords, hostname: hostname(tree)?, interrupted, facts, system: closure, ..survey })
+    let persist_root = choice.persist_root.clone();
+    Ok(Survey {
+        facts,
+        keys,
+        persist_root,
+        findings,
+        passwords,
+        hostname: hostname(tree)?,
+        interrupted,
+        system: closure,
+        ..survey
+    })
 }
 
 /// Surveys any tree.
@@ -276,7 +297,12 @@ fn survey_with<T: Tree>(tree: &T, wanted: &[Wanted], places: Option<&Places<'_>>
     let is_password = |path: &str| places.is_some_and(|places| places.accounts().users_of(path).next().is_some());
     let with_shadow = wanted.iter().any(|want| want.is_password || is_password(want.path.as_str()));
     let at = places.map_or_else(|| SHADOW.to_owned(), |places| places.locate(SHADOW, false).in_tree);
-    let shadow = if with_shadow { shadow_file(tree, &at)? } else { None };
+    // Only `lint` judges a password that the system makes, so that there a shadow file may be closed to us.
+    let shadow = match with_shadow {
+        true => shadow_file(tree, &at)?,
+        false if places.is_some_and(Places::makes_passwords) => shadow_file(tree, &at).unwrap_or_default(),
+        false => None,
+    };
     let mut users = users(tree, shadow.as_ref())?;
     places.iter().for_each(|places| users.declare(places.accounts()));
     let homes = Homes::of(tree, &users)?;
@@ -320,7 +346,8 @@ fn place<T: Tree>(
     want: &Wanted,
 ) -> Result<Result<SurveyedPath, Refusal>, StorageError> {
     let path = want.path.as_str();
-    let location = places.map(|places| places.locate(path, want.is_password));
+    let by_activation = want.is_password || places.is_some_and(|places| places.is_read_by_activation(path));
+    let location = places.map(|places| places.locate(path, by_activation));
     let at = location.as_ref().map_or(path, |location| location.in_tree.as_str());
     let managed_here = if places.is_some_and(Places::own_etc_wins) { None } else { managed.judge(tree, path)? };
     let mut findings: Vec<nixos::Finding> = managed_here.into_iter().collect();

@@ -69,7 +69,7 @@ fn lines(part: &PublicPart) -> Vec<(&'static str, String)> {
     match &part.public {
         Public::Ssh(key) => {
             let mut lines = vec![("ssh public key", key.line())];
-            if part.kind == KeyKind::SshHostEd25519 {
+            if part.kind == KeyKind::SshHostEd25519 || !part.to_add.is_empty() {
                 lines.extend(key.age_recipient().map(|recipient| ("age recipient", recipient)));
             }
             lines
@@ -91,6 +91,9 @@ pub fn text(known_as: &KnownAs, parts: &[PublicPart]) -> String {
         for (name, value) in lines(part) {
             let _ = writeln!(text, "# {name}: {value}");
         }
+        for line in &part.to_add {
+            let _ = writeln!(text, "# {line}");
+        }
         if let Some(line) = known_as.line(part.kind, &part.public) {
             let _ = writeln!(text, "{line}");
         }
@@ -110,6 +113,9 @@ pub fn json(known_as: &KnownAs, parts: &[PublicPart]) -> String {
             }
             if let Some(line) = known_as.line(part.kind, &part.public) {
                 key["known_hosts"] = line.into();
+            }
+            if !part.to_add.is_empty() {
+                key["to_add"] = part.to_add.clone().into();
             }
             key
         })

@@ -11,6 +11,7 @@ use crate::derive::newline::with_newline;
 use crate::derive::password::{self, HashError};
 use crate::place::Survey;
 use crate::place::node::NodeChange;
+use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::run::plan::{Action, Change, Plan, shadow};
 
@@ -25,19 +26,21 @@ pub struct PublicPart {
     pub path: String,
     /// The public part.
     pub public: Public,
+    /// For a new key that the target decrypts with: what is to be done first.
+    pub to_add: Vec<String>,
 }
 
 /// Generates the missing keys. Returns the public parts of all keys, in the order of the files.
 ///
 /// # Errors
 /// If the system has no random bytes.
-pub fn keys(files: &mut [DesiredFile], now: SystemTime) -> Result<Vec<PublicPart>, NoRandomness> {
+pub fn keys(files: &mut [DesiredFile], survey: &Survey, now: SystemTime) -> Result<Vec<PublicPart>, NoRandomness> {
     let mut parts = Vec::new();
     let mut files = files.iter_mut().peekable();
     while let Some(file) = files.next() {
         let Content::Generated(generated) = &mut file.content else { continue };
-        let public = match &generated.key {
-            KeyState::Kept(public) => public.clone(),
+        let (public, to_add) = match &generated.key {
+            KeyState::Kept(public) => (public.clone(), Vec::new()),
             KeyState::Missing { comment } => {
                 let key = generate::make(&generated.spec, comment, now)?;
                 let private = if generated.newline { with_newline(&key.private) } else { key.private };
@@ -47,13 +50,14 @@ pub fn keys(files: &mut [DesiredFile], now: SystemTime) -> Result<Vec<PublicPart
                 {
                     beside.content = Content::PublicPart(Some(format!("{}\n", key.line()).into()));
                 }
-                key.public
+                let to_add = decrypt::to_add(survey, file.path.as_str(), &key.public);
+                (key.public, to_add)
             }
             _ => continue,
         };
         if public != Public::Nothing {
             let (secret, path) = (file.secret.clone(), file.path.as_str().to_owned());
-            parts.push(PublicPart { secret, kind: generated.spec.kind.kind(), path, public });
+            parts.push(PublicPart { secret, kind: generated.spec.kind.kind(), path, public, to_add });
         }
     }
     Ok(parts)

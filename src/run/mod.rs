@@ -4,6 +4,7 @@
 //! select ─> needs ─> fetch ─> build ─> survey ─> settle ─> make ─> plan
 //! ```
 
+pub mod decrypt;
 pub mod desired;
 pub mod identity;
 pub mod lint;

@@ -55,7 +55,7 @@ pub fn prepare<E>(
         Ok(warning) => warning.flatten(),
         Err(refusal) => return Err(Unprepared::Refused(vec![Refused { secret: None, refusal }])),
     };
-    let public_parts = make::keys(&mut files, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
+    let public_parts = make::keys(&mut files, &survey, SystemTime::now()).map_err(Unprepared::NoRandomness)?;
     make::hashes(&mut files, &survey).map_err(Unprepared::Hash)?;
     let mut plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
     plan.warnings.retain(|warning| warning.secret.is_some() || !allow.contains_key(warning.code));

@@ -23,20 +23,29 @@ pub(super) fn make(now: SystemTime) -> (Secret, String) {
     (Secret::new(text), recipient)
 }
 
-/// The recipient of the only identity in a file of identities and comments.
+/// The recipient of the first identity in a file of identities and comments.
 ///
 /// # Errors
 /// A message: the file contains something else, or no identity.
 pub(super) fn decode(file: &[u8]) -> Result<String, &'static str> {
-    const OTHER: &str = "it is no file of age's X25519 identities";
-    let mut first = None;
+    recipients(file).and_then(|recipients| recipients.into_iter().next().ok_or(OTHER))
+}
+
+const OTHER: &str = "it is no file of age's X25519 identities";
+
+/// The recipients of all identities in a file of identities and comments.
+///
+/// # Errors
+/// A message: the file contains something else.
+pub(super) fn recipients(file: &[u8]) -> Result<Vec<String>, &'static str> {
+    let mut recipients = Vec::new();
     for line in file.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii) {
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
         let text = Zeroizing::new(std::str::from_utf8(line).map_err(|_| OTHER)?.to_owned());
         let identity: Identity = text.parse().map_err(|_| OTHER)?;
-        first.get_or_insert_with(|| identity.to_public().to_string());
+        recipients.push(identity.to_public().to_string());
     }
-    first.ok_or(OTHER)
+    Ok(recipients)
 }

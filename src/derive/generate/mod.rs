@@ -5,6 +5,7 @@
 //! targets.
 
 mod age_identity;
+pub mod private;
 mod spec;
 pub mod ssh;
 mod token;

@@ -12,6 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 const TYPE: &[u8] = b"ssh-ed25519";
+const RSA_TYPE: &[u8] = b"ssh-rsa";
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----\n";
 /// Characters of base64 per line: the wrap of sshbuf_dtob64.
@@ -33,6 +34,12 @@ impl SshPublicKey {
     #[must_use]
     pub fn without_comment(&self) -> String {
         format!("ssh-ed25519 {}", STANDARD.encode(blob(&self.point)))
+    }
+
+    /// The key's wire form: type and point (RFC 8709, section 4).
+    #[must_use]
+    pub fn blob(&self) -> Vec<u8> {
+        blob(&self.point)
     }
 
     /// The line of a `.pub` file, without its newline.
@@ -159,6 +166,27 @@ pub(super) fn decode(file: &[u8]) -> Result<SshPublicKey, &'static str> {
         return Err(DAMAGED);
     }
     Ok(SshPublicKey { point, comment: shown_comment(comment) })
+}
+
+/// The wire form of the public part of an RSA key without a passphrase, in OpenSSH's format; `None` for anything else.
+/// The private part is not checked.
+pub(super) fn rsa_blob(file: &[u8]) -> Option<Vec<u8>> {
+    let outer = unwrap(file)?;
+    let mut rest = outer.strip_prefix(MAGIC)?;
+    let (cipher, kdf, _options) = (string(&mut rest)?, string(&mut rest)?, string(&mut rest)?);
+    if cipher != b"none" || kdf != b"none" || number(&mut rest)? != 1 {
+        return None;
+    }
+    let public = string(&mut rest)?;
+    let mut parts = public;
+    (string(&mut parts)? == RSA_TYPE).then(|| public.to_vec())
+}
+
+/// The wire form of an RSA key (RFC 4253, section 6.6) with these numbers, which are as in an `mpint`.
+pub(super) fn rsa_blob_of(exponent: &[u8], modulus: &[u8]) -> Vec<u8> {
+    let mut blob = Vec::with_capacity(ROOM);
+    [RSA_TYPE, exponent, modulus].iter().for_each(|part| put_string(&mut blob, part));
+    blob
 }
 
 /// The comment if it is safe for a line, otherwise empty: it comes from a foreign file, and is written to other files.

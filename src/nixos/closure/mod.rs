@@ -5,7 +5,9 @@
 //! Names and formats: nixpkgs, `nixos/modules/system/activation/top-level.nix`, `nixos/modules/tasks/filesystems.nix`,
 //! `nixos/modules/config/users-groups.nix`, `nixos/modules/services/system/userborn.nix`.
 
+mod bounded;
 mod cloud_init;
+pub mod decrypt;
 mod etc;
 mod loader;
 mod mounts;
@@ -15,17 +17,20 @@ mod users;
 pub mod view;
 pub mod wants;
 
+use std::collections::HashMap;
+
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::Tree;
 use serde::Deserialize;
 
+use self::decrypt::{Decrypter, Tool};
 use self::system::Chosen;
 use self::view::View;
 use self::wants::Wants;
 
 /// Length of the hash at the beginning of a store path's name.
-const HASH: usize = 32;
+pub(in crate::nixos) const HASH: usize = 32;
 /// Maximum size of an activation script, in bytes.
 const ACTIVATE_LIMIT: u64 = 1 << 20;
 
@@ -61,8 +66,38 @@ pub struct Closure {
     pub deletes_host_keys: bool,
     /// The files that it reads and that no store path gives.
     pub wants: Wants,
+    /// What decrypts secrets of its store when it boots: sops-nix, agenix.
+    pub decrypters: Vec<Decrypter>,
     /// Parts that could not be read, and why.
     pub unread: Vec<String>,
+}
+
+impl Closure {
+    /// True for a path of the booted system that sops-nix or agenix makes.
+    #[must_use]
+    pub fn makes(&self, path: &str) -> bool {
+        self.decrypters.iter().any(|decrypter| decrypter.makes(path))
+    }
+
+    /// The users whose `hashedPasswordFile` sops-nix or agenix makes, each with that path and the program.
+    pub fn made_passwords(&self) -> impl Iterator<Item = (&str, &str, Tool)> {
+        let mut made: HashMap<&str, Tool> = HashMap::new();
+        for decrypter in &self.decrypters {
+            made.extend(decrypter.paths().map(|path| (path, decrypter.tool)));
+        }
+        self.accounts.users.iter().filter_map(move |user| {
+            let path = user.hashed_password_file.as_deref()?;
+            Some((user.name.as_str(), path, *made.get(path)?))
+        })
+    }
+
+    /// True for a file that is read while the system is activated: a user's hashedPasswordFile, a key that sops-nix or
+    /// agenix decrypts with.
+    #[must_use]
+    pub fn is_read_by_activation(&self, path: &str) -> bool {
+        let is_identity = |decrypter: &Decrypter| decrypter.identities.iter().any(|identity| identity.path == path);
+        self.decrypters.iter().any(is_identity) || self.accounts.users_of(path).next().is_some()
+    }
 }
 
 /// How /etc comes to be at boot.
@@ -239,6 +274,7 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
         }
     };
     let wants = wants::find(view, &toplevel, activate, &accounts, &mounts, &mut unread);
+    let decrypters = decrypt::find(view, &tree, activate, &mut unread);
     let deletes_host_keys = cloud_init::deletes_host_keys(view, &tree, &mut unread);
     // Paths out of the closure's own texts may hold anything.
     let unread = unread.iter().map(|why| view::shown(why)).collect();
@@ -252,6 +288,7 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
         accounts,
         deletes_host_keys,
         wants,
+        decrypters,
         unread,
     }
 }

@@ -3,13 +3,12 @@
 //! nixpkgs: `nixos/modules/config/users-groups.nix`, `nixos/modules/services/system/userborn.nix`,
 //! `nixos/modules/systemd/sysusers.nix`; sysusers.d(5).
 
-use std::fmt;
-
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::Tree;
-use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::bounded::Bounded;
 use super::units::{self, Entry, Unit};
 use super::view::View;
 use super::{Account, Accounts, Group, UserManagement};
@@ -100,9 +99,9 @@ fn userborn(unit: &Unit) -> Option<(String, UserManagement)> {
 struct Declared {
     mutable_users: Option<bool>,
     #[serde(default)]
-    users: Bounded<DeclaredUser>,
+    users: Bounded<DeclaredUser, MOST_ACCOUNTS>,
     #[serde(default)]
-    groups: Bounded<Group>,
+    groups: Bounded<Group, MOST_ACCOUNTS>,
 }
 
 #[derive(Deserialize)]
@@ -141,40 +140,6 @@ impl From<DeclaredUser> for Account {
             has_clear_password: user.password.is_some() || user.initial_password.is_some(),
             is_system: user.is_system_user.unwrap_or_default(),
         }
-    }
-}
-
-/// A list of at most [`MOST_ACCOUNTS`] elements, so that a file of empty objects does not fill the memory.
-struct Bounded<T>(Vec<T>);
-
-impl<T> Default for Bounded<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
-            type Value = Bounded<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Bounded<T>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(element) = elements.next_element()? {
-                    if list.len() >= MOST_ACCOUNTS {
-                        return Err(A::Error::custom("too many"));
-                    }
-                    list.push(element);
-                }
-                Ok(Bounded(list))
-            }
-        }
-        deserializer.deserialize_seq(List(std::marker::PhantomData))
     }
 }
 

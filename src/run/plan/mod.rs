@@ -18,6 +18,7 @@ use self::shadow::Repair;
 use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
 use crate::nixos;
 use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
+use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
 pub use self::owners::owner_ids;
@@ -140,6 +141,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut repairs = Vec::new();
+    let mut of_keys = decrypt::warnings(&files, survey);
     let mut parents = Parents::default();
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
     let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
@@ -170,6 +172,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 found.extend(label_warning(&change, surveyed));
                 found.retain(|warning| !allow.contains_key(warning.code));
                 warnings.append(&mut of_nixos);
+                warnings.extend(of_keys.extract_if(.., |warning| warning.secret == secret));
                 warnings.append(&mut found);
                 changes.push(change);
             }

@@ -11,6 +11,7 @@
 //! - [`loops`]: loop devices that always go.
 //! - [`files`]: what a file holds, and what a change of it would change.
 //! - [`nixos`]: a directory that is the root of a NixOS, with one thing changed.
+//! - [`decrypt`]: sops-nix and agenix in such a root.
 //! - [`node`]: running nodes, each an sshd in a root of its own.
 //!
 //! Nothing here prints bytes that the program wrote before they were searched for canaries: a failing test must not
@@ -39,6 +40,7 @@
 //! ```
 
 pub mod canary;
+pub mod decrypt;
 pub mod disk;
 pub mod ext4;
 pub mod files;

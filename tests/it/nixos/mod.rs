@@ -2,6 +2,7 @@
 
 mod by_nix;
 mod closure;
+mod decrypt;
 mod effect;
 mod inspect;
 mod lint;
