@@ -60,8 +60,7 @@ pub fn no_key(decrypter: &Decrypter, missing: &[&Identity]) -> Finding {
         let paths = paths(missing);
         format!("{tool} decrypts {count} with {paths}, and nothing provides {which}: nothing is decrypted")
     };
-    let best = missing.iter().find(|identity| kind_to_make(identity).is_some()).or_else(|| missing.first());
-    let instead = match (best, decrypter.tool) {
+    let instead = match (best_of(missing), decrypter.tool) {
         (Some(identity), _) => {
             let make = kind_to_make(identity).map_or(String::new(), |kind| format!(" or `generate: {kind}`"));
             format!("give it: a secret with `path: {}`, and `from` a vault{make}", shown(&identity.path))
@@ -70,6 +69,24 @@ pub fn no_key(decrypter: &Decrypter, missing: &[&Identity]) -> Finding {
         (None, Tool::Agenix) => "set age.identityPaths".to_owned(),
     };
     Finding { code: "NX117", refuse: false, reason, instead }
+}
+
+/// The key that a decrypter is best given, and the kind that can be made for it; none if it names no key, or makes it.
+#[must_use]
+pub fn best(decrypter: &Decrypter) -> Option<(&Identity, Option<&'static str>)> {
+    let best = required(decrypter).or_else(|| best_of(&needed(decrypter)))?;
+    (decrypter.made_key.as_ref() != Some(&best.path)).then(|| (best, kind_to_make(best)))
+}
+
+/// The one without which sops-nix ends, whatever else is there.
+#[must_use]
+pub fn required(decrypter: &Decrypter) -> Option<&Identity> {
+    decrypter.identities.iter().find(|identity| identity.kind == IdentityKind::AgeKeyFile)
+}
+
+/// The first one that can be made, else the first.
+fn best_of<'i>(identities: &[&'i Identity]) -> Option<&'i Identity> {
+    identities.iter().copied().find(|identity| kind_to_make(identity).is_some()).or(identities.first().copied())
 }
 
 /// The kind of key that can be made for an identity; `None` for an RSA key, as far as its name says.

@@ -41,7 +41,10 @@ pub fn text(name: &str, title: &str, system: Option<&Closure>, linted: &Linted, 
         text = format!("{title}; {}\n\n", system_name(system));
     }
     text.push_str(&table(&linted.wanted, columns));
-    if !linted.wanted.is_empty() {
+    for line in &linted.keys {
+        text.push_str(&format!("  {line}\n"));
+    }
+    if !linted.wanted.is_empty() || !linted.keys.is_empty() {
         text.push('\n');
     }
     for found in &linted.findings {
@@ -67,12 +70,18 @@ fn verdict(name: &str, system: Option<&Closure>, linted: &Linted) -> String {
     match (system, refused, warned) {
         (None, 0, 0) => "no NixOS in it, so nothing of it was checked".to_owned(),
         (Some(_), 0, 0) if linted.has_manifest => "nothing to object to".to_owned(),
-        (Some(_), 0, 0) if linted.wanted.is_empty() => "it reads no file that its store does not hold".to_owned(),
-        (Some(_), 0, 0) => format!(
-            "{}, {} of them given; a first manifest for it: deaddrop init --image {name}",
-            counted(linted.wanted.len(), "path"),
-            linted.wanted.iter().filter(|wanted| wanted.giver == Giver::Target).count()
-        ),
+        (Some(_), 0, 0) if linted.wanted.is_empty() && linted.keys.is_empty() => {
+            "it reads no file that its store does not hold".to_owned()
+        }
+        (Some(_), 0, 0) => {
+            let is_given = |wanted: &&Wanted| matches!(wanted.giver, Giver::Target | Giver::Made);
+            let given = linted.wanted.iter().filter(is_given).count();
+            let read = match linted.wanted.len() {
+                0 => String::new(),
+                count => format!("{}, {given} of them given; ", counted(count, "path")),
+            };
+            format!("{read}a first manifest for it: deaddrop init --image {name}")
+        }
         (_, _, _) => format!("{}, {}", counted(refused, "refusal"), counted(warned, "warning")),
     }
 }
@@ -102,7 +111,7 @@ fn table(wanted: &[Wanted], columns: Option<usize>) -> String {
             Giver::Nothing => format!("{} {line}", paint(style::WARNING, "!")),
             Giver::Secret(_) => format!("{} {line}", paint(style::CREATE, "+")),
             Giver::NotNeeded => paint(style::QUIET, &format!("  {line}")),
-            Giver::Target | Giver::Unknown => format!("  {line}"),
+            Giver::Target | Giver::Made | Giver::Unknown => format!("  {line}"),
         };
         lines.push_str(&format!("  {line}\n"));
     }
@@ -113,6 +122,7 @@ fn giver(giver: &Giver) -> String {
     match giver {
         Giver::Secret(name) => format!("secret {name}"),
         Giver::Target => "stands there".to_owned(),
+        Giver::Made => "decrypted at boot".to_owned(),
         Giver::NotNeeded => "nothing, and may be missing".to_owned(),
         Giver::Nothing => "nothing".to_owned(),
         Giver::Unknown => "on another file system".to_owned(),

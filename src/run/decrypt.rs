@@ -101,9 +101,7 @@ impl<'s> Standing<'s> {
 fn missing<'s>(decrypter: &'s Decrypter, needed: &[&'s Identity], keys: &[Standing<'s>]) -> Vec<&'s Identity> {
     let has = |identity: &Identity| keys.iter().any(|key| key.identity == identity);
     let is_made = |identity: &Identity| decrypter.made_key.as_ref() == Some(&identity.path);
-    // sops-nix ends if this one is missing, whatever else is there.
-    let required = decrypter.identities.iter().find(|identity| identity.kind == IdentityKind::AgeKeyFile);
-    if let Some(required) = required.filter(|required| !has(required) && !is_made(required)) {
+    if let Some(required) = rules::required(decrypter).filter(|required| !has(required) && !is_made(required)) {
         return vec![required];
     }
     // What GnuPG's directory holds is not known.
@@ -162,9 +160,12 @@ fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], miss
 }
 
 /// True for a path in a manifest at which a decrypter of the target reads a key.
-fn is_identity(survey: &Survey, path: &str) -> bool {
-    let identities = survey.system.iter().flat_map(|system| &system.decrypters).flat_map(|one| &one.identities);
-    identities.into_iter().any(|identity| identity.path == path || mapped(survey, &identity.path) == Some(path))
+#[must_use]
+pub fn is_identity(survey: &Survey, path: &str) -> bool {
+    // A file for `path` may be written below persist_root.
+    let persisted = survey.persist_root.as_ref().map(|root| format!("{root}{path}"));
+    let mut paths = [Some(path), persisted.as_deref()].into_iter().flatten();
+    survey.system.as_ref().is_some_and(|system| paths.any(|path| system.is_identity(path)))
 }
 
 /// What a manifest gives to the decrypters of a target, from its files after the survey: values, and the keys that are

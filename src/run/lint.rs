@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::desired::{Content, DesiredFile};
-use super::plan;
+use super::{decrypt, plan};
 use crate::manifest::{Allow, SecretSpec};
 use crate::nixos::closure::Closure;
 use crate::nixos::closure::wants::Kind;
@@ -37,6 +37,8 @@ pub enum Giver {
     Secret(String),
     /// It stands in the target.
     Target,
+    /// sops-nix or agenix makes it.
+    Made,
     /// Nothing, and it may be missing.
     NotNeeded,
     /// Nothing.
@@ -65,6 +67,8 @@ pub struct Linted {
     pub findings: Vec<Found>,
     /// What the system reads, by path.
     pub wanted: Vec<Wanted>,
+    /// A line for each program that decrypts: the key that it needs, and who gives it.
+    pub keys: Vec<String>,
     /// It was held against a manifest.
     pub has_manifest: bool,
 }
@@ -101,11 +105,24 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
         add(finding.clone(), None, None, allow);
     }
     let (Some(system), Some(facts)) = (&survey.system, &survey.facts) else {
-        return Linted { findings, wanted: Vec::new(), has_manifest: given.is_some() };
+        return Linted { findings, has_manifest: given.is_some(), ..Linted::default() };
     };
     let wanted = wanted(given, survey, system, facts);
+    let judged = decrypt::judge(survey, &given.map(|given| decrypt::given(given.files, survey)).unwrap_or_default());
+    for told in judged.findings.into_iter().chain(decrypt::passwords_not_applied(survey)) {
+        // Without a manifest nothing is given yet.
+        if given.is_some() || told.finding.code != "NX117" {
+            let of_file = |file: &&DesiredFile| told.path.as_deref() == Some(file.path.as_str());
+            let file = given.and_then(|given| given.files.iter().find(of_file));
+            let allow = file.map_or(allow, |file| &file.allow);
+            add(told.finding, file.map(|file| file.secret.as_str()), told.path.clone(), allow);
+        }
+    }
     if let Some(given) = given {
-        let missing: Vec<&Wanted> = wanted.iter().filter(|wanted| wanted.giver == Giver::Nothing).collect();
+        // A key to decrypt with that nothing gives is NX117.
+        let is_missing =
+            |wanted: &&Wanted| wanted.giver == Giver::Nothing && !decrypt::is_identity(survey, &wanted.path);
+        let missing: Vec<&Wanted> = wanted.iter().filter(is_missing).collect();
         for Wanted { path, by, kind, .. } in &missing {
             add(nixos::wants::missing(path, by, *kind), None, Some(path.clone()), allow);
         }
@@ -115,7 +132,8 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
             let is_read = surveyed.as_ref().is_ok_and(|surveyed| !surveyed.wants.is_empty());
             let is_about_it = matches!(file.content, Content::Absent | Content::PublicPart(_));
             let path = file.path.as_str();
-            if !is_said && !is_read && !is_about_it && !nixos::wants::is_named(system, path) {
+            let is_named = nixos::wants::is_named(system, path) || decrypt::is_identity(survey, path);
+            if !is_said && !is_read && !is_about_it && !is_named {
                 let near = missing.iter().take(MOST_NEAR).map(|wanted| wanted.path.as_str());
                 let found = nixos::wants::unused(path, near);
                 add(found, Some(&file.secret), Some(path.to_owned()), &file.allow);
@@ -131,7 +149,7 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
     if let Some(finding) = facts.device.clone() {
         add(finding, None, None, allow);
     }
-    Linted { findings, wanted, has_manifest: given.is_some() }
+    Linted { findings, wanted, keys: judged.lines, has_manifest: given.is_some() }
 }
 
 /// The findings about each file, which `plan` and `inject` tell as well.
@@ -192,6 +210,7 @@ fn wanted(given: Option<Given<'_>>, survey: &Survey, system: &Closure, facts: &F
     for want in &system.wants.list {
         let giver = match (by_secret.get(want.path.as_str()), facts.standing.get(&want.path)) {
             (Some(Some(secret)), _) => Giver::Secret((*secret).to_owned()),
+            (None, _) if system.makes(&want.path) => Giver::Made,
             (None, Some(Standing::There)) => Giver::Target,
             (None, Some(Standing::Unknown)) => Giver::Unknown,
             _ if want.optional => Giver::NotNeeded,

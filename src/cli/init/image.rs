@@ -11,8 +11,9 @@ use super::vault::Vault;
 use crate::cli::args::{PlaceArgs, Target};
 use crate::cli::prepare::look;
 use crate::nixos::closure::Closure;
+use crate::nixos::closure::decrypt::Decrypter;
 use crate::nixos::closure::wants::{Kind, Want};
-use crate::nixos::{options, paths};
+use crate::nixos::{decrypt, options, paths};
 use crate::place::survey::PasswordRule;
 use crate::place::{Survey, SystemChoice, Wanted};
 use crate::report::Ui;
@@ -62,10 +63,19 @@ impl Read {
             by_path.entry(&want.path).or_default().push(want);
         }
         let mut blocks = Vec::new();
+        let mut keys = BTreeSet::new();
+        for decrypter in &self.system.decrypters {
+            let Some((identity, kind)) = decrypt::best(decrypter) else { continue };
+            if keys.insert(identity.path.as_str()) && !self.survey.keys.contains_key(&identity.path) {
+                let name = unique(&secret_name(&identity.path), &mut names);
+                blocks.push(key(&name, decrypter, &identity.path, kind, vault));
+            }
+        }
         for (path, readers) in by_path {
+            let is_given = self.system.is_identity(path) || self.system.makes(path);
             let is_refused = paths::judge(path).is_some_and(|finding| finding.refuse);
-            let Some(want) = readers.first().filter(|_| !is_refused) else { continue };
-            let name = unique(&secret_name(want), &mut names);
+            let Some(want) = readers.first().filter(|_| !is_refused && !is_given) else { continue };
+            let name = unique(&secret_name(path), &mut names);
             blocks.push(self.secret(&name, want, &readers, vault));
         }
         blocks
@@ -160,6 +170,21 @@ impl Read {
     }
 }
 
+/// The lines of the key that a program decrypts with.
+fn key(name: &str, decrypter: &Decrypter, path: &str, kind: Option<&str>, vault: &Vault) -> String {
+    let (tool, count) = (decrypter.tool.name(), decrypt::count(decrypter.secrets.len(), "secret"));
+    let mut text = format!("  # {tool} decrypts {count} with it.");
+    if let Some(kind) = kind {
+        let _ = write!(
+            text,
+            "\n  # `generate: {kind}` in place of `from` makes one, and tells what is to be encrypted for it."
+        );
+    }
+    let item = yaml(&vault.item(&name.replace('-', " ")));
+    let _ = writeln!(text, "\n  {}:\n    path: {}\n    from: {item}", yaml(name), yaml(path));
+    text
+}
+
 /// What reads it, for a comment.
 fn heading(want: &Want, readers: &[&Want]) -> String {
     let by: BTreeSet<&str> = readers.iter().map(|want| want.by.as_str()).collect();
@@ -172,8 +197,8 @@ fn heading(want: &Want, readers: &[&Want]) -> String {
 }
 
 /// A name for the secret at a path: that of its file.
-fn secret_name(want: &Want) -> String {
-    let name = want.path.rsplit('/').next().unwrap_or_default();
+fn secret_name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
     let name: String = name
         .trim_start_matches('.')
         .chars()

@@ -95,8 +95,14 @@ impl Closure {
     /// agenix decrypts with.
     #[must_use]
     pub fn is_read_by_activation(&self, path: &str) -> bool {
-        let is_identity = |decrypter: &Decrypter| decrypter.identities.iter().any(|identity| identity.path == path);
-        self.decrypters.iter().any(is_identity) || self.accounts.users_of(path).next().is_some()
+        self.is_identity(path) || self.accounts.users_of(path).next().is_some()
+    }
+
+    /// True for the path of a key that sops-nix or agenix decrypts with.
+    #[must_use]
+    pub fn is_identity(&self, path: &str) -> bool {
+        let mut identities = self.decrypters.iter().flat_map(|decrypter| &decrypter.identities);
+        identities.any(|identity| identity.path == path)
     }
 }
 

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::kit::canary::Canary;
+use crate::kit::decrypt::{By, HOST_KEY};
 use crate::kit::nixos::{HASH, NixosRoot, Overlay, Users, store_path};
 use crate::kit::run::{Deaddrop, Finished};
-use crate::kit::{Scratch, tool};
+use crate::kit::{Scratch, new_ssh_key, tool};
 
 /// A root whose users are made from the configuration alone, and a manifest.
 struct Case {
@@ -175,6 +176,57 @@ const ROWS: &[Row] = &[
         || vec![json!(["NX008", "refuse", "admin", "/etc/secrets/admin-password"])],
     ),
     (
+        "a key that nothing gives",
+        |root| {
+            sops_nix(root);
+        },
+        "",
+        0,
+        || vec![json!(["NX117", "warn", null, HOST_KEY])],
+    ),
+    (
+        "a key that is made, or comes from a vault that is not read",
+        |root| {
+            sops_nix(root);
+        },
+        "  key: { path: /etc/ssh/ssh_host_ed25519_key, generate: ssh-host-ed25519 }\n",
+        0,
+        Vec::new,
+    ),
+    (
+        "what sops-nix makes is given",
+        |root| {
+            sops_nix(root);
+            root.unit("app.service", "[Service]\nExecStart=/x/app --config /etc/app/token\n");
+        },
+        "  key: { path: /etc/ssh/ssh_host_ed25519_key, from: env:A }\n",
+        0,
+        Vec::new,
+    ),
+    (
+        "a password that sops-nix makes and NixOS does not apply",
+        |root| {
+            let file = root.sops_file("node1.yaml", &[RECIPIENT]);
+            let path = "/run/secrets-for-users/login";
+            root.sops_nix_for_users(By::Activation, json!({ "ageKeyFile": "/var/lib/key" }), &[("login", path, &file)]);
+            root.user("login", Some(1001), Some(path)).users(Users::Perl { mutable: true });
+            root.shadow("root:!:1::::::\nlogin:!:1::::::\n");
+        },
+        "  key: { path: /var/lib/key, generate: age }\n",
+        0,
+        || vec![json!(["NX101", "warn", null, "/run/secrets-for-users/login"])],
+    ),
+    (
+        "a key of agenix that nothing gives is told once",
+        |root| {
+            let file = root.store("wifi.age", "age-encryption.org/v1\n-> X25519 abc\nabc\n--- abc\n");
+            root.agenix(By::Activation, &[HOST_KEY], &[("wifi", "/run/agenix/wifi", &file)]);
+        },
+        "",
+        0,
+        || vec![json!(["NX117", "warn", null, HOST_KEY])],
+    ),
+    (
         "the shadow trap",
         |root| {
             root.users(Users::Perl { mutable: true });
@@ -191,6 +243,14 @@ const ROWS: &[Row] = &[
         || vec![json!(["NX107", "refuse", "w", "/etc/secrets/w"])],
     ),
 ];
+
+const RECIPIENT: &str = "age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg";
+
+/// sops-nix, which makes /etc/app/token with the SSH host key.
+fn sops_nix(root: &mut NixosRoot) {
+    let file = root.sops_file("node1.yaml", &[RECIPIENT]);
+    root.sops_nix(By::Activation, json!({ "ageSshKeyPaths": [HOST_KEY] }), &[("app", "/etc/app/token", &file)]);
+}
 
 fn toplevel() -> String {
     store_path(&format!("nixos-system-node1-{}", crate::kit::nixos::LABEL))
@@ -234,6 +294,65 @@ fn plan_and_inject_tell_what_is_about_the_paths_at_hand() {
     // What is allowed is no warning.
     case.declare("  app: { path: /etc/secrets/app, from: env:A, allow: { NX106: it is root here } }\n");
     assert!(!run(&["plan", "root"]).stdout().contains("NX106"));
+}
+
+#[test]
+fn a_key_is_held_against_the_files_that_it_has_to_open() {
+    let mut case = Case::new();
+    sops_nix(&mut case.root);
+    new_ssh_key(&case.scratch.join("key"));
+    let key = |more: &str| format!("  key: {{ path: {HOST_KEY}, from: 'file:key'{more} }}\n");
+    case.declare(&key(""));
+    let need = format!("1 secret of sops-nix needs {HOST_KEY}; ");
+    // Whether it is a recipient is known by its value.
+    case.lint(&["--strict"]).expect_code(0).expect_output(&format!("{need}the manifest gives it"));
+    assert_eq!(case.findings(&["--values"], 0), [json!(["NX118", "warn", "key", HOST_KEY])]);
+    case.declare(&key(", allow: { NX118: the next system is encrypted for it }"));
+    assert_eq!(case.findings(&["--values"], 0), Vec::<Value>::new());
+    // One that stands is judged as well, and without a manifest nothing is missing.
+    case.declare("");
+    case.lint(&[]).expect_code(0).expect_output(&format!("{need}nothing provides it")).expect_output("NX117");
+    std::fs::remove_file(case.scratch.join("secrets.yaml")).unwrap();
+    let lint = case.lint(&["--strict"]).expect_code(0).expect_output("nothing provides it");
+    lint.expect_output("init --image root");
+    case.root.write(HOST_KEY, std::fs::read(case.scratch.join("key")).unwrap());
+    assert_eq!(case.findings(&[], 0), [json!(["NX118", "warn", null, HOST_KEY])]);
+}
+
+#[test]
+fn a_first_manifest_has_the_key_that_decrypts() {
+    let init = |change: &dyn Fn(&mut NixosRoot)| {
+        let mut case = Case::new();
+        std::fs::remove_file(case.scratch.join("secrets.yaml")).unwrap();
+        change(&mut case.root);
+        Deaddrop::new(&case.scratch).args(["init", "--image", "root", "--vault", "env"]).run().expect_code(0);
+        Deaddrop::new(&case.scratch).args(["check"]).run().expect_code(0);
+        std::fs::read_to_string(case.scratch.join("secrets.yaml")).unwrap()
+    };
+    let text = init(&sops_nix);
+    let lines = "  # sops-nix decrypts 1 secret with it.\n  # `generate: ssh-host-ed25519` in place of `from` makes one, and \
+                 tells what is to be encrypted for it.\n  ssh-host-ed25519-key:\n    path: \
+                 /etc/ssh/ssh_host_ed25519_key\n    from: \"vault:SSH_HOST_ED25519_KEY\"\n";
+    assert!(text.contains(lines), "{text}");
+    let with_file = |root: &mut NixosRoot| {
+        let file = root.sops_file("node1.yaml", &[RECIPIENT]);
+        let keys = json!({ "ageSshKeyPaths": [HOST_KEY], "ageKeyFile": "/var/lib/sops/key.txt" });
+        root.sops_nix(By::Activation, keys, &[("app", "/run/secrets/app", &file)]);
+    };
+    let text = init(&with_file);
+    assert!(text.contains("path: /var/lib/sops/key.txt\n") && text.contains("`generate: age`"), "{text}");
+    assert!(!text.contains(HOST_KEY), "one is enough: {text}");
+    // Neither a key that stands nor one that the system makes.
+    let made = |root: &mut NixosRoot| {
+        with_file(root);
+        root.snippet("generate-age-key", "/nix/store/age/bin/age-keygen -o /var/lib/sops/key.txt");
+    };
+    assert!(!init(&made).contains("key.txt"));
+    let stands = |root: &mut NixosRoot| {
+        sops_nix(root);
+        root.write(HOST_KEY, "a key");
+    };
+    assert!(!init(&stands).contains(HOST_KEY));
 }
 
 #[test]

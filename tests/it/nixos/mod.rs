@@ -4,5 +4,6 @@ mod by_nix;
 mod closure;
 mod decrypt;
 mod effect;
+mod examples;
 mod inspect;
 mod lint;
