@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::Finding;
 use super::closure::wants::Want;
 use super::closure::{Accounts, Closure, Etc, Mount};
+use super::open_file_system::OpenFileSystem;
 use super::paths::is_at_or_below;
 
 /// Where a mutable overlay of /etc keeps what is written to it (nixpkgs, `system.etc.overlay`).
@@ -16,19 +17,6 @@ pub const UPPER: &str = "/.rw-etc/upper";
 
 /// Maximum number of binds that lead to one another.
 const MOST_BINDS: usize = 16;
-
-/// The file system that is open, as mounts name it; all `None` for a directory.
-#[derive(Debug, Clone, Default)]
-pub struct OpenFileSystem {
-    /// Its label.
-    pub label: Option<String>,
-    /// Its UUID.
-    pub uuid: Option<String>,
-    /// Its partition's name.
-    pub part_label: Option<String>,
-    /// Its partition's UUID.
-    pub part_uuid: Option<String>,
-}
 
 /// Where a file is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +230,7 @@ impl<'c> Places<'c> {
     pub fn other_device(&self, open: &OpenFileSystem) -> Option<Finding> {
         let mount = self.closure.mounts.iter().rfind(|mount| mount.place == self.open && !mount.is_bind())?;
         let is_image = open.uuid.is_some() || open.label.is_some();
-        if !is_image || names(&mount.what, open) != Some(false) {
+        if !is_image || open.is_named(&mount.what) != Some(false) {
             return None;
         }
         let name = open
@@ -390,7 +378,7 @@ fn is_host_key(path: &str) -> bool {
 /// Where the open file system is mounted: where its label or UUID is, else at the place of the root or of /nix.
 fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool) -> &'c str {
     let mounts = || closure.mounts.iter().filter(|mount| !mount.is_bind() && !mount.is_tmpfs());
-    if let Some(mount) = mounts().find(|mount| names(&mount.what, open) == Some(true)) {
+    if let Some(mount) = mounts().find(|mount| open.is_named(&mount.what) == Some(true)) {
         return &mount.place;
     }
     let root = closure.mounts.iter().find(|mount| mount.place == "/");
@@ -404,40 +392,6 @@ fn place_of<'c>(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool)
     let bind = closure.mounts.iter().find(|mount| mount.is_bind() && mount.place == "/nix");
     let source = bind.and_then(|bind| mounts().rfind(|mount| is_at_or_below(&bind.what, &mount.place)));
     source.map_or(if is_below_nix { "/nix" } else { "/" }, |mount| &mount.place)
-}
-
-/// True if the first field of an fstab line means the open file system; `None` if it is no name that can be compared
-/// (fstab(5); udev's links in /dev/disk).
-fn names(what: &str, open: &OpenFileSystem) -> Option<bool> {
-    let forms = [
-        ("/dev/disk/by-label/", "LABEL=", &open.label),
-        ("/dev/disk/by-uuid/", "UUID=", &open.uuid),
-        ("/dev/disk/by-partlabel/", "PARTLABEL=", &open.part_label),
-        ("/dev/disk/by-partuuid/", "PARTUUID=", &open.part_uuid),
-    ];
-    forms.iter().find_map(|(link, tag, ours)| {
-        let theirs = what.strip_prefix(link).or_else(|| what.strip_prefix(tag))?.trim_matches('"');
-        Some(ours.as_deref().is_some_and(|ours| unescaped(theirs).eq_ignore_ascii_case(ours)))
-    })
-}
-
-/// A label without the escapes of udev (`\x20`).
-fn unescaped(text: &str) -> String {
-    let mut parts = text.split("\\x");
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                out.push_str(&part[2..]);
-            }
-            None => {
-                out.push_str("\\x");
-                out.push_str(part);
-            }
-        }
-    }
-    out
 }
 
 fn refuse(code: &'static str, reason: String, instead: String) -> Finding {
@@ -597,29 +551,5 @@ mod tests {
         let late = "/dev/disk/by-label/os / ext4 x-initrd.mount\n/dev/disk/by-label/nixos /srv ext4 defaults";
         let found = located(late, Etc::Plain, false, None, "/srv/a");
         assert_eq!((found.1.as_str(), found.2.as_slice()), ("/a", &["NX104"][..]));
-    }
-
-    #[test]
-    fn a_file_system_is_found_by_each_of_its_names() {
-        let open = OpenFileSystem {
-            label: Some("my root".into()),
-            uuid: Some("0AB1-22".into()),
-            part_label: Some("p".into()),
-            part_uuid: Some("pu".into()),
-        };
-        for (what, is_ours) in [
-            ("/dev/disk/by-label/my\\x20root", true),
-            ("LABEL=my root", true),
-            ("/dev/disk/by-uuid/0ab1-22", true),
-            ("UUID=\"0ab1-22\"", true),
-            ("PARTLABEL=p", true),
-            ("/dev/disk/by-partuuid/pu", true),
-            ("/dev/disk/by-id/p", false),
-            ("/dev/sda1", false),
-            ("LABEL=", false),
-        ] {
-            assert_eq!(names(what, &open) == Some(true), is_ours, "{what}");
-            assert!(names(what, &OpenFileSystem::default()) != Some(true), "{what}");
-        }
     }
 }

@@ -9,6 +9,7 @@ pub mod homes;
 pub mod k3s;
 pub mod links;
 pub mod location;
+pub mod open_file_system;
 pub mod options;
 pub mod passwords;
 pub mod paths;

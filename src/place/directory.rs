@@ -12,7 +12,7 @@ use deaddrop_core::tree::{Applied, TreeChange};
 use super::exposed::{self, OwnFile, Reader, Unread};
 use super::survey::survey_disk;
 use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
-use crate::nixos::location::OpenFileSystem;
+use crate::nixos::open_file_system::OpenFileSystem;
 
 /// A directory as a place.
 pub struct DirectoryPlace {

@@ -11,7 +11,7 @@ use deaddrop_core::tree::whole::{Entry, WholeTree};
 use deaddrop_core::tree::{FileKind, Stat};
 
 use super::survey::{self, SystemChoice};
-use crate::nixos::location::OpenFileSystem;
+use crate::nixos::open_file_system::OpenFileSystem;
 
 /// Permission bit: others may read a file.
 const READ: u32 = 0o004;

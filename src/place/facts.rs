@@ -8,7 +8,8 @@ use deaddrop_core::tree::walk::{self, WalkError};
 
 use crate::nixos::Finding;
 use crate::nixos::closure::{self, Closure};
-use crate::nixos::location::{OpenFileSystem, Places, Seen};
+use crate::nixos::location::{Places, Seen};
+use crate::nixos::open_file_system::OpenFileSystem;
 
 /// Maximum number of further systems that are compared.
 const MOST_OTHERS: usize = 8;

@@ -11,7 +11,7 @@ use deaddrop_image::table::root::Root;
 use super::exposed::{self, OwnFile, Reader, Unread};
 use super::survey::survey_disk;
 use super::{Change, Place, PlaceError, Survey, SystemChoice, Wanted};
-use crate::nixos::location::OpenFileSystem;
+use crate::nixos::open_file_system::OpenFileSystem;
 
 /// An open image, with its root chosen.
 pub enum ImagePlace<'w> {

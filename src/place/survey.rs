@@ -21,7 +21,8 @@ use crate::nixos;
 use crate::nixos::closure::view::View;
 use crate::nixos::closure::wants::Want;
 use crate::nixos::closure::{self, Closure, Found, UserManagement};
-use crate::nixos::location::{OpenFileSystem, Places, Readers};
+use crate::nixos::location::{Places, Readers};
+use crate::nixos::open_file_system::OpenFileSystem;
 
 /// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use deaddrop::nixos::closure::decrypt::{IdentityKind, Tool};
 use deaddrop::nixos::closure::{self, Closure, Found};
-use deaddrop::nixos::location::OpenFileSystem;
+use deaddrop::nixos::open_file_system::OpenFileSystem;
 use deaddrop::place::Survey;
 use deaddrop::place::survey::{SystemChoice, survey_disk};
 use deaddrop::run::decrypt::{self, GivenKey};
