@@ -83,6 +83,14 @@ class Images:
         root = json.loads(table)["partitiontable"]["partitions"][1]
         return root["start"] * 512, root["size"] // 2
 
+    def packed(self, base, pack, suffix):
+        """A base image, compressed, made once. The values in it are neither set's, so that every run changes all of them."""
+        path = self.path(f"{base}.{suffix}")
+        if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(self.path(base)):
+            with open(self.path(base), "rb") as raw, open(path, "wb") as packed:
+                subprocess.run(pack.split(), check=True, stdin=raw, stdout=packed)
+        return path
+
     def copy(self, base, name):
         """A copy of an image of its own for a contender: none of them sees what another did."""
         run("cp", "--sparse=always", self.path(base), self.path(name))

@@ -30,7 +30,8 @@ pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
-    /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, otherwise none)
+    /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, .gz, .xz, .bz2, otherwise
+    /// none)
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use deaddrop_core::error::StorageError;
 use deaddrop_image::ext4::{self, JournalState};
 use deaddrop_image::fsck::with_fsck_commands;
-use deaddrop_image::open::container::Container;
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::table::root::{Backend, choose_root_for};
 
@@ -41,10 +40,10 @@ impl Args {
         let root = choose_root_for(&image, Backend::Mount, self.root_partition.as_deref());
         let native = root.as_ref().ok().filter(|root| root.kind.is_ext());
         let opened = native.map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
-        let packed = image.container() != Container::Raw;
+        let container = image.container();
         let partition = native.map(|root| root.partition.clone());
         let hinted = |error, ext4: &ext4::Ext4| match &partition {
-            Some(partition) => with_fsck_commands(error, &name, packed, partition, ext4, image.is_device()),
+            Some(partition) => with_fsck_commands(error, &name, container, partition, ext4, image.is_device()),
             None => error,
         };
         let (ext4, damage) = match opened.transpose() {

@@ -1,11 +1,12 @@
 //! Disk images: opening one, changing files in its root file system, and committing the change.
 //!
 //! ```text
-//! container (raw | zstd) ─> disk ─> partition ─> overlay ─> file system ─> commit
-//!  open::container, spool   open::disk  table     device     ext4           journal | undo | output
-//!                                         └─> mount: a file to be changed ─> a mount by the kernel ─> output
+//! container ─> disk ─> partition ─> overlay ─> file system ─> commit
+//!  container   open::disk  table    device     ext4           journal | undo | output
+//!                              └─> mount: a file to be changed ─> a mount by the kernel ─> output
 //! ```
 //!
+//! - [`container`]: what a disk may be packed in, one file a kind with both directions.
 //! - [`open`]: from a path to a raw disk; the destination of the result; holders of the image.
 //! - [`table`]: partitions, the content of each, and the choice of the root.
 //! - [`device`]: positioned reads, the read cache, and the overlay that keeps written blocks in memory.
@@ -58,6 +59,7 @@
 //! Does not depend on manifests, sources, hosts or the command line. Everything read from an image is hostile input:
 //! checked arithmetic, bounded memory and time, no panic.
 
+pub mod container;
 pub mod device;
 pub mod ext4;
 pub mod fsck;

@@ -8,10 +8,10 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
 use deaddrop_core::tree::{Applied, TreeChange};
 
+use crate::container::Container;
 use crate::ext4::Ext4;
 use crate::fsck::with_fsck_commands;
 use crate::journal::commit::Transaction;
-use crate::open::container::Container;
 use crate::open::disk::DiskImage;
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
@@ -28,8 +28,7 @@ pub struct NativeImage<'w> {
     open: Option<(DiskImage, Option<Output>)>,
     name: String,
     root: Root,
-    /// True if it is compressed.
-    packed: bool,
+    container: Container,
     /// True if it is a block device.
     device: bool,
     file_system: Ext4,
@@ -56,15 +55,15 @@ impl<'w> NativeImage<'w> {
         };
         let root = choose_root(&image, root_partition)?;
         let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
-        let packed = image.container() != Container::Raw;
+        let container = image.container();
         let device = image.is_device();
-        Ok(Self { name: image.name(), open: Some((image, output)), root, packed, device, file_system, watch })
+        Ok(Self { name: image.name(), open: Some((image, output)), root, container, device, file_system, watch })
     }
 
     /// If the hint is to run e2fsck: adds the commands for this image and its partition.
     #[must_use]
     pub fn with_fsck_commands(&self, error: StorageError) -> StorageError {
-        with_fsck_commands(error, &self.name, self.packed, &self.root.partition, &self.file_system, self.device)
+        with_fsck_commands(error, &self.name, self.container, &self.root.partition, &self.file_system, self.device)
     }
 
     /// Makes the changes on the overlay. A half-changed device may look as declared without being so: its superblock
@@ -106,7 +105,7 @@ impl<'w> NativeImage<'w> {
     /// True if it is compressed: a change in place rewrites the whole file.
     #[must_use]
     pub fn is_packed(&self) -> bool {
-        self.packed
+        !self.container.is_raw()
     }
 
     /// "node1.img, partition 2 (ext4, nixos)".

@@ -1,7 +1,9 @@
 //! The file that holds an image, without what is inside: what is taken and what is refused, compressed or not; and
-//! where a changed one goes. Judged by zstd, and with sfdisk's and mkfs.ext4's disks.
+//! where a changed one goes. Judged by the compressors' own programs, and with sfdisk's and mkfs.ext4's disks.
 
+mod bombs;
 mod children;
+mod compressed;
 mod frames;
 mod inputs;
 mod outputs;

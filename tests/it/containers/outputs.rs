@@ -132,7 +132,7 @@ fn an_output_that_cannot_be_is_refused_before_anything_is_decoded() {
         ("self", true, "self is a symbolic link that leads nowhere"),
         ("missing/out.img", false, "missing/out.img cannot be made: there is no directory missing"),
         ("exists.img/out.img", false, "exists.img/out.img cannot be made: exists.img is no directory"),
-        ("out.img.gz", false, "out.img.gz: .gz cannot be written"),
+        ("out.img.lz4", false, "out.img.lz4: .lz4 cannot be written"),
         ("out.qcow2", false, "out.qcow2: .qcow2 cannot be written"),
         ("out.ISO", false, "out.ISO: .iso cannot be written"),
     ] {

@@ -59,7 +59,7 @@ impl Output {
                     to_name: &to_name,
                     watch,
                 };
-                if self.compresses(&image) {
+                if self.compression(image.container()).is_some() {
                     let scratch = Unfinished::scratch(self.directory()).map_err(|e| job.writing(e))?;
                     job.copy(&scratch)?;
                     Location::Scratch(scratch)
@@ -168,12 +168,14 @@ impl DiskFile {
                 file
             }
             Location::Scratch(scratch) => {
+                let compression = output.compression(image.container());
+                let compression = compression.ok_or_else(|| StorageError::corrupt("a scratch file is compressed"))?;
                 let to_name = output.name(&image);
                 let size = image.size();
                 let job = CopyJob { from: &scratch, size, from_name: "the changed disk", to_name: &to_name, watch };
                 let file = Unfinished::create(output.directory()).map_err(|e| job.writing(e))?;
                 // The kernel has written to the disk: frames made before are not usable.
-                frames::write(&job, &Patch::default(), None, file.file())?;
+                frames::write(compression, &job, &Patch::default(), None, file.file())?;
                 done.copied = Copied::Compressed;
                 file
             }

@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::disk::parent;
 use super::input::{Input, kind_name};
+use crate::container::Compression;
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
 
@@ -57,23 +58,23 @@ pub(crate) enum CheckedDestination {
         directory: PathBuf,
         /// True if it may replace an existing file.
         force: bool,
-        /// True if it is compressed.
-        compress: bool,
+        /// How it is compressed.
+        compression: Option<Compression>,
     },
 }
 
 /// Suffixes of unsupported output formats, and hints.
 const FOREIGN: &[(&[&str], &str)] = &[
     (
-        &["gz", "xz", "bz2", "lz4", "lzma", "lz", "br", "zip", "7z"],
-        "write OUT.zst, or a raw image and compress it yourself",
+        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z", "tgz", "txz", "tbz", "tbz2", "tzst"],
+        "write OUT.zst, .xz, .gz or .bz2, or a raw image and pack it yourself",
     ),
     (
         &["qcow2", "qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "vma", "box"],
         "write a raw image and convert it: qemu-img convert -f raw -O …",
     ),
     (&["iso"], "write a raw image: an ISO cannot be made from a disk image"),
-    (&["tar", "tgz", "txz"], "write a raw image and pack it yourself"),
+    (&["tar"], "write a raw image and pack it yourself"),
 ];
 
 /// Checks `destination` for `input`.
@@ -237,7 +238,8 @@ fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestinati
     }
     let directory = parent(&real).to_owned();
     check_directory(&directory, &name)?;
-    Ok(CheckedDestination::New { name, path: real, directory, force, compress: suffix == "zst" || suffix == "zstd" })
+    let compression = Compression::of_suffix(&suffix);
+    Ok(CheckedDestination::New { name, path: real, directory, force, compression })
 }
 
 /// Checks that the directory of a new file exists and is writable.

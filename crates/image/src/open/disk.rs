@@ -12,10 +12,10 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::sys::SignalsWait;
 use deaddrop_core::unfinished::Unfinished;
 
-use super::container::{self, Container};
 use super::destination::{check_replacement, refuse_running_system};
 use super::input::{Access, Input};
 use super::spool;
+use crate::container::{self, Compression, Container};
 use crate::device::{FileDevice, ReadAt, Section};
 use crate::output::frames::{Kept, Recorder};
 use crate::output::{Destination, FileMedium, Output};
@@ -29,7 +29,7 @@ pub struct DiskImage {
     pub(crate) input: Input,
     container: Container,
     pub(crate) decoded: Option<Decoded>,
-    /// The frames of a compressed image, compressed again during decoding, if the output is to be compressed.
+    /// The frames of a compressed image's disk, compressed again during decoding, if the output is to be compressed.
     pub(crate) frames: Option<Kept>,
     disk: Arc<dyn ReadAt>,
     table: Table,
@@ -39,8 +39,8 @@ pub struct DiskImage {
 /// The files into which a compressed image is decoded.
 struct Room {
     decoded: Decoded,
-    /// An unnamed file for its frames, if they are needed.
-    frames: Option<File>,
+    /// The output's compression, and an unnamed file for its frames, if it is to be compressed.
+    frames: Option<(Compression, File)>,
     /// The directory of both files.
     place: PathBuf,
 }
@@ -74,7 +74,7 @@ impl DiskImage {
         let mut input = Input::open(path)?;
         input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
-        Self::read(input, watch, |input| {
+        Self::read(input, watch, |input, _| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
@@ -94,17 +94,16 @@ impl DiskImage {
         let output = Output::prepare(destination, &input)?;
         input.lock(if output.is_in_place() { Access::Write } else { Access::Read })?;
         let directory = output.directory();
-        let mut image = Self::read(input, watch, |input| {
+        let mut image = Self::read(input, watch, |input, container| {
             if output.is_in_place() {
                 // A compressed image cannot be changed in its file: it is replaced.
                 check_replacement(input)?;
             }
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
-            let (decoded, frames) = if output.is_new_raw() {
-                (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
-            } else {
-                (Decoded::Scratch(scratch()?), Some(scratch()?))
+            let (decoded, frames) = match output.compression(container) {
+                None => (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None),
+                Some(compression) => (Decoded::Scratch(scratch()?), Some((compression, scratch()?))),
             };
             Ok(Room { decoded, frames, place: directory.to_owned() })
         })?;
@@ -127,21 +126,23 @@ impl DiskImage {
     fn read(
         input: Input,
         watch: Watch<'_>,
-        room: impl FnOnce(&Input) -> Result<Room, StorageError>,
+        room: impl FnOnce(&Input, Container) -> Result<Room, StorageError>,
     ) -> Result<Self, StorageError> {
         let name = input.name();
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e));
         let file = FileDevice::new(clone(&input.file)?, input.size);
         let container = container::sniff(&file, &name)?;
-        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container {
-            Container::Raw => (Arc::new(file), None, None),
-            Container::Zstd => {
-                let Room { decoded, frames, place } = room(&input)?;
+        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
+            None => (Arc::new(file), None, None),
+            Some(compression) => {
+                let Room { decoded, frames, place } = room(&input, container)?;
                 let place = place.display().to_string();
                 let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
-                let mut recorder = frames.map(Recorder::new).transpose().map_err(compressing)?;
+                let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
+                let mut recorder = recorder.transpose().map_err(compressing)?;
                 let (from, to) = (&input.file, decoded.file());
-                let size = spool::decode(from, input.size, to, recorder.as_mut(), &name, &place, watch)?;
+                let job = spool::Job { compression, input: from, size: input.size, name: &name, place: &place, watch };
+                let size = job.decode(to, recorder.as_mut())?;
                 let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
@@ -156,7 +157,7 @@ impl DiskImage {
         self.input.name()
     }
 
-    /// The container format.
+    /// The container.
     #[must_use]
     pub fn container(&self) -> Container {
         self.container

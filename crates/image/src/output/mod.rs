@@ -26,8 +26,8 @@ use xattr::FileExt;
 use super::ext4::Ext4;
 use super::progress::Watch;
 use super::undo::Rewrite;
+use crate::container::{Compression, Container};
 use crate::journal::commit::{Medium, Transaction};
-use crate::open::container::Container;
 use crate::open::destination::{self, CheckedDestination, check_replacement};
 use crate::open::disk::{Decoded, DiskImage, parent};
 use crate::open::input::Input;
@@ -108,7 +108,7 @@ impl Output {
     /// True if `image` can be changed by a transaction in its own file, without a copy.
     #[must_use]
     pub fn takes_transaction(&self, image: &DiskImage) -> bool {
-        self.is_in_place() && image.container() == Container::Raw
+        self.is_in_place() && image.container().is_raw()
     }
 
     /// Writes `transaction` into `image`'s own file, in which the file system starts at `start` (bytes). `seconds`
@@ -238,9 +238,13 @@ impl Output {
         &self.directory
     }
 
-    /// True if a raw file is created, so that a compressed image can be decoded directly into it.
-    pub(super) fn is_new_raw(&self) -> bool {
-        matches!(self.place, CheckedDestination::New { compress: false, .. })
+    /// The compression of the file that is written for an image in `container`, if it is not changed in its own file. A
+    /// compressed image can be decoded directly into a file that has none.
+    pub(super) fn compression(&self, container: Container) -> Option<Compression> {
+        match &self.place {
+            CheckedDestination::InPlace { .. } => container.compression,
+            CheckedDestination::New { compression, .. } => *compression,
+        }
     }
 
     /// Writes `image` with `patch` over it. With an empty patch an image in place is not touched at all, and another
@@ -258,10 +262,10 @@ impl Output {
             check_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
-        let (to_name, compress) = (self.name(&image), self.compresses(&image));
+        let (to_name, compression) = (self.name(&image), self.compression(image.container()));
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let (file, copied) = match image.decoded.take() {
-            Some(Decoded::Output(file)) if !compress => (file, Copied::Decompressed),
+            Some(Decoded::Output(file)) if compression.is_none() => (file, Copied::Decompressed),
             decoded => {
                 image.decoded = decoded;
                 let frames = image.frames.take();
@@ -273,16 +277,17 @@ impl Output {
                     to_name: &to_name,
                     watch,
                 };
-                let copied = if compress {
-                    frames::write(&job, patch, frames, file.file())?;
-                    Copied::Compressed
-                } else {
-                    job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)
+                let copied = match compression {
+                    Some(compression) => {
+                        frames::write(compression, &job, patch, frames, file.file())?;
+                        Copied::Compressed
+                    }
+                    None => job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes),
                 };
                 (file, copied)
             }
         };
-        if !compress {
+        if compression.is_none() {
             patch.write_to(file.file()).map_err(writing)?;
         }
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
@@ -328,14 +333,6 @@ impl Output {
         match &self.place {
             CheckedDestination::InPlace { .. } => image.name(),
             CheckedDestination::New { name, .. } => name.clone(),
-        }
-    }
-
-    /// True if the file written instead of `image` is compressed.
-    pub(super) fn compresses(&self, image: &DiskImage) -> bool {
-        match &self.place {
-            CheckedDestination::InPlace { .. } => image.container() == Container::Zstd,
-            CheckedDestination::New { compress, .. } => *compress,
         }
     }
 

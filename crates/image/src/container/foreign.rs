@@ -1,42 +1,12 @@
-//! The container format of an image, detected by its magic, never by its name. Used by [`super::disk`].
+//! Known formats that are not supported, by their magic, with what to do instead.
 
 use deaddrop_core::bytes::{le32, le64};
 use deaddrop_core::error::StorageError;
-use serde::Serialize;
 
-use crate::device::ReadAt;
-
-/// A supported container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Container {
-    /// The disk, byte for byte.
-    Raw,
-    /// The disk, as one or more zstd frames.
-    Zstd,
-}
-
-impl Container {
-    /// Its name in `inspect`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Zstd => "zstd",
-        }
-    }
-}
-
-/// zstd's frame, RFC 8878 section 3.1.1: the number 0xFD2FB528, little-endian.
-const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-
-const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
+pub(super) const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
 
 /// Known formats that are not supported: offset of the magic, magic, name, hint.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
-    (0, b"\x1f\x8b\x08", "gzip-compressed", "decompress it first: gunzip -k IMAGE"),
-    (0, b"\xfd7zXZ\0", "xz-compressed", "decompress it first: unxz -k IMAGE"),
-    (0, b"BZh", "bzip2-compressed", "decompress it first: bunzip2 -k IMAGE"),
     (0, b"\x04\x22\x4d\x18", "lz4-compressed", "decompress it first: unlz4 IMAGE disk.img"),
     (0, b"LZIP\x01", "lzip-compressed", "decompress it first: lzip -dk IMAGE"),
     (0, b"\x89LZO\0\r\n\x1a\n", "lzop-compressed", "decompress it first: lzop -d IMAGE"),
@@ -68,37 +38,14 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     ),
 ];
 
-/// Number of bytes at the start that [`refuse_foreign`] checks, at most.
-const HEAD: usize = 32774;
-
-/// The container format at the start of `device`.
-///
-/// # Errors
-/// `Unsupported` with its name for a known format that is not supported, with a hint; `Io` if the start cannot be read.
-pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError> {
-    let mut head = vec![0; usize::try_from(device.size()).unwrap_or(HEAD).min(HEAD)];
-    device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
-    if has(&head, 0, ZSTD) || is_skippable_frame(&head) {
-        return Ok(Container::Zstd);
-    }
-    refuse_foreign(&head, name)?;
-    if let Some(footer) = device.size().checked_sub(512) {
-        // A fixed VHD is the raw disk with a footer. "Virtual Hard Disk Image Format Specification", "Hard Disk
-        // Footer".
-        let mut cookie = [0; 8];
-        device.read_exact_at(footer, &mut cookie).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
-        if &cookie == b"conectix" {
-            return Err(StorageError::unsupported(format!("{name} is a fixed VHD image"), CONVERT));
-        }
-    }
-    Ok(Container::Raw)
-}
+/// Number of bytes at the start that [`refuse`] checks, at most.
+pub(super) const HEAD: usize = 32774;
 
 /// Refuses the start of a known format that is no raw disk. `name` is the image's, for the message.
 ///
 /// # Errors
 /// `Unsupported`, with a hint.
-pub fn refuse_foreign(head: &[u8], name: &str) -> Result<(), StorageError> {
+pub(crate) fn refuse(head: &[u8], name: &str) -> Result<(), StorageError> {
     if is_lzma(head) {
         let hint = "decompress it first: unlzma -k IMAGE";
         return Err(StorageError::unsupported(format!("{name} is lzma-compressed"), hint));
@@ -107,11 +54,6 @@ pub fn refuse_foreign(head: &[u8], name: &str) -> Result<(), StorageError> {
         Some((.., kind, hint)) => Err(StorageError::unsupported(format!("{name} is {kind}"), *hint)),
         None => Ok(()),
     }
-}
-
-/// RFC 8878 section 3.1.2: the numbers 0x184D2A50 to 0x184D2A5F. Files of pzstd and of seekable writers start with one.
-fn is_skippable_frame(head: &[u8]) -> bool {
-    matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 /// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma`
@@ -142,29 +84,14 @@ mod tests {
         for (offset, magic, kind, _) in FOREIGN {
             let mut file = vec![0; 40_000];
             file[*offset..*offset + magic.len()].copy_from_slice(magic);
-            let error = sniff(&file, "x.img").unwrap_err();
+            let error = refuse(&file, "x.img").unwrap_err();
             assert_eq!(error.to_string(), format!("x.img is {kind}"));
             assert!(error.hint().is_some(), "{kind}");
         }
         // The first bytes of `lzma` and `xz --format=lzma`, with a dictionary of 8 MiB and unknown size.
         let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x08".to_vec();
-        assert_eq!(sniff(&lzma, "x.img").unwrap_err().to_string(), "x.img is lzma-compressed");
-        let mut fixed = vec![0; 4096];
-        fixed[3584..3592].copy_from_slice(b"conectix");
-        assert_eq!(sniff(&fixed, "x.img").unwrap_err().to_string(), "x.img is a fixed VHD image");
-    }
-
-    #[test]
-    fn zstd_is_known_by_its_frames_and_everything_else_is_raw() {
-        for (name, bytes, want) in [
-            ("frame", &b"\x28\xb5\x2f\xfd\x00"[..], Container::Zstd),
-            ("skippable frame first", b"\x5e\x2a\x4d\x18\x00\x00\x00\x00", Container::Zstd),
-            ("zeros", &[0; 600], Container::Raw),
-            ("short", b"\x28", Container::Raw),
-            ("lzma's properties alone", b"\x5d\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Container::Raw),
-            ("nothing", b"", Container::Raw),
-        ] {
-            assert_eq!(sniff(&bytes.to_vec(), "x").unwrap(), want, "{name}");
-        }
+        assert_eq!(refuse(&lzma, "x.img").unwrap_err().to_string(), "x.img is lzma-compressed");
+        let properties_alone = b"\x5d\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        assert!(refuse(properties_alone, "x.img").is_ok());
     }
 }
