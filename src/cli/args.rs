@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use deaddrop_image::output::Destination;
+
 use super::backend::BackendArgs;
 use super::fleet::{self, Machines, Request};
+use super::images;
 use crate::manifest::Manifest;
 use crate::report::Ui;
 use crate::report::rotate::RunKind;
@@ -13,20 +16,43 @@ use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::run::message::{Exit, Failure};
 
-/// Selects the manifest and the host.
+/// Selects the manifest and its secrets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
     pub manifest: PathBuf,
 
-    /// The target's host in the manifest
-    #[arg(long, value_name = "NAME")]
-    pub host: Option<String>,
-
     /// Only this secret (repeatable); the others are not changed, and their values are not read
     #[arg(long, value_name = "SECRET")]
     pub only: Vec<String>,
+}
+
+/// Selects the hosts of a run on images.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostsArgs {
+    /// The target's host in the manifest; repeatable for an image of each: then TARGET or OUT holds {host}, which stands
+    /// for its name
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+
+    /// Every host of the manifest, each with an image of its own
+    #[arg(long, conflicts_with = "host")]
+    pub all_hosts: bool,
+}
+
+impl HostsArgs {
+    /// True for a run over several hosts.
+    #[must_use]
+    pub fn are_several(&self) -> bool {
+        self.all_hosts || self.host.iter().any(|host| Some(host) != self.host.first())
+    }
+
+    /// The only host; none if none is named, or several are.
+    #[must_use]
+    pub fn one(&self) -> Option<&str> {
+        if self.are_several() { None } else { self.host.first().map(String::as_str) }
+    }
 }
 
 /// Selects the target.
@@ -67,7 +93,7 @@ pub struct SurveyArgs {
     target: Option<PathBuf>,
 
     /// All running hosts of the manifest
-    #[arg(long, conflicts_with_all = ["host", "root_partition", "as_host", "system"])]
+    #[arg(long, conflicts_with_all = ["host", "all_hosts", "root_partition", "as_host", "system"])]
     all: bool,
 
     #[command(flatten)]
@@ -111,6 +137,37 @@ impl SurveyArgs {
                 exit_on_difference: tells,
             },
         )
+    }
+}
+
+impl SurveyArgs {
+    /// Surveys the images of several hosts. `quick` only compares; with `tells`, an image that differs is exit code 3.
+    ///
+    /// # Errors
+    /// As [`images::run`].
+    pub fn run_images(
+        &self,
+        ui: &Ui,
+        target: Target<'_>,
+        manifest: &ManifestArgs,
+        hosts: &HostsArgs,
+        kind: RunKind,
+        (quick, tells): (bool, bool),
+    ) -> Result<Exit, Failure> {
+        let request = images::Request {
+            kind,
+            target: target.path,
+            place: &self.place,
+            manifest,
+            hosts,
+            output: None,
+            destination: &|_| Destination::InPlace { keep_mode: true, force: false, undo: None },
+            public_out: None,
+            forget_list: false,
+            quick,
+            exit_on_difference: tells,
+        };
+        images::run(ui, &request)
     }
 }
 

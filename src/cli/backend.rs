@@ -6,7 +6,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_image::mount::image::MountedImage;
 use deaddrop_image::native::NativeImage;
-use deaddrop_image::output::Destination;
+use deaddrop_image::open::disk::DiskImage;
+use deaddrop_image::output::{Destination, Output};
 use deaddrop_image::progress::Watch;
 use deaddrop_image::table::root::Backend;
 
@@ -37,6 +38,10 @@ pub struct BackendArgs {
     pub subvolume: Option<String>,
 }
 
+fn subvolume_is_for_the_kernel() -> StorageError {
+    StorageError::refused("--subvolume is for btrfs, which the kernel writes", "add --backend mount")
+}
+
 fn backends() -> impl TypedValueParser<Value = Backend> {
     PossibleValuesParser::new(["native", "mount"]).map(|name| match name.as_str() {
         "mount" => Backend::Mount,
@@ -60,10 +65,7 @@ impl BackendArgs {
         let subvolume = self.subvolume.as_deref();
         if self.backend == Backend::Native {
             if subvolume.is_some() {
-                return Err(StorageError::refused(
-                    "--subvolume is for btrfs, which the kernel writes",
-                    "add --backend mount",
-                ));
+                return Err(subvolume_is_for_the_kernel());
             }
             let image = NativeImage::open(path, root_partition, destination, watch)?;
             if let Some(line) = image.rolled_back() {
@@ -88,6 +90,23 @@ impl BackendArgs {
         ui.detail(1, &image.details());
         image.notes().iter().for_each(|note| ui.info(note));
         Ok(Box::new(ImagePlace::Mounted(Box::new(image))))
+    }
+
+    /// Opens a base of which the image of each host is made; `None` for the kernel's back end, which opens it for each.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open_for_all`]; `Refused` for an argument of the other back end.
+    pub fn open_for_all(
+        &self,
+        path: &Path,
+        destinations: &[Destination],
+        watch: Watch<'_>,
+    ) -> Result<Option<(DiskImage, Vec<Output>)>, StorageError> {
+        match (self.backend, &self.subvolume) {
+            (Backend::Native, Some(_)) => Err(subvolume_is_for_the_kernel()),
+            (Backend::Native, None) => DiskImage::open_for_all(path, destinations, watch).map(Some),
+            (Backend::Mount, _) => Ok(None),
+        }
     }
 
     /// Refuses arguments that apply to images only, for a directory or a node.

@@ -1,6 +1,6 @@
 //! `deaddrop inject`: writes secrets into an image or a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use deaddrop_core::error::StorageError;
@@ -8,10 +8,12 @@ use deaddrop_core::text;
 use deaddrop_image::output::Destination;
 use deaddrop_image::table::root::Backend;
 
-use super::args::{ManifestArgs, Target, TargetArgs};
+use super::args::{HostsArgs, ManifestArgs, Target, TargetArgs};
 use super::failure;
+use super::images::{self, names};
 use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
+use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public, wrap};
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::plan::Plan;
@@ -29,6 +31,9 @@ pub struct Args {
 
     #[command(flatten)]
     manifest: ManifestArgs,
+
+    #[command(flatten)]
+    hosts: HostsArgs,
 
     /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, .gz, .xz, .bz2, otherwise
     /// none)
@@ -77,24 +82,28 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let started = Instant::now();
         let time = time_of_run()?;
-        let destination = match &self.output {
-            Some(path) => Destination::File { path: path.clone(), force: self.force },
+        let destination = |output: Option<PathBuf>| match output {
+            Some(path) => Destination::File { path, force: self.force },
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
-        let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
-        let through_kernel = self.target.place.backend.backend == Backend::Mount && !self.target.target.is_dir();
-        if through_kernel && self.output.is_none() && !self.in_place {
-            return Err(failure::failed(&name, &in_place_must_be_asked_for().into()));
+        if self.hosts.are_several() {
+            return self.run_on_several(ui, &destination);
         }
-        let (path, place) = (self.target.target.as_path(), &self.target.place);
-        let target = Target { path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root };
+        let host = self.hosts.one();
+        let path = names::of_host(&self.target.target, host)?;
+        let output = self.output.as_deref().map(|output| names::of_host(output, host)).transpose()?;
+        let name = output.as_ref().unwrap_or(&path).display().to_string();
+        let destination = destination(output);
+        self.check_in_place(&path, &name)?;
+        let place = &self.target.place;
+        let target = Target { path: &path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root };
         if self.new_root && !path.is_dir() {
             let message = format!("--new-root is for a directory, and `{}` is none", path.display());
             return Err(Failure::usage(Message::new(message).hint("leave it out")));
         }
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;
+        let mut prepared = prepare(ui, target, &self.manifest, host, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
         let columns = wrap::columns(std::io::stderr());
@@ -116,7 +125,7 @@ impl Args {
             prepared.place.change(&name)?.apply(&changes, time).map_err(|error| failure::failed(&name, &error))?;
         applied.details.iter().for_each(|line| ui.detail(1, line));
 
-        let target = self.target.target.display().to_string();
+        let target = path.display().to_string();
         ui.print_json_when_done(|| json::plan("inject", &target, plan));
         if !changed_lines.is_empty() {
             ui.info(&changed_lines);
@@ -137,6 +146,43 @@ impl Args {
         }
         ui.info(&self.closing_line(&name, plan, rewrites, started.elapsed()));
         Ok(exit)
+    }
+
+    /// With the mount back end a change in place has to be asked for.
+    fn check_in_place(&self, path: &Path, name: &str) -> Result<(), Failure> {
+        let through_kernel = self.target.place.backend.backend == Backend::Mount && !path.is_dir();
+        match through_kernel && self.output.is_none() && !self.in_place {
+            true => Err(failure::failed(name, &in_place_must_be_asked_for().into())),
+            false => Ok(()),
+        }
+    }
+
+    /// An image of each of several hosts.
+    fn run_on_several(
+        &self,
+        ui: &Ui,
+        destination: &(dyn Fn(Option<PathBuf>) -> Destination + Sync),
+    ) -> Result<Exit, Failure> {
+        let target = self.target.target.as_path();
+        self.check_in_place(target, &target.display().to_string())?;
+        if self.new_root {
+            let message = Message::new("--new-root is for one directory");
+            return Err(Failure::usage(message.hint("run it for each host by itself")));
+        }
+        let request = images::Request {
+            kind: RunKind::Inject,
+            target,
+            place: &self.target.place,
+            manifest: &self.manifest,
+            hosts: &self.hosts,
+            output: self.output.as_deref(),
+            destination,
+            public_out: self.public_out.as_deref(),
+            forget_list: self.forget_list,
+            quick: false,
+            exit_on_difference: false,
+        };
+        images::run(ui, &request)
     }
 
     /// `rewrites`: all of a compressed image was written anew.

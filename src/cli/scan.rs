@@ -29,6 +29,10 @@ pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
+    /// The target's host in the manifest
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
     /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
@@ -47,7 +51,7 @@ impl Args {
             return Err(Failure::usage(message.hint(hint)));
         }
         let manifest = select::load(&self.manifest.manifest)?;
-        let parts = scan::parts(&manifest, self.manifest.host.as_deref(), &self.manifest.only)
+        let parts = scan::parts(&manifest, self.host.as_deref(), &self.manifest.only)
             .map_err(|error| select::wrong_selection(&error))?;
         let values = Values::read(&manifest, &parts, ui.tell())?;
         let progress = ProgressDisplay::new(ui);
@@ -61,7 +65,7 @@ impl Args {
         let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
-        let persist_root = manifest.persist_root(self.manifest.host.as_deref()).map(|path| path.as_str().to_owned());
+        let persist_root = manifest.persist_root(self.host.as_deref()).map(|path| path.as_str().to_owned());
         let choice = SystemChoice { persist_root, ..SystemChoice::default() };
         let scanned = scan::scan(&manifest, &parts, &values, place.as_mut(), &choice, &watch).map_err(failed)?;
         if scanned.total == 0 && scanned.unread.count > 0 {

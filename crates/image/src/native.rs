@@ -53,6 +53,19 @@ impl<'w> NativeImage<'w> {
                 (image, Some(output))
             }
         };
+        Self::with(image, output, root_partition, watch)
+    }
+
+    /// The same of an image that is open already; without an output for reading only.
+    ///
+    /// # Errors
+    /// If its root cannot be read.
+    pub fn with(
+        image: DiskImage,
+        output: Option<Output>,
+        root_partition: Option<&str>,
+        watch: Watch<'w>,
+    ) -> Result<Self, StorageError> {
         let root = choose_root(&image, root_partition)?;
         let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
         let container = image.container();

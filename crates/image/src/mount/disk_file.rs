@@ -58,6 +58,7 @@ impl Output {
                     from_name: &from_name,
                     to_name: &to_name,
                     watch,
+                    gives_up: false,
                 };
                 if self.compression(image.container()).is_some() {
                     let scratch = Unfinished::scratch(self.directory()).map_err(|e| job.writing(e))?;
@@ -172,7 +173,14 @@ impl DiskFile {
                 let compression = compression.ok_or_else(|| StorageError::corrupt("a scratch file is compressed"))?;
                 let to_name = output.name(&image);
                 let size = image.size();
-                let job = CopyJob { from: &scratch, size, from_name: "the changed disk", to_name: &to_name, watch };
+                let job = CopyJob {
+                    from: &scratch,
+                    size,
+                    from_name: "the changed disk",
+                    to_name: &to_name,
+                    watch,
+                    gives_up: false,
+                };
                 let file = Unfinished::create(output.directory()).map_err(|e| job.writing(e))?;
                 // The kernel has written to the disk: frames made before are not usable.
                 frames::write(compression, &job, &Patch::default(), None, file.file())?;

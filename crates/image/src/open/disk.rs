@@ -30,7 +30,7 @@ pub struct DiskImage {
     container: Container,
     pub(crate) decoded: Option<Decoded>,
     /// The frames of a compressed image's disk, compressed again during decoding, if the output is to be compressed.
-    pub(crate) frames: Option<Kept>,
+    pub(crate) frames: Option<Arc<Kept>>,
     disk: Arc<dyn ReadAt>,
     table: Table,
     rolled_back: bool,
@@ -122,6 +122,59 @@ impl DiskImage {
         Ok((image, output))
     }
 
+    /// Opens the image at `path` for several new files, each with changes of its own. It is decoded once:
+    /// [`DiskImage::share`] makes an image for each. All destinations are checked before that. Without any it is as
+    /// [`DiskImage::open`].
+    ///
+    /// # Errors
+    /// As for [`DiskImage::open`]; `Refused` if a destination is not possible.
+    pub fn open_for_all(
+        path: &Path,
+        destinations: &[Destination],
+        watch: Watch<'_>,
+    ) -> Result<(Self, Vec<Output>), StorageError> {
+        let mut input = Input::open(path)?;
+        let prepare = |destination| Output::prepare(destination, &input).map(Output::gives_up);
+        let outputs = destinations.iter().map(prepare).collect::<Result<Vec<Output>, StorageError>>()?;
+        let Some(first) = outputs.first() else { return Ok((Self::open(path, watch)?, outputs)) };
+        input.lock(Access::Read)?;
+        let directory = first.directory();
+        let image = Self::read(input, watch, |input, container| {
+            let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
+            let scratch = || Unfinished::scratch(directory).map_err(failed);
+            // Compressed again for all of them, if they are of one kind.
+            let compression = first.compression(container);
+            let is_common = outputs.iter().all(|output| output.compression(container) == compression);
+            let frames = match compression.filter(|_| is_common) {
+                Some(compression) => Some((compression, scratch()?)),
+                None => None,
+            };
+            Ok(Room { decoded: Decoded::Scratch(scratch()?), frames, place: directory.to_owned() })
+        })?;
+        Ok((image, outputs))
+    }
+
+    /// The same image once more, for changes that the other one does not see. Only for one that was opened for reading
+    /// or with [`DiskImage::open_for_all`].
+    ///
+    /// # Errors
+    /// `Io` if there are too many open files.
+    pub fn share(&self) -> Result<Self, StorageError> {
+        let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {}", self.name()), e));
+        let Input { path, real, file, size, metadata } = &self.input;
+        let (path, real, metadata) = (path.clone(), real.clone(), metadata.clone());
+        let decoded = self.decoded.as_ref().map(|decoded| clone(decoded.file())).transpose()?;
+        Ok(Self {
+            input: Input { path, real, file: clone(file)?, size: *size, metadata },
+            container: self.container,
+            decoded: decoded.map(Decoded::Scratch),
+            frames: self.frames.clone(),
+            disk: Arc::clone(&self.disk),
+            table: self.table.clone(),
+            rolled_back: false,
+        })
+    }
+
     /// Reads container and table; `room` creates the files into which a compressed image is decoded.
     fn read(
         input: Input,
@@ -143,7 +196,7 @@ impl DiskImage {
                 let (from, to) = (&input.file, decoded.file());
                 let job = spool::Job { compression, input: from, size: input.size, name: &name, place: &place, watch };
                 let size = job.decode(to, recorder.as_mut())?;
-                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
+                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?.map(Arc::new);
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
         };

@@ -22,6 +22,8 @@ pub(crate) struct CopyJob<'a> {
     pub(crate) from_name: &'a str,
     pub(crate) to_name: &'a str,
     pub(crate) watch: Watch<'a>,
+    /// Give up on a signal that is deferred: the file has no name yet.
+    pub(crate) gives_up: bool,
 }
 
 impl CopyJob<'_> {
@@ -33,8 +35,13 @@ impl CopyJob<'_> {
         StorageError::io(format!("writing {}", self.to_name), error)
     }
 
-    pub(crate) fn tell(&self, work: Work, done: u64) {
+    /// Reports progress.
+    ///
+    /// # Errors
+    /// `Interrupted` if the job is to be given up.
+    pub(crate) fn tell(&self, work: Work, done: u64) -> io::Result<()> {
         (self.watch)(Progress { work, done, total: self.size });
+        if self.gives_up && sys::is_deferred() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
     /// Makes the empty file `to` the same disk: by sharing blocks if the file system can, otherwise by copying
@@ -53,11 +60,11 @@ impl CopyJob<'_> {
                 self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
                 copied = copied.saturating_add(write_sparse(to, offset, chunk).map_err(|e| self.writing(e))?);
                 offset = offset.saturating_add(length(chunk));
-                self.tell(Work::Copy, offset);
+                self.tell(Work::Copy, offset).map_err(|e| self.writing(e))?;
             }
         }
         to.set_len(self.size).map_err(|e| self.writing(e))?;
-        self.tell(Work::Copy, self.size);
+        self.tell(Work::Copy, self.size).map_err(|e| self.writing(e))?;
         Ok(Some(copied))
     }
 }

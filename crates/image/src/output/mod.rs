@@ -41,6 +41,8 @@ pub struct Output {
     place: CheckedDestination,
     /// The directory in which the file is created.
     directory: PathBuf,
+    /// A deferred signal stops the writing of a new file.
+    gives_up: bool,
 }
 
 /// The result of a commit.
@@ -88,6 +90,14 @@ impl Committed {
     }
 }
 
+/// Checks that changes to the image at `path` can go to `destination`; nothing is decoded.
+///
+/// # Errors
+/// `Refused` with a hint; `Unsupported` for an output format; `Io`.
+pub fn check(path: &Path, destination: &Destination) -> Result<(), StorageError> {
+    Output::prepare(destination, &Input::open(path)?).map(drop)
+}
+
 impl Output {
     /// Checks that changes to `input` can go to `destination`.
     pub(super) fn prepare(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
@@ -96,7 +106,12 @@ impl Output {
             CheckedDestination::InPlace { .. } => parent(&input.real).to_owned(),
             CheckedDestination::New { directory, .. } => directory.clone(),
         };
-        Ok(Self { place, directory })
+        Ok(Self { place, directory, gives_up: false })
+    }
+
+    /// The same, given up when a signal is deferred.
+    pub(super) fn gives_up(self) -> Self {
+        Self { gives_up: true, ..self }
     }
 
     /// True if the image itself is changed.
@@ -276,6 +291,7 @@ impl Output {
                     from_name: &image.name(),
                     to_name: &to_name,
                     watch,
+                    gives_up: self.gives_up,
                 };
                 let copied = match compression {
                     Some(compression) => {

@@ -9,13 +9,16 @@
 mod pool;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys;
+use nix::errno::Errno;
+use nix::fcntl::copy_file_range;
 
 use self::pool::{Frame, Pool, Sink};
 use super::copy::CopyJob;
@@ -96,7 +99,9 @@ impl Recorder {
 struct FrameWriter<'a> {
     job: &'a CopyJob<'a>,
     to: &'a File,
-    kept: Option<Kept>,
+    kept: Option<Arc<Kept>>,
+    /// Where the next frame of `kept` begins.
+    kept_at: u64,
     /// The frames written.
     parts: Vec<Part>,
 }
@@ -105,27 +110,52 @@ impl Sink for FrameWriter<'_> {
     fn take(&mut self, frame: Frame<'_>, size: usize) -> io::Result<()> {
         let kept = self.kept.as_ref().and_then(|kept| Some((&kept.file, *kept.parts.get(self.parts.len())?)));
         match (frame, kept) {
-            (Frame::New(packed), kept) => {
+            (Frame::New(packed), _) => {
                 self.to.write_all(&packed.bytes)?;
                 self.parts.push(part(packed, size));
-                if let Some((mut file, old)) = kept {
-                    // Skips the old frame that it replaces.
-                    file.seek_relative(i64::try_from(old.length).map_err(|_| io::ErrorKind::InvalidInput)?)?;
-                }
             }
             (Frame::Known, Some((file, part))) => {
-                // Inside the kernel, if it can (copy_file_range).
-                if io::copy(&mut file.take(part.length), &mut { self.to })? != part.length {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
+                copy(file, self.kept_at, part.length, self.to)?;
                 self.parts.push(part);
             }
             (Frame::Known, None) => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
+        self.kept_at = self.kept_at.saturating_add(kept.map_or(0, |(_, part)| part.length));
         let done = STEP.saturating_mul(u64::try_from(self.parts.len()).unwrap_or(u64::MAX));
-        self.job.tell(Work::Compress, done.min(self.job.size));
-        Ok(())
+        self.job.tell(Work::Compress, done.min(self.job.size))
     }
+}
+
+/// Copies `length` bytes from an offset of `from`, whose own position others use, to the position of `to`: inside the
+/// kernel, if it can.
+fn copy(from: &File, mut offset: u64, length: u64, mut to: &File) -> io::Result<()> {
+    let end = offset.saturating_add(length);
+    let mut in_kernel = true;
+    let mut buffer = Vec::new();
+    while offset < end {
+        let left = usize::try_from(end - offset).unwrap_or(FRAME).min(FRAME);
+        let count = if in_kernel {
+            let mut position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match copy_file_range(from, Some(&mut position), to, None, left) {
+                Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                    in_kernel = false;
+                    buffer.resize(left, 0);
+                    continue;
+                }
+                result => result?,
+            }
+        } else {
+            let piece = left.min(buffer.len());
+            let count = from.read_at(&mut buffer[..piece], offset)?;
+            to.write_all(&buffer[..count])?;
+            count
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        offset = offset.saturating_add(u64::try_from(count).unwrap_or(0));
+    }
+    Ok(())
 }
 
 /// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk without the patch, if
@@ -137,20 +167,18 @@ pub(crate) fn write(
     compression: Compression,
     job: &CopyJob<'_>,
     patch: &Patch<'_>,
-    kept: Option<Kept>,
+    kept: Option<Arc<Kept>>,
     to: &File,
 ) -> Result<(), StorageError> {
     let count = job.size.div_ceil(STEP);
-    let fits = |kept: &Kept| kept.compression == compression && u64::try_from(kept.parts.len()) == Ok(count);
-    let mut kept = kept.filter(fits);
+    let fits = |kept: &Arc<Kept>| kept.compression == compression && u64::try_from(kept.parts.len()) == Ok(count);
+    let kept = kept.filter(fits);
     let writing = |e| job.writing(e);
     let mut file = to;
     file.write_all(compression.codec().head()).map_err(writing)?;
-    if let Some(kept) = &mut kept {
-        kept.file.seek(SeekFrom::Start(0)).map_err(writing)?;
-    }
     let has_kept = kept.is_some();
-    let mut pool = Pool::new(compression, FrameWriter { job, to, kept, parts: Vec::new() }).map_err(writing)?;
+    let mut pool =
+        Pool::new(compression, FrameWriter { job, to, kept, kept_at: 0, parts: Vec::new() }).map_err(writing)?;
     for number in 0..count {
         // Cannot overflow: it starts inside the disk.
         let offset = number * STEP;
