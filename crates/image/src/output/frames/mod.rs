@@ -16,7 +16,6 @@ use std::sync::Arc;
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
-use deaddrop_core::sys;
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 
@@ -158,8 +157,8 @@ fn copy(from: &File, mut offset: u64, length: u64, mut to: &File) -> io::Result<
     Ok(())
 }
 
-/// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk without the patch, if
-/// there are any: frames that the patch does not affect are copied.
+/// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk
+/// without the patch, if there are any: frames that the patch does not affect are copied.
 ///
 /// # Errors
 /// `Io` if the disk cannot be read, or `to` cannot be written.
@@ -189,13 +188,13 @@ pub(crate) fn write(
             pool.known(size_in_memory).map_err(writing)?;
             continue;
         }
-        let hole = sys::next_data(job.from, offset..offset + size).map_err(|e| job.reading(e))?.is_none();
+        let hole = job.from.next_data(offset..offset + size).map_err(|e| job.reading(e))?.is_none();
         if hole && !touched {
             pool.zeros(size_in_memory).map_err(writing)?;
             continue;
         }
         let mut piece = pool.buffer(size_in_memory);
-        job.from.read_exact_at(&mut piece, offset).map_err(|e| job.reading(e))?;
+        job.from.read_exact_at(offset, &mut piece).map_err(|e| job.reading(e))?;
         patch.lay_over(offset, &mut piece);
         if is_zero(&piece) {
             pool.return_buffer(piece);
