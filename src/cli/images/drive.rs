@@ -137,7 +137,8 @@ impl Runner<'_> {
         let name = path.display().to_string();
         let read = Target { path: &files.input, place, ssh: None, forget_list: request.forget_list, new_root: false };
         let opened = self.open(host, read).map_err(|error| failure::failed(&name, &error.into()))?;
-        let input = HostInput { manifest: job.manifest, part, values: job.values, files: desired };
+        let is_base = self.base.is_some() && job.parts.len() > 1;
+        let input = HostInput { manifest: job.manifest, part, values: job.values, files: desired, is_base };
         let mut prepared = plan_of(&self.ui, opened, Target { path, ..read }, input)?;
         let is_same = prepared.plan.is_empty();
         let status = match request.kind {
