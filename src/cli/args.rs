@@ -113,6 +113,7 @@ impl SurveyArgs {
             ssh: Some(&self.ssh),
             forget_list: false,
             new_root: false,
+            by_mark: false,
         })
     }
 
@@ -184,6 +185,8 @@ pub struct Target<'a> {
     pub forget_list: bool,
     /// Accept a directory that is no root yet.
     pub new_root: bool,
+    /// `{host}` says whose it is: its file is named after its host.
+    pub by_mark: bool,
 }
 
 impl Target<'_> {

@@ -102,7 +102,9 @@ impl Args {
         let destination = destination(output);
         self.check_in_place(&path, &name)?;
         let place = &self.target.place;
-        let target = Target { path: &path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root };
+        let by_mark = names::has_mark(self.output.as_ref().unwrap_or(&self.target.target));
+        let target =
+            Target { path: &path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root, by_mark };
         if self.new_root && !path.is_dir() {
             let message = format!("--new-root is for a directory, and `{}` is none", path.display());
             return Err(Failure::usage(Message::new(message).hint("leave it out")));

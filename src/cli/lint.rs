@@ -127,7 +127,14 @@ impl Args {
             as_host: false,
             system: None,
         };
-        let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
+        let target = Target {
+            path: &self.target,
+            place: &place,
+            ssh: None,
+            forget_list: false,
+            new_root: false,
+            by_mark: false,
+        };
         let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
         let choice = SystemChoice {
             system: self.system.clone(),

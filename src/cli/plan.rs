@@ -48,7 +48,7 @@ impl Args {
         }
         let host = self.hosts.one();
         let path = names::of_host(target.path, host)?;
-        let target = Target { path: &path, ..target };
+        let target = Target { path: &path, by_mark: names::has_mark(target.path), ..target };
         if self.quick && (target.is_node() || target.path.is_dir()) {
             let what = if target.is_node() { "a running node" } else { "a directory" };
             let message = format!("--quick is for images and block devices, and `{}` is {what}", target.path.display());

@@ -138,7 +138,7 @@ pub fn prepare<'w>(
             Opened::Files(opened)
         }
     };
-    plan_of(ui, opened, target, HostInput { manifest: &loaded, part: &part, values: &values, files, is_base: false })
+    plan_of(ui, opened, target, HostInput { manifest: &loaded, part: &part, values: &values, files })
 }
 
 /// What is known of a host before its place is opened.
@@ -151,8 +151,6 @@ pub struct HostInput<'a> {
     pub values: &'a Values,
     /// The files that it should have.
     pub files: Vec<DesiredFile>,
-    /// The place is the base of several hosts.
-    pub is_base: bool,
 }
 
 /// Surveys an open place, and plans its changes. `target` says what it was opened as.
@@ -163,7 +161,7 @@ pub fn plan_of<'w>(
     ui: &Ui,
     mut opened: Opened<'w>,
     target: Target<'_>,
-    HostInput { manifest, part, values, files, is_base }: HostInput<'_>,
+    HostInput { manifest, part, values, files }: HostInput<'_>,
 ) -> Result<Prepared<'w>, Failure> {
     let name = target.path.display().to_string();
     let (host, is_node) = (part.as_host, matches!(opened, Opened::Node(_)));
@@ -186,7 +184,7 @@ pub fn plan_of<'w>(
         host,
         hosts: &manifest.hosts,
         insist: target.place.as_host,
-        is_base,
+        by_mark: target.by_mark,
     });
     let prepared = prepare::prepare(files, host, &allow, identity, desired::wanted, survey);
     let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {

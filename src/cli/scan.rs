@@ -62,7 +62,14 @@ impl Args {
             as_host: false,
             system: None,
         };
-        let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
+        let target = Target {
+            path: &self.target,
+            place: &place,
+            ssh: None,
+            forget_list: false,
+            new_root: false,
+            by_mark: false,
+        };
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
         let persist_root = manifest.persist_root(self.host.as_deref()).map(|path| path.as_str().to_owned());

@@ -36,7 +36,7 @@ impl Args {
         }
         let host = self.hosts.one();
         let path = names::of_host(target.path, host)?;
-        let target = Target { path: &path, ..target };
+        let target = Target { path: &path, by_mark: names::has_mark(target.path), ..target };
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let prepared = prepare(ui, target, &self.manifest, host, None, &watch)?;

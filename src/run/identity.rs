@@ -22,8 +22,8 @@ pub struct Identity<'m> {
     pub hosts: &'m BTreeMap<String, Host>,
     /// `--as-host`: go on all the same.
     pub insist: bool,
-    /// The target is the base of several hosts: its /etc/hostname cannot be that of each.
-    pub is_base: bool,
+    /// Its file is named after its host (`{host}`): it may be made of a base of several hosts, with a name of its own.
+    pub by_mark: bool,
 }
 
 impl Identity<'_> {
@@ -34,14 +34,13 @@ impl Identity<'_> {
     pub fn check(&self, files: &[DesiredFile], survey: &Survey, allow: &Allow) -> Result<Option<Warning>, Refusal> {
         let by_name = self.told_by_name(survey).map(|other| (other, "its /etc/hostname".to_owned()));
         let by_key = || self.told_by_key(files, survey);
-        let told = if self.is_base { by_key() } else { by_name.clone().or_else(by_key) };
+        let told = if self.by_mark { by_key() } else { by_name.clone().or_else(by_key) };
         let Some((other, by)) = told else {
             return Ok(by_name.map(|(other, by)| Warning {
                 code: CODE,
                 secret: None,
-                message: format!("the base is {other}'s, by {by}: {} starts with that name", self.host),
-                hint: "leave networking.hostName out of the base's configuration, or build an image for each host"
-                    .into(),
+                message: format!("the image has the name {other}, by {by}: {} starts with it", self.host),
+                hint: "if one base is for all: leave networking.hostName out of its configuration".into(),
             }));
         };
         let reason = format!("this is the target of {other}, by {by}, and not of {}", self.host);

@@ -135,10 +135,16 @@ impl Runner<'_> {
         let desired = part.files(job.manifest, job.values).map_err(|unfit| part::does_not_fit(&unfit))?;
         let path = files.target();
         let name = path.display().to_string();
-        let read = Target { path: &files.input, place, ssh: None, forget_list: request.forget_list, new_root: false };
+        let read = Target {
+            path: &files.input,
+            place,
+            ssh: None,
+            forget_list: request.forget_list,
+            new_root: false,
+            by_mark: true,
+        };
         let opened = self.open(host, read).map_err(|error| failure::failed(&name, &error.into()))?;
-        let is_base = self.base.is_some() && job.parts.len() > 1;
-        let input = HostInput { manifest: job.manifest, part, values: job.values, files: desired, is_base };
+        let input = HostInput { manifest: job.manifest, part, values: job.values, files: desired };
         let mut prepared = plan_of(&self.ui, opened, Target { path, ..read }, input)?;
         let is_same = prepared.plan.is_empty();
         let status = match request.kind {

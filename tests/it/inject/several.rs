@@ -74,6 +74,7 @@ impl Several {
         let _ = fs::remove_file(&raw);
         match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("zst") => drop(tool(Command::new("zstd").args(["-dqf"]).arg(path).arg("-o").arg(&raw))),
+            Some("gz") => fs::write(&raw, tool(Command::new("gzip").arg("-dc").arg(path)).stdout).unwrap(),
             Some("qcow2") => {
                 tool(Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&path));
                 tool(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]).arg(path).arg(&raw));
