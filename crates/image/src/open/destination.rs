@@ -75,7 +75,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] = &["qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "box", "vma", "tar"];
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "vma", "tar"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///
