@@ -79,6 +79,12 @@ impl BackendArgs {
             ui.detail(1, &image.details());
             return Ok(Box::new(ImagePlace::Native(Box::new(image))));
         }
+        if let Some(Destination::File { overlay: true, .. }) = destination {
+            return Err(StorageError::refused(
+                "--qcow2-overlay is for the native back end",
+                "leave it out: the kernel does not tell which blocks it changes",
+            ));
+        }
         if let Some(Destination::InPlace { undo: Some(_), .. }) = destination {
             return Err(StorageError::refused(
                 "--undo is for the native back end",

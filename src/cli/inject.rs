@@ -49,6 +49,10 @@ pub struct Args {
           requires = "output")]
     format: Option<Format>,
 
+    /// Make OUT a thin qcow2 image: what differs from TARGET, which has to be raw or qcow2, and stay as it is
+    #[arg(long, requires = "output", conflicts_with = "format")]
+    qcow2_overlay: bool,
+
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
     /// The kernel writes immediately: a power cut can leave some files new and some old, each complete. With -o, OUT is
@@ -92,7 +96,9 @@ impl Args {
         let started = Instant::now();
         let time = time_of_run()?;
         let destination = |output: Option<PathBuf>| match output {
-            Some(path) => Destination::File { path, force: self.force, format: self.format },
+            Some(path) => {
+                Destination::File { path, force: self.force, format: self.format, overlay: self.qcow2_overlay }
+            }
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
         if self.hosts.are_several() {

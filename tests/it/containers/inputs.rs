@@ -122,6 +122,7 @@ fn a_block_device_is_an_image_that_no_other_file_can_replace() {
     commit(path, &new_file(&out)).unwrap();
     assert!(fs::read(&out).unwrap() == changed(&fs::read(&raw).unwrap()));
     assert_eq!(mode(&out), 0o600);
-    let onto = commit(&raw, &Destination::File { path: path.to_owned(), force: true, format: None }).unwrap_err();
+    let onto = commit(&raw, &Destination::File { path: path.to_owned(), force: true, format: None, overlay: false })
+        .unwrap_err();
     assert!(onto.to_string().ends_with("is a block device"), "{onto}");
 }

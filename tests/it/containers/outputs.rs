@@ -136,7 +136,7 @@ fn an_output_that_cannot_be_is_refused_before_anything_is_decoded() {
         ("out.qcow2", false, "out.qcow2: .qcow2 names another container, and the image is raw"),
         ("out.ISO", false, "out.ISO: .iso cannot be written"),
     ] {
-        let destination = Destination::File { path: path(out), force, format: None };
+        let destination = Destination::File { path: path(out), force, format: None, overlay: false };
         let error = commit(&path("raw.img.zst"), &destination).unwrap_err();
         let message = error.to_string().replace(&format!("{}/", directory.path().display()), "");
         assert_eq!(message, want);
@@ -159,7 +159,7 @@ fn force_replaces_a_file_and_what_a_link_leads_to() {
     fs::set_permissions(path("old.img"), Permissions::from_mode(0o666)).unwrap();
     symlink("old.img", path("link.img")).unwrap();
     for (from, out) in [("raw.img", "old.img"), ("raw.img.zst", "link.img"), ("raw.img", "new.img")] {
-        commit(&path(from), &Destination::File { path: path(out), force: true, format: None }).unwrap();
+        commit(&path(from), &Destination::File { path: path(out), force: true, format: None, overlay: false }).unwrap();
         assert!(fs::read(path(out)).unwrap() == changed(&disk), "{out}");
         assert_eq!(mode(&path(out)), 0o600, "{out}");
     }

@@ -141,7 +141,7 @@ fn contents(disk: &dyn ReadAt) -> Option<Vec<u8>> {
 /// The disk of a copy of the image.
 fn copied(path: &Path, out: &Path) -> Option<Vec<u8>> {
     let _ = fs::remove_file(out);
-    let destination = Destination::File { path: out.to_owned(), format: None, force: false };
+    let destination = Destination::File { path: out.to_owned(), format: None, force: false, overlay: false };
     let (image, output) = DiskImage::open_for(path, &destination, &quiet).ok()?;
     output.commit(image, &Patch::default(), &quiet).expect("what can be read can be written");
     contents(&*DiskImage::open(out, &quiet).expect("what we wrote").disk())

@@ -309,6 +309,75 @@ fn the_public_parts_of_all_are_one_file() {
     assert_eq!(several.out(), Vec::<String>::new());
 }
 
+#[test]
+fn thin_images_have_what_differs_from_the_base() {
+    let several = Several::new();
+    let scratch = &several.scratch;
+    images::NONE.committed(scratch);
+    tool(Command::new("qemu-img").current_dir(scratch.path()).args([
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-c",
+        "none.img",
+        "none.qcow2",
+    ]));
+    fs::create_dir(scratch.join("other")).unwrap();
+    for base in ["none.img", "none.qcow2"] {
+        fs::copy(scratch.join(base), scratch.join(format!("out/{base}"))).unwrap();
+        let base = format!("out/{base}");
+        let before = fingerprint(&scratch.join(&base));
+        let inject = ["inject", &base, "--all-hosts", "--qcow2-overlay", "--force", "-o"];
+        several.run(&[&inject[..], &["out/{host}.qcow2"]].concat()).expect_code(0);
+        for (number, host) in HOSTS.iter().enumerate() {
+            let thin = format!("out/{host}.qcow2");
+            assert!(fs::metadata(scratch.join(&thin)).unwrap().len() < 2 << 20, "{thin} of {base} is thin");
+            several.assert_own(&thin, number);
+            // The same disk as a whole image has.
+            several.run(&["inject", &base, "--host", host, "--as-host", "-o", "alone/whole", "--force"]).expect_code(0);
+            let compare = ["compare", "-q", &thin, "alone/whole"];
+            tool(Command::new("qemu-img").current_dir(scratch.path()).args(compare));
+        }
+        // Ours is followed in its own directory, also when it is changed in place, and stays thin.
+        several.run(&["verify", "out/{host}.qcow2", "--all-hosts"]).expect_code(0);
+        let node = ["out/node1.qcow2", "--host", "node1"];
+        several.declare("  more: { path: /etc/secrets/more, from: 'env:OF_{host}', owner: 0, group: 0 }\n");
+        several.run(&[&["inject"], &node[..]].concat()).expect_code(0);
+        several.run(&[&["verify"], &node[..]].concat()).expect_code(0);
+        assert!(fs::metadata(scratch.join(node[0])).unwrap().len() < 2 << 20);
+        several.assert_own(node[0], 0);
+        several.declare("");
+        // From elsewhere only if that is said.
+        several.run(&[&inject[..], &["other/{host}.qcow2"]].concat()).expect_code(0);
+        let verify = ["verify", "other/node2.qcow2", "--host", "node2", "--as-host"];
+        several.run(&verify).expect_refusal(&base, 1, &["--follow-backing"]);
+        several.run(&[&verify[..], &["--follow-backing"]].concat()).expect_code(0);
+        several.assert_own("other/node2.qcow2", 1);
+        assert!(fingerprint(&scratch.join(&base)) == before, "{base} is untouched");
+    }
+    // A link to somewhere else is not beside it, and what others have made is not ours.
+    fs::rename(scratch.join("out/none.qcow2"), scratch.join("none.qcow2")).unwrap();
+    symlink("../none.qcow2", scratch.join("out/none.qcow2")).unwrap();
+    let verify = ["verify", "out/node2.qcow2", "--host", "node2"];
+    several.run(&verify).expect_refusal("a link", 1, &["--follow-backing"]);
+    fs::remove_file(scratch.join("out/none.qcow2")).unwrap();
+    several.run(&verify).expect_refusal("gone", 1, &["--follow-backing"]);
+    let create = ["create", "-q", "-f", "qcow2", "-b", "none.qcow2", "-F", "qcow2", "foreign.qcow2"];
+    tool(Command::new("qemu-img").current_dir(scratch.path()).args(create));
+    several.run(&["verify", "foreign.qcow2", "--host", "node1"]).expect_refusal("foreign", 1, &["--follow-backing"]);
+    for (args, code) in [
+        (&["inject", "base.img.zst", "--host", "node1", "--qcow2-overlay", "-o", "alone/x.qcow2"][..], 2),
+        (&["inject", "none.img", "--host", "node1", "--qcow2-overlay", "-o", "alone/x.qcow2.zst"], 2),
+        (&["inject", "none.img", "--host", "node1", "--qcow2-overlay"], 2),
+        (&["inject", "none.img", "--host", "node1", "--qcow2-overlay", "--format", "raw", "-o", "alone/x.qcow2"], 2),
+    ] {
+        several.run(args).expect_code(code);
+    }
+    assert!(!scratch.join("alone/x.qcow2").exists());
+}
+
 /// Every image under its name is whole and its host's; returns how many there are.
 fn assert_whole(several: &Several, suffix: &str, what: &str) -> usize {
     let mut found = 0;

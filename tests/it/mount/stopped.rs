@@ -252,7 +252,7 @@ fn a_panic_at_any_step_leaves_nothing_and_old_or_new() {
                 let out: PathBuf = scratch.join("out.img");
                 let destination = match in_place {
                     true => Destination::InPlace { keep_mode: false, force: false, undo: None },
-                    false => Destination::File { path: out.clone(), force: false, format: None },
+                    false => Destination::File { path: out.clone(), force: false, format: None, overlay: false },
                 };
                 let reached = Cell::new(0);
                 let watch = |step: Progress| {

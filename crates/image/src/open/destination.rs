@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use deaddrop_core::error::{Hint, Remedy, StorageError};
 use deaddrop_core::sys;
@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::disk::parent;
 use super::input::{Input, kind_name};
+use crate::container::qcow2::Backing;
 use crate::container::{Compression, Container, Format};
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
@@ -38,6 +39,8 @@ pub enum Destination {
         format: Option<Format>,
         /// Replace an existing file, if it is a regular file.
         force: bool,
+        /// Make it a qcow2 image of what differs from the image, which is its backing file.
+        overlay: bool,
     },
 }
 
@@ -62,6 +65,8 @@ pub(crate) enum CheckedDestination {
         force: bool,
         /// Its container.
         container: Container,
+        /// The image, if it has only what differs from that.
+        backing: Option<Backing>,
     },
 }
 
@@ -98,9 +103,14 @@ pub(crate) fn check(
             }
             Ok(CheckedDestination::InPlace { keep_mode: *keep_mode, undo })
         }
-        Destination::File { path, force, format } => {
-            let container = container_of(path, *format, container)?;
-            check_new(path, *force, input, container)
+        Destination::File { path, force, format, overlay } => {
+            let asked = if *overlay { Some(Format::Qcow2) } else { *format };
+            let of_new = container_of(path, asked, container)?;
+            let mut checked = check_new(path, *force, input, of_new)?;
+            if let (true, CheckedDestination::New { directory, backing, .. }) = (overlay, &mut checked) {
+                *backing = Some(backing_of(directory, input, container, of_new)?);
+            }
+            Ok(checked)
         }
     }
 }
@@ -250,7 +260,43 @@ fn check_new(
     }
     let directory = parent(&real).to_owned();
     check_directory(&directory, &name)?;
-    Ok(CheckedDestination::New { name, path: real, directory, force, container })
+    Ok(CheckedDestination::New { name, path: real, directory, force, container, backing: None })
+}
+
+/// How a new image in `directory` names its base.
+fn backing_of(
+    directory: &Path,
+    base: &Input,
+    container: Container,
+    of_new: Container,
+) -> Result<Backing, StorageError> {
+    let usage = |what: String, hint: &'static str| Err(StorageError::Usage { what, hint: hint.into() });
+    let name = base.name();
+    if container.compression.is_some() || !matches!(container.format, Format::Raw | Format::Qcow2) {
+        let hint = "make a raw or a qcow2 image of it first, such as with inject -o";
+        return usage(format!("{name} is {}, and the base of a qcow2 overlay is raw or qcow2", container.name()), hint);
+    }
+    if let Some(compression) = of_new.compression {
+        let what = format!("a qcow2 overlay is not compressed, and OUT ends as {} does", compression.name());
+        return usage(what, "name it OUT.qcow2");
+    }
+    let directory = fs::canonicalize(directory).map_err(|e| StorageError::io("looking for the directory of OUT", e))?;
+    let relative = relative(&directory, &base.real);
+    let bytes = relative.as_os_str().as_bytes();
+    // qemu reads a colon before the first slash as the end of a protocol's name.
+    let plain: Vec<u8> = if bytes.contains(&b'/') { bytes.to_vec() } else { [b"./", bytes].concat() };
+    let plain = if bytes.contains(&b':') { plain } else { bytes.to_vec() };
+    match Backing::new(plain, container.format.name()) {
+        Some(backing) => Ok(backing),
+        None => usage(format!("{name}: its path is too long for a qcow2 image"), "move it nearer to OUT"),
+    }
+}
+
+/// The path of a file as seen from a directory, both without links.
+fn relative(directory: &Path, file: &Path) -> PathBuf {
+    let common = directory.components().zip(file.components()).take_while(|(one, other)| one == other).count();
+    let up = directory.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(file.components().skip(common)).collect()
 }
 
 /// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless

@@ -360,7 +360,15 @@ impl Output {
         to: &File,
     ) -> Result<(), StorageError> {
         if !format.is_by_qemu() {
-            return qcow2::write(job, patch, image.qcow2.as_deref(), to);
+            let source = image.qcow2.as_deref();
+            let (backing, source_of_overlay) = match &self.place {
+                CheckedDestination::New { backing, .. } => (backing.as_ref(), None),
+                CheckedDestination::InPlace { .. } => (source.and_then(qcow2::Qcow2::own_backing), source),
+            };
+            return match backing {
+                Some(backing) => qcow2::write_overlay(job, patch, source_of_overlay, backing, to),
+                None => qcow2::write(job, patch, source, to),
+            };
         }
         let shape = image.shape.clone().filter(|shape| shape.format() == format);
         let shape = shape.unwrap_or_else(|| qemu::Shape::of(format));

@@ -21,6 +21,15 @@ const DEEPEST: u32 = 8;
 /// Bytes that must look like a disk.
 const HEAD: usize = 1 << 20;
 
+/// True for an image that deaddrop has made of a base which lies in the image's own directory: a file, and no link.
+pub(super) fn is_own_and_beside(backing: &Backing, reading: &Reading<'_>) -> bool {
+    let name = backing.name.strip_prefix(b"./").unwrap_or(&backing.name);
+    let is_plain = !name.contains(&b'/') && !matches!(name, b"" | b"." | b"..");
+    let is_file =
+        || reading.directory.join(OsStr::from_bytes(name)).symlink_metadata().is_ok_and(|found| found.is_file());
+    backing.is_own && is_plain && is_file()
+}
+
 /// Opens the backing file of the image `name`.
 ///
 /// # Errors
@@ -49,7 +58,7 @@ pub(super) fn open(backing: &Backing, name: &str, reading: &Reading<'_>) -> Resu
     }
     input.lock(Access::Read)?;
     let directory = input.real.parent().unwrap_or(Path::new("/")).to_owned();
-    let below = Reading { follow_backing: true, directory: &directory, depth: reading.depth + 1 };
+    let below = Reading { follow_backing: reading.follow_backing, directory: &directory, depth: reading.depth + 1 };
     let mut head = vec![0; usize::try_from(input.size).unwrap_or(HEAD).min(HEAD)];
     let file = FileDevice::new(input.file, input.size);
     file.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {shown}"), e))?;

@@ -47,11 +47,46 @@ pub(super) struct Header {
 
 /// The file that has what this one has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Backing {
+pub(crate) struct Backing {
     pub(super) name: Vec<u8>,
     /// "raw", "qcow2", …, if the header says so.
     pub(super) format: Option<Vec<u8>>,
+    /// deaddrop has made the image: there is a header extension of its own.
+    pub(super) is_own: bool,
 }
+
+impl Backing {
+    /// For an image that is made here; `None` if the name is too long.
+    pub(crate) fn new(name: Vec<u8>, format: &str) -> Option<Self> {
+        let is_short = u32::try_from(name.len()).is_ok_and(|length| (1..=MOST_NAME).contains(&length));
+        is_short.then(|| Self { name, format: Some(format.as_bytes().to_vec()), is_own: true })
+    }
+
+    /// The header extensions, and the name, which follows them.
+    pub(super) fn extensions(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut extension = |kind: u32, data: &[u8]| {
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend(u32::try_from(data.len()).unwrap_or_default().to_be_bytes());
+            bytes.extend(data);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        };
+        if let Some(format) = &self.format {
+            extension(BACKING_FORMAT, format);
+        }
+        if self.is_own {
+            extension(OWN, OWN_DATA);
+        }
+        extension(0, &[]);
+        bytes
+    }
+}
+
+/// "Backing file format name string".
+const BACKING_FORMAT: u32 = 0xE279_2ACA;
+/// The extension that tells our own overlays. "Unknown header extension, can be safely ignored."
+const OWN: u32 = 0x6465_6164;
+const OWN_DATA: &[u8] = b"deaddrop";
 
 impl Header {
     /// Bytes of a cluster.
@@ -229,18 +264,19 @@ fn backing(head: &[u8], offset: u64, size: u32, header_length: u32, cluster: u64
     }
     let (offset, size) = (usize::try_from(offset).ok()?, usize::try_from(size).ok()?);
     let name = slice(head, offset, size)?.to_vec();
-    // "Header extensions": type, length, data, padding to 8 bytes. The one with the format is 0xe2792aca.
+    // "Header extensions": type, length, data, padding to 8 bytes.
     let mut at = usize::try_from(header_length).ok()?.next_multiple_of(8);
-    let mut format = None;
+    let (mut format, mut is_own) = (None, false);
     while at < offset {
         let (kind, length) = (be32(head, at)?, usize::try_from(be32(head, at.checked_add(4)?)?).ok()?);
         let data = at.checked_add(8)?;
         match kind {
             0 => break,
-            0xE279_2ACA => format = Some(slice(head, data, length)?.to_vec()),
+            BACKING_FORMAT => format = Some(slice(head, data, length)?.to_vec()),
+            OWN => is_own = slice(head, data, length)? == OWN_DATA,
             _ => {}
         }
         at = data.checked_add(length)?.checked_next_multiple_of(8)?;
     }
-    Some(Some(Backing { name, format }))
+    Some(Some(Backing { name, format, is_own }))
 }

@@ -19,7 +19,7 @@ pub(super) const COPIED: u64 = 1 << 63;
 /// Bit 62 of an L2 entry.
 pub(super) const PACKED: u64 = 1 << 62;
 /// Bit 0 of an L2 entry of version 3: "the cluster reads as all zeros".
-const ZERO: u64 = 1;
+pub(super) const ZERO: u64 = 1;
 
 /// Host clusters that are kept account of: a bit each, twice.
 const MOST_CLUSTERS: u64 = 1 << 27;

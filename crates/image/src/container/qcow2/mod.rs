@@ -21,10 +21,11 @@ use deaddrop_core::text;
 use flate2::{Decompress, FlushDecompress};
 use zstd::zstd_safe::find_frame_compressed_size;
 
+pub(crate) use self::header::Backing;
 use self::header::Header;
 pub(super) use self::header::MAGIC;
 use self::map::{Map, Place};
-pub(crate) use self::write::{Shape, write};
+pub(crate) use self::write::{Shape, write, write_overlay};
 use super::Reading;
 use crate::device::ReadAt;
 
@@ -50,10 +51,12 @@ impl Qcow2 {
     /// `Unsupported` or `Refused` for a feature, by its name; `Corrupt`; `Io`.
     pub(crate) fn open(file: Arc<dyn ReadAt>, name: &str, reading: &Reading<'_>) -> Result<Self, StorageError> {
         let header = Header::read(&*file, name)?;
-        let backing = match (&header.backing, reading.follow_backing) {
-            (None, _) => None,
-            (Some(backing), true) => Some(backing::open(backing, name, reading)?),
-            (Some(backing), false) => {
+        let backing = match &header.backing {
+            None => None,
+            Some(backing) if reading.follow_backing || backing::is_own_and_beside(backing, reading) => {
+                Some(backing::open(backing, name, reading)?)
+            }
+            Some(backing) => {
                 let shown = text::shown_text(&String::from_utf8_lossy(&backing.name)).unwrap_or_default();
                 return Err(StorageError::refused(
                     format!("{name} has only what differs from its backing file, `{shown}`"),
@@ -73,6 +76,11 @@ impl Qcow2 {
     /// Where the cluster with `offset` is, and where the clusters of the same kind behind it end; see [`Map::run`].
     fn place(&self, offset: u64, end: u64) -> io::Result<(Place, u64)> {
         self.map.run(&*self.file, offset, end)
+    }
+
+    /// The backing file of an image that deaddrop has made of a base: it stays one.
+    pub(crate) fn own_backing(&self) -> Option<&Backing> {
+        self.header.backing.as_ref().filter(|backing| backing.is_own)
     }
 
     /// How a file like this one is written.

@@ -13,8 +13,8 @@ use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys;
 
 use super::Qcow2;
-use super::header::{COMPRESSION_TYPE, MAGIC};
-use super::map::{COPIED, PACKED, Place};
+use super::header::{Backing, COMPRESSION_TYPE, MAGIC};
+use super::map::{COPIED, PACKED, Place, ZERO};
 use crate::open::spool::is_zero;
 use crate::output::copy::CopyJob;
 use crate::output::patch::Patch;
@@ -57,38 +57,36 @@ pub(crate) fn write(
     let shape = source.map_or_else(Shape::default, Qcow2::shape);
     let mut writer = Writer::new(shape, job, to);
     writer.shares = source.is_some_and(|source| source.shared.is_some());
-    let span = writer.span();
-    let mut l1 = vec![0_u64; usize::try_from(job.size.div_ceil(span)).unwrap_or(usize::MAX)];
-    let l1_offset = writer.take(length_of(&l1).div_ceil(writer.cluster));
-    for (index, entry) in l1.iter_mut().enumerate() {
-        let start = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(span);
-        let end = start.saturating_add(span).min(job.size);
-        let mut table = vec![0_u64; usize::try_from(writer.cluster / 8).unwrap_or_default()];
-        let mut at = start;
-        while at < end {
-            let size = (end - at).min(CHUNK.max(writer.cluster));
-            let first = usize::try_from((at - start) / writer.cluster).unwrap_or(usize::MAX);
-            let entries = table.get_mut(first..).unwrap_or_default();
-            let touched = patch.touches(at, size);
-            let data = job.from.next_data(at..at + size).map_err(|e| job.reading(e))?;
-            // Else there is nothing that need not be read and written.
-            let kept = source.filter(|source| source.map.has_packed() || writer.shares);
-            match (data.is_some() || touched, kept) {
-                (false, _) => {}
-                (true, None) => writer.write_chunk(at, size, patch, entries)?,
-                (true, Some(source)) => writer.write_each(at, size, patch, source, entries)?,
-            }
-            at += size;
-            job.tell(Work::Copy, at).map_err(|e| job.writing(e))?;
+    writer.write_tables(|writer, at, size, entries| {
+        let touched = patch.touches(at, size);
+        let data = job.from.next_data(at..at + size).map_err(|e| job.reading(e))?;
+        // Else there is nothing that need not be read and written.
+        let kept = source.filter(|source| source.map.has_packed() || writer.shares);
+        match (data.is_some() || touched, kept) {
+            (false, _) => Ok(()),
+            (true, None) => writer.write_chunk(at, size, patch, entries),
+            (true, Some(source)) => writer.write_each(at, size, patch, source, entries),
         }
-        if table.iter().any(|entry| *entry != 0) {
-            let offset = writer.take(1);
-            writer.put(offset, &bytes_of(&table))?;
-            *entry = offset | COPIED;
-        }
-    }
-    writer.put(l1_offset, &bytes_of(&l1))?;
-    writer.finish(l1_offset, l1.len())
+    })
+}
+
+/// Writes an image of what differs from `backing`: what `patch` changes, and what `source`, which is the disk of `job` and
+/// has the same backing file, has already.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_overlay(
+    job: &CopyJob<'_>,
+    patch: &Patch<'_>,
+    source: Option<&Qcow2>,
+    backing: &Backing,
+    to: &File,
+) -> Result<(), StorageError> {
+    // Version 2 has no entry for zeros, which hide what the backing file has.
+    let shape = Shape { version: 3, ..source.map_or_else(Shape::default, Qcow2::shape) };
+    let mut writer = Writer::new(shape, job, to);
+    writer.backing = Some(backing.clone());
+    writer.write_tables(|writer, at, size, entries| writer.write_differing(at, size, patch, source, entries))
 }
 
 /// The file, and what of it is taken.
@@ -104,6 +102,8 @@ struct Writer<'a> {
     shared: BTreeMap<u64, u16>,
     /// The free bytes for compressed clusters: start and end. The end is that of a cluster.
     room: (u64, u64),
+    /// The image has only what differs from this file.
+    backing: Option<Backing>,
     /// False once the file system has not let a cluster share its blocks with the source's.
     shares: bool,
 }
@@ -112,7 +112,74 @@ impl<'a> Writer<'a> {
     fn new(shape: Shape, job: &'a CopyJob<'a>, to: &'a File) -> Self {
         // The first cluster is the header's.
         let (cluster, shared) = (1 << shape.cluster_bits, BTreeMap::new());
-        Self { shape, job, to, cluster, next: 1, shared, room: (0, 0), shares: false }
+        Self { shape, job, to, cluster, next: 1, shared, room: (0, 0), backing: None, shares: false }
+    }
+
+    /// Writes the whole image; `write` writes what is to be written of a part of the disk (offset, size), and sets the
+    /// entries from its first cluster on.
+    fn write_tables(
+        mut self,
+        write: impl Fn(&mut Self, u64, u64, &mut [u64]) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let (job, span) = (self.job, self.span());
+        let mut l1 = vec![0_u64; usize::try_from(job.size.div_ceil(span)).unwrap_or(usize::MAX)];
+        let l1_offset = self.take(length_of(&l1).div_ceil(self.cluster));
+        for (index, entry) in l1.iter_mut().enumerate() {
+            let start = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(span);
+            let end = start.saturating_add(span).min(job.size);
+            let mut table = vec![0_u64; usize::try_from(self.cluster / 8).unwrap_or_default()];
+            let mut at = start;
+            while at < end {
+                let size = (end - at).min(CHUNK.max(self.cluster));
+                let first = usize::try_from((at - start) / self.cluster).unwrap_or(usize::MAX);
+                write(&mut self, at, size, table.get_mut(first..).unwrap_or_default())?;
+                at += size;
+                job.tell(Work::Copy, at).map_err(|e| job.writing(e))?;
+            }
+            if table.iter().any(|entry| *entry != 0) {
+                let offset = self.take(1);
+                self.put(offset, &bytes_of(&table))?;
+                *entry = offset | COPIED;
+            }
+        }
+        self.put(l1_offset, &bytes_of(&l1))?;
+        self.finish(l1_offset, l1.len())
+    }
+
+    /// Writes the clusters of a part of the disk that differ from the backing file.
+    fn write_differing(
+        &mut self,
+        at: u64,
+        size: u64,
+        patch: &Patch<'_>,
+        source: Option<&Qcow2>,
+        entries: &mut [u64],
+    ) -> Result<(), StorageError> {
+        let (mut offset, end) = (at, at + size);
+        while offset < end {
+            let (place, run_end) = match source {
+                Some(source) => source.place(offset, end).map_err(|e| self.job.reading(e))?,
+                None => (Place::Absent, end),
+            };
+            let same = patch.untouched(offset, run_end - offset);
+            let skipped = if run_end - offset == same { same } else { same / self.cluster * self.cluster };
+            if matches!(place, Place::Absent) && skipped > 0 {
+                offset += skipped;
+                continue;
+            }
+            let count = self.cluster.min(end - offset);
+            let index = usize::try_from((offset - at) / self.cluster).unwrap_or(usize::MAX);
+            let entry = entries.get_mut(index..index.saturating_add(1)).unwrap_or_default();
+            let buffer = self.read(offset, count, patch)?;
+            if is_zero(&buffer) {
+                entry.fill(ZERO);
+            } else {
+                let host = self.set_entries(1, entry);
+                self.put(host, &buffer)?;
+            }
+            offset += count;
+        }
+        Ok(())
     }
 
     /// Bytes of the disk that one L2 table maps.
@@ -310,8 +377,12 @@ impl<'a> Writer<'a> {
         let word = |number: u64| u32::try_from(number).map(u32::to_be_bytes).map_err(io::Error::other);
         let mut header = MAGIC.to_vec();
         header.extend(self.shape.version.to_be_bytes());
-        // No backing file: the offset and the length of its name.
-        header.extend([0; 12]);
+        // Behind the header extensions: the offset and the length of the backing file's name.
+        let extensions = self.backing.as_ref().map(Backing::extensions).unwrap_or_default();
+        let name = self.backing.as_ref().map_or(&[][..], |backing| &backing.name);
+        let name_offset = u64::from(HEADER_LENGTH).saturating_add(length(&extensions));
+        header.extend(if name.is_empty() { 0 } else { name_offset }.to_be_bytes());
+        header.extend(word(length(name))?);
         header.extend(self.shape.cluster_bits.to_be_bytes());
         // qemu's disks have whole sectors.
         header.extend(self.job.size.next_multiple_of(512).to_be_bytes());
@@ -332,6 +403,8 @@ impl<'a> Writer<'a> {
             header.extend(4_u32.to_be_bytes());
             header.extend(HEADER_LENGTH.to_be_bytes());
             header.extend([u8::from(self.shape.zstd), 0, 0, 0, 0, 0, 0, 0]);
+            header.extend(extensions);
+            header.extend(name);
         }
         Ok(header)
     }
