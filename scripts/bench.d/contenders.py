@@ -9,7 +9,7 @@ import subprocess
 
 import facts
 from facts import first_line
-from images import SECRETS, SETS, secret
+from images import HOSTS, SECRETS, SETS, secret
 from measure import measure, peak_memory
 
 
@@ -317,6 +317,45 @@ class DeaddropZstd(DeaddropPacked):
     pack, unpack, suffix = Zstd.pack, Zstd.unpack, Zstd.suffix
 
 
+class Singles(DeaddropPacked):
+    """An image of each of three hosts, by a run for each."""
+
+    name, title = "singles", "**deaddrop inject IN.zst -o OUT.img** for three hosts, one after the other"
+    pack, unpack, suffix = Zstd.pack, Zstd.unpack, Zstd.suffix
+    out_suffix = "img"
+
+    def pattern(self):
+        return self.images.path(f"{self.name}-{{host}}.{self.out_suffix}")
+
+    def inject(self, which):
+        return [self.images.path("deaddrop"), "inject", self.image, "-m", self.images.manifest(which), "-q"]
+
+    def command(self, which):
+        self.out = self.pattern().replace("{host}", HOSTS[0])
+        for host in HOSTS:
+            pathlib.Path(self.pattern().replace("{host}", host)).unlink(missing_ok=True)
+        return self.runs(which)
+
+    def runs(self, which):
+        each = [shlex.join([*self.inject(which), "--host", host, "-o", self.pattern()]) for host in HOSTS]
+        return ["sh", self.script(f"runs-{which}", ["set -e", *each])]
+
+
+class Several(Singles):
+    name, title = "several", "**deaddrop inject IN.zst --all-hosts -o '{host}.img'**"
+
+    def runs(self, which):
+        return [*self.inject(which), "--all-hosts", "-o", self.pattern()]
+
+
+class SinglesZstd(Singles):
+    name, title, out_suffix = "singles-zstd", "the three runs, to .zst", "img.zst"
+
+
+class SeveralZstd(Several):
+    name, title, out_suffix = "several-zstd", "the one run, to .zst", "img.zst"
+
+
 class Gzip(Packed):
     name, unpack, pack, suffix = "gzip", "pigz -dc", "pigz -c", "gz"
 
@@ -341,5 +380,5 @@ class DeaddropXz(DeaddropPacked):
     pack, unpack, suffix = Xz.pack, Xz.unpack, Xz.suffix
 
 
-ALL = (Floor, Deaddrop, Deaddrop64, Debugfs, Fuse2fs, Mount, Ansible, Guestfish, Zstd, DeaddropZstd, Gzip, DeaddropGzip,
-       Xz, DeaddropXz)
+ALL = (Floor, Deaddrop, Deaddrop64, Debugfs, Fuse2fs, Mount, Ansible, Guestfish, Zstd, DeaddropZstd,
+       Singles, Several, SinglesZstd, SeveralZstd, Gzip, DeaddropGzip, Xz, DeaddropXz)
