@@ -164,6 +164,7 @@ impl SurveyArgs {
             output: None,
             destination: &|_| Destination::InPlace { keep_mode: true, force: false, undo: None },
             public_out: None,
+            sidecars: false,
             forget_list: false,
             quick,
             exit_on_difference: tells,

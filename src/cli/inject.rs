@@ -15,6 +15,7 @@ use super::failure;
 use super::images::{self, names};
 use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
+use super::sidecars;
 use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public, wrap};
 use crate::run::message::{Exit, Failure, Message};
@@ -52,6 +53,12 @@ pub struct Args {
     /// Make OUT a thin qcow2 image: what differs from TARGET, which has to be raw or qcow2, and stay as it is
     #[arg(long, requires = "output", conflicts_with = "format")]
     qcow2_overlay: bool,
+
+    /// Write OUT.sha256, OUT.bmap (not for qcow2 and the like) and OUT's line of SHA256SUMS beside it, too
+    ///
+    /// Without -o, those of TARGET. Without this option, one that does not fit any more is named.
+    #[arg(long)]
+    sidecars: bool,
 
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
@@ -107,7 +114,8 @@ impl Args {
         let host = self.hosts.one();
         let path = names::of_host(&self.target.target, host)?;
         let output = self.output.as_deref().map(|output| names::of_host(output, host)).transpose()?;
-        let name = output.as_ref().unwrap_or(&path).display().to_string();
+        let written = output.as_ref().unwrap_or(&path).clone();
+        let name = written.display().to_string();
         let destination = destination(output);
         self.check_in_place(&path, &name)?;
         let place = &self.target.place;
@@ -117,6 +125,9 @@ impl Args {
         if self.new_root && !path.is_dir() {
             let message = format!("--new-root is for a directory, and `{}` is none", path.display());
             return Err(Failure::usage(Message::new(message).hint("leave it out")));
+        }
+        if self.sidecars {
+            sidecars::check(&written)?;
         }
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
@@ -162,6 +173,18 @@ impl Args {
             exit = Exit::HalfDone;
         }
         ui.info(&self.closing_line(&name, plan, rewrites, started.elapsed()));
+        let changed = !changes.is_empty();
+        // The image is read again, and is locked until then.
+        drop((changes, prepared));
+        if changed || self.output.is_some() || self.sidecars {
+            match sidecars::see_to(&written, self.sidecars, &watch) {
+                Ok(lines) => lines.iter().for_each(|line| ui.info(line)),
+                Err(message) => {
+                    print_error_stream(&message.render());
+                    exit = Exit::HalfDone;
+                }
+            }
+        }
         Ok(exit)
     }
 
@@ -195,6 +218,7 @@ impl Args {
             output: self.output.as_deref(),
             destination,
             public_out: self.public_out.as_deref(),
+            sidecars: self.sidecars,
             forget_list: self.forget_list,
             quick: false,
             exit_on_difference: false,

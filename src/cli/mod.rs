@@ -22,6 +22,7 @@ mod rotate;
 mod scan;
 mod scrub;
 mod select;
+mod sidecars;
 mod sources;
 mod verify;
 

@@ -71,5 +71,6 @@ pub mod native;
 pub mod open;
 pub mod output;
 pub mod progress;
+pub mod sidecars;
 pub mod table;
 pub mod undo;

@@ -11,18 +11,21 @@ use std::time::Instant;
 
 use deaddrop_core::sys::SignalsWait;
 use deaddrop_image::output::Destination;
+use deaddrop_image::progress::quiet;
 
 use super::args::{HostsArgs, ManifestArgs, PlaceArgs};
 use super::fleet::{end_waiting, exit, secrets_of, tell};
 use super::prepare::time_of_run;
 use super::public_out::{self, PublicOut};
-use super::{failure, select};
+use super::{failure, select, sidecars};
 use crate::manifest::Manifest;
-use crate::report::rotate::{HostCounts, RunKind};
+use crate::report::rotate::{HostCounts, HostReport, RunKind};
 use crate::report::{ProgressDisplay, Ui, print_error_stream, public};
+use crate::rotate::HostStatus;
 use crate::rotate::choose::ChosenHost;
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::part::{self, HostPart, Values};
+use crate::run::plan::Action;
 
 /// One run over images, as the command line requests it.
 pub struct Request<'a> {
@@ -42,6 +45,8 @@ pub struct Request<'a> {
     pub destination: &'a (dyn Fn(Option<PathBuf>) -> Destination + Sync),
     /// The file for the public parts of generated keys.
     pub public_out: Option<&'a Path>,
+    /// Write the sidecars of each image.
+    pub sidecars: bool,
     /// Abandon the entries of an interrupted rotate whose directories are missing.
     pub forget_list: bool,
     /// `plan` only compares.
@@ -84,6 +89,9 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         drop(PublicOut::write(path, "")?);
     }
 
+    for files in files.iter().filter(|_| request.sidecars) {
+        sidecars::check(files.target())?;
+    }
     let progress = ProgressDisplay::new(ui);
     let watch = |step| progress.show(step);
     let destinations: Vec<Destination> = match request.kind {
@@ -113,18 +121,30 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
             .map_err(|failure| failure.messages)
             .and_then(|file| file.put().map_err(|e| vec![e]))
     });
+    let (lines, failed) = see_to_sidecars(request, &files, &rows);
     tell(ui, &rows, &[], request.kind, started)?;
-    told.lines.iter().for_each(|line| ui.info(line));
+    told.lines.iter().chain(&lines).for_each(|line| ui.info(line));
     let exit = exit(&HostCounts::of(&rows), request.kind, request.exit_on_difference);
     end_waiting(waits, exit);
-    match public_out {
-        Some(Err(messages)) => {
-            // The keys are in place, and stay there.
-            messages.iter().for_each(|message| print_error_stream(&message.render()));
-            Ok(Exit::HalfDone)
+    let failed: Vec<Message> = public_out.and_then(Result::err).into_iter().flatten().chain(failed).collect();
+    failed.iter().for_each(|message| print_error_stream(&message.render()));
+    // The images and their keys are written, and stay.
+    Ok(if failed.is_empty() { exit } else { Exit::HalfDone })
+}
+
+/// The sidecars of the images that were written: lines for the user, and errors.
+fn see_to_sidecars(request: &Request<'_>, files: &[Files], rows: &[HostReport]) -> (Vec<String>, Vec<Message>) {
+    let (mut lines, mut failed) = (Vec::new(), Vec::new());
+    for (files, row) in files.iter().zip(rows).filter(|(_, row)| row.status == HostStatus::Done) {
+        let is_written = files.output.is_some() || row.changes.iter().any(|(.., action)| *action != Action::Unchanged);
+        if request.kind == RunKind::Inject && (is_written || request.sidecars) {
+            match sidecars::see_to(files.target(), request.sidecars, &quiet) {
+                Ok(told) => lines.extend(told),
+                Err(message) => failed.push(message),
+            }
         }
-        _ => Ok(exit),
     }
+    (lines, failed)
 }
 
 /// The hosts, each once: all by name, or in the order of the command line.

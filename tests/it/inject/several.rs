@@ -378,6 +378,21 @@ fn thin_images_have_what_differs_from_the_base() {
     assert!(!scratch.join("alone/x.qcow2").exists());
 }
 
+#[test]
+fn each_image_has_its_sidecars() {
+    let several = Several::new();
+    let inject = ["inject", "base.img.zst", "--all-hosts", "--force", "-o", "out/{host}.img"];
+    several.run(&[&inject[..], &["--sidecars"]].concat()).expect_code(0);
+    tool(Command::new("sha256sum").current_dir(several.scratch.join("out")).args(["-c", "--quiet", "SHA256SUMS"]));
+    let all = names(&several.scratch.join("out"));
+    assert_eq!(all.len(), 3 * HOSTS.len() + 1, "{all:?}");
+    // Those that do not fit any more are named.
+    let run = several.run(&inject).expect_code(0);
+    for host in HOSTS {
+        run.stderr().contains(&format!("out/{host}.img.sha256 does not fit")).then_some(()).expect("it is told");
+    }
+}
+
 /// Every image under its name is whole and its host's; returns how many there are.
 fn assert_whole(several: &Several, suffix: &str, what: &str) -> usize {
     let mut found = 0;
