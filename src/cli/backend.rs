@@ -6,8 +6,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_image::mount::image::MountedImage;
 use deaddrop_image::native::NativeImage;
-use deaddrop_image::open::disk::{DiskImage, Trust};
-use deaddrop_image::output::{Destination, Output};
+use deaddrop_image::open::disk::{DiskImage, OfHost, Trust};
+use deaddrop_image::output::Destination;
 use deaddrop_image::progress::Watch;
 use deaddrop_image::table::root::Backend;
 
@@ -103,21 +103,22 @@ impl BackendArgs {
         Ok(Box::new(ImagePlace::Mounted(Box::new(image))))
     }
 
-    /// Opens a base of which the image of each host is made; `None` for the kernel's back end, which opens it for each.
+    /// Opens a base of which the images of `count` hosts are made; `None` for the kernel's back end, which opens it for each.
     ///
     /// # Errors
     /// As [`DiskImage::open_for_all`]; `Refused` for an argument of the other back end.
     pub fn open_for_all(
         &self,
         path: &Path,
+        count: usize,
         destinations: &[Destination],
         watch: Watch<'_>,
-    ) -> Result<Option<(DiskImage, Vec<Output>)>, StorageError> {
+    ) -> Result<Option<Vec<OfHost>>, StorageError> {
         match (self.backend, &self.subvolume) {
             (Backend::Native, Some(_)) => Err(subvolume_is_for_the_kernel()),
             (Backend::Native, None) => {
                 let trust = Trust { follow_backing: self.follow_backing };
-                DiskImage::open_for_all(path, trust, destinations, watch).map(Some)
+                DiskImage::open_for_all(path, trust, count, destinations, watch).map(Some)
             }
             (Backend::Mount, _) => Ok(None),
         }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use deaddrop_core::error::StorageError;
 use deaddrop_core::sys::{SignalsWait, is_deferred};
 use deaddrop_image::native::NativeImage;
-use deaddrop_image::open::disk::DiskImage;
-use deaddrop_image::output::Output;
+use deaddrop_image::open::disk::OfHost;
 use deaddrop_image::progress::quiet;
 use deaddrop_image::table::root::Backend;
 
@@ -32,9 +32,6 @@ use crate::run::plan::Plan;
 
 /// Maximum number of images at a time: each takes memory, and the disk is shared.
 const MOST_AT_A_TIME: usize = 4;
-
-/// An open base, and the outputs of the hosts in their order; none for a run that writes nothing.
-pub type Base = (DiskImage, Vec<Output>);
 
 /// What is to be run.
 pub struct Job<'a> {
@@ -64,7 +61,12 @@ struct HostTold {
 }
 
 /// Runs the images of all hosts.
-pub fn drive(ui: &Ui, job: &Job<'_>, base: Option<Base>, waits: Option<&SignalsWait>) -> (Vec<HostReport>, Told) {
+pub fn drive(
+    ui: &Ui,
+    job: &Job<'_>,
+    base: Option<Vec<OfHost>>,
+    waits: Option<&SignalsWait>,
+) -> (Vec<HostReport>, Told) {
     let targets = job.files.iter().map(|files| files.target().display().to_string()).collect();
     let names = job.parts.iter().map(|part| part.name).collect();
     let display = HostsDisplay::new(ui, job.request.kind, names).on(targets);
@@ -72,12 +74,10 @@ pub fn drive(ui: &Ui, job: &Job<'_>, base: Option<Base>, waits: Option<&SignalsW
     // The kernel's back end works in the mount namespace of the whole process.
     let is_alone = job.request.place.backend.backend == Backend::Mount;
     let parallel = if is_alone { 1 } else { cores.min(job.parts.len()).min(MOST_AT_A_TIME) };
-    let (base, outputs) = base.map_or((None, Vec::new()), |(base, outputs)| (Some(base), outputs));
     let runner = Runner {
         job,
         ui: Ui { quiet: true, verbose: 0, ..*ui },
-        base,
-        outputs: outputs.into_iter().map(|output| Mutex::new(Some(output))).collect(),
+        base: base.map(|images| images.into_iter().map(|image| Mutex::new(Some(image))).collect()),
         told: Mutex::default(),
     };
     let stopped = || waits.is_some_and(SignalsWait::is_pending);
@@ -101,8 +101,8 @@ struct Runner<'a> {
     job: &'a Job<'a>,
     /// Of the single steps: the lines of the hosts are the display's.
     ui: Ui,
-    base: Option<DiskImage>,
-    outputs: Vec<Mutex<Option<Output>>>,
+    /// Each is taken by its host.
+    base: Option<Vec<Mutex<Option<OfHost>>>>,
     told: Mutex<Vec<HostTold>>,
 }
 
@@ -165,16 +165,17 @@ impl Runner<'_> {
         Ok((status, prepared.plan))
     }
 
-    fn open<'w>(&self, host: usize, read: Target<'_>) -> Result<Opened<'w>, deaddrop_core::error::StorageError> {
+    fn open<'w>(&self, host: usize, read: Target<'_>) -> Result<Opened<'w>, StorageError> {
         let request = self.job.request;
         let Some(base) = &self.base else {
             let output: Option<PathBuf> = self.job.files[host].output.clone();
             let destination = (request.kind == RunKind::Inject).then(|| (request.destination)(output));
             return open(&self.ui, read, destination.as_ref(), &quiet).map(Opened::Files);
         };
-        let output =
-            self.outputs.get(host).and_then(|output| output.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let image = NativeImage::with(base.share()?, output, request.place.root_partition.as_deref(), &quiet)?;
+        let taken = base.get(host).and_then(|image| image.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // Each host is run once.
+        let Some((image, output)) = taken else { return Err(StorageError::corrupt("the image was taken already")) };
+        let image = NativeImage::with(image, output, request.place.root_partition.as_deref(), &quiet)?;
         Ok(Opened::Files(Box::new(ImagePlace::Native(Box::new(image)))))
     }
 

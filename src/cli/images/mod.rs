@@ -92,6 +92,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     for files in files.iter().filter(|_| request.sidecars) {
         sidecars::check(files.target())?;
     }
+    deaddrop_core::sys::raise_open_files_limit();
     let progress = ProgressDisplay::new(ui);
     let watch = |step| progress.show(step);
     let destinations: Vec<Destination> = match request.kind {
@@ -100,7 +101,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     };
     let base = if base_of_all && !names::has_mark(request.target) && !request.target.is_dir() {
         let name = request.target.display().to_string();
-        let opened = request.place.backend.open_for_all(request.target, &destinations, &watch);
+        let opened = request.place.backend.open_for_all(request.target, parts.len(), &destinations, &watch);
         opened.map_err(|error| failure::failed(&name, &error.into()))?
     } else {
         for (files, destination) in files.iter().zip(&destinations).filter(|(files, _)| files.output.is_some()) {

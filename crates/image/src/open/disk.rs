@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::{env, io};
 
 use deaddrop_core::error::StorageError;
-use deaddrop_core::sys::SignalsWait;
+use deaddrop_core::sys::{self, SignalsWait};
 use deaddrop_core::unfinished::{Unfinished, remove_left};
 
 use super::destination::{check_replacement, refuse_running_system};
@@ -45,6 +45,9 @@ pub struct DiskImage {
     rolled_back: bool,
 }
 
+/// The image of one of several hosts, and its output; none for a run that writes nothing.
+pub type OfHost = (DiskImage, Option<Output>);
+
 /// One layer of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
@@ -75,7 +78,9 @@ struct Room {
     decoded: Decoded,
     /// The output's compression, and an unnamed file for its frames, if it is to be compressed.
     frames: Option<(Compression, File)>,
-    /// The directory of both files.
+    /// Further files that become the disk of a compressed image, each the output of another host.
+    copies: Vec<Unfinished>,
+    /// The directory of all.
     place: PathBuf,
 }
 
@@ -117,12 +122,12 @@ impl DiskImage {
         let container = container::sniff(&input.file, input.size, &input.name())?;
         input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
-        Self::read(input, container, trust, watch, &|input, _| {
+        Self::read(input, container, trust, watch, &mut Vec::new(), &|input, _| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
                 .map_err(|e| StorageError::io(format!("making room for the decompressed {}", input.name()), e))?;
-            Ok(Room { decoded: Decoded::Scratch(file), frames: None, place })
+            Ok(Room { decoded: Decoded::Scratch(file), frames: None, copies: Vec::new(), place })
         })
     }
 
@@ -157,7 +162,7 @@ impl DiskImage {
             // It cannot be changed in its file: it is replaced.
             check_replacement(&input)?;
         }
-        let mut image = Self::read(input, container, trust, watch, &|input, what| {
+        let mut image = Self::read(input, container, trust, watch, &mut Vec::new(), &|input, what| {
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
             let (decoded, frames) = match (what, output.container(container)) {
@@ -171,7 +176,7 @@ impl DiskImage {
                 }
                 _ => (Decoded::Scratch(scratch()?), None),
             };
-            Ok(Room { decoded, frames, place: directory.to_owned() })
+            Ok(Room { decoded, frames, copies: Vec::new(), place: directory.to_owned() })
         })?;
         if let Some(directory) = output.undo_directory() {
             // Before anything is read from it.
@@ -188,49 +193,65 @@ impl DiskImage {
         Ok((image, output))
     }
 
-    /// Opens the image at `path` for several new files, each with changes of its own. It is decoded once:
-    /// [`DiskImage::share`] makes an image for each. All destinations are checked before that. Without any it is as
-    /// [`DiskImage::open`].
+    /// Opens the image at `path` once for `count` hosts, and gives an image for each, whose changes the others do not see.
+    /// With `destinations`, one for each host, they are to be written, and all are checked before anything is decoded.
     ///
     /// # Errors
     /// As for [`DiskImage::open`]; `Refused` if a destination is not possible.
     pub fn open_for_all(
         path: &Path,
         trust: Trust,
+        count: usize,
         destinations: &[Destination],
         watch: Watch<'_>,
-    ) -> Result<(Self, Vec<Output>), StorageError> {
+    ) -> Result<Vec<OfHost>, StorageError> {
         let mut input = Input::open(path)?;
         let container = container::sniff(&input.file, input.size, &input.name())?;
         let prepare = |destination| Output::prepare(destination, &input, container).map(Output::gives_up);
         let outputs = destinations.iter().map(prepare).collect::<Result<Vec<Output>, StorageError>>()?;
-        let Some(first) = outputs.first() else { return Ok((Self::open_trusting(path, trust, watch)?, outputs)) };
+        let Some(first) = outputs.first() else {
+            let image = Self::open_trusting(path, trust, watch)?;
+            return (0..count).map(|_| Ok((image.share()?, None))).collect();
+        };
         input.lock(Access::Read)?;
         let directory = first.directory();
         let _ = remove_left(directory);
-        // Compressed again for all of them, if they are of one kind.
         let packed = first.container(container);
         let is_common = outputs.iter().all(|output| output.container(container) == packed);
         let is_raw = packed.format == Format::Raw && container.format == Format::Raw;
+        // Compressed again for all of them, if they are of one kind.
         let compression = packed.compression.filter(|_| is_common && is_raw);
-        let image = Self::read(input, container, trust, watch, &|input, what| {
+        // Where blocks cannot be shared, the disk is decoded into all outputs at once: a copy would be read and written.
+        let is_small = outputs.len() <= MOST_AT_ONCE && outputs.iter().all(|output| output.directory() == directory);
+        let at_once = is_common && is_raw && packed.is_raw() && is_small && !can_share(directory);
+        let mut copies = Vec::new();
+        let image = Self::read(input, container, trust, watch, &mut copies, &|input, what| {
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
+            if what == Unpack::Compression && at_once {
+                let mut files = outputs.iter().map(|_| Unfinished::create(directory).map_err(failed));
+                let decoded =
+                    files.next().map_or_else(|| scratch().map(Decoded::Scratch), |file| file.map(Decoded::Output));
+                let copies = files.collect::<Result<Vec<_>, _>>()?;
+                return Ok(Room { decoded: decoded?, frames: None, copies, place: directory.to_owned() });
+            }
             let frames = match compression.filter(|_| what == Unpack::Compression) {
                 Some(compression) => Some((compression, scratch()?)),
                 None => None,
             };
-            Ok(Room { decoded: Decoded::Scratch(scratch()?), frames, place: directory.to_owned() })
+            let decoded = Decoded::Scratch(scratch()?);
+            Ok(Room { decoded, frames, copies: Vec::new(), place: directory.to_owned() })
         })?;
-        Ok((image, outputs))
+        if copies.is_empty() {
+            return outputs.into_iter().map(|output| Ok((image.share()?, Some(output)))).collect();
+        }
+        let mut images = copies.into_iter().map(|copy| image.share_in(copy)).collect::<Result<Vec<_>, _>>()?;
+        images.insert(0, image);
+        Ok(images.into_iter().zip(outputs.into_iter().map(Some)).collect())
     }
 
-    /// The same image once more, for changes that the other one does not see. Only for one that was opened for reading
-    /// or with [`DiskImage::open_for_all`].
-    ///
-    /// # Errors
-    /// `Io` if there are too many open files.
-    pub fn share(&self) -> Result<Self, StorageError> {
+    /// The same image once more, for changes that the other one does not see.
+    fn share(&self) -> Result<Self, StorageError> {
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {}", self.name()), e));
         let Input { path, real, file, size, metadata } = &self.input;
         let (path, real, metadata) = (path.clone(), real.clone(), metadata.clone());
@@ -249,12 +270,21 @@ impl DiskImage {
         })
     }
 
-    /// Reads the image in `container` and its table; `room` creates the files into which a compressed image is decoded.
+    /// The same, whose raw disk is in this file, which becomes the output.
+    fn share_in(&self, file: Unfinished) -> Result<Self, StorageError> {
+        let failed = |e| StorageError::io(format!("opening {}", self.name()), e);
+        let disk = Arc::new(FileDevice::new(file.file().try_clone().map_err(failed)?, self.size()));
+        Ok(Self { disk, decoded: Some(Decoded::Output(file)), ..self.share()? })
+    }
+
+    /// Reads the image in `container` and its table; `room` creates the files into which a compressed image is decoded, of
+    /// which the copies are added to `all`.
     fn read(
         input: Input,
         container: Container,
         trust: Trust,
         watch: Watch<'_>,
+        all: &mut Vec<Unfinished>,
         room: &dyn Fn(&Input, Unpack) -> Result<Room, StorageError>,
     ) -> Result<Self, StorageError> {
         let name = input.name();
@@ -264,14 +294,18 @@ impl DiskImage {
         let (mut disk, mut decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
             None => (Arc::new(file), None, None),
             Some(compression) => {
-                let Room { decoded, frames, place } = room(&input, Unpack::Compression)?;
+                let Room { decoded, frames, copies, place } = room(&input, Unpack::Compression)?;
                 let place = place.display().to_string();
                 let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
                 let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
                 let mut recorder = recorder.transpose().map_err(compressing)?;
                 let (from, to) = (&input.file, decoded.file());
-                let job = spool::Job { compression, input: from, size: input.size, name: &name, place: &place, watch };
+                let files: Vec<&File> = copies.iter().map(Unfinished::file).collect();
+                let size = input.size;
+                let job =
+                    spool::Job { compression, input: from, size, name: &name, place: &place, watch, copies: &files };
                 let size = job.decode(to, recorder.as_mut())?;
+                all.extend(copies);
                 let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?.map(Arc::new);
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
@@ -442,6 +476,19 @@ impl DiskImage {
         self.decoded = Some(decoded);
         Ok(())
     }
+}
+
+/// Maximum number of outputs into which a disk is decoded at once: more are copied from one.
+const MOST_AT_ONCE: usize = 8;
+
+/// True if files in a directory can share blocks.
+fn can_share(directory: &Path) -> bool {
+    let try_it = || {
+        let (from, to) = (Unfinished::scratch(directory)?, Unfinished::scratch(directory)?);
+        from.set_len(4096)?;
+        sys::reflink(&from, &to)
+    };
+    try_it().is_ok()
 }
 
 /// The directory of a path.

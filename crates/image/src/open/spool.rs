@@ -12,6 +12,7 @@ use std::rc::Rc;
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
+use deaddrop_core::sys;
 use deaddrop_core::text;
 
 use super::novelty::novel_bytes;
@@ -23,6 +24,8 @@ use crate::table::probe;
 
 /// Number of bytes decoded and written at a time.
 const CHUNK: usize = 1 << 20;
+/// Bytes after which several files are begun to be written to the disk.
+const STEP: u64 = 32 << 20;
 /// Runs of zeros become holes in units of this size.
 const PIECE: usize = 64 << 10;
 /// Number of bytes that must look like a disk image: they include everything by which tables and file systems are
@@ -43,6 +46,8 @@ pub(crate) struct Job<'a> {
     /// The directory of the spool, for messages.
     pub(crate) place: &'a str,
     pub(crate) watch: Watch<'a>,
+    /// Empty files that become the disk too.
+    pub(crate) copies: &'a [&'a File],
 }
 
 impl Job<'_> {
@@ -88,6 +93,10 @@ impl Job<'_> {
                     refuse_no_disk(&chunk[..count.min(HEAD)], name, self.compression)?;
                 }
                 let stored = write_sparse(spool, meter.size, chunk).map_err(writing)?;
+                for copy in self.copies.iter().filter(|_| stored > 0) {
+                    write_sparse(copy, meter.size, chunk).map_err(writing)?;
+                }
+                self.start_writing(spool, meter.size, length(chunk));
                 filled = filled.saturating_add(count);
                 let taken = consumed.get();
                 meter.add(length(chunk), stored, taken)?;
@@ -108,8 +117,20 @@ impl Job<'_> {
                 piece = recorder.buffer();
             }
         }
-        spool.set_len(meter.size).map_err(writing)?;
+        for file in std::iter::once(&spool).chain(self.copies) {
+            file.set_len(meter.size).map_err(writing)?;
+        }
         Ok(meter.size)
+    }
+
+    /// With several files the disk is what takes longest: it begins early.
+    fn start_writing(&self, spool: &File, offset: u64, count: u64) {
+        let end = offset.saturating_add(count);
+        let ends_a_step = end / STEP > offset / STEP;
+        if !self.copies.is_empty() && ends_a_step {
+            let start = (end / STEP - 1) * STEP;
+            std::iter::once(&spool).chain(self.copies).for_each(|file| sys::start_writing(file, start, STEP));
+        }
     }
 
     /// Classifies a decoder error: truncated, not supported, an error of the system, or damaged.
