@@ -43,11 +43,12 @@ pub fn reflink_range(from: &File, from_offset: u64, size: u64, to: &File, to_off
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Starts writing a range of `file` to the disk, and does not wait for it (sync_file_range(2)). Best effort.
-pub fn start_writing(file: &File, offset: u64, length: u64) {
-    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
-    // SAFETY: takes a descriptor and numbers by value, and no memory.
-    let _ = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+/// Asks the kernel to begin writing `size` bytes of a file from `offset` on to the disk, so that less is left for an
+/// fsync. Best effort: sync_file_range(2).
+pub fn begin_writing(file: &File, offset: u64, size: u64) {
+    let (Ok(offset), Ok(size)) = (i64::try_from(offset), i64::try_from(size)) else { return };
+    // SAFETY: numbers only.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, size, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// True for a block device that is read-only in the kernel: a locked card, `blockdev --setro`.

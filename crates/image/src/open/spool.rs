@@ -129,7 +129,7 @@ impl Job<'_> {
         let ends_a_step = end / STEP > offset / STEP;
         if !self.copies.is_empty() && ends_a_step {
             let start = (end / STEP - 1) * STEP;
-            std::iter::once(&spool).chain(self.copies).for_each(|file| sys::start_writing(file, start, STEP));
+            std::iter::once(&spool).chain(self.copies).for_each(|file| sys::begin_writing(file, start, STEP));
         }
     }
 

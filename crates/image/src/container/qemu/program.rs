@@ -18,7 +18,7 @@ use deaddrop_core::text;
 const FREE: u64 = 512 << 20;
 const RATIO: u64 = 50;
 /// Seconds of the processor's time for any image, and bytes of an image for one more.
-const SECONDS: u64 = 8;
+const SECONDS: u64 = 3;
 const BYTES_PER_SECOND: u64 = 16 << 20;
 const ADDRESS_SPACE: u64 = 600_000_000;
 /// Of each of its up to 64 threads; 8 MiB each would be more than the address space.
