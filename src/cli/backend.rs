@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::{Remedy, StorageError};
 use deaddrop_image::mount::image::MountedImage;
 use deaddrop_image::native::NativeImage;
+use deaddrop_image::open::disk::Trust;
 use deaddrop_image::output::Destination;
 use deaddrop_image::progress::Watch;
 use deaddrop_image::table::root::Backend;
@@ -30,6 +31,10 @@ pub struct BackendArgs {
         default_value = "native"
     )]
     pub backend: Backend,
+
+    /// Read the backing files that a qcow2 image names, too; only for an image that you trust
+    #[arg(long)]
+    pub follow_backing: bool,
 
     /// With --backend mount: the btrfs subvolume to use as the root, by its path from the top level or its number
     /// [default: the file system's default subvolume]
@@ -58,6 +63,7 @@ impl BackendArgs {
         watch: Watch<'w>,
     ) -> Result<Box<dyn Change + 'w>, StorageError> {
         let subvolume = self.subvolume.as_deref();
+        let trust = Trust { follow_backing: self.follow_backing };
         if self.backend == Backend::Native {
             if subvolume.is_some() {
                 return Err(StorageError::refused(
@@ -65,7 +71,7 @@ impl BackendArgs {
                     "add --backend mount",
                 ));
             }
-            let image = NativeImage::open(path, root_partition, destination, watch)?;
+            let image = NativeImage::open(path, trust, root_partition, destination, watch)?;
             if let Some(line) = image.rolled_back() {
                 ui.info(&line);
             }
@@ -84,7 +90,7 @@ impl BackendArgs {
                 Remedy::RunAsRoot,
             ));
         }
-        let image = MountedImage::open(path, root_partition, subvolume, destination, watch)?;
+        let image = MountedImage::open(path, trust, root_partition, subvolume, destination, watch)?;
         ui.detail(1, &image.details());
         image.notes().iter().for_each(|note| ui.info(note));
         Ok(Box::new(ImagePlace::Mounted(Box::new(image))))
@@ -98,6 +104,7 @@ impl BackendArgs {
         match self {
             Self { backend: Backend::Mount, .. } => Err("--backend mount"),
             Self { subvolume: Some(_), .. } => Err("--subvolume"),
+            Self { follow_backing: true, .. } => Err("--follow-backing"),
             _ => Ok(()),
         }
     }

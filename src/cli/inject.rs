@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
+use deaddrop_image::container::Format;
 use deaddrop_image::output::Destination;
 use deaddrop_image::table::root::Backend;
 
@@ -34,6 +36,10 @@ pub struct Args {
     /// none)
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
+
+    /// Write OUT in this format [default: TARGET's]
+    #[arg(long, value_name = "raw|qcow2", value_parser = formats(), hide_possible_values = true, requires = "output")]
+    format: Option<Format>,
 
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
@@ -78,7 +84,7 @@ impl Args {
         let started = Instant::now();
         let time = time_of_run()?;
         let destination = match &self.output {
-            Some(path) => Destination::File { path: path.clone(), force: self.force },
+            Some(path) => Destination::File { path: path.clone(), force: self.force, format: self.format },
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
         let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
@@ -110,7 +116,7 @@ impl Args {
             PublicOut::write(path, &text)
         });
         let public_out = public_out.transpose()?;
-        let rewrites = self.output.is_none() && !changes.is_empty() && prepared.place.place().is_packed();
+        let rewrites = prepared.place.place().packed_as().filter(|_| self.output.is_none() && !changes.is_empty());
         // Even without changes: -o still writes an image, and an interrupted run is finished.
         let applied =
             prepared.place.change(&name)?.apply(&changes, time).map_err(|error| failure::failed(&name, &error))?;
@@ -139,10 +145,10 @@ impl Args {
         Ok(exit)
     }
 
-    /// `rewrites`: all of a compressed image was written anew.
-    fn closing_line(&self, name: &str, plan: &Plan, rewrites: bool, elapsed: Duration) -> String {
+    /// `rewrites`: all of the image was written anew, since it is that.
+    fn closing_line(&self, name: &str, plan: &Plan, rewrites: Option<&str>, elapsed: Duration) -> String {
         let time = text::duration(elapsed);
-        let rewrites = if rewrites { format!("; rewrites {name}, which is compressed") } else { String::new() };
+        let rewrites = rewrites.map_or(String::new(), |packed| format!("; rewrites {name}, which is {packed}"));
         if !plan.is_empty() {
             return format!("{name}: {}{rewrites} ({time})", report::done(plan));
         }
@@ -152,6 +158,13 @@ impl Args {
             None => format!("{name}: nothing to do, {declared} as declared"),
         }
     }
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).map(|name| match name.as_str() {
+        "qcow2" => Format::Qcow2,
+        _ => Format::Raw,
+    })
 }
 
 fn in_place_must_be_asked_for() -> StorageError {

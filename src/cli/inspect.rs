@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deaddrop_core::error::StorageError;
 use deaddrop_image::ext4::{self, JournalState};
 use deaddrop_image::fsck::with_fsck_commands;
-use deaddrop_image::open::disk::DiskImage;
+use deaddrop_image::open::disk::{DiskImage, Trust};
 use deaddrop_image::table::root::{Backend, choose_root_for};
 
 use super::failure;
@@ -28,6 +28,10 @@ pub struct Args {
     /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
     root_partition: Option<String>,
+
+    /// Read the backing files that a qcow2 image names, too; only for an image that you trust
+    #[arg(long)]
+    follow_backing: bool,
 }
 
 impl Args {
@@ -36,7 +40,8 @@ impl Args {
         let failed = |error: StorageError| Failure::refused(vec![failure::error_message(&error)]);
         let name = self.image.display().to_string();
         let progress = ProgressDisplay::new(ui);
-        let image = DiskImage::open(&self.image, &|step| progress.show(step)).map_err(failed)?;
+        let trust = Trust { follow_backing: self.follow_backing };
+        let image = DiskImage::open_trusting(&self.image, trust, &|step| progress.show(step)).map_err(failed)?;
         let root = choose_root_for(&image, Backend::Mount, self.root_partition.as_deref());
         let native = root.as_ref().ok().filter(|root| root.kind.is_ext());
         let opened = native.map(|root| ext4::Ext4::open(Arc::new(image.partition(&root.partition)?)));
@@ -54,7 +59,7 @@ impl Args {
         let nixos = ext4.as_ref().and_then(|ext4| closure::read(ext4, None).ok());
         let inspection = Inspection {
             name: &name,
-            container: image.container().name(),
+            layers: image.layers(),
             file_size: image.file_size(),
             disk_size: image.size(),
             table: image.table(),

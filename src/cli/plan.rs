@@ -49,7 +49,7 @@ impl Args {
         let mut prepared = prepare(ui, target, &self.manifest, None, &watch)?;
         let name = target.path.display().to_string();
         let place = prepared.place.place();
-        let (heading, is_packed) = (place.title(), place.is_packed());
+        let (heading, is_packed) = (place.title(), place.packed_as().is_some());
         let checked = if self.quick { Ok(Vec::new()) } else { dry_run(&mut prepared, &name, time) };
         let plan = &prepared.plan;
         // JSON has either a plan that inject can carry out, or the error.

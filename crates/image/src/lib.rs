@@ -26,6 +26,7 @@
 //! use deaddrop_core::secret::Secret;
 //! use deaddrop_core::tree::{Tree, TreeChange, walk};
 //! use deaddrop_image::native::NativeImage;
+//! use deaddrop_image::open::disk::Trust;
 //! use deaddrop_image::output::Destination;
 //! use deaddrop_image::progress::quiet;
 //!
@@ -36,7 +37,7 @@
 //! assert!(made.success());
 //!
 //! let in_place = Destination::InPlace { keep_mode: false, force: false, undo: None };
-//! let mut image = NativeImage::open(&path, None, Some(&in_place), &quiet)?;
+//! let mut image = NativeImage::open(&path, Trust::default(), None, Some(&in_place), &quiet)?;
 //! let token = TreeChange::WriteFile {
 //!     path: "/token".into(),
 //!     content: Secret::new(b"hunter2".to_vec()),
@@ -48,7 +49,7 @@
 //! image.apply(&[token], SystemTime::now())?;
 //! drop(image); // Its lock excludes readers.
 //!
-//! let image = NativeImage::open(&path, None, None, &quiet)?;
+//! let image = NativeImage::open(&path, Trust::default(), None, None, &quiet)?;
 //! let (file, stat) = walk::walk(image.tree(), "/token")?.found.ok_or("not found")?;
 //! let content = image.tree().read(&file, stat.size)?.ok_or("too large")?;
 //! assert_eq!((content.expose(), stat.mode), (&b"hunter2"[..], 0o400));

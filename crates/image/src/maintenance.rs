@@ -41,7 +41,7 @@ fn open(args: &ImageArgs<'_>) -> Result<WritableImage, StorageError> {
         let name = image.name();
         let (unpack, _) = image.container().unpacked(&name);
         return Err(StorageError::unsupported(
-            format!("{name} is compressed, and is never changed in place"),
+            format!("{name} is {}, and is never changed in place", image.container().packed_as().unwrap_or("packed")),
             format!("nothing is left half done in it; to work on what it holds: {unpack} again"),
         ));
     }

@@ -12,7 +12,7 @@ use crate::container::Container;
 use crate::ext4::Ext4;
 use crate::fsck::with_fsck_commands;
 use crate::journal::commit::Transaction;
-use crate::open::disk::DiskImage;
+use crate::open::disk::{DiskImage, Trust};
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Destination, Output};
@@ -42,14 +42,15 @@ impl<'w> NativeImage<'w> {
     /// If the image, its table or its root cannot be read, or the destination is not possible.
     pub fn open(
         path: &Path,
+        trust: Trust,
         root_partition: Option<&str>,
         destination: Option<&Destination>,
         watch: Watch<'w>,
     ) -> Result<Self, StorageError> {
         let (image, output) = match destination {
-            None => (DiskImage::open(path, watch)?, None),
+            None => (DiskImage::open_trusting(path, trust, watch)?, None),
             Some(destination) => {
-                let (image, output) = DiskImage::open_for(path, destination, watch)?;
+                let (image, output) = DiskImage::open_trusting_for(path, trust, destination, watch)?;
                 (image, Some(output))
             }
         };
@@ -102,10 +103,10 @@ impl<'w> NativeImage<'w> {
         &self.root
     }
 
-    /// True if it is compressed: a change in place rewrites the whole file.
+    /// What it is, if a change in place rewrites the whole file; see [`Container::packed_as`].
     #[must_use]
-    pub fn is_packed(&self) -> bool {
-        !self.container.is_raw()
+    pub fn packed_as(&self) -> Option<&'static str> {
+        self.container.packed_as()
     }
 
     /// "node1.img, partition 2 (ext4, nixos)".

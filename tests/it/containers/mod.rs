@@ -5,5 +5,7 @@ mod bombs;
 mod children;
 mod compressed;
 mod frames;
+mod hostile_qcow2;
 mod inputs;
 mod outputs;
+mod qcow2;

@@ -13,6 +13,7 @@ mod inject;
 mod input;
 mod journal;
 mod manifest;
+mod qcow2;
 mod reader;
 mod rng;
 mod seal;
@@ -26,7 +27,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 10] = [
+const TARGETS: [Entry; 11] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -37,6 +38,7 @@ const TARGETS: [Entry; 10] = [
     ("zstd", || Box::new(zstd_container::Zstd::new())),
     ("vaults", || Box::new(vaults::Vaults::new())),
     ("stores", || Box::new(stores::Stores::new())),
+    ("qcow2", || Box::new(qcow2::Qcow2::new())),
 ];
 
 #[test]
@@ -87,6 +89,11 @@ fn archives_encrypted_exports_and_tables_are_read_or_refused() {
 #[test]
 fn documents_databases_and_stores_are_read_or_refused() {
     short(TARGETS[9], 500);
+}
+
+#[test]
+fn qcow2_images_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[10], 400);
 }
 
 /// What `scripts/fuzz` runs.

@@ -89,7 +89,7 @@ impl Target for Zstd {
 }
 
 /// 256 KiB with an MBR, and what compresses a little, a lot and not at all.
-fn disk() -> Vec<u8> {
+pub fn disk() -> Vec<u8> {
     let mut rng = Rng::of_case(1, 1);
     let mut disk = vec![0; 256 << 10];
     disk[446 + 4] = 0x83;

@@ -21,6 +21,28 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes `size` bytes of `to`, from `to_offset` on, share the blocks of those of `from` from `from_offset` on
+/// (ioctl_ficlonerange(2)).
+///
+/// # Errors
+/// If the system call fails: the file system does not support it, the offsets are not on its blocks, or the files are
+/// on two.
+pub fn reflink_range(from: &File, from_offset: u64, size: u64, to: &File, to_offset: u64) -> io::Result<()> {
+    if size == 0 {
+        // To the kernel, 0 means all that follows.
+        return Ok(());
+    }
+    let range = libc::file_clone_range {
+        src_fd: from.as_fd().as_raw_fd().into(),
+        src_offset: from_offset,
+        src_length: size,
+        dest_offset: to_offset,
+    };
+    // SAFETY: FICLONERANGE reads one `file_clone_range`.
+    let result = unsafe { libc::ioctl(to.as_fd().as_raw_fd(), libc::FICLONERANGE, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// True for a block device that is read-only in the kernel: a locked card, `blockdev --setro`.
 ///
 /// # Errors

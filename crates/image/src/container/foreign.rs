@@ -12,7 +12,6 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0, b"\x89LZO\0\r\n\x1a\n", "lzop-compressed", "decompress it first: lzop -d IMAGE"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it first: unzip IMAGE"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x IMAGE"),
-    (0, b"QFI\xfb", "a qcow2 image", CONVERT),
     (0, b"QED\0", "a QED image", CONVERT),
     // block/parallels.c in qemu: the two versions of the format.
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),

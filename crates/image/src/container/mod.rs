@@ -5,32 +5,104 @@
 
 pub mod compression;
 pub(crate) mod foreign;
+pub(crate) mod qcow2;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use deaddrop_core::error::StorageError;
 
 pub use self::compression::Compression;
-use crate::device::ReadAt;
+use crate::device::{FileDevice, ReadAt};
 
 /// The container of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Container {
     /// The compression around all of it.
     pub compression: Option<Compression>,
+    /// The format of the disk inside.
+    pub format: Format,
+}
+
+/// The format of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Byte for byte.
+    Raw,
+    /// qemu's copy-on-write format, version 2 or 3.
+    Qcow2,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+
+    /// Its name: "raw", "qcow2".
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// The suffixes of its files, in lower case.
+    pub(crate) fn suffixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Raw => &["img", "raw"],
+            Self::Qcow2 => &["qcow2"],
+        }
+    }
+
+    /// The format that the start of a file tells.
+    pub(crate) fn told_by(head: &[u8]) -> Self {
+        if head.starts_with(qcow2::MAGIC) { Self::Qcow2 } else { Self::Raw }
+    }
+}
+
+/// How what an image names is read.
+pub(crate) struct Reading<'a> {
+    /// Read the backing file that a qcow2 image names.
+    pub(crate) follow_backing: bool,
+    /// Where relative names of backing files start.
+    pub(crate) directory: &'a Path,
+    /// Number of files above this one.
+    pub(crate) depth: u32,
 }
 
 impl Container {
     /// The disk, byte for byte.
-    pub const RAW: Self = Self { compression: None };
+    pub const RAW: Self = Self { compression: None, format: Format::Raw };
 
     /// The name of the outermost layer in `inspect`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.compression.map_or("raw", Compression::name)
+        self.compression.map_or(self.format.name(), Compression::name)
     }
 
-    /// How a person gets at the raw disk of the image `name`, as the start of a sentence ("decompress it (zstd -d), then"),
-    /// and the name that the disk has then. For a raw disk: "first", and `name`.
+    /// What an image is that cannot be changed in its own file, as the end of a sentence: "compressed", "a qcow2
+    /// image". `None` for a raw disk.
+    #[must_use]
+    pub fn packed_as(self) -> Option<&'static str> {
+        match self {
+            Self { compression: Some(_), .. } => Some("compressed"),
+            Self { format: Format::Qcow2, .. } => Some("a qcow2 image"),
+            Self::RAW => None,
+        }
+    }
+
+    /// How a person gets at the raw disk of the image `name`, as the start of a sentence ("decompress it (zstd -d),
+    /// then"), and the name that the disk has then. For a raw disk: "first", and `name`.
     pub(crate) fn unpacked(self, name: &str) -> (String, &str) {
+        if self.format == Format::Qcow2 {
+            let unpack = match self.compression {
+                Some(compression) => format!("{} and ", compression.codec().by_hand()),
+                None => String::new(),
+            };
+            return (format!("convert it ({unpack}qemu-img convert -O raw IMAGE disk.img), then"), "disk.img");
+        }
         let Some(compression) = self.compression else { return ("first".to_owned(), name) };
         let raw = compression.codec().suffixes().iter().find_map(|suffix| name.strip_suffix(&format!(".{suffix}")));
         (format!("decompress it ({}), then", compression.codec().by_hand()), raw.unwrap_or(name))
@@ -43,15 +115,27 @@ impl Container {
     }
 }
 
-/// The container format at the start of `device`.
+/// The container of the image in `file`, of `size` bytes. Of a compressed one the start is decoded.
 ///
 /// # Errors
 /// `Unsupported` with its name for a known format that is not supported, with a hint; `Io` if the start cannot be read.
-pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError> {
-    let mut head = vec![0; usize::try_from(device.size()).unwrap_or(foreign::HEAD).min(foreign::HEAD)];
+pub(crate) fn sniff(file: &File, size: u64, name: &str) -> Result<Container, StorageError> {
+    let opening = |e| StorageError::io(format!("opening {name}"), e);
+    let device = FileDevice::new(file.try_clone().map_err(opening)?, size);
+    let mut head = vec![0; usize::try_from(size).unwrap_or(foreign::HEAD).min(foreign::HEAD)];
     device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
     if let Some(compression) = Compression::told_by(&head) {
-        return Ok(Container { compression: Some(compression) });
+        // Damage, and what is no disk, is told when all of it is decoded.
+        let mut start = Vec::new();
+        let from = BufReader::new(FileReader { file, offset: 0 }.take(MOST_FOR_START));
+        if let Ok(decoder) = compression.codec().decoder(Box::new(from)) {
+            let _ = decoder.take(START).read_to_end(&mut start);
+        }
+        return Ok(Container { compression: Some(compression), format: Format::told_by(&start) });
+    }
+    let format = Format::told_by(&head);
+    if format != Format::Raw {
+        return Ok(Container { compression: None, format });
     }
     foreign::refuse(&head, name)?;
     if let Some(footer) = device.size().checked_sub(512) {
@@ -66,12 +150,41 @@ pub fn sniff(device: &dyn ReadAt, name: &str) -> Result<Container, StorageError>
     Ok(Container::RAW)
 }
 
+/// Bytes of a decoded start that tell its format.
+const START: u64 = 512;
+/// Bytes of a file that are read for that: more than a block of bzip2 has.
+const MOST_FOR_START: u64 = 4 << 20;
+
+/// Reads a file by position: others read it by theirs.
+pub(crate) struct FileReader<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) offset: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buf, self.offset)?;
+        self.offset = self.offset.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use deaddrop_core::bytes::length;
+
     use super::*;
 
+    fn sniffed(bytes: &[u8]) -> Result<Container, StorageError> {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        sniff(&file, length(bytes), "x.img")
+    }
+
     #[test]
-    fn a_compression_is_known_by_its_start_and_everything_else_is_raw() {
+    fn a_container_is_known_by_its_start_and_everything_else_is_raw() {
         for (name, bytes, want) in [
             ("zstd", &b"\x28\xb5\x2f\xfd\x00"[..], "zstd"),
             ("zstd, a skippable frame first", b"\x5e\x2a\x4d\x18\x00\x00\x00\x00", "zstd"),
@@ -80,18 +193,26 @@ mod tests {
             ("xz", b"\xfd7zXZ\0\0\x04", "xz"),
             ("bzip2", b"BZh9", "bzip2"),
             ("a block of no size", b"BZh0", "raw"),
+            ("qcow2", b"QFI\xfb\0\0\0\x03", "qcow2"),
             ("zeros", &[0; 600], "raw"),
             ("short", b"\x28", "raw"),
             ("nothing", b"", "raw"),
         ] {
-            assert_eq!(sniff(&bytes.to_vec(), "x").unwrap().name(), want, "{name}");
+            assert_eq!(sniffed(bytes).unwrap().name(), want, "{name}");
         }
+    }
+
+    #[test]
+    fn the_format_inside_of_a_compression_is_known_before_it_is_decoded() {
+        let image = [&b"QFI\xfb"[..], &[7; 100_000]].concat();
+        let container = sniffed(&zstd::encode_all(&image[..], 1).unwrap()).unwrap();
+        assert_eq!(container, Container { compression: Some(Compression::Zstd), format: Format::Qcow2 });
     }
 
     #[test]
     fn a_fixed_vhd_is_known_by_its_end() {
         let mut fixed = vec![0; 4096];
         fixed[3584..3592].copy_from_slice(b"conectix");
-        assert_eq!(sniff(&fixed, "x.img").unwrap_err().to_string(), "x.img is a fixed VHD image");
+        assert_eq!(sniffed(&fixed).unwrap_err().to_string(), "x.img is a fixed VHD image");
     }
 }

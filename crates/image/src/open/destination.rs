@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::disk::parent;
 use super::input::{Input, kind_name};
-use crate::container::Compression;
+use crate::container::{Compression, Container, Format};
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
 
@@ -34,6 +34,8 @@ pub enum Destination {
     File {
         /// Its path. The suffix sets the compression.
         path: PathBuf,
+        /// Its format, instead of the image's.
+        format: Option<Format>,
         /// Replace an existing file, if it is a regular file.
         force: bool,
     },
@@ -58,8 +60,8 @@ pub(crate) enum CheckedDestination {
         directory: PathBuf,
         /// True if it may replace an existing file.
         force: bool,
-        /// How it is compressed.
-        compression: Option<Compression>,
+        /// Its container.
+        container: Container,
     },
 }
 
@@ -69,19 +71,21 @@ const FOREIGN: &[(&[&str], &str)] = &[
         &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z", "tgz", "txz", "tbz", "tbz2", "tzst"],
         "write OUT.zst, .xz, .gz or .bz2, or a raw image and pack it yourself",
     ),
-    (
-        &["qcow2", "qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "vma", "box"],
-        "write a raw image and convert it: qemu-img convert -f raw -O …",
-    ),
     (&["iso"], "write a raw image: an ISO cannot be made from a disk image"),
-    (&["tar"], "write a raw image and pack it yourself"),
 ];
 
-/// Checks `destination` for `input`.
+/// Suffixes of containers that are not written.
+const OTHER_CONTAINERS: &[&str] = &["qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "box", "vma", "tar"];
+
+/// Checks `destination` for `input`, which is in `container`.
 ///
 /// # Errors
-/// `Refused` with a hint; `Unsupported` for an output format; `Io`.
-pub(crate) fn check(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
+/// `Usage` for a suffix that contradicts the container; `Refused` with a hint; `Unsupported` for an output format; `Io`.
+pub(crate) fn check(
+    destination: &Destination,
+    input: &Input,
+    container: Container,
+) -> Result<CheckedDestination, StorageError> {
     match destination {
         Destination::InPlace { keep_mode, force, undo } => {
             check_in_place(input)?;
@@ -94,7 +98,10 @@ pub(crate) fn check(destination: &Destination, input: &Input) -> Result<CheckedD
             }
             Ok(CheckedDestination::InPlace { keep_mode: *keep_mode, undo })
         }
-        Destination::File { path, force } => check_new(path, *force, input),
+        Destination::File { path, force, format } => {
+            let container = container_of(path, *format, container)?;
+            check_new(path, *force, input, container)
+        }
     }
 }
 
@@ -196,7 +203,12 @@ fn refuse_in_place(input: &Input, why: &str) -> Result<(), StorageError> {
     Err(StorageError::refused(format!("{} {why}", input.name()), Remedy::WriteToOutput))
 }
 
-fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestination, StorageError> {
+fn check_new(
+    path: &Path,
+    force: bool,
+    input: &Input,
+    container: Container,
+) -> Result<CheckedDestination, StorageError> {
     let name = path.display().to_string();
     let refused = |what: String, hint: Hint| Err(StorageError::refused(what, hint));
     if path == Path::new("-") {
@@ -205,7 +217,7 @@ fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestinati
     if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
         return refused(format!("{name} is a directory"), Remedy::NameOutputInDirectory.into());
     }
-    let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let suffix = suffix(path);
     if let Some((_, hint)) = FOREIGN.iter().find(|(suffixes, _)| suffixes.contains(&suffix.as_str())) {
         return Err(StorageError::unsupported(format!("{name}: .{suffix} cannot be written"), *hint));
     }
@@ -238,8 +250,30 @@ fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestinati
     }
     let directory = parent(&real).to_owned();
     check_directory(&directory, &name)?;
-    let compression = Compression::of_suffix(&suffix);
-    Ok(CheckedDestination::New { name, path: real, directory, force, compression })
+    Ok(CheckedDestination::New { name, path: real, directory, force, container })
+}
+
+/// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless
+/// another one is asked for. A suffix before the compression's may not tell another format.
+fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<Container, StorageError> {
+    let compression = Compression::of_suffix(&suffix(path));
+    let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
+    let inner = suffix(&inner);
+    let named = Format::ALL.into_iter().find(|format| format.suffixes().contains(&inner.as_str()));
+    let format = asked.unwrap_or(from.format);
+    let contradicts = named.is_some_and(|named| named != format) || OTHER_CONTAINERS.contains(&inner.as_str());
+    if contradicts && asked.is_none() {
+        return Err(StorageError::Usage {
+            what: format!("{}: .{inner} names another container, and the image is {}", path.display(), format.name()),
+            hint: Remedy::NameFormat { named: named.map(Format::name) }.into(),
+        });
+    }
+    Ok(Container { compression, format })
+}
+
+/// The suffix of a path, in lower case.
+fn suffix(path: &Path) -> String {
+    path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
 /// Checks that the directory of a new file exists and is writable.

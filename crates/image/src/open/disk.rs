@@ -10,13 +10,15 @@ use std::{env, io};
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::sys::SignalsWait;
-use deaddrop_core::unfinished::Unfinished;
+use deaddrop_core::unfinished::{Unfinished, remove_left};
 
 use super::destination::{check_replacement, refuse_running_system};
 use super::input::{Access, Input};
 use super::spool;
-use crate::container::{self, Compression, Container};
+use crate::container::qcow2::Qcow2;
+use crate::container::{self, Compression, Container, Format, Reading};
 use crate::device::{FileDevice, ReadAt, Section};
+use crate::output::copy::CopyJob;
 use crate::output::frames::{Kept, Recorder};
 use crate::output::{Destination, FileMedium, Output};
 use crate::progress::Watch;
@@ -28,12 +30,32 @@ use crate::undo::{self, Disk};
 pub struct DiskImage {
     pub(crate) input: Input,
     container: Container,
+    /// The layers, outermost first.
+    layers: Vec<Layer>,
+    /// A qcow2 image that is read where it is.
+    pub(crate) qcow2: Option<Arc<Qcow2>>,
     pub(crate) decoded: Option<Decoded>,
     /// The frames of a compressed image's disk, compressed again during decoding, if the output is to be compressed.
     pub(crate) frames: Option<Kept>,
     disk: Arc<dyn ReadAt>,
     table: Table,
     rolled_back: bool,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// "gzip", "qcow2", "raw", …
+    pub kind: &'static str,
+    /// Its bytes: those of the file, of what was decompressed, of the disk.
+    pub size: u64,
+}
+
+/// How far an image is trusted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Read the backing files that a qcow2 image names. A raw one must have a partition table or a file system.
+    pub follow_backing: bool,
 }
 
 /// The files into which a compressed image is decoded.
@@ -71,10 +93,19 @@ impl DiskImage {
     /// `Refused` for an empty image or one that is neither a file nor a block device; `Unsupported` for other
     /// containers; `Corrupt` for damaged data or a damaged table; `Io`.
     pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, StorageError> {
+        Self::open_trusting(path, Trust::default(), watch)
+    }
+
+    /// Like [`DiskImage::open`], for an image that is trusted more than others.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open`].
+    pub fn open_trusting(path: &Path, trust: Trust, watch: Watch<'_>) -> Result<Self, StorageError> {
         let mut input = Input::open(path)?;
+        let container = container::sniff(&input.file, input.size, &input.name())?;
         input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
-        Self::read(input, watch, |input, _| {
+        Self::read(input, container, trust, watch, |input| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
@@ -89,21 +120,44 @@ impl DiskImage {
     /// # Errors
     /// As for [`DiskImage::open`]; `Refused` if the destination is not possible.
     pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), StorageError> {
+        Self::open_trusting_for(path, Trust::default(), destination, watch)
+    }
+
+    /// Like [`DiskImage::open_for`], for an image that is trusted more than others.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open_for`].
+    pub fn open_trusting_for(
+        path: &Path,
+        trust: Trust,
+        destination: &Destination,
+        watch: Watch<'_>,
+    ) -> Result<(Self, Output), StorageError> {
         refuse_running_system(destination, path)?;
         let mut input = Input::open(path)?;
-        let output = Output::prepare(destination, &input)?;
+        let container = container::sniff(&input.file, input.size, &input.name())?;
+        let output = Output::prepare(destination, &input, container)?;
         input.lock(if output.is_in_place() { Access::Write } else { Access::Read })?;
         let directory = output.directory();
-        let mut image = Self::read(input, watch, |input, container| {
-            if output.is_in_place() {
-                // A compressed image cannot be changed in its file: it is replaced.
-                check_replacement(input)?;
-            }
+        // Whole images with values in them, of runs that were killed.
+        let _ = remove_left(directory);
+        if output.is_in_place() && !container.is_raw() {
+            // It cannot be changed in its file: it is replaced.
+            check_replacement(&input)?;
+        }
+        let mut image = Self::read(input, container, trust, watch, |input| {
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
-            let (decoded, frames) = match output.compression(container) {
-                None => (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None),
-                Some(compression) => (Decoded::Scratch(scratch()?), Some((compression, scratch()?))),
+            let (decoded, frames) = match output.container(container) {
+                // What is decoded is no disk, and neither the output nor a part of it.
+                _ if container.format != Format::Raw => (Decoded::Scratch(scratch()?), None),
+                Container { format: Format::Qcow2, .. } => (Decoded::Scratch(scratch()?), None),
+                Container { compression: None, .. } => {
+                    (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
+                }
+                Container { compression: Some(compression), .. } => {
+                    (Decoded::Scratch(scratch()?), Some((compression, scratch()?)))
+                }
             };
             Ok(Room { decoded, frames, place: directory.to_owned() })
         })?;
@@ -122,20 +176,21 @@ impl DiskImage {
         Ok((image, output))
     }
 
-    /// Reads container and table; `room` creates the files into which a compressed image is decoded.
+    /// Reads the image in `container` and its table; `room` creates the files into which a compressed image is decoded.
     fn read(
         input: Input,
+        container: Container,
+        trust: Trust,
         watch: Watch<'_>,
-        room: impl FnOnce(&Input, Container) -> Result<Room, StorageError>,
+        room: impl FnOnce(&Input) -> Result<Room, StorageError>,
     ) -> Result<Self, StorageError> {
         let name = input.name();
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e));
         let file = FileDevice::new(clone(&input.file)?, input.size);
-        let container = container::sniff(&file, &name)?;
-        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
+        let (mut disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
             None => (Arc::new(file), None, None),
             Some(compression) => {
-                let Room { decoded, frames, place } = room(&input, container)?;
+                let Room { decoded, frames, place } = room(&input)?;
                 let place = place.display().to_string();
                 let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
                 let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
@@ -147,8 +202,21 @@ impl DiskImage {
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
         };
+        let mut layers: Vec<Layer> =
+            container.compression.into_iter().map(|kind| Layer { kind: kind.name(), size: input.size }).collect();
+        let mut qcow2 = None;
+        if container.format == Format::Qcow2 {
+            layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
+            let directory = parent(&input.real);
+            let reading = Reading { follow_backing: trust.follow_backing, directory, depth: 0 };
+            let file = clone(decoded.as_ref().map_or(&input.file, Decoded::file))?;
+            let image = Arc::new(Qcow2::open(disk, &name, &reading)?.in_file(file));
+            qcow2 = Some(Arc::clone(&image));
+            disk = image;
+        }
+        layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.
@@ -161,6 +229,12 @@ impl DiskImage {
     #[must_use]
     pub fn container(&self) -> Container {
         self.container
+    }
+
+    /// The layers of the image, outermost first; the last one is the raw disk.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
     }
 
     /// Size of the disk, in bytes.
@@ -238,10 +312,45 @@ impl DiskImage {
         root::choose(&self.table, asked, backend, inspect, &self.name())
     }
 
-    /// The file with the raw disk.
+    /// The file with the raw disk; see [`DiskImage::make_raw`].
     #[must_use]
     pub fn raw_file(&self) -> &File {
         self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
+    }
+
+    /// The disk to be copied to `to_name`.
+    pub(crate) fn copy_job<'a>(&'a self, from_name: &'a str, to_name: &'a str, watch: Watch<'a>) -> CopyJob<'a> {
+        let file = if self.qcow2.is_some() { None } else { Some(self.raw_file()) };
+        CopyJob { from: &*self.disk, file, size: self.size(), from_name, to_name, watch }
+    }
+
+    /// Makes a raw disk of a qcow2 image, for what needs a file: for `output` if there is one, else in the image's
+    /// directory, or as for a compressed image.
+    ///
+    /// # Errors
+    /// `Io`, also if there is no space.
+    pub(crate) fn make_raw(&mut self, output: Option<&Output>, watch: Watch<'_>) -> Result<(), StorageError> {
+        if self.qcow2.is_none() {
+            return Ok(());
+        }
+        let name = self.name();
+        let failed = |e| StorageError::io(format!("making room for the raw disk of {name}"), e);
+        let decoded = match output {
+            Some(output) if output.container(self.container).is_raw() => {
+                Decoded::Output(Unfinished::create(output.directory()).map_err(failed)?)
+            }
+            Some(output) => Decoded::Scratch(Unfinished::scratch(output.directory()).map_err(failed)?),
+            None => {
+                let beside = Unfinished::scratch(parent(&self.input.real));
+                Decoded::Scratch(beside.or_else(|_| elsewhere().map(|(file, _)| file)).map_err(failed)?)
+            }
+        };
+        self.copy_job(&name, "its raw disk", watch).copy(decoded.file())?;
+        let file = decoded.file().try_clone().map_err(failed)?;
+        self.disk = Arc::new(FileDevice::new(file, self.size()));
+        self.qcow2 = None;
+        self.decoded = Some(decoded);
+        Ok(())
     }
 }
 

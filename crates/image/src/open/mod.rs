@@ -1,5 +1,5 @@
-//! From the path of an image to its raw disk: the file, what its container holds, its partitions; the destination of a changed
-//! image, and the holders of an image.
+//! From the path of an image to its raw disk: the file, what its container holds, its partitions; the destination of a
+//! changed image, and the holders of an image.
 
 pub(crate) mod block_devices;
 pub mod destination;

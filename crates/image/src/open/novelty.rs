@@ -1,11 +1,12 @@
-//! How much a file has besides repetition. Used by [`super::spool`], to tell a disk with many zeros from a file that was
-//! made to harm: what decompresses to much of one byte repeats itself, a compressed system does not.
+//! How much a file has besides repetition. Used by [`super::spool`], to tell a disk with many zeros from a file made to
+//! harm: what decompresses to much of one byte repeats itself, a compressed system does not.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 
 use deaddrop_core::bytes::length;
+
+use crate::container::FileReader;
 
 /// Bytes of a file that are looked at: more would take too long, and nothing needs it (see the ratios of the limits).
 const MOST: u64 = 1 << 30;
@@ -18,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 /// If it cannot be read.
 pub(super) fn novel_bytes(file: &File, size: u64) -> io::Result<u64> {
     let mut encoder = zstd::Encoder::new(Count(0), 1)?;
-    let mut from = At { file, offset: 0 }.take(size.min(MOST));
+    let mut from = FileReader { file, offset: 0 }.take(size.min(MOST));
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer) {
@@ -30,20 +31,6 @@ pub(super) fn novel_bytes(file: &File, size: u64) -> io::Result<u64> {
         }
     }
     encoder.finish().map(|count| count.0)
-}
-
-/// Reads a file by position: others read it by theirs.
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buf, self.offset)?;
-        self.offset = self.offset.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-        Ok(count)
-    }
 }
 
 /// Counts what is written.

@@ -1,6 +1,6 @@
 //! Decodes a compressed image into a sparse, unnamed file, so that the rest of the program sees what is inside.
 //!
-//! Used by [`super::disk`]. The input is hostile: the decoder's memory is limited, the size declared by the input is not
+//! Used by [`super::disk`]. The input is hostile: the decoder's memory is limited, the size that it declares is not
 //! trusted, and the ratio of output to input is bounded (see [`Limits`]).
 
 use std::cell::Cell;
@@ -16,7 +16,7 @@ use deaddrop_core::text;
 
 use super::novelty::novel_bytes;
 use crate::container::compression::Limits;
-use crate::container::{Compression, foreign};
+use crate::container::{Compression, Format, foreign};
 use crate::output::frames::Recorder;
 use crate::progress::{Progress, Watch, Work};
 use crate::table::probe;
@@ -206,20 +206,28 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 /// Refuses a stream whose start is no raw disk, before all of it is decoded.
 fn refuse_no_disk(head: &[u8], name: &str, outer: Compression) -> Result<(), StorageError> {
     let name = format!("{name} (decompressed)");
+    if Format::told_by(head) != Format::Raw {
+        return Ok(());
+    }
     if let Some(inner) = Compression::told_by(head) {
         let hint = format!("unpack the outer layer first: {outer} IMAGE", outer = outer.codec().by_hand());
         return Err(StorageError::unsupported(format!("{name} is {}-compressed", inner.name()), hint));
     }
     foreign::refuse(head, &name)?;
-    let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
-    let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
-    if signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some()) {
+    if looks_like_a_disk(head) {
         return Ok(());
     }
     Err(StorageError::unsupported(
         format!("{name} is no disk image: it has neither a partition table nor a file system"),
-        "deaddrop takes raw images, also as .gz, .xz, .bz2 and .zst",
+        "deaddrop takes raw and qcow2 images, also as .gz, .xz, .bz2 and .zst",
     ))
+}
+
+/// True if the start of a raw disk has a partition table or a file system.
+pub(crate) fn looks_like_a_disk(head: &[u8]) -> bool {
+    let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
+    let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
+    signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some())
 }
 
 /// Reads until `buf` is full or the input ends.
@@ -330,11 +338,11 @@ mod tests {
     fn what_comes_out_must_look_like_a_disk_before_the_rest_is_decoded() {
         let error = decoded(Compression::Zstd.codec().limits(), &zstd(&vec![0; 8 << 20])).unwrap_err();
         assert!(error.contains("is no disk image: it has neither a partition table nor a file system"), "{error}");
-        let mut qcow2 = vec![0; 1 << 20];
-        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        let mut vhdx = vec![0; 1 << 20];
+        vhdx[..8].copy_from_slice(b"vhdxfile");
         assert_eq!(
-            decoded(Compression::Zstd.codec().limits(), &zstd(&qcow2)).unwrap_err(),
-            "x.zst (decompressed) is a qcow2 image"
+            decoded(Compression::Zstd.codec().limits(), &zstd(&vhdx)).unwrap_err(),
+            "x.zst (decompressed) is a VHDX image"
         );
         assert!(decoded(Compression::Zstd.codec().limits(), &zstd(b"")).is_err());
     }

@@ -2,22 +2,24 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys;
 
+use crate::device::ReadAt;
 use crate::open::spool::write_sparse;
 use crate::progress::{Progress, Watch, Work};
 
 /// Number of bytes copied at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A disk to copy: an open file, its size in bytes, and the names of source and destination, for messages.
+/// A disk to copy, its size in bytes, and the names of source and destination, for messages.
 pub(crate) struct CopyJob<'a> {
-    pub(crate) from: &'a File,
+    pub(crate) from: &'a dyn ReadAt,
+    /// The file that has the disk byte for byte, if there is one.
+    pub(crate) file: Option<&'a File>,
     pub(crate) size: u64,
     pub(crate) from_name: &'a str,
     pub(crate) to_name: &'a str,
@@ -40,17 +42,17 @@ impl CopyJob<'_> {
     /// Makes the empty file `to` the same disk: by sharing blocks if the file system can, otherwise by copying
     /// everything that is neither a hole nor zero. Returns the number of bytes copied; `None` if the blocks are shared.
     pub(crate) fn copy(&self, to: &File) -> Result<Option<u64>, StorageError> {
-        if sys::reflink(self.from, to).is_ok() {
+        if self.file.is_some_and(|file| sys::reflink(file, to).is_ok()) {
             return Ok(None);
         }
         let mut buffer = Wiped::zeros(CHUNK);
         let mut copied = 0_u64;
         let mut offset = 0;
-        while let Some(run) = sys::next_data(self.from, offset..self.size).map_err(|e| self.reading(e))? {
+        while let Some(run) = self.from.next_data(offset..self.size).map_err(|e| self.reading(e))? {
             offset = run.start;
             while offset < run.end {
                 let chunk = part(&mut buffer, run.end - offset);
-                self.from.read_exact_at(chunk, offset).map_err(|e| self.reading(e))?;
+                self.from.read_exact_at(offset, chunk).map_err(|e| self.reading(e))?;
                 copied = copied.saturating_add(write_sparse(to, offset, chunk).map_err(|e| self.writing(e))?);
                 offset = offset.saturating_add(length(chunk));
                 self.tell(Work::Copy, offset);

@@ -26,12 +26,14 @@ use xattr::FileExt;
 use super::ext4::Ext4;
 use super::progress::Watch;
 use super::undo::Rewrite;
-use crate::container::{Compression, Container};
+use crate::container::{Container, Format, qcow2};
+use crate::device::FileDevice;
 use crate::journal::commit::{Medium, Transaction};
 use crate::open::destination::{self, CheckedDestination, check_replacement};
 use crate::open::disk::{Decoded, DiskImage, parent};
 use crate::open::input::Input;
 use crate::output::copy::CopyJob;
+use crate::output::frames::Kept;
 use crate::output::patch::Patch;
 
 pub use crate::open::destination::Destination;
@@ -73,6 +75,8 @@ pub enum Copied {
     Decompressed,
     /// Compressed into it.
     Compressed,
+    /// Written into it as qcow2.
+    Converted,
 }
 
 impl Committed {
@@ -90,8 +94,12 @@ impl Committed {
 
 impl Output {
     /// Checks that changes to `input` can go to `destination`.
-    pub(super) fn prepare(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
-        let place = destination::check(destination, input)?;
+    pub(super) fn prepare(
+        destination: &Destination,
+        input: &Input,
+        container: Container,
+    ) -> Result<Self, StorageError> {
+        let place = destination::check(destination, input, container)?;
         let directory = match &place {
             CheckedDestination::InPlace { .. } => parent(&input.real).to_owned(),
             CheckedDestination::New { directory, .. } => directory.clone(),
@@ -238,12 +246,11 @@ impl Output {
         &self.directory
     }
 
-    /// The compression of the file that is written for an image in `container`, if it is not changed in its own file. A
-    /// compressed image can be decoded directly into a file that has none.
-    pub(super) fn compression(&self, container: Container) -> Option<Compression> {
+    /// The container of the file that is written for an image in `container`, if that is not changed in its own file.
+    pub(super) fn container(&self, container: Container) -> Container {
         match &self.place {
-            CheckedDestination::InPlace { .. } => container.compression,
-            CheckedDestination::New { compression, .. } => *compression,
+            CheckedDestination::InPlace { .. } => container,
+            CheckedDestination::New { container, .. } => *container,
         }
     }
 
@@ -262,32 +269,25 @@ impl Output {
             check_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
-        let (to_name, compression) = (self.name(&image), self.compression(image.container()));
+        let (to_name, container) = (self.name(&image), self.container(image.container()));
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let (file, copied) = match image.decoded.take() {
-            Some(Decoded::Output(file)) if compression.is_none() => (file, Copied::Decompressed),
+            Some(Decoded::Output(file)) if container.is_raw() => (file, Copied::Decompressed),
             decoded => {
                 image.decoded = decoded;
                 let frames = image.frames.take();
                 let file = Unfinished::create(&self.directory).map_err(writing)?;
-                let job = CopyJob {
-                    from: image.raw_file(),
-                    size: image.size(),
-                    from_name: &image.name(),
-                    to_name: &to_name,
-                    watch,
-                };
-                let copied = match compression {
-                    Some(compression) => {
-                        frames::write(compression, &job, patch, frames, file.file())?;
-                        Copied::Compressed
-                    }
-                    None => job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes),
+                let name = image.name();
+                let job = image.copy_job(&name, &to_name, watch);
+                let copied = if container.is_raw() {
+                    job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)
+                } else {
+                    self.pack(container, &job, patch, image.qcow2.as_deref(), frames, file.file())?
                 };
                 (file, copied)
             }
         };
-        if compression.is_none() {
+        if container.is_raw() {
             patch.write_to(file.file()).map_err(writing)?;
         }
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
@@ -295,6 +295,41 @@ impl Output {
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
         self.rename_to_output(&image, file, &mut done)?;
         Ok(done)
+    }
+
+    /// Writes the disk of `job` with `patch` over it to the empty file `to`, in `container`, which is not raw. `source` is
+    /// the qcow2 image that the disk is in, `frames` are those of the disk without the patch, if there are any.
+    ///
+    /// # Errors
+    /// `Io`, also if there is no space.
+    pub(super) fn pack(
+        &self,
+        container: Container,
+        job: &CopyJob<'_>,
+        patch: &Patch<'_>,
+        source: Option<&qcow2::Qcow2>,
+        frames: Option<Kept>,
+        to: &File,
+    ) -> Result<Copied, StorageError> {
+        match container {
+            Container { format: Format::Raw, compression: Some(compression) } => {
+                frames::write(compression, job, patch, frames, to)?;
+                Ok(Copied::Compressed)
+            }
+            Container { compression: None, .. } => {
+                qcow2::write(job, patch, source, to)?;
+                Ok(Copied::Converted)
+            }
+            Container { format: Format::Qcow2, compression: Some(compression) } => {
+                let inner = Unfinished::scratch(&self.directory).map_err(|e| job.writing(e))?;
+                qcow2::write(job, patch, source, &inner)?;
+                let size = inner.metadata().map_err(|e| job.writing(e))?.len();
+                let device = FileDevice::new(inner.try_clone().map_err(|e| job.writing(e))?, size);
+                let job = CopyJob { from: &device, file: Some(&inner), size, ..*job };
+                frames::write(compression, &job, &Patch::default(), None, to)?;
+                Ok(Copied::Compressed)
+            }
+        }
     }
 
     /// Gives the complete `file` the name of the output, or of the image that it replaces.

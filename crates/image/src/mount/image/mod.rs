@@ -29,7 +29,7 @@ use crate::fsck::with_fsck_commands;
 use crate::mount::btrfs::{self, Subvolume};
 use crate::mount::disk_file::DiskFile;
 use crate::mount::{Mount, MountError, MountMode, Request, check_superblock};
-use crate::open::disk::DiskImage;
+use crate::open::disk::{DiskImage, Trust};
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Destination, Output};
@@ -96,6 +96,7 @@ impl<'w> MountedImage<'w> {
     /// if the destination is not possible.
     pub fn open(
         path: &Path,
+        trust: Trust,
         root_partition: Option<&str>,
         subvolume: Option<&str>,
         destination: Option<&Destination>,
@@ -107,13 +108,14 @@ impl<'w> MountedImage<'w> {
                 Remedy::RunAsRoot,
             ));
         }
-        let (image, output) = match destination {
-            None => (DiskImage::open(path, watch)?, None),
+        let (mut image, output) = match destination {
+            None => (DiskImage::open_trusting(path, trust, watch)?, None),
             Some(destination) => {
-                let (image, output) = DiskImage::open_for(path, destination, watch)?;
+                let (image, output) = DiskImage::open_trusting_for(path, trust, destination, watch)?;
                 (image, Some(output))
             }
         };
+        image.make_raw(output.as_ref(), watch)?;
         let name = image.name();
         let container = image.container();
         let check_root = |root: &Root| {
@@ -284,10 +286,10 @@ impl<'w> MountedImage<'w> {
         &self.root
     }
 
-    /// True if it is compressed: a change in place rewrites the whole file.
+    /// What it is, if a change in place rewrites the whole file; see [`Container::packed_as`].
     #[must_use]
-    pub fn is_packed(&self) -> bool {
-        !self.container.is_raw()
+    pub fn packed_as(&self) -> Option<&'static str> {
+        self.container.packed_as()
     }
 
     /// "node1.img, partition 2 (btrfs, nixos)", and the subvolume.

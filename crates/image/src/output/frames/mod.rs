@@ -10,12 +10,10 @@ mod pool;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
-use deaddrop_core::sys;
 
 use self::pool::{Frame, Pool, Sink};
 use super::copy::CopyJob;
@@ -128,8 +126,8 @@ impl Sink for FrameWriter<'_> {
     }
 }
 
-/// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk without the patch, if
-/// there are any: frames that the patch does not affect are copied.
+/// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk
+/// without the patch, if there are any: frames that the patch does not affect are copied.
 ///
 /// # Errors
 /// `Io` if the disk cannot be read, or `to` cannot be written.
@@ -161,13 +159,13 @@ pub(crate) fn write(
             pool.known(size_in_memory).map_err(writing)?;
             continue;
         }
-        let hole = sys::next_data(job.from, offset..offset + size).map_err(|e| job.reading(e))?.is_none();
+        let hole = job.from.next_data(offset..offset + size).map_err(|e| job.reading(e))?.is_none();
         if hole && !touched {
             pool.zeros(size_in_memory).map_err(writing)?;
             continue;
         }
         let mut piece = pool.buffer(size_in_memory);
-        job.from.read_exact_at(&mut piece, offset).map_err(|e| job.reading(e))?;
+        job.from.read_exact_at(offset, &mut piece).map_err(|e| job.reading(e))?;
         patch.lay_over(offset, &mut piece);
         if is_zero(&piece) {
             pool.return_buffer(piece);

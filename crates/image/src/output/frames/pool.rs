@@ -254,8 +254,8 @@ fn gone() -> io::Error {
     io::Error::other("a thread that compresses has failed")
 }
 
-/// One thread per core, limited by the address space: each has a piece, its frame, the encoder's tables, a stack, and an
-/// arena of the C library. The decoder and what is ours takes the rest.
+/// One thread per core, limited by the address space: each has a piece, its frame, the encoder's tables, a stack, and
+/// an arena of the C library. The decoder and what is ours takes the rest.
 fn workers(compression: Compression) -> usize {
     const EACH: u64 = 128 << 20;
     const OURS: u64 = 200 << 20;
