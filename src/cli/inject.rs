@@ -18,7 +18,8 @@ use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_strea
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::plan::Plan;
 
-/// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
+/// Writes the declared secrets into an image or a tar with a root file system, in place or as a new file, or into a
+/// directory with a root file system.
 ///
 /// Example: deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 ///

@@ -6,12 +6,14 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::TreeChange;
 use deaddrop_image::output::Destination;
 use deaddrop_image::progress::Watch;
+use deaddrop_image::tar::{self, TarRoot};
 
 use super::args::{ManifestArgs, SshArgs, Target};
 use super::select::{load, manifest_warnings, select, select_of_node};
 use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
+use crate::place::tar::TarPlace;
 use crate::place::{Change, Place, Survey, SystemChoice, Wanted};
 use crate::report::public::KnownAs;
 use crate::report::{ProgressDisplay, Ui};
@@ -215,6 +217,9 @@ pub fn open<'w>(
     watch: Watch<'w>,
 ) -> Result<Box<dyn Change + 'w>, StorageError> {
     let path = target.path;
+    if !path.is_dir() && tar::is_tar(path) {
+        return open_tar(target, destination, watch);
+    }
     if !path.is_dir() {
         return target.place.backend.open(ui, path, target.place.root_partition.as_deref(), destination, watch);
     }
@@ -238,6 +243,22 @@ pub fn open<'w>(
             Ok(Box::new(DirectoryPlace::open(path)?))
         }
     }
+}
+
+/// Opens a root file system in a tar.
+fn open_tar<'w>(
+    target: Target<'_>,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Box<dyn Change + 'w>, StorageError> {
+    let asked = target.place.root_partition.as_ref().map(|_| "--root-partition");
+    if let Some(option) = asked.or(target.place.backend.refuse_for_a_directory().err()) {
+        return Err(StorageError::refused(
+            format!("{option} is for disk images, and {} is a tar", target.path.display()),
+            "leave it out: a tar of a root is read and written without the kernel",
+        ));
+    }
+    Ok(Box::new(TarPlace(TarRoot::open(target.path, destination, watch)?)))
 }
 
 /// The changes of a plan; generates the new password hashes.

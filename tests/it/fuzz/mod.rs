@@ -20,6 +20,7 @@ mod seal;
 mod source;
 mod stores;
 mod table;
+mod tar;
 mod text;
 mod vaults;
 mod zstd_container;
@@ -27,7 +28,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 11] = [
+const TARGETS: [Entry; 12] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -39,6 +40,7 @@ const TARGETS: [Entry; 11] = [
     ("vaults", || Box::new(vaults::Vaults::new())),
     ("stores", || Box::new(stores::Stores::new())),
     ("qcow2", || Box::new(qcow2::Qcow2::new())),
+    ("tar", || Box::new(tar::Tars::new())),
 ];
 
 #[test]
@@ -94,6 +96,11 @@ fn documents_databases_and_stores_are_read_or_refused() {
 #[test]
 fn qcow2_images_are_the_same_disk_when_written_or_are_refused() {
     short(TARGETS[10], 400);
+}
+
+#[test]
+fn tars_are_read_and_changed_without_harm_or_refused() {
+    short(TARGETS[11], 1_500);
 }
 
 /// What `scripts/fuzz` runs.

@@ -125,12 +125,7 @@ pub(crate) fn sniff(file: &File, size: u64, name: &str) -> Result<Container, Sto
     let mut head = vec![0; usize::try_from(size).unwrap_or(foreign::HEAD).min(foreign::HEAD)];
     device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
     if let Some(compression) = Compression::told_by(&head) {
-        // Damage, and what is no disk, is told when all of it is decoded.
-        let mut start = Vec::new();
-        let from = BufReader::new(FileReader { file, offset: 0 }.take(MOST_FOR_START));
-        if let Ok(decoder) = compression.codec().decoder(Box::new(from)) {
-            let _ = decoder.take(START).read_to_end(&mut start);
-        }
+        let start = decoded_start(compression, file, START);
         return Ok(Container { compression: Some(compression), format: Format::told_by(&start) });
     }
     let format = Format::told_by(&head);
@@ -148,6 +143,17 @@ pub(crate) fn sniff(file: &File, size: u64, name: &str) -> Result<Container, Sto
         }
     }
     Ok(Container::RAW)
+}
+
+/// The first `most` bytes of what is compressed in `file`, or as many as there are. Damage, and what is no disk, is told
+/// when all of it is decoded.
+pub(crate) fn decoded_start(compression: Compression, file: &File, most: u64) -> Vec<u8> {
+    let mut start = Vec::new();
+    let from = BufReader::new(FileReader { file, offset: 0 }.take(MOST_FOR_START));
+    if let Ok(decoder) = compression.codec().decoder(Box::new(from)) {
+        let _ = decoder.take(most).read_to_end(&mut start);
+    }
+    start
 }
 
 /// Bytes of a decoded start that tell its format.

@@ -68,14 +68,15 @@ pub(crate) enum CheckedDestination {
 /// Suffixes of unsupported output formats, and hints.
 const FOREIGN: &[(&[&str], &str)] = &[
     (
-        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z", "tgz", "txz", "tbz", "tbz2", "tzst"],
+        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z"],
         "write OUT.zst, .xz, .gz or .bz2, or a raw image and pack it yourself",
     ),
     (&["iso"], "write a raw image: an ISO cannot be made from a disk image"),
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] = &["qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "box", "vma", "tar"];
+const OTHER_CONTAINERS: &[&str] =
+    &["qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "box", "vma", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///
@@ -85,6 +86,25 @@ pub(crate) fn check(
     destination: &Destination,
     input: &Input,
     container: Container,
+) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, &|path, format| container_of(path, format, container))
+}
+
+/// Checks `destination` for a tar with a root file system.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_for_tar(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, &container_of_tar)
+}
+
+/// The container of a new file, by its name and the format that is asked for.
+type Packing<'a> = &'a dyn Fn(&Path, Option<Format>) -> Result<Container, StorageError>;
+
+fn check_with(
+    destination: &Destination,
+    input: &Input,
+    packing: Packing<'_>,
 ) -> Result<CheckedDestination, StorageError> {
     match destination {
         Destination::InPlace { keep_mode, force, undo } => {
@@ -99,7 +119,7 @@ pub(crate) fn check(
             Ok(CheckedDestination::InPlace { keep_mode: *keep_mode, undo })
         }
         Destination::File { path, force, format } => {
-            let container = container_of(path, *format, container)?;
+            let container = packing(path, *format)?;
             check_new(path, *force, input, container)
         }
     }
@@ -269,6 +289,31 @@ fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<C
         });
     }
     Ok(Container { compression, format })
+}
+
+/// The container of a new tar with a root file system: there is no disk in it, and its name is that of a tar.
+fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, StorageError> {
+    let usage = |what: String| {
+        let hint = "name it OUT.tar, OUT.tar.gz, OUT.tar.xz, OUT.tar.zst or OUT.tar.bz2, without --format: a root in a \
+                    tar becomes no disk";
+        Err(StorageError::Usage { what, hint: hint.into() })
+    };
+    if let Some(format) = asked {
+        return usage(format!("--format {} is for disk images, and this is a tar of a root", format.name()));
+    }
+    let outer = suffix(path);
+    let compression = match outer.as_str() {
+        "tar" => None,
+        "tgz" => Some(Compression::Gzip),
+        "txz" => Some(Compression::Xz),
+        "tbz" | "tbz2" => Some(Compression::Bzip2),
+        "tzst" => Some(Compression::Zstd),
+        _ => match Compression::of_suffix(&outer).filter(|_| suffix(&path.with_extension("")) == "tar") {
+            Some(compression) => Some(compression),
+            None => return usage(format!("{} is no name of a tar, and a tar is what is changed", path.display())),
+        },
+    };
+    Ok(Container { compression, format: Format::Raw })
 }
 
 /// The suffix of a path, in lower case.

@@ -196,7 +196,8 @@ impl DiskImage {
                 let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
                 let mut recorder = recorder.transpose().map_err(compressing)?;
                 let (from, to) = (&input.file, decoded.file());
-                let job = spool::Job { compression, input: from, size: input.size, name: &name, place: &place, watch };
+                let (size, is_tar) = (input.size, false);
+                let job = spool::Job { compression, input: from, size, name: &name, place: &place, watch, is_tar };
                 let size = job.decode(to, recorder.as_mut())?;
                 let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
@@ -363,7 +364,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// An unnamed file for an image in a read-only directory. `/tmp` is not used: it is often in memory.
-fn elsewhere() -> io::Result<(File, PathBuf)> {
+pub(crate) fn elsewhere() -> io::Result<(File, PathBuf)> {
     let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
     let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));
     let context = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", place.display()));

@@ -43,6 +43,8 @@ pub(crate) struct Job<'a> {
     /// The directory of the spool, for messages.
     pub(crate) place: &'a str,
     pub(crate) watch: Watch<'a>,
+    /// True if a tar is expected, which looks like no disk.
+    pub(crate) is_tar: bool,
 }
 
 impl Job<'_> {
@@ -84,7 +86,7 @@ impl Job<'_> {
                 let ends = count < chunk.len();
                 // OK to index: `fill` never counts more than the buffer has.
                 let chunk = &chunk[..count];
-                if meter.size == 0 {
+                if meter.size == 0 && !self.is_tar {
                     refuse_no_disk(&chunk[..count.min(HEAD)], name, self.compression)?;
                 }
                 let stored = write_sparse(spool, meter.size, chunk).map_err(writing)?;
@@ -288,6 +290,7 @@ mod tests {
             name: "x.zst",
             place: "/tmp",
             watch: &quiet,
+            is_tar: false,
         };
         let size = job.decode_within(limits, &spool, None).map_err(|e| e.to_string())?;
         let mut bytes = vec![0; size as usize];
