@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
 use deaddrop_image::container::Format;
@@ -38,8 +38,11 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
-    /// Write OUT in this format [default: TARGET's]
-    #[arg(long, value_name = "raw|qcow2", value_parser = formats(), hide_possible_values = true, requires = "output")]
+    /// Write OUT in this format [default: TARGET's]; all but raw and qcow2 need the program qemu-img
+    ///
+    /// `vpc`, as qemu calls it, is vhd. Without --format, an OUT whose suffix tells another format is refused.
+    #[arg(long, value_name = "raw|qcow2|vmdk|vdi|vhd|vhdx", value_parser = formats(), hide_possible_values = true,
+          requires = "output")]
     format: Option<Format>,
 
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
@@ -162,10 +165,9 @@ impl Args {
 }
 
 fn formats() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(Format::ALL.map(Format::name)).map(|name| match name.as_str() {
-        "qcow2" => Format::Qcow2,
-        _ => Format::Raw,
-    })
+    let named = |format: Format| PossibleValue::new(format.name()).aliases((format == Format::Vhd).then_some("vpc"));
+    // Only these names get here.
+    PossibleValuesParser::new(Format::ALL.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
 }
 
 fn in_place_must_be_asked_for() -> StorageError {

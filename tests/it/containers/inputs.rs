@@ -56,26 +56,6 @@ fn what_is_no_image_is_refused_by_its_kind_and_nothing_waits() {
 }
 
 #[test]
-fn containers_of_other_tools_are_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
-    let raw = directory.path().join("raw.img");
-    small_disk(&raw);
-    let raw_name = raw.to_str().unwrap();
-    for (format, want) in
-        [("vmdk", "a VMDK image"), ("vdi", "a VDI image"), ("vhdx", "a VHDX image"), ("vpc", "a VHD image")]
-    {
-        let path = directory.path().join(format);
-        run("qemu-img", &["convert", "-f", "raw", "-O", format, raw_name, path.to_str().unwrap()]);
-        let error = refused(&path);
-        assert_eq!(words(&error, directory.path()), format!("{format} is {want}"));
-        assert!(deaddrop::run::remedy::hint(&error).contains("qemu-img convert -O raw"));
-    }
-    let fixed = directory.path().join("fixed");
-    run("qemu-img", &["convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed", raw_name, fixed.to_str().unwrap()]);
-    assert_eq!(words(&refused(&fixed), directory.path()), "fixed is a fixed VHD image");
-}
-
-#[test]
 fn the_container_is_told_by_its_magic_and_not_by_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let raw = directory.path().join("raw.img");

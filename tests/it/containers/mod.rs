@@ -4,6 +4,7 @@
 mod bombs;
 mod children;
 mod compressed;
+mod converted;
 mod frames;
 mod hostile_qcow2;
 mod inputs;

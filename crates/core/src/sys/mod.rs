@@ -19,5 +19,7 @@ pub use self::files::{
 pub use self::loop_device::{configure_loop_device, free_loop_device};
 pub use self::memory::{lock_all, lock_memory};
 pub use self::mount::{fs_create, fs_mount, fs_open, fs_option};
-pub use self::process::{end_with_parent, harden, keep_freed_memory, page_size, raise_open_files_limit};
+pub use self::process::{
+    ChildLimits, end_with_parent, harden, keep_freed_memory, limit_child, page_size, raise_open_files_limit,
+};
 pub use self::signals::{RemoveOnSignal, SignalsWait, TerminalOnSignal, end_cleanly_on_signals, is_terminated};

@@ -3,7 +3,7 @@
 use deaddrop_core::bytes::{le32, le64};
 use deaddrop_core::error::StorageError;
 
-pub(super) const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
+const CONVERT: &str = "convert it first: qemu-img convert -O raw IMAGE disk.img";
 
 /// Known formats that are not supported: offset of the magic, magic, name, hint.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
@@ -16,11 +16,13 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     // block/parallels.c in qemu: the two versions of the format.
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
     (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
-    (0, b"vhdxfile", "a VHDX image", CONVERT),
-    (0, b"conectix", "a VHD image", CONVERT),
-    (0, b"KDMV", "a VMDK image", CONVERT),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor, not the disk itself", CONVERT),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
+    (
+        0,
+        b"# Disk DescriptorFile",
+        "a VMDK descriptor, which names other files",
+        "make one file of them: qemu-img convert -O vmdk IMAGE NEW.vmdk, if you trust it",
+    ),
+    (0, b"COWD", "a VMDK image of ESX", CONVERT),
     (0, b"VMA\0", "a Proxmox VMA archive", "unpack it first: vma extract IMAGE DIRECTORY"),
     (0, b"\x3a\xff\x26\xed", "an Android sparse image", "convert it first: simg2img IMAGE disk.img"),
     (

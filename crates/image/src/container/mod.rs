@@ -6,6 +6,7 @@
 pub mod compression;
 pub(crate) mod foreign;
 pub(crate) mod qcow2;
+pub(crate) mod qemu;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -33,19 +34,55 @@ pub enum Format {
     Raw,
     /// qemu's copy-on-write format, version 2 or 3.
     Qcow2,
+    /// VMware's, in one file. This one and those that follow are read and written by qemu-img.
+    Vmdk,
+    /// VirtualBox's.
+    Vdi,
+    /// Microsoft's older one, which qemu calls vpc.
+    Vhd,
+    /// Microsoft's newer one.
+    Vhdx,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+    pub const ALL: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
 
-    /// Its name: "raw", "qcow2".
+    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vdi => "vdi",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
         }
+    }
+
+    /// The format of that name, in lower case. VHD is also "vpc", as in qemu.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let name = if name == "vpc" { "vhd" } else { name };
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// What an image is, as the end of a sentence: "a qcow2 image"; `None` for a raw one.
+    fn described(self) -> Option<&'static str> {
+        match self {
+            Self::Raw => None,
+            Self::Qcow2 => Some("a qcow2 image"),
+            Self::Vmdk => Some("a VMDK image"),
+            Self::Vdi => Some("a VDI image"),
+            Self::Vhd => Some("a VHD image"),
+            Self::Vhdx => Some("a VHDX image"),
+        }
+    }
+
+    /// True if qemu-img reads and writes it.
+    pub(crate) fn is_by_qemu(self) -> bool {
+        !matches!(self, Self::Raw | Self::Qcow2)
     }
 
     /// The suffixes of its files, in lower case.
@@ -53,12 +90,26 @@ impl Format {
         match self {
             Self::Raw => &["img", "raw"],
             Self::Qcow2 => &["qcow2"],
+            Self::Vmdk => &["vmdk"],
+            Self::Vdi => &["vdi"],
+            Self::Vhd => &["vhd", "vpc"],
+            Self::Vhdx => &["vhdx"],
         }
     }
 
-    /// The format that the start of a file tells.
+    /// The format that the start of a file tells. A fixed VHD is told by its end: [`has_footer`].
     pub(crate) fn told_by(head: &[u8]) -> Self {
-        if head.starts_with(qcow2::MAGIC) { Self::Qcow2 } else { Self::Raw }
+        let magics: [(usize, &[u8], Self); 5] = [
+            (0, qcow2::MAGIC, Self::Qcow2),
+            (0, qemu::VMDK, Self::Vmdk),
+            (0x40, qemu::VDI, Self::Vdi),
+            (0, qemu::VHD, Self::Vhd),
+            (0, qemu::VHDX, Self::Vhdx),
+        ];
+        let found = magics
+            .into_iter()
+            .find(|(offset, magic, _)| head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)));
+        found.map_or(Self::Raw, |(.., format)| format)
     }
 }
 
@@ -86,17 +137,16 @@ impl Container {
     /// image". `None` for a raw disk.
     #[must_use]
     pub fn packed_as(self) -> Option<&'static str> {
-        match self {
-            Self { compression: Some(_), .. } => Some("compressed"),
-            Self { format: Format::Qcow2, .. } => Some("a qcow2 image"),
-            Self::RAW => None,
+        match self.compression {
+            Some(_) => Some("compressed"),
+            None => self.format.described(),
         }
     }
 
     /// How a person gets at the raw disk of the image `name`, as the start of a sentence ("decompress it (zstd -d),
     /// then"), and the name that the disk has then. For a raw disk: "first", and `name`.
     pub(crate) fn unpacked(self, name: &str) -> (String, &str) {
-        if self.format == Format::Qcow2 {
+        if self.format != Format::Raw {
             let unpack = match self.compression {
                 Some(compression) => format!("{} and ", compression.codec().by_hand()),
                 None => String::new(),
@@ -133,16 +183,16 @@ pub(crate) fn sniff(file: &File, size: u64, name: &str) -> Result<Container, Sto
         return Ok(Container { compression: None, format });
     }
     foreign::refuse(&head, name)?;
-    if let Some(footer) = device.size().checked_sub(512) {
-        // A fixed VHD is the raw disk with a footer. "Virtual Hard Disk Image Format Specification", "Hard Disk
-        // Footer".
-        let mut cookie = [0; 8];
-        device.read_exact_at(footer, &mut cookie).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
-        if &cookie == b"conectix" {
-            return Err(StorageError::unsupported(format!("{name} is a fixed VHD image"), foreign::CONVERT));
-        }
-    }
-    Ok(Container::RAW)
+    let is_fixed_vhd = has_footer(&device).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
+    Ok(Container { compression: None, format: if is_fixed_vhd { Format::Vhd } else { Format::Raw } })
+}
+
+/// True for a fixed VHD: the raw disk with a footer (see [`qemu`]).
+pub(crate) fn has_footer(device: &dyn ReadAt) -> io::Result<bool> {
+    let Some(footer) = device.size().checked_sub(qemu::VHD_FOOTER) else { return Ok(false) };
+    let mut cookie = [0; 8];
+    device.read_exact_at(footer, &mut cookie)?;
+    Ok(&cookie == qemu::VHD)
 }
 
 /// The first `most` bytes of what is compressed in `file`, or as many as there are. Damage, and what is no disk, is told
@@ -200,6 +250,9 @@ mod tests {
             ("bzip2", b"BZh9", "bzip2"),
             ("a block of no size", b"BZh0", "raw"),
             ("qcow2", b"QFI\xfb\0\0\0\x03", "qcow2"),
+            ("VMDK", b"KDMV\x01\0\0\0", "vmdk"),
+            ("VHDX", b"vhdxfileQ\0E\0", "vhdx"),
+            ("a dynamic VHD", b"conectix\0\0\0\x02", "vhd"),
             ("zeros", &[0; 600], "raw"),
             ("short", b"\x28", "raw"),
             ("nothing", b"", "raw"),
@@ -219,6 +272,6 @@ mod tests {
     fn a_fixed_vhd_is_known_by_its_end() {
         let mut fixed = vec![0; 4096];
         fixed[3584..3592].copy_from_slice(b"conectix");
-        assert_eq!(sniffed(&fixed).unwrap_err().to_string(), "x.img is a fixed VHD image");
+        assert_eq!(sniffed(&fixed).unwrap().name(), "vhd");
     }
 }

@@ -171,7 +171,7 @@ impl DiskFile {
                 let job = CopyJob { from: &device, file: Some(&scratch), size, from_name, to_name: &to_name, watch };
                 let file = Unfinished::create(output.directory()).map_err(|e| job.writing(e))?;
                 // The kernel has written to the disk: frames made before are not usable.
-                done.copied = output.pack(container, &job, &Patch::default(), None, None, file.file())?;
+                done.copied = output.pack(container, &job, &Patch::default(), &image, None, file.file())?;
                 file
             }
         };

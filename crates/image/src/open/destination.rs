@@ -75,8 +75,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] =
-    &["qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "box", "vma", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "vma", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///

@@ -16,6 +16,7 @@ use super::destination::{check_replacement, refuse_running_system};
 use super::input::{Access, Input};
 use super::spool;
 use crate::container::qcow2::Qcow2;
+use crate::container::qemu;
 use crate::container::{self, Compression, Container, Format, Reading};
 use crate::device::{FileDevice, ReadAt, Section};
 use crate::output::copy::CopyJob;
@@ -34,6 +35,8 @@ pub struct DiskImage {
     layers: Vec<Layer>,
     /// A qcow2 image that is read where it is.
     pub(crate) qcow2: Option<Arc<Qcow2>>,
+    /// How an image is made that qemu-img has read.
+    pub(crate) shape: Option<qemu::Shape>,
     pub(crate) decoded: Option<Decoded>,
     /// The frames of a compressed image's disk, compressed again during decoding, if the output is to be compressed.
     pub(crate) frames: Option<Kept>,
@@ -56,6 +59,15 @@ pub struct Layer {
 pub struct Trust {
     /// Read the backing files that a qcow2 image names. A raw one must have a partition table or a file system.
     pub follow_backing: bool,
+}
+
+/// What files are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unpack {
+    /// For what a compression is around.
+    Compression,
+    /// For the disk, which is in a format that is not read where it is.
+    Format,
 }
 
 /// The files into which a compressed image is decoded.
@@ -105,7 +117,7 @@ impl DiskImage {
         let container = container::sniff(&input.file, input.size, &input.name())?;
         input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
-        Self::read(input, container, trust, watch, |input| {
+        Self::read(input, container, trust, watch, &|input, _| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
@@ -145,19 +157,19 @@ impl DiskImage {
             // It cannot be changed in its file: it is replaced.
             check_replacement(&input)?;
         }
-        let mut image = Self::read(input, container, trust, watch, |input| {
+        let mut image = Self::read(input, container, trust, watch, &|input, what| {
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
-            let (decoded, frames) = match output.container(container) {
-                // What is decoded is no disk, and neither the output nor a part of it.
-                _ if container.format != Format::Raw => (Decoded::Scratch(scratch()?), None),
-                Container { format: Format::Qcow2, .. } => (Decoded::Scratch(scratch()?), None),
-                Container { compression: None, .. } => {
+            let (decoded, frames) = match (what, output.container(container)) {
+                // What is unpacked is no disk, and neither the output nor a part of it.
+                (Unpack::Compression, _) if container.format != Format::Raw => (Decoded::Scratch(scratch()?), None),
+                (_, Container { format: Format::Raw, compression: None }) => {
                     (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
                 }
-                Container { compression: Some(compression), .. } => {
+                (Unpack::Compression, Container { format: Format::Raw, compression: Some(compression) }) => {
                     (Decoded::Scratch(scratch()?), Some((compression, scratch()?)))
                 }
+                _ => (Decoded::Scratch(scratch()?), None),
             };
             Ok(Room { decoded, frames, place: directory.to_owned() })
         })?;
@@ -182,15 +194,16 @@ impl DiskImage {
         container: Container,
         trust: Trust,
         watch: Watch<'_>,
-        room: impl FnOnce(&Input) -> Result<Room, StorageError>,
+        room: &dyn Fn(&Input, Unpack) -> Result<Room, StorageError>,
     ) -> Result<Self, StorageError> {
         let name = input.name();
+        let reading = |e| StorageError::io(format!("reading {name}"), e);
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e));
         let file = FileDevice::new(clone(&input.file)?, input.size);
-        let (mut disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
+        let (mut disk, mut decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
             None => (Arc::new(file), None, None),
             Some(compression) => {
-                let Room { decoded, frames, place } = room(&input)?;
+                let Room { decoded, frames, place } = room(&input, Unpack::Compression)?;
                 let place = place.display().to_string();
                 let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
                 let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
@@ -205,6 +218,22 @@ impl DiskImage {
         };
         let mut layers: Vec<Layer> =
             container.compression.into_iter().map(|kind| Layer { kind: kind.name(), size: input.size }).collect();
+        if decoded.is_some() && container.format == Format::Raw && container::has_footer(&*disk).map_err(reading)? {
+            return Err(StorageError::unsupported(
+                format!("{name} (decompressed) is a fixed VHD image"),
+                "decompress it first: a VHD image without a compression is read",
+            ));
+        }
+        let mut shape = None;
+        if container.format.is_by_qemu() {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            shape = Some(qemu::Shape::read(container.format, &*disk, &name)?);
+            let room = room(&input, Unpack::Format)?.decoded;
+            let from = decoded.as_ref().map_or(&input.file, Decoded::file);
+            let size = qemu::decode(container.format, from, disk.size(), room.file(), &name)?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+        }
         let mut qcow2 = None;
         if container.format == Format::Qcow2 {
             layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
@@ -217,7 +246,7 @@ impl DiskImage {
         }
         layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, layers, qcow2, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.

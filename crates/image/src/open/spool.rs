@@ -221,7 +221,7 @@ fn refuse_no_disk(head: &[u8], name: &str, outer: Compression) -> Result<(), Sto
     }
     Err(StorageError::unsupported(
         format!("{name} is no disk image: it has neither a partition table nor a file system"),
-        "deaddrop takes raw and qcow2 images, also as .gz, .xz, .bz2 and .zst",
+        "deaddrop takes raw, qcow2, VMDK, VDI, VHD and VHDX images, also as .gz, .xz, .bz2 and .zst",
     ))
 }
 
@@ -341,11 +341,11 @@ mod tests {
     fn what_comes_out_must_look_like_a_disk_before_the_rest_is_decoded() {
         let error = decoded(Compression::Zstd.codec().limits(), &zstd(&vec![0; 8 << 20])).unwrap_err();
         assert!(error.contains("is no disk image: it has neither a partition table nor a file system"), "{error}");
-        let mut vhdx = vec![0; 1 << 20];
-        vhdx[..8].copy_from_slice(b"vhdxfile");
+        let mut qed = vec![0; 1 << 20];
+        qed[..4].copy_from_slice(b"QED\0");
         assert_eq!(
-            decoded(Compression::Zstd.codec().limits(), &zstd(&vhdx)).unwrap_err(),
-            "x.zst (decompressed) is a VHDX image"
+            decoded(Compression::Zstd.codec().limits(), &zstd(&qed)).unwrap_err(),
+            "x.zst (decompressed) is a QED image"
         );
         assert!(decoded(Compression::Zstd.codec().limits(), &zstd(b"")).is_err());
     }

@@ -26,7 +26,7 @@ use xattr::FileExt;
 use super::ext4::Ext4;
 use super::progress::Watch;
 use super::undo::Rewrite;
-use crate::container::{Container, Format, qcow2};
+use crate::container::{Container, Format, qcow2, qemu};
 use crate::device::FileDevice;
 use crate::journal::commit::{Medium, Transaction};
 use crate::open::destination::{self, CheckedDestination, check_replacement};
@@ -75,8 +75,8 @@ pub enum Copied {
     Decompressed,
     /// Compressed into it.
     Compressed,
-    /// Written into it as qcow2.
-    Converted,
+    /// Written into it in this format.
+    Converted(Format),
 }
 
 impl Committed {
@@ -290,7 +290,7 @@ impl Output {
                 let copied = if container.is_raw() {
                     job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)
                 } else {
-                    self.pack(container, &job, patch, image.qcow2.as_deref(), frames, file.file())?
+                    self.pack(container, &job, patch, &image, frames, file.file())?
                 };
                 (file, copied)
             }
@@ -305,8 +305,8 @@ impl Output {
         Ok(done)
     }
 
-    /// Writes the disk of `job` with `patch` over it to the empty file `to`, in `container`, which is not raw. `source` is
-    /// the qcow2 image that the disk is in, `frames` are those of the disk without the patch, if there are any.
+    /// Writes the disk of `job` with `patch` over it to the empty file `to`, in `container`, which is not raw. `image`
+    /// is what the disk comes from, `frames` are those of the disk without the patch, if there are any.
     ///
     /// # Errors
     /// `Io`, also if there is no space.
@@ -315,7 +315,7 @@ impl Output {
         container: Container,
         job: &CopyJob<'_>,
         patch: &Patch<'_>,
-        source: Option<&qcow2::Qcow2>,
+        image: &DiskImage,
         frames: Option<Kept>,
         to: &File,
     ) -> Result<Copied, StorageError> {
@@ -324,18 +324,43 @@ impl Output {
                 frames::write(compression, job, patch, frames, to)?;
                 Ok(Copied::Compressed)
             }
-            Container { compression: None, .. } => {
-                qcow2::write(job, patch, source, to)?;
-                Ok(Copied::Converted)
+            Container { format, compression: None } => {
+                self.convert(format, job, patch, image, to)?;
+                Ok(Copied::Converted(format))
             }
-            Container { format: Format::Qcow2, compression: Some(compression) } => {
+            Container { format, compression: Some(compression) } => {
                 let inner = Unfinished::scratch(&self.directory).map_err(|e| job.writing(e))?;
-                qcow2::write(job, patch, source, &inner)?;
+                self.convert(format, job, patch, image, &inner)?;
                 let size = inner.metadata().map_err(|e| job.writing(e))?.len();
                 let device = FileDevice::new(inner.try_clone().map_err(|e| job.writing(e))?, size);
                 let job = CopyJob { from: &device, file: Some(&inner), size, ..*job };
                 frames::write(compression, &job, &Patch::default(), None, to)?;
                 Ok(Copied::Compressed)
+            }
+        }
+    }
+
+    /// Like [`Output::pack`], in `format`, without a compression.
+    fn convert(
+        &self,
+        format: Format,
+        job: &CopyJob<'_>,
+        patch: &Patch<'_>,
+        image: &DiskImage,
+        to: &File,
+    ) -> Result<(), StorageError> {
+        if !format.is_by_qemu() {
+            return qcow2::write(job, patch, image.qcow2.as_deref(), to);
+        }
+        let shape = image.shape.clone().filter(|shape| shape.format() == format);
+        let shape = shape.unwrap_or_else(|| qemu::Shape::of(format));
+        match job.file {
+            Some(raw) if patch.is_empty() => qemu::encode(&shape, self.is_in_place(), raw, to, job.to_name),
+            _ => {
+                let raw = Unfinished::scratch(&self.directory).map_err(|e| job.writing(e))?;
+                job.copy(&raw)?;
+                patch.write_to(&raw).map_err(|e| job.writing(e))?;
+                qemu::encode(&shape, self.is_in_place(), &raw, to, job.to_name)
             }
         }
     }

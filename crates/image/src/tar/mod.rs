@@ -40,6 +40,7 @@ use crate::open::disk::{Layer, elsewhere, parent};
 use crate::open::input::{Access, Input};
 use crate::open::spool;
 use crate::output::copy::CopyJob;
+use crate::output::frames;
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Committed, Copied, Destination, Output};
@@ -184,8 +185,10 @@ impl<'w> TarRoot<'w> {
             let from_name = "the changed tar";
             let watch = self.watch;
             let job = CopyJob { from: &device, file: Some(raw), size, from_name, to_name: &to_name, watch };
-            let container = Container { compression, ..Container::RAW };
-            copied_as = output.pack(container, &job, &Patch::default(), None, None, file.file())?;
+            if let Some(compression) = compression {
+                frames::write(compression, &job, &Patch::default(), None, file.file())?;
+            }
+            copied_as = Copied::Compressed;
         }
         // If another process wrote to the tar since it was opened, the copy may be a mix of two versions.
         self.input.check_unchanged()?;
