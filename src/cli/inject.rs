@@ -167,7 +167,7 @@ impl Args {
 fn formats() -> impl TypedValueParser<Value = Format> {
     let named = |format: Format| PossibleValue::new(format.name()).aliases((format == Format::Vhd).then_some("vpc"));
     // Only these names get here.
-    PossibleValuesParser::new(Format::ALL.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
+    PossibleValuesParser::new(Format::MADE.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
 }
 
 fn in_place_must_be_asked_for() -> StorageError {

@@ -10,3 +10,4 @@ mod hostile_qcow2;
 mod inputs;
 mod outputs;
 mod qcow2;
+mod vma;

@@ -23,12 +23,13 @@ mod table;
 mod tar;
 mod text;
 mod vaults;
+mod vma;
 mod zstd_container;
 
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 12] = [
+const TARGETS: [Entry; 13] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -41,6 +42,7 @@ const TARGETS: [Entry; 12] = [
     ("stores", || Box::new(stores::Stores::new())),
     ("qcow2", || Box::new(qcow2::Qcow2::new())),
     ("tar", || Box::new(tar::Tars::new())),
+    ("vma", || Box::new(vma::Archives::new())),
 ];
 
 #[test]
@@ -101,6 +103,11 @@ fn qcow2_images_are_the_same_disk_when_written_or_are_refused() {
 #[test]
 fn tars_are_read_and_changed_without_harm_or_refused() {
     short(TARGETS[11], 1_500);
+}
+
+#[test]
+fn archives_of_machines_are_read_or_refused() {
+    short(TARGETS[12], 1_000);
 }
 
 /// What `scripts/fuzz` runs.

@@ -23,7 +23,6 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
         "make one file of them: qemu-img convert -O vmdk IMAGE NEW.vmdk, if you trust it",
     ),
     (0, b"COWD", "a VMDK image of ESX", CONVERT),
-    (0, b"VMA\0", "a Proxmox VMA archive", "unpack it first: vma extract IMAGE DIRECTORY"),
     (0, b"\x3a\xff\x26\xed", "an Android sparse image", "convert it first: simg2img IMAGE disk.img"),
     (
         257,

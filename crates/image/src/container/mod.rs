@@ -7,6 +7,7 @@ pub mod compression;
 pub(crate) mod foreign;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
+pub(crate) mod vma;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -42,13 +43,17 @@ pub enum Format {
     Vhd,
     /// Microsoft's newer one.
     Vhdx,
+    /// Proxmox's archive of a machine, with the disk as one of its devices.
+    Vma,
 }
 
 impl Format {
+    /// Those that are made of a disk alone.
+    pub const MADE: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
+    const ALL: [Self; 7] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Vma];
 
-    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx".
+    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vma".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,6 +63,7 @@ impl Format {
             Self::Vdi => "vdi",
             Self::Vhd => "vhd",
             Self::Vhdx => "vhdx",
+            Self::Vma => "vma",
         }
     }
 
@@ -77,12 +83,13 @@ impl Format {
             Self::Vdi => Some("a VDI image"),
             Self::Vhd => Some("a VHD image"),
             Self::Vhdx => Some("a VHDX image"),
+            Self::Vma => Some("a VMA archive"),
         }
     }
 
     /// True if qemu-img reads and writes it.
     pub(crate) fn is_by_qemu(self) -> bool {
-        !matches!(self, Self::Raw | Self::Qcow2)
+        !matches!(self, Self::Raw | Self::Qcow2 | Self::Vma)
     }
 
     /// The suffixes of its files, in lower case.
@@ -94,17 +101,24 @@ impl Format {
             Self::Vdi => &["vdi"],
             Self::Vhd => &["vhd", "vpc"],
             Self::Vhdx => &["vhdx"],
+            Self::Vma => &["vma"],
         }
+    }
+
+    /// The format of files with this suffix, which is in lower case.
+    pub(crate) fn of_suffix(suffix: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.suffixes().contains(&suffix))
     }
 
     /// The format that the start of a file tells. A fixed VHD is told by its end: [`has_footer`].
     pub(crate) fn told_by(head: &[u8]) -> Self {
-        let magics: [(usize, &[u8], Self); 5] = [
+        let magics: [(usize, &[u8], Self); 6] = [
             (0, qcow2::MAGIC, Self::Qcow2),
             (0, qemu::VMDK, Self::Vmdk),
             (0x40, qemu::VDI, Self::Vdi),
             (0, qemu::VHD, Self::Vhd),
             (0, qemu::VHDX, Self::Vhdx),
+            (0, vma::header::MAGIC, Self::Vma),
         ];
         let found = magics
             .into_iter()
@@ -151,7 +165,11 @@ impl Container {
                 Some(compression) => format!("{} and ", compression.codec().by_hand()),
                 None => String::new(),
             };
-            return (format!("convert it ({unpack}qemu-img convert -O raw IMAGE disk.img), then"), "disk.img");
+            let convert = match self.format {
+                Format::Vma => "vma extract IMAGE DIRECTORY",
+                _ => "qemu-img convert -O raw IMAGE disk.img",
+            };
+            return (format!("convert it ({unpack}{convert}), then"), "disk.img");
         }
         let Some(compression) = self.compression else { return ("first".to_owned(), name) };
         let raw = compression.codec().suffixes().iter().find_map(|suffix| name.strip_suffix(&format!(".{suffix}")));

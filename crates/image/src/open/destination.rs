@@ -75,7 +75,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "vma", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///
@@ -278,13 +278,14 @@ fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<C
     let compression = Compression::of_suffix(&suffix(path));
     let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
     let inner = suffix(&inner);
-    let named = Format::ALL.into_iter().find(|format| format.suffixes().contains(&inner.as_str()));
+    let named = Format::of_suffix(&inner);
     let format = asked.unwrap_or(from.format);
     let contradicts = named.is_some_and(|named| named != format) || OTHER_CONTAINERS.contains(&inner.as_str());
     if contradicts && asked.is_none() {
         return Err(StorageError::Usage {
             what: format!("{}: .{inner} names another container, and the image is {}", path.display(), format.name()),
-            hint: Remedy::NameFormat { named: named.map(Format::name) }.into(),
+            hint: Remedy::NameFormat { named: named.filter(|named| Format::MADE.contains(named)).map(Format::name) }
+                .into(),
         });
     }
     Ok(Container { compression, format })

@@ -17,6 +17,7 @@ use super::input::{Access, Input};
 use super::spool;
 use crate::container::qcow2::Qcow2;
 use crate::container::qemu;
+use crate::container::vma::Vma;
 use crate::container::{self, Compression, Container, Format, Reading};
 use crate::device::{FileDevice, ReadAt, Section};
 use crate::output::copy::CopyJob;
@@ -35,6 +36,8 @@ pub struct DiskImage {
     layers: Vec<Layer>,
     /// A qcow2 image that is read where it is.
     pub(crate) qcow2: Option<Arc<Qcow2>>,
+    /// The archive that the disk is from.
+    pub(crate) vma: Option<Vma>,
     /// How an image is made that qemu-img has read.
     pub(crate) shape: Option<qemu::Shape>,
     pub(crate) decoded: Option<Decoded>,
@@ -234,6 +237,16 @@ impl DiskImage {
             disk = Arc::new(FileDevice::new(clone(room.file())?, size));
             decoded = Some(room);
         }
+        let mut vma = None;
+        if container.format == Format::Vma {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = Vma::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            vma = Some(archive);
+        }
         let mut qcow2 = None;
         if container.format == Format::Qcow2 {
             layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
@@ -246,7 +259,7 @@ impl DiskImage {
         }
         layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, layers, qcow2, shape, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, vma, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.

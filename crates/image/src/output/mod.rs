@@ -349,6 +349,9 @@ impl Output {
         image: &DiskImage,
         to: &File,
     ) -> Result<(), StorageError> {
+        if let (Format::Vma, Some(archive)) = (format, &image.vma) {
+            return archive.encode(job, patch, to);
+        }
         if !format.is_by_qemu() {
             return qcow2::write(job, patch, image.qcow2.as_deref(), to);
         }
