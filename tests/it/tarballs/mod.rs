@@ -1,6 +1,7 @@
 //! A root file system in a tar: made by GNU tar, bsdtar and Python's tarfile, changed by deaddrop, listed and extracted by
 //! those programs. Every other entry must be what it was, byte for byte.
 
+mod disks;
 mod hostile;
 mod links;
 mod places;

@@ -18,6 +18,7 @@ use deaddrop_core::error::StorageError;
 
 pub use self::compression::Compression;
 use crate::device::{FileDevice, ReadAt};
+use crate::tar;
 
 /// The container of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +46,17 @@ pub enum Format {
     Vhdx,
     /// Proxmox's archive of a machine, with the disk as one of its devices.
     Vma,
+    /// A tar with the disk as its only file.
+    Tar,
 }
 
 impl Format {
     /// Those that are made of a disk alone.
     pub const MADE: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
     /// All of them.
-    const ALL: [Self; 7] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Vma];
+    const ALL: [Self; 8] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Vma, Self::Tar];
 
-    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vma".
+    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vma", "tar".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -64,6 +67,7 @@ impl Format {
             Self::Vhd => "vhd",
             Self::Vhdx => "vhdx",
             Self::Vma => "vma",
+            Self::Tar => "tar",
         }
     }
 
@@ -84,12 +88,13 @@ impl Format {
             Self::Vhd => Some("a VHD image"),
             Self::Vhdx => Some("a VHDX image"),
             Self::Vma => Some("a VMA archive"),
+            Self::Tar => Some("a tar of a disk"),
         }
     }
 
     /// True if qemu-img reads and writes it.
     pub(crate) fn is_by_qemu(self) -> bool {
-        !matches!(self, Self::Raw | Self::Qcow2 | Self::Vma)
+        !matches!(self, Self::Raw | Self::Qcow2 | Self::Vma | Self::Tar)
     }
 
     /// The suffixes of its files, in lower case.
@@ -102,6 +107,7 @@ impl Format {
             Self::Vhd => &["vhd", "vpc"],
             Self::Vhdx => &["vhdx"],
             Self::Vma => &["vma"],
+            Self::Tar => &["tar"],
         }
     }
 
@@ -123,7 +129,11 @@ impl Format {
         let found = magics
             .into_iter()
             .find(|(offset, magic, _)| head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)));
-        found.map_or(Self::Raw, |(.., format)| format)
+        match found {
+            Some((.., format)) => format,
+            None if tar::disk::tells(head) => Self::Tar,
+            None => Self::Raw,
+        }
     }
 }
 
@@ -167,6 +177,7 @@ impl Container {
             };
             let convert = match self.format {
                 Format::Vma => "vma extract IMAGE DIRECTORY",
+                Format::Tar => "tar -xSf IMAGE",
                 _ => "qemu-img convert -O raw IMAGE disk.img",
             };
             return (format!("convert it ({unpack}{convert}), then"), "disk.img");
@@ -225,7 +236,7 @@ pub(crate) fn decoded_start(compression: Compression, file: &File, most: u64) ->
 }
 
 /// Bytes of a decoded start that tell its format.
-const START: u64 = 512;
+pub(crate) const START: u64 = 32 << 10;
 /// Bytes of a file that are read for that: more than a block of bzip2 has.
 const MOST_FOR_START: u64 = 4 << 20;
 

@@ -75,7 +75,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "tar", "tgz", "txz", "tbz", "tbz2", "tzst"];
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///
@@ -275,9 +275,14 @@ fn check_new(
 /// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless
 /// another one is asked for. A suffix before the compression's may not tell another format.
 fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<Container, StorageError> {
-    let compression = Compression::of_suffix(&suffix(path));
-    let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
-    let inner = suffix(&inner);
+    let (compression, inner) = match short_of_tar(&suffix(path)) {
+        Some(compression) => (Some(compression), "tar".to_owned()),
+        None => {
+            let compression = Compression::of_suffix(&suffix(path));
+            let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
+            (compression, suffix(&inner))
+        }
+    };
     let named = Format::of_suffix(&inner);
     let format = asked.unwrap_or(from.format);
     let contradicts = named.is_some_and(|named| named != format) || OTHER_CONTAINERS.contains(&inner.as_str());
@@ -302,18 +307,26 @@ fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, Sto
         return usage(format!("--format {} is for disk images, and this is a tar of a root", format.name()));
     }
     let outer = suffix(path);
-    let compression = match outer.as_str() {
-        "tar" => None,
-        "tgz" => Some(Compression::Gzip),
-        "txz" => Some(Compression::Xz),
-        "tbz" | "tbz2" => Some(Compression::Bzip2),
-        "tzst" => Some(Compression::Zstd),
+    let compression = match (short_of_tar(&outer), outer.as_str()) {
+        (Some(compression), _) => Some(compression),
+        (None, "tar") => None,
         _ => match Compression::of_suffix(&outer).filter(|_| suffix(&path.with_extension("")) == "tar") {
             Some(compression) => Some(compression),
             None => return usage(format!("{} is no name of a tar, and a tar is what is changed", path.display())),
         },
     };
     Ok(Container { compression, format: Format::Raw })
+}
+
+/// The compression of a tar with this suffix, which says both.
+fn short_of_tar(suffix: &str) -> Option<Compression> {
+    match suffix {
+        "tgz" => Some(Compression::Gzip),
+        "txz" => Some(Compression::Xz),
+        "tbz" | "tbz2" => Some(Compression::Bzip2),
+        "tzst" => Some(Compression::Zstd),
+        _ => None,
+    }
 }
 
 /// The suffix of a path, in lower case.

@@ -26,6 +26,7 @@ use crate::output::{Destination, FileMedium, Output};
 use crate::progress::Watch;
 use crate::table::root::{self, Backend, InspectPartition, Root};
 use crate::table::{Partition, Table};
+use crate::tar::disk::TarDisk;
 use crate::undo::{self, Disk};
 
 /// An open disk image.
@@ -38,6 +39,8 @@ pub struct DiskImage {
     pub(crate) qcow2: Option<Arc<Qcow2>>,
     /// The archive that the disk is from.
     pub(crate) vma: Option<Vma>,
+    /// The tar that the disk is from.
+    pub(crate) tar: Option<TarDisk>,
     /// How an image is made that qemu-img has read.
     pub(crate) shape: Option<qemu::Shape>,
     pub(crate) decoded: Option<Decoded>,
@@ -247,6 +250,16 @@ impl DiskImage {
             decoded = Some(room);
             vma = Some(archive);
         }
+        let mut tar = None;
+        if container.format == Format::Tar {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = TarDisk::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            tar = Some(archive);
+        }
         let mut qcow2 = None;
         if container.format == Format::Qcow2 {
             layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
@@ -259,7 +272,7 @@ impl DiskImage {
         }
         layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, layers, qcow2, vma, shape, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, vma, tar, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.

@@ -352,6 +352,9 @@ impl Output {
         if let (Format::Vma, Some(archive)) = (format, &image.vma) {
             return archive.encode(job, patch, to);
         }
+        if let (Format::Tar, Some(archive)) = (format, &image.tar) {
+            return archive.encode(job, patch, to);
+        }
         if !format.is_by_qemu() {
             return qcow2::write(job, patch, image.qcow2.as_deref(), to);
         }

@@ -18,6 +18,7 @@ use super::header::STEP;
 use super::index::{Archive, HardLink, Inode, at};
 use super::member::{reading, unsupported};
 use super::write::{self, Change, New, Rights};
+use crate::device::ReadAt;
 
 /// A piece of the new archive.
 pub(super) enum Piece {
@@ -285,7 +286,7 @@ impl<'a> Planner<'a> {
         pieces.push(Piece::Old(here..self.archive.end));
         pieces.extend(self.added);
         let size = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.size()));
-        pieces.push(ending(self.archive, size)?);
+        pieces.push(ending(&*self.archive.device, self.archive.end, size)?);
         pieces.retain(|piece| piece.size() > 0);
         Ok(pieces)
     }
@@ -305,18 +306,19 @@ impl Piece {
 /// stays as long as it is.
 const FACTORS: [u64; 8] = [20, 32, 64, 128, 256, 512, 1024, 2048];
 
-/// What follows the last entry, `size` bytes after the start. It stays as it is, but for the padding of a record: that
+/// What follows the last entry of the archive in `device`, which ends at `end`, `size` bytes after the start of the new
+/// one. It stays as it is, but for the padding of a record: that
 /// fills the last one again.
-fn ending(archive: &Archive, size: u64) -> Result<Piece, StorageError> {
-    let whole = archive.device.size();
-    let tail = archive.end..whole;
+pub(super) fn ending(device: &dyn ReadAt, end: u64, size: u64) -> Result<Piece, StorageError> {
+    let whole = device.size();
+    let tail = end..whole;
     let length = tail.end.saturating_sub(tail.start);
     let fills = |record: &u64| whole.is_multiple_of(*record) && (END..record.saturating_add(END)).contains(&length);
     let Some(record) = FACTORS.iter().map(|blocks| blocks.saturating_mul(STEP)).find(fills) else {
         return Ok(Piece::Old(tail));
     };
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    archive.device.read_exact_at(tail.start, &mut bytes).map_err(reading)?;
+    device.read_exact_at(tail.start, &mut bytes).map_err(reading)?;
     if bytes.iter().any(|byte| *byte != 0) {
         return Ok(Piece::Old(tail));
     }

@@ -148,24 +148,30 @@ impl Block {
     /// Makes `value` the content of a numeric field: in octal, or in base-256 where the form has that. False if it does
     /// not fit.
     pub(super) fn set_number(&mut self, field: Field, value: u64) -> bool {
-        let digits = format!("{value:0width$o}", width = field.len() - 1);
-        if digits.len() < field.len() {
-            self.put(field, digits.as_bytes());
-            return true;
-        }
         let is_gnu = self.form() == Form::Gnu;
-        if is_gnu {
-            let field = &mut self.0[field];
-            field.fill(0);
-            field[0] = 0x80;
-            let bytes = value.to_be_bytes();
-            // The field of an owner has eight bytes, of which the first is taken: it holds no more than 56 bits.
-            let count = bytes.len().min(field.len() - 1);
-            let (start, from) = (field.len() - count, bytes.len() - count);
-            field[start..].copy_from_slice(&bytes[from..]);
-        }
-        is_gnu
+        put_number(&mut self.0[field], value, is_gnu)
     }
+}
+
+/// Makes `value` the content of a numeric field: in octal, else in base-256 if that is allowed. False if it does not
+/// fit.
+pub(super) fn put_number(field: &mut [u8], value: u64, base_256: bool) -> bool {
+    let digits = format!("{value:0width$o}", width = field.len() - 1);
+    if digits.len() < field.len() {
+        field.fill(0);
+        field[..digits.len()].copy_from_slice(digits.as_bytes());
+        return true;
+    }
+    if base_256 {
+        field.fill(0);
+        field[0] = 0x80;
+        let bytes = value.to_be_bytes();
+        // The field of an owner has eight bytes, of which the first is taken: it holds no more than 56 bits.
+        let count = bytes.len().min(field.len() - 1);
+        let (start, from) = (field.len() - count, bytes.len() - count);
+        field[start..].copy_from_slice(&bytes[from..]);
+    }
+    base_256
 }
 
 /// See [`Block::number`].

@@ -3,10 +3,12 @@
 //! POSIX.1-2017, "pax", "ustar Interchange Format" and "pax Interchange Format"; the GNU tar manual, "Tar Internals".
 //!
 //! - [`header`], [`records`], [`sparse`], [`member`]: one entry.
+//! - [`disk`]: a tar that holds one disk, and no root.
 //! - [`index`], [`tree`]: all of them, as a tree.
 //! - [`edit`], [`write`]: a change of the tree as a change of entries; all other bytes stay.
 //! - [`read_back`]: the check of the result by another reader.
 
+pub(crate) mod disk;
 mod edit;
 mod header;
 mod index;
@@ -19,7 +21,7 @@ mod tree;
 mod write;
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -33,7 +35,7 @@ use deaddrop_core::unfinished::{Unfinished, remove_left};
 use self::edit::{Piece, Plan};
 use self::header::Block;
 pub use self::index::Archive;
-use crate::container::{self, Compression, Container};
+use crate::container::{self, Compression, Container, FileReader};
 use crate::device::{FileDevice, ReadAt};
 use crate::open::destination::{check_replacement, refuse_running_system};
 use crate::open::disk::{Layer, elsewhere, parent};
@@ -58,18 +60,19 @@ pub struct TarRoot<'w> {
     watch: Watch<'w>,
 }
 
-/// True if the file at `path` begins as a tar, compressed or not. What cannot be read is none.
+/// True if the file at `path` begins as a tar, compressed or not, and not of a disk. What cannot be read is none.
 #[must_use]
 pub fn is_tar(path: &Path) -> bool {
     let Ok(input) = Input::open(path) else { return false };
-    let mut head = vec![0; header::BLOCK];
-    let device = FileDevice::new(input.file, input.size);
-    if device.read_exact_at(0, &mut head).is_err() {
+    let head = FileReader { file: &input.file, offset: 0 };
+    let mut start = Vec::new();
+    if head.take(container::START).read_to_end(&mut start).is_err() {
         return false;
     }
-    let Some(compression) = Compression::told_by(&head) else { return tells(&head) };
-    let Ok(input) = Input::open(path) else { return false };
-    tells(&container::decoded_start(compression, &input.file, header::STEP))
+    if let Some(compression) = Compression::told_by(&start) {
+        start = container::decoded_start(compression, &input.file, container::START);
+    }
+    tells(&start) && !disk::tells(&start)
 }
 
 /// True if `head` starts with the header of an entry.
@@ -239,7 +242,7 @@ fn write_pieces(mut from: &File, plan: &Plan<'_>, mut to: &File) -> io::Result<(
                     from.seek(SeekFrom::Start(run.start))?;
                     // Inside the kernel, if it can (copy_file_range).
                     let length = run.end.saturating_sub(run.start);
-                    if io::copy(&mut io::Read::take(from, length), &mut to)? != length {
+                    if io::copy(&mut from.take(length), &mut to)? != length {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                     here = run.end;

@@ -1,10 +1,10 @@
 //! Files with holes: where the parts of one lie that are in the archive. The GNU tar manual, "Storing Sparse Files".
 
-use super::header::{BLOCK, Block, GNU_MORE, GNU_REAL_SIZE, GNU_SPARSE, STEP, number};
+use super::header::{BLOCK, Block, GNU_MORE, GNU_REAL_SIZE, GNU_SPARSE, STEP, number, put_number};
 use super::records::{self, Record, decimal};
 
 /// Maximum number of parts of a file.
-const MOST_PARTS: usize = 1 << 18;
+pub(super) const MOST_PARTS: usize = 1 << 18;
 /// Maximum number of blocks of an old GNU map, each of 21 parts.
 const MOST_BLOCKS: u64 = 1 << 14;
 /// Maximum size of a file, in bytes: ext4's, with blocks of 4 KiB.
@@ -123,6 +123,65 @@ fn leading_numbers(stored: u64, read: ReadBlock<'_>) -> Option<(Vec<u64>, u64)> 
             }
         }
     }
+}
+
+/// Writes a map into a header of old GNU form; returns the blocks that follow it.
+pub(super) fn put_gnu(block: &mut Block, parts: &[(u64, u64)]) -> Vec<u8> {
+    let put = |field: &mut [u8], parts: &[(u64, u64)]| {
+        field.fill(0);
+        for (pair, (offset, size)) in field.chunks_exact_mut(24).zip(parts) {
+            let (first, second) = pair.split_at_mut(12);
+            put_number(first, *offset, true);
+            put_number(second, *size, true);
+        }
+    };
+    let (own, more) = parts.split_at(parts.len().min(4));
+    put(&mut block.0[GNU_SPARSE], own);
+    block.0[GNU_MORE] = u8::from(!more.is_empty());
+    let mut blocks = Vec::new();
+    let mut chunks = more.chunks(21).peekable();
+    while let Some(chunk) = chunks.next() {
+        let mut next = [0; BLOCK];
+        put(&mut next[..504], chunk);
+        next[504] = u8::from(chunks.peek().is_some());
+        blocks.extend(next);
+    }
+    blocks
+}
+
+/// A map in pax form.
+pub(super) struct Written {
+    /// All records of the entry.
+    pub(super) records: Vec<Record>,
+    /// What precedes the parts in the entry's data.
+    pub(super) leading: Vec<u8>,
+}
+
+/// Writes a map in the form that the records of an entry have: version 0.0, 0.1 or 1.0.
+pub(super) fn put_pax(records: &[Record], parts: &[(u64, u64)]) -> Written {
+    let mut leading = Vec::new();
+    let is_of_map = |key: &[u8]| {
+        matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes" | b"GNU.sparse.map" | b"GNU.sparse.numblocks")
+    };
+    let mut kept: Vec<Record> = records.iter().filter(|(key, _)| !is_of_map(key)).cloned().collect();
+    let mut add = |key: &str, value: String| kept.push((key.into(), value.into_bytes()));
+    if records::get(records, "GNU.sparse.major").is_some() {
+        let numbers = parts.iter().map(|(offset, size)| format!("{offset}\n{size}\n"));
+        leading = format!("{}\n{}", parts.len(), numbers.collect::<String>()).into_bytes();
+        leading.resize(leading.len().next_multiple_of(BLOCK), 0);
+    } else {
+        add("GNU.sparse.numblocks", parts.len().to_string());
+        if records::get(records, "GNU.sparse.map").is_some() {
+            let numbers: Vec<String> = parts.iter().map(|(offset, size)| format!("{offset},{size}")).collect();
+            add("GNU.sparse.map", numbers.join(","));
+        } else {
+            for (offset, size) in parts {
+                add("GNU.sparse.offset", offset.to_string());
+                add("GNU.sparse.numbytes", size.to_string());
+            }
+        }
+    }
+    Written { records: kept, leading }
 }
 
 fn pairs(numbers: &[u64]) -> Option<Vec<(u64, u64)>> {

@@ -61,7 +61,7 @@ impl Archive {
 }
 
 /// Where the parts of a file lie: offset in the file, offset in the archive, and number of bytes.
-fn parts(member: &Member) -> Vec<(u64, u64, u64)> {
+pub(super) fn parts(member: &Member) -> Vec<(u64, u64, u64)> {
     let Some(map) = &member.map else { return vec![(0, member.data, member.stored)] };
     let mut from = member.data.saturating_add(map.skip);
     let part = |(offset, size): &(u64, u64)| {

@@ -76,6 +76,17 @@ pub(super) fn changed(member: &Member, change: &Change<'_>) -> Vec<u8> {
     extensions.before(block, name)
 }
 
+/// The header of a sparse entry with other data: `stored` bytes, and `records`. `block` is its header with the new map.
+pub(super) fn resized(member: &Member, mut block: Block, stored: u64, records: Vec<Record>) -> Vec<u8> {
+    let records = records.into_iter().filter(|(key, _)| key != b"size").collect();
+    let mut extensions = Extensions { records, long: Vec::new() };
+    if block.form() == Form::Gnu {
+        extensions.name(&mut block, &member.name);
+    }
+    extensions.number(&mut block, header::SIZE, "size", stored);
+    extensions.before(block, &member.name)
+}
+
 /// What does not fit into a header.
 #[derive(Default)]
 struct Extensions {
