@@ -106,7 +106,7 @@ fn tars_are_read_and_changed_without_harm_or_refused() {
 }
 
 #[test]
-fn archives_of_machines_are_read_or_refused() {
+fn archives_of_machines_and_tars_of_disks_are_read_and_written_or_refused() {
     short(TARGETS[12], 1_000);
 }
 

@@ -124,16 +124,20 @@ impl Target for Tars {
     fn bytes(&self, input: &Input) -> Vec<u8> {
         let mut bytes = input.bytes(&self.bases[input.base]);
         if input.sealed {
-            for block in bytes.chunks_exact_mut(512) {
-                let is_header = block[257..262] == *b"ustar" || (input.base == 3 && block[155] == b' ');
-                if is_header {
-                    block[148..156].fill(b' ');
-                    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-                    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-                }
-            }
+            seal(&mut bytes, input.base == 3);
         }
         bytes
+    }
+}
+
+/// Makes the checksums of all headers right. Those of v7 have no magic.
+pub(super) fn seal(bytes: &mut [u8], v7: bool) {
+    for block in bytes.chunks_exact_mut(512) {
+        if block[257..262] == *b"ustar" || (v7 && block[155] == b' ') {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Proxmox's archives of machines.
+//! Proxmox's archives of machines, and tars with a disk.
 
 use std::fs;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::process::Command;
 
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::output::Destination;
+use deaddrop_image::output::patch::Patch;
 use deaddrop_image::progress::quiet;
 use md5::{Digest, Md5};
 use tempfile::TempDir;
@@ -18,7 +19,8 @@ use super::text::edits;
 use crate::kit::{Scratch, tool};
 
 pub struct Archives {
-    base: Vec<u8>,
+    /// An archive, and tars.
+    bases: Vec<Vec<u8>>,
     directory: TempDir,
 }
 
@@ -39,7 +41,14 @@ impl Archives {
         let devices = [device("drive-efidisk0", &other), device("drive-scsi0", &disk)];
         let script = include_str!("../containers/vma.py");
         tool(Command::new("python3").arg("-c").arg(script).args(make).args(devices));
-        Self { base: fs::read(out).unwrap(), directory: TempDir::new().expect("making a directory") }
+        let mut bases = vec![fs::read(out).unwrap()];
+        fs::rename(&disk, scratch.join("disk.raw")).unwrap();
+        for options in [&["--format=oldgnu", "-S"][..], &["--format=pax", "-S"], &["--format=gnu"]] {
+            let command = &mut Command::new("tar");
+            tool(command.args(options).args(["-b1", "-cf", "x.tar", "disk.raw"]).current_dir(scratch.path()));
+            bases.push(fs::read(scratch.join("x.tar")).unwrap());
+        }
+        Self { bases, directory: TempDir::new().expect("making a directory") }
     }
 }
 
@@ -51,13 +60,30 @@ const FIELDS: [usize; 12] = [0, 4, 48, 52, 56, 2044, 3068, 4128, 4136, 4160, 416
 
 impl Target for Archives {
     fn generate(&mut self, rng: &mut Rng) -> Input {
-        let words = &["VMAE", "VMA\0", "\0\0\0\u{1}", "drive-", "\0", "\u{1}", "\u{2}"];
-        let mut input = Input { edits: edits(rng, &self.base, words), ..Input::default() };
+        let base = rng.below(self.bases.len());
+        let words = &[
+            "VMAE",
+            "disk.raw",
+            "00000000000",
+            "00000001000",
+            "22 GNU.sparse.major=1\n",
+            "S",
+            "x",
+            "VMA\0",
+            "\0\0\0\u{1}",
+            "drive-",
+            "\0",
+            "\u{1}",
+            "\u{2}",
+        ];
+        let mut input = Input { base, edits: edits(rng, &self.bases[base], words), ..Input::default() };
         // Nothing behind a wrong checksum is read.
         input.sealed = !rng.one_in(8);
         if !rng.one_in(4) {
             for edit in &mut input.edits {
                 edit.at = match edit.at % 2 {
+                    // In the first two headers.
+                    _ if base > 0 => edit.at % 1536,
                     0 => FIELDS[edit.at % FIELDS.len()] + edit.at % 4,
                     _ => FIRST + edit.at % 512,
                 };
@@ -71,21 +97,37 @@ impl Target for Archives {
     fn run(&mut self, input: &Input) -> String {
         let path = self.directory.path().join("x.vma");
         write_anew(&path, &self.bytes(input));
-        let destination = Destination::File { path: self.directory.path().join("out.vma"), format: None, force: false };
-        match DiskImage::open_for(&path, &destination, &quiet) {
-            Ok((image, _)) => {
-                let kinds: Vec<&str> = image.layers().iter().map(|layer| layer.kind).collect();
-                format!("opened, {}", kinds.join(" "))
-            }
+        let out = self.directory.path().join(if input.base > 0 { "out.tar" } else { "out.vma" });
+        let _ = fs::remove_file(&out);
+        let destination = Destination::File { path: out.clone(), format: None, force: false };
+        let (image, output) = match DiskImage::open_for(&path, &destination, &quiet) {
+            Ok(opened) => opened,
             Err(error) => {
-                format!("refused: {}", first_words(&error.to_string().replace(path.to_str().unwrap(), "x.vma")))
+                let error = error.to_string().replace(path.to_str().unwrap(), "x");
+                return format!("refused: {}", first_words(&error));
             }
+        };
+        let kinds: Vec<&str> = image.layers().iter().map(|layer| layer.kind).collect();
+        let said = format!("opened, {}", kinds.join(" "));
+        let is_packed = kinds.len() > 1;
+        let (size, disk) = (image.size(), image.disk());
+        let mut before = vec![0; size.min(1 << 20) as usize];
+        disk.read_exact_at(0, &mut before).unwrap();
+        if is_packed && size <= 1 << 30 {
+            output.commit(image, &Patch::default(), &quiet).expect("what was read is written");
+            let image = DiskImage::open(&out, &quiet).expect("what was written is read");
+            let mut after = vec![0; before.len()];
+            image.disk().read_exact_at(0, &mut after).unwrap();
+            assert!(image.size() == size && after == before, "the disk came out otherwise");
         }
+        said
     }
 
     fn bytes(&self, input: &Input) -> Vec<u8> {
-        let mut bytes = input.bytes(&self.base);
-        if input.sealed {
+        let mut bytes = input.bytes(&self.bases[input.base]);
+        if input.sealed && input.base > 0 {
+            super::tar::seal(&mut bytes, false);
+        } else if input.sealed {
             let size = bytes.get(56..60).map_or(0, |size| u32::from_be_bytes(size.try_into().unwrap()) as usize);
             for (start, place, length) in [(0, 32, size), (FIRST, 24, 512)] {
                 if let Some(part) = bytes.get_mut(start..start + length).filter(|part| part.len() >= place + 16) {

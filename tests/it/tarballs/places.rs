@@ -5,6 +5,7 @@ use std::process::Command;
 use super::{MAKERS, items, prepared};
 use crate::kit::files::fingerprint;
 use crate::kit::manifest::{Item, Manifest};
+use crate::kit::nixos::{NixosRoot, Users};
 use crate::kit::tool;
 
 #[test]
@@ -40,6 +41,30 @@ fn scan_finds_values_in_files_that_others_can_read_and_writes_nothing() {
     MAKERS[3].make(&manifest.scratch, &root, "node.tar");
     manifest.deaddrop(&["inject", "node.tar"]).run().expect_code(0);
     manifest.deaddrop(&["scan", "node.tar"]).run().expect_code(0);
+}
+
+#[test]
+fn lint_reads_a_nixos_from_a_tar_as_from_its_directory() {
+    let manifest = Manifest::new(vec![Item::new("token", "/etc/secrets/token")]);
+    let mut root = NixosRoot::new(&manifest.scratch);
+    root.users(Users::Perl { mutable: false });
+    let tar = manifest.scratch.join("node.tar.xz");
+    // As nixpkgs makes LXC's tarballs.
+    let pack = "exec tar --sort=name --owner=0 --group=0 --numeric-owner -cJf \"$0\" *";
+    tool(Command::new("sh").args(["-c", pack]).arg(&tar).current_dir(root.path()));
+    let linted = |target: &str| {
+        let mut json = manifest.deaddrop(&["lint", "--json", target]).run().expect_code(0).json();
+        json["target"].take();
+        json
+    };
+    assert_eq!(linted("node.tar.xz"), linted("root"));
+    let before = fingerprint(&tar);
+    manifest
+        .deaddrop_alone(&["inspect", "node.tar.xz"])
+        .run()
+        .expect_code(0)
+        .expect_output("NixOS: nixos-system-node1");
+    assert!(fingerprint(&tar) == before);
 }
 
 #[test]
