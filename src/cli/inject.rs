@@ -34,7 +34,7 @@ pub struct Args {
     manifest: ManifestArgs,
 
     /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, .gz, .xz, .bz2, otherwise
-    /// none)
+    /// none); for a tar of a root: .tar, .tar.gz, …
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 

@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{assert_in, assert_lists, by_script, extracted};
 use crate::kit::files::holds;
 use crate::kit::manifest::{Item, Manifest};
+use crate::kit::tool;
 
 /// Entries in the words of `SCRIPT`: a name, and what it is.
 const SCRIPT: &str = r#"
@@ -80,6 +82,56 @@ fn hard_links_to_a_replaced_file_keep_its_content_and_each_other() {
             assert_ne!(inode("etc/b"), inode("etc/token"), "{entries:?}");
         }
     }
+}
+
+#[test]
+fn a_hard_link_to_a_replaced_file_with_holes_keeps_the_holes() {
+    for options in [&["--format=gnu"][..], &["--format=pax"], &["--format=pax", "--sparse-version=0.1"]] {
+        let manifest = manifest();
+        let root = manifest.scratch.join("root");
+        fs::create_dir_all(root.join("etc")).unwrap();
+        let sparse = fs::File::create(root.join("etc/token")).unwrap();
+        sparse.set_len(3 << 20).unwrap();
+        // More parts than a header of old GNU form has room for.
+        for at in 0..40 {
+            std::os::unix::fs::FileExt::write_all_at(&sparse, b"part", at * 70_000).unwrap();
+        }
+        fs::hard_link(root.join("etc/token"), root.join("other")).unwrap();
+        let tar = manifest.scratch.join("node.tar");
+        let command = &mut Command::new("tar");
+        tool(
+            command
+                .args(options)
+                .args(["-S", "--owner=0", "--group=0", "-cf"])
+                .arg(&tar)
+                .args(["etc", "other"])
+                .current_dir(&root),
+        );
+        let after = injected(&manifest, &tar);
+        assert!(fs::read(after.join("other")).unwrap() == fs::read(root.join("etc/token")).unwrap(), "{options:?}");
+        assert!(fs::metadata(&tar).unwrap().len() < 1 << 20, "{options:?}");
+    }
+}
+
+#[test]
+fn a_new_file_gets_the_label_of_its_neighbours() {
+    let manifest = manifest();
+    let path = manifest.scratch.join("node.tar");
+    let make = r#"
+import io, sys, tarfile
+with tarfile.open(sys.argv[1], "w", format=tarfile.PAX_FORMAT) as archive:
+    for name, label in (("etc", "etc_t"), ("etc/a", "file_t"), ("etc/b", "file_t")):
+        member = tarfile.TarInfo(name)
+        member.pax_headers = {"SCHILY.xattr.security.selinux": "u:object_r:" + label + ":s0\0"}
+        if name == "etc":
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(member, io.BytesIO(b""))
+"#;
+    by_script(make, &[path.to_str().unwrap()]);
+    injected(&manifest, &path);
+    let list = "import sys, tarfile\nprint(tarfile.open(sys.argv[1]).getmember('etc/token').pax_headers)";
+    let list = by_script(list, &[path.to_str().unwrap()]);
+    assert!(list.contains("'SCHILY.xattr.security.selinux': 'u:object_r:file_t:s0\\x00'"), "{list}");
 }
 
 #[test]
