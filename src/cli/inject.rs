@@ -1,6 +1,7 @@
 //! `deaddrop inject`: writes secrets into an image or a directory.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -8,6 +9,8 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
 use deaddrop_image::container::Format;
 use deaddrop_image::output::Destination;
+use deaddrop_image::progress::Watch;
+use deaddrop_image::sidecars;
 use deaddrop_image::table::root::Backend;
 
 use super::args::{ManifestArgs, Target, TargetArgs};
@@ -44,6 +47,12 @@ pub struct Args {
     #[arg(long, value_name = "raw|qcow2|vmdk|vdi|vhd|vhdx", value_parser = formats(), hide_possible_values = true,
           requires = "output")]
     format: Option<Format>,
+
+    /// Write OUT.sha256, OUT.bmap (not for qcow2 and the like) and OUT's line of SHA256SUMS beside it, too
+    ///
+    /// Without -o, those of TARGET. Without this option, one that does not fit any more is named.
+    #[arg(long)]
+    sidecars: bool,
 
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
@@ -102,6 +111,10 @@ impl Args {
             let message = format!("--new-root is for a directory, and `{}` is none", path.display());
             return Err(Failure::usage(Message::new(message).hint("leave it out")));
         }
+        if self.sidecars && !is_file(self.output.as_deref().unwrap_or(path)) {
+            let message = format!("--sidecars is for an image file, and `{}` is none", path.display());
+            return Err(Failure::usage(Message::new(message).hint("leave it out")));
+        }
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;
@@ -146,7 +159,33 @@ impl Args {
             exit = Exit::HalfDone;
         }
         ui.info(&self.closing_line(&name, plan, rewrites, started.elapsed()));
+        let changed = !changes.is_empty();
+        // The image is read again, and is locked until then.
+        drop((changes, prepared));
+        if let Err(message) = self.see_to_sidecars(ui, changed, &watch) {
+            print_error_stream(&message.render());
+            exit = Exit::HalfDone;
+        }
         Ok(exit)
+    }
+
+    /// Writes the sidecars of the image that was written, or names those that it does not fit any more.
+    fn see_to_sidecars(&self, ui: &Ui, changed: bool, watch: Watch<'_>) -> Result<(), Message> {
+        let image = self.output.as_deref().unwrap_or(&self.target.target);
+        if !self.sidecars {
+            if (changed || self.output.is_some()) && is_file(image) {
+                for sidecar in sidecars::of(image) {
+                    ui.info(&format!("{sidecar} does not fit the new {} (--sidecars writes it)", image.display()));
+                }
+            }
+            return Ok(());
+        }
+        let written = sidecars::write(image, watch).map_err(|error| {
+            let message = Message::new("--sidecars: the image is written, and what is beside it does not fit it");
+            message.caused_by(&error).hint("the same command again writes the sidecars; with -o, add --force")
+        })?;
+        written.iter().for_each(|sidecar| ui.info(&format!("{sidecar} written")));
+        Ok(())
     }
 
     /// `rewrites`: all of the image was written anew, since it is that.
@@ -162,6 +201,11 @@ impl Args {
             None => format!("{name}: nothing to do, {declared} as declared"),
         }
     }
+}
+
+/// True for a regular file, and for a name that nothing has yet.
+fn is_file(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |found| found.is_file())
 }
 
 fn formats() -> impl TypedValueParser<Value = Format> {

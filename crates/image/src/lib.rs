@@ -72,6 +72,7 @@ pub mod native;
 pub mod open;
 pub mod output;
 pub mod progress;
+pub mod sidecars;
 pub mod table;
 pub mod tar;
 pub mod undo;

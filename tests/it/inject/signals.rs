@@ -226,6 +226,28 @@ fn sigkill_leaves_the_image_old_or_new_and_nothing_beside_it() {
 }
 
 #[test]
+fn sigkill_at_every_writing_call_on_a_qcow2_image_leaves_it_old_or_new() {
+    let stopped = Stopped::new("none.qcow2", None);
+    for call in ["pwrite64", "ftruncate", "sync_file_range", "fchmod", "fchown", "fsync", "linkat", "rename", "unlink"]
+    {
+        // Until the call is not made so often any more.
+        for number in 1..100 {
+            let what = format!("{call} {number}");
+            let (state, done) = stopped.state_after(&what, |stopped| {
+                let injection = format!("{call}:signal=SIGKILL:when={number}");
+                stopped.manifest.deaddrop(&stopped.args()).tampered(&injection).run()
+            });
+            if done.status().success() {
+                assert_eq!(state, State::New, "{what}");
+                break;
+            }
+            assert_eq!(done.status().signal(), Some(9), "{what}: {}", done.stderr());
+            assert!(number < 99, "{call} is made too often");
+        }
+    }
+}
+
+#[test]
 fn a_signal_at_any_time_leaves_old_or_new() {
     let stopped = Stopped::new("none.img.zst", Some("out.img.zst"));
     let (_, whole) = stopped.state_after("whole", |stopped| stopped.manifest.deaddrop(&stopped.args()).run());

@@ -43,6 +43,14 @@ pub fn reflink_range(from: &File, from_offset: u64, size: u64, to: &File, to_off
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Asks the kernel to begin writing `size` bytes of a file from `offset` on to the disk, so that less is left for an
+/// fsync. Best effort: sync_file_range(2).
+pub fn begin_writing(file: &File, offset: u64, size: u64) {
+    let (Ok(offset), Ok(size)) = (i64::try_from(offset), i64::try_from(size)) else { return };
+    // SAFETY: numbers only.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, size, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// True for a block device that is read-only in the kernel: a locked card, `blockdev --setro`.
 ///
 /// # Errors

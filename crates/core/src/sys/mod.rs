@@ -13,8 +13,8 @@ mod signals;
 pub use self::btrfs::{btrfs_device, btrfs_search, btrfs_subvolume};
 pub use self::clock::ThreadClock;
 pub use self::files::{
-    APPEND_ONLY, EXTENT_SIZE, IMMUTABLE, extents, file_flags, is_read_only, next_data, open_terminal, reflink,
-    reflink_range, trim,
+    APPEND_ONLY, EXTENT_SIZE, IMMUTABLE, begin_writing, extents, file_flags, is_read_only, next_data, open_terminal,
+    reflink, reflink_range, trim,
 };
 pub use self::loop_device::{configure_loop_device, free_loop_device};
 pub use self::memory::{lock_all, lock_memory};

@@ -35,9 +35,38 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
         32769,
         b"CD001",
         "an ISO 9660 image",
-        "an ISO cannot take secrets: its root is a read-only squashfs; build a raw or sd-card image instead",
+        "its root is a read-only squashfs: build a raw-efi image, or a disko image as an installer, and inject into \
+         that",
     ),
+    (
+        0,
+        b"hsqs",
+        "a squashfs, which is read-only by design",
+        "build an image with an ext4 root: raw-efi, or a disko image",
+    ),
+    (0, b"070701", "a cpio archive (an initrd, as for netboot)", NETBOOT),
 ];
+
+const NETBOOT: &str =
+    "a system from the network has no disk: put the secrets where it gets them when it runs, or build a raw-efi image";
+
+/// What a tar archive is by the name of its first file, and what to do with it: OVF 1.1, section 2 ("the descriptor
+/// shall be the first file"); Vagrant's "Box File Format".
+const ARCHIVES: &[(&str, &str, &str)] = &[
+    (
+        ".ovf",
+        "an OVA",
+        "tar -xf IMAGE unpacks it; then `deaddrop inject DISK.vmdk -o NEW.vmdk`, and make an OVA of that again \
+         (VBoxManage export, or ovftool): the digests in its manifest (.mf) change",
+    ),
+    ("metadata.json", "a Vagrant box", BOX),
+    ("Vagrantfile", "a Vagrant box", BOX),
+    ("box.img", "a Vagrant box", BOX),
+    ("box.ovf", "a Vagrant box", BOX),
+];
+
+const BOX: &str = "tar -xf IMAGE unpacks it; then `deaddrop inject box.img` (or the .vmdk), and tar -czf NEW.box with \
+                   all of the files";
 
 /// Number of bytes at the start that [`refuse`] checks, at most.
 pub(super) const HEAD: usize = 32774;
@@ -51,10 +80,30 @@ pub(crate) fn refuse(head: &[u8], name: &str) -> Result<(), StorageError> {
         let hint = "decompress it first: unlzma -k IMAGE";
         return Err(StorageError::unsupported(format!("{name} is lzma-compressed"), hint));
     }
+    if has(head, 257, b"ustar")
+        && let Some((kind, hint)) = archive(head)
+    {
+        return Err(StorageError::unsupported(format!("{name} is {kind}"), hint));
+    }
     match FOREIGN.iter().find(|(offset, magic, ..)| has(head, *offset, magic)) {
         Some((.., kind, hint)) => Err(StorageError::unsupported(format!("{name} is {kind}"), *hint)),
         None => Ok(()),
     }
+}
+
+/// True for the start of a tar archive that is refused by its name.
+pub(crate) fn is_archive(head: &[u8]) -> bool {
+    has(head, 257, b"ustar") && archive(head).is_some()
+}
+
+/// What the name of its first file tells of a tar archive: 100 bytes, which zeros end.
+fn archive(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    let first = String::from_utf8_lossy(head.get(..100)?.split(|byte| *byte == 0).next()?).into_owned();
+    let first = first.strip_prefix("./").unwrap_or(&first);
+    // Vagrant's box.ovf is the more exact one.
+    let exact = ARCHIVES.iter().find(|(file, ..)| *file == first);
+    let found = exact.or_else(|| ARCHIVES.iter().find(|(file, ..)| file.starts_with('.') && first.ends_with(file)));
+    found.map(|(_, kind, hint)| (*kind, *hint))
 }
 
 /// The LZMA_Alone format has no magic. The LZMA SDK's "lzma-specification.txt": properties (a byte below 225; `lzma`
@@ -88,6 +137,17 @@ mod tests {
             let error = refuse(&file, "x.img").unwrap_err();
             assert_eq!(error.to_string(), format!("x.img is {kind}"));
             assert!(error.hint().is_some(), "{kind}");
+        }
+        for (name, kind) in [
+            ("appliance.ovf", "an OVA"),
+            ("./metadata.json", "a Vagrant box"),
+            ("box.ovf", "a Vagrant box"),
+            ("disk.txt", "a tar archive"),
+        ] {
+            let mut archive = vec![0; 1024];
+            archive[..name.len()].copy_from_slice(name.as_bytes());
+            archive[257..262].copy_from_slice(b"ustar");
+            assert_eq!(refuse(&archive, "x").unwrap_err().to_string(), format!("x is {kind}"));
         }
         // The first bytes of `lzma` and `xz --format=lzma`, with a dictionary of 8 MiB and unknown size.
         let lzma = b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x08".to_vec();

@@ -35,7 +35,7 @@ use deaddrop_core::unfinished::{Unfinished, remove_left};
 use self::edit::{Piece, Plan};
 use self::header::Block;
 pub use self::index::Archive;
-use crate::container::{self, Compression, Container, FileReader};
+use crate::container::{self, Compression, Container, FileReader, foreign};
 use crate::device::{FileDevice, ReadAt};
 use crate::open::destination::{check_replacement, refuse_running_system};
 use crate::open::disk::{Layer, elsewhere, parent};
@@ -60,7 +60,7 @@ pub struct TarRoot<'w> {
     watch: Watch<'w>,
 }
 
-/// True if the file at `path` begins as a tar, compressed or not, and not of a disk. What cannot be read is none.
+/// True if the file at `path` begins as a tar, compressed or not, that is none of a disk, no OVA and no Vagrant box. What cannot be read is none.
 #[must_use]
 pub fn is_tar(path: &Path) -> bool {
     let Ok(input) = Input::open(path) else { return false };
@@ -72,7 +72,7 @@ pub fn is_tar(path: &Path) -> bool {
     if let Some(compression) = Compression::told_by(&start) {
         start = container::decoded_start(compression, &input.file, container::START);
     }
-    tells(&start) && !disk::tells(&start)
+    tells(&start) && !disk::tells(&start) && !foreign::is_archive(&start)
 }
 
 /// True if `head` starts with the header of an entry.

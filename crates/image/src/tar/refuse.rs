@@ -17,12 +17,7 @@ pub(super) fn no_root(archive: &Archive, name: &str) -> Result<(), StorageError>
     }
     let top = archive.list(ROOT);
     let has = |wanted: &str| top.iter().any(|child| *archive.names[at(*child)].name == *wanted.as_bytes());
-    let ends = |suffix: &str| top.iter().any(|child| archive.names[at(*child)].name.ends_with(suffix.as_bytes()));
-    let (kind, hint) = if ends(".ovf") {
-        ("an OVA", "tar -xf it, and qemu-img convert -O raw DISK.vmdk disk.img; then import the changed disk")
-    } else if has("Vagrantfile") || has("box.img") {
-        ("a Vagrant box", "tar -xf it; box.img in it is a qcow2 image, and *.vmdk needs qemu-img convert -O raw")
-    } else if has("manifest.json") || has("oci-layout") {
+    let (kind, hint) = if has("manifest.json") || has("oci-layout") {
         (
             "an archive of a container image with its layers",
             "export one file system of it: docker export, podman export",

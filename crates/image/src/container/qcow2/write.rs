@@ -22,6 +22,8 @@ use crate::progress::Work;
 
 /// Bytes of the disk that are worked on at a time, if a cluster is not larger.
 const CHUNK: u64 = 2 << 20;
+/// Bytes after which the kernel is asked to write them to the disk.
+const BEGIN: u64 = 8 << 20;
 /// `header_length` of version 3, with `compression_type` and its padding.
 const HEADER_LENGTH: u32 = 112;
 /// Refcounts have 16 bits; fewer compressed clusters than that are put into one.
@@ -79,6 +81,7 @@ pub(crate) fn write(
                 (true, Some(source)) => writer.write_each(at, size, patch, source, entries)?,
             }
             at += size;
+            writer.begin_writing();
             job.tell(Work::Copy, at);
         }
         if table.iter().any(|entry| *entry != 0) {
@@ -106,13 +109,17 @@ struct Writer<'a> {
     room: (u64, u64),
     /// False once the file system has not let a cluster share its blocks with the source's.
     shares: bool,
+    /// Bytes that the kernel was asked to write to the disk.
+    begun: u64,
+    /// That of the chunk before: to allocate and to wipe one each time costs more than to fill it.
+    buffer: Option<Wiped>,
 }
 
 impl<'a> Writer<'a> {
     fn new(shape: Shape, job: &'a CopyJob<'a>, to: &'a File) -> Self {
         // The first cluster is the header's.
         let (cluster, shared) = (1 << shape.cluster_bits, BTreeMap::new());
-        Self { shape, job, to, cluster, next: 1, shared, room: (0, 0), shares: false }
+        Self { shape, job, to, cluster, next: 1, shared, room: (0, 0), shares: false, begun: 0, buffer: None }
     }
 
     /// Bytes of the disk that one L2 table maps.
@@ -128,15 +135,26 @@ impl<'a> Writer<'a> {
         offset
     }
 
+    /// The disk works while the next chunks are read.
+    fn begin_writing(&mut self) {
+        let done = self.next << self.shape.cluster_bits;
+        if done.saturating_sub(self.begun) >= BEGIN {
+            sys::begin_writing(self.to, self.begun, done - self.begun);
+            self.begun = done;
+        }
+    }
+
     fn put(&self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         self.to.write_all_at(bytes, offset).map_err(|e| self.job.writing(e))
     }
 
     /// `size` bytes of the changed disk from `at` on, filled up to whole clusters.
-    fn read(&self, at: u64, size: u64, patch: &Patch<'_>) -> Result<Wiped, StorageError> {
-        let whole = size.next_multiple_of(self.cluster);
-        let mut buffer = Wiped::zeros(usize::try_from(whole).unwrap_or_default());
-        let part = buffer.get_mut(..usize::try_from(size).unwrap_or_default()).unwrap_or_default();
+    fn read(&mut self, at: u64, size: u64, patch: &Patch<'_>) -> Result<Wiped, StorageError> {
+        let whole = usize::try_from(size.next_multiple_of(self.cluster)).unwrap_or_default();
+        let before = self.buffer.take().filter(|buffer| buffer.len() == whole);
+        let mut buffer = before.unwrap_or_else(|| Wiped::zeros(whole));
+        let (part, rest) = buffer.split_at_mut(usize::try_from(size).unwrap_or_default().min(whole));
+        rest.fill(0);
         self.job.from.read_exact_at(at, part).map_err(|e| self.job.reading(e))?;
         patch.lay_over(at, part);
         Ok(buffer)
@@ -163,6 +181,7 @@ impl<'a> Writer<'a> {
             // One of the two is 0.
             number = number.saturating_add(zeros).saturating_add(data);
         }
+        self.buffer = Some(buffer);
         Ok(())
     }
 

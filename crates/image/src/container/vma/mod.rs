@@ -40,6 +40,8 @@ struct Found {
     seen: Vec<Vec<u64>>,
     /// Where the first clusters of each device lie.
     heads: Vec<(Cluster, u64)>,
+    /// The device of the last cluster, and the number of its clusters; `None` for a stream.
+    last: Option<(u8, Option<u64>)>,
 }
 
 impl Vma {
@@ -61,7 +63,7 @@ impl Vma {
             let words = device.size.div_ceil(CLUSTER).div_ceil(64);
             vec![0_u64; usize::try_from(words).unwrap_or(0)]
         };
-        let mut found = Found { seen: vec![Vec::new(); 256], heads: Vec::new() };
+        let mut found = Found { seen: vec![Vec::new(); 256], heads: Vec::new(), last: None };
         for device in &header.devices {
             found.seen[usize::from(device.id)] = bits(device);
         }
@@ -150,17 +152,23 @@ impl Found {
         if cluster.device == 0 {
             return Ok(());
         }
-        let device = header.devices.iter().find(|device| device.id == cluster.device);
-        let device = device.ok_or("a cluster is of no device")?;
-        if role(device) == Role::State {
-            // A stream, whose clusters have no place.
-            return Ok(());
-        }
-        if u64::from(cluster.number) >= device.size.div_ceil(CLUSTER) {
+        // The devices are few, and the clusters of a large disk many: what is known of the last one helps.
+        let clusters = match self.last {
+            Some((id, clusters)) if id == cluster.device => clusters,
+            _ => {
+                let device = header.devices.iter().find(|device| device.id == cluster.device);
+                let device = device.ok_or("a cluster is of no device")?;
+                // A state is a stream, whose clusters have no place.
+                (role(device) != Role::State).then_some(device.size.div_ceil(CLUSTER))
+            }
+        };
+        self.last = Some((cluster.device, clusters));
+        let Some(clusters) = clusters else { return Ok(()) };
+        if u64::from(cluster.number) >= clusters {
             return Err("a cluster lies behind the end of its device");
         }
         let (word, bit) = (cluster.number / 64, 1_u64 << (cluster.number % 64));
-        let word = usize::try_from(word).ok().and_then(|word| self.seen[usize::from(device.id)].get_mut(word));
+        let word = usize::try_from(word).ok().and_then(|word| self.seen[usize::from(cluster.device)].get_mut(word));
         let word = word.ok_or("a cluster lies behind the end of its device")?;
         if *word & bit != 0 {
             return Err("a cluster is there twice");
