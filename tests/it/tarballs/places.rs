@@ -68,6 +68,22 @@ fn lint_reads_a_nixos_from_a_tar_as_from_its_directory() {
 }
 
 #[test]
+fn a_tar_smaller_than_a_block_when_it_is_compressed_is_taken_and_gets_its_digests() {
+    let manifest = Manifest::new(vec![Item::new("token", "/etc/token")]);
+    std::fs::create_dir_all(manifest.scratch.join("root/etc")).unwrap();
+    let tar = manifest.scratch.join("node.tar.gz");
+    let root = manifest.scratch.join("root");
+    tool(Command::new("tar").args(["--owner=0", "--group=0", "-czf"]).arg(&tar).arg("etc").current_dir(root));
+    assert!(std::fs::metadata(&tar).unwrap().len() < 512);
+    manifest.deaddrop(&["inject", "node.tar.gz", "-o", "out.tar.gz", "--sidecars"]).run().expect_code(0);
+    tool(
+        Command::new("sha256sum").args(["-c", "out.tar.gz.sha256", "SHA256SUMS"]).current_dir(manifest.scratch.path()),
+    );
+    assert!(!manifest.scratch.join("out.tar.gz.bmap").exists());
+    manifest.deaddrop(&["inject", "out.tar.gz"]).run().expect_code(0).expect_error("nothing to do");
+}
+
+#[test]
 fn plan_writes_nothing_and_json_has_the_changes() {
     let (manifest, tar) = prepared(items(), &MAKERS[0], "node.tar");
     let before = fingerprint(&tar);

@@ -36,7 +36,7 @@ use self::edit::{Piece, Plan};
 use self::header::Block;
 pub use self::index::Archive;
 use crate::container::{self, Compression, Container, FileReader, foreign};
-use crate::device::{FileDevice, ReadAt};
+use crate::device::FileDevice;
 use crate::open::destination::{check_replacement, refuse_running_system};
 use crate::open::disk::{Layer, elsewhere, parent};
 use crate::open::input::{Access, Input};
@@ -101,12 +101,10 @@ impl<'w> TarRoot<'w> {
             // Whole files with values in them, of runs that were killed.
             let _ = remove_left(output.directory());
         }
-        let mut head = vec![0; header::BLOCK];
         let opening = |e| StorageError::io(format!("opening {name}"), e);
-        let own = input.file.try_clone().map_err(opening)?;
-        FileDevice::new(own, input.size)
-            .read_exact_at(0, &mut head)
-            .map_err(|e| StorageError::io(format!("reading {name}"), e))?;
+        let mut head = Vec::new();
+        let start = FileReader { file: &input.file, offset: 0 }.take(header::STEP).read_to_end(&mut head);
+        start.map_err(|e| StorageError::io(format!("reading {name}"), e))?;
         let compression = Compression::told_by(&head);
         let (file, size) = match compression {
             None => (input.file.try_clone().map_err(opening)?, input.size),

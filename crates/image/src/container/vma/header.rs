@@ -97,10 +97,12 @@ pub(super) struct Cluster {
     pub(super) mask: u16,
 }
 
-/// The clusters of the extent whose header this is. `None` if it is damaged, or of another file.
-pub(super) fn clusters(bytes: &[u8; EXTENT], uuid: &[u8; 16]) -> Option<Vec<Cluster>> {
-    let fits =
-        bytes.starts_with(EXTENT_MAGIC) && array(bytes, 8).as_ref() == Some(uuid) && is_sealed(bytes, EXTENT_MD5);
+/// The clusters of the extent whose header this is. `None` if it is damaged, or of another file. The checksum of one that
+/// was `seen` before is not computed again.
+pub(super) fn clusters(bytes: &[u8; EXTENT], uuid: &[u8; 16], seen: bool) -> Option<Vec<Cluster>> {
+    let fits = bytes.starts_with(EXTENT_MAGIC)
+        && array(bytes, 8).as_ref() == Some(uuid)
+        && (seen || is_sealed(bytes, EXTENT_MD5));
     let mut clusters = Vec::with_capacity(CLUSTERS);
     let mut blocks = 0;
     for index in 0..CLUSTERS {

@@ -67,7 +67,7 @@ impl Vma {
         for device in &header.devices {
             found.seen[usize::from(device.id)] = bits(device);
         }
-        let mut walk = Walk::new(&*device, &header, name);
+        let mut walk = Walk::new(&*device, &header, name, false);
         while let Some(extent) = walk.next()? {
             for (cluster, at) in extent {
                 found.take(&header, cluster, at).map_err(damaged)?;
@@ -89,7 +89,7 @@ impl Vma {
     /// `Io`, also if there is no space.
     pub(crate) fn decode(&self, to: &File) -> Result<u64, StorageError> {
         let writing = |e| StorageError::io(format!("writing the disk in {}", self.name), e);
-        let mut walk = Walk::new(&*self.device, &self.header, &self.name);
+        let mut walk = Walk::new(&*self.device, &self.header, &self.name, true);
         while let Some(extent) = walk.next()? {
             // Most clusters of a large disk are zero, and are holes.
             let ours = |cluster: &Cluster| cluster.device == self.disk.id && cluster.mask != 0;
@@ -115,7 +115,7 @@ impl Vma {
         }
         let mut to = BufWriter::new(to);
         to.write_all(&self.header.bytes).map_err(|e| job.writing(e))?;
-        let mut walk = Walk::new(&*self.device, &self.header, &self.name);
+        let mut walk = Walk::new(&*self.device, &self.header, &self.name, true);
         let mut done = 0_u64;
         while let Some(extent) = walk.next()? {
             let (mut clusters, mut stored) = (Vec::new(), Wiped::default());
@@ -241,12 +241,14 @@ struct Walk<'a> {
     uuid: &'a [u8; 16],
     at: u64,
     name: &'a str,
+    /// The archive was walked and checked before.
+    seen: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn new(device: &'a dyn ReadAt, header: &'a Header, name: &'a str) -> Self {
+    fn new(device: &'a dyn ReadAt, header: &'a Header, name: &'a str, seen: bool) -> Self {
         let at = u64::try_from(header.bytes.len()).unwrap_or(u64::MAX);
-        Self { device, uuid: &header.uuid, at, name }
+        Self { device, uuid: &header.uuid, at, name, seen }
     }
 
     /// The clusters of the next extent, each with the place of its blocks.
@@ -262,7 +264,7 @@ impl<'a> Walk<'a> {
         let mut bytes = [0; EXTENT];
         let reading = |e| StorageError::io(format!("reading {}", self.name), e);
         self.device.read_exact_at(self.at, &mut bytes).map_err(reading)?;
-        let clusters = header::clusters(&bytes, self.uuid).ok_or_else(|| {
+        let clusters = header::clusters(&bytes, self.uuid, self.seen).ok_or_else(|| {
             StorageError::corrupt(format!("{}: the VMA archive is damaged: its extent at {}", self.name, self.at))
         })?;
         let mut at = start;
