@@ -27,7 +27,7 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (
         257,
         b"ustar",
-        "a tar archive, and no disk image",
+        "a tar archive",
         "a root in a tar is taken by plan, verify, inject, inspect, lint and scan; for another one, unpack it with tar -xf \
          IMAGE: what is inside may be a raw disk, or need qemu-img convert -O raw",
     ),
