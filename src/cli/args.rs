@@ -58,7 +58,7 @@ impl HostsArgs {
 /// Selects the target.
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
 
@@ -88,7 +88,7 @@ pub struct PlaceArgs {
 /// Selects what `plan` and `verify` survey: one target, or all hosts.
 #[derive(Debug, clap::Args)]
 pub struct SurveyArgs {
-    /// An image, a block device, a directory with a root file system, or @HOST for a running node of the manifest
+    /// An image, a block device, a directory or tar with a root file system, or @HOST for a running node of the manifest
     #[arg(value_name = "TARGET", required_unless_present = "all", conflicts_with = "all")]
     target: Option<PathBuf>,
 

@@ -21,7 +21,8 @@ use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_strea
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::plan::Plan;
 
-/// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
+/// Writes the declared secrets into an image or a tar with a root file system, in place or as a new file, or into a
+/// directory with a root file system.
 ///
 /// Example: deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 ///
@@ -39,7 +40,7 @@ pub struct Args {
     hosts: HostsArgs,
 
     /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, .gz, .xz, .bz2, otherwise
-    /// none)
+    /// none); for a tar of a root: .tar, .tar.gz, …
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
 
@@ -244,7 +245,7 @@ impl Args {
 fn formats() -> impl TypedValueParser<Value = Format> {
     let named = |format: Format| PossibleValue::new(format.name()).aliases((format == Format::Vhd).then_some("vpc"));
     // Only these names get here.
-    PossibleValuesParser::new(Format::ALL.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
+    PossibleValuesParser::new(Format::MADE.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
 }
 
 fn in_place_must_be_asked_for() -> StorageError {

@@ -26,7 +26,7 @@ const USUAL: &str = "secrets.yaml";
 /// can be read. Without a manifest it lists what the system reads.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 

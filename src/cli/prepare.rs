@@ -5,14 +5,19 @@ use std::time::{Duration, SystemTime};
 use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::TreeChange;
 use deaddrop_core::warning::Warning;
+use deaddrop_image::native::NativeImage;
+use deaddrop_image::open::disk::OfHost;
 use deaddrop_image::output::Destination;
-use deaddrop_image::progress::Watch;
+use deaddrop_image::progress::{Watch, quiet};
+use deaddrop_image::tar::{self, TarOfHost, TarRoot};
 
 use super::args::{ManifestArgs, SshArgs, Target};
 use super::select::{load, manifest_warnings, select, select_of_node};
 use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
+use crate::place::image::ImagePlace;
+use crate::place::tar::TarPlace;
 use crate::place::{Change, Place, Survey, SystemChoice, Wanted};
 use crate::report::public::KnownAs;
 use crate::report::{ProgressDisplay, Ui};
@@ -64,6 +69,30 @@ impl<'w> Opened<'w> {
         match self {
             Self::Files(place) => Ok(&mut **place),
             Self::Node(_) => Err(failure::only_rotate(name)),
+        }
+    }
+}
+
+/// A base that is open for one host.
+pub enum Base {
+    /// A disk image.
+    Disk(OfHost),
+    /// A tar of a root.
+    Tar(TarOfHost),
+}
+
+impl Base {
+    /// The place of the host.
+    ///
+    /// # Errors
+    /// If the root of an image cannot be read.
+    pub fn place(self, root_partition: Option<&str>) -> Result<Box<dyn Change>, StorageError> {
+        match self {
+            Self::Disk((image, output)) => {
+                let image = NativeImage::with(image, output, root_partition, &quiet)?;
+                Ok(Box::new(ImagePlace::Native(Box::new(image))))
+            }
+            Self::Tar(tar) => Ok(Box::new(TarPlace(tar.with(&quiet)))),
         }
     }
 }
@@ -250,6 +279,9 @@ pub fn open<'w>(
     watch: Watch<'w>,
 ) -> Result<Box<dyn Change + 'w>, StorageError> {
     let path = target.path;
+    if !path.is_dir() && tar::is_tar(path) {
+        return open_tar(target, destination, watch);
+    }
     if !path.is_dir() {
         return target.place.backend.open(ui, path, target.place.root_partition.as_deref(), destination, watch);
     }
@@ -273,6 +305,47 @@ pub fn open<'w>(
             Ok(Box::new(DirectoryPlace::open(path)?))
         }
     }
+}
+
+/// Opens a base once for all hosts, and gives the place of each; none if each opens it for itself. See
+/// [`deaddrop_image::open::disk::DiskImage::open_for_all`].
+///
+/// # Errors
+/// If it cannot be opened, a destination is not possible, or an option is not for it.
+pub fn open_for_all(
+    target: Target<'_>,
+    count: usize,
+    destinations: &[Destination],
+    watch: Watch<'_>,
+) -> Result<Option<Vec<Base>>, StorageError> {
+    if tar::is_tar(target.path) {
+        refuse_for_a_tar(target)?;
+        let tars = TarRoot::open_for_all(target.path, count, destinations, watch)?;
+        return Ok(Some(tars.into_iter().map(Base::Tar).collect()));
+    }
+    let images = target.place.backend.open_for_all(target.path, count, destinations, watch)?;
+    Ok(images.map(|images| images.into_iter().map(Base::Disk).collect()))
+}
+
+/// Opens a root file system in a tar.
+fn open_tar<'w>(
+    target: Target<'_>,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Box<dyn Change + 'w>, StorageError> {
+    refuse_for_a_tar(target)?;
+    Ok(Box::new(TarPlace(TarRoot::open(target.path, destination, watch)?)))
+}
+
+fn refuse_for_a_tar(target: Target<'_>) -> Result<(), StorageError> {
+    let asked = target.place.root_partition.as_ref().map(|_| "--root-partition");
+    if let Some(option) = asked.or(target.place.backend.refuse_for_a_directory().err()) {
+        return Err(StorageError::refused(
+            format!("{option} is for disk images, and {} is a tar", target.path.display()),
+            "leave it out: a tar of a root is read and written without the kernel",
+        ));
+    }
+    Ok(())
 }
 
 /// The changes of a plan; generates the new password hashes.

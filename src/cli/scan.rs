@@ -22,7 +22,7 @@ use crate::run::scan::{self, Scanned};
 /// bytes are not searched for, and counted. Exits with 3 if a value is found.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 

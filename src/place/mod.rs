@@ -13,6 +13,7 @@ pub mod labels;
 pub mod node;
 mod standing;
 pub mod survey;
+pub mod tar;
 pub mod users;
 
 use std::time::SystemTime;

@@ -79,10 +79,8 @@ impl Inspection<'_> {
             "root": root,
             "root_problem": self.root.as_ref().err().map(|(reason, _)| reason),
             "ext4": self.ext4.as_ref().map(|(summary, writable)| ext4_json(summary, writable)),
-            "nixos": match &self.nixos {
-                Found::System(closure) => json!({ "name": closure.name, "generation": closure.generation }),
-                Found::None | Found::Unreadable(_) => Value::Null,
-            },
+            "tar": null,
+            "nixos": nixos_json(&self.nixos),
         })
     }
 
@@ -228,8 +226,16 @@ fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
     text
 }
 
+/// The system's name and generation.
+pub(super) fn nixos_json(nixos: &Found) -> Value {
+    match nixos {
+        Found::System(closure) => json!({ "name": closure.name, "generation": closure.generation }),
+        Found::None | Found::Unreadable(_) => Value::Null,
+    }
+}
+
 /// The system's name and generation on one line; what is not NixOS has none.
-fn nixos_text(nixos: &Found) -> String {
+pub(super) fn nixos_text(nixos: &Found) -> String {
     match nixos {
         Found::None => String::new(),
         Found::Unreadable(why) => format!("\n{} {why}", paint(style::WARNING, "NixOS, not read:")),

@@ -15,6 +15,7 @@
 //! - [`undo`]: the in-place commit of a block device without a usable journal.
 //! - [`output`]: the commit to a new file, raw or compressed.
 //! - [`native`]: these parts as one back end. [`mount`]: the back end for file systems that the kernel writes.
+//! - [`tar`]: a root file system in a tar, which is no disk: read, changed and written as an archive.
 //! - [`maintenance`]: recovery and scrub, which need no secrets.
 //!
 //! Puts a file into an image, in place, and reads it back:
@@ -73,4 +74,5 @@ pub mod output;
 pub mod progress;
 pub mod sidecars;
 pub mod table;
+pub mod tar;
 pub mod undo;

@@ -7,17 +7,14 @@ use std::time::{Instant, SystemTime};
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::sys::{SignalsWait, is_deferred};
-use deaddrop_image::native::NativeImage;
-use deaddrop_image::open::disk::OfHost;
 use deaddrop_image::progress::quiet;
 use deaddrop_image::table::root::Backend;
 
 use super::{Files, Request};
 use crate::cli::args::Target;
 use crate::cli::failure;
-use crate::cli::prepare::{HostInput, Opened, Prepared, open, plan_of, tree_changes};
+use crate::cli::prepare::{Base, HostInput, Opened, Prepared, open, plan_of, tree_changes};
 use crate::manifest::Manifest;
-use crate::place::image::ImagePlace;
 use crate::report::Ui;
 use crate::report::live::HostsDisplay;
 use crate::report::public::KnownAs;
@@ -61,12 +58,7 @@ struct HostTold {
 }
 
 /// Runs the images of all hosts.
-pub fn drive(
-    ui: &Ui,
-    job: &Job<'_>,
-    base: Option<Vec<OfHost>>,
-    waits: Option<&SignalsWait>,
-) -> (Vec<HostReport>, Told) {
+pub fn drive(ui: &Ui, job: &Job<'_>, base: Option<Vec<Base>>, waits: Option<&SignalsWait>) -> (Vec<HostReport>, Told) {
     let targets = job.files.iter().map(|files| files.target().display().to_string()).collect();
     let names = job.parts.iter().map(|part| part.name).collect();
     let display = HostsDisplay::new(ui, job.request.kind, names).on(targets);
@@ -102,7 +94,7 @@ struct Runner<'a> {
     /// Of the single steps: the lines of the hosts are the display's.
     ui: Ui,
     /// Each is taken by its host.
-    base: Option<Vec<Mutex<Option<OfHost>>>>,
+    base: Option<Vec<Mutex<Option<Base>>>>,
     told: Mutex<Vec<HostTold>>,
 }
 
@@ -174,9 +166,8 @@ impl Runner<'_> {
         };
         let taken = base.get(host).and_then(|image| image.lock().unwrap_or_else(PoisonError::into_inner).take());
         // Each host is run once.
-        let Some((image, output)) = taken else { return Err(StorageError::corrupt("the image was taken already")) };
-        let image = NativeImage::with(image, output, request.place.root_partition.as_deref(), &quiet)?;
-        Ok(Opened::Files(Box::new(ImagePlace::Native(Box::new(image)))))
+        let Some(base) = taken else { return Err(StorageError::corrupt("the image was taken already")) };
+        base.place(request.place.root_partition.as_deref()).map(Opened::Files)
     }
 
     fn apply(&self, host: usize, name: &str, prepared: &mut Prepared<'_>) -> Result<(), Failure> {

@@ -13,9 +13,9 @@ use deaddrop_core::sys::SignalsWait;
 use deaddrop_image::output::Destination;
 use deaddrop_image::progress::quiet;
 
-use super::args::{HostsArgs, ManifestArgs, PlaceArgs};
+use super::args::{HostsArgs, ManifestArgs, PlaceArgs, Target};
 use super::fleet::{end_waiting, exit, secrets_of, tell};
-use super::prepare::time_of_run;
+use super::prepare::{open_for_all, time_of_run};
 use super::public_out::{self, PublicOut};
 use super::{failure, select, sidecars};
 use crate::manifest::Manifest;
@@ -101,7 +101,10 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     };
     let base = if base_of_all && !names::has_mark(request.target) && !request.target.is_dir() {
         let name = request.target.display().to_string();
-        let opened = request.place.backend.open_for_all(request.target, parts.len(), &destinations, &watch);
+        let place = request.place;
+        let target =
+            Target { path: request.target, place, ssh: None, forget_list: false, new_root: false, by_mark: true };
+        let opened = open_for_all(target, parts.len(), &destinations, &watch);
         opened.map_err(|error| failure::failed(&name, &error.into()))?
     } else {
         for (files, destination) in files.iter().zip(&destinations).filter(|(files, _)| files.output.is_some()) {

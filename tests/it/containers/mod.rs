@@ -11,3 +11,4 @@ mod inputs;
 mod outputs;
 mod qcow2;
 mod sidecars;
+mod vma;

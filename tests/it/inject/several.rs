@@ -379,6 +379,40 @@ fn thin_images_have_what_differs_from_the_base() {
 }
 
 #[test]
+fn a_tar_of_a_root_is_a_base_too() {
+    let several = Several::new();
+    let root = several.scratch.join("root");
+    for directory in ["etc", "usr/bin", "var", "root"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+    let make = ["-cf", "base.tar", "--owner=0", "--group=0", "-C", "root", "."];
+    tool(Command::new("tar").current_dir(several.scratch.path()).args(make));
+    tool(Command::new("gzip").current_dir(several.scratch.path()).args(["-k", "base.tar"]));
+    for (base, suffix) in [("base.tar", "tar"), ("base.tar.gz", "tar.gz"), ("base.tar.gz", "tar.xz")] {
+        let out = format!("out/{{host}}.{suffix}");
+        several.run(&["inject", base, "--all-hosts", "-o", &out]).expect_code(0);
+        several.run(&["verify", &out, "--all-hosts"]).expect_code(0);
+        for (number, host) in HOSTS.iter().enumerate() {
+            let name = format!("out/{host}.{suffix}");
+            let list = tool(Command::new("tar").current_dir(several.scratch.path()).args([
+                "-xOf",
+                &name,
+                "./etc/secrets/own",
+            ]));
+            assert_eq!(list.stdout, several.values[number].bytes(), "{name}");
+            several.run(&["inject", base, "--host", host, "-o", &format!("alone/{host}.{suffix}")]).expect_code(0);
+            let [one, other] = ["out", "alone"].map(|of| several.scratch.join(format!("{of}/{host}.{suffix}")));
+            assert!(fs::read(one).unwrap() == fs::read(other).unwrap(), "{name}");
+        }
+        several.clear();
+    }
+    // An output that is none for a tar is known before anything is made.
+    several.run(&["inject", "base.tar", "--all-hosts", "-o", "out/{host}.img"]).expect_code(2);
+    assert_eq!(several.out(), Vec::<String>::new());
+}
+
+#[test]
 fn each_image_has_its_sidecars() {
     let several = Several::new();
     let inject = ["inject", "base.img.zst", "--all-hosts", "--force", "-o", "out/{host}.img"];

@@ -23,13 +23,13 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
         "make one file of them: qemu-img convert -O vmdk IMAGE NEW.vmdk, if you trust it",
     ),
     (0, b"COWD", "a VMDK image of ESX", CONVERT),
-    (0, b"VMA\0", "a Proxmox VMA archive", "unpack it first: vma extract IMAGE DIRECTORY"),
     (0, b"\x3a\xff\x26\xed", "an Android sparse image", "convert it first: simg2img IMAGE disk.img"),
     (
         257,
         b"ustar",
         "a tar archive",
-        "unpack it: tar -xf IMAGE; inject into the disk that is inside, and pack it again",
+        "a root in a tar is taken by plan, verify, inject, inspect, lint and scan; for another one, unpack it with tar -xf \
+         IMAGE: what is inside may be a raw disk, or need qemu-img convert -O raw",
     ),
     (
         32769,
@@ -89,6 +89,11 @@ pub(crate) fn refuse(head: &[u8], name: &str) -> Result<(), StorageError> {
         Some((.., kind, hint)) => Err(StorageError::unsupported(format!("{name} is {kind}"), *hint)),
         None => Ok(()),
     }
+}
+
+/// True for the start of a tar archive that is refused by its name.
+pub(crate) fn is_archive(head: &[u8]) -> bool {
+    has(head, 257, b"ustar") && archive(head).is_some()
 }
 
 /// What the name of its first file tells of a tar archive: 100 bytes, which zeros end.

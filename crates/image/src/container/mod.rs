@@ -7,6 +7,7 @@ pub mod compression;
 pub(crate) mod foreign;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
+pub(crate) mod vma;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -17,6 +18,7 @@ use deaddrop_core::error::StorageError;
 
 pub use self::compression::Compression;
 use crate::device::{FileDevice, ReadAt};
+use crate::tar;
 
 /// The container of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +44,19 @@ pub enum Format {
     Vhd,
     /// Microsoft's newer one.
     Vhdx,
+    /// Proxmox's archive of a machine, with the disk as one of its devices.
+    Vma,
+    /// A tar with the disk as its only file.
+    Tar,
 }
 
 impl Format {
+    /// Those that are made of a disk alone.
+    pub const MADE: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
+    const ALL: [Self; 8] = [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Vma, Self::Tar];
 
-    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx".
+    /// Its name: "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vma", "tar".
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,6 +66,8 @@ impl Format {
             Self::Vdi => "vdi",
             Self::Vhd => "vhd",
             Self::Vhdx => "vhdx",
+            Self::Vma => "vma",
+            Self::Tar => "tar",
         }
     }
 
@@ -77,12 +87,14 @@ impl Format {
             Self::Vdi => Some("a VDI image"),
             Self::Vhd => Some("a VHD image"),
             Self::Vhdx => Some("a VHDX image"),
+            Self::Vma => Some("a VMA archive"),
+            Self::Tar => Some("a tar of a disk"),
         }
     }
 
     /// True if qemu-img reads and writes it.
     pub(crate) fn is_by_qemu(self) -> bool {
-        !matches!(self, Self::Raw | Self::Qcow2)
+        !matches!(self, Self::Raw | Self::Qcow2 | Self::Vma | Self::Tar)
     }
 
     /// The suffixes of its files, in lower case.
@@ -94,22 +106,34 @@ impl Format {
             Self::Vdi => &["vdi"],
             Self::Vhd => &["vhd", "vpc"],
             Self::Vhdx => &["vhdx"],
+            Self::Vma => &["vma"],
+            Self::Tar => &["tar"],
         }
+    }
+
+    /// The format of files with this suffix, which is in lower case.
+    pub(crate) fn of_suffix(suffix: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.suffixes().contains(&suffix))
     }
 
     /// The format that the start of a file tells. A fixed VHD is told by its end: [`has_footer`].
     pub(crate) fn told_by(head: &[u8]) -> Self {
-        let magics: [(usize, &[u8], Self); 5] = [
+        let magics: [(usize, &[u8], Self); 6] = [
             (0, qcow2::MAGIC, Self::Qcow2),
             (0, qemu::VMDK, Self::Vmdk),
             (0x40, qemu::VDI, Self::Vdi),
             (0, qemu::VHD, Self::Vhd),
             (0, qemu::VHDX, Self::Vhdx),
+            (0, vma::header::MAGIC, Self::Vma),
         ];
         let found = magics
             .into_iter()
             .find(|(offset, magic, _)| head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)));
-        found.map_or(Self::Raw, |(.., format)| format)
+        match found {
+            Some((.., format)) => format,
+            None if tar::disk::tells(head) => Self::Tar,
+            None => Self::Raw,
+        }
     }
 }
 
@@ -151,7 +175,12 @@ impl Container {
                 Some(compression) => format!("{} and ", compression.codec().by_hand()),
                 None => String::new(),
             };
-            return (format!("convert it ({unpack}qemu-img convert -O raw IMAGE disk.img), then"), "disk.img");
+            let convert = match self.format {
+                Format::Vma => "vma extract IMAGE DIRECTORY",
+                Format::Tar => "tar -xSf IMAGE",
+                _ => "qemu-img convert -O raw IMAGE disk.img",
+            };
+            return (format!("convert it ({unpack}{convert}), then"), "disk.img");
         }
         let Some(compression) = self.compression else { return ("first".to_owned(), name) };
         let raw = compression.codec().suffixes().iter().find_map(|suffix| name.strip_suffix(&format!(".{suffix}")));
@@ -175,12 +204,7 @@ pub(crate) fn sniff(file: &File, size: u64, name: &str) -> Result<Container, Sto
     let mut head = vec![0; usize::try_from(size).unwrap_or(foreign::HEAD).min(foreign::HEAD)];
     device.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
     if let Some(compression) = Compression::told_by(&head) {
-        // Damage, and what is no disk, is told when all of it is decoded.
-        let mut start = Vec::new();
-        let from = BufReader::new(FileReader { file, offset: 0 }.take(MOST_FOR_START));
-        if let Ok(decoder) = compression.codec().decoder(Box::new(from)) {
-            let _ = decoder.take(START).read_to_end(&mut start);
-        }
+        let start = decoded_start(compression, file, START);
         return Ok(Container { compression: Some(compression), format: Format::told_by(&start) });
     }
     let format = Format::told_by(&head);
@@ -200,8 +224,19 @@ pub(crate) fn has_footer(device: &dyn ReadAt) -> io::Result<bool> {
     Ok(&cookie == qemu::VHD)
 }
 
+/// The first `most` bytes of what is compressed in `file`, or as many as there are. Damage, and what is no disk, is told
+/// when all of it is decoded.
+pub(crate) fn decoded_start(compression: Compression, file: &File, most: u64) -> Vec<u8> {
+    let mut start = Vec::new();
+    let from = BufReader::new(FileReader { file, offset: 0 }.take(MOST_FOR_START));
+    if let Ok(decoder) = compression.codec().decoder(Box::new(from)) {
+        let _ = decoder.take(most).read_to_end(&mut start);
+    }
+    start
+}
+
 /// Bytes of a decoded start that tell its format.
-const START: u64 = 512;
+pub(crate) const START: u64 = 32 << 10;
 /// Bytes of a file that are read for that: more than a block of bzip2 has.
 const MOST_FOR_START: u64 = 4 << 20;
 

@@ -50,7 +50,7 @@ impl Output {
             Some(Decoded::Scratch(file)) => Location::Scratch(file),
             None if self.is_in_place() => Location::Image,
             None => {
-                let to_name = self.name(&image);
+                let to_name = self.name(&image.input);
                 let from_name = image.name();
                 let job = image.copy_job(&from_name, &to_name, watch);
                 if !self.container(image.container()).is_raw() {
@@ -163,7 +163,7 @@ impl DiskFile {
             }
             Location::Scratch(scratch) => {
                 let container = output.container(image.container());
-                let to_name = output.name(&image);
+                let to_name = output.name(&image.input);
                 let size = image.size();
                 let device = scratch.try_clone().map(|file| FileDevice::new(file, size));
                 let device = device.map_err(|e| StorageError::io(format!("writing {to_name}"), e))?;
@@ -185,7 +185,7 @@ impl DiskFile {
         };
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
         image.input.check_unchanged()?;
-        output.rename_to_output(&image, file, &mut done)?;
+        output.rename_to_output(&image.input, file, &mut done)?;
         Ok(done)
     }
 }

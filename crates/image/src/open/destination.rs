@@ -73,14 +73,14 @@ pub(crate) enum CheckedDestination {
 /// Suffixes of unsupported output formats, and hints.
 const FOREIGN: &[(&[&str], &str)] = &[
     (
-        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z", "tgz", "txz", "tbz", "tbz2", "tzst"],
+        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z"],
         "write OUT.zst, .xz, .gz or .bz2, or a raw image and pack it yourself",
     ),
     (&["iso"], "write a raw image: an ISO cannot be made from a disk image"),
 ];
 
 /// Suffixes of containers that are not written.
-const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box", "vma", "tar"];
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box"];
 
 /// Checks `destination` for `input`, which is in `container`.
 ///
@@ -90,6 +90,27 @@ pub(crate) fn check(
     destination: &Destination,
     input: &Input,
     container: Container,
+) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, Some(container), &|path, format| container_of(path, format, container))
+}
+
+/// Checks `destination` for a tar with a root file system.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_for_tar(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, None, &container_of_tar)
+}
+
+/// The container of a new file, by its name and the format that is asked for.
+type Packing<'a> = &'a dyn Fn(&Path, Option<Format>) -> Result<Container, StorageError>;
+
+/// `base` is the container of the image; none for a tar with a root file system.
+fn check_with(
+    destination: &Destination,
+    input: &Input,
+    base: Option<Container>,
+    packing: Packing<'_>,
 ) -> Result<CheckedDestination, StorageError> {
     match destination {
         Destination::InPlace { keep_mode, force, undo } => {
@@ -105,10 +126,10 @@ pub(crate) fn check(
         }
         Destination::File { path, force, format, overlay } => {
             let asked = if *overlay { Some(Format::Qcow2) } else { *format };
-            let of_new = container_of(path, asked, container)?;
+            let of_new = packing(path, asked)?;
             let mut checked = check_new(path, *force, input, of_new)?;
             if let (true, CheckedDestination::New { directory, backing, .. }) = (overlay, &mut checked) {
-                *backing = Some(backing_of(directory, input, container, of_new)?);
+                *backing = Some(backing_of(directory, input, base, of_new)?);
             }
             Ok(checked)
         }
@@ -267,15 +288,18 @@ fn check_new(
 fn backing_of(
     directory: &Path,
     base: &Input,
-    container: Container,
+    container: Option<Container>,
     of_new: Container,
 ) -> Result<Backing, StorageError> {
     let usage = |what: String, hint: &'static str| Err(StorageError::Usage { what, hint: hint.into() });
     let name = base.name();
-    if container.compression.is_some() || !matches!(container.format, Format::Raw | Format::Qcow2) {
+    let fits = container
+        .filter(|container| container.compression.is_none() && matches!(container.format, Format::Raw | Format::Qcow2));
+    let Some(container) = fits else {
         let hint = "make a raw or a qcow2 image of it first, such as with inject -o";
-        return usage(format!("{name} is {}, and the base of a qcow2 overlay is raw or qcow2", container.name()), hint);
-    }
+        let kind = container.map_or("a tar", Container::name);
+        return usage(format!("{name} is {kind}, and the base of a qcow2 overlay is raw or qcow2"), hint);
+    };
     if let Some(compression) = of_new.compression {
         let what = format!("a qcow2 overlay is not compressed, and OUT ends as {} does", compression.name());
         return usage(what, "name it OUT.qcow2");
@@ -302,19 +326,58 @@ fn relative(directory: &Path, file: &Path) -> PathBuf {
 /// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless
 /// another one is asked for. A suffix before the compression's may not tell another format.
 fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<Container, StorageError> {
-    let compression = Compression::of_suffix(&suffix(path));
-    let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
-    let inner = suffix(&inner);
-    let named = Format::ALL.into_iter().find(|format| format.suffixes().contains(&inner.as_str()));
+    let (compression, inner) = match short_of_tar(&suffix(path)) {
+        Some(compression) => (Some(compression), "tar".to_owned()),
+        None => {
+            let compression = Compression::of_suffix(&suffix(path));
+            let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
+            (compression, suffix(&inner))
+        }
+    };
+    let named = Format::of_suffix(&inner);
     let format = asked.unwrap_or(from.format);
     let contradicts = named.is_some_and(|named| named != format) || OTHER_CONTAINERS.contains(&inner.as_str());
     if contradicts && asked.is_none() {
         return Err(StorageError::Usage {
             what: format!("{}: .{inner} names another container, and the image is {}", path.display(), format.name()),
-            hint: Remedy::NameFormat { named: named.map(Format::name) }.into(),
+            hint: Remedy::NameFormat { named: named.filter(|named| Format::MADE.contains(named)).map(Format::name) }
+                .into(),
         });
     }
     Ok(Container { compression, format })
+}
+
+/// The container of a new tar with a root file system: there is no disk in it, and its name is that of a tar.
+fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, StorageError> {
+    let usage = |what: String| {
+        let hint = "name it OUT.tar, OUT.tar.gz, OUT.tar.xz, OUT.tar.zst or OUT.tar.bz2, without --format: a root in a \
+                    tar becomes no disk";
+        Err(StorageError::Usage { what, hint: hint.into() })
+    };
+    if let Some(format) = asked {
+        return usage(format!("--format {} is for disk images, and this is a tar of a root", format.name()));
+    }
+    let outer = suffix(path);
+    let compression = match (short_of_tar(&outer), outer.as_str()) {
+        (Some(compression), _) => Some(compression),
+        (None, "tar") => None,
+        _ => match Compression::of_suffix(&outer).filter(|_| suffix(&path.with_extension("")) == "tar") {
+            Some(compression) => Some(compression),
+            None => return usage(format!("{} is no name of a tar, and a tar is what is changed", path.display())),
+        },
+    };
+    Ok(Container { compression, format: Format::Raw })
+}
+
+/// The compression of a tar with this suffix, which says both.
+fn short_of_tar(suffix: &str) -> Option<Compression> {
+    match suffix {
+        "tgz" => Some(Compression::Gzip),
+        "txz" => Some(Compression::Xz),
+        "tbz" | "tbz2" => Some(Compression::Bzip2),
+        "tzst" => Some(Compression::Zstd),
+        _ => None,
+    }
 }
 
 /// The suffix of a path, in lower case.

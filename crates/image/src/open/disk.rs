@@ -17,6 +17,7 @@ use super::input::{Access, Input};
 use super::spool;
 use crate::container::qcow2::Qcow2;
 use crate::container::qemu;
+use crate::container::vma::Vma;
 use crate::container::{self, Compression, Container, Format, Reading};
 use crate::device::{FileDevice, ReadAt, Section};
 use crate::output::copy::CopyJob;
@@ -25,6 +26,7 @@ use crate::output::{Destination, FileMedium, Output};
 use crate::progress::Watch;
 use crate::table::root::{self, Backend, InspectPartition, Root};
 use crate::table::{Partition, Table};
+use crate::tar::disk::TarDisk;
 use crate::undo::{self, Disk};
 
 /// An open disk image.
@@ -35,6 +37,10 @@ pub struct DiskImage {
     layers: Vec<Layer>,
     /// A qcow2 image that is read where it is.
     pub(crate) qcow2: Option<Arc<Qcow2>>,
+    /// The archive that the disk is from.
+    pub(crate) vma: Option<Arc<Vma>>,
+    /// The tar that the disk is from.
+    pub(crate) tar: Option<Arc<TarDisk>>,
     /// How an image is made that qemu-img has read.
     pub(crate) shape: Option<qemu::Shape>,
     pub(crate) decoded: Option<Decoded>,
@@ -253,14 +259,15 @@ impl DiskImage {
     /// The same image once more, for changes that the other one does not see.
     fn share(&self) -> Result<Self, StorageError> {
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {}", self.name()), e));
-        let Input { path, real, file, size, metadata } = &self.input;
-        let (path, real, metadata) = (path.clone(), real.clone(), metadata.clone());
+        let input = self.input.share().map_err(|e| StorageError::io(format!("opening {}", self.name()), e))?;
         let decoded = self.decoded.as_ref().map(|decoded| clone(decoded.file())).transpose()?;
         Ok(Self {
-            input: Input { path, real, file: clone(file)?, size: *size, metadata },
+            input,
             container: self.container,
             layers: self.layers.clone(),
             qcow2: self.qcow2.clone(),
+            vma: self.vma.clone(),
+            tar: self.tar.clone(),
             shape: self.shape.clone(),
             decoded: decoded.map(Decoded::Scratch),
             frames: self.frames.clone(),
@@ -301,9 +308,17 @@ impl DiskImage {
                 let mut recorder = recorder.transpose().map_err(compressing)?;
                 let (from, to) = (&input.file, decoded.file());
                 let files: Vec<&File> = copies.iter().map(Unfinished::file).collect();
-                let size = input.size;
-                let job =
-                    spool::Job { compression, input: from, size, name: &name, place: &place, watch, copies: &files };
+                let (size, is_tar) = (input.size, false);
+                let job = spool::Job {
+                    compression,
+                    input: from,
+                    size,
+                    name: &name,
+                    place: &place,
+                    watch,
+                    copies: &files,
+                    is_tar,
+                };
                 let size = job.decode(to, recorder.as_mut())?;
                 all.extend(copies);
                 let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?.map(Arc::new);
@@ -328,6 +343,26 @@ impl DiskImage {
             disk = Arc::new(FileDevice::new(clone(room.file())?, size));
             decoded = Some(room);
         }
+        let mut vma = None;
+        if container.format == Format::Vma {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = Vma::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            vma = Some(Arc::new(archive));
+        }
+        let mut tar = None;
+        if container.format == Format::Tar {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = TarDisk::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            tar = Some(Arc::new(archive));
+        }
         let mut qcow2 = None;
         if container.format == Format::Qcow2 {
             layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
@@ -340,7 +375,7 @@ impl DiskImage {
         }
         layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, layers, qcow2, shape, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, vma, tar, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.
@@ -500,7 +535,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// An unnamed file for an image in a read-only directory. `/tmp` is not used: it is often in memory.
-fn elsewhere() -> io::Result<(File, PathBuf)> {
+pub(crate) fn elsewhere() -> io::Result<(File, PathBuf)> {
     let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
     let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));
     let context = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", place.display()));

@@ -48,6 +48,8 @@ pub(crate) struct Job<'a> {
     pub(crate) watch: Watch<'a>,
     /// Empty files that become the disk too.
     pub(crate) copies: &'a [&'a File],
+    /// True if a tar is expected, which looks like no disk.
+    pub(crate) is_tar: bool,
 }
 
 impl Job<'_> {
@@ -89,7 +91,7 @@ impl Job<'_> {
                 let ends = count < chunk.len();
                 // OK to index: `fill` never counts more than the buffer has.
                 let chunk = &chunk[..count];
-                if meter.size == 0 {
+                if meter.size == 0 && !self.is_tar {
                     refuse_no_disk(&chunk[..count.min(HEAD)], name, self.compression)?;
                 }
                 let stored = write_sparse(spool, meter.size, chunk).map_err(writing)?;
@@ -309,6 +311,7 @@ mod tests {
             name: "x.zst",
             place: "/tmp",
             watch: &quiet,
+            is_tar: false,
         };
         let size = job.decode_within(limits, &spool, None).map_err(|e| e.to_string())?;
         let mut bytes = vec![0; size as usize];

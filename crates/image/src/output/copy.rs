@@ -1,12 +1,15 @@
 //! Copies a disk into another raw file: by sharing blocks, or with its holes. Used by [`crate::output`] only.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys;
+use nix::errno::Errno;
+use nix::fcntl::copy_file_range;
 
 use crate::device::ReadAt;
 use crate::open::spool::write_sparse;
@@ -69,6 +72,44 @@ impl CopyJob<'_> {
         self.tell(Work::Copy, self.size).map_err(|e| self.writing(e))?;
         Ok(Some(copied))
     }
+}
+
+/// Bytes that the kernel is asked to copy at a time.
+const MOST_IN_KERNEL: usize = 16 << 20;
+
+/// Copies `length` bytes from an offset of `from`, whose own position others use, to the position of `to`: inside the
+/// kernel, if it can (copy_file_range(2)).
+///
+/// # Errors
+/// `UnexpectedEof` if there are fewer bytes; those of the system calls.
+pub(crate) fn copy_range(from: &File, mut offset: u64, length: u64, mut to: &File) -> io::Result<()> {
+    let end = offset.saturating_add(length);
+    let mut in_kernel = true;
+    let mut buffer = Vec::new();
+    while offset < end {
+        let left = usize::try_from(end - offset).unwrap_or(MOST_IN_KERNEL).min(MOST_IN_KERNEL);
+        let count = if in_kernel {
+            let mut position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match copy_file_range(from, Some(&mut position), to, None, left) {
+                Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                    in_kernel = false;
+                    buffer.resize(left, 0);
+                    continue;
+                }
+                result => result?,
+            }
+        } else {
+            let piece = left.min(buffer.len());
+            let count = from.read_at(&mut buffer[..piece], offset)?;
+            to.write_all(&buffer[..count])?;
+            count
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        offset = offset.saturating_add(u64::try_from(count).unwrap_or(0));
+    }
+    Ok(())
 }
 
 /// The first `left` bytes of the buffer, or all of it.

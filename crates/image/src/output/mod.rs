@@ -110,17 +110,30 @@ impl Output {
         input: &Input,
         container: Container,
     ) -> Result<Self, StorageError> {
-        let place = destination::check(destination, input, container)?;
+        Ok(Self::at(destination::check(destination, input, container)?, input))
+    }
+
+    /// Checks that a changed tar with a root file system can go to `destination`.
+    pub(super) fn prepare_for_tar(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
+        Ok(Self::at(destination::check_for_tar(destination, input)?, input))
+    }
+
+    fn at(place: CheckedDestination, input: &Input) -> Self {
         let directory = match &place {
             CheckedDestination::InPlace { .. } => parent(&input.real).to_owned(),
             CheckedDestination::New { directory, .. } => directory.clone(),
         };
-        Ok(Self { place, directory, gives_up: false })
+        Self { place, directory, gives_up: false }
     }
 
     /// The same, given up when a signal is deferred.
     pub(super) fn gives_up(self) -> Self {
         Self { gives_up: true, ..self }
+    }
+
+    /// True if a deferred signal stops the writing.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.gives_up
     }
 
     /// True if the image itself is changed.
@@ -285,7 +298,7 @@ impl Output {
             check_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
-        let (to_name, container) = (self.name(&image), self.container(image.container()));
+        let (to_name, container) = (self.name(&image.input), self.container(image.container()));
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let (file, copied) = match image.decoded.take() {
             Some(Decoded::Output(file)) if container.is_raw() => (file, Copied::Decompressed),
@@ -309,23 +322,23 @@ impl Output {
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
         image.input.check_unchanged()?;
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
-        self.rename_to_output(&image, file, &mut done)?;
+        self.rename_to_output(&image.input, file, &mut done)?;
         Ok(done)
     }
 
     /// Gives the complete `file` the name of the output, or of the image that it replaces.
     pub(super) fn rename_to_output(
         self,
-        image: &DiskImage,
+        input: &Input,
         file: Unfinished,
         done: &mut Committed,
     ) -> Result<(), StorageError> {
-        let to_name = self.name(image);
+        let to_name = self.name(input);
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let named = match self.place {
             CheckedDestination::InPlace { keep_mode, .. } => {
-                copy_metadata(&image.input, &file, keep_mode, done).map_err(writing)?;
-                file.replace(&image.input.real)
+                copy_metadata(input, &file, keep_mode, done).map_err(writing)?;
+                file.replace(&input.real)
             }
             CheckedDestination::New { path, force: true, .. } => file.replace(&path),
             CheckedDestination::New { path, .. } => file.publish(&path),
@@ -345,9 +358,9 @@ impl Output {
     }
 
     /// The name of the written file, for messages.
-    pub(super) fn name(&self, image: &DiskImage) -> String {
+    pub(super) fn name(&self, input: &Input) -> String {
         match &self.place {
-            CheckedDestination::InPlace { .. } => image.name(),
+            CheckedDestination::InPlace { .. } => input.name(),
             CheckedDestination::New { name, .. } => name.clone(),
         }
     }

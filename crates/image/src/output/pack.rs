@@ -60,6 +60,12 @@ impl Output {
         image: &DiskImage,
         to: &File,
     ) -> Result<(), StorageError> {
+        if let (Format::Vma, Some(archive)) = (format, &image.vma) {
+            return archive.encode(job, patch, to);
+        }
+        if let (Format::Tar, Some(archive)) = (format, &image.tar) {
+            return archive.encode(job, patch, to);
+        }
         if !format.is_by_qemu() {
             let source = image.qcow2.as_deref();
             let (backing, source_of_overlay) = match &self.place {

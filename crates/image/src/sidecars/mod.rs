@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::container::Format;
 use crate::open::disk::{DiskImage, parent};
 use crate::progress::Watch;
+use crate::tar;
 
 /// Where distributions put the digests of all images of a directory.
 const SUMS: &str = "SHA256SUMS";
@@ -24,7 +25,7 @@ const MOST: u64 = 16 << 20;
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Writes the sidecars of `image`, which is complete: IMAGE.sha256, IMAGE.bmap (only if the disk in it is raw), and its
+/// Writes the sidecars of `image`, which is complete: IMAGE.sha256, IMAGE.bmap (only if the disk in it is raw; none for a tar), and its
 /// line of SHA256SUMS. What fits already is left alone. Returns the names of the others.
 ///
 /// # Errors
@@ -36,11 +37,13 @@ pub fn write(image: &Path, watch: Watch<'_>) -> Result<Vec<String>, StorageError
     line.extend(name.as_bytes());
     line.push(b'\n');
     let mut files = vec![(beside(image, ".sha256"), line.clone())];
-    let opened = DiskImage::open(image, watch)?;
-    if opened.container().format == Format::Raw {
-        files.push((beside(image, ".bmap"), bmap::of(&opened)?.into_bytes()));
+    // There is no disk in a tar of a root.
+    if !tar::is_tar(image) {
+        let opened = DiskImage::open(image, watch)?;
+        if opened.container().format == Format::Raw {
+            files.push((beside(image, ".bmap"), bmap::of(&opened)?.into_bytes()));
+        }
     }
-    drop(opened);
     let sums = parent(image).join(SUMS);
     let old = read(&sums)?.unwrap_or_default();
     files.push((sums, with_line(&old, &name, &line)));

@@ -57,7 +57,7 @@ impl Shape {
             // Without it, the disk would grow to a whole number of cylinders, and a GPT would not end it any more.
             Format::Vhd => "subformat=dynamic,force_size=on",
             Format::Vhdx => "subformat=dynamic",
-            Format::Vdi | Format::Raw | Format::Qcow2 => "",
+            Format::Vdi | Format::Raw | Format::Qcow2 | Format::Vma | Format::Tar => "",
         };
         Self::new(format, options, Identity::None)
     }
@@ -72,7 +72,7 @@ impl Shape {
             Format::Vdi => vdi::judge(file, name),
             Format::Vhd => vhd::judge(file, name),
             Format::Vhdx => vhdx::judge(file, name),
-            Format::Raw | Format::Qcow2 => {
+            Format::Raw | Format::Qcow2 | Format::Vma | Format::Tar => {
                 Err(StorageError::corrupt(format!("{name} is no image that qemu-img reads")))
             }
         }

@@ -10,17 +10,14 @@ mod pool;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
-use nix::errno::Errno;
-use nix::fcntl::copy_file_range;
 
 use self::pool::{Frame, Pool, Sink};
-use super::copy::CopyJob;
+use super::copy::{CopyJob, copy_range};
 use super::patch::Patch;
 use crate::container::Compression;
 use crate::container::compression::{Packed, Part};
@@ -114,7 +111,7 @@ impl Sink for FrameWriter<'_> {
                 self.parts.push(part(packed, size));
             }
             (Frame::Known, Some((file, part))) => {
-                copy(file, self.kept_at, part.length, self.to)?;
+                copy_range(file, self.kept_at, part.length, self.to)?;
                 self.parts.push(part);
             }
             (Frame::Known, None) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -123,38 +120,6 @@ impl Sink for FrameWriter<'_> {
         let done = STEP.saturating_mul(u64::try_from(self.parts.len()).unwrap_or(u64::MAX));
         self.job.tell(Work::Compress, done.min(self.job.size))
     }
-}
-
-/// Copies `length` bytes from an offset of `from`, whose own position others use, to the position of `to`: inside the
-/// kernel, if it can.
-fn copy(from: &File, mut offset: u64, length: u64, mut to: &File) -> io::Result<()> {
-    let end = offset.saturating_add(length);
-    let mut in_kernel = true;
-    let mut buffer = Vec::new();
-    while offset < end {
-        let left = usize::try_from(end - offset).unwrap_or(FRAME).min(FRAME);
-        let count = if in_kernel {
-            let mut position = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-            match copy_file_range(from, Some(&mut position), to, None, left) {
-                Err(Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                    in_kernel = false;
-                    buffer.resize(left, 0);
-                    continue;
-                }
-                result => result?,
-            }
-        } else {
-            let piece = left.min(buffer.len());
-            let count = from.read_at(&mut buffer[..piece], offset)?;
-            to.write_all(&buffer[..count])?;
-            count
-        };
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        offset = offset.saturating_add(u64::try_from(count).unwrap_or(0));
-    }
-    Ok(())
 }
 
 /// Writes the disk with `patch` over it to the empty file `to`, as `compression`. `kept` are the frames of the disk
