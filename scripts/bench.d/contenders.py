@@ -9,7 +9,7 @@ import subprocess
 
 import facts
 from facts import first_line
-from images import SECRETS, SETS, secret
+from images import HOSTS, SECRETS, SETS, secret
 from measure import measure, peak_memory
 
 
@@ -27,6 +27,7 @@ class Contender:
     needs_root = False
     # The size of its image; none when it makes a file.
     size = "4G"
+    of_one_kind = False
     # The file to be synced after the command, where that does not sync.
     then_fsync = None
 
@@ -262,15 +263,23 @@ class Guestfish(Contender):
         return first_line("guestfish", "--version")
 
 
-class Zstd(Contender):
-    name, title, every, most = "zstd", "`zstd -dc IN | zstd -T0 > OUT`, then one fsync", 8, 7
-    needs = ("zstd",)
+class Packed(Contender):
+    """A compressed image, unpacked and packed again by the compressor's own programs."""
+
+    every, most, of_one_kind = 8, 7, True
+    # What packs from standard input to standard output, what unpacks, and the suffix.
+    pack = unpack = suffix = ""
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.title = self.title or f"`{self.unpack} IN | {self.pack} > OUT`, then one fsync"
+        self.needs = (self.pack.split()[0],)
 
     def prepare(self):
-        self.image = compressed(self.images, self.images.make_base(self.size))
-        self.out = self.images.path("zstd-out.zst")
+        self.image = self.images.packed(self.images.make_base(self.size), self.pack, self.suffix)
+        self.out = self.images.path(f"{self.name}-out.{self.suffix}")
         self.then_fsync = self.out
-        self.script("pipe", [f"zstd -dcq {shlex.quote(self.image)} | zstd -T0 -q > {shlex.quote(self.out)}"])
+        self.script("pipe", [f"{self.unpack} {shlex.quote(self.image)} | {self.pack} > {shlex.quote(self.out)}"])
 
     def command(self, which):
         pathlib.Path(self.out).unlink(missing_ok=True)
@@ -279,35 +288,97 @@ class Zstd(Contender):
     def result(self):
         return None
 
-    def version(self):
-        return "zstd " + re.search(r"v([\d.]+)", first_line("zstd", "--version")).group(1)
 
-
-class DeaddropZstd(Deaddrop):
-    name, title, every, most = "deaddrop-zstd", "**deaddrop inject IN -o OUT**, zst to zst", 8, 7
-    needs = ("zstd",)
+class DeaddropPacked(Packed):
+    """The same by deaddrop, which also puts the values in."""
 
     def prepare(self):
-        self.image = compressed(self.images, self.images.make_base(self.size))
-        self.out = self.images.path("deaddrop-out.zst")
+        super().prepare()
+        self.then_fsync = None
 
     def command(self, which):
         pathlib.Path(self.out).unlink(missing_ok=True)
-        return [*super().command(which), "-o", self.out]
+        manifest = self.images.manifest(which)
+        return [self.images.path("deaddrop"), "inject", self.image, "-m", manifest, "-q", "-o", self.out]
 
     def result(self):
         return self.out
 
+
+class Zstd(Packed):
+    name, unpack, pack, suffix = "zstd", "zstd -dcq", "zstd -T0 -q", "zst"
+
     def version(self):
-        return None
+        return "zstd " + re.search(r"v([\d.]+)", first_line("zstd", "--version")).group(1)
 
 
-def compressed(images, base):
-    """An image as zstd, made once. The values in it are neither set's, so that every run changes all of them."""
-    path = images.path(f"{base}.zst")
-    if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(images.path(base)):
-        subprocess.run(["zstd", "-q", "-f", "-T0", images.path(base), "-o", path], check=True)
-    return path
+class DeaddropZstd(DeaddropPacked):
+    name, title = "deaddrop-zstd", "**deaddrop inject IN -o OUT**, zst to zst"
+    pack, unpack, suffix = Zstd.pack, Zstd.unpack, Zstd.suffix
 
 
-ALL = (Floor, Deaddrop, Deaddrop64, Debugfs, Fuse2fs, Mount, Ansible, Guestfish, Zstd, DeaddropZstd)
+class Singles(DeaddropPacked):
+    """An image of each of three hosts, by a run for each."""
+
+    name, title = "singles", "**deaddrop inject IN.zst -o OUT.img** for three hosts, one after the other"
+    pack, unpack, suffix = Zstd.pack, Zstd.unpack, Zstd.suffix
+    out_suffix = "img"
+
+    def pattern(self):
+        return self.images.path(f"{self.name}-{{host}}.{self.out_suffix}")
+
+    def inject(self, which):
+        return [self.images.path("deaddrop"), "inject", self.image, "-m", self.images.manifest(which), "-q"]
+
+    def command(self, which):
+        self.out = self.pattern().replace("{host}", HOSTS[0])
+        for host in HOSTS:
+            pathlib.Path(self.pattern().replace("{host}", host)).unlink(missing_ok=True)
+        return self.runs(which)
+
+    def runs(self, which):
+        each = [shlex.join([*self.inject(which), "--host", host, "-o", self.pattern()]) for host in HOSTS]
+        return ["sh", self.script(f"runs-{which}", ["set -e", *each])]
+
+
+class Several(Singles):
+    name, title = "several", "**deaddrop inject IN.zst --all-hosts -o '{host}.img'**"
+
+    def runs(self, which):
+        return [*self.inject(which), "--all-hosts", "-o", self.pattern()]
+
+
+class SinglesZstd(Singles):
+    name, title, out_suffix = "singles-zstd", "the three runs, to .zst", "img.zst"
+
+
+class SeveralZstd(Several):
+    name, title, out_suffix = "several-zstd", "the one run, to .zst", "img.zst"
+
+
+class Gzip(Packed):
+    name, unpack, pack, suffix = "gzip", "pigz -dc", "pigz -c", "gz"
+
+    def version(self):
+        return first_line("pigz", "--version")
+
+
+class DeaddropGzip(DeaddropPacked):
+    name, title = "deaddrop-gzip", "**deaddrop inject IN -o OUT**, gz to gz"
+    pack, unpack, suffix = Gzip.pack, Gzip.unpack, Gzip.suffix
+
+
+class Xz(Packed):
+    name, unpack, pack, suffix, every, most = "xz", "xz -dc -T0", "xz -c -T0", "xz", 20, 2
+
+    def version(self):
+        return first_line("xz", "--version")
+
+
+class DeaddropXz(DeaddropPacked):
+    name, title, every, most = "deaddrop-xz", "**deaddrop inject IN -o OUT**, xz to xz", 20, 2
+    pack, unpack, suffix = Xz.pack, Xz.unpack, Xz.suffix
+
+
+ALL = (Floor, Deaddrop, Deaddrop64, Debugfs, Fuse2fs, Mount, Ansible, Guestfish, Zstd, DeaddropZstd,
+       Singles, Several, SinglesZstd, SeveralZstd, Gzip, DeaddropGzip, Xz, DeaddropXz)

@@ -12,6 +12,7 @@ SECRETS = 20
 TABLE = "label: gpt\n start=2048, size=524288, type=uefi, name=ESP\n start=526336, type=linux, name=root\n"
 SIZES = {"4G": 4 << 30, "64G": 64 << 30}
 SETS = ("a", "b")
+HOSTS = ("node1", "node2", "node3")
 
 
 def secret(number):
@@ -53,6 +54,7 @@ class Images:
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
                     file.write(rng.randbytes(32).hex().encode())
                 lines.append(f'  s{number:02}: {{ path: /{secret(number)}, from: "values:{path.name}" }}')
+            lines.append(f"hosts: {{ {', '.join(f'{host}: {{}}' for host in HOSTS)} }}")
             pathlib.Path(self.manifest(which)).write_text("\n".join(lines) + "\n")
 
     def make_base(self, size):
@@ -82,6 +84,14 @@ class Images:
         table = subprocess.run(["sfdisk", "-J", self.path(name)], check=True, capture_output=True).stdout
         root = json.loads(table)["partitiontable"]["partitions"][1]
         return root["start"] * 512, root["size"] // 2
+
+    def packed(self, base, pack, suffix):
+        """A base image, compressed, made once. The values in it are neither set's, so that every run changes all of them."""
+        path = self.path(f"{base}.{suffix}")
+        if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(self.path(base)):
+            with open(self.path(base), "rb") as raw, open(path, "wb") as packed:
+                subprocess.run(pack.split(), check=True, stdin=raw, stdout=packed)
+        return path
 
     def copy(self, base, name):
         """A copy of an image of its own for a contender: none of them sees what another did."""

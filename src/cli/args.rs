@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use deaddrop_image::output::Destination;
+
 use super::backend::BackendArgs;
 use super::fleet::{self, Machines, Request};
+use super::images;
 use crate::manifest::Manifest;
 use crate::report::Ui;
 use crate::report::rotate::RunKind;
@@ -13,26 +16,49 @@ use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::run::message::{Exit, Failure};
 
-/// Selects the manifest and the host.
+/// Selects the manifest and its secrets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
     pub manifest: PathBuf,
 
-    /// The target's host in the manifest
-    #[arg(long, value_name = "NAME")]
-    pub host: Option<String>,
-
     /// Only this secret (repeatable); the others are not changed, and their values are not read
     #[arg(long, value_name = "SECRET")]
     pub only: Vec<String>,
 }
 
+/// Selects the hosts of a run on images.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostsArgs {
+    /// The target's host in the manifest; repeatable for an image of each: then TARGET or OUT holds {host}, which stands
+    /// for its name
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+
+    /// Every host of the manifest, each with an image of its own
+    #[arg(long, conflicts_with = "host")]
+    pub all_hosts: bool,
+}
+
+impl HostsArgs {
+    /// True for a run over several hosts.
+    #[must_use]
+    pub fn are_several(&self) -> bool {
+        self.all_hosts || self.host.iter().any(|host| Some(host) != self.host.first())
+    }
+
+    /// The only host; none if none is named, or several are.
+    #[must_use]
+    pub fn one(&self) -> Option<&str> {
+        if self.are_several() { None } else { self.host.first().map(String::as_str) }
+    }
+}
+
 /// Selects the target.
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     pub target: PathBuf,
 
@@ -62,12 +88,12 @@ pub struct PlaceArgs {
 /// Selects what `plan` and `verify` survey: one target, or all hosts.
 #[derive(Debug, clap::Args)]
 pub struct SurveyArgs {
-    /// An image, a block device, a directory with a root file system, or @HOST for a running node of the manifest
+    /// An image, a block device, a directory or tar with a root file system, or @HOST for a running node of the manifest
     #[arg(value_name = "TARGET", required_unless_present = "all", conflicts_with = "all")]
     target: Option<PathBuf>,
 
     /// All running hosts of the manifest
-    #[arg(long, conflicts_with_all = ["host", "root_partition", "as_host", "system"])]
+    #[arg(long, conflicts_with_all = ["host", "all_hosts", "root_partition", "as_host", "system"])]
     all: bool,
 
     #[command(flatten)]
@@ -87,6 +113,7 @@ impl SurveyArgs {
             ssh: Some(&self.ssh),
             forget_list: false,
             new_root: false,
+            by_mark: false,
         })
     }
 
@@ -114,6 +141,38 @@ impl SurveyArgs {
     }
 }
 
+impl SurveyArgs {
+    /// Surveys the images of several hosts. `quick` only compares; with `tells`, an image that differs is exit code 3.
+    ///
+    /// # Errors
+    /// As [`images::run`].
+    pub fn run_images(
+        &self,
+        ui: &Ui,
+        target: Target<'_>,
+        manifest: &ManifestArgs,
+        hosts: &HostsArgs,
+        kind: RunKind,
+        (quick, tells): (bool, bool),
+    ) -> Result<Exit, Failure> {
+        let request = images::Request {
+            kind,
+            target: target.path,
+            place: &self.place,
+            manifest,
+            hosts,
+            output: None,
+            destination: &|_| Destination::InPlace { keep_mode: true, force: false, undo: None },
+            public_out: None,
+            sidecars: false,
+            forget_list: false,
+            quick,
+            exit_on_difference: tells,
+        };
+        images::run(ui, &request)
+    }
+}
+
 /// One target, and how to open it.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -127,6 +186,8 @@ pub struct Target<'a> {
     pub forget_list: bool,
     /// Accept a directory that is no root yet.
     pub new_root: bool,
+    /// `{host}` says whose it is: its file is named after its host.
+    pub by_mark: bool,
 }
 
 impl Target<'_> {

@@ -20,6 +20,10 @@ pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
+    /// The target's host in the manifest
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
     /// Also read every value from its source, and check that it fits
     #[arg(long)]
     values: bool,
@@ -53,7 +57,7 @@ impl Args {
     fn parts<'m>(&'m self, manifest: &'m Manifest, secrets: Vec<&'m SecretSpec>) -> Vec<HostPart<'m>> {
         let part =
             |host: Option<&'m str>, secrets| HostPart { name: host.unwrap_or(""), host: None, as_host: host, secrets };
-        if let Some(host) = &self.manifest.host {
+        if let Some(host) = &self.host {
             return vec![part(Some(host), secrets)];
         }
         let (of_hosts, same): (Vec<_>, Vec<_>) = secrets.into_iter().partition(|secret| secret.names_host());
@@ -71,11 +75,11 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let manifest = select::load(&self.manifest.manifest)?;
         // Without a host every secret is checked: nothing is written, so the choice of a host does not matter.
-        let secrets = match self.manifest.host {
-            Some(_) => select::select(&manifest, &self.manifest)?,
+        let secrets = match self.host {
+            Some(_) => select::select(&manifest, self.host.as_deref(), &self.manifest.only)?,
             None => manifest.named(&self.manifest.only).map_err(|error| select::wrong_selection(&error))?,
         };
-        let mut warnings = select::manifest_warnings(&manifest, &secrets, self.manifest.host.as_deref());
+        let mut warnings = select::manifest_warnings(&manifest, &secrets, self.host.as_deref());
         if self.values {
             self.read(ui, &manifest, secrets.clone(), &mut warnings)?;
         }

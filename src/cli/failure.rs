@@ -9,6 +9,9 @@ use crate::run::remedy;
 /// The error of a change of a target.
 #[must_use]
 pub fn failed(target: &str, error: &PlaceError) -> Failure {
+    if error.is_usage() {
+        return Failure::usage(Message::new(error.to_string()).hint(remedy::place_hint(error)));
+    }
     let (exit, message) = match error.is_half_done() {
         true => (Exit::HalfDone, Message::new(format!("{target}: stopped in the middle"))),
         false => (Exit::Refused, Message::nothing_changed(target)),

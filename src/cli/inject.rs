@@ -1,22 +1,28 @@
 //! `deaddrop inject`: writes secrets into an image or a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
+use deaddrop_image::container::Format;
 use deaddrop_image::output::Destination;
 use deaddrop_image::table::root::Backend;
 
-use super::args::{ManifestArgs, Target, TargetArgs};
+use super::args::{HostsArgs, ManifestArgs, Target, TargetArgs};
 use super::failure;
+use super::images::{self, names};
 use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
+use super::sidecars;
+use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public, wrap};
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::plan::Plan;
 
-/// Writes the declared secrets into an image, in place or as a new image, or into a directory with a root file system.
+/// Writes the declared secrets into an image or a tar with a root file system, in place or as a new file, or into a
+/// directory with a root file system.
 ///
 /// Example: deaddrop inject result/*.img -m secrets.yaml --host node1 -o node1.img
 ///
@@ -30,9 +36,30 @@ pub struct Args {
     #[command(flatten)]
     manifest: ManifestArgs,
 
-    /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, otherwise none)
+    #[command(flatten)]
+    hosts: HostsArgs,
+
+    /// Write a new image, and leave TARGET unchanged; the suffix sets the compression (.zst, .gz, .xz, .bz2, otherwise
+    /// none); for a tar of a root: .tar, .tar.gz, …
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
+
+    /// Write OUT in this format [default: TARGET's]; all but raw and qcow2 need the program qemu-img
+    ///
+    /// `vpc`, as qemu calls it, is vhd. Without --format, an OUT whose suffix tells another format is refused.
+    #[arg(long, value_name = "raw|qcow2|vmdk|vdi|vhd|vhdx", value_parser = formats(), hide_possible_values = true,
+          requires = "output")]
+    format: Option<Format>,
+
+    /// Make OUT a thin qcow2 image: what differs from TARGET, which has to be raw or qcow2, and stay as it is
+    #[arg(long, requires = "output", conflicts_with = "format")]
+    qcow2_overlay: bool,
+
+    /// Write OUT.sha256, OUT.bmap (not for qcow2 and the like) and OUT's line of SHA256SUMS beside it, too
+    ///
+    /// Without -o, those of TARGET. Without this option, one that does not fit any more is named.
+    #[arg(long)]
+    sidecars: bool,
 
     /// Change TARGET itself; required by --backend mount without -o (the native back end's default)
     ///
@@ -76,24 +103,36 @@ impl Args {
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let started = Instant::now();
         let time = time_of_run()?;
-        let destination = match &self.output {
-            Some(path) => Destination::File { path: path.clone(), force: self.force },
+        let destination = |output: Option<PathBuf>| match output {
+            Some(path) => {
+                Destination::File { path, force: self.force, format: self.format, overlay: self.qcow2_overlay }
+            }
             None => Destination::InPlace { keep_mode: self.keep_mode, force: self.force, undo: self.undo.clone() },
         };
-        let name = self.output.as_ref().unwrap_or(&self.target.target).display().to_string();
-        let through_kernel = self.target.place.backend.backend == Backend::Mount && !self.target.target.is_dir();
-        if through_kernel && self.output.is_none() && !self.in_place {
-            return Err(failure::failed(&name, &in_place_must_be_asked_for().into()));
+        if self.hosts.are_several() {
+            return self.run_on_several(ui, &destination);
         }
-        let (path, place) = (self.target.target.as_path(), &self.target.place);
-        let target = Target { path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root };
+        let host = self.hosts.one();
+        let path = names::of_host(&self.target.target, host)?;
+        let output = self.output.as_deref().map(|output| names::of_host(output, host)).transpose()?;
+        let written = output.as_ref().unwrap_or(&path).clone();
+        let name = written.display().to_string();
+        let destination = destination(output);
+        self.check_in_place(&path, &name)?;
+        let place = &self.target.place;
+        let by_mark = names::has_mark(self.output.as_ref().unwrap_or(&self.target.target));
+        let target =
+            Target { path: &path, place, ssh: None, forget_list: self.forget_list, new_root: self.new_root, by_mark };
         if self.new_root && !path.is_dir() {
             let message = format!("--new-root is for a directory, and `{}` is none", path.display());
             return Err(Failure::usage(Message::new(message).hint("leave it out")));
         }
+        if self.sidecars {
+            sidecars::check(&written)?;
+        }
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = prepare(ui, target, &self.manifest, Some(&destination), &watch)?;
+        let mut prepared = prepare(ui, target, &self.manifest, host, Some(&destination), &watch)?;
         let plan = &prepared.plan;
 
         let columns = wrap::columns(std::io::stderr());
@@ -109,13 +148,13 @@ impl Args {
             PublicOut::write(path, &text)
         });
         let public_out = public_out.transpose()?;
-        let rewrites = self.output.is_none() && !changes.is_empty() && prepared.place.place().is_packed();
+        let rewrites = prepared.place.place().packed_as().filter(|_| self.output.is_none() && !changes.is_empty());
         // Even without changes: -o still writes an image, and an interrupted run is finished.
         let applied =
             prepared.place.change(&name)?.apply(&changes, time).map_err(|error| failure::failed(&name, &error))?;
         applied.details.iter().for_each(|line| ui.detail(1, line));
 
-        let target = self.target.target.display().to_string();
+        let target = path.display().to_string();
         ui.print_json_when_done(|| json::plan("inject", &target, plan));
         if !changed_lines.is_empty() {
             ui.info(&changed_lines);
@@ -135,13 +174,63 @@ impl Args {
             exit = Exit::HalfDone;
         }
         ui.info(&self.closing_line(&name, plan, rewrites, started.elapsed()));
+        let changed = !changes.is_empty();
+        // The image is read again, and is locked until then.
+        drop((changes, prepared));
+        if changed || self.output.is_some() || self.sidecars {
+            match sidecars::see_to(&written, self.sidecars, &watch) {
+                Ok(lines) => lines.iter().for_each(|line| ui.info(line)),
+                Err(message) => {
+                    print_error_stream(&message.render());
+                    exit = Exit::HalfDone;
+                }
+            }
+        }
         Ok(exit)
     }
 
-    /// `rewrites`: all of a compressed image was written anew.
-    fn closing_line(&self, name: &str, plan: &Plan, rewrites: bool, elapsed: Duration) -> String {
+    /// With the mount back end a change in place has to be asked for.
+    fn check_in_place(&self, path: &Path, name: &str) -> Result<(), Failure> {
+        let through_kernel = self.target.place.backend.backend == Backend::Mount && !path.is_dir();
+        match through_kernel && self.output.is_none() && !self.in_place {
+            true => Err(failure::failed(name, &in_place_must_be_asked_for().into())),
+            false => Ok(()),
+        }
+    }
+
+    /// An image of each of several hosts.
+    fn run_on_several(
+        &self,
+        ui: &Ui,
+        destination: &(dyn Fn(Option<PathBuf>) -> Destination + Sync),
+    ) -> Result<Exit, Failure> {
+        let target = self.target.target.as_path();
+        self.check_in_place(target, &target.display().to_string())?;
+        if self.new_root {
+            let message = Message::new("--new-root is for one directory");
+            return Err(Failure::usage(message.hint("run it for each host by itself")));
+        }
+        let request = images::Request {
+            kind: RunKind::Inject,
+            target,
+            place: &self.target.place,
+            manifest: &self.manifest,
+            hosts: &self.hosts,
+            output: self.output.as_deref(),
+            destination,
+            public_out: self.public_out.as_deref(),
+            sidecars: self.sidecars,
+            forget_list: self.forget_list,
+            quick: false,
+            exit_on_difference: false,
+        };
+        images::run(ui, &request)
+    }
+
+    /// `rewrites`: all of the image was written anew, since it is that.
+    fn closing_line(&self, name: &str, plan: &Plan, rewrites: Option<&str>, elapsed: Duration) -> String {
         let time = text::duration(elapsed);
-        let rewrites = if rewrites { format!("; rewrites {name}, which is compressed") } else { String::new() };
+        let rewrites = rewrites.map_or(String::new(), |packed| format!("; rewrites {name}, which is {packed}"));
         if !plan.is_empty() {
             return format!("{name}: {}{rewrites} ({time})", report::done(plan));
         }
@@ -151,6 +240,12 @@ impl Args {
             None => format!("{name}: nothing to do, {declared} as declared"),
         }
     }
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    let named = |format: Format| PossibleValue::new(format.name()).aliases((format == Format::Vhd).then_some("vpc"));
+    // Only these names get here.
+    PossibleValuesParser::new(Format::MADE.map(named)).map(|name| Format::named(&name).unwrap_or(Format::Raw))
 }
 
 fn in_place_must_be_asked_for() -> StorageError {

@@ -26,7 +26,7 @@ const USUAL: &str = "secrets.yaml";
 /// can be read. Without a manifest it lists what the system reads.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 
@@ -127,7 +127,14 @@ impl Args {
             as_host: false,
             system: None,
         };
-        let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
+        let target = Target {
+            path: &self.target,
+            place: &place,
+            ssh: None,
+            forget_list: false,
+            new_root: false,
+            by_mark: false,
+        };
         let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
         let choice = SystemChoice {
             system: self.system.clone(),

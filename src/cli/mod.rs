@@ -7,6 +7,7 @@ mod completions;
 mod failure;
 mod fleet;
 mod generate;
+mod images;
 mod init;
 mod inject;
 mod inspect;
@@ -21,6 +22,7 @@ mod rotate;
 mod scan;
 mod scrub;
 mod select;
+mod sidecars;
 mod sources;
 mod verify;
 
@@ -80,7 +82,7 @@ What a command is asked for (plan, inspection, differences, lists, a new key) go
 work, warnings about the run, questions and errors go to standard error.
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
-3 differences or findings (verify, plan --exit-code, lint, scan); 4 some hosts done and some not (rotate);
+3 differences or findings (verify, plan --exit-code, lint, scan); 4 some hosts done and some not (rotate, several images);
 5 interrupted during the commit; the next run finishes it;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 

@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::args::{ManifestArgs, SurveyArgs};
+use super::args::{HostsArgs, ManifestArgs, SurveyArgs, Target};
 use super::failure;
+use super::images::names;
 use super::prepare::{Opened, Prepared, prepare, time_of_run, tree_changes};
 use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report};
@@ -19,6 +20,9 @@ pub struct Args {
 
     #[command(flatten)]
     manifest: ManifestArgs,
+
+    #[command(flatten)]
+    hosts: HostsArgs,
 
     /// Exit with 3 if there is something to do
     #[arg(long)]
@@ -38,6 +42,13 @@ impl Args {
         let Some(target) = self.target.target() else {
             return self.target.run_all(ui, &self.manifest, RunKind::Plan, self.exit_code);
         };
+        if self.hosts.are_several() {
+            let tells = (self.quick, self.exit_code);
+            return self.target.run_images(ui, target, &self.manifest, &self.hosts, RunKind::Plan, tells);
+        }
+        let host = self.hosts.one();
+        let path = names::of_host(target.path, host)?;
+        let target = Target { path: &path, by_mark: names::has_mark(target.path), ..target };
         if self.quick && (target.is_node() || target.path.is_dir()) {
             let what = if target.is_node() { "a running node" } else { "a directory" };
             let message = format!("--quick is for images and block devices, and `{}` is {what}", target.path.display());
@@ -46,17 +57,17 @@ impl Args {
         let time = time_of_run()?;
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let mut prepared = prepare(ui, target, &self.manifest, None, &watch)?;
+        let mut prepared = prepare(ui, target, &self.manifest, host, None, &watch)?;
         let name = target.path.display().to_string();
         let place = prepared.place.place();
-        let (heading, is_packed) = (place.title(), place.is_packed());
+        let (heading, is_packed) = (place.title(), place.packed_as().is_some());
         let checked = if self.quick { Ok(Vec::new()) } else { dry_run(&mut prepared, &name, time) };
         let plan = &prepared.plan;
         // JSON has either a plan that inject can carry out, or the error.
         if checked.is_ok() {
             ui.print_json(|| json::plan("plan", &name, plan))?;
         }
-        let host = self.manifest.host.as_ref().map_or(String::new(), |host| format!(", as {host}"));
+        let host = host.map_or(String::new(), |host| format!(", as {host}"));
         let rewrites = match is_packed {
             true => format!(" Without -o, inject rewrites {name}."),
             false => String::new(),

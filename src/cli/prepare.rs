@@ -4,19 +4,25 @@ use std::time::{Duration, SystemTime};
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::tree::TreeChange;
+use deaddrop_core::warning::Warning;
+use deaddrop_image::native::NativeImage;
+use deaddrop_image::open::disk::OfHost;
 use deaddrop_image::output::Destination;
-use deaddrop_image::progress::Watch;
+use deaddrop_image::progress::{Watch, quiet};
+use deaddrop_image::tar::{self, TarOfHost, TarRoot};
 
 use super::args::{ManifestArgs, SshArgs, Target};
 use super::select::{load, manifest_warnings, select, select_of_node};
 use super::{failure, root_directory};
 use crate::manifest::Manifest;
 use crate::place::directory::DirectoryPlace;
+use crate::place::image::ImagePlace;
+use crate::place::tar::TarPlace;
 use crate::place::{Change, Place, Survey, SystemChoice, Wanted};
 use crate::report::public::KnownAs;
 use crate::report::{ProgressDisplay, Ui};
 use crate::rotate::{self, Node};
-use crate::run::desired;
+use crate::run::desired::{self, DesiredFile};
 use crate::run::identity::Identity;
 use crate::run::make::{self, PublicPart};
 use crate::run::message::{Failure, Message};
@@ -67,6 +73,30 @@ impl<'w> Opened<'w> {
     }
 }
 
+/// A base that is open for one host.
+pub enum Base {
+    /// A disk image.
+    Disk(OfHost),
+    /// A tar of a root.
+    Tar(TarOfHost),
+}
+
+impl Base {
+    /// The place of the host.
+    ///
+    /// # Errors
+    /// If the root of an image cannot be read.
+    pub fn place(self, root_partition: Option<&str>) -> Result<Box<dyn Change>, StorageError> {
+        match self {
+            Self::Disk((image, output)) => {
+                let image = NativeImage::with(image, output, root_partition, &quiet)?;
+                Ok(Box::new(ImagePlace::Native(Box::new(image))))
+            }
+            Self::Tar(tar) => Ok(Box::new(TarPlace(tar.with(&quiet)))),
+        }
+    }
+}
+
 /// Connects to a running node, to survey it.
 fn open_node<'w>(
     manifest: &Manifest,
@@ -105,6 +135,7 @@ pub fn prepare<'w>(
     ui: &Ui,
     target: Target<'_>,
     manifest: &ManifestArgs,
+    host: Option<&str>,
     destination: Option<&Destination>,
     watch: Watch<'w>,
 ) -> Result<Prepared<'w>, Failure> {
@@ -115,10 +146,10 @@ pub fn prepare<'w>(
         return Err(failure::not_a_file_but_a_host(&name));
     }
     let secrets = match node {
-        Some(host) => select_of_node(&loaded, manifest, host)?,
-        None => select(&loaded, manifest)?,
+        Some(node) => select_of_node(&loaded, host, &manifest.only, node)?,
+        None => select(&loaded, host, &manifest.only)?,
     };
-    let host = node.or(manifest.host.as_deref());
+    let host = node.or(host);
     let part = HostPart {
         name: host.unwrap_or(&name),
         host: node.and_then(|node| loaded.hosts.get(node)),
@@ -126,9 +157,9 @@ pub fn prepare<'w>(
         secrets,
     };
     let values = Values::read(&loaded, std::slice::from_ref(&part), ui.tell())?;
+    // Before the target is opened.
     let files = part.files(&loaded, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
-
-    let mut opened = match (node, target.ssh) {
+    let opened = match (node, target.ssh) {
         (Some(_), Some(ssh)) => Opened::Node(Box::new(open_node(&loaded, target, ssh, &part, &values)?)),
         (Some(_), None) => return Err(failure::only_rotate(&name)),
         (None, _) => {
@@ -136,9 +167,36 @@ pub fn prepare<'w>(
             Opened::Files(opened)
         }
     };
+    plan_of(ui, opened, target, HostInput { manifest: &loaded, part: &part, values: &values, files })
+}
+
+/// What is known of a host before its place is opened.
+pub struct HostInput<'a> {
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// The host, and its secrets.
+    pub part: &'a HostPart<'a>,
+    /// The values of the run.
+    pub values: &'a Values,
+    /// The files that it should have.
+    pub files: Vec<DesiredFile>,
+}
+
+/// Surveys an open place, and plans its changes. `target` says what it was opened as.
+///
+/// # Errors
+/// Exit 1. Nothing was written.
+pub fn plan_of<'w>(
+    ui: &Ui,
+    mut opened: Opened<'w>,
+    target: Target<'_>,
+    HostInput { manifest, part, values, files }: HostInput<'_>,
+) -> Result<Prepared<'w>, Failure> {
+    let name = target.path.display().to_string();
+    let (host, is_node) = (part.as_host, matches!(opened, Opened::Node(_)));
     let choice = SystemChoice {
         system: target.place.system.clone(),
-        persist_root: loaded.persist_root(host).map(|path| path.as_str().to_owned()),
+        persist_root: manifest.persist_root(host).map(|path| path.as_str().to_owned()),
         with_facts: false,
     };
     let survey = |wanted: &[Wanted]| {
@@ -150,11 +208,12 @@ pub fn prepare<'w>(
         }
         Ok(survey)
     };
-    let allow = loaded.allowances(host).of_target();
-    let identity = host.filter(|_| node.is_none()).map(|host| Identity {
+    let allow = manifest.allowances(host).of_target();
+    let identity = host.filter(|_| !is_node).map(|host| Identity {
         host,
-        hosts: &loaded.hosts,
+        hosts: &manifest.hosts,
         insist: target.place.as_host,
+        by_mark: target.by_mark,
     });
     let prepared = prepare::prepare(files, host, &allow, identity, desired::wanted, survey);
     let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
@@ -167,15 +226,20 @@ pub fn prepare<'w>(
             Failure::refused(refused.iter().map(message).collect())
         }
     })?;
-    let known_as = host.and_then(|name| Some(KnownAs::new(name, loaded.hosts.get(name)?))).unwrap_or_default();
-    let mut warnings = manifest_warnings(&loaded, &part.secrets, host);
-    warnings.extend_from_slice(values.warnings());
+    let known_as = host.and_then(|name| Some(KnownAs::new(name, manifest.hosts.get(name)?))).unwrap_or_default();
+    let mut warnings = manifest_warnings(manifest, &part.secrets, host);
+    let is_its = |warning: &&Warning| {
+        warning.secret.as_ref().is_none_or(|name| part.secrets.iter().any(|secret| secret.name == *name))
+    };
+    let mut of_values: Vec<Warning> = values.warnings().iter().filter(is_its).cloned().collect();
+    manifest.allowances(host).filter(&mut of_values);
+    warnings.append(&mut of_values);
     warnings.append(&mut plan.warnings);
     let mut of_place = opened.place().warnings();
-    loaded.allowances(host).filter(&mut of_place);
+    manifest.allowances(host).filter(&mut of_place);
     warnings.append(&mut of_place);
     plan.warnings = warnings;
-    let after = node.map(|_| rotate::announced(&plan, &part.secrets)).filter(|after| !after.is_empty());
+    let after = is_node.then(|| rotate::announced(&plan, &part.secrets)).filter(|after| !after.is_empty());
     Ok(Prepared { place: opened, plan, public_parts, after, known_as })
 }
 
@@ -215,6 +279,9 @@ pub fn open<'w>(
     watch: Watch<'w>,
 ) -> Result<Box<dyn Change + 'w>, StorageError> {
     let path = target.path;
+    if !path.is_dir() && tar::is_tar(path) {
+        return open_tar(target, destination, watch);
+    }
     if !path.is_dir() {
         return target.place.backend.open(ui, path, target.place.root_partition.as_deref(), destination, watch);
     }
@@ -238,6 +305,47 @@ pub fn open<'w>(
             Ok(Box::new(DirectoryPlace::open(path)?))
         }
     }
+}
+
+/// Opens a base once for all hosts, and gives the place of each; none if each opens it for itself. See
+/// [`deaddrop_image::open::disk::DiskImage::open_for_all`].
+///
+/// # Errors
+/// If it cannot be opened, a destination is not possible, or an option is not for it.
+pub fn open_for_all(
+    target: Target<'_>,
+    count: usize,
+    destinations: &[Destination],
+    watch: Watch<'_>,
+) -> Result<Option<Vec<Base>>, StorageError> {
+    if tar::is_tar(target.path) {
+        refuse_for_a_tar(target)?;
+        let tars = TarRoot::open_for_all(target.path, count, destinations, watch)?;
+        return Ok(Some(tars.into_iter().map(Base::Tar).collect()));
+    }
+    let images = target.place.backend.open_for_all(target.path, count, destinations, watch)?;
+    Ok(images.map(|images| images.into_iter().map(Base::Disk).collect()))
+}
+
+/// Opens a root file system in a tar.
+fn open_tar<'w>(
+    target: Target<'_>,
+    destination: Option<&Destination>,
+    watch: Watch<'w>,
+) -> Result<Box<dyn Change + 'w>, StorageError> {
+    refuse_for_a_tar(target)?;
+    Ok(Box::new(TarPlace(TarRoot::open(target.path, destination, watch)?)))
+}
+
+fn refuse_for_a_tar(target: Target<'_>) -> Result<(), StorageError> {
+    let asked = target.place.root_partition.as_ref().map(|_| "--root-partition");
+    if let Some(option) = asked.or(target.place.backend.refuse_for_a_directory().err()) {
+        return Err(StorageError::refused(
+            format!("{option} is for disk images, and {} is a tar", target.path.display()),
+            "leave it out: a tar of a root is read and written without the kernel",
+        ));
+    }
+    Ok(())
 }
 
 /// The changes of a plan; generates the new password hashes.

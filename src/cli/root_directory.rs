@@ -9,8 +9,11 @@ use deaddrop_core::shown;
 /// One of these is in every root; the last is that of OSTree, which is refused by its name.
 const ROOT: [&str; 3] = ["etc", "nix/store", "ostree/deploy"];
 
-/// Suffixes of images, as builders of NixOS name them.
-const IMAGES: &[&str] = &[".img", ".img.zst", ".raw", ".raw.zst", ".qcow2"];
+/// Suffixes of images and of roots in a tar, as builders of NixOS name them.
+const IMAGES: &[&str] = &[
+    ".img", ".img.zst", ".img.gz", ".img.xz", ".img.bz2", ".raw", ".raw.zst", ".raw.gz", ".raw.xz", ".raw.bz2",
+    ".qcow2", ".vma.zst", ".vma", ".tar.xz", ".tar.gz", ".tar.zst", ".tar",
+];
 /// Maximum number of entries that are looked at, and of images that are named.
 const MOST_ENTRIES: usize = 200;
 const MOST_NAMED: usize = 3;

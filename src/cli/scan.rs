@@ -22,12 +22,16 @@ use crate::run::scan::{self, Scanned};
 /// bytes are not searched for, and counted. Exits with 3 if a value is found.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, a block device, or a directory with a root file system
+    /// An image, a block device, or a directory or tar with a root file system
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 
     #[command(flatten)]
     manifest: ManifestArgs,
+
+    /// The target's host in the manifest
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
 
     /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]
@@ -47,7 +51,7 @@ impl Args {
             return Err(Failure::usage(message.hint(hint)));
         }
         let manifest = select::load(&self.manifest.manifest)?;
-        let parts = scan::parts(&manifest, self.manifest.host.as_deref(), &self.manifest.only)
+        let parts = scan::parts(&manifest, self.host.as_deref(), &self.manifest.only)
             .map_err(|error| select::wrong_selection(&error))?;
         let values = Values::read(&manifest, &parts, ui.tell())?;
         let progress = ProgressDisplay::new(ui);
@@ -58,10 +62,17 @@ impl Args {
             as_host: false,
             system: None,
         };
-        let target = Target { path: &self.target, place: &place, ssh: None, forget_list: false, new_root: false };
+        let target = Target {
+            path: &self.target,
+            place: &place,
+            ssh: None,
+            forget_list: false,
+            new_root: false,
+            by_mark: false,
+        };
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
-        let persist_root = manifest.persist_root(self.manifest.host.as_deref()).map(|path| path.as_str().to_owned());
+        let persist_root = manifest.persist_root(self.host.as_deref()).map(|path| path.as_str().to_owned());
         let choice = SystemChoice { persist_root, ..SystemChoice::default() };
         let scanned = scan::scan(&manifest, &parts, &values, place.as_mut(), &choice, &watch).map_err(failed)?;
         if scanned.total == 0 && scanned.unread.count > 0 {

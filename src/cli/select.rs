@@ -4,7 +4,6 @@ use std::path::Path;
 
 use deaddrop_core::warning::Warning;
 
-use super::args::ManifestArgs;
 use crate::manifest::{Manifest, SecretSpec, SelectError};
 use crate::nixos;
 use crate::run::message::{Failure, Message};
@@ -17,12 +16,12 @@ pub fn load(manifest: &Path) -> Result<Manifest, Failure> {
     Manifest::load(manifest).map_err(|errors| Failure::usage(Message::rendered(errors.to_string())))
 }
 
-/// The secrets of the host that `--host` names, or those of them that `--only` names.
+/// The secrets of the host, or those of them that `only` names.
 ///
 /// # Errors
 /// Exit 2 if the host or a secret is unknown, if a host must be named, or if a secret is not for this host.
-pub fn select<'a>(manifest: &'a Manifest, args: &ManifestArgs) -> Result<Vec<&'a SecretSpec>, Failure> {
-    manifest.select(args.host.as_deref(), &args.only).map_err(|error| wrong_selection(&error))
+pub fn select<'a>(manifest: &'a Manifest, host: Option<&str>, only: &[String]) -> Result<Vec<&'a SecretSpec>, Failure> {
+    manifest.select(host, only).map_err(|error| wrong_selection(&error))
 }
 
 /// The command line names a host or a secret that the manifest does not have.
@@ -37,14 +36,15 @@ pub fn wrong_selection(error: &SelectError) -> Failure {
 /// Exit 2, as [`select`]; also if `--host` names another host.
 pub fn select_of_node<'a>(
     manifest: &'a Manifest,
-    args: &ManifestArgs,
+    host: Option<&str>,
+    only: &[String],
     node: &str,
 ) -> Result<Vec<&'a SecretSpec>, Failure> {
-    if args.host.as_deref().is_some_and(|host| host != node) {
+    if host.is_some_and(|host| host != node) {
         let message = format!("`@{node}` is a host itself: --host names another one");
         return Err(Failure::usage(Message::new(message).hint("leave --host out")));
     }
-    manifest.select(Some(node), &args.only).map_err(|error| wrong_selection(&error))
+    select(manifest, Some(node), only)
 }
 
 /// The manifest's own warnings about these secrets, as far as they are not allowed on `host`.

@@ -1,6 +1,7 @@
 //! `deaddrop verify`: succeeds if the plan is empty.
 
-use super::args::{ManifestArgs, SurveyArgs};
+use super::args::{HostsArgs, ManifestArgs, SurveyArgs, Target};
+use super::images::names;
 use super::prepare::prepare;
 use crate::report::rotate::RunKind;
 use crate::report::{ProgressDisplay, Ui, json, plan as report};
@@ -19,6 +20,9 @@ pub struct Args {
 
     #[command(flatten)]
     manifest: ManifestArgs,
+
+    #[command(flatten)]
+    hosts: HostsArgs,
 }
 
 impl Args {
@@ -27,9 +31,15 @@ impl Args {
         let Some(target) = self.target.target() else {
             return self.target.run_all(ui, &self.manifest, RunKind::Verify, true);
         };
+        if self.hosts.are_several() {
+            return self.target.run_images(ui, target, &self.manifest, &self.hosts, RunKind::Verify, (false, true));
+        }
+        let host = self.hosts.one();
+        let path = names::of_host(target.path, host)?;
+        let target = Target { path: &path, by_mark: names::has_mark(target.path), ..target };
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let prepared = prepare(ui, target, &self.manifest, None, &watch)?;
+        let prepared = prepare(ui, target, &self.manifest, host, None, &watch)?;
         let (name, plan) = (target.path.display().to_string(), &prepared.plan);
         ui.print_json(|| json::plan("verify", &name, plan))?;
         let columns = ui.columns_of_result();

@@ -45,10 +45,10 @@ impl Place for ImagePlace<'_> {
         doubt(self.root()).into_iter().collect()
     }
 
-    fn is_packed(&self) -> bool {
+    fn packed_as(&self) -> Option<&'static str> {
         match self {
-            Self::Native(image) => image.is_packed(),
-            Self::Mounted(image) => image.is_packed(),
+            Self::Native(image) => image.packed_as(),
+            Self::Mounted(image) => image.packed_as(),
         }
     }
 

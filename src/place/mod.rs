@@ -13,6 +13,7 @@ pub mod labels;
 pub mod node;
 mod standing;
 pub mod survey;
+pub mod tar;
 pub mod users;
 
 use std::time::SystemTime;
@@ -41,9 +42,9 @@ pub trait Place {
         Vec::new()
     }
 
-    /// True for a compressed image: a change in place rewrites the whole file.
-    fn is_packed(&self) -> bool {
-        false
+    /// What an image is whose whole file a change in place rewrites: "compressed", "a qcow2 image".
+    fn packed_as(&self) -> Option<&'static str> {
+        None
     }
 
     /// The line that heads a plan: "node1.img, partition 2 (ext4, nixos)".
@@ -101,6 +102,12 @@ pub enum PlaceError {
 }
 
 impl PlaceError {
+    /// True if what was asked for contradicts the place.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Storage(StorageError::Usage { .. }))
+    }
+
     /// True if a change was interrupted and could not be rolled back.
     #[must_use]
     pub fn is_half_done(&self) -> bool {

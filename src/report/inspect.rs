@@ -7,6 +7,7 @@ use deaddrop_core::text::size;
 use deaddrop_core::tree::walk;
 use deaddrop_image::ext4::{JournalState, Summary};
 use deaddrop_image::journal::replay::Pending;
+use deaddrop_image::open::disk::Layer;
 use deaddrop_image::table::Partition;
 use deaddrop_image::table::root::Backend;
 use serde_json::{Value, json};
@@ -19,8 +20,8 @@ use crate::run::style::{self, paint};
 pub struct Inspection<'a> {
     /// The image as on the command line.
     pub name: &'a str,
-    /// "raw", "zstd".
-    pub container: &'static str,
+    /// Outermost first; the last one is the raw disk.
+    pub layers: &'a [Layer],
     /// Size of the file, in bytes.
     pub file_size: u64,
     /// Size of the disk, in bytes.
@@ -56,11 +57,18 @@ impl Inspection<'_> {
             .map(|(partition, reason)| {
                 json!({ "partition": partition.number, "reason": reason, "backend": backend(partition) })
             });
+        let layers: Vec<Value> =
+            self.layers.iter().map(|layer| json!({ "kind": layer.kind, "size": layer.size })).collect();
         json!({
             "version": 1,
             "command": "inspect",
             "target": self.name,
-            "container": { "kind": self.container, "file_size": self.file_size, "size": self.disk_size },
+            "container": {
+                "kind": self.layers.first().map_or("raw", |layer| layer.kind),
+                "file_size": self.file_size,
+                "size": self.disk_size,
+            },
+            "layers": layers,
             "table": {
                 "kind": self.table.kind,
                 "sector_size": self.table.sector_size,
@@ -71,10 +79,8 @@ impl Inspection<'_> {
             "root": root,
             "root_problem": self.root.as_ref().err().map(|(reason, _)| reason),
             "ext4": self.ext4.as_ref().map(|(summary, writable)| ext4_json(summary, writable)),
-            "nixos": match &self.nixos {
-                Found::System(closure) => json!({ "name": closure.name, "generation": closure.generation }),
-                Found::None | Found::Unreadable(_) => Value::Null,
-            },
+            "tar": null,
+            "nixos": nixos_json(&self.nixos),
         })
     }
 
@@ -82,10 +88,8 @@ impl Inspection<'_> {
     /// partitions' names are omitted.
     #[must_use]
     pub fn text(&self, with_ids: bool, columns: Option<usize>) -> String {
-        let packed = match self.container {
-            "raw" => "raw disk image".to_owned(),
-            other => format!("{other} → raw disk image"),
-        };
+        let kinds: Vec<&str> = self.layers.iter().map(|layer| layer.kind).collect();
+        let packed = format!("{} disk image", kinds.join(" → "));
         let mut text = format!(
             "{}    {packed}, {} ({} in the file), {}, {}-byte sectors\n\n",
             self.name,
@@ -222,8 +226,16 @@ fn ext4_text(summary: &Summary, writable: &Result<(), StorageError>) -> String {
     text
 }
 
+/// The system's name and generation.
+pub(super) fn nixos_json(nixos: &Found) -> Value {
+    match nixos {
+        Found::System(closure) => json!({ "name": closure.name, "generation": closure.generation }),
+        Found::None | Found::Unreadable(_) => Value::Null,
+    }
+}
+
 /// The system's name and generation on one line; what is not NixOS has none.
-fn nixos_text(nixos: &Found) -> String {
+pub(super) fn nixos_text(nixos: &Found) -> String {
     match nixos {
         Found::None => String::new(),
         Found::Unreadable(why) => format!("\n{} {why}", paint(style::WARNING, "NixOS, not read:")),

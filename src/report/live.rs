@@ -26,6 +26,8 @@ pub struct HostsDisplay<'a> {
     ui: &'a Ui,
     kind: RunKind,
     names: Vec<&'a str>,
+    /// The image of each, in a run on images.
+    targets: Vec<String>,
     /// Width of the column of names.
     width: usize,
     state: Mutex<State>,
@@ -45,7 +47,13 @@ impl<'a> HostsDisplay<'a> {
         let width = names.iter().map(|name| name.width()).max().unwrap_or(0).min(WIDEST_NAME);
         let live = (!ui.quiet && can_be_redrawn()).then(|| Live::new(names.len()));
         let rows = names.iter().map(|_| None).collect();
-        Self { ui, kind, names, width, state: Mutex::new(State { rows, ended: 0, live }) }
+        Self { ui, kind, names, targets: Vec::new(), width, state: Mutex::new(State { rows, ended: 0, live }) }
+    }
+
+    /// With the image of each host.
+    #[must_use]
+    pub fn on(self, targets: Vec<String>) -> Self {
+        Self { targets, ..self }
     }
 
     /// Leaves the terminal to ssh's questions until [`HostsDisplay::resume`].
@@ -103,7 +111,8 @@ impl Watcher for HostsDisplay<'_> {
     fn ended(&self, host: usize, end: HostResult) {
         let is_result = self.kind.is_result() && !self.ui.json;
         let width = if is_result { wrap::columns(std::io::stdout()) } else { wrap::columns(std::io::stderr()) };
-        let row = HostReport::new(self.names[host], end, self.kind, self.ui.verbose, width);
+        let mut row = HostReport::new(self.names[host], end, self.kind, self.ui.verbose, width);
+        row.target = self.targets.get(host).cloned();
         let line = row.line(self.width, self.kind, width);
         let mut state = self.lock();
         state.ended = state.ended.saturating_add(1);
@@ -120,6 +129,7 @@ impl Watcher for HostsDisplay<'_> {
 
     fn stopping(&self, running: usize) {
         let message = match running {
+            _ if self.kind == RunKind::Inject => "stopping: what is not done is given up".to_owned(),
             0 => "stopped: no other host begins".to_owned(),
             1 => "stopping: no other host begins; 1 still runs, and is not cut off".to_owned(),
             _ => format!("stopping: no other host begins; {running} still run, and are not cut off"),

@@ -13,6 +13,7 @@ pub mod public;
 pub mod rotate;
 pub mod scan;
 pub mod sources;
+pub mod tar;
 pub mod wrap;
 
 use std::io::Write;

@@ -104,7 +104,32 @@ pub fn text(known_as: &KnownAs, parts: &[PublicPart]) -> String {
 /// The same as JSON.
 #[must_use]
 pub fn json(known_as: &KnownAs, parts: &[PublicPart]) -> String {
-    let keys: Vec<Value> = parts
+    file(known_as.host.as_deref(), keys(known_as, parts))
+}
+
+/// The text of several hosts.
+#[must_use]
+pub fn text_of_all(hosts: &[(KnownAs, Vec<PublicPart>)]) -> String {
+    hosts.iter().map(|(known_as, parts)| text(known_as, parts)).collect::<Vec<_>>().join("\n")
+}
+
+/// The JSON of several hosts: each key has its `host`.
+#[must_use]
+pub fn json_of_all(hosts: &[(KnownAs, Vec<PublicPart>)]) -> String {
+    let of_host = |(known_as, parts): &(KnownAs, Vec<PublicPart>)| {
+        let mut keys = keys(known_as, parts);
+        keys.iter_mut().for_each(|key| key["host"] = json!(known_as.host));
+        keys
+    };
+    file(None, hosts.iter().flat_map(of_host).collect())
+}
+
+fn file(host: Option<&str>, keys: Vec<Value>) -> String {
+    format!("{:#}\n", json!({ "version": 1, "host": host, "keys": keys }))
+}
+
+fn keys(known_as: &KnownAs, parts: &[PublicPart]) -> Vec<Value> {
+    parts
         .iter()
         .map(|part| {
             let mut key = json!({ "secret": part.secret, "kind": part.kind.name(), "path": part.path });
@@ -119,8 +144,7 @@ pub fn json(known_as: &KnownAs, parts: &[PublicPart]) -> String {
             }
             key
         })
-        .collect();
-    format!("{:#}\n", json!({ "version": 1, "host": known_as.host, "keys": keys }))
+        .collect()
 }
 
 /// For people, on standard error: `age recipient: age1…`.

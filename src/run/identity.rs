@@ -22,6 +22,8 @@ pub struct Identity<'m> {
     pub hosts: &'m BTreeMap<String, Host>,
     /// `--as-host`: go on all the same.
     pub insist: bool,
+    /// Its file is named after its host (`{host}`): it may be made of a base of several hosts, with a name of its own.
+    pub by_mark: bool,
 }
 
 impl Identity<'_> {
@@ -30,7 +32,17 @@ impl Identity<'_> {
     /// # Errors
     /// DD403, if the target is another host.
     pub fn check(&self, files: &[DesiredFile], survey: &Survey, allow: &Allow) -> Result<Option<Warning>, Refusal> {
-        let Some((other, by)) = self.told(files, survey) else { return Ok(None) };
+        let by_name = self.told_by_name(survey).map(|other| (other, "its /etc/hostname".to_owned()));
+        let by_key = || self.told_by_key(files, survey);
+        let told = if self.by_mark { by_key() } else { by_name.clone().or_else(by_key) };
+        let Some((other, by)) = told else {
+            return Ok(by_name.map(|(other, by)| Warning {
+                code: CODE,
+                secret: None,
+                message: format!("the image has the name {other}, by {by}: {} starts with it", self.host),
+                hint: "if one base is for all: leave networking.hostName out of its configuration".into(),
+            }));
+        };
         let reason = format!("this is the target of {other}, by {by}, and not of {}", self.host);
         let why = match (self.insist, allow.get(CODE)) {
             (true, _) => "by --as-host",
@@ -48,12 +60,17 @@ impl Identity<'_> {
         }))
     }
 
-    /// Another host, and what tells it.
-    fn told(&self, files: &[DesiredFile], survey: &Survey) -> Option<(String, String)> {
-        let other = |name: &str| (name != self.host && self.hosts.contains_key(name)).then(|| name.to_owned());
-        if let Some(name) = survey.hostname.as_deref().and_then(other) {
-            return Some((name, "its /etc/hostname".to_owned()));
-        }
+    fn other(&self, name: &str) -> Option<String> {
+        (name != self.host && self.hosts.contains_key(name)).then(|| name.to_owned())
+    }
+
+    /// Another host, which /etc/hostname names.
+    fn told_by_name(&self, survey: &Survey) -> Option<String> {
+        self.other(survey.hostname.as_deref()?)
+    }
+
+    /// Another host, and the key that tells it.
+    fn told_by_key(&self, files: &[DesiredFile], survey: &Survey) -> Option<(String, String)> {
         let mut key: Option<&str> = None;
         for (file, place) in files.iter().zip(&survey.places) {
             let comment = match &file.content {
@@ -70,7 +87,7 @@ impl Identity<'_> {
             };
             // As in the comment of a key that deaddrop made: SECRET@HOST.
             let name = comment.as_deref().and_then(|comment| comment.strip_prefix(&file.secret)?.strip_prefix('@'));
-            if let Some(name) = name.and_then(other) {
+            if let Some(name) = name.and_then(|name| self.other(name)) {
                 return Some((name, format!("the comment of {}", file.path)));
             }
         }

@@ -48,6 +48,14 @@ fn action(remedy: &Remedy) -> String {
         Remedy::NameOutputInDirectory => "name a file in it: -o DIRECTORY/OUT",
         Remedy::OmitOutput => "leave out -o to change the image in place",
         Remedy::ReplaceOutput => "choose another name, or replace it: --force",
+        Remedy::NameFormat { named: Some(format) } => {
+            return format!("--format {format} changes the container; or give it a name that fits the image");
+        }
+        Remedy::NameFormat { named: None } => "--format changes the container: raw, qcow2, vmdk, vdi, vhd or vhdx",
+        Remedy::FollowBacking => {
+            "--follow-backing reads it too, for an image that you trust; or make one file of both: qemu-img convert -O \
+             qcow2 IMAGE NEW"
+        }
         Remedy::OverrideNotRemovable => {
             "make sure that it is the one you mean (`lsblk -o NAME,SIZE,MODEL,MOUNTPOINTS`); --force writes to it all \
              the same"

@@ -26,4 +26,5 @@ mod selinux;
 mod sources;
 mod stores;
 mod tables;
+mod tarballs;
 mod walkthrough;

@@ -3,19 +3,20 @@
 //! Used for the spool of a compressed image and for every output. With `O_TMPFILE` the kernel removes the file when the
 //! process ends, for whatever reason. On a file system without `O_TMPFILE` (NFS, FAT, …) the file has a temporary
 //! name, which is removed on drop and on SIGHUP, SIGINT and SIGTERM; `kill -9` or a power cut may leave it, with mode
-//! 0600.
+//! 0600. So may they with a file that is about to replace another. Its writer holds a lock on it (flock(2)), by which
+//! [`remove_left`] knows that it is nobody's any more.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::unistd::{linkat, syncfs};
+use nix::unistd::{geteuid, linkat, syncfs};
 
 use crate::error::CommitError;
 use crate::sys::{RemoveOnSignal, SignalsWait};
@@ -60,6 +61,7 @@ impl Unfinished {
             // Registered before the file exists, so that no signal arrives in between.
             let guard = RemoveOnSignal::new(path);
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            hold(&file);
             Ok((file, guard))
         })?;
         Ok(Self { file, directory: directory.to_owned(), name: Some(TemporaryName { path, _guard: guard }) })
@@ -161,8 +163,42 @@ impl Unfinished {
 }
 
 fn unnamed(directory: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)
+    let file =
+        OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits()).open(directory)?;
+    hold(&file);
+    Ok(file)
 }
+
+/// Locks a new file. Without locks on this file system, [`remove_left`] cannot remove anything either.
+fn hold(file: &File) {
+    let _ = file.try_lock();
+}
+
+/// Removes the files of this user in `directory` that a run which was killed has left: none if it cannot be listed.
+/// Returns their names.
+#[must_use]
+pub fn remove_left(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| is_left(path) && fs::remove_file(path).is_ok()).collect()
+}
+
+/// True if nobody is writing to the unfinished file `path`.
+fn is_left(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let random = name.strip_prefix(PREFIX).unwrap_or_default();
+    if random.len() != 16 || !random.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return false;
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) else { return false };
+    let Ok(found) = file.metadata() else { return false };
+    // Empty: perhaps just created, and about to be locked.
+    let ours = found.is_file() && found.len() > 0 && found.nlink() == 1 && found.uid() == geteuid().as_raw();
+    ours && found.mode() & 0o7777 == 0o600 && file.try_lock().is_ok()
+}
+
+/// How a temporary name begins; 16 hexadecimal digits follow.
+const PREFIX: &str = ".deaddrop-new-";
 
 /// open(2), `O_TMPFILE`: EOPNOTSUPP from the file system; EISDIR or ENOENT from a kernel that does not know the flag.
 fn has_no_unnamed_files(error: &io::Error) -> bool {
@@ -186,7 +222,7 @@ fn with_new_name<T>(directory: &Path, make: impl Fn(&Path) -> io::Result<T>) -> 
         // The hash keys of the standard library are random; a collision only costs another attempt, because `make`
         // never overwrites.
         let random = RandomState::new().hash_one((std::process::id(), attempt));
-        let path = directory.join(format!(".deaddrop-{random:016x}"));
+        let path = directory.join(format!("{PREFIX}{random:016x}"));
         match make(&path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
@@ -287,6 +323,29 @@ mod tests {
             assert_eq!(fs::read(&to).unwrap(), b"new");
             assert_eq!(names(directory.path()), ["out"]);
         }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_what_another_writes_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = |name: &str| directory.path().join(name);
+        let living = Unfinished::create_named(directory.path()).unwrap();
+        living.file().write_all(b"whole").unwrap();
+        for other in [".deaddrop-new-0123456789abcdeg", ".deaddrop-0123456789abcdef", ".deaddrop-new-0000000000000000"]
+        {
+            fs::write(name(other), "theirs").unwrap();
+        }
+        let left = name(".deaddrop-new-0123456789abcdef");
+        fs::write(&left, "a value").unwrap();
+        for (path, mode) in [(name(".deaddrop-new-0123456789abcdeg"), 0o600), (left.clone(), 0o600)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        // Not 0600.
+        fs::set_permissions(name(".deaddrop-new-0000000000000000"), Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(remove_left(directory.path()), [left]);
+        assert!(remove_left(directory.path()).is_empty());
+        living.publish(&name("out")).unwrap();
+        assert_eq!(names(directory.path()).len(), 4);
     }
 
     #[test]

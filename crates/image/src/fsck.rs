@@ -2,6 +2,7 @@
 
 use deaddrop_core::error::{Hint, Remedy, StorageError};
 
+use crate::container::Container;
 use crate::ext4::{Ext4, JournalState, UNCLEAN};
 use crate::table::Partition;
 
@@ -11,7 +12,7 @@ use crate::table::Partition;
 pub fn with_fsck_commands(
     error: StorageError,
     name: &str,
-    packed: bool,
+    container: Container,
     partition: &Partition,
     file_system: &Ext4,
     device: bool,
@@ -21,10 +22,7 @@ pub fn with_fsck_commands(
         StorageError::Refused { what, hint: Hint::Remedy(Remedy::RepairFileSystem) } => (what, "e2fsck -f"),
         other => return other,
     };
-    let (first, image) = match name.strip_suffix(".zst") {
-        Some(raw) if packed => ("decompress it (zstd -d), then", raw),
-        _ => ("first", name),
-    };
+    let (first, image) = container.unpacked(name);
     let (start, size) = (partition.start, partition.size);
     let replays =
         file_system.was_replayed() || matches!(file_system.summary().journal, JournalState::NeedsRecovery { .. });

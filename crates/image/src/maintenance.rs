@@ -38,9 +38,11 @@ fn open(args: &ImageArgs<'_>) -> Result<WritableImage, StorageError> {
     let destination = Destination::InPlace { keep_mode: true, force: args.force, undo: args.undo.map(Path::to_owned) };
     let (image, output) = DiskImage::open_for(args.path, &destination, &quiet)?;
     if !output.takes_transaction(&image) {
+        let name = image.name();
+        let (unpack, _) = image.container().unpacked(&name);
         return Err(StorageError::unsupported(
-            format!("{} is compressed, and is never changed in place", image.name()),
-            "nothing is left half done in it; decompress it to work on what it holds: zstd -d IMAGE",
+            format!("{name} is {}, and is never changed in place", image.container().packed_as().unwrap_or("packed")),
+            format!("nothing is left half done in it; to work on what it holds: {unpack} again"),
         ));
     }
     let root = choose_root(&image, args.root_partition)?;
@@ -67,8 +69,9 @@ pub enum Recovered {
 pub fn recover(args: &ImageArgs<'_>) -> Result<Recovered, StorageError> {
     let WritableImage { image, output, root, file_system } = open(args)?;
     // Compressed images are refused above, so the offsets are those of the file.
-    let commands =
-        |error| with_fsck_commands(error, &image.name(), false, &root.partition, &file_system, image.is_device());
+    let commands = |error| {
+        with_fsck_commands(error, &image.name(), image.container(), &root.partition, &file_system, image.is_device())
+    };
     file_system.check_writable().map_err(commands)?;
     let found = if image.was_rolled_back() { Recovered::RolledBack } else { Recovered::Nothing };
     let Some(transaction) = file_system.transaction()? else { return Ok(found) };

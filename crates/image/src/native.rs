@@ -8,11 +8,11 @@ use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
 use deaddrop_core::tree::{Applied, TreeChange};
 
+use crate::container::Container;
 use crate::ext4::Ext4;
 use crate::fsck::with_fsck_commands;
 use crate::journal::commit::Transaction;
-use crate::open::container::Container;
-use crate::open::disk::DiskImage;
+use crate::open::disk::{DiskImage, Trust};
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Destination, Output};
@@ -28,8 +28,7 @@ pub struct NativeImage<'w> {
     open: Option<(DiskImage, Option<Output>)>,
     name: String,
     root: Root,
-    /// True if it is compressed.
-    packed: bool,
+    container: Container,
     /// True if it is a block device.
     device: bool,
     file_system: Ext4,
@@ -43,28 +42,42 @@ impl<'w> NativeImage<'w> {
     /// If the image, its table or its root cannot be read, or the destination is not possible.
     pub fn open(
         path: &Path,
+        trust: Trust,
         root_partition: Option<&str>,
         destination: Option<&Destination>,
         watch: Watch<'w>,
     ) -> Result<Self, StorageError> {
         let (image, output) = match destination {
-            None => (DiskImage::open(path, watch)?, None),
+            None => (DiskImage::open_trusting(path, trust, watch)?, None),
             Some(destination) => {
-                let (image, output) = DiskImage::open_for(path, destination, watch)?;
+                let (image, output) = DiskImage::open_trusting_for(path, trust, destination, watch)?;
                 (image, Some(output))
             }
         };
+        Self::with(image, output, root_partition, watch)
+    }
+
+    /// The same of an image that is open already; without an output for reading only.
+    ///
+    /// # Errors
+    /// If its root cannot be read.
+    pub fn with(
+        image: DiskImage,
+        output: Option<Output>,
+        root_partition: Option<&str>,
+        watch: Watch<'w>,
+    ) -> Result<Self, StorageError> {
         let root = choose_root(&image, root_partition)?;
         let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
-        let packed = image.container() != Container::Raw;
+        let container = image.container();
         let device = image.is_device();
-        Ok(Self { name: image.name(), open: Some((image, output)), root, packed, device, file_system, watch })
+        Ok(Self { name: image.name(), open: Some((image, output)), root, container, device, file_system, watch })
     }
 
     /// If the hint is to run e2fsck: adds the commands for this image and its partition.
     #[must_use]
     pub fn with_fsck_commands(&self, error: StorageError) -> StorageError {
-        with_fsck_commands(error, &self.name, self.packed, &self.root.partition, &self.file_system, self.device)
+        with_fsck_commands(error, &self.name, self.container, &self.root.partition, &self.file_system, self.device)
     }
 
     /// Makes the changes on the overlay. A half-changed device may look as declared without being so: its superblock
@@ -103,10 +116,10 @@ impl<'w> NativeImage<'w> {
         &self.root
     }
 
-    /// True if it is compressed: a change in place rewrites the whole file.
+    /// What it is, if a change in place rewrites the whole file; see [`Container::packed_as`].
     #[must_use]
-    pub fn is_packed(&self) -> bool {
-        self.packed
+    pub fn packed_as(&self) -> Option<&'static str> {
+        self.container.packed_as()
     }
 
     /// "node1.img, partition 2 (ext4, nixos)".

@@ -68,7 +68,7 @@ pub(super) fn serial(manifest: &Manifest, chosen: &[ChosenHost<'_>], named: &[St
 }
 
 /// The secrets of each host. With `only`, hosts that get none of these stay in the run and have nothing to do.
-pub(super) fn secrets_of<'m>(
+pub fn secrets_of<'m>(
     manifest: &'m Manifest,
     chosen: &[ChosenHost<'m>],
     only: &[String],

@@ -6,16 +6,19 @@
 mod drive;
 mod hosts;
 
+pub use hosts::secrets_of;
+
 use std::path::Path;
 use std::time::Instant;
 
 use deaddrop_core::sys::SignalsWait;
+use deaddrop_core::warning::Warning;
 
 use super::args::SshArgs;
 use super::select;
 use crate::manifest::Manifest;
 use crate::report::Ui;
-use crate::report::rotate::{self as report, HostCounts, RunKind};
+use crate::report::rotate::{self as report, HostCounts, HostReport, RunKind};
 use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::rotate::shard::ShardArgument;
@@ -85,38 +88,52 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
     let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
-    let sum = HostCounts::of(&rows);
     let secrets = hosts::union(&manifest, &parts);
     let mut ours = select::manifest_warnings(&manifest, &secrets, None);
     ours.extend_from_slice(values.warnings());
-    ui.print_json_when_done(|| report::object(&rows, &ours, request.kind));
-    let mut lines: Vec<String> = Vec::new();
-    if request.kind.is_result() && !ui.json {
-        lines.extend(report::lines(&rows, request.kind));
-    }
-    lines.extend(report::warnings(&rows));
-    lines.extend(ours.iter().map(crate::report::plan::warning_lines));
-    lines.push(sum.line(request.kind, started.elapsed()));
-    for line in lines {
-        if request.kind.is_result() { ui.result(&line)? } else { ui.info(&line) }
-    }
-    report::hints(&rows, request.kind).iter().for_each(|hint| ui.info(hint));
-    let exit = exit(&sum, request);
-    if let (Some(waits), Exit::Done | Exit::SomeDone) = (waits, exit) {
-        waits.committed();
-    }
+    tell(ui, &rows, &ours, request.kind, started)?;
+    let exit = exit(&HostCounts::of(&rows), request.kind, request.exit_on_difference);
+    end_waiting(waits, exit);
     Ok(exit)
 }
 
+/// Prints the result of all hosts; `found` are the warnings that are not a host's own.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn tell(ui: &Ui, rows: &[HostReport], found: &[Warning], kind: RunKind, started: Instant) -> Result<(), Failure> {
+    ui.print_json_when_done(|| report::object(rows, found, kind));
+    let mut lines: Vec<String> = Vec::new();
+    if kind.is_result() && !ui.json {
+        lines.extend(report::lines(rows, kind));
+    }
+    lines.extend(report::warnings(rows));
+    lines.extend(found.iter().map(crate::report::plan::warning_lines));
+    lines.push(HostCounts::of(rows).line(kind, started.elapsed()));
+    for line in lines {
+        if kind.is_result() { ui.result(&line)? } else { ui.info(&line) }
+    }
+    report::hints(rows, kind).iter().for_each(|hint| ui.info(hint));
+    Ok(())
+}
+
 /// 0: all hosts are as declared. 4: at least one host was changed, and not all succeeded. 1: no host was changed, and
-/// not all succeeded.
-fn exit(sum: &HostCounts, request: &Request<'_>) -> Exit {
-    match request.kind {
+/// not all succeeded. 3: a host differs, and that is asked for.
+#[must_use]
+pub fn exit(sum: &HostCounts, kind: RunKind, on_difference: bool) -> Exit {
+    match kind {
         // A known difference is reported even if other hosts could not be surveyed.
-        RunKind::Plan | RunKind::Verify if sum.done > 0 && request.exit_on_difference => Exit::Differences,
+        RunKind::Plan | RunKind::Verify if sum.done > 0 && on_difference => Exit::Differences,
         _ if sum.is_good() => Exit::Done,
-        RunKind::Rotate if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
+        RunKind::Rotate | RunKind::Inject if sum.done > 0 || sum.changed_and_failed > 0 => Exit::SomeDone,
         _ => Exit::Refused,
+    }
+}
+
+/// Ends the wait of signals: one that came is ignored if something was changed, and else ends the process.
+pub fn end_waiting(waits: Option<SignalsWait>, exit: Exit) {
+    if let (Some(waits), Exit::Done | Exit::SomeDone) = (waits, exit) {
+        waits.committed();
     }
 }
 

@@ -9,7 +9,8 @@ use deaddrop_core::limits::MIB;
 /// The comment above the lines that are added.
 const TITLE: &str = "# vaults and their exports, and images with secrets in them (deaddrop)";
 /// Databases and exports by their own endings, and images by theirs.
-const PATTERNS: [&str; 8] = ["*.kdbx", "*.1pux", "*.img", "*.img.zst", "*.img.xz", "*.img.gz", "*.qcow2", "*.raw"];
+const PATTERNS: [&str; 9] =
+    ["*.kdbx", "*.1pux", "*.img", "*.img.zst", "*.img.xz", "*.img.gz", "*.img.bz2", "*.qcow2", "*.raw"];
 
 /// The `.gitignore` beside `output`, if that is in the work tree of a git repository. `output` may not exist yet.
 pub(super) fn file_beside(output: &Path) -> Option<PathBuf> {

@@ -68,6 +68,7 @@ impl HostCounts {
                 )]
             }
             RunKind::Rotate => vec![format!("{good} of {} host{plural} done", self.hosts)],
+            RunKind::Inject => vec![format!("{good} of {} image{plural} done", self.hosts)],
             RunKind::DryRun | RunKind::Plan => {
                 vec![format!("{} of {} host{plural} to change", self.done, self.hosts)]
             }

@@ -18,6 +18,8 @@ use crate::run::style::{self, paint};
 pub struct HostReport {
     /// Its name, safe for a terminal.
     pub host: String,
+    /// Its image, in a run on images.
+    pub target: Option<String>,
     /// Its result; in a run that writes nothing, [`HostStatus::Done`] means that it differs.
     pub status: HostStatus,
     /// The reason of a failure or of skipping it.
@@ -58,6 +60,7 @@ impl HostReport {
         }
         Self {
             host: text::shown_text(host).unwrap_or_default(),
+            target: None,
             status: end.status,
             error: end.error,
             changed_anything: end.changed_anything,
@@ -92,7 +95,11 @@ impl HostReport {
             HostStatus::Skipped => String::new(),
             _ => text::duration(Duration::try_from_secs_f64(self.seconds).unwrap_or_default()),
         };
-        let reason = self.error.as_ref().map_or_else(|| self.what.clone(), |error| self.reason(error));
+        let reason = match (&self.error, &self.target) {
+            (Some(error), _) => self.reason(error),
+            (None, Some(target)) => format!("{target}: {}", self.what),
+            (None, None) => self.what.clone(),
+        };
         let mut lines: Vec<String> = Vec::new();
         for part in reason.lines() {
             match width {
@@ -158,6 +165,10 @@ fn what(end: &HostResult, kind: RunKind) -> String {
             }
             text
         }
+        (HostStatus::Done, RunKind::Inject) => match plan {
+            Some(plan) if !plan.is_empty() => report::done(plan),
+            _ => format!("{} as declared already", report::secrets(all)),
+        },
         // Their error is shown instead.
         _ => String::new(),
     }

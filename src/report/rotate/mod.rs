@@ -1,4 +1,5 @@
-//! The report of a run over hosts (`rotate`, and `plan` and `verify` with `--all`): one line per host, a sum, and JSON.
+//! The report of a run over hosts (`rotate`, `plan` and `verify` with `--all`, and commands on several images): one line
+//! per host, a sum, and JSON.
 
 mod counts;
 mod host;
@@ -26,6 +27,8 @@ pub enum RunKind {
     Plan,
     /// `verify`.
     Verify,
+    /// `inject`.
+    Inject,
 }
 
 impl RunKind {
@@ -36,6 +39,7 @@ impl RunKind {
             Self::Rotate | Self::DryRun => "rotate",
             Self::Plan => "plan",
             Self::Verify => "verify",
+            Self::Inject => "inject",
         }
     }
 
@@ -48,7 +52,7 @@ impl RunKind {
     /// True if nothing is written.
     #[must_use]
     pub fn is_dry(self) -> bool {
-        self != Self::Rotate
+        !matches!(self, Self::Rotate | Self::Inject)
     }
 }
 
@@ -69,6 +73,9 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
         .iter()
         .map(|row| {
             let mut host = json!({ "host": row.host, "status": status_name(row.status, kind) });
+            if let Some(target) = &row.target {
+                host["target"] = json!(target);
+            }
             if let Some(error) = &row.error {
                 host["error"] = json!(row.reason(error));
                 if !error.hints().is_empty() {
@@ -85,7 +92,9 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
             };
             let warnings: Vec<Warning> = row.warnings.iter().chain(found.iter().filter(is_about_it)).cloned().collect();
             host["warnings"] = json::warnings(&warnings);
-            host["restarted"] = json!(row.restarted);
+            if row.target.is_none() {
+                host["restarted"] = json!(row.restarted);
+            }
             // Milliseconds are exact enough.
             host["seconds"] = json!((row.seconds * 1000.0).round() / 1000.0);
             host
@@ -148,6 +157,9 @@ pub fn hints(rows: &[HostReport], kind: RunKind) -> Vec<String> {
     let left: Vec<String> = rows.iter().filter(|row| !is_good(row)).map(|row| quoted(&row.host)).collect();
     if kind == RunKind::Rotate && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
         hints.push(format!("again for what is left: deaddrop rotate {}", left.join(" ")));
+    }
+    if kind == RunKind::Inject && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
+        hints.push(format!("again for what is left: the same command with --host {}", left.join(" --host ")));
     }
     hints.into_iter().map(|hint| format!("{} {hint}", paint(style::HINT, "hint:"))).collect()
 }

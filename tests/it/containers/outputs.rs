@@ -132,11 +132,11 @@ fn an_output_that_cannot_be_is_refused_before_anything_is_decoded() {
         ("self", true, "self is a symbolic link that leads nowhere"),
         ("missing/out.img", false, "missing/out.img cannot be made: there is no directory missing"),
         ("exists.img/out.img", false, "exists.img/out.img cannot be made: exists.img is no directory"),
-        ("out.img.gz", false, "out.img.gz: .gz cannot be written"),
-        ("out.qcow2", false, "out.qcow2: .qcow2 cannot be written"),
+        ("out.img.lz4", false, "out.img.lz4: .lz4 cannot be written"),
+        ("out.qcow2", false, "out.qcow2: .qcow2 names another container, and the image is raw"),
         ("out.ISO", false, "out.ISO: .iso cannot be written"),
     ] {
-        let destination = Destination::File { path: path(out), force };
+        let destination = Destination::File { path: path(out), force, format: None, overlay: false };
         let error = commit(&path("raw.img.zst"), &destination).unwrap_err();
         let message = error.to_string().replace(&format!("{}/", directory.path().display()), "");
         assert_eq!(message, want);
@@ -159,7 +159,7 @@ fn force_replaces_a_file_and_what_a_link_leads_to() {
     fs::set_permissions(path("old.img"), Permissions::from_mode(0o666)).unwrap();
     symlink("old.img", path("link.img")).unwrap();
     for (from, out) in [("raw.img", "old.img"), ("raw.img.zst", "link.img"), ("raw.img", "new.img")] {
-        commit(&path(from), &Destination::File { path: path(out), force: true }).unwrap();
+        commit(&path(from), &Destination::File { path: path(out), force: true, format: None, overlay: false }).unwrap();
         assert!(fs::read(path(out)).unwrap() == changed(&disk), "{out}");
         assert_eq!(mode(&path(out)), 0o600, "{out}");
     }

@@ -13,20 +13,23 @@ mod inject;
 mod input;
 mod journal;
 mod manifest;
+mod qcow2;
 mod reader;
 mod rng;
 mod seal;
 mod source;
 mod stores;
 mod table;
+mod tar;
 mod text;
 mod vaults;
+mod vma;
 mod zstd_container;
 
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 10] = [
+const TARGETS: [Entry; 13] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -37,6 +40,9 @@ const TARGETS: [Entry; 10] = [
     ("zstd", || Box::new(zstd_container::Zstd::new())),
     ("vaults", || Box::new(vaults::Vaults::new())),
     ("stores", || Box::new(stores::Stores::new())),
+    ("qcow2", || Box::new(qcow2::Qcow2::new())),
+    ("tar", || Box::new(tar::Tars::new())),
+    ("vma", || Box::new(vma::Archives::new())),
 ];
 
 #[test]
@@ -87,6 +93,21 @@ fn archives_encrypted_exports_and_tables_are_read_or_refused() {
 #[test]
 fn documents_databases_and_stores_are_read_or_refused() {
     short(TARGETS[9], 500);
+}
+
+#[test]
+fn qcow2_images_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[10], 400);
+}
+
+#[test]
+fn tars_are_read_and_changed_without_harm_or_refused() {
+    short(TARGETS[11], 1_500);
+}
+
+#[test]
+fn archives_of_machines_and_tars_of_disks_are_read_and_written_or_refused() {
+    short(TARGETS[12], 1_000);
 }
 
 /// What `scripts/fuzz` runs.

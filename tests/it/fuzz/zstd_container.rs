@@ -1,6 +1,7 @@
 //! Compressed images, and files that look like other containers.
 
 use std::fs;
+use std::process::Command;
 
 use deaddrop_image::open::disk::DiskImage;
 use deaddrop_image::progress::quiet;
@@ -12,6 +13,7 @@ use super::input::Input;
 use super::rng::Rng;
 use super::table::first_words;
 use super::text::edits;
+use crate::kit::fed;
 
 pub struct Zstd {
     /// Compressed disks: their bytes, in several kinds of frames.
@@ -34,6 +36,12 @@ impl Zstd {
         frames.extend([0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0, 1, 2, 3]);
         frames.extend(zstd::encode_all(&disk[100_000..], 1).expect("compressing in memory"));
         bases.push(frames);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::copy(&mut disk.as_slice(), &mut gzip).expect("compressing in memory");
+        bases.push(gzip.finish().expect("compressing in memory"));
+        for program in ["xz", "bzip2"] {
+            bases.push(fed(Command::new(program).arg("-c"), &disk).stdout);
+        }
         let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/images/none.img.zst");
         bases.push(fs::read(image).expect("a committed image"));
         bases.push(disk);
@@ -81,7 +89,7 @@ impl Target for Zstd {
 }
 
 /// 256 KiB with an MBR, and what compresses a little, a lot and not at all.
-fn disk() -> Vec<u8> {
+pub fn disk() -> Vec<u8> {
     let mut rng = Rng::of_case(1, 1);
     let mut disk = vec![0; 256 << 10];
     disk[446 + 4] = 0x83;

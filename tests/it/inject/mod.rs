@@ -10,4 +10,5 @@ mod journal;
 mod outputs;
 mod planned;
 mod roots;
+mod several;
 mod signals;

@@ -26,8 +26,13 @@ enum State {
 }
 
 /// From where to where.
-const WAYS: [(&str, Option<&str>); 4] =
-    [("none.img", None), ("none.img.zst", None), ("none.img", Some("out.img")), ("none.img.zst", Some("out.img.zst"))];
+const WAYS: [(&str, Option<&str>); 5] = [
+    ("none.img", None),
+    ("none.img.zst", None),
+    ("none.qcow2", None),
+    ("none.img", Some("out.img")),
+    ("none.img.zst", Some("out.img.zst")),
+];
 
 /// One image, and runs on it that are stopped.
 struct Stopped {
@@ -53,9 +58,18 @@ impl Stopped {
     fn renew(&self) {
         let path = self.manifest.scratch.join(self.from);
         let _ = fs::remove_file(&path);
-        match self.from.ends_with(".zst") {
-            true => drop(fs::copy(images::NONE.compressed(), &path).expect("copying an image")),
-            false => drop(images::NONE.committed(&self.manifest.scratch)),
+        match self.from {
+            "none.img.zst" => drop(fs::copy(images::NONE.compressed(), &path).expect("copying an image")),
+            "none.qcow2" => {
+                let raw = images::NONE.committed(&self.manifest.scratch).path;
+                tool(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&path));
+                // qemu-img reserves blocks that it does not write. Whether one is a hole, which is a part of the
+                // fingerprint, depends on what was read since.
+                let bytes = fs::read(&path).expect("reading an image");
+                fs::remove_file(&path).and_then(|()| fs::write(path, bytes)).expect("writing an image");
+                fs::remove_file(raw).expect("removing a file of ours");
+            }
+            _ => drop(images::NONE.committed(&self.manifest.scratch)),
         }
         if let Some(out) = self.out {
             let _ = fs::remove_file(self.manifest.scratch.join(out));
@@ -110,6 +124,9 @@ impl Stopped {
         let path = self.manifest.scratch.join(name);
         if name.ends_with(".zst") {
             tool(Command::new("zstd").args(["-dqf"]).arg(path).arg("-o").arg(&raw));
+        } else if name.ends_with(".qcow2") {
+            tool(Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&path));
+            tool(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]).arg(path).arg(&raw));
         } else {
             fs::copy(path, &raw).expect("copying an image");
         }
@@ -125,10 +142,12 @@ impl Stopped {
             return;
         }
         for name in names(self.manifest.scratch.path()).iter().filter(|name| name.starts_with(".deaddrop-")) {
-            let path = self.manifest.scratch.join(name);
-            let mode = fs::metadata(&path).expect("a file").permissions().mode() & 0o7777;
+            let mode = fs::metadata(self.manifest.scratch.join(name)).expect("a file").permissions().mode() & 0o7777;
             assert_eq!(mode, 0o600, "{what}: {name}");
-            fs::remove_file(path).expect("removing what was left");
+            // The next run removes it, also if there is nothing for it to do.
+            let copy = [self.from, "-o", "next"];
+            self.manifest.deaddrop(&[&["inject"], &copy[..]].concat()).run().expect_code(0);
+            fs::remove_file(self.manifest.scratch.join("next")).expect("removing a file of ours");
         }
     }
 }
@@ -202,6 +221,28 @@ fn sigkill_leaves_the_image_old_or_new_and_nothing_beside_it() {
             stopped.state_after(&what, |stopped| {
                 stopped.manifest.deaddrop(&stopped.args()).tampered(&format!("{name}:signal=SIGKILL:{when}")).run()
             });
+        }
+    }
+}
+
+#[test]
+fn sigkill_at_every_writing_call_on_a_qcow2_image_leaves_it_old_or_new() {
+    let stopped = Stopped::new("none.qcow2", None);
+    for call in ["pwrite64", "ftruncate", "sync_file_range", "fchmod", "fchown", "fsync", "linkat", "rename", "unlink"]
+    {
+        // Until the call is not made so often any more.
+        for number in 1..100 {
+            let what = format!("{call} {number}");
+            let (state, done) = stopped.state_after(&what, |stopped| {
+                let injection = format!("{call}:signal=SIGKILL:when={number}");
+                stopped.manifest.deaddrop(&stopped.args()).tampered(&injection).run()
+            });
+            if done.status().success() {
+                assert_eq!(state, State::New, "{what}");
+                break;
+            }
+            assert_eq!(done.status().signal(), Some(9), "{what}: {}", done.stderr());
+            assert!(number < 99, "{call} is made too often");
         }
     }
 }

@@ -82,7 +82,7 @@ pub fn in_place() -> Destination {
 }
 
 pub fn new_file(path: &Path) -> Destination {
-    Destination::File { path: path.to_owned(), force: false }
+    Destination::File { path: path.to_owned(), force: false, format: None, overlay: false }
 }
 
 /// The change that the tests make: 4 KiB in the middle of the root.

@@ -14,6 +14,7 @@ use std::{env, fs};
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::TreeChange;
 use deaddrop_image::mount::image::MountedImage;
+use deaddrop_image::open::disk::Trust;
 use deaddrop_image::output::Destination;
 use deaddrop_image::progress::{Progress, Work};
 
@@ -251,7 +252,7 @@ fn a_panic_at_any_step_leaves_nothing_and_old_or_new() {
                 let out: PathBuf = scratch.join("out.img");
                 let destination = match in_place {
                     true => Destination::InPlace { keep_mode: false, force: false, undo: None },
-                    false => Destination::File { path: out.clone(), force: false },
+                    false => Destination::File { path: out.clone(), force: false, format: None, overlay: false },
                 };
                 let reached = Cell::new(0);
                 let watch = |step: Progress| {
@@ -269,7 +270,9 @@ fn a_panic_at_any_step_leaves_nothing_and_old_or_new() {
                     })
                     .collect();
                 let run = || {
-                    let mut target = MountedImage::open(&disk.path, None, None, Some(&destination), &watch).unwrap();
+                    let mut target =
+                        MountedImage::open(&disk.path, Trust::default(), None, None, Some(&destination), &watch)
+                            .unwrap();
                     target.apply(&changes, SystemTime::now()).unwrap();
                 };
                 let finished = catch_unwind(AssertUnwindSafe(run)).is_ok();

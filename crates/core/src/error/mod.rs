@@ -30,6 +30,14 @@ pub enum StorageError {
         /// What the user can do about it.
         hint: Hint,
     },
+    /// What was asked for contradicts the image. Nothing was written.
+    #[error("{what}")]
+    Usage {
+        /// The contradiction.
+        what: String,
+        /// What the user can ask for instead.
+        hint: Hint,
+    },
     /// A change stopped in the middle and could not be rolled back. The only variant after which the target has
     /// changed.
     #[error("{what}")]
@@ -78,7 +86,10 @@ impl StorageError {
             "is the image whole? build, copy or download it again, or run `e2fsck -f` on its file system",
         ));
         match self {
-            Self::Unsupported { hint, .. } | Self::Refused { hint, .. } | Self::HalfDone { hint, .. } => Some(hint),
+            Self::Unsupported { hint, .. }
+            | Self::Refused { hint, .. }
+            | Self::Usage { hint, .. }
+            | Self::HalfDone { hint, .. } => Some(hint),
             Self::Corrupt(_) => Some(&DAMAGED),
             Self::Io { .. } => None,
         }

@@ -25,6 +25,13 @@ pub enum Remedy {
     OmitOutput,
     /// Choose another output, or replace the existing one.
     ReplaceOutput,
+    /// Choose the container of the output explicitly, or a name that fits the image's.
+    NameFormat {
+        /// The format that the name of the output tells, if it can be written.
+        named: Option<&'static str>,
+    },
+    /// Read the backing file of the image, which is trusted.
+    FollowBacking,
     /// Check that the device is the intended one, and override that it is not removable.
     OverrideNotRemovable,
     /// Release the image from its holder, or override the refusal.

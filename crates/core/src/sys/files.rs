@@ -21,6 +21,36 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes `size` bytes of `to`, from `to_offset` on, share the blocks of those of `from` from `from_offset` on
+/// (ioctl_ficlonerange(2)).
+///
+/// # Errors
+/// If the system call fails: the file system does not support it, the offsets are not on its blocks, or the files are
+/// on two.
+pub fn reflink_range(from: &File, from_offset: u64, size: u64, to: &File, to_offset: u64) -> io::Result<()> {
+    if size == 0 {
+        // To the kernel, 0 means all that follows.
+        return Ok(());
+    }
+    let range = libc::file_clone_range {
+        src_fd: from.as_fd().as_raw_fd().into(),
+        src_offset: from_offset,
+        src_length: size,
+        dest_offset: to_offset,
+    };
+    // SAFETY: FICLONERANGE reads one `file_clone_range`.
+    let result = unsafe { libc::ioctl(to.as_fd().as_raw_fd(), libc::FICLONERANGE, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Asks the kernel to begin writing `size` bytes of a file from `offset` on to the disk, so that less is left for an
+/// fsync. Best effort: sync_file_range(2).
+pub fn begin_writing(file: &File, offset: u64, size: u64) {
+    let (Ok(offset), Ok(size)) = (i64::try_from(offset), i64::try_from(size)) else { return };
+    // SAFETY: numbers only.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, size, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// True for a block device that is read-only in the kernel: a locked card, `blockdev --setro`.
 ///
 /// # Errors

@@ -13,10 +13,15 @@ mod signals;
 pub use self::btrfs::{btrfs_device, btrfs_search, btrfs_subvolume};
 pub use self::clock::ThreadClock;
 pub use self::files::{
-    APPEND_ONLY, EXTENT_SIZE, IMMUTABLE, extents, file_flags, is_read_only, next_data, open_terminal, reflink, trim,
+    APPEND_ONLY, EXTENT_SIZE, IMMUTABLE, begin_writing, extents, file_flags, is_read_only, next_data, open_terminal,
+    reflink, reflink_range, trim,
 };
 pub use self::loop_device::{configure_loop_device, free_loop_device};
 pub use self::memory::{lock_all, lock_memory};
 pub use self::mount::{fs_create, fs_mount, fs_open, fs_option};
-pub use self::process::{end_with_parent, harden, keep_freed_memory, page_size, raise_open_files_limit};
-pub use self::signals::{RemoveOnSignal, SignalsWait, TerminalOnSignal, end_cleanly_on_signals, is_terminated};
+pub use self::process::{
+    ChildLimits, end_with_parent, harden, keep_freed_memory, limit_child, page_size, raise_open_files_limit,
+};
+pub use self::signals::{
+    RemoveOnSignal, SignalsWait, TerminalOnSignal, end_cleanly_on_signals, is_deferred, is_terminated,
+};

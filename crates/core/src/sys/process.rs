@@ -56,3 +56,34 @@ pub fn raise_open_files_limit() {
         let _ = resource::setrlimit(resource::Resource::RLIMIT_NOFILE, most, most);
     }
 }
+
+/// What a child process may take, at most.
+#[derive(Debug, Clone, Copy)]
+pub struct ChildLimits {
+    /// Bytes of address space.
+    pub address_space: u64,
+    /// Bytes of the stack of each thread.
+    pub stack: u64,
+    /// Seconds of the processor's time.
+    pub seconds: u64,
+    /// Bytes of a file that it writes.
+    pub file_size: u64,
+}
+
+/// Limits a child process from its start. A limit that is lower already stays.
+pub fn limit_child(command: &mut Command, limits: ChildLimits) {
+    use resource::Resource::{RLIMIT_AS, RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_STACK};
+    let ChildLimits { address_space, stack, seconds, file_size } = limits;
+    let limits = [(RLIMIT_AS, address_space), (RLIMIT_STACK, stack), (RLIMIT_CPU, seconds), (RLIMIT_FSIZE, file_size)];
+    // SAFETY: getrlimit(2) and setrlimit(2) with numbers only, which are system calls and nothing else.
+    unsafe {
+        command.pre_exec(move || {
+            for (resource, most) in limits {
+                let (_, hard) = resource::getrlimit(resource)?;
+                let most = most.min(hard);
+                resource::setrlimit(resource, most, most)?;
+            }
+            Ok(())
+        });
+    }
+}

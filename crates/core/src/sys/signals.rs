@@ -27,6 +27,12 @@ const AFTER: u8 = 2;
 /// The signal deferred until the end of [`DURING`]; 0 if there is none.
 static WAITING: AtomicI32 = AtomicI32::new(0);
 
+/// True once a signal is deferred until the end of a change ([`SignalsWait`]): a new file that is being written is given
+/// up.
+pub fn is_deferred() -> bool {
+    WAITING.load(Ordering::SeqCst) != 0
+}
+
 /// SIGTERM has arrived during [`DURING`], whatever signal came after it.
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
@@ -57,34 +63,42 @@ pub fn end_cleanly_on_signals() {
 }
 
 /// While this lives, the signals of [`end_cleanly_on_signals`] are deferred. Held while a change is made, so that a
-/// process terminated by a signal has changed nothing. At most one at a time.
+/// process terminated by a signal has changed nothing. While one lives, others have no effect: a run over several
+/// images defers signals as a whole.
 #[must_use]
-pub struct SignalsWait(());
+pub struct SignalsWait {
+    /// False for one that was made while another one lived.
+    is_outermost: bool,
+}
 
 impl SignalsWait {
     /// Defers signals from now on.
     #[expect(clippy::new_without_default, reason = "it changes the whole process, which a default does not")]
     pub fn new() -> Self {
-        STAGE.store(DURING, Ordering::SeqCst);
-        Self(())
+        Self { is_outermost: STAGE.swap(DURING, Ordering::SeqCst) != DURING }
     }
 
     /// True if a signal is already deferred.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        WAITING.load(Ordering::SeqCst) != 0
+        is_deferred()
     }
 
     /// The change is complete. A signal that was deferred or arrives now would stop finished work: it is ignored, and
     /// the run reports its result. The next signal terminates the process.
     pub fn committed(self) {
-        STAGE.store(AFTER, Ordering::SeqCst);
+        if self.is_outermost {
+            STAGE.store(AFTER, Ordering::SeqCst);
+        }
     }
 }
 
 impl Drop for SignalsWait {
     /// Nothing was changed: a deferred signal terminates the process now.
     fn drop(&mut self) {
+        if !self.is_outermost {
+            return;
+        }
         // The stage first: a signal from here on terminates the process directly.
         let unchanged = STAGE.compare_exchange(DURING, BEFORE, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         let waiting = WAITING.swap(0, Ordering::SeqCst);

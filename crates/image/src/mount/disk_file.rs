@@ -1,5 +1,5 @@
 //! A file with the whole raw disk that the kernel may write to, and that becomes the result: OUT's own unfinished file,
-//! a scratch file that is compressed afterwards, or the image itself. Used by [`super::image`].
+//! a scratch file that is packed afterwards, or the image itself. Used by [`super::image`].
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,7 +13,7 @@ use crate::ext4::Ext4;
 use crate::open::disk::{Decoded, DiskImage};
 use crate::output::copy::CopyJob;
 use crate::output::patch::Patch;
-use crate::output::{Committed, Copied, FileMedium, Output, frames};
+use crate::output::{Committed, Copied, FileMedium, Output};
 use crate::progress::Watch;
 use crate::table::Partition;
 
@@ -34,7 +34,7 @@ enum Location {
     Image,
     /// In the output's unfinished file.
     Output(Unfinished, Copied),
-    /// In a scratch file, which is compressed into the output.
+    /// In a scratch file, which is packed into the output.
     Scratch(File),
 }
 
@@ -50,16 +50,10 @@ impl Output {
             Some(Decoded::Scratch(file)) => Location::Scratch(file),
             None if self.is_in_place() => Location::Image,
             None => {
-                let to_name = self.name(&image);
+                let to_name = self.name(&image.input);
                 let from_name = image.name();
-                let job = CopyJob {
-                    from: image.raw_file(),
-                    size: image.size(),
-                    from_name: &from_name,
-                    to_name: &to_name,
-                    watch,
-                };
-                if self.compresses(&image) {
+                let job = image.copy_job(&from_name, &to_name, watch);
+                if !self.container(image.container()).is_raw() {
                     let scratch = Unfinished::scratch(self.directory()).map_err(|e| job.writing(e))?;
                     job.copy(&scratch)?;
                     Location::Scratch(scratch)
@@ -168,19 +162,30 @@ impl DiskFile {
                 file
             }
             Location::Scratch(scratch) => {
-                let to_name = output.name(&image);
+                let container = output.container(image.container());
+                let to_name = output.name(&image.input);
                 let size = image.size();
-                let job = CopyJob { from: &scratch, size, from_name: "the changed disk", to_name: &to_name, watch };
+                let device = scratch.try_clone().map(|file| FileDevice::new(file, size));
+                let device = device.map_err(|e| StorageError::io(format!("writing {to_name}"), e))?;
+                let from_name = "the changed disk";
+                let job = CopyJob {
+                    from: &device,
+                    file: Some(&scratch),
+                    size,
+                    from_name,
+                    to_name: &to_name,
+                    watch,
+                    gives_up: false,
+                };
                 let file = Unfinished::create(output.directory()).map_err(|e| job.writing(e))?;
                 // The kernel has written to the disk: frames made before are not usable.
-                frames::write(&job, &Patch::default(), None, file.file())?;
-                done.copied = Copied::Compressed;
+                done.copied = output.pack(container, &job, &Patch::default(), &image, None, file.file())?;
                 file
             }
         };
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
         image.input.check_unchanged()?;
-        output.rename_to_output(&image, file, &mut done)?;
+        output.rename_to_output(&image.input, file, &mut done)?;
         Ok(done)
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use deaddrop_core::error::{Hint, Remedy, StorageError};
 use deaddrop_core::sys;
@@ -12,6 +12,8 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::disk::parent;
 use super::input::{Input, kind_name};
+use crate::container::qcow2::Backing;
+use crate::container::{Compression, Container, Format};
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
 
@@ -33,8 +35,12 @@ pub enum Destination {
     File {
         /// Its path. The suffix sets the compression.
         path: PathBuf,
+        /// Its format, instead of the image's.
+        format: Option<Format>,
         /// Replace an existing file, if it is a regular file.
         force: bool,
+        /// Make it a qcow2 image of what differs from the image, which is its backing file.
+        overlay: bool,
     },
 }
 
@@ -57,30 +63,55 @@ pub(crate) enum CheckedDestination {
         directory: PathBuf,
         /// True if it may replace an existing file.
         force: bool,
-        /// True if it is compressed.
-        compress: bool,
+        /// Its container.
+        container: Container,
+        /// The image, if it has only what differs from that.
+        backing: Option<Backing>,
     },
 }
 
 /// Suffixes of unsupported output formats, and hints.
 const FOREIGN: &[(&[&str], &str)] = &[
     (
-        &["gz", "xz", "bz2", "lz4", "lzma", "lz", "br", "zip", "7z"],
-        "write OUT.zst, or a raw image and compress it yourself",
-    ),
-    (
-        &["qcow2", "qcow", "vhd", "vhdx", "vmdk", "vdi", "ova", "vma", "box"],
-        "write a raw image and convert it: qemu-img convert -f raw -O …",
+        &["lz4", "lzma", "lz", "lzo", "br", "zip", "7z"],
+        "write OUT.zst, .xz, .gz or .bz2, or a raw image and pack it yourself",
     ),
     (&["iso"], "write a raw image: an ISO cannot be made from a disk image"),
-    (&["tar", "tgz", "txz"], "write a raw image and pack it yourself"),
 ];
 
-/// Checks `destination` for `input`.
+/// Suffixes of containers that are not written.
+const OTHER_CONTAINERS: &[&str] = &["qcow", "ova", "box"];
+
+/// Checks `destination` for `input`, which is in `container`.
 ///
 /// # Errors
-/// `Refused` with a hint; `Unsupported` for an output format; `Io`.
-pub(crate) fn check(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
+/// `Usage` for a suffix that contradicts the container; `Refused` with a hint; `Unsupported` for an output format; `Io`.
+pub(crate) fn check(
+    destination: &Destination,
+    input: &Input,
+    container: Container,
+) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, Some(container), &|path, format| container_of(path, format, container))
+}
+
+/// Checks `destination` for a tar with a root file system.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_for_tar(destination: &Destination, input: &Input) -> Result<CheckedDestination, StorageError> {
+    check_with(destination, input, None, &container_of_tar)
+}
+
+/// The container of a new file, by its name and the format that is asked for.
+type Packing<'a> = &'a dyn Fn(&Path, Option<Format>) -> Result<Container, StorageError>;
+
+/// `base` is the container of the image; none for a tar with a root file system.
+fn check_with(
+    destination: &Destination,
+    input: &Input,
+    base: Option<Container>,
+    packing: Packing<'_>,
+) -> Result<CheckedDestination, StorageError> {
     match destination {
         Destination::InPlace { keep_mode, force, undo } => {
             check_in_place(input)?;
@@ -93,7 +124,15 @@ pub(crate) fn check(destination: &Destination, input: &Input) -> Result<CheckedD
             }
             Ok(CheckedDestination::InPlace { keep_mode: *keep_mode, undo })
         }
-        Destination::File { path, force } => check_new(path, *force, input),
+        Destination::File { path, force, format, overlay } => {
+            let asked = if *overlay { Some(Format::Qcow2) } else { *format };
+            let of_new = packing(path, asked)?;
+            let mut checked = check_new(path, *force, input, of_new)?;
+            if let (true, CheckedDestination::New { directory, backing, .. }) = (overlay, &mut checked) {
+                *backing = Some(backing_of(directory, input, base, of_new)?);
+            }
+            Ok(checked)
+        }
     }
 }
 
@@ -195,7 +234,12 @@ fn refuse_in_place(input: &Input, why: &str) -> Result<(), StorageError> {
     Err(StorageError::refused(format!("{} {why}", input.name()), Remedy::WriteToOutput))
 }
 
-fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestination, StorageError> {
+fn check_new(
+    path: &Path,
+    force: bool,
+    input: &Input,
+    container: Container,
+) -> Result<CheckedDestination, StorageError> {
     let name = path.display().to_string();
     let refused = |what: String, hint: Hint| Err(StorageError::refused(what, hint));
     if path == Path::new("-") {
@@ -204,7 +248,7 @@ fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestinati
     if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
         return refused(format!("{name} is a directory"), Remedy::NameOutputInDirectory.into());
     }
-    let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let suffix = suffix(path);
     if let Some((_, hint)) = FOREIGN.iter().find(|(suffixes, _)| suffixes.contains(&suffix.as_str())) {
         return Err(StorageError::unsupported(format!("{name}: .{suffix} cannot be written"), *hint));
     }
@@ -237,7 +281,108 @@ fn check_new(path: &Path, force: bool, input: &Input) -> Result<CheckedDestinati
     }
     let directory = parent(&real).to_owned();
     check_directory(&directory, &name)?;
-    Ok(CheckedDestination::New { name, path: real, directory, force, compress: suffix == "zst" || suffix == "zstd" })
+    Ok(CheckedDestination::New { name, path: real, directory, force, container, backing: None })
+}
+
+/// How a new image in `directory` names its base.
+fn backing_of(
+    directory: &Path,
+    base: &Input,
+    container: Option<Container>,
+    of_new: Container,
+) -> Result<Backing, StorageError> {
+    let usage = |what: String, hint: &'static str| Err(StorageError::Usage { what, hint: hint.into() });
+    let name = base.name();
+    let fits = container
+        .filter(|container| container.compression.is_none() && matches!(container.format, Format::Raw | Format::Qcow2));
+    let Some(container) = fits else {
+        let hint = "make a raw or a qcow2 image of it first, such as with inject -o";
+        let kind = container.map_or("a tar", Container::name);
+        return usage(format!("{name} is {kind}, and the base of a qcow2 overlay is raw or qcow2"), hint);
+    };
+    if let Some(compression) = of_new.compression {
+        let what = format!("a qcow2 overlay is not compressed, and OUT ends as {} does", compression.name());
+        return usage(what, "name it OUT.qcow2");
+    }
+    let directory = fs::canonicalize(directory).map_err(|e| StorageError::io("looking for the directory of OUT", e))?;
+    let relative = relative(&directory, &base.real);
+    let bytes = relative.as_os_str().as_bytes();
+    // qemu reads a colon before the first slash as the end of a protocol's name.
+    let plain: Vec<u8> = if bytes.contains(&b'/') { bytes.to_vec() } else { [b"./", bytes].concat() };
+    let plain = if bytes.contains(&b':') { plain } else { bytes.to_vec() };
+    match Backing::new(plain, container.format.name()) {
+        Some(backing) => Ok(backing),
+        None => usage(format!("{name}: its path is too long for a qcow2 image"), "move it nearer to OUT"),
+    }
+}
+
+/// The path of a file as seen from a directory, both without links.
+fn relative(directory: &Path, file: &Path) -> PathBuf {
+    let common = directory.components().zip(file.components()).take_while(|(one, other)| one == other).count();
+    let up = directory.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(file.components().skip(common)).collect()
+}
+
+/// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless
+/// another one is asked for. A suffix before the compression's may not tell another format.
+fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<Container, StorageError> {
+    let (compression, inner) = match short_of_tar(&suffix(path)) {
+        Some(compression) => (Some(compression), "tar".to_owned()),
+        None => {
+            let compression = Compression::of_suffix(&suffix(path));
+            let inner = if compression.is_some() { path.with_extension("") } else { path.to_owned() };
+            (compression, suffix(&inner))
+        }
+    };
+    let named = Format::of_suffix(&inner);
+    let format = asked.unwrap_or(from.format);
+    let contradicts = named.is_some_and(|named| named != format) || OTHER_CONTAINERS.contains(&inner.as_str());
+    if contradicts && asked.is_none() {
+        return Err(StorageError::Usage {
+            what: format!("{}: .{inner} names another container, and the image is {}", path.display(), format.name()),
+            hint: Remedy::NameFormat { named: named.filter(|named| Format::MADE.contains(named)).map(Format::name) }
+                .into(),
+        });
+    }
+    Ok(Container { compression, format })
+}
+
+/// The container of a new tar with a root file system: there is no disk in it, and its name is that of a tar.
+fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, StorageError> {
+    let usage = |what: String| {
+        let hint = "name it OUT.tar, OUT.tar.gz, OUT.tar.xz, OUT.tar.zst or OUT.tar.bz2, without --format: a root in a \
+                    tar becomes no disk";
+        Err(StorageError::Usage { what, hint: hint.into() })
+    };
+    if let Some(format) = asked {
+        return usage(format!("--format {} is for disk images, and this is a tar of a root", format.name()));
+    }
+    let outer = suffix(path);
+    let compression = match (short_of_tar(&outer), outer.as_str()) {
+        (Some(compression), _) => Some(compression),
+        (None, "tar") => None,
+        _ => match Compression::of_suffix(&outer).filter(|_| suffix(&path.with_extension("")) == "tar") {
+            Some(compression) => Some(compression),
+            None => return usage(format!("{} is no name of a tar, and a tar is what is changed", path.display())),
+        },
+    };
+    Ok(Container { compression, format: Format::Raw })
+}
+
+/// The compression of a tar with this suffix, which says both.
+fn short_of_tar(suffix: &str) -> Option<Compression> {
+    match suffix {
+        "tgz" => Some(Compression::Gzip),
+        "txz" => Some(Compression::Xz),
+        "tbz" | "tbz2" => Some(Compression::Bzip2),
+        "tzst" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+/// The suffix of a path, in lower case.
+fn suffix(path: &Path) -> String {
+    path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
 /// Checks that the directory of a new file exists and is writable.

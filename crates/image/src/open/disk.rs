@@ -9,39 +9,84 @@ use std::sync::Arc;
 use std::{env, io};
 
 use deaddrop_core::error::StorageError;
-use deaddrop_core::sys::SignalsWait;
-use deaddrop_core::unfinished::Unfinished;
+use deaddrop_core::sys::{self, SignalsWait};
+use deaddrop_core::unfinished::{Unfinished, remove_left};
 
-use super::container::{self, Container};
 use super::destination::{check_replacement, refuse_running_system};
 use super::input::{Access, Input};
 use super::spool;
+use crate::container::qcow2::Qcow2;
+use crate::container::qemu;
+use crate::container::vma::Vma;
+use crate::container::{self, Compression, Container, Format, Reading};
 use crate::device::{FileDevice, ReadAt, Section};
+use crate::output::copy::CopyJob;
 use crate::output::frames::{Kept, Recorder};
 use crate::output::{Destination, FileMedium, Output};
 use crate::progress::Watch;
 use crate::table::root::{self, Backend, InspectPartition, Root};
 use crate::table::{Partition, Table};
+use crate::tar::disk::TarDisk;
 use crate::undo::{self, Disk};
 
 /// An open disk image.
 pub struct DiskImage {
     pub(crate) input: Input,
     container: Container,
+    /// The layers, outermost first.
+    layers: Vec<Layer>,
+    /// A qcow2 image that is read where it is.
+    pub(crate) qcow2: Option<Arc<Qcow2>>,
+    /// The archive that the disk is from.
+    pub(crate) vma: Option<Arc<Vma>>,
+    /// The tar that the disk is from.
+    pub(crate) tar: Option<Arc<TarDisk>>,
+    /// How an image is made that qemu-img has read.
+    pub(crate) shape: Option<qemu::Shape>,
     pub(crate) decoded: Option<Decoded>,
-    /// The frames of a compressed image, compressed again during decoding, if the output is to be compressed.
-    pub(crate) frames: Option<Kept>,
+    /// The frames of a compressed image's disk, compressed again during decoding, if the output is to be compressed.
+    pub(crate) frames: Option<Arc<Kept>>,
     disk: Arc<dyn ReadAt>,
     table: Table,
     rolled_back: bool,
 }
 
+/// The image of one of several hosts, and its output; none for a run that writes nothing.
+pub type OfHost = (DiskImage, Option<Output>);
+
+/// One layer of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// "gzip", "qcow2", "raw", …
+    pub kind: &'static str,
+    /// Its bytes: those of the file, of what was decompressed, of the disk.
+    pub size: u64,
+}
+
+/// How far an image is trusted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Read the backing files that a qcow2 image names. A raw one must have a partition table or a file system.
+    pub follow_backing: bool,
+}
+
+/// What files are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unpack {
+    /// For what a compression is around.
+    Compression,
+    /// For the disk, which is in a format that is not read where it is.
+    Format,
+}
+
 /// The files into which a compressed image is decoded.
 struct Room {
     decoded: Decoded,
-    /// An unnamed file for its frames, if they are needed.
-    frames: Option<File>,
-    /// The directory of both files.
+    /// The output's compression, and an unnamed file for its frames, if it is to be compressed.
+    frames: Option<(Compression, File)>,
+    /// Further files that become the disk of a compressed image, each the output of another host.
+    copies: Vec<Unfinished>,
+    /// The directory of all.
     place: PathBuf,
 }
 
@@ -71,15 +116,24 @@ impl DiskImage {
     /// `Refused` for an empty image or one that is neither a file nor a block device; `Unsupported` for other
     /// containers; `Corrupt` for damaged data or a damaged table; `Io`.
     pub fn open(path: &Path, watch: Watch<'_>) -> Result<Self, StorageError> {
+        Self::open_trusting(path, Trust::default(), watch)
+    }
+
+    /// Like [`DiskImage::open`], for an image that is trusted more than others.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open`].
+    pub fn open_trusting(path: &Path, trust: Trust, watch: Watch<'_>) -> Result<Self, StorageError> {
         let mut input = Input::open(path)?;
+        let container = container::sniff(&input.file, input.size, &input.name())?;
         input.lock(Access::Read)?;
         let directory = parent(&input.real).to_owned();
-        Self::read(input, watch, |input| {
+        Self::read(input, container, trust, watch, &mut Vec::new(), &|input, _| {
             let scratch = Unfinished::scratch(&directory).map(|file| (file, directory.clone()));
             let (file, place) = scratch
                 .or_else(|_| elsewhere())
                 .map_err(|e| StorageError::io(format!("making room for the decompressed {}", input.name()), e))?;
-            Ok(Room { decoded: Decoded::Scratch(file), frames: None, place })
+            Ok(Room { decoded: Decoded::Scratch(file), frames: None, copies: Vec::new(), place })
         })
     }
 
@@ -89,24 +143,46 @@ impl DiskImage {
     /// # Errors
     /// As for [`DiskImage::open`]; `Refused` if the destination is not possible.
     pub fn open_for(path: &Path, destination: &Destination, watch: Watch<'_>) -> Result<(Self, Output), StorageError> {
+        Self::open_trusting_for(path, Trust::default(), destination, watch)
+    }
+
+    /// Like [`DiskImage::open_for`], for an image that is trusted more than others.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open_for`].
+    pub fn open_trusting_for(
+        path: &Path,
+        trust: Trust,
+        destination: &Destination,
+        watch: Watch<'_>,
+    ) -> Result<(Self, Output), StorageError> {
         refuse_running_system(destination, path)?;
         let mut input = Input::open(path)?;
-        let output = Output::prepare(destination, &input)?;
+        let container = container::sniff(&input.file, input.size, &input.name())?;
+        let output = Output::prepare(destination, &input, container)?;
         input.lock(if output.is_in_place() { Access::Write } else { Access::Read })?;
         let directory = output.directory();
-        let mut image = Self::read(input, watch, |input| {
-            if output.is_in_place() {
-                // A compressed image cannot be changed in its file: it is replaced.
-                check_replacement(input)?;
-            }
+        // Whole images with values in them, of runs that were killed.
+        let _ = remove_left(directory);
+        if output.is_in_place() && !container.is_raw() {
+            // It cannot be changed in its file: it is replaced.
+            check_replacement(&input)?;
+        }
+        let mut image = Self::read(input, container, trust, watch, &mut Vec::new(), &|input, what| {
             let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
             let scratch = || Unfinished::scratch(directory).map_err(failed);
-            let (decoded, frames) = if output.is_new_raw() {
-                (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
-            } else {
-                (Decoded::Scratch(scratch()?), Some(scratch()?))
+            let (decoded, frames) = match (what, output.container(container)) {
+                // What is unpacked is no disk, and neither the output nor a part of it.
+                (Unpack::Compression, _) if container.format != Format::Raw => (Decoded::Scratch(scratch()?), None),
+                (_, Container { format: Format::Raw, compression: None }) => {
+                    (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
+                }
+                (Unpack::Compression, Container { format: Format::Raw, compression: Some(compression) }) => {
+                    (Decoded::Scratch(scratch()?), Some((compression, scratch()?)))
+                }
+                _ => (Decoded::Scratch(scratch()?), None),
             };
-            Ok(Room { decoded, frames, place: directory.to_owned() })
+            Ok(Room { decoded, frames, copies: Vec::new(), place: directory.to_owned() })
         })?;
         if let Some(directory) = output.undo_directory() {
             // Before anything is read from it.
@@ -123,31 +199,183 @@ impl DiskImage {
         Ok((image, output))
     }
 
-    /// Reads container and table; `room` creates the files into which a compressed image is decoded.
+    /// Opens the image at `path` once for `count` hosts, and gives an image for each, whose changes the others do not see.
+    /// With `destinations`, one for each host, they are to be written, and all are checked before anything is decoded.
+    ///
+    /// # Errors
+    /// As for [`DiskImage::open`]; `Refused` if a destination is not possible.
+    pub fn open_for_all(
+        path: &Path,
+        trust: Trust,
+        count: usize,
+        destinations: &[Destination],
+        watch: Watch<'_>,
+    ) -> Result<Vec<OfHost>, StorageError> {
+        let mut input = Input::open(path)?;
+        let container = container::sniff(&input.file, input.size, &input.name())?;
+        let prepare = |destination| Output::prepare(destination, &input, container).map(Output::gives_up);
+        let outputs = destinations.iter().map(prepare).collect::<Result<Vec<Output>, StorageError>>()?;
+        let Some(first) = outputs.first() else {
+            let image = Self::open_trusting(path, trust, watch)?;
+            return (0..count).map(|_| Ok((image.share()?, None))).collect();
+        };
+        input.lock(Access::Read)?;
+        let directory = first.directory();
+        let _ = remove_left(directory);
+        let packed = first.container(container);
+        let is_common = outputs.iter().all(|output| output.container(container) == packed);
+        let is_raw = packed.format == Format::Raw && container.format == Format::Raw;
+        // Compressed again for all of them, if they are of one kind.
+        let compression = packed.compression.filter(|_| is_common && is_raw);
+        // Where blocks cannot be shared, the disk is decoded into all outputs at once: a copy would be read and written.
+        let is_small = outputs.len() <= MOST_AT_ONCE && outputs.iter().all(|output| output.directory() == directory);
+        let at_once = is_common && is_raw && packed.is_raw() && is_small && !can_share(directory);
+        let mut copies = Vec::new();
+        let image = Self::read(input, container, trust, watch, &mut copies, &|input, what| {
+            let failed = |e| StorageError::io(format!("making room for the decompressed {}", input.name()), e);
+            let scratch = || Unfinished::scratch(directory).map_err(failed);
+            if what == Unpack::Compression && at_once {
+                let mut files = outputs.iter().map(|_| Unfinished::create(directory).map_err(failed));
+                let decoded =
+                    files.next().map_or_else(|| scratch().map(Decoded::Scratch), |file| file.map(Decoded::Output));
+                let copies = files.collect::<Result<Vec<_>, _>>()?;
+                return Ok(Room { decoded: decoded?, frames: None, copies, place: directory.to_owned() });
+            }
+            let frames = match compression.filter(|_| what == Unpack::Compression) {
+                Some(compression) => Some((compression, scratch()?)),
+                None => None,
+            };
+            let decoded = Decoded::Scratch(scratch()?);
+            Ok(Room { decoded, frames, copies: Vec::new(), place: directory.to_owned() })
+        })?;
+        if copies.is_empty() {
+            return outputs.into_iter().map(|output| Ok((image.share()?, Some(output)))).collect();
+        }
+        let mut images = copies.into_iter().map(|copy| image.share_in(copy)).collect::<Result<Vec<_>, _>>()?;
+        images.insert(0, image);
+        Ok(images.into_iter().zip(outputs.into_iter().map(Some)).collect())
+    }
+
+    /// The same image once more, for changes that the other one does not see.
+    fn share(&self) -> Result<Self, StorageError> {
+        let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {}", self.name()), e));
+        let input = self.input.share().map_err(|e| StorageError::io(format!("opening {}", self.name()), e))?;
+        let decoded = self.decoded.as_ref().map(|decoded| clone(decoded.file())).transpose()?;
+        Ok(Self {
+            input,
+            container: self.container,
+            layers: self.layers.clone(),
+            qcow2: self.qcow2.clone(),
+            vma: self.vma.clone(),
+            tar: self.tar.clone(),
+            shape: self.shape.clone(),
+            decoded: decoded.map(Decoded::Scratch),
+            frames: self.frames.clone(),
+            disk: Arc::clone(&self.disk),
+            table: self.table.clone(),
+            rolled_back: false,
+        })
+    }
+
+    /// The same, whose raw disk is in this file, which becomes the output.
+    fn share_in(&self, file: Unfinished) -> Result<Self, StorageError> {
+        let failed = |e| StorageError::io(format!("opening {}", self.name()), e);
+        let disk = Arc::new(FileDevice::new(file.file().try_clone().map_err(failed)?, self.size()));
+        Ok(Self { disk, decoded: Some(Decoded::Output(file)), ..self.share()? })
+    }
+
+    /// Reads the image in `container` and its table; `room` creates the files into which a compressed image is decoded, of
+    /// which the copies are added to `all`.
     fn read(
         input: Input,
+        container: Container,
+        trust: Trust,
         watch: Watch<'_>,
-        room: impl FnOnce(&Input) -> Result<Room, StorageError>,
+        all: &mut Vec<Unfinished>,
+        room: &dyn Fn(&Input, Unpack) -> Result<Room, StorageError>,
     ) -> Result<Self, StorageError> {
         let name = input.name();
+        let reading = |e| StorageError::io(format!("reading {name}"), e);
         let clone = |file: &File| file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e));
         let file = FileDevice::new(clone(&input.file)?, input.size);
-        let container = container::sniff(&file, &name)?;
-        let (disk, decoded, frames): (Arc<dyn ReadAt>, _, _) = match container {
-            Container::Raw => (Arc::new(file), None, None),
-            Container::Zstd => {
-                let Room { decoded, frames, place } = room(&input)?;
+        let (mut disk, mut decoded, frames): (Arc<dyn ReadAt>, _, _) = match container.compression {
+            None => (Arc::new(file), None, None),
+            Some(compression) => {
+                let Room { decoded, frames, copies, place } = room(&input, Unpack::Compression)?;
                 let place = place.display().to_string();
                 let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
-                let mut recorder = frames.map(Recorder::new).transpose().map_err(compressing)?;
+                let recorder = frames.map(|(compression, file)| Recorder::new(compression, file));
+                let mut recorder = recorder.transpose().map_err(compressing)?;
                 let (from, to) = (&input.file, decoded.file());
-                let size = spool::decode(from, input.size, to, recorder.as_mut(), &name, &place, watch)?;
-                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?;
+                let files: Vec<&File> = copies.iter().map(Unfinished::file).collect();
+                let (size, is_tar) = (input.size, false);
+                let job = spool::Job {
+                    compression,
+                    input: from,
+                    size,
+                    name: &name,
+                    place: &place,
+                    watch,
+                    copies: &files,
+                    is_tar,
+                };
+                let size = job.decode(to, recorder.as_mut())?;
+                all.extend(copies);
+                let frames = recorder.map(Recorder::finish).transpose().map_err(compressing)?.map(Arc::new);
                 (Arc::new(FileDevice::new(clone(to)?, size)), Some(decoded), frames)
             }
         };
+        let mut layers: Vec<Layer> =
+            container.compression.into_iter().map(|kind| Layer { kind: kind.name(), size: input.size }).collect();
+        if decoded.is_some() && container.format == Format::Raw && container::has_footer(&*disk).map_err(reading)? {
+            return Err(StorageError::unsupported(
+                format!("{name} (decompressed) is a fixed VHD image"),
+                "decompress it first: a VHD image without a compression is read",
+            ));
+        }
+        let mut shape = None;
+        if container.format.is_by_qemu() {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            shape = Some(qemu::Shape::read(container.format, &*disk, &name)?);
+            let room = room(&input, Unpack::Format)?.decoded;
+            let from = decoded.as_ref().map_or(&input.file, Decoded::file);
+            let size = qemu::decode(container.format, from, disk.size(), room.file(), &name)?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+        }
+        let mut vma = None;
+        if container.format == Format::Vma {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = Vma::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            vma = Some(Arc::new(archive));
+        }
+        let mut tar = None;
+        if container.format == Format::Tar {
+            layers.push(Layer { kind: container.format.name(), size: disk.size() });
+            let archive = TarDisk::open(disk, &name)?;
+            let room = room(&input, Unpack::Format)?.decoded;
+            let size = archive.decode(room.file())?;
+            disk = Arc::new(FileDevice::new(clone(room.file())?, size));
+            decoded = Some(room);
+            tar = Some(Arc::new(archive));
+        }
+        let mut qcow2 = None;
+        if container.format == Format::Qcow2 {
+            layers.push(Layer { kind: Format::Qcow2.name(), size: disk.size() });
+            let directory = parent(&input.real);
+            let reading = Reading { follow_backing: trust.follow_backing, directory, depth: 0 };
+            let file = clone(decoded.as_ref().map_or(&input.file, Decoded::file))?;
+            let image = Arc::new(Qcow2::open(disk, &name, &reading)?.in_file(file));
+            qcow2 = Some(Arc::clone(&image));
+            disk = image;
+        }
+        layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
         let table = Table::read(&disk, &name)?;
-        Ok(Self { input, container, decoded, frames, disk, table, rolled_back: false })
+        Ok(Self { input, container, layers, qcow2, vma, tar, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
     /// The image's name in messages: its path as given.
@@ -156,10 +384,16 @@ impl DiskImage {
         self.input.name()
     }
 
-    /// The container format.
+    /// The container.
     #[must_use]
     pub fn container(&self) -> Container {
         self.container
+    }
+
+    /// The layers of the image, outermost first; the last one is the raw disk.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
     }
 
     /// Size of the disk, in bytes.
@@ -237,11 +471,59 @@ impl DiskImage {
         root::choose(&self.table, asked, backend, inspect, &self.name())
     }
 
-    /// The file with the raw disk.
+    /// The file with the raw disk; see [`DiskImage::make_raw`].
     #[must_use]
     pub fn raw_file(&self) -> &File {
         self.decoded.as_ref().map_or(&self.input.file, Decoded::file)
     }
+
+    /// The disk to be copied to `to_name`.
+    pub(crate) fn copy_job<'a>(&'a self, from_name: &'a str, to_name: &'a str, watch: Watch<'a>) -> CopyJob<'a> {
+        let file = if self.qcow2.is_some() { None } else { Some(self.raw_file()) };
+        CopyJob { from: &*self.disk, file, size: self.size(), from_name, to_name, watch, gives_up: false }
+    }
+
+    /// Makes a raw disk of a qcow2 image, for what needs a file: for `output` if there is one, else in the image's
+    /// directory, or as for a compressed image.
+    ///
+    /// # Errors
+    /// `Io`, also if there is no space.
+    pub(crate) fn make_raw(&mut self, output: Option<&Output>, watch: Watch<'_>) -> Result<(), StorageError> {
+        if self.qcow2.is_none() {
+            return Ok(());
+        }
+        let name = self.name();
+        let failed = |e| StorageError::io(format!("making room for the raw disk of {name}"), e);
+        let decoded = match output {
+            Some(output) if output.container(self.container).is_raw() => {
+                Decoded::Output(Unfinished::create(output.directory()).map_err(failed)?)
+            }
+            Some(output) => Decoded::Scratch(Unfinished::scratch(output.directory()).map_err(failed)?),
+            None => {
+                let beside = Unfinished::scratch(parent(&self.input.real));
+                Decoded::Scratch(beside.or_else(|_| elsewhere().map(|(file, _)| file)).map_err(failed)?)
+            }
+        };
+        self.copy_job(&name, "its raw disk", watch).copy(decoded.file())?;
+        let file = decoded.file().try_clone().map_err(failed)?;
+        self.disk = Arc::new(FileDevice::new(file, self.size()));
+        self.qcow2 = None;
+        self.decoded = Some(decoded);
+        Ok(())
+    }
+}
+
+/// Maximum number of outputs into which a disk is decoded at once: more are copied from one.
+const MOST_AT_ONCE: usize = 8;
+
+/// True if files in a directory can share blocks.
+fn can_share(directory: &Path) -> bool {
+    let try_it = || {
+        let (from, to) = (Unfinished::scratch(directory)?, Unfinished::scratch(directory)?);
+        from.set_len(4096)?;
+        sys::reflink(&from, &to)
+    };
+    try_it().is_ok()
 }
 
 /// The directory of a path.
@@ -253,7 +535,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 }
 
 /// An unnamed file for an image in a read-only directory. `/tmp` is not used: it is often in memory.
-fn elsewhere() -> io::Result<(File, PathBuf)> {
+pub(crate) fn elsewhere() -> io::Result<(File, PathBuf)> {
     let asked = env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
     let place = asked.unwrap_or_else(|| PathBuf::from("/var/tmp"));
     let context = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", place.display()));

@@ -64,6 +64,16 @@ impl Input {
         Ok(Self { path: path.to_owned(), real, file, size, metadata })
     }
 
+    /// The same open file once more, with its lock.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn share(&self) -> io::Result<Self> {
+        let Self { path, real, file, size, metadata } = self;
+        let (path, real, metadata) = (path.clone(), real.clone(), metadata.clone());
+        Ok(Self { path, real, file: file.try_clone()?, size: *size, metadata })
+    }
+
     /// Locks the image until this is dropped: for writing against every other run of deaddrop, for reading against runs
     /// that write in place. For writing the file is opened again, for reading and writing.
     ///

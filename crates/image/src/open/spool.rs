@@ -1,6 +1,6 @@
-//! Decodes a zstd image into a sparse, unnamed file, so that the rest of the program sees a raw disk.
+//! Decodes a compressed image into a sparse, unnamed file, so that the rest of the program sees what is inside.
 //!
-//! Used by [`super::disk`]. The input is hostile: the decoder's window is limited, the size declared by a frame is not
+//! Used by [`super::disk`]. The input is hostile: the decoder's memory is limited, the size that it declares is not
 //! trusted, and the ratio of output to input is bounded (see [`Limits`]).
 
 use std::cell::Cell;
@@ -12,139 +12,190 @@ use std::rc::Rc;
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
+use deaddrop_core::sys;
 use deaddrop_core::text;
-use zstd::stream::read::Decoder;
-use zstd::zstd_safe::DParameter;
 
-use super::container;
+use super::novelty::novel_bytes;
+use crate::container::compression::Limits;
+use crate::container::{Compression, Format, foreign};
 use crate::output::frames::Recorder;
 use crate::progress::{Progress, Watch, Work};
 use crate::table::probe;
 
-/// Maximum window of a frame, as a power of two: 128 MiB, which is what `zstd -d` accepts by default; every level of
-/// `zstd` without `--long=28` or more stays below.
-const WINDOW_LOG: u32 = 27;
 /// Number of bytes decoded and written at a time.
 const CHUNK: usize = 1 << 20;
+/// Bytes after which several files are begun to be written to the disk.
+const STEP: u64 = 32 << 20;
 /// Runs of zeros become holes in units of this size.
 const PIECE: usize = 64 << 10;
 /// Number of bytes that must look like a disk image: they include everything by which tables and file systems are
 /// detected.
 const HEAD: usize = CHUNK;
 
-/// A limit of the output relative to the input. Up to `free` bytes are always allowed; beyond, each byte of input
-/// allows `ratio` bytes of output.
-struct Allowance {
-    free: u64,
-    ratio: u64,
+/// So many bytes from each byte of input are no bomb, and the input is not looked at for that.
+const DENSE: u64 = 20;
+
+/// A compressed image to be decoded.
+pub(crate) struct Job<'a> {
+    pub(crate) compression: Compression,
+    pub(crate) input: &'a File,
+    /// Size of the input, in bytes.
+    pub(crate) size: u64,
+    /// The image's name, for messages.
+    pub(crate) name: &'a str,
+    /// The directory of the spool, for messages.
+    pub(crate) place: &'a str,
+    pub(crate) watch: Watch<'a>,
+    /// Empty files that become the disk too.
+    pub(crate) copies: &'a [&'a File],
+    /// True if a tar is expected, which looks like no disk.
+    pub(crate) is_tar: bool,
 }
 
-impl Allowance {
-    fn covers(&self, output: u64, input: u64) -> bool {
-        output <= self.free || output <= input.saturating_mul(self.ratio)
+impl Job<'_> {
+    /// Decodes into the empty file `spool`; returns the size of the disk in bytes. `recorder`, if there is one, gets
+    /// the disk too.
+    ///
+    /// # Errors
+    /// `Corrupt` if the data is damaged, truncated, or the output exceeds that of any disk image; `Unsupported` for a
+    /// feature of the compression that is not supported, or if the output is no raw disk; `Io`, also if there is no
+    /// space.
+    pub(crate) fn decode(&self, spool: &File, recorder: Option<&mut Recorder>) -> Result<u64, StorageError> {
+        self.decode_within(self.compression.codec().limits(), spool, recorder)
     }
-}
 
-/// Limits of decoding. Real images with a system in them stay far below: NixOS closures of 1 GiB compress to about a
-/// third, so a disk of 2 TiB with one is at 6,000:1 in total and 3:1 without zeros.
-struct Limits {
-    /// All output. A hole costs no space, but time.
-    output: Allowance,
-    /// Output that is not zero, and takes space.
-    stored: Allowance,
-    /// Absolute maximum, whatever the input.
-    most: u64,
-}
-
-const LIMITS: Limits = Limits {
-    output: Allowance { free: 16 << 30, ratio: 8_000 },
-    stored: Allowance { free: 3 << 30, ratio: 300 },
-    most: 2 << 40,
-};
-
-/// Decodes `input` (a zstd file of `input_size` bytes) into the empty file `spool`; returns the size of the disk in
-/// bytes. `recorder`, if there is one, gets the disk too. `name` is the image's, `place` the directory of the spool,
-/// for messages.
-///
-/// # Errors
-/// `Corrupt` if the data is damaged, truncated, or the output exceeds that of any disk image; `Unsupported` for a
-/// window over the limit, or if the output is no raw disk; `Io`, also if there is no space.
-pub(crate) fn decode(
-    input: &File,
-    input_size: u64,
-    spool: &File,
-    recorder: Option<&mut Recorder>,
-    name: &str,
-    place: &str,
-    watch: Watch<'_>,
-) -> Result<u64, StorageError> {
-    decode_within(&LIMITS, input, input_size, spool, recorder, name, place, watch)
-}
-
-#[expect(clippy::too_many_arguments, reason = "the limits, for the tests, and those of `decode`")]
-fn decode_within(
-    limits: &Limits,
-    input: &File,
-    input_size: u64,
-    spool: &File,
-    mut recorder: Option<&mut Recorder>,
-    name: &str,
-    place: &str,
-    watch: Watch<'_>,
-) -> Result<u64, StorageError> {
-    let writing = |e| StorageError::io(format!("writing the decompressed {name} in {place}"), e);
-    let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {place}"), e);
-    let consumed = Rc::new(Cell::new(0));
-    let counted = Counted { input, offset: Rc::clone(&consumed) };
-    let mut decoder = Decoder::new(BufReader::with_capacity(CHUNK, counted))
-        .and_then(|mut decoder| decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).map(|()| decoder))
-        .map_err(|e| StorageError::io(format!("decompressing {name}"), e))?;
-    // The image's content may be secret.
-    let mut piece = recorder.as_mut().map_or_else(|| Wiped::zeros(CHUNK), |recorder| recorder.buffer());
-    let (mut size, mut stored) = (0_u64, 0_u64);
-    loop {
-        // One piece of the disk, chunk by chunk.
-        let (mut filled, before) = (0, stored);
-        while let Some(chunk) = piece.get_mut(filled..).map(|rest| part(rest, CHUNK)).filter(|chunk| !chunk.is_empty())
-        {
-            let count = fill(&mut decoder, chunk).map_err(|e| in_stream(e, name))?;
-            let ends = count < chunk.len();
-            // OK to index: `fill` never counts more than the buffer has.
-            let chunk = &chunk[..count];
-            if size == 0 {
-                refuse_no_disk(&chunk[..count.min(HEAD)], name)?;
+    fn decode_within(
+        &self,
+        limits: &Limits,
+        spool: &File,
+        mut recorder: Option<&mut Recorder>,
+    ) -> Result<u64, StorageError> {
+        let name = self.name;
+        let writing = |e| StorageError::io(format!("writing the decompressed {name} in {}", self.place), e);
+        let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {}", self.place), e);
+        let consumed = Rc::new(Cell::new(0));
+        let counted = Counted { input: self.input, offset: Rc::clone(&consumed) };
+        let counted = Box::new(BufReader::with_capacity(CHUNK, counted));
+        let decoder = self.compression.codec().decoder(counted);
+        let mut decoder = decoder.map_err(|e| StorageError::io(format!("decompressing {name}"), e))?;
+        let mut meter = Meter { job: self, limits, size: 0, stored: 0, novel: None };
+        // The image's content may be secret.
+        let mut piece = recorder.as_mut().map_or_else(|| Wiped::zeros(CHUNK), |recorder| recorder.buffer());
+        loop {
+            // One piece of the disk, chunk by chunk.
+            let (mut filled, before) = (0, meter.stored);
+            while let Some(chunk) =
+                piece.get_mut(filled..).map(|rest| part(rest, CHUNK)).filter(|chunk| !chunk.is_empty())
+            {
+                let count = fill(&mut decoder, chunk).map_err(|e| self.in_stream(e))?;
+                let ends = count < chunk.len();
+                // OK to index: `fill` never counts more than the buffer has.
+                let chunk = &chunk[..count];
+                if meter.size == 0 && !self.is_tar {
+                    refuse_no_disk(&chunk[..count.min(HEAD)], name, self.compression)?;
+                }
+                let stored = write_sparse(spool, meter.size, chunk).map_err(writing)?;
+                for copy in self.copies.iter().filter(|_| stored > 0) {
+                    write_sparse(copy, meter.size, chunk).map_err(writing)?;
+                }
+                self.start_writing(spool, meter.size, length(chunk));
+                filled = filled.saturating_add(count);
+                let taken = consumed.get();
+                meter.add(length(chunk), stored, taken)?;
+                (self.watch)(Progress { work: Work::Decompress, done: taken, total: self.size });
+                if ends {
+                    break;
+                }
             }
-            stored = stored.saturating_add(write_sparse(spool, size, chunk).map_err(writing)?);
-            size = size.saturating_add(length(chunk));
-            filled = filled.saturating_add(count);
-            let taken = consumed.get();
-            if size > limits.most || !limits.output.covers(size, taken) || !limits.stored.covers(stored, taken) {
-                return Err(StorageError::corrupt(format!(
-                    "{name}: {} came out of {}, and it goes on: this is no disk image, or one made to harm \
-                     (decompress it by hand with zstd -d if you trust it)",
-                    text::size(size),
-                    text::size(taken)
-                )));
+            let ends = filled < piece.len();
+            if let Some(recorder) = recorder.as_mut().filter(|_| filled > 0) {
+                piece.truncate(filled);
+                recorder.take(std::mem::take(&mut piece), meter.stored == before).map_err(compressing)?;
             }
-            watch(Progress { work: Work::Decompress, done: taken, total: input_size });
             if ends {
                 break;
             }
+            if let Some(recorder) = recorder.as_mut() {
+                piece = recorder.buffer();
+            }
         }
-        let ends = filled < piece.len();
-        if let Some(recorder) = recorder.as_mut().filter(|_| filled > 0) {
-            piece.truncate(filled);
-            recorder.take(std::mem::take(&mut piece), stored == before).map_err(compressing)?;
+        for file in std::iter::once(&spool).chain(self.copies) {
+            file.set_len(meter.size).map_err(writing)?;
         }
-        if ends {
-            break;
-        }
-        if let Some(recorder) = recorder.as_mut() {
-            piece = recorder.buffer();
+        Ok(meter.size)
+    }
+
+    /// With several files the disk is what takes longest: it begins early.
+    fn start_writing(&self, spool: &File, offset: u64, count: u64) {
+        let end = offset.saturating_add(count);
+        let ends_a_step = end / STEP > offset / STEP;
+        if !self.copies.is_empty() && ends_a_step {
+            let start = (end / STEP - 1) * STEP;
+            std::iter::once(&spool).chain(self.copies).for_each(|file| sys::begin_writing(file, start, STEP));
         }
     }
-    spool.set_len(size).map_err(writing)?;
-    Ok(size)
+
+    /// Classifies a decoder error: truncated, not supported, an error of the system, or damaged.
+    fn in_stream(&self, error: io::Error) -> StorageError {
+        let (name, kind) = (self.name, self.compression.name());
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return StorageError::corrupt(format!("{name} ends in the middle of its {kind} data: it is truncated"));
+        }
+        if error.raw_os_error().is_some() {
+            return StorageError::io(format!("reading {name}"), error);
+        }
+        match self.compression.codec().unsupported(&error) {
+            Some((what, hint)) => StorageError::unsupported(format!("{name} {what}"), hint),
+            None => StorageError::corrupt(format!("{name}: the {kind} data is damaged: {error}")),
+        }
+    }
+}
+
+/// What came out so far, and the limits of it.
+struct Meter<'a> {
+    job: &'a Job<'a>,
+    limits: &'a Limits,
+    size: u64,
+    /// Bytes that were not zero.
+    stored: u64,
+    /// What the input has besides repetition, once it was measured.
+    novel: Option<u64>,
+}
+
+impl Meter<'_> {
+    /// Counts `more` bytes of output, of which `stored` take space, after `taken` bytes of input.
+    fn add(&mut self, more: u64, stored: u64, taken: u64) -> Result<(), StorageError> {
+        self.size = self.size.saturating_add(more);
+        self.stored = self.stored.saturating_add(stored);
+        let limits = self.limits;
+        let covered = match limits.looks_ahead {
+            // Most images: nothing has to be measured.
+            true if self.size <= limits.output.free.max(taken.saturating_mul(DENSE)) => true,
+            true => limits.output.covers(self.size, self.novel()?),
+            false => limits.output.covers(self.size, taken),
+        };
+        if self.size <= limits.most && covered && limits.stored.covers(self.stored, taken) {
+            return Ok(());
+        }
+        Err(StorageError::corrupt(format!(
+            "{}: {} came out of {}, and it goes on: this is no disk image, or one made to harm (decompress it by hand \
+             with {} if you trust it)",
+            self.job.name,
+            text::size(self.size),
+            text::size(taken),
+            self.job.compression.codec().by_hand(),
+        )))
+    }
+
+    fn novel(&mut self) -> Result<u64, StorageError> {
+        if let Some(novel) = self.novel {
+            return Ok(novel);
+        }
+        let reading = |e| StorageError::io(format!("reading {}", self.job.name), e);
+        let novel = novel_bytes(self.job.input, self.job.size).map_err(reading)?;
+        self.novel = Some(novel);
+        Ok(novel)
+    }
 }
 
 /// The first `most` bytes of `buffer`, or all of it.
@@ -176,18 +227,30 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Refuses a stream whose start is no raw disk, before all of it is decoded.
-fn refuse_no_disk(head: &[u8], name: &str) -> Result<(), StorageError> {
+fn refuse_no_disk(head: &[u8], name: &str, outer: Compression) -> Result<(), StorageError> {
     let name = format!("{name} (decompressed)");
-    container::refuse_foreign(head, &name)?;
-    let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
-    let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
-    if signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some()) {
+    if Format::told_by(head) != Format::Raw {
+        return Ok(());
+    }
+    if let Some(inner) = Compression::told_by(head) {
+        let hint = format!("unpack the outer layer first: {outer} IMAGE", outer = outer.codec().by_hand());
+        return Err(StorageError::unsupported(format!("{name} is {}-compressed", inner.name()), hint));
+    }
+    foreign::refuse(head, &name)?;
+    if looks_like_a_disk(head) {
         return Ok(());
     }
     Err(StorageError::unsupported(
         format!("{name} is no disk image: it has neither a partition table nor a file system"),
-        "deaddrop takes raw images, also as .zst",
+        "deaddrop takes raw, qcow2, VMDK, VDI, VHD and VHDX images, also as .gz, .xz, .bz2 and .zst",
     ))
+}
+
+/// True if the start of a raw disk has a partition table or a file system.
+pub(crate) fn looks_like_a_disk(head: &[u8]) -> bool {
+    let signed = head.get(510..512) == Some(&[0x55, 0xaa]);
+    let gpt = [512, 4096].into_iter().any(|at| head.get(at..).is_some_and(|rest| rest.starts_with(b"EFI PART")));
+    signed || gpt || probe::probe(&head.to_vec()).is_ok_and(|found| found.is_some())
 }
 
 /// Reads until `buf` is full or the input ends.
@@ -203,25 +266,6 @@ fn fill(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-/// Classifies a decoder error: truncated, too large a window, an error of the system, or damaged.
-fn in_stream(error: io::Error, name: &str) -> StorageError {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        return StorageError::corrupt(format!("{name} ends in the middle of its zstd data: it is truncated"));
-    }
-    if error.raw_os_error().is_some() {
-        return StorageError::io(format!("reading {name}"), error);
-    }
-    // zstd's own message, from `ZSTD_getErrorString` (frameParameter_windowTooLarge).
-    let words = error.to_string();
-    if words.contains("too much memory") {
-        return StorageError::unsupported(
-            format!("{name} was compressed with a window over 128 MiB"),
-            "decompress it first: zstd -d --long=31 IMAGE",
-        );
-    }
-    StorageError::corrupt(format!("{name}: the zstd data is damaged: {words}"))
 }
 
 /// Reads a file by position, and counts the bytes.
@@ -246,6 +290,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::container::compression::Allowance;
     use crate::progress::quiet;
 
     /// A disk of `size` bytes that looks like one: an MBR signature, the rest filled with `fill`.
@@ -259,8 +304,16 @@ mod tests {
         let input = tempfile::tempfile().unwrap();
         input.write_all_at(compressed, 0).unwrap();
         let spool = tempfile::tempfile().unwrap();
-        let size = decode_within(limits, &input, compressed.len() as u64, &spool, None, "x.zst", "/tmp", &quiet)
-            .map_err(|e| e.to_string())?;
+        let job = Job {
+            compression: Compression::told_by(compressed).expect("its start"),
+            input: &input,
+            size: compressed.len() as u64,
+            name: "x.zst",
+            place: "/tmp",
+            watch: &quiet,
+            is_tar: false,
+        };
+        let size = job.decode_within(limits, &spool, None).map_err(|e| e.to_string())?;
         let mut bytes = vec![0; size as usize];
         spool.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(spool.metadata().unwrap().len(), size);
@@ -278,7 +331,7 @@ mod tests {
         let skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc";
         let (first, second) = disk.split_at(1 << 20);
         let stream = [&skippable[..], &zstd(first), &skippable[..], &zstd(second), &skippable[..]].concat();
-        let (bytes, on_disk) = decoded(&LIMITS, &stream).unwrap();
+        let (bytes, on_disk) = decoded(Compression::Zstd.codec().limits(), &stream).unwrap();
         assert!(bytes == disk);
         assert!(on_disk <= 256 << 10, "zeros stay holes: {on_disk} bytes are stored");
     }
@@ -291,28 +344,31 @@ mod tests {
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
         let whole = zstd(&disk);
         for length in [5, 100, whole.len() / 2, whole.len() - 1] {
-            let error = decoded(&LIMITS, &whole[..length]).unwrap_err();
+            let error = decoded(Compression::Zstd.codec().limits(), &whole[..length]).unwrap_err();
             assert_eq!(error, "x.zst ends in the middle of its zstd data: it is truncated", "{length}");
         }
-        let error = decoded(&LIMITS, &[&whole[..], b"garbage"].concat()).unwrap_err();
+        let error = decoded(Compression::Zstd.codec().limits(), &[&whole[..], b"garbage"].concat()).unwrap_err();
         assert!(error.starts_with("x.zst: the zstd data is damaged: "), "{error}");
         let mut wrong = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
         wrong.include_checksum(true).unwrap();
         io::Write::write_all(&mut wrong, &disk).unwrap();
         let mut wrong = wrong.finish().unwrap();
         *wrong.last_mut().unwrap() ^= 1;
-        let error = decoded(&LIMITS, &wrong).unwrap_err();
+        let error = decoded(Compression::Zstd.codec().limits(), &wrong).unwrap_err();
         assert!(error.starts_with("x.zst: the zstd data is damaged: "), "{error}");
     }
 
     #[test]
     fn what_comes_out_must_look_like_a_disk_before_the_rest_is_decoded() {
-        let error = decoded(&LIMITS, &zstd(&vec![0; 8 << 20])).unwrap_err();
+        let error = decoded(Compression::Zstd.codec().limits(), &zstd(&vec![0; 8 << 20])).unwrap_err();
         assert!(error.contains("is no disk image: it has neither a partition table nor a file system"), "{error}");
-        let mut qcow2 = vec![0; 1 << 20];
-        qcow2[..4].copy_from_slice(b"QFI\xfb");
-        assert_eq!(decoded(&LIMITS, &zstd(&qcow2)).unwrap_err(), "x.zst (decompressed) is a qcow2 image");
-        assert!(decoded(&LIMITS, &zstd(b"")).is_err());
+        let mut qed = vec![0; 1 << 20];
+        qed[..4].copy_from_slice(b"QED\0");
+        assert_eq!(
+            decoded(Compression::Zstd.codec().limits(), &zstd(&qed)).unwrap_err(),
+            "x.zst (decompressed) is a QED image"
+        );
+        assert!(decoded(Compression::Zstd.codec().limits(), &zstd(b"")).is_err());
     }
 
     #[test]
@@ -321,6 +377,7 @@ mod tests {
             output: Allowance { free: 4 << 20, ratio: 100 },
             stored: Allowance { free: 1 << 20, ratio: 10 },
             most: 64 << 20,
+            looks_ahead: false,
         };
         assert!(decoded(&small(), &zstd(&disk(4 << 20, 0))).is_ok(), "at the limit");
         for (name, bomb) in [("zeros", disk((4 << 20) + 1, 0)), ("stored", disk(3 << 20, b'A'))] {
@@ -336,7 +393,33 @@ mod tests {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(28).unwrap();
         io::Write::write_all(&mut encoder, &disk(1 << 20, 0)).unwrap();
-        let error = decoded(&LIMITS, &encoder.finish().unwrap()).unwrap_err();
+        let error = decoded(Compression::Zstd.codec().limits(), &encoder.finish().unwrap()).unwrap_err();
         assert_eq!(error, "x.zst was compressed with a window over 128 MiB");
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_disk_may_begin_with_zeros_if_there_is_a_system_behind_them() {
+        let limits = || Limits {
+            output: Allowance { free: 4 << 20, ratio: 1_000 },
+            stored: Allowance { free: 1 << 20, ratio: 50 },
+            most: 64 << 20,
+            looks_ahead: true,
+        };
+        let mut system = disk(20 << 20, 0);
+        for (index, byte) in system[19 << 20..].iter_mut().enumerate() {
+            *byte = ((index * index * 7919) >> 5) as u8 ^ (index >> 11) as u8;
+        }
+        assert!(decoded(&limits(), &gzip(&system)).is_ok());
+        // The same zeros without it; and behind an image that is much smaller.
+        for bomb in [gzip(&disk(20 << 20, 0)), [gzip(&disk(1 << 20, 0)), gzip(&vec![0; 20 << 20])].concat()] {
+            let error = decoded(&limits(), &bomb).map(drop).unwrap_err();
+            assert!(error.contains("by hand with gunzip -k"), "{error}");
+        }
     }
 }

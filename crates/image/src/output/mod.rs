@@ -9,6 +9,7 @@
 pub(crate) mod copy;
 pub(crate) mod frames;
 pub(crate) mod notes;
+mod pack;
 pub mod patch;
 
 use std::fs::{File, Permissions};
@@ -26,8 +27,8 @@ use xattr::FileExt;
 use super::ext4::Ext4;
 use super::progress::Watch;
 use super::undo::Rewrite;
+use crate::container::{self, Container, Format};
 use crate::journal::commit::{Medium, Transaction};
-use crate::open::container::Container;
 use crate::open::destination::{self, CheckedDestination, check_replacement};
 use crate::open::disk::{Decoded, DiskImage, parent};
 use crate::open::input::Input;
@@ -41,6 +42,8 @@ pub struct Output {
     place: CheckedDestination,
     /// The directory in which the file is created.
     directory: PathBuf,
+    /// A deferred signal stops the writing of a new file.
+    gives_up: bool,
 }
 
 /// The result of a commit.
@@ -73,6 +76,8 @@ pub enum Copied {
     Decompressed,
     /// Compressed into it.
     Compressed,
+    /// Written into it in this format.
+    Converted(Format),
 }
 
 impl Committed {
@@ -88,15 +93,47 @@ impl Committed {
     }
 }
 
+/// Checks that changes to the image at `path` can go to `destination`; nothing is decoded.
+///
+/// # Errors
+/// `Refused` with a hint; `Unsupported` for an output format; `Io`.
+pub fn check(path: &Path, destination: &Destination) -> Result<(), StorageError> {
+    let input = Input::open(path)?;
+    let container = container::sniff(&input.file, input.size, &input.name())?;
+    Output::prepare(destination, &input, container).map(drop)
+}
+
 impl Output {
     /// Checks that changes to `input` can go to `destination`.
-    pub(super) fn prepare(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
-        let place = destination::check(destination, input)?;
+    pub(super) fn prepare(
+        destination: &Destination,
+        input: &Input,
+        container: Container,
+    ) -> Result<Self, StorageError> {
+        Ok(Self::at(destination::check(destination, input, container)?, input))
+    }
+
+    /// Checks that a changed tar with a root file system can go to `destination`.
+    pub(super) fn prepare_for_tar(destination: &Destination, input: &Input) -> Result<Self, StorageError> {
+        Ok(Self::at(destination::check_for_tar(destination, input)?, input))
+    }
+
+    fn at(place: CheckedDestination, input: &Input) -> Self {
         let directory = match &place {
             CheckedDestination::InPlace { .. } => parent(&input.real).to_owned(),
             CheckedDestination::New { directory, .. } => directory.clone(),
         };
-        Ok(Self { place, directory })
+        Self { place, directory, gives_up: false }
+    }
+
+    /// The same, given up when a signal is deferred.
+    pub(super) fn gives_up(self) -> Self {
+        Self { gives_up: true, ..self }
+    }
+
+    /// True if a deferred signal stops the writing.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.gives_up
     }
 
     /// True if the image itself is changed.
@@ -108,7 +145,7 @@ impl Output {
     /// True if `image` can be changed by a transaction in its own file, without a copy.
     #[must_use]
     pub fn takes_transaction(&self, image: &DiskImage) -> bool {
-        self.is_in_place() && image.container() == Container::Raw
+        self.is_in_place() && image.container().is_raw()
     }
 
     /// Writes `transaction` into `image`'s own file, in which the file system starts at `start` (bytes). `seconds`
@@ -238,9 +275,12 @@ impl Output {
         &self.directory
     }
 
-    /// True if a raw file is created, so that a compressed image can be decoded directly into it.
-    pub(super) fn is_new_raw(&self) -> bool {
-        matches!(self.place, CheckedDestination::New { compress: false, .. })
+    /// The container of the file that is written for an image in `container`, if that is not changed in its own file.
+    pub(super) fn container(&self, container: Container) -> Container {
+        match &self.place {
+            CheckedDestination::InPlace { .. } => container,
+            CheckedDestination::New { container, .. } => *container,
+        }
     }
 
     /// Writes `image` with `patch` over it. With an empty patch an image in place is not touched at all, and another
@@ -258,53 +298,47 @@ impl Output {
             check_replacement(&image.input)?;
         }
         image.input.check_unchanged()?;
-        let (to_name, compress) = (self.name(&image), self.compresses(&image));
+        let (to_name, container) = (self.name(&image.input), self.container(image.container()));
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let (file, copied) = match image.decoded.take() {
-            Some(Decoded::Output(file)) if !compress => (file, Copied::Decompressed),
+            Some(Decoded::Output(file)) if container.is_raw() => (file, Copied::Decompressed),
             decoded => {
                 image.decoded = decoded;
                 let frames = image.frames.take();
                 let file = Unfinished::create(&self.directory).map_err(writing)?;
-                let job = CopyJob {
-                    from: image.raw_file(),
-                    size: image.size(),
-                    from_name: &image.name(),
-                    to_name: &to_name,
-                    watch,
-                };
-                let copied = if compress {
-                    frames::write(&job, patch, frames, file.file())?;
-                    Copied::Compressed
-                } else {
+                let name = image.name();
+                let job = CopyJob { gives_up: self.gives_up, ..image.copy_job(&name, &to_name, watch) };
+                let copied = if container.is_raw() {
                     job.copy(file.file())?.map_or(Copied::Shared, Copied::Bytes)
+                } else {
+                    self.pack(container, &job, patch, &image, frames, file.file())?
                 };
                 (file, copied)
             }
         };
-        if !compress {
+        if container.is_raw() {
             patch.write_to(file.file()).map_err(writing)?;
         }
         // If another process wrote to the image since it was opened, the copy may be a mix of two versions.
         image.input.check_unchanged()?;
         let mut done = Committed { written: true, copied, ..Committed::nothing() };
-        self.rename_to_output(&image, file, &mut done)?;
+        self.rename_to_output(&image.input, file, &mut done)?;
         Ok(done)
     }
 
     /// Gives the complete `file` the name of the output, or of the image that it replaces.
     pub(super) fn rename_to_output(
         self,
-        image: &DiskImage,
+        input: &Input,
         file: Unfinished,
         done: &mut Committed,
     ) -> Result<(), StorageError> {
-        let to_name = self.name(image);
+        let to_name = self.name(input);
         let writing = |e: io::Error| StorageError::io(format!("writing {to_name}"), e);
         let named = match self.place {
             CheckedDestination::InPlace { keep_mode, .. } => {
-                copy_metadata(&image.input, &file, keep_mode, done).map_err(writing)?;
-                file.replace(&image.input.real)
+                copy_metadata(input, &file, keep_mode, done).map_err(writing)?;
+                file.replace(&input.real)
             }
             CheckedDestination::New { path, force: true, .. } => file.replace(&path),
             CheckedDestination::New { path, .. } => file.publish(&path),
@@ -324,18 +358,10 @@ impl Output {
     }
 
     /// The name of the written file, for messages.
-    pub(super) fn name(&self, image: &DiskImage) -> String {
+    pub(super) fn name(&self, input: &Input) -> String {
         match &self.place {
-            CheckedDestination::InPlace { .. } => image.name(),
+            CheckedDestination::InPlace { .. } => input.name(),
             CheckedDestination::New { name, .. } => name.clone(),
-        }
-    }
-
-    /// True if the file written instead of `image` is compressed.
-    pub(super) fn compresses(&self, image: &DiskImage) -> bool {
-        match &self.place {
-            CheckedDestination::InPlace { .. } => image.container() == Container::Zstd,
-            CheckedDestination::New { compress, .. } => *compress,
         }
     }
 

@@ -31,6 +31,7 @@ pub(crate) fn copied(copied: Copied) -> String {
         Copied::Shared => "the rest shared with the image".to_owned(),
         Copied::Bytes(bytes) => format!("{} copied, the rest are holes", text::size(bytes)),
         Copied::Decompressed => "the rest decompressed".to_owned(),
+        Copied::Converted(format) => format!("all of it written as {}", format.name()),
         Copied::Compressed => "all of it compressed".to_owned(),
     }
 }

@@ -89,6 +89,12 @@ impl<'a> Patch<'a> {
         let last = before.checked_sub(1).and_then(|last| self.runs.get(last));
         last.is_some_and(|(start, bytes)| start.saturating_add(length(bytes)) > offset)
     }
+
+    /// How many of the `size` bytes from `offset` on come before the first byte of the patch in them.
+    pub(crate) fn untouched(&self, offset: u64, size: u64) -> u64 {
+        let next = self.runs.partition_point(|(start, bytes)| start.saturating_add(length(bytes)) <= offset);
+        self.runs.get(next).map_or(size, |(start, _)| start.saturating_sub(offset).min(size))
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +142,10 @@ mod tests {
         }
         for offset in 0..100 {
             assert_eq!(patch.touches(offset, 1), want[offset as usize] != 0, "{offset}");
+        }
+        for offset in 0..100 {
+            let next = want[offset as usize..].iter().position(|byte| *byte != 0);
+            assert_eq!(patch.untouched(offset, 25), next.unwrap_or(100).min(25) as u64, "{offset}");
         }
         assert!(patch.touches(0, 100) && patch.touches(20, 21) && !patch.touches(18, 22));
     }

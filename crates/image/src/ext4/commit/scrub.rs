@@ -1,5 +1,7 @@
 //! Zeroes blocks that no file owns: free blocks, and the idle journal.
 
+use std::ops::Range;
+
 use deaddrop_core::error::StorageError;
 
 use crate::ext4::Ext4;
@@ -54,6 +56,32 @@ impl Ext4 {
         }
         medium.flush().map_err(|error| StorageError::io("zeroing free blocks", error))?;
         Ok(written)
+    }
+
+    /// The free blocks, in bytes of the file system, in order.
+    ///
+    /// # Errors
+    /// If the journal is not idle; if a file uses a block that is marked as free; if the image cannot be read.
+    pub(crate) fn free_ranges(&self) -> Result<Vec<Range<u64>>, StorageError> {
+        self.check_writable()?;
+        claims::check_free_blocks(&self.reader)?;
+        let reader = &self.old;
+        let size = u64::from(reader.geometry.block_size);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for number in 0..reader.geometry.groups {
+            let group = reader.group(number)?;
+            let bitmap = reader.block_bitmap(&group)?;
+            let first = reader.first_block_of(number);
+            for bit in (0..reader.blocks_in(number)).filter(|bit| !bitmap.get(*bit)) {
+                let start = reader.block_offset(first.saturating_add(u64::from(bit)))?;
+                let end = start.saturating_add(size);
+                match ranges.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => ranges.push(start..end),
+                }
+            }
+        }
+        Ok(ranges)
     }
 
     /// Writes zeros to every block of the idle log that is not zero yet, regardless of the file system's features: the

@@ -23,13 +23,13 @@ use deaddrop_core::tree::directory::DirectoryTree;
 use deaddrop_core::tree::{Applied, TreeChange};
 
 use super::free_space;
+use crate::container::Container;
 use crate::ext4::Ext4;
 use crate::fsck::with_fsck_commands;
 use crate::mount::btrfs::{self, Subvolume};
 use crate::mount::disk_file::DiskFile;
 use crate::mount::{Mount, MountError, MountMode, Request, check_superblock};
-use crate::open::container::Container;
-use crate::open::disk::DiskImage;
+use crate::open::disk::{DiskImage, Trust};
 use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Destination, Output};
@@ -41,7 +41,7 @@ use crate::table::root::{Backend, Reason, Root, TreeKind};
 pub struct MountedImage<'w> {
     name: String,
     root: Root,
-    packed: bool,
+    container: Container,
     /// The requested subvolume.
     asked: Option<String>,
     /// For btrfs: the mounted subvolume.
@@ -96,6 +96,7 @@ impl<'w> MountedImage<'w> {
     /// if the destination is not possible.
     pub fn open(
         path: &Path,
+        trust: Trust,
         root_partition: Option<&str>,
         subvolume: Option<&str>,
         destination: Option<&Destination>,
@@ -107,20 +108,21 @@ impl<'w> MountedImage<'w> {
                 Remedy::RunAsRoot,
             ));
         }
-        let (image, output) = match destination {
-            None => (DiskImage::open(path, watch)?, None),
+        let (mut image, output) = match destination {
+            None => (DiskImage::open_trusting(path, trust, watch)?, None),
             Some(destination) => {
-                let (image, output) = DiskImage::open_for(path, destination, watch)?;
+                let (image, output) = DiskImage::open_trusting_for(path, trust, destination, watch)?;
                 (image, Some(output))
             }
         };
+        image.make_raw(output.as_ref(), watch)?;
         let name = image.name();
-        let packed = image.container() != Container::Raw;
+        let container = image.container();
         let check_root = |root: &Root| {
             let section = image.partition(&root.partition)?;
             check_superblock(&section, root.kind, output.is_some()).map_err(|error| {
                 match Ext4::open(Arc::new(section)) {
-                    Ok(ext4) => with_fsck_commands(error, &name, packed, &root.partition, &ext4, image.is_device()),
+                    Ok(ext4) => with_fsck_commands(error, &name, container, &root.partition, &ext4, image.is_device()),
                     Err(_) => error,
                 }
             })
@@ -147,7 +149,7 @@ impl<'w> MountedImage<'w> {
         };
         let asked = subvolume.map(str::to_owned);
         let mut target =
-            Self { name, root, packed, asked, subvolume: None, stage, view: None, notes: Vec::new(), watch };
+            Self { name, root, container, asked, subvolume: None, stage, view: None, notes: Vec::new(), watch };
         target.mount_for_survey()?;
         Ok(target)
     }
@@ -284,10 +286,10 @@ impl<'w> MountedImage<'w> {
         &self.root
     }
 
-    /// True if it is compressed: a change in place rewrites the whole file.
+    /// What it is, if a change in place rewrites the whole file; see [`Container::packed_as`].
     #[must_use]
-    pub fn is_packed(&self) -> bool {
-        self.packed
+    pub fn packed_as(&self) -> Option<&'static str> {
+        self.container.packed_as()
     }
 
     /// "node1.img, partition 2 (btrfs, nixos)", and the subvolume.

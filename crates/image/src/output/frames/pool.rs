@@ -1,5 +1,5 @@
-//! A pool of threads that compress pieces of a disk, each to its own zstd frame, and a sink that gets the frames in the
-//! order of the pieces. Does not depend on the source of the pieces.
+//! A pool of threads that compress pieces of a disk, each by itself, and a sink that gets the packed pieces in their
+//! order. Does not depend on the source of the pieces, nor on the compression.
 //!
 //! The output depends only on the pieces, not on the number or speed of threads. Memory is bounded: the number of
 //! pieces in progress is limited.
@@ -14,27 +14,26 @@ use std::thread::{self, JoinHandle};
 
 use deaddrop_core::secret::Wiped;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use zstd::bulk::Compressor;
-use zstd::zstd_safe::compress_bound;
 
-/// zstd's default level, which nixpkgs also uses for its images.
-const LEVEL: i32 = 3;
+use crate::container::Compression;
+use crate::container::compression::Packed;
+
 /// Maximum number of threads. More would wait for the decoder.
 const MOST_THREADS: usize = 8;
 
 /// The receiver of the frames.
 pub(super) trait Sink {
-    /// Takes the frame of the next piece.
+    /// Takes the frame of the next piece, which has `size` bytes of the disk.
     ///
     /// # Errors
     /// If writing it fails.
-    fn take(&mut self, frame: Frame<'_>) -> io::Result<()>;
+    fn take(&mut self, frame: Frame<'_>, size: usize) -> io::Result<()>;
 }
 
 /// One piece's frame.
 pub(super) enum Frame<'a> {
-    /// Its bytes.
-    New(&'a [u8]),
+    /// The packed piece.
+    New(&'a Packed),
     /// The sink has it already.
     Known,
 }
@@ -43,28 +42,30 @@ pub(super) enum Frame<'a> {
 struct Job {
     number: u64,
     piece: Wiped,
-    frame: Wiped,
+    frame: Packed,
 }
 
 /// A frame in its buffer, or the error; and the piece's buffer, for reuse.
 struct Done {
     number: u64,
     piece: Wiped,
-    frame: io::Result<Wiped>,
+    frame: io::Result<Packed>,
 }
 
 /// An entry of the sink's input, in order.
 enum Slot {
-    Known,
+    /// A piece of this many bytes, whose frame the sink has.
+    Known(usize),
     /// This many zero bytes.
     Zeros(usize),
-    /// A job, by its number.
-    Job(u64),
+    /// A job, by its number; and the size of its piece.
+    Job(u64, usize),
 }
 
 /// The threads, and the pieces in progress.
 pub(super) struct Pool<S> {
     sink: S,
+    compression: Compression,
     /// `None` at the end: dropping it ends the threads.
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
@@ -75,11 +76,11 @@ pub(super) struct Pool<S> {
     /// Number of jobs in `slots`.
     on_their_way: usize,
     /// Frames that were finished early.
-    early: BTreeMap<u64, io::Result<Wiped>>,
+    early: BTreeMap<u64, io::Result<Packed>>,
     pieces: Vec<Wiped>,
-    frames: Vec<Wiped>,
+    frames: Vec<Packed>,
     /// Frames of zeros, by their length.
-    zeros: BTreeMap<usize, Vec<u8>>,
+    zeros: BTreeMap<usize, Packed>,
 }
 
 impl<S: Sink> Pool<S> {
@@ -87,14 +88,15 @@ impl<S: Sink> Pool<S> {
     ///
     /// # Errors
     /// If no thread can be started.
-    pub(super) fn new(sink: S) -> io::Result<Self> {
+    pub(super) fn new(compression: Compression, sink: S) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (results, done) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         let mut threads = Vec::new();
-        for _ in 0..workers() {
+        for _ in 0..workers(compression) {
             let (queue, results) = (Arc::clone(&queue), results.clone());
-            let started = thread::Builder::new().name("deaddrop-zstd".into()).spawn(move || work(&queue, &results));
+            let started =
+                thread::Builder::new().name("deaddrop-pack".into()).spawn(move || work(compression, &queue, &results));
             match started {
                 Ok(thread) => threads.push(thread),
                 // Fewer threads are sufficient.
@@ -104,6 +106,7 @@ impl<S: Sink> Pool<S> {
         }
         Ok(Self {
             sink,
+            compression,
             jobs: Some(jobs),
             done,
             threads,
@@ -132,14 +135,14 @@ impl<S: Sink> Pool<S> {
     /// Compresses the next piece. Blocks while too many are in progress.
     ///
     /// # Errors
-    /// The error of the sink or of zstd.
+    /// The error of the sink or of the compression.
     pub(super) fn compress(&mut self, piece: Wiped) -> io::Result<()> {
         // One per thread, and one ready for the first thread that becomes idle.
         while self.on_their_way > self.threads.len() {
             self.settle_one()?;
         }
+        self.slots.push_back(Slot::Job(self.next, piece.len()));
         let job = Job { number: self.next, piece, frame: self.frames.pop().unwrap_or_default() };
-        self.slots.push_back(Slot::Job(self.next));
         self.next = self.next.saturating_add(1);
         self.on_their_way = self.on_their_way.saturating_add(1);
         let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
@@ -155,12 +158,12 @@ impl<S: Sink> Pool<S> {
         self.settle_ready()
     }
 
-    /// The next piece's frame is one that the sink has.
+    /// The frame of the next piece, of `size` bytes, is one that the sink has.
     ///
     /// # Errors
     /// As [`Pool::compress`].
-    pub(super) fn known(&mut self) -> io::Result<()> {
-        self.slots.push_back(Slot::Known);
+    pub(super) fn known(&mut self, size: usize) -> io::Result<()> {
+        self.slots.push_back(Slot::Known(size));
         self.settle_ready()
     }
 
@@ -182,7 +185,7 @@ impl<S: Sink> Pool<S> {
         loop {
             match self.slots.front() {
                 None => return Ok(()),
-                Some(Slot::Job(number)) if !self.early.contains_key(number) => match self.done.try_recv() {
+                Some(Slot::Job(number, _)) if !self.early.contains_key(number) => match self.done.try_recv() {
                     Ok(done) => self.keep(done),
                     Err(_) => return Ok(()),
                 },
@@ -195,19 +198,19 @@ impl<S: Sink> Pool<S> {
     fn settle_one(&mut self) -> io::Result<()> {
         match self.slots.pop_front() {
             None => Ok(()),
-            Some(Slot::Known) => self.sink.take(Frame::Known),
+            Some(Slot::Known(size)) => self.sink.take(Frame::Known, size),
             Some(Slot::Zeros(size)) => {
                 let frame = match self.zeros.entry(size) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(new) => {
-                        let mut frame = Wiped::default();
-                        compress(&mut compressor()?, &Wiped::zeros(size), &mut frame)?;
-                        new.insert(frame.to_vec())
+                        let mut frame = Packed::default();
+                        self.compression.codec().encoder()?.encode(&Wiped::zeros(size), &mut frame)?;
+                        new.insert(frame)
                     }
                 };
-                self.sink.take(Frame::New(frame))
+                self.sink.take(Frame::New(frame), size)
             }
-            Some(Slot::Job(number)) => {
+            Some(Slot::Job(number, size)) => {
                 let frame = loop {
                     if let Some(frame) = self.early.remove(&number) {
                         break frame?;
@@ -216,7 +219,7 @@ impl<S: Sink> Pool<S> {
                     self.keep(done);
                 };
                 self.on_their_way = self.on_their_way.saturating_sub(1);
-                self.sink.take(Frame::New(&frame))?;
+                self.sink.take(Frame::New(&frame), size)?;
                 self.frames.push(frame);
                 Ok(())
             }
@@ -230,14 +233,14 @@ impl<S: Sink> Pool<S> {
 }
 
 /// One thread: takes jobs until the channel is closed.
-fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
-    let mut compressor = compressor();
+fn work(compression: Compression, queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
+    let mut encoder = compression.codec().encoder();
     loop {
         // Locked while waiting: the other threads wait for the lock.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, piece, mut frame }) = job else { return };
-        let made = match &mut compressor {
-            Ok(compressor) => compress(compressor, &piece, &mut frame),
+        let made = match &mut encoder {
+            Ok(encoder) => encoder.encode(&piece, &mut frame),
             Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
         };
         if results.send(Done { number, piece, frame: made.map(|()| frame) }).is_err() {
@@ -247,31 +250,19 @@ fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
     }
 }
 
-fn compressor() -> io::Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(LEVEL)?;
-    compressor.include_checksum(true)?;
-    compressor.include_contentsize(true)?;
-    Ok(compressor)
-}
-
-fn compress(compressor: &mut Compressor<'_>, piece: &[u8], frame: &mut Wiped) -> io::Result<()> {
-    frame.clear();
-    frame.reserve(compress_bound(piece.len()));
-    compressor.compress_to_buffer(piece, &mut **frame).map(drop)
-}
-
 fn gone() -> io::Error {
     io::Error::other("a thread that compresses has failed")
 }
 
-/// One thread per core, limited by the address space: each has a piece, its frame, zstd's tables, a stack, and an arena
-/// of the C library.
-fn workers() -> usize {
-    const EACH: u64 = 160 << 20;
+/// One thread per core, limited by the address space: each has a piece, its frame, the encoder's tables, a stack, and
+/// an arena of the C library. The decoder and what is ours takes the rest.
+fn workers(compression: Compression) -> usize {
+    const EACH: u64 = 128 << 20;
     const OURS: u64 = 200 << 20;
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let each = compression.codec().encoder_memory().saturating_add(EACH);
     let room = match getrlimit(Resource::RLIMIT_AS) {
-        Ok((limit, _)) if limit != RLIM_INFINITY => limit.saturating_sub(OURS) / EACH,
+        Ok((limit, _)) if limit != RLIM_INFINITY => limit.saturating_sub(OURS) / each,
         _ => u64::MAX,
     };
     cores.min(MOST_THREADS).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)

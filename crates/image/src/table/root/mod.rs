@@ -347,10 +347,15 @@ fn printable(asked: &str) -> String {
 fn unwritable_hint(kind: ContentKind) -> Hint {
     let text = match kind {
         ContentKind::Luks => {
-            "it is encrypted, and would have to be unlocked first: build the image unencrypted, or put the secrets in \
-             when it runs"
+            "it is encrypted, and would have to be unlocked first: build the image unencrypted, or make a directory of \
+             the files (`mkdir -p DIR`, `deaddrop inject DIR --new-root`) and give it to nixos-anywhere \
+             (`--extra-files DIR`) or to disko's image builder"
         }
-        ContentKind::Zfs => "no Linux kernel writes ZFS without its module: put the secrets in when the system runs",
+        ContentKind::Zfs => {
+            "no Linux kernel writes ZFS without its module: make a directory of the files (`mkdir -p DIR`, `deaddrop \
+             inject DIR --new-root`) and give it to nixos-anywhere (`--extra-files DIR`), or put the secrets in when the \
+             system runs"
+        }
         ContentKind::Squashfs | ContentKind::Erofs => "it is read-only by design: build an image whose root is ext4",
         member if member.is_member() => {
             "it is one of several disks that belong together, and written alone it would differ from the others: put \
