@@ -97,8 +97,9 @@ impl<'a> HostsDisplay<'a> {
 impl Watcher for HostsDisplay<'_> {
     fn begun(&self, host: usize) {
         let (name, width) = (self.names[host], self.width);
+        let first = if self.targets.is_empty() { HostStep::Connecting } else { HostStep::Comparing };
         if let Some(live) = &mut self.lock().live {
-            live.begin(host, &format!("{name:width$}"));
+            live.begin(host, &format!("{name:width$}"), first);
         }
     }
 
@@ -178,13 +179,13 @@ impl Live {
         Self { lines, total, bars: HashMap::new(), waiting: None, plain }
     }
 
-    fn begin(&mut self, host: usize, name: &str) {
+    fn begin(&mut self, host: usize, name: &str, first: HostStep) {
         let room = wrap::width().saturating_sub(LIVE);
         let shown = wrap::cut_path(&text::shown_text(name).unwrap_or_default(), room);
         let bar = ProgressBar::new_spinner()
             .with_style(style("  {prefix}   {spinner} {msg}   {elapsed}"))
             .with_prefix(format!("{shown:width$}", width = name.width().min(room)))
-            .with_message(word(HostStep::Connecting));
+            .with_message(word(first));
         let bar = self.lines.insert_before(&self.total, bar);
         bar.enable_steady_tick(FRAME);
         self.bars.insert(host, bar);
