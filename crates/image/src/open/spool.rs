@@ -311,6 +311,7 @@ mod tests {
             name: "x.zst",
             place: "/tmp",
             watch: &quiet,
+            copies: &[],
             is_tar: false,
         };
         let size = job.decode_within(limits, &spool, None).map_err(|e| e.to_string())?;
