@@ -471,7 +471,7 @@ impl DiskImage {
         root::choose(&self.table, asked, backend, inspect, &self.name())
     }
 
-    /// The file with the raw disk; see [`DiskImage::make_raw`].
+    /// The file with the raw disk; see `make_raw`.
     #[must_use]
     pub fn raw_file(&self) -> &File {
         self.decoded.as_ref().map_or(&self.input.file, Decoded::file)

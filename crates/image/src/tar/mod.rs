@@ -2,11 +2,11 @@
 //!
 //! POSIX.1-2017, "pax", "ustar Interchange Format" and "pax Interchange Format"; the GNU tar manual, "Tar Internals".
 //!
-//! - [`header`], [`records`], [`sparse`], [`member`]: one entry.
-//! - [`disk`]: a tar that holds one disk, and no root.
-//! - [`index`], [`tree`]: all of them, as a tree.
-//! - [`edit`], [`write`]: a change of the tree as a change of entries; all other bytes stay.
-//! - [`read_back`]: the check of the result by another reader.
+//! - `header`, `records`, `sparse`, `member`: one entry.
+//! - `disk`: a tar that holds one disk, and no root.
+//! - `index`, `tree`: all of them, as a tree.
+//! - `edit`, `write`: a change of the tree as a change of entries; all other bytes stay.
+//! - `read_back`: the check of the result by another reader.
 
 pub(crate) mod disk;
 mod edit;

@@ -2,7 +2,7 @@
 //! sees a [`Compression`] only.
 //!
 //! All of them are written as independent pieces of the disk, so that all cores can work and only changed pieces have
-//! to be made again: see [`crate::output::frames`].
+//! to be made again: see `crate::output::frames`.
 
 mod bzip2;
 mod gzip;

@@ -123,8 +123,9 @@ impl System {
         // Without /sys in a container there are no loop devices to be found.
         let Ok(devices) = fs::read_dir(self.root.join("sys/block")) else { return Vec::new() };
         let found = devices.flatten().filter_map(|device| {
-            let number = Number::parse(&fs::read_to_string(device.path().join("dev")).ok()?)?;
-            let backing = self.backing_file(&number)?;
+            // First what few devices have: each file of /sys takes time.
+            let backing = backing_file_in(&device.path())?;
+            let number = number_in(&device.path())?;
             Some((format!("/dev/{}", device.file_name().to_string_lossy()), number, backing))
         });
         found.collect()
@@ -133,8 +134,7 @@ impl System {
     /// The file or device behind a loop device or a partition of one.
     #[must_use]
     pub fn backing_file(&self, device: &Number) -> Option<PathBuf> {
-        let file = fs::read_to_string(self.disk(device)?.join("loop/backing_file")).ok()?;
-        Some(PathBuf::from(file.strip_suffix('\n').unwrap_or(&file)))
+        backing_file_in(&self.disk(device)?)
     }
 
     /// True if `device` is a loop device that the kernel frees at its last close.
@@ -309,6 +309,12 @@ impl System {
 /// The number in the file `dev` of a directory in `/sys`.
 fn number_in(directory: &Path) -> Option<Number> {
     Number::parse(&fs::read_to_string(directory.join("dev")).ok()?)
+}
+
+/// What the loop device with this directory in `/sys` is over.
+fn backing_file_in(directory: &Path) -> Option<PathBuf> {
+    let file = fs::read_to_string(directory.join("loop/backing_file")).ok()?;
+    Some(PathBuf::from(file.strip_suffix('\n').unwrap_or(&file)))
 }
 
 /// Decodes a path of mountinfo or swaps, in which space, tab, newline and backslash are written as `\040` and so on.
