@@ -10,4 +10,5 @@ mod hostile_qcow2;
 mod inputs;
 mod outputs;
 mod qcow2;
+mod reads;
 mod sidecars;

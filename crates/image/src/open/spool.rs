@@ -309,6 +309,7 @@ mod tests {
             name: "x.zst",
             place: "/tmp",
             watch: &quiet,
+            copies: &[],
         };
         let size = job.decode_within(limits, &spool, None).map_err(|e| e.to_string())?;
         let mut bytes = vec![0; size as usize];
