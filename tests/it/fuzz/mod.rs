@@ -14,6 +14,7 @@ mod input;
 mod journal;
 mod manifest;
 mod qcow2;
+mod qemu;
 mod reader;
 mod rng;
 mod seal;
@@ -27,7 +28,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 11] = [
+const TARGETS: [Entry; 15] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -39,6 +40,10 @@ const TARGETS: [Entry; 11] = [
     ("vaults", || Box::new(vaults::Vaults::new())),
     ("stores", || Box::new(stores::Stores::new())),
     ("qcow2", || Box::new(qcow2::Qcow2::new())),
+    ("vmdk", || Box::new(qemu::Qemu::new(qemu::VMDK))),
+    ("vdi", || Box::new(qemu::Qemu::new(qemu::VDI))),
+    ("vhd", || Box::new(qemu::Qemu::new(qemu::VHD))),
+    ("vhdx", || Box::new(qemu::Qemu::new(qemu::VHDX))),
 ];
 
 #[test]
@@ -94,6 +99,26 @@ fn documents_databases_and_stores_are_read_or_refused() {
 #[test]
 fn qcow2_images_are_the_same_disk_when_written_or_are_refused() {
     short(TARGETS[10], 400);
+}
+
+#[test]
+fn vmdk_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[11], 100);
+}
+
+#[test]
+fn vdi_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[12], 100);
+}
+
+#[test]
+fn vhd_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[13], 100);
+}
+
+#[test]
+fn vhdx_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[14], 100);
 }
 
 /// What `scripts/fuzz` runs.
