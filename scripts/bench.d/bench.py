@@ -18,6 +18,7 @@ from measure import Failed, adopt, end_children
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--work", required=True)
+    parser.add_argument("--containers", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only")
@@ -28,7 +29,8 @@ def arguments():
     if parsed.rounds < 1:
         parser.error("--rounds takes a number of rounds")
     known = [contender.name for contender in contenders.ALL]
-    parsed.only = parsed.only.split(",") if parsed.only else known
+    usual = [contender.name for contender in contenders.ALL if contender.of_one_kind == parsed.containers]
+    parsed.only = parsed.only.split(",") if parsed.only else usual
     unknown = [name for name in parsed.only if name not in known]
     if unknown:
         parser.error(f"no contender {unknown[0]}; there are: {' '.join(known)}")
@@ -138,7 +140,8 @@ def main():
         everything = {"facts": about, "contenders": contestants, "skipped": skipped, "goals": goals}
         pathlib.Path(options.json).write_text(json.dumps(everything, indent=2) + "\n")
     if options.markdown:
-        table.put_between_marks(options.markdown, table.markdown(about, results, skipped))
+        marks = table.OF_CONTAINERS if options.containers else (table.BEGIN, table.END)
+        table.put_between_marks(options.markdown, table.markdown(about, results, skipped), *marks)
 
 
 main()

@@ -380,5 +380,57 @@ class DeaddropXz(DeaddropPacked):
     pack, unpack, suffix = Xz.pack, Xz.unpack, Xz.suffix
 
 
+class Qcow2(Packed):
+    """A disk image that qemu-img copies into a new qcow2."""
+
+    name, title = "qcow2", "`qemu-img convert -f qcow2 -O qcow2 IN OUT`, then one fsync"
+    pack, suffix, source = "qemu-img convert", "qcow2", "qcow2"
+
+    def prepare(self):
+        self.image = self.images.in_format(self.images.make_base(self.size), self.source)
+        self.out = self.images.path(f"{self.name}-out.{self.suffix}")
+        self.then_fsync = self.out
+
+    def command(self, which):
+        pathlib.Path(self.out).unlink(missing_ok=True)
+        return ["qemu-img", "convert", "-f", self.source, "-O", "qcow2", self.image, self.out]
+
+    def version(self):
+        return first_line("qemu-img", "--version").split(" (")[0].replace(" version", "")
+
+
+class DeaddropQcow2(Qcow2):
+    """The same by deaddrop, which also puts the values in."""
+
+    name, title = "deaddrop-qcow2", "**deaddrop inject IN -o OUT**, qcow2 to qcow2"
+
+    def prepare(self):
+        super().prepare()
+        self.then_fsync = None
+
+    def command(self, which):
+        pathlib.Path(self.out).unlink(missing_ok=True)
+        inject = [self.images.path("deaddrop"), "inject", self.image, "-m", self.images.manifest(which), "-q"]
+        return [*inject, "--format", "qcow2", "-o", self.out]
+
+    def result(self):
+        return self.out
+
+    def version(self):
+        return None
+
+
+class RawQcow2(Qcow2):
+    name, title, source = "raw-qcow2", "`qemu-img convert -f raw -O qcow2 IN OUT`, then one fsync", "raw"
+
+    def version(self):
+        return None
+
+
+class DeaddropRawQcow2(DeaddropQcow2):
+    name, title, source = "deaddrop-raw-qcow2", "**deaddrop inject IN --format qcow2 -o OUT**, raw to qcow2", "raw"
+
+
 ALL = (Floor, Deaddrop, Deaddrop64, Debugfs, Fuse2fs, Mount, Ansible, Guestfish, Zstd, DeaddropZstd,
-       Singles, Several, SinglesZstd, SeveralZstd, Gzip, DeaddropGzip, Xz, DeaddropXz)
+       Singles, Several, SinglesZstd, SeveralZstd, Gzip, DeaddropGzip, Xz, DeaddropXz,
+       Qcow2, DeaddropQcow2, RawQcow2, DeaddropRawQcow2)

@@ -93,6 +93,15 @@ class Images:
                 subprocess.run(pack.split(), check=True, stdin=raw, stdout=packed)
         return path
 
+    def in_format(self, base, form):
+        """A base image as qemu-img makes it in another format, made once; the base itself when it is raw."""
+        if form == "raw":
+            return self.path(base)
+        path = self.path(f"{base}.{form}")
+        if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(self.path(base)):
+            run("qemu-img", "convert", "-f", "raw", "-O", form, self.path(base), path)
+        return path
+
     def copy(self, base, name):
         """A copy of an image of its own for a contender: none of them sees what another did."""
         run("cp", "--sparse=always", self.path(base), self.path(name))

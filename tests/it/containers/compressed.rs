@@ -165,6 +165,40 @@ fn several_members_or_streams_are_one_image() {
     }
 }
 
+/// What packs in parallel makes several members, streams or blocks; these are read as one image, and the program that
+/// unpacks in parallel reads what deaddrop makes of it.
+#[test]
+fn images_made_by_the_parallel_programs_are_read_and_theirs_read_ours() {
+    let manifest = Manifest::new(items());
+    let layout = images::LEGACY;
+    let raw = layout.committed(&manifest.scratch).path;
+    let size = fs::metadata(&raw).unwrap().len();
+    // What does not compress gives many pieces.
+    let noise = noise(2 << 20);
+    poke(&raw, size, &noise);
+    let unpacked = manifest.scratch.join("unpacked");
+    for (kind, magic, pieces) in [
+        (Kind("pigz", "gz", &["-1", "-p4", "-b128"]), &b"\x1f\x8b\x08"[..], 1),
+        // Members of their own.
+        (Kind("pigz", "gz", &["-1", "-p4", "-b128", "-i"]), b"\x1f\x8b\x08", 1),
+        (Kind("pbzip2", "bz2", &["-1", "-p4", "-b5"]), b"BZh1", 10),
+        (Kind("xz", "xz", &["-0", "-T4", "--block-size=1MiB"]), b"\xfd7zXZ\0", 1),
+        (Kind("zstd", "zst", &["-3", "--long=27", "-T2"]), b"\x28\xb5\x2f\xfd", 1),
+    ] {
+        let Kind(name, ..) = kind;
+        let image = pack(kind, &raw);
+        let path = manifest.scratch.join(&image);
+        let packed = fs::read(&path).unwrap();
+        let starts = packed.windows(magic.len()).filter(|part| *part == magic).count();
+        assert!(starts >= pieces, "{name}: {starts} pieces");
+        manifest.deaddrop(&["inject", &image]).run().expect_code(0);
+        piped(name, &["-dcq"], &path, &unpacked);
+        assert!(fs::read(&unpacked).unwrap().ends_with(&noise), "{name}");
+        assert_good(&manifest, &unpacked, layout);
+        fs::remove_file(path).unwrap();
+    }
+}
+
 #[test]
 fn what_is_cut_off_or_damaged_is_refused_and_left_alone() {
     let manifest = Manifest::new(items());

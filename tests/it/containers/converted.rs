@@ -131,6 +131,40 @@ fn an_image_of_every_kind_is_changed_in_place_stays_of_its_kind_and_a_second_run
 }
 
 #[test]
+fn a_vhd_of_a_size_that_qemu_does_not_make_by_geometry_keeps_its_size() {
+    let manifest = Manifest::new(items());
+    let raw = images::LEGACY.committed(&manifest.scratch).path;
+    // Room behind the partition.
+    let larger = fs::metadata(&raw).unwrap().len() + (20 << 20);
+    fs::File::options().write(true).open(&raw).unwrap().set_len(larger).unwrap();
+    let path = manifest.scratch.join("node.vhd");
+    make(&raw, "vpc", "subformat=dynamic", &path);
+    // Another program's geometry, in the footer and its copy: fewer sectors in a track, so a smaller disk.
+    let (size, sectors) = (fs::metadata(&path).unwrap().len(), fs::read(&path).unwrap()[59]);
+    for footer in [0, size - 512] {
+        poke(&path, footer + 59, &[sectors - 1]);
+        let bytes = fs::read(&path).unwrap();
+        let at = usize::try_from(footer).unwrap();
+        let sum = |place: &usize| !(64..68).contains(place);
+        let sum = !(0..512).filter(sum).fold(0_u32, |sum, place| sum + u32::from(bytes[at + place]));
+        poke(&path, footer + 64, &sum.to_be_bytes());
+    }
+    let size = |path: &Path| {
+        let said = tool(Command::new(program("qemu-img")).args(["info", "-f", "vpc", "--output=json", text(path)]));
+        let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+        said["virtual-size"].as_u64().unwrap()
+    };
+    let before = size(&path);
+    let (disk, other) = (manifest.scratch.join("disk"), manifest.scratch.join("other.vhd"));
+    run("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&disk)]);
+    make(&disk, "vpc", "subformat=dynamic", &other);
+    assert_ne!(size(&other), before, "qemu-img makes this size");
+    manifest.deaddrop(&["inject", "node.vhd"]).run().expect_code(0);
+    assert_eq!(size(&path), before);
+    manifest.deaddrop(&["verify", "node.vhd"]).run().expect_code(0);
+}
+
+#[test]
 fn format_makes_each_of_each_and_whatever_compression_is_around() {
     let manifest = Manifest::new(items());
     let raw = LAYOUT.committed(&manifest.scratch).path;

@@ -10,5 +10,6 @@ mod hostile_qcow2;
 mod inputs;
 mod outputs;
 mod qcow2;
+mod reads;
 mod sidecars;
 mod vma;

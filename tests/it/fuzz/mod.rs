@@ -14,6 +14,7 @@ mod input;
 mod journal;
 mod manifest;
 mod qcow2;
+mod qemu;
 mod reader;
 mod rng;
 mod seal;
@@ -29,7 +30,7 @@ mod zstd_container;
 use engine::{Entry, long, short};
 
 /// Targets by name. Each is made only when it is run: some prepare images.
-const TARGETS: [Entry; 13] = [
+const TARGETS: [Entry; 17] = [
     ("table", || Box::new(table::Tables)),
     ("reader", || Box::new(reader::Reader::new())),
     ("journal", || Box::new(journal::Journals)),
@@ -43,6 +44,10 @@ const TARGETS: [Entry; 13] = [
     ("qcow2", || Box::new(qcow2::Qcow2::new())),
     ("tar", || Box::new(tar::Tars::new())),
     ("vma", || Box::new(vma::Archives::new())),
+    ("vmdk", || Box::new(qemu::Qemu::new(qemu::VMDK))),
+    ("vdi", || Box::new(qemu::Qemu::new(qemu::VDI))),
+    ("vhd", || Box::new(qemu::Qemu::new(qemu::VHD))),
+    ("vhdx", || Box::new(qemu::Qemu::new(qemu::VHDX))),
 ];
 
 #[test]
@@ -108,6 +113,26 @@ fn tars_are_read_and_changed_without_harm_or_refused() {
 #[test]
 fn archives_of_machines_and_tars_of_disks_are_read_and_written_or_refused() {
     short(TARGETS[12], 1_000);
+}
+
+#[test]
+fn vmdk_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[13], 100);
+}
+
+#[test]
+fn vdi_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[14], 100);
+}
+
+#[test]
+fn vhd_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[15], 100);
+}
+
+#[test]
+fn vhdx_images_show_no_other_file_and_are_the_same_disk_when_written_or_are_refused() {
+    short(TARGETS[16], 100);
 }
 
 /// What `scripts/fuzz` runs.

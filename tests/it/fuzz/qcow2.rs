@@ -19,7 +19,7 @@ use super::zstd_container::disk;
 use crate::kit::disk::run;
 
 /// Bytes of a disk that are read, at most.
-const MOST: u64 = 64 << 20;
+pub const MOST: u64 = 64 << 20;
 
 pub struct Qcow2 {
     bases: Vec<Vec<u8>>,
@@ -132,14 +132,14 @@ impl Target for Qcow2 {
 }
 
 /// The start of a disk; nothing if it cannot be read.
-fn contents(disk: &dyn ReadAt) -> Option<Vec<u8>> {
+pub fn contents(disk: &dyn ReadAt) -> Option<Vec<u8>> {
     let mut bytes = vec![0; disk.size().min(MOST) as usize];
     disk.read_exact_at(0, &mut bytes).ok()?;
     Some(bytes)
 }
 
 /// The disk of a copy of the image.
-fn copied(path: &Path, out: &Path) -> Option<Vec<u8>> {
+pub fn copied(path: &Path, out: &Path) -> Option<Vec<u8>> {
     let _ = fs::remove_file(out);
     let destination = Destination::File { path: out.to_owned(), format: None, force: false, overlay: false };
     let (image, output) = DiskImage::open_for(path, &destination, &quiet).ok()?;

@@ -212,3 +212,33 @@ fn a_hint_for_a_partition_names_the_command_for_it() {
     run(&scratch, &value, &["inject", "d.img"]).run().expect_code(0);
     assert_fsck_clean(&Image::new(&path, MIB));
 }
+
+#[test]
+fn a_root_beside_hashes_of_one_is_refused_unless_it_is_named() {
+    const ROOT_VERITY: &str = "2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5";
+    const USR_VERITY: &str = "77FF5F63-E7B6-4633-ACF4-1565B864C0E6";
+    let scratch = Scratch::new();
+    let root = small_root(&scratch, "root.ext4", 8 * MIB, "nixos", &[]);
+    // cryptsetup, lib/verity/verity.c, `struct verity_sb`.
+    let hashes = scratch.write("hashes", b"verity\0\0\x01\0\0\0");
+    let nothing = scratch.write("nothing", b"");
+    let path = scratch.join("d.img");
+    let value = Canary::new("a");
+    for (kind, content, is_refused) in [
+        (ROOT_VERITY, &hashes, true),
+        (ROOT_VERITY, &nothing, true),
+        (LINUX, &hashes, true),
+        (USR_VERITY, &hashes, false),
+    ] {
+        boot_and_root(&path, [kind, ROOT], &[(MIB, content), (10 * MIB, &root)]);
+        if is_refused {
+            let texts = ["partition 2 (ext4, nixos) is beside partition 1", "dm-verity", "--root-partition 2"];
+            refused(&scratch, "d.img", &[], &texts);
+        } else {
+            run(&scratch, &value, &["plan", "d.img"]).run().expect_code(0);
+        }
+        run(&scratch, &value, &["plan", "d.img", "--root-partition", "2"]).run().expect_code(0);
+    }
+    boot_and_root(&path, [LINUX, LINUX], &[(10 * MIB, &hashes)]);
+    refused(&scratch, "d.img", &["--root-partition", "2"], &["dm-verity cannot be written", "without dm-verity"]);
+}

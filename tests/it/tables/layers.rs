@@ -245,3 +245,46 @@ fn a_disk_with_a_table_may_be_one_of_a_mirror() {
     let error = DiskImage::open(&path, &quiet).unwrap().root(None, &|_| Ok(TreeKind::Store)).unwrap_err().to_string();
     assert!(error.contains("partition 1 (Linux RAID, host:root)"), "{error}");
 }
+
+#[test]
+fn the_refusal_of_a_root_has_the_lines_to_type() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.img");
+    // LVM2, `struct label_header`; fs/squashfs, fs/erofs: their superblocks' magics; the uberblock of ZFS.
+    let mut lvm = vec![0; 32];
+    put(&mut lvm, 0, b"LABELONE");
+    put(&mut lvm, 24, b"LVM2 001");
+    let build = "nixos-rebuild build-image --image-variant raw-efi --flake .#NODE";
+    let files = "deaddrop inject DIR --new-root";
+    for (name, at, signature, lines) in [
+        (
+            "LVM",
+            512,
+            lvm,
+            &["losetup -fP --show IMAGE", "vgchange -ay VG", "deaddrop inject /dev/VG/LV", "vgchange -an"][..],
+        ),
+        ("Linux RAID", 4096, md_1(4096), &["losetup -fP --show IMAGE", "mdadm --assemble", "deaddrop inject /dev/md0"]),
+        ("dm-verity", 0, b"verity\0\0".to_vec(), &[build]),
+        ("squashfs", 0, b"hsqs".to_vec(), &[build]),
+        ("erofs", 1024, 0xE0F5_E1E2_u32.to_le_bytes().to_vec(), &[build]),
+        ("LUKS", 0, b"LUKS\xba\xbe\0\x02".to_vec(), &[files, "--extra-files DIR"]),
+        ("ZFS", 0x20000, 0x00ba_b10c_u64.to_le_bytes().to_vec(), &[files, "--extra-files DIR"]),
+    ] {
+        blank(&path, 24 * MIB);
+        sfdisk(&path, "label: dos\n start=2048, size=32768, type=83\n");
+        poke(&path, MIB + at, &signature);
+        let root = DiskImage::open(&path, &quiet).unwrap().root(Some("1"), &|_| Ok(TreeKind::Store));
+        let error = root.map(|root| root.reason).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("{name} cannot be written")), "{name}: {error}");
+        let hint = deaddrop::run::remedy::hint(&error);
+        assert!(lines.iter().all(|line| hint.contains(line)), "{name}: {hint}");
+    }
+    // As the whole file, they are told before a table is looked for.
+    for (name, at, magic) in [("squashfs", 0, &b"hsqs"[..]), ("ISO 9660", 32769, b"CD001")] {
+        blank(&path, SIZE);
+        poke(&path, at, magic);
+        let error = DiskImage::open(&path, &quiet).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(deaddrop::run::remedy::hint(&error).contains(build), "{name}");
+    }
+}

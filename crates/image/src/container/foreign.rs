@@ -35,17 +35,15 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
         32769,
         b"CD001",
         "an ISO 9660 image",
-        "its root is a read-only squashfs: build a raw-efi image, or a disko image as an installer, and inject into \
-         that",
+        "its root is a read-only squashfs: build a raw-efi image (nixos-rebuild build-image --image-variant raw-efi \
+         --flake .#NODE), or a disko image as an installer, and inject into that",
     ),
-    (
-        0,
-        b"hsqs",
-        "a squashfs, which is read-only by design",
-        "build an image with an ext4 root: raw-efi, or a disko image",
-    ),
+    (0, b"hsqs", "a squashfs, which is read-only by design", READ_ONLY),
     (0, b"070701", "a cpio archive (an initrd, as for netboot)", NETBOOT),
 ];
+
+const READ_ONLY: &str = "build an image with an ext4 root: raw-efi (nixos-rebuild build-image --image-variant raw-efi \
+                         --flake .#NODE), or a disko image";
 
 const NETBOOT: &str =
     "a system from the network has no disk: put the secrets where it gets them when it runs, or build a raw-efi image";

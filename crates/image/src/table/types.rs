@@ -12,6 +12,7 @@ const GPT: &[(&str, &str)] = &[
     ("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "Linux root verity (x86-64)"),
     ("df3300ce-d69f-4c92-978c-9bfb0f38d820", "Linux root verity (ARM64)"),
     ("77ff5f63-e7b6-4633-acf4-1565b864c0e6", "Linux /usr verity (x86-64)"),
+    ("6e11a4e7-fbca-4ded-b9e9-e1a512bb664e", "Linux /usr verity (ARM64)"),
     ("933ac7e1-2eb4-4f13-b844-0e14e2aef915", "Linux home"),
     ("3b8f8425-20e0-4f3b-907f-1a25a76f98e8", "Linux server data"),
     ("4d21b016-b534-45c2-a9fb-5c16e091fd2d", "Linux var"),

@@ -103,6 +103,14 @@ pub(crate) fn decode(format: Format, from: &File, size: u64, to: &File, name: &s
 pub(crate) fn encode(shape: &Shape, same: bool, from: &File, to: &File, to_name: &str) -> Result<(), StorageError> {
     let job = Job { driver: driver(Format::Raw), from, to, what: to_name, measure: None };
     job.convert(driver(shape.format), &shape.options)?;
+    let writing = |e| StorageError::io(format!("writing {to_name}"), e);
+    if shape.format == Format::Vhd {
+        let size = from.metadata().map_err(writing)?.len();
+        if !vhd::has_size(to, size).map_err(writing)? {
+            to.set_len(0).map_err(writing)?;
+            job.convert(driver(shape.format), &format!("{},force_size=on", shape.options))?;
+        }
+    }
     let kept = match (&shape.identity, shape.format) {
         (Identity::Vdi(ids), _) if same => ids.put(to),
         (Identity::Vhd(id), _) if same => id.put(to),
@@ -110,7 +118,7 @@ pub(crate) fn encode(shape: &Shape, same: bool, from: &File, to: &File, to_name:
         (_, Format::Vmdk) => vmdk::put_name(to, to_name),
         _ => Ok(()),
     };
-    kept.map_err(|e| StorageError::io(format!("writing {to_name}"), e))
+    kept.map_err(writing)
 }
 
 /// qemu's name of a format.

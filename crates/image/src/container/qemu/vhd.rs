@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use deaddrop_core::bytes::{array, be32, slice};
+use deaddrop_core::bytes::{array, be16, be32, be64, slice};
 use deaddrop_core::error::StorageError;
 
 use super::{Identity, Shape, header, refuse_difference};
@@ -19,6 +19,13 @@ pub(in super::super) const FOOTER: u64 = 512;
 const SIZE: usize = 512;
 /// `Creator Application`.
 const CREATOR: usize = 28;
+/// `Current Size`, in bytes.
+const CURRENT_SIZE: usize = 48;
+/// `Disk Geometry`: cylinders (u16), heads, sectors in a track.
+const GEOMETRY: usize = 56;
+/// The largest geometry, in sectors: such a disk is larger than that, and its size is that of the footer (block/vpc.c,
+/// `VHD_MAX_GEOMETRY`).
+const MOST_BY_GEOMETRY: u64 = 65535 * 16 * 255;
 /// `Disk Type`: 2 fixed, 3 dynamic, 4 differencing.
 const TYPE: usize = 60;
 const CHECKSUM: usize = 64;
@@ -65,8 +72,27 @@ pub(super) fn judge(file: &dyn ReadAt, name: &str) -> Result<Shape, StorageError
         Some(4) => return Err(refuse_difference(name, "VHD")),
         _ => return Err(StorageError::corrupt(format!("{name}: the VHD footer has an unknown type of disk"))),
     };
-    // As qemu reads them (block/vpc.c): of these two, the size is that of the cylinders, and else that of the footer.
-    let by_cylinders = matches!(slice(&footer, CREATOR, 4), Some(b"vpc " | b"qemu"));
-    let options = if by_cylinders { kind.to_owned() } else { format!("{kind},force_size=on") };
+    let options = if is_by_geometry(&footer) { kind.to_owned() } else { format!("{kind},force_size=on") };
     Ok(Shape::new(Format::Vhd, options, Identity::Vhd(Id(array(&footer, ID).unwrap_or_default()))))
+}
+
+/// As qemu reads them (block/vpc.c): of these two, the size is that of the geometry, and else that of the footer.
+fn is_by_geometry(footer: &[u8]) -> bool {
+    matches!(slice(footer, CREATOR, 4), Some(b"vpc " | b"qemu"))
+}
+
+/// True if the disk in the new image `to` has `size` bytes. By geometry, qemu-img makes only some sizes, and takes the
+/// next larger one; others make more.
+pub(super) fn has_size(to: &File, size: u64) -> io::Result<bool> {
+    let last = to.metadata()?.len().checked_sub(FOOTER).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut footer = [0; SIZE];
+    to.read_exact_at(&mut footer, last)?;
+    let factor = |at: usize| footer.get(at).copied().map_or(0, u64::from);
+    let cylinders = be16(&footer, GEOMETRY).map_or(0, u64::from);
+    // At most 2^32: no overflow.
+    let sectors = cylinders * factor(GEOMETRY + 2) * factor(GEOMETRY + 3);
+    if is_by_geometry(&footer) && sectors != MOST_BY_GEOMETRY {
+        return Ok(sectors * 512 == size);
+    }
+    Ok(be64(&footer, CURRENT_SIZE) == Some(size))
 }

@@ -4,6 +4,7 @@
 //! readers, inspects the file systems; [`TreeKind::of`] inspects a tree.
 
 mod inspect;
+mod unwritable;
 
 use std::fmt;
 
@@ -179,11 +180,14 @@ pub fn choose(
                     Remedy::ConfirmRoot { number: partition.number },
                 ));
             }
+            if reason != Reason::Asked {
+                unwritable::refuse_verity(table, partition, name)?;
+            }
             Ok(Root { partition: partition.clone(), kind: probe.kind, reason, doubtful })
         }
         Some(probe) => Err(StorageError::unsupported(
             format!("{name}: the root is {}, and {} cannot be written", partition.title(), probe.kind.name()),
-            unwritable_hint(probe.kind),
+            unwritable::hint(probe.kind),
         )),
         None => Err(StorageError::refused(
             format!("{name}: {} holds no file system that is known", partition.title()),
@@ -341,41 +345,6 @@ fn hint(table: &Table) -> Hint {
 /// The user's input, safe for a terminal.
 fn printable(asked: &str) -> String {
     text::shown_text(asked).unwrap_or_default()
-}
-
-/// The hint for a root that cannot be written.
-fn unwritable_hint(kind: ContentKind) -> Hint {
-    let text = match kind {
-        ContentKind::Luks => {
-            "it is encrypted, and would have to be unlocked first: build the image unencrypted, or make a directory of \
-             the files (`mkdir -p DIR`, `deaddrop inject DIR --new-root`) and give it to nixos-anywhere \
-             (`--extra-files DIR`) or to disko's image builder"
-        }
-        ContentKind::Zfs => {
-            "no Linux kernel writes ZFS without its module: make a directory of the files (`mkdir -p DIR`, `deaddrop \
-             inject DIR --new-root`) and give it to nixos-anywhere (`--extra-files DIR`), or put the secrets in when the \
-             system runs"
-        }
-        ContentKind::Squashfs | ContentKind::Erofs => "it is read-only by design: build an image whose root is ext4",
-        member if member.is_member() => {
-            "it is one of several disks that belong together, and written alone it would differ from the others: put \
-             them together, and name the device that comes out"
-        }
-        ContentKind::Lvm
-        | ContentKind::Bcache
-        | ContentKind::Stratis
-        | ContentKind::Vdo
-        | ContentKind::Integrity
-        | ContentKind::Bluestore
-        | ContentKind::SnapshotCow
-        | ContentKind::Ubi => {
-            "the file system lies in a layer that has to be put together first: build an image whose root is a \
-             partition"
-        }
-        ContentKind::Btrfs | ContentKind::Xfs => return Remedy::WriteByKernel.into(),
-        _ => "build the image with an ext4 root, or mount it and inject into the directory",
-    };
-    text.into()
 }
 
 #[cfg(test)]
