@@ -22,6 +22,7 @@ mod write;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -82,9 +83,8 @@ impl TarOfHost {
 #[must_use]
 pub fn is_tar(path: &Path) -> bool {
     let Ok(input) = Input::open(path) else { return false };
-    let head = FileReader { file: &input.file, offset: 0 };
-    let mut start = Vec::new();
-    if head.take(container::START).read_to_end(&mut start).is_err() {
+    let mut start = vec![0; usize::try_from(input.size.min(container::START)).unwrap_or_default()];
+    if input.file.read_exact_at(&mut start, 0).is_err() {
         return false;
     }
     if let Some(compression) = Compression::told_by(&start) {
