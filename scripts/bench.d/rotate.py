@@ -39,6 +39,9 @@ class Contender:
     needs = ()
     peak = 0
 
+    # All are compared with one.
+    of_one_kind = False
+
     def __init__(self, bench):
         self.bench, self.seconds = bench, []
 

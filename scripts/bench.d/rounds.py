@@ -15,6 +15,8 @@ from measure import Failed, adopt, end_children, measure, peak_memory
 
 class Contender:
     name = title = program = ""
+    # All are compared with one.
+    of_one_kind = False
 
     def __init__(self, bench):
         self.bench, self.seconds = bench, []
