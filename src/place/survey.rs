@@ -20,7 +20,7 @@ use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 use crate::nixos::closure::view::View;
 use crate::nixos::closure::wants::Want;
-use crate::nixos::closure::{self, Closure, Found, UserManagement};
+use crate::nixos::closure::{self, Closure, Etc, Found, UserManagement};
 use crate::nixos::location::{Places, Readers};
 use crate::nixos::open_file_system::OpenFileSystem;
 
@@ -63,6 +63,9 @@ pub struct SystemChoice {
     pub persist_root: Option<String>,
     /// [`Survey::facts`] are wanted.
     pub with_facts: bool,
+    /// Only the system is asked for: the wanted paths are those of another tree, which is to become its root. Then
+    /// [`Survey::managed`] has an entry for each, and [`Survey::places`] none.
+    pub system_only: bool,
 }
 
 /// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.
@@ -115,6 +118,8 @@ pub struct Survey {
     pub persist_root: Option<String>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
+    /// NX004 for each wanted path, see [`SystemChoice::system_only`].
+    pub managed: Vec<Option<nixos::Finding>>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
     pub interrupted: Option<Arc<Interrupted>>,
 }
@@ -214,6 +219,10 @@ pub fn survey_disk<T: Tree>(
             (Some(closure), unread.into_iter().collect())
         }
     };
+    if choice.system_only {
+        let managed = managed(tree, wanted, closure.as_deref())?;
+        return Ok(Survey { system: closure, findings, managed, ..Survey::default() });
+    }
     let view = View::of(tree)?;
     if closure.is_none() && view.is_below_nix() && !exists(tree, "/etc")? {
         let why = findings.first().map_or("there is no system in it".to_owned(), |finding| finding.reason.clone());
@@ -251,6 +260,46 @@ pub fn survey_disk<T: Tree>(
         system: closure,
         ..survey
     })
+}
+
+/// NX004 for each path, by the system's own etc tree. Nothing else of the tree is looked at.
+fn managed<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    closure: Option<&Closure>,
+) -> Result<Vec<Option<nixos::Finding>>, StorageError> {
+    let view = View::of(tree)?;
+    let managed = match closure {
+        Some(closure) if closure.etc != (Etc::Confext { kept: true }) => {
+            nixos::etc::ManagedEtc::of_system(&view, &closure.toplevel)?
+        }
+        _ => return Ok(wanted.iter().map(|_| None).collect()),
+    };
+    wanted.iter().map(|want| managed.judge(&view, want.path.as_str())).collect()
+}
+
+/// Surveys a tree that is to become the root of the system in `known`, a survey with [`SystemChoice::system_only`] of
+/// another tree for the same paths.
+///
+/// # Errors
+/// As [`survey`].
+pub fn survey_new<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    choice: &SystemChoice,
+    known: Survey,
+) -> Result<Survey, StorageError> {
+    let persist_root = choice.persist_root.clone();
+    let Some(closure) = known.system else { return Ok(Survey { persist_root, ..survey(tree, wanted)? }) };
+    let places = Places::of_all(&closure, persist_root.as_deref());
+    let mut survey = survey_with(tree, wanted, Some(&places))?;
+    for (place, managed) in survey.places.iter_mut().zip(known.managed) {
+        if let (Ok(surveyed), Some(finding)) = (place, managed) {
+            surveyed.findings.insert(0, finding);
+        }
+    }
+    let passwords = rule(&closure.users);
+    Ok(Survey { passwords, persist_root, findings: known.findings, system: Some(closure), ..survey })
 }
 
 /// Surveys any tree.

@@ -7,11 +7,12 @@ use crate::kit::Scratch;
 use crate::kit::canary::Canary;
 use crate::kit::run::{Deaddrop, on_terminal, on_terminal_of};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "check",
     "inspect",
     "plan",
     "inject",
+    "tree",
     "verify",
     "rotate",
     "recover",
