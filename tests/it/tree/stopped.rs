@@ -5,7 +5,6 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::Case;
-use crate::kit::run::on_terminal;
 use crate::kit::wait_until;
 
 const TOOL: [&str; 3] = ["--for", "nixos-anywhere", "--"];
@@ -56,22 +55,26 @@ fn an_ignored_signal_stays_ignored() {
 }
 
 #[test]
-fn a_key_on_the_terminal_reaches_the_program_once() {
+fn a_key_on_the_terminal_reaches_the_program_without_being_handed_on() {
     let case = Case::one("path: /etc/a");
-    let text = "trap 'echo got >> got' INT\ntouch ready\nwhile ! test -e got; do sleep 0.1; done\nsleep 0.5";
+    let text = "trap 'touch got' INT\ntouch ready\nwhile ! test -e got; do sleep 0.1; done\nexit 7";
     let program = case.program("tool", text);
-    let words = format!("tree --host node1 {} {program}", TOOL.join(" "));
-    let mut command = on_terminal(&case.scratch, &words);
+    let deaddrop = env!("CARGO_BIN_EXE_deaddrop");
+    // `exec`: a shell between would end by the key, too.
+    let words = TOOL.join(" ");
+    let line = format!("exec strace -f -e trace=kill -o log {deaddrop} tree --host node1 {words} {program}");
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).current_dir(case.scratch.path());
     command.env("A", case.value.text()).env("XDG_RUNTIME_DIR", case.memory.path());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut keys = child.stdin.take().unwrap();
     wait_until("the program runs", || case.scratch.join("ready").exists());
     keys.write_all(b"\x03").unwrap();
     wait_until("the program gets it", || case.scratch.join("got").exists());
-    // The shell between ends by it, and so does the terminal.
-    child.wait().unwrap();
-    wait_until("the tree is wiped", || case.trees().is_empty());
-    assert_eq!(fs::read_to_string(case.scratch.join("got")).unwrap(), "got\n");
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let log = fs::read_to_string(case.scratch.join("log")).unwrap();
+    assert!(log.contains("SIGINT") && !log.contains(" kill("), "it is not sent again:\n{log}");
+    assert_eq!(case.trees().len(), 0);
 }
 
 #[test]
