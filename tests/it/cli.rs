@@ -314,7 +314,7 @@ fn completions_and_man_pages_come_from_the_same_definitions() {
     let scratch = Scratch::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = Deaddrop::new(&scratch).args(["completions", shell]).run().expect_code(0).stdout();
-        for word in ["inject", "root-partition", "manifest"] {
+        for word in ["inject", "root-partition", "manifest", "nixos-anywhere"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }

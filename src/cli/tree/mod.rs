@@ -65,6 +65,14 @@ pub struct Args {
     #[arg(long, value_name = "SYSTEM")]
     closure: Option<PathBuf>,
 
+    /// The root partition of an image of --closure, by number or label, instead of the one chosen automatically
+    #[arg(long, value_name = "N|LABEL", requires = "closure")]
+    root_partition: Option<String>,
+
+    /// The NixOS system in an image of --closure, a path in its store, instead of the one that boots
+    #[arg(long, value_name = "PATH", requires = "closure")]
+    system: Option<String>,
+
     /// The tool that takes the tree
     #[arg(long = "for", value_name = "TOOL", value_enum)]
     tool: Option<Tool>,
@@ -107,7 +115,8 @@ impl Args {
             }
             None => {
                 let parent = place::in_memory().map_err(|looked_at| no_memory(&looked_at))?;
-                let ready = self.prepare(ui, &parent, started, time)?;
+                // Its name is random, and says nothing.
+                let ready = self.prepare(ui, Path::new("tree"), started, time)?;
                 self.make_and_run(ui, &parent, ready)
             }
         }
@@ -123,7 +132,8 @@ impl Args {
         }
         let absolute = std::path::absolute(path).map_err(|error| refused(&error.to_string()))?;
         match absolute.to_str() {
-            Some(text) if !text.contains(char::is_control) => Ok(absolute),
+            // Without a `/` at its end.
+            Some(text) if !text.contains(char::is_control) => Ok(absolute.components().collect()),
             _ => Err(refused("its path is not UTF-8, or holds a control character")),
         }
     }
@@ -137,7 +147,7 @@ impl Args {
         let part = HostPart { name: host.unwrap_or(&name), host: None, as_host: host, secrets };
         let values = Values::read(&manifest, std::slice::from_ref(&part), ui.tell())?;
         let files = part.files(&manifest, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
-        let place_args = no_options();
+        let place_args = self.place_args();
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
         let system = self.closure.as_deref().map(|closure| system(ui, closure, &place_args, &watch)).transpose()?;
@@ -145,7 +155,7 @@ impl Args {
         let input = HostInput { manifest: &manifest, part: &part, values: &values, files };
         let mut planned = plan_place(ui, &mut place, false, at(target, &place_args), input)?;
         if let Some(tool) = self.tool {
-            let spoiled = words::spoiled(tool, &planned.plan);
+            let spoiled = words::spoiled(tool, &planned.plan, &name);
             if !spoiled.is_empty() {
                 return Err(Failure::refused(spoiled));
             }
@@ -226,6 +236,13 @@ impl Args {
             0 if wiped.is_err() || !is_put => Exit::HalfDone,
             code => Exit::OfProgram(code),
         })
+    }
+
+    /// How the place of --closure is opened.
+    fn place_args(&self) -> PlaceArgs {
+        let backend = BackendArgs { backend: Backend::Native, follow_backing: false, subvolume: None };
+        let (root_partition, system) = (self.root_partition.clone(), self.system.clone());
+        PlaceArgs { root_partition, backend, as_host: false, system }
     }
 
     fn public_out(&self, planned: &Planned) -> Result<Option<PublicOut>, Failure> {
@@ -321,6 +338,11 @@ fn system<'w>(
     // A store may be below another root than this machine's: that of `nix --store DIR`, or of `nixos-install`.
     let in_store = path.to_str().filter(|_| path.is_dir()).and_then(|path| path.split_once(STORE));
     if let Some((root, below)) = in_store {
+        if args.root_partition.is_some() || args.system.is_some() {
+            let message =
+                Message::new(format!("{name} is a system itself: --root-partition and --system are for an image"));
+            return Err(Failure::usage(message.hint("leave them out")));
+        }
         let root = if root.is_empty() { "/" } else { root };
         let place = DirectoryPlace::open(Path::new(root)).map_err(|error| failed(&error.into()))?;
         return Ok(System { place: Box::new(place), path: Some(format!("{STORE}{below}")) });
@@ -329,12 +351,7 @@ fn system<'w>(
         root_directory::check(&path, false).map_err(|error| failed(&error.into()))?;
     }
     let place = open(ui, at(&path, args), None, watch).map_err(|error| failed(&error.into()))?;
-    Ok(System { place, path: None })
-}
-
-fn no_options() -> PlaceArgs {
-    let backend = BackendArgs { backend: Backend::Native, follow_backing: false, subvolume: None };
-    PlaceArgs { root_partition: None, backend, as_host: false, system: None }
+    Ok(System { place, path: args.system.clone() })
 }
 
 fn at<'a>(path: &'a Path, place: &'a PlaceArgs) -> Target<'a> {
@@ -342,7 +359,9 @@ fn at<'a>(path: &'a Path, place: &'a PlaceArgs) -> Target<'a> {
 }
 
 fn not_made(path: &Path, error: &io::Error) -> Failure {
-    Failure::refused(vec![Message::new(format!("{}: no tree was made", path.display())).caused_by(error)])
+    let hint = if error.kind() == io::ErrorKind::NotFound { "make the directory above it first" } else { "" };
+    let message = Message::new(format!("{}: no tree was made", path.display())).caused_by(error);
+    Failure::refused(vec![message.hint(hint)])
 }
 
 fn no_memory(looked_at: &[PathBuf]) -> Failure {

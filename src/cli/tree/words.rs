@@ -76,29 +76,32 @@ fn entries(plan: &Plan) -> (Vec<Entry<'_>>, Vec<Entry<'_>>) {
     (directories.collect(), files.collect())
 }
 
-/// What the tool would spoil.
+/// What a tool would spoil and why, and a hint.
+type Spoiled = (String, &'static str);
+
+/// What the tool would spoil. `name` is what messages call the tree.
 #[must_use]
-pub fn spoiled(tool: Tool, plan: &Plan) -> Vec<Message> {
+pub fn spoiled(tool: Tool, plan: &Plan, name: &str) -> Vec<Message> {
     let (directories, files) = entries(plan);
     let on_several_lines = files.iter().filter(|file| file.path.contains(char::is_control)).map(|file| {
         let what = format!("{} holds a control character, and the words for the tool are one line", file.shown());
-        Message::new(what).hint("declare another path")
+        (what, "declare another path")
     });
-    let mut messages: Vec<Message> = on_several_lines.collect();
+    let mut spoiled: Vec<Spoiled> = on_several_lines.collect();
     match tool {
-        Tool::NixosAnywhere => messages.extend(spoiled_by_pr(&directories, &files)),
-        Tool::DiskoImage => messages.extend(files.iter().filter_map(spoiled_by_base64)),
+        Tool::NixosAnywhere => spoiled.extend(spoiled_by_pr(&directories, &files)),
+        Tool::DiskoImage => spoiled.extend(files.iter().filter_map(spoiled_by_base64)),
         Tool::DiskoInstall => {}
     }
-    messages
+    spoiled.into_iter().map(|(what, hint)| Message::new(format!("{name}: {what}")).hint(hint)).collect()
 }
 
 /// `--chown` of nixos-anywhere: the pairs go through `pr -2t` and `read file ownership`, and then each is a `chown -R`,
 /// in the order of a hash table.
-fn spoiled_by_pr(directories: &[Entry<'_>], files: &[Entry<'_>]) -> Vec<Message> {
+fn spoiled_by_pr(directories: &[Entry<'_>], files: &[Entry<'_>]) -> Vec<Spoiled> {
     let all = || directories.iter().chain(files);
     let given_away: Vec<&Entry<'_>> = all().filter(|entry| !entry.is_roots()).collect();
-    let mut messages = Vec::new();
+    let mut spoiled = Vec::new();
     for entry in &given_away {
         let (path, owner) = (entry.path, entry.owner());
         let why = if path.len() > LONGEST_OF_PR {
@@ -111,7 +114,7 @@ fn spoiled_by_pr(directories: &[Entry<'_>], files: &[Entry<'_>]) -> Vec<Message>
             continue;
         };
         let what = format!("{} is to belong to {owner}, and nixos-anywhere cannot give it away: {why}", entry.shown());
-        messages.push(Message::new(what).hint("declare another path, or leave it root's (LoadCredential reads it so)"));
+        spoiled.push((what, "declare another path, or leave it root's (LoadCredential reads it so)"));
     }
     if given_away.len() > MOST_OF_PR {
         let what = format!(
@@ -119,11 +122,11 @@ fn spoiled_by_pr(directories: &[Entry<'_>], files: &[Entry<'_>]) -> Vec<Message>
              more than {MOST_OF_PR}",
             given_away.len()
         );
-        messages.push(Message::new(what).hint("leave some root's (LoadCredential reads them so)"));
+        spoiled.push((what, "leave some root's (LoadCredential reads them so)"));
     }
     for directory in directories.iter().filter(|directory| !directory.is_roots()) {
         let other = |entry: &&Entry<'_>| entry.is_below(directory.path) && entry.owner() != directory.owner();
-        messages.extend(all().find(other).map(|entry| {
+        spoiled.extend(all().find(other).map(|entry| {
             let what = format!(
                 "{} is to belong to {}, and what is below it to another, {} ({}): nixos-anywhere changes the owner of \
                  a directory with all that is in it",
@@ -132,14 +135,14 @@ fn spoiled_by_pr(directories: &[Entry<'_>], files: &[Entry<'_>]) -> Vec<Message>
                 shown::text(entry.path),
                 entry.owner()
             );
-            Message::new(what).hint("give them one owner, or leave the directory root's")
+            (what, "give them one owner, or leave the directory root's")
         }));
     }
-    messages
+    spoiled
 }
 
 /// disko's script names a copy of the file after its path, in base64.
-fn spoiled_by_base64(file: &Entry<'_>) -> Option<Message> {
+fn spoiled_by_base64(file: &Entry<'_>) -> Option<Spoiled> {
     let name = STANDARD.encode(format!("{}\n", file.path));
     let length = name.len().saturating_add(name.len().saturating_sub(1) / LINE_OF_BASE64);
     let why = if length > LONGEST_NAME {
@@ -150,7 +153,7 @@ fn spoiled_by_base64(file: &Entry<'_>) -> Option<Message> {
         return None;
     };
     let what = format!("{}: disko's script keeps a file under its path in base64, which is {why}", file.shown());
-    Some(Message::new(what).hint("declare another path"))
+    Some((what, "declare another path"))
 }
 
 /// DD211: what the tool does not keep.

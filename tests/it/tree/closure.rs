@@ -113,3 +113,19 @@ fn below_an_overlay_of_etc_the_file_is_in_its_upper_directory() {
     run.expect_error("NX102");
     assert_eq!(files(&case), ["/.rw-etc/upper/secrets/a"]);
 }
+
+#[test]
+fn another_system_of_an_image_is_named_by_its_path() {
+    let case = Case::one("path: /var/lib/app/a, owner: app");
+    let mut root = NixosRoot::new(&case.scratch);
+    root.user("app", Some(973), None);
+    let system = root.toplevel().to_owned();
+    case.tree_of_nobody(&["out", "--closure", "root", "--system", &system]).run().expect_code(0);
+    let elsewhere = "/nix/store/00000000000000000000000000000000-nixos-system-x";
+    let run = case.tree_of_nobody(&["other", "--closure", "root", "--system", elsewhere]).run();
+    run.expect_refusal("no such system", 1, &["other: nothing was changed", elsewhere]);
+    let own = root.host(&system).display().to_string();
+    let run = case.tree_of_nobody(&["other", "--closure", &own, "--system", &system]).run();
+    run.expect_refusal("a store path and a system", 2, &["is a system itself"]);
+    assert!(!case.scratch.join("other").exists());
+}

@@ -3,6 +3,7 @@
 mod closure;
 mod directory;
 mod program;
+mod refused;
 mod stopped;
 mod words;
 
