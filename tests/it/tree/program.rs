@@ -1,6 +1,7 @@
 //! A program that is given a tree in memory: what it sees, and what is left.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -147,6 +148,10 @@ fn with_json_the_object_alone_is_on_standard_output() {
 
 #[test]
 fn no_file_of_the_tree_is_on_a_disk() {
+    // What forbids core dumps hides names from anybody else's strace, too.
+    if skipped_without_root("reading names of a process that is not dumped") {
+        return;
+    }
     let case = Case::one("path: /etc/a");
     let run = case.tree_of_nobody(&["--for", "nixos-anywhere", "--", "true"]);
     let run = run.traced("open,openat,openat2,creat,mkdir,mkdirat").run().expect_code(0);
@@ -169,4 +174,49 @@ fn without_a_tmpfs_it_is_refused_before_a_value_is_read() {
     let texts = ["no tmpfs is here for the tree", "looked at", "/dev/shm", "XDG_RUNTIME_DIR"];
     run.expect_refusal("no tmpfs", 1, &texts);
     assert_eq!(case.trees().len(), 0);
+}
+
+#[test]
+fn while_the_program_runs_deaddrop_has_no_value_in_its_memory() {
+    if skipped_without_root("reading another process's memory") {
+        return;
+    }
+    let case = Case::new("secrets:\n  a: { path: /etc/a, from: file:value }\nhosts: { node1: {} }\n");
+    case.scratch.write_private("value", case.value.bytes());
+    let program = case.program(
+        "tool",
+        "echo $PPID > parent.new\nmv parent.new parent\nfor i in $(seq 600); do test -e go && break; sleep 0.1; done",
+    );
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let words = ["tree", "--host", "node1", "--for", "nixos-anywhere", "--", &program];
+            let run = crate::kit::run::Deaddrop::new(&case.scratch).args(words).plant(&case.value);
+            run.env("XDG_RUNTIME_DIR", case.memory.path()).run().expect_code(0)
+        });
+        crate::kit::wait_until("the program runs", || case.scratch.join("parent").exists());
+        let parent = fs::read_to_string(case.scratch.join("parent")).unwrap();
+        let (searched, found) = search_memory(parent.trim(), &case);
+        case.scratch.write("go", "");
+        run.join().unwrap();
+        assert!(searched > 100_000, "{searched} bytes were searched");
+        assert_eq!(found, Vec::<String>::new());
+    });
+}
+
+/// Searches the writable memory of a process; gives the number of bytes, and the finds.
+fn search_memory(process: &str, case: &Case) -> (usize, Vec<String>) {
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let (mut searched, mut found) = (0, Vec::new());
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, rest) = line.split_once('-').unwrap();
+        let at = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        let (start, end) = (at(start), at(rest.split(' ').next().unwrap()));
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            searched += bytes.len();
+            found.extend(case.value.found_in(&bytes).map(|find| format!("{line}: {find}")));
+        }
+    }
+    (searched, found)
 }
