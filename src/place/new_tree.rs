@@ -6,9 +6,12 @@ use deaddrop_core::path::TargetPath;
 use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{Child, FileKind, Label, Stat, Tree};
 
-use super::survey::survey_new;
+use super::survey::{rule, survey, survey_with};
 use super::users::Users;
 use super::{Place, PlaceError, Survey, SystemChoice, Wanted};
+use crate::nixos::Finding;
+use crate::nixos::closure::Closure;
+use crate::nixos::location::Places;
 
 /// A root that does not exist yet.
 pub struct NewTree<'w> {
@@ -33,17 +36,40 @@ impl Place for NewTree<'_> {
         };
         let of_system = SystemChoice { system: path.clone(), system_only: true, ..SystemChoice::default() };
         let known = place.survey(wanted, &of_system)?;
-        if known.system.is_none() {
-            let why = known.findings.first().map_or("there is no NixOS in it".to_owned(), |found| found.reason.clone());
-            let hint = "name a system, /nix/store/HASH-nixos-system-NAME-LABEL, or an image with one";
-            return Err(StorageError::refused(format!("--closure: {why}"), hint).into());
+        match known.system {
+            Some(closure) => Ok(survey_for(closure, wanted, choice, known.findings, known.managed)?),
+            None => {
+                let why = known.findings.first().map(|found| found.reason.clone());
+                let why = why.unwrap_or_else(|| "there is no NixOS in it".to_owned());
+                let hint = "name a system, /nix/store/HASH-nixos-system-NAME-LABEL, or an image with one";
+                Err(StorageError::refused(format!("--closure: {why}"), hint).into())
+            }
         }
-        Ok(survey_new(&EmptyTree, wanted, choice, known)?)
     }
 
     fn title(&self) -> String {
         format!("{}, a new tree", self.name)
     }
+}
+
+/// What the system in `closure` makes of the paths. `managed` is NX004 for each of them.
+fn survey_for(
+    closure: Box<Closure>,
+    wanted: &[Wanted],
+    choice: &SystemChoice,
+    findings: Vec<Finding>,
+    managed: Vec<Option<Finding>>,
+) -> Result<Survey, StorageError> {
+    let persist_root = choice.persist_root.clone();
+    let places = Places::of_all(&closure, persist_root.as_deref());
+    let mut survey = survey_with(&EmptyTree, wanted, Some(&places))?;
+    for (place, managed) in survey.places.iter_mut().zip(managed) {
+        if let (Ok(surveyed), Some(finding)) = (place, managed) {
+            surveyed.findings.insert(0, finding);
+        }
+    }
+    let passwords = rule(&closure.users);
+    Ok(Survey { passwords, persist_root, findings, system: Some(closure), ..survey })
 }
 
 /// Without a system nothing says which paths persist: each is below `persist_root`.
@@ -57,7 +83,8 @@ fn survey_of_nothing(wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey,
                 .map_err(|why| StorageError::refused(path, format!("choose another: {why}")))?;
         }
     }
-    let mut survey = survey_new(&EmptyTree, &mapped, choice, Survey::default())?;
+    let persist_root = choice.persist_root.clone();
+    let mut survey = Survey { persist_root, ..survey(&EmptyTree, &mapped)? };
     for (place, (want, mapped)) in survey.places.iter_mut().zip(wanted.iter().zip(&mapped)) {
         if let (Ok(surveyed), true) = (place, want.path != mapped.path) {
             surveyed.written_to = Some(mapped.path.as_str().to_owned());

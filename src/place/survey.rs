@@ -278,30 +278,6 @@ fn managed<T: Tree>(
     wanted.iter().map(|want| managed.judge(&view, want.path.as_str())).collect()
 }
 
-/// Surveys a tree that is to become the root of the system in `known`, a survey with [`SystemChoice::system_only`] of
-/// another tree for the same paths.
-///
-/// # Errors
-/// As [`survey`].
-pub fn survey_new<T: Tree>(
-    tree: &T,
-    wanted: &[Wanted],
-    choice: &SystemChoice,
-    known: Survey,
-) -> Result<Survey, StorageError> {
-    let persist_root = choice.persist_root.clone();
-    let Some(closure) = known.system else { return Ok(Survey { persist_root, ..survey(tree, wanted)? }) };
-    let places = Places::of_all(&closure, persist_root.as_deref());
-    let mut survey = survey_with(tree, wanted, Some(&places))?;
-    for (place, managed) in survey.places.iter_mut().zip(known.managed) {
-        if let (Ok(surveyed), Some(finding)) = (place, managed) {
-            surveyed.findings.insert(0, finding);
-        }
-    }
-    let passwords = rule(&closure.users);
-    Ok(Survey { passwords, persist_root, findings: known.findings, system: Some(closure), ..survey })
-}
-
 /// Surveys any tree.
 ///
 /// # Errors
@@ -329,7 +305,7 @@ pub fn locate_all<T: Tree>(
 }
 
 /// What a user management does with a line that stands: nixpkgs, `update-users-groups.pl`; userborn.
-fn rule(users: &UserManagement) -> PasswordRule {
+pub(super) fn rule(users: &UserManagement) -> PasswordRule {
     match users {
         UserManagement::Perl { mutable: true } | UserManagement::Sysusers => PasswordRule::LineStays,
         UserManagement::Perl { mutable: false } | UserManagement::Userborn { .. } => PasswordRule::Applied,
@@ -338,8 +314,15 @@ fn rule(users: &UserManagement) -> PasswordRule {
     }
 }
 
-/// `places` are those of the NixOS system in the tree.
-fn survey_with<T: Tree>(tree: &T, wanted: &[Wanted], places: Option<&Places<'_>>) -> Result<Survey, StorageError> {
+/// Surveys a tree. `places` are those of the NixOS system in it, or for which it is made.
+///
+/// # Errors
+/// As [`survey`].
+pub(super) fn survey_with<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    places: Option<&Places<'_>>,
+) -> Result<Survey, StorageError> {
     refuse_physical_root(tree)?;
     let managed = nixos::etc::ManagedEtc::find(tree, places.map(Places::toplevel))?;
     let mut labeller = Labeller::new(tree);

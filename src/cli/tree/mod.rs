@@ -106,6 +106,10 @@ impl Args {
             let message = Message::new("disko-install keeps the owner of what it copies, and that would be you");
             return Err(Failure::refused(vec![message.hint("run it as root: then the files have their owners")]));
         }
+        if let Some(program) = self.program.first().filter(|program| !program::is_there(program)) {
+            let message = Message::new(format!("{}: there is no such program", program.display()));
+            return Err(Failure::refused(vec![message.hint("is it installed, and in PATH?")]));
+        }
         place::wipe_left().iter().for_each(|line| ui.info(line));
         match &self.directory {
             Some(path) => {
@@ -223,7 +227,7 @@ impl Args {
         wait.committed();
         let status = ended.map_err(|error| {
             let message = Message::new(format!("{}: not run", command.get_program().display())).caused_by(&error);
-            Failure::refused(vec![message.hint("is it installed, and in PATH?")])
+            Failure::refused(vec![message.hint("is it a program for this machine?")])
         })?;
         if let Some(object) = object {
             ui.print_json_when_done(|| object);

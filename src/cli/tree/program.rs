@@ -1,16 +1,29 @@
 //! Runs the program that takes a tree, and hands signals on to it.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use deaddrop_core::sys::{self, SignalsTaken};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 
 /// How long the program has after a signal, before it gets a SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// True if a program of this name can be run: a path, or a name that is looked for in PATH.
+pub fn is_there(program: &OsStr) -> bool {
+    let runs = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    if program.as_bytes().contains(&b'/') {
+        return runs(Path::new(program));
+    }
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&places).any(|place| runs(&place.join(program)))
+}
 
 /// Runs the program to its end. SIGHUP, SIGINT and SIGTERM are handed on to it, and it gets SIGTERM 10 s after the
 /// last.
@@ -27,7 +40,11 @@ pub fn run(command: &mut Command, signals: &SignalsTaken) -> io::Result<ExitStat
             return Ok(status);
         }
         let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
-        match signals.next(patience)? {
+        let Ok(next) = signals.next(patience) else {
+            // Without signals to read it is still waited for.
+            return child.wait();
+        };
+        match next {
             Some(taken) if taken.signal == Signal::SIGCHLD => {}
             Some(taken) => {
                 // A key on the terminal has reached it already.

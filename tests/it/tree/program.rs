@@ -113,7 +113,11 @@ fn the_exit_code_is_the_programs_and_the_tree_is_wiped_whatever_it_is() {
     case.tree_of_nobody(&["--for", "nixos-anywhere", "--", &program]).run().expect_code(0);
     assert_eq!(case.trees().len(), 0);
     let run = case.tree(&["--for", "nixos-anywhere", "--", "no-such-program"]).unprivileged().run();
-    run.expect_code(1).expect_error("no-such-program: not run").expect_error("is it installed, and in PATH?");
+    run.expect_refusal("not there", 1, &["no-such-program: there is no such program", "is it installed, and in PATH?"]);
+    let junk = case.scratch.write("junk", "#!/no/such/interpreter\n").display().to_string();
+    fs::set_permissions(&junk, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let run = case.tree(&["--for", "nixos-anywhere", "--", &junk]).unprivileged().run();
+    run.expect_code(1).expect_error(&format!("{junk}: not run")).expect_error("is it a program for this machine?");
     assert_eq!(case.trees().len(), 0);
 }
 

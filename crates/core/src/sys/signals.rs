@@ -11,6 +11,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
@@ -174,7 +175,10 @@ impl SignalsTaken {
             Some(patience) => PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX),
         };
         let mut wanted = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        poll(&mut wanted, timeout)?;
+        match poll(&mut wanted, timeout) {
+            Err(Errno::EINTR) => return Ok(None),
+            other => other?,
+        };
         let Some(info) = self.signals.read_signal()? else { return Ok(None) };
         let number = c_int::try_from(info.ssi_signo).map_err(|_| io::ErrorKind::InvalidData)?;
         Ok(Some(Taken { signal: Signal::try_from(number)?, by_kernel: info.ssi_code == libc::SI_KERNEL }))
