@@ -140,6 +140,7 @@ impl Args {
             system: self.system.clone(),
             persist_root: persist_root.map(|path| path.as_str().to_owned()),
             with_facts: true,
+            system_only: false,
         };
         look(ui, target, &choice, &desired::wanted(files))
     }

@@ -24,6 +24,7 @@ mod scrub;
 mod select;
 mod sidecars;
 mod sources;
+mod tree;
 mod verify;
 
 use std::process::ExitCode;
@@ -83,7 +84,7 @@ work, warnings about the run, questions and errors go to standard error.
 
 Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wrong usage or a wrong manifest;
 3 differences or findings (verify, plan --exit-code, lint, scan); 4 some hosts done and some not (rotate, several images);
-5 interrupted during the commit; the next run finishes it;
+5 interrupted during the commit; the next run finishes it; that of the program which tree ran;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +93,7 @@ enum Command {
     Inspect(inspect::Args),
     Plan(plan::Args),
     Inject(inject::Args),
+    Tree(tree::Args),
     Verify(verify::Args),
     Rotate(rotate::Args),
     Recover(recover::Args),
@@ -134,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => args.run(&ui),
         Command::Plan(args) => args.run(&ui),
         Command::Inject(args) => args.run(&ui),
+        Command::Tree(args) => args.run(&ui),
         Command::Verify(args) => args.run(&ui),
         Command::Rotate(args) => args.run(&ui),
         Command::Recover(args) => args.run(&ui),

@@ -190,17 +190,45 @@ pub fn plan_of<'w>(
     ui: &Ui,
     mut opened: Opened<'w>,
     target: Target<'_>,
-    HostInput { manifest, part, values, files }: HostInput<'_>,
+    input: HostInput<'_>,
 ) -> Result<Prepared<'w>, Failure> {
+    let is_node = matches!(opened, Opened::Node(_));
+    let secrets = input.part.secrets.clone();
+    let Planned { plan, public_parts, known_as } = plan_place(ui, opened.place(), is_node, target, input)?;
+    let after = is_node.then(|| rotate::announced(&plan, &secrets)).filter(|after| !after.is_empty());
+    Ok(Prepared { place: opened, plan, public_parts, after, known_as })
+}
+
+/// The plan of a place.
+pub struct Planned {
+    /// The changes.
+    pub plan: Plan,
+    /// The public parts of the generated keys of this run.
+    pub public_parts: Vec<PublicPart>,
+    /// The names by which SSH clients know the host.
+    pub known_as: KnownAs,
+}
+
+/// Surveys a place, and plans its changes. `target` says what it was opened as.
+///
+/// # Errors
+/// Exit 1. Nothing was written.
+pub fn plan_place(
+    ui: &Ui,
+    place: &mut dyn Place,
+    is_node: bool,
+    target: Target<'_>,
+    HostInput { manifest, part, values, files }: HostInput<'_>,
+) -> Result<Planned, Failure> {
     let name = target.path.display().to_string();
-    let (host, is_node) = (part.as_host, matches!(opened, Opened::Node(_)));
+    let host = part.as_host;
     let choice = SystemChoice {
         system: target.place.system.clone(),
         persist_root: manifest.persist_root(host).map(|path| path.as_str().to_owned()),
-        with_facts: false,
+        ..SystemChoice::default()
     };
     let survey = |wanted: &[Wanted]| {
-        let survey = opened.place().survey(wanted, &choice)?;
+        let survey = place.survey(wanted, &choice)?;
         match &survey.interrupted {
             Some(interrupted) if !target.forget_list => interrupted.refuse_missing()?,
             None if target.forget_list => ui.info("--forget-list: no rotate that was cut off has left a list there"),
@@ -235,12 +263,11 @@ pub fn plan_of<'w>(
     manifest.allowances(host).filter(&mut of_values);
     warnings.append(&mut of_values);
     warnings.append(&mut plan.warnings);
-    let mut of_place = opened.place().warnings();
+    let mut of_place = place.warnings();
     manifest.allowances(host).filter(&mut of_place);
     warnings.append(&mut of_place);
     plan.warnings = warnings;
-    let after = is_node.then(|| rotate::announced(&plan, &part.secrets)).filter(|after| !after.is_empty());
-    Ok(Prepared { place: opened, plan, public_parts, after, known_as })
+    Ok(Planned { plan, public_parts, known_as })
 }
 
 /// Surveys a target that only its system is asked of, and gives its title too.

@@ -80,6 +80,7 @@ pub(super) struct RawDefaults {
     #[schemars(extend("default" = rotation::DEFAULT_SETTLE, "maximum" = rotation::LONGEST))]
     pub settle: Field<u64>,
     /// Where a file is written whose own path does not persist on NixOS: below this directory, such as `/persist`.
+    /// `tree` without `--closure` writes every file there.
     #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
     pub persist_root: Field<String>,
 }
@@ -295,7 +296,8 @@ pub(super) struct RawHost {
     pub become_password: Field<RawBecomePassword>,
     /// Options for ssh's `-o`, such as `Port=2222`.
     pub ssh_options: Field<Vec<Field<String>>>,
-    /// Where a file is written whose own path does not persist on this host. Default: that of `defaults`.
+    /// Where a file is written whose own path does not persist on this host; by `tree` without `--closure` every file.
+    /// Default: that of `defaults`.
     #[schemars(extend("pattern" = "^/", "maxLength" = 4095))]
     pub persist_root: Field<String>,
     /// Findings that are accepted on this host, by their code, each with the reason.

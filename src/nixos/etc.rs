@@ -23,7 +23,19 @@ impl<N: Clone> ManagedEtc<N> {
     /// If the tree cannot be read.
     pub fn find<T: Tree<Node = N>>(tree: &T, toplevel: Option<&str>) -> Result<Self, StorageError> {
         let of_system = toplevel.map(|toplevel| format!("{toplevel}/etc/."));
-        for path in std::iter::once("/etc/static").chain(of_system.as_deref()) {
+        Self::first(tree, std::iter::once("/etc/static").chain(of_system.as_deref()))
+    }
+
+    /// The names of the system at `toplevel`, whatever the root's own `/etc/static` leads to.
+    ///
+    /// # Errors
+    /// If the tree cannot be read.
+    pub fn of_system<T: Tree<Node = N>>(tree: &T, toplevel: &str) -> Result<Self, StorageError> {
+        Self::first(tree, [format!("{toplevel}/etc/.")].iter().map(String::as_str))
+    }
+
+    fn first<'p, T: Tree<Node = N>>(tree: &T, paths: impl IntoIterator<Item = &'p str>) -> Result<Self, StorageError> {
+        for path in paths {
             match walk::resolve(tree, path) {
                 Ok(Walk { found: Some((node, stat)), .. }) if stat.kind == FileKind::Directory => {
                     return Ok(Self { tree: Some(node) });

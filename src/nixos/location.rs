@@ -63,6 +63,8 @@ pub struct Places<'c> {
     closure: &'c Closure,
     /// Where the open file system is mounted.
     open: &'c str,
+    /// All file systems of the booted system are there, each at its place.
+    is_whole: bool,
     persist_root: Option<&'c str>,
 }
 
@@ -70,7 +72,14 @@ impl<'c> Places<'c> {
     /// `is_below_nix`: the open file system has `store/` at its top.
     #[must_use]
     pub fn new(closure: &'c Closure, open: &OpenFileSystem, is_below_nix: bool, persist_root: Option<&'c str>) -> Self {
-        Self { closure, open: place_of(closure, open, is_below_nix), persist_root }
+        Self { closure, open: place_of(closure, open, is_below_nix), is_whole: false, persist_root }
+    }
+
+    /// The places in a tree that has every file system of the system mounted, as an installer has them. What is bound
+    /// late is not bound there yet.
+    #[must_use]
+    pub fn of_all(closure: &'c Closure, persist_root: Option<&'c str>) -> Self {
+        Self { closure, open: "/", is_whole: true, persist_root }
     }
 
     /// The toplevel of the system.
@@ -203,7 +212,9 @@ impl<'c> Places<'c> {
             let below = if mount.place == "/" { path.as_str() } else { &path[mount.place.len()..] };
             if mount.is_bind() {
                 path = format!("{}{below}", mount.what.trim_end_matches('/'));
-            } else if mount.place == self.open {
+            } else if self.is_whole && !mount.is_tmpfs() {
+                return Seen::At(path);
+            } else if mount.place == self.open && !self.is_whole {
                 return Seen::At(if below.is_empty() { "/".to_owned() } else { below.to_owned() });
             } else {
                 return if mount.is_tmpfs() { Seen::Nowhere } else { Seen::Elsewhere };
@@ -286,12 +297,21 @@ impl<'c> Places<'c> {
                 path = source;
                 continue;
             }
-            if mount.place == self.open {
+            if self.is_whole && !mount.is_tmpfs() {
+                return (path.clone(), path);
+            }
+            if mount.place == self.open && !self.is_whole {
                 let in_tree = if below.is_empty() { "/" } else { below };
                 return (path.clone(), in_tree.to_owned());
             }
             findings.push(if mount.place == "/" && mount.is_tmpfs() {
                 self.on_tmpfs(declared)
+            } else if self.is_whole {
+                refuse(
+                    "NX006",
+                    format!("{declared} is on a tmpfs, which is mounted at {}: it is empty at each boot", mount.place),
+                    "declare a path on a mount that persists".to_owned(),
+                )
             } else {
                 refuse(
                     "NX006",

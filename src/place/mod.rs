@@ -10,6 +10,7 @@ pub mod facts;
 pub mod image;
 pub mod interrupted;
 pub mod labels;
+pub mod new_tree;
 pub mod node;
 mod standing;
 pub mod survey;

@@ -20,7 +20,7 @@ use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 use crate::nixos::closure::view::View;
 use crate::nixos::closure::wants::Want;
-use crate::nixos::closure::{self, Closure, Found, UserManagement};
+use crate::nixos::closure::{self, Closure, Etc, Found, UserManagement};
 use crate::nixos::location::{Places, Readers};
 use crate::nixos::open_file_system::OpenFileSystem;
 
@@ -63,6 +63,9 @@ pub struct SystemChoice {
     pub persist_root: Option<String>,
     /// [`Survey::facts`] are wanted.
     pub with_facts: bool,
+    /// Only the system is asked for: the wanted paths are those of another tree, which is to become its root. Then
+    /// [`Survey::managed`] has an entry for each, and [`Survey::places`] none.
+    pub system_only: bool,
 }
 
 /// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.
@@ -115,6 +118,8 @@ pub struct Survey {
     pub persist_root: Option<String>,
     /// What could not be read of the target's system (NX119).
     pub findings: Vec<nixos::Finding>,
+    /// NX004 for each wanted path, see [`SystemChoice::system_only`].
+    pub managed: Vec<Option<nixos::Finding>>,
     /// Leftovers of an interrupted `rotate`; always `None` for a running node, which handles them itself.
     pub interrupted: Option<Arc<Interrupted>>,
 }
@@ -214,6 +219,10 @@ pub fn survey_disk<T: Tree>(
             (Some(closure), unread.into_iter().collect())
         }
     };
+    if choice.system_only {
+        let managed = managed(tree, wanted, closure.as_deref())?;
+        return Ok(Survey { system: closure, findings, managed, ..Survey::default() });
+    }
     let view = View::of(tree)?;
     if closure.is_none() && view.is_below_nix() && !exists(tree, "/etc")? {
         let why = findings.first().map_or("there is no system in it".to_owned(), |finding| finding.reason.clone());
@@ -253,6 +262,22 @@ pub fn survey_disk<T: Tree>(
     })
 }
 
+/// NX004 for each path, by the system's own etc tree. Nothing else of the tree is looked at.
+fn managed<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    closure: Option<&Closure>,
+) -> Result<Vec<Option<nixos::Finding>>, StorageError> {
+    let view = View::of(tree)?;
+    let managed = match closure {
+        Some(closure) if closure.etc != (Etc::Confext { kept: true }) => {
+            nixos::etc::ManagedEtc::of_system(&view, &closure.toplevel)?
+        }
+        _ => return Ok(wanted.iter().map(|_| None).collect()),
+    };
+    wanted.iter().map(|want| managed.judge(&view, want.path.as_str())).collect()
+}
+
 /// Surveys any tree.
 ///
 /// # Errors
@@ -280,7 +305,7 @@ pub fn locate_all<T: Tree>(
 }
 
 /// What a user management does with a line that stands: nixpkgs, `update-users-groups.pl`; userborn.
-fn rule(users: &UserManagement) -> PasswordRule {
+pub(super) fn rule(users: &UserManagement) -> PasswordRule {
     match users {
         UserManagement::Perl { mutable: true } | UserManagement::Sysusers => PasswordRule::LineStays,
         UserManagement::Perl { mutable: false } | UserManagement::Userborn { .. } => PasswordRule::Applied,
@@ -289,8 +314,15 @@ fn rule(users: &UserManagement) -> PasswordRule {
     }
 }
 
-/// `places` are those of the NixOS system in the tree.
-fn survey_with<T: Tree>(tree: &T, wanted: &[Wanted], places: Option<&Places<'_>>) -> Result<Survey, StorageError> {
+/// Surveys a tree. `places` are those of the NixOS system in it, or for which it is made.
+///
+/// # Errors
+/// As [`survey`].
+pub(super) fn survey_with<T: Tree>(
+    tree: &T,
+    wanted: &[Wanted],
+    places: Option<&Places<'_>>,
+) -> Result<Survey, StorageError> {
     refuse_physical_root(tree)?;
     let managed = nixos::etc::ManagedEtc::find(tree, places.map(Places::toplevel))?;
     let mut labeller = Labeller::new(tree);

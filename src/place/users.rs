@@ -19,6 +19,8 @@ pub struct Users {
     members: HashMap<u32, Vec<String>>,
     /// True if the target is a NixOS: what it does not have yet, it makes at the first boot.
     is_nixos: bool,
+    /// True if no target is there to look names up in.
+    is_nowhere: bool,
 }
 
 /// A line of passwd.
@@ -84,6 +86,18 @@ impl Users {
             }
         }
         users
+    }
+
+    /// Those of a target that nothing is known of: only root has a number.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self { is_nowhere: true, ..Self::default() }
+    }
+
+    /// True if no target is there to look names up in.
+    #[must_use]
+    pub fn is_nowhere(&self) -> bool {
+        self.is_nowhere
     }
 
     /// Adds the users and groups that a NixOS declares with a fixed number and that have no line yet.

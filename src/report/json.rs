@@ -37,6 +37,14 @@ pub fn plan(command: &str, target: &str, plan: &Plan) -> Value {
     })
 }
 
+/// The object of `tree`: that of [`plan`], with the words for the tool that takes the tree.
+#[must_use]
+pub fn tree(target: &str, plan: &Plan, words: &[String]) -> Value {
+    let mut object = self::plan("tree", target, plan);
+    object["words"] = json!(words);
+    object
+}
+
 /// The list of warnings: `[{code, secret, message}]`; `secret` is null for one about the target as a whole.
 #[must_use]
 pub fn warnings(warnings: &[Warning]) -> Value {

@@ -21,6 +21,8 @@ pub enum Exit {
     SomeDone,
     /// Interrupted during a commit; the next run finishes it.
     HalfDone,
+    /// That of a program which was run.
+    OfProgram(u8),
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::Differences => 3,
             Self::SomeDone => 4,
             Self::HalfDone => 5,
+            Self::OfProgram(code) => code,
         }
     }
 }

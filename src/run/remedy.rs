@@ -34,6 +34,12 @@ pub fn other_host(host: &str, other: &str) -> String {
     format!("take the target of {host}, or --host {other}; --as-host goes on, with the keys that {other} has")
 }
 
+/// The hint for an owner of a new tree that nothing gives a number; `option` is the one that fixes it.
+#[must_use]
+pub fn name_closure(option: &str) -> String {
+    format!("--closure SYSTEM names the system that fixes it ({option}); or write the number instead of the name")
+}
+
 /// The hint for an item that a source does not have, if no name is near.
 #[must_use]
 pub fn list_items(source: &str) -> String {

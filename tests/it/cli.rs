@@ -7,11 +7,12 @@ use crate::kit::Scratch;
 use crate::kit::canary::Canary;
 use crate::kit::run::{Deaddrop, on_terminal, on_terminal_of};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "check",
     "inspect",
     "plan",
     "inject",
+    "tree",
     "verify",
     "rotate",
     "recover",
@@ -313,7 +314,7 @@ fn completions_and_man_pages_come_from_the_same_definitions() {
     let scratch = Scratch::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = Deaddrop::new(&scratch).args(["completions", shell]).run().expect_code(0).stdout();
-        for word in ["inject", "root-partition", "manifest"] {
+        for word in ["inject", "root-partition", "manifest", "nixos-anywhere"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }

@@ -27,4 +27,5 @@ mod sources;
 mod stores;
 mod tables;
 mod tarballs;
+mod tree;
 mod walkthrough;

@@ -4,6 +4,7 @@ use crate::manifest::Owner;
 use crate::place::Refusal;
 use crate::place::users::Users;
 use crate::run::desired::{Content, DesiredFile};
+use crate::run::remedy;
 
 /// The numbers of a file's owner and group in the target.
 ///
@@ -38,6 +39,16 @@ pub(super) fn group_id(file: &DesiredFile, group: &Owner, users: &Users) -> Resu
 
 /// NX107 on a NixOS: the number is given at the first boot.
 fn unknown(file: &DesiredFile, users: &Users, [kind, name, table, option, id]: [&str; 5]) -> Refusal {
+    if users.is_nowhere() {
+        return Refusal {
+            code: None,
+            reason: format!(
+                "{}: which number the {kind} `{name}` will have is not known without its system",
+                file.path
+            ),
+            hint: remedy::name_closure(&format!("{option}.{name}.{id}")),
+        };
+    }
     let (code, fixed) = match users.is_nixos() {
         true => (Some("NX107"), ", and its configuration fixes no number: it is given at the first boot"),
         false => (None, ""),

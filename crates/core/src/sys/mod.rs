@@ -23,5 +23,6 @@ pub use self::process::{
     ChildLimits, end_with_parent, harden, keep_freed_memory, limit_child, page_size, raise_open_files_limit,
 };
 pub use self::signals::{
-    RemoveOnSignal, SignalsWait, TerminalOnSignal, end_cleanly_on_signals, is_deferred, is_terminated,
+    RemoveOnSignal, SignalsTaken, SignalsWait, Taken, TerminalOnSignal, end_cleanly_on_signals, is_deferred,
+    is_terminated,
 };

@@ -1,19 +1,29 @@
 //! Signals that terminate the process: deferred during a change, and with cleanup before it.
 
 use std::ffi::{CString, c_char, c_int};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, Ordering};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::Termios;
 use nix::unistd::Pid;
 
 /// The signals that normally terminate the process.
 const TERMINATING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+
+/// Which of them have our handler; the others are ignored.
+static HANDLED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 
 /// The stage of the run, for the signal handler: one of the three values below.
 static STAGE: AtomicU8 = AtomicU8::new(BEFORE);
@@ -51,13 +61,14 @@ static FILE_TO_REMOVE: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 pub fn end_cleanly_on_signals() {
     // SA_RESTART: a deferred signal must not make a system call fail.
     let action = SigAction::new(SigHandler::Handler(on_terminating_signal), SaFlags::SA_RESTART, SigSet::all());
-    for terminating in TERMINATING {
+    for (terminating, handled) in TERMINATING.into_iter().zip(&HANDLED) {
         // SAFETY: the handler only makes async-signal-safe calls; see there.
-        if let Ok(old) = unsafe { signal::sigaction(terminating, &action) }
-            && matches!(old.handler(), SigHandler::SigIgn)
-        {
+        let Ok(old) = (unsafe { signal::sigaction(terminating, &action) }) else { continue };
+        if matches!(old.handler(), SigHandler::SigIgn) {
             // SAFETY: restores the previous action.
             let _ = unsafe { signal::sigaction(terminating, &old) };
+        } else {
+            handled.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -105,6 +116,80 @@ impl Drop for SignalsWait {
         if unchanged && waiting != 0 {
             exit_by_signal(waiting);
         }
+    }
+}
+
+/// While this lives, the signals of [`end_cleanly_on_signals`] are read from it, one by one, and so is the end of a
+/// child (SIGCHLD). For a run that hands them on. Made while the process has one thread: another one would still get
+/// them.
+pub struct SignalsTaken {
+    signals: SignalFd,
+    before: SigSet,
+}
+
+/// A signal that was taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// The signal.
+    pub signal: Signal,
+    /// The kernel sent it, as for a key on the terminal: every process in its foreground has got it.
+    pub by_kernel: bool,
+}
+
+impl SignalsTaken {
+    /// Takes them from now on. One that is ignored (nohup) stays ignored.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub fn new() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGCHLD);
+        let handled = TERMINATING.into_iter().zip(&HANDLED).filter(|(_, handled)| handled.load(Ordering::SeqCst));
+        handled.for_each(|(terminating, _)| set.add(terminating));
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        match SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) {
+            Ok(signals) => Ok(Self { signals, before }),
+            Err(errno) => {
+                before.thread_set_mask()?;
+                Err(errno.into())
+            }
+        }
+    }
+
+    /// Makes a child process start without them blocked, as this process was before.
+    pub fn not_in(&self, command: &mut Command) {
+        let before = self.before;
+        // SAFETY: pthread_sigmask(3) alone, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || before.thread_set_mask().map_err(io::Error::from));
+        }
+    }
+
+    /// The next signal; waits for it for `patience`, or without an end. `None` if none came.
+    ///
+    /// # Errors
+    /// If a system call fails.
+    pub fn next(&self, patience: Option<Duration>) -> io::Result<Option<Taken>> {
+        let timeout = match patience {
+            None => PollTimeout::NONE,
+            Some(patience) => PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX),
+        };
+        let mut wanted = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wanted, timeout) {
+            Err(Errno::EINTR) => return Ok(None),
+            other => other?,
+        };
+        let Some(info) = self.signals.read_signal()? else { return Ok(None) };
+        let number = c_int::try_from(info.ssi_signo).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Some(Taken { signal: Signal::try_from(number)?, by_kernel: info.ssi_code == libc::SI_KERNEL }))
+    }
+}
+
+impl Drop for SignalsTaken {
+    /// One that was not taken is handled now.
+    fn drop(&mut self) {
+        // It was the mask before: no failure is possible.
+        let _ = self.before.thread_set_mask();
     }
 }
 
