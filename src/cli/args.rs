@@ -85,6 +85,19 @@ pub struct PlaceArgs {
     pub system: Option<String>,
 }
 
+impl PlaceArgs {
+    /// For a target that is no host's.
+    #[must_use]
+    pub fn to_read(root_partition: Option<&str>, backend: &BackendArgs, system: Option<&str>) -> Self {
+        Self {
+            root_partition: root_partition.map(str::to_owned),
+            backend: backend.clone(),
+            as_host: false,
+            system: system.map(str::to_owned),
+        }
+    }
+}
+
 /// Selects what `plan` and `verify` survey: one target, or all hosts.
 #[derive(Debug, clap::Args)]
 pub struct SurveyArgs {
@@ -190,7 +203,13 @@ pub struct Target<'a> {
     pub by_mark: bool,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// A file or directory that is only opened.
+    #[must_use]
+    pub fn to_read(path: &'a Path, place: &'a PlaceArgs) -> Self {
+        Self { path, place, ssh: None, forget_list: false, new_root: false, by_mark: false }
+    }
+
     /// True for `@HOST`.
     #[must_use]
     pub fn is_node(&self) -> bool {

@@ -121,20 +121,8 @@ impl Args {
 
     /// The survey of the target, and its title.
     fn survey(&self, ui: &Ui, manifest: Option<&Manifest>, files: &[DesiredFile]) -> Result<(Survey, String), Failure> {
-        let place = PlaceArgs {
-            root_partition: self.root_partition.clone(),
-            backend: self.backend.clone(),
-            as_host: false,
-            system: None,
-        };
-        let target = Target {
-            path: &self.target,
-            place: &place,
-            ssh: None,
-            forget_list: false,
-            new_root: false,
-            by_mark: false,
-        };
+        let place = PlaceArgs::to_read(self.root_partition.as_deref(), &self.backend, None);
+        let target = Target::to_read(&self.target, &place);
         let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
         let choice = SystemChoice {
             system: self.system.clone(),

@@ -56,20 +56,8 @@ impl Args {
         let values = Values::read(&manifest, &parts, ui.tell())?;
         let progress = ProgressDisplay::new(ui);
         let watch = |step| progress.show(step);
-        let place = PlaceArgs {
-            root_partition: self.root_partition.clone(),
-            backend: self.backend.clone(),
-            as_host: false,
-            system: None,
-        };
-        let target = Target {
-            path: &self.target,
-            place: &place,
-            ssh: None,
-            forget_list: false,
-            new_root: false,
-            by_mark: false,
-        };
+        let place = PlaceArgs::to_read(self.root_partition.as_deref(), &self.backend, None);
+        let target = Target::to_read(&self.target, &place);
         let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
         let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
         let persist_root = manifest.persist_root(self.host.as_deref()).map(|path| path.as_str().to_owned());

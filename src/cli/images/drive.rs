@@ -127,14 +127,7 @@ impl Runner<'_> {
         let desired = part.files(job.manifest, job.values).map_err(|unfit| part::does_not_fit(&unfit))?;
         let path = files.target();
         let name = path.display().to_string();
-        let read = Target {
-            path: &files.input,
-            place,
-            ssh: None,
-            forget_list: request.forget_list,
-            new_root: false,
-            by_mark: true,
-        };
+        let read = Target { forget_list: request.forget_list, by_mark: true, ..Target::to_read(&files.input, place) };
         let opened = self.open(host, read).map_err(|error| failure::failed(&name, &error.into()))?;
         let input = HostInput { manifest: job.manifest, part, values: job.values, files: desired };
         let mut prepared = plan_of(&self.ui, opened, Target { path, ..read }, input)?;

@@ -81,7 +81,6 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let manifest = select::load(&request.manifest.manifest)?;
     let parts = parts(&manifest, request)?;
     let files = files(request, &parts)?;
-    let base_of_all = request.output.is_some() || !names::has_mark(request.target);
     let values = Values::read(&manifest, &parts, ui.tell())?;
     part::check_that_values_fit(&manifest, &parts, &values, |_| {})?;
     if let Some(path) = request.public_out {
@@ -99,11 +98,9 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
         RunKind::Inject => files.iter().map(|files| (request.destination)(files.output.clone())).collect(),
         _ => Vec::new(),
     };
-    let base = if base_of_all && !names::has_mark(request.target) && !request.target.is_dir() {
+    let base = if !names::has_mark(request.target) && !request.target.is_dir() {
         let name = request.target.display().to_string();
-        let place = request.place;
-        let target =
-            Target { path: request.target, place, ssh: None, forget_list: false, new_root: false, by_mark: true };
+        let target = Target { by_mark: true, ..Target::to_read(request.target, request.place) };
         let opened = open_for_all(target, parts.len(), &destinations, &watch);
         opened.map_err(|error| failure::failed(&name, &error.into()))?
     } else {

@@ -30,7 +30,7 @@ pub(super) struct Read {
 /// # Errors
 /// Exit 1 if it cannot be read, or if there is none.
 pub(super) fn read(ui: &Ui, image: &Path, place: &PlaceArgs) -> Result<Read, Failure> {
-    let target = Target { path: image, place, ssh: None, forget_list: false, new_root: false, by_mark: false };
+    let target = Target::to_read(image, place);
     let choice = SystemChoice { system: place.system.clone(), ..SystemChoice::default() };
     // A wanted password has the shadow file read.
     let password = TargetPath::parse("/etc/secrets/password").ok().into_iter();

@@ -89,12 +89,8 @@ impl Args {
         }
         let image = match &self.image {
             Some(image) => {
-                let place = PlaceArgs {
-                    root_partition: self.root_partition.clone(),
-                    backend: self.backend.clone(),
-                    as_host: false,
-                    system: self.system.clone(),
-                };
+                let (partition, system) = (self.root_partition.as_deref(), self.system.as_deref());
+                let place = PlaceArgs::to_read(partition, &self.backend, system);
                 Some(image::read(ui, image, &place)?)
             }
             None => None,

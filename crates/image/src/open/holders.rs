@@ -69,8 +69,8 @@ pub fn refuse_holders(file: &File, name: &str) -> Result<(), StorageError> {
     let looking = |error| StorageError::io(format!("looking who uses {name}"), error);
     let is_device = file.metadata().map_err(looking)?.file_type().is_block_device();
     let system = System::running();
-    await_freed(&file.metadata().map_err(looking)?, &system);
-    let held = holder(file, &system).map_err(looking)?;
+    let over = await_freed(&file.metadata().map_err(looking)?, &system);
+    let held = holder(file, over, &system).map_err(looking)?;
     match held {
         None => Ok(()),
         Some(by) => Err(StorageError::refused(
@@ -94,7 +94,8 @@ pub fn busy(name: &str) -> StorageError {
 
 const LET_GO: &str = "unmount it, or detach what uses it";
 
-fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
+/// What holds the image; `over` is the loop device over it.
+fn holder(file: &File, over: Option<(String, Number)>, system: &System) -> io::Result<Option<String>> {
     let image = file.metadata()?;
     if image.file_type().is_block_device() {
         let number = Number::of(image.rdev());
@@ -111,7 +112,7 @@ fn holder(file: &File, system: &System) -> io::Result<Option<String>> {
             return Ok(Some(format!("is over the same file as {other}, which is mounted at {place}")));
         }
     }
-    if let Some((device, number)) = loop_device_over(&image, system) {
+    if let Some((device, number)) = over {
         return Ok(Some(match system.mounted_at(&number) {
             Some(place) => format!("is attached to {device} and mounted at {place}"),
             None => format!("is attached to {device}"),
@@ -138,13 +139,17 @@ fn loop_device_over(image: &Metadata, system: &System) -> Option<(String, Number
 }
 
 /// Waits, for a limited time, while a loop device over this file is neither mounted nor kept beyond its last close.
-fn await_freed(image: &Metadata, system: &System) {
+/// Returns the one that is left.
+fn await_freed(image: &Metadata, system: &System) -> Option<(String, Number)> {
     let since = Instant::now();
-    while let Some((_, number)) = loop_device_over(image, system)
-        && system.is_autoclear(&number)
-        && system.mounted_at(&number).is_none()
-        && since.elapsed() < PATIENCE
-    {
+    loop {
+        let over = loop_device_over(image, system);
+        let is_about_to_go = |(_, number): &(String, Number)| {
+            system.is_autoclear(number) && system.mounted_at(number).is_none() && since.elapsed() < PATIENCE
+        };
+        if !over.as_ref().is_some_and(is_about_to_go) {
+            return over;
+        }
         thread::sleep(PAUSE);
     }
 }
