@@ -67,7 +67,7 @@ pub struct TargetArgs {
 }
 
 /// Selects the root file system of an image, and the back end.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct PlaceArgs {
     /// The root partition, by number or label, instead of the one chosen automatically
     #[arg(long, value_name = "N|LABEL")]

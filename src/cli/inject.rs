@@ -10,7 +10,7 @@ use deaddrop_image::container::Format;
 use deaddrop_image::output::Destination;
 use deaddrop_image::table::root::Backend;
 
-use super::args::{HostsArgs, ManifestArgs, Target, TargetArgs};
+use super::args::{HostsArgs, ManifestArgs, PlaceArgs, Target, TargetArgs};
 use super::failure;
 use super::images::{self, names};
 use super::prepare::{prepare, time_of_run, tree_changes};
@@ -99,6 +99,33 @@ pub struct Args {
 }
 
 impl Args {
+    /// The secrets of one host into a device that was written already.
+    pub(super) fn on_device(
+        device: &Path,
+        place: PlaceArgs,
+        (manifest, host): (&ManifestArgs, Option<&str>),
+        force: bool,
+        undo: Option<&Path>,
+        public_out: Option<&Path>,
+    ) -> Self {
+        Self {
+            target: TargetArgs { target: device.to_owned(), place },
+            manifest: manifest.clone(),
+            hosts: HostsArgs { host: host.map(str::to_owned).into_iter().collect(), all_hosts: false },
+            output: None,
+            format: None,
+            qcow2_overlay: false,
+            sidecars: false,
+            in_place: false,
+            force,
+            keep_mode: false,
+            undo: undo.map(Path::to_owned),
+            forget_list: false,
+            new_root: false,
+            public_out: public_out.map(Path::to_owned),
+        }
+    }
+
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let started = Instant::now();

@@ -5,6 +5,7 @@ mod backend;
 mod check;
 mod completions;
 mod failure;
+mod flash;
 mod fleet;
 mod generate;
 mod images;
@@ -93,6 +94,7 @@ enum Command {
     Inspect(inspect::Args),
     Plan(plan::Args),
     Inject(inject::Args),
+    Flash(flash::Args),
     Tree(tree::Args),
     Verify(verify::Args),
     Rotate(rotate::Args),
@@ -136,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => args.run(&ui),
         Command::Plan(args) => args.run(&ui),
         Command::Inject(args) => args.run(&ui),
+        Command::Flash(args) => args.run(&ui),
         Command::Tree(args) => args.run(&ui),
         Command::Verify(args) => args.run(&ui),
         Command::Rotate(args) => args.run(&ui),

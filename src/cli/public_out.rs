@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use deaddrop_core::error::CommitError;
 use deaddrop_core::unfinished::Unfinished;
 
+use super::prepare::Planned;
+use crate::report::public;
 use crate::run::message::{Failure, Message};
 
 /// The file, written and not yet renamed to its name.
@@ -18,6 +20,21 @@ pub struct PublicOut {
 #[must_use]
 pub fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+/// The public parts of the keys of a plan, for `--public-out` if it is given.
+///
+/// # Errors
+/// As [`PublicOut::write`].
+pub fn of(path: Option<&Path>, planned: &Planned) -> Result<Option<PublicOut>, Failure> {
+    let write = |path: &Path| {
+        let text = match is_json(path) {
+            true => public::json(&planned.known_as, &planned.public_parts),
+            false => public::text(&planned.known_as, &planned.public_parts),
+        };
+        PublicOut::write(path, &text)
+    };
+    path.map(write).transpose()
 }
 
 impl PublicOut {

@@ -45,6 +45,16 @@ pub fn tree(target: &str, plan: &Plan, words: &[String]) -> Value {
     object
 }
 
+/// The object of `flash` without arguments: the devices, each with its description and what uses it.
+#[must_use]
+pub fn devices(devices: &[(String, String, Option<String>)]) -> Value {
+    let devices: Vec<Value> = devices
+        .iter()
+        .map(|(device, description, in_use)| json!({ "device": device, "description": description, "in_use": in_use }))
+        .collect();
+    json!({ "version": 1, "command": "flash", "devices": devices })
+}
+
 /// The list of warnings: `[{code, secret, message}]`; `secret` is null for one about the target as a whole.
 #[must_use]
 pub fn warnings(warnings: &[Warning]) -> Value {

@@ -100,6 +100,8 @@ fn name(work: Work) -> &'static str {
         Work::Decompress => "decompressing",
         Work::Copy => "copying",
         Work::Compress => "compressing",
+        Work::Flash => "writing to the device",
+        Work::ReadBack => "reading back",
         Work::Scrub => "zeroing free blocks",
         Work::Search => "searching files",
         Work::Kernel => "writing through the kernel",

@@ -57,6 +57,7 @@ fn action(remedy: &Remedy) -> String {
         Remedy::NameFormat { named: Some(format) } => {
             return format!("--format {format} changes the container; or give it a name that fits the image");
         }
+        Remedy::OverridePartition => "name the disk (/dev/sdb, not /dev/sdb1); --force writes to the partition",
         Remedy::NameFormat { named: None } => "--format changes the container: raw, qcow2, vmdk, vdi, vhd or vhdx",
         Remedy::FollowBacking => {
             "--follow-backing reads it too, for an image that you trust; or make one file of both: qemu-img convert -O \

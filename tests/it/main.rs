@@ -11,6 +11,7 @@ mod device;
 mod directory;
 mod docs;
 mod ext4;
+mod flash;
 mod fleet;
 mod fuzz;
 mod generate;

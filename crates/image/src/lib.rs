@@ -16,6 +16,7 @@
 //! - [`output`]: the commit to a new file, raw or compressed.
 //! - [`native`]: these parts as one back end. [`mount`]: the back end for file systems that the kernel writes.
 //! - [`tar`]: a root file system in a tar, which is no disk: read, changed and written as an archive.
+//! - [`flash`]: an image onto a block device, with a change merged in.
 //! - [`maintenance`]: recovery and scrub, which need no secrets.
 //!
 //! Puts a file into an image, in place, and reads it back:
@@ -64,6 +65,7 @@
 pub mod container;
 pub mod device;
 pub mod ext4;
+pub mod flash;
 pub mod fsck;
 pub mod journal;
 pub mod maintenance;

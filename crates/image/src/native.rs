@@ -9,6 +9,7 @@ use deaddrop_core::text;
 use deaddrop_core::tree::{Applied, TreeChange};
 
 use crate::container::Container;
+use crate::device::overlay::DirtyBlock;
 use crate::ext4::Ext4;
 use crate::fsck::with_fsck_commands;
 use crate::journal::commit::Transaction;
@@ -17,10 +18,33 @@ use crate::output::notes::{copied, notes};
 use crate::output::patch::Patch;
 use crate::output::{Destination, Output};
 use crate::progress::Watch;
+use crate::table::Partition;
 use crate::table::root::{Root, choose_root};
 
 /// The note after a rollback from an undo file.
 pub const ROLLED_BACK: &str = "an earlier run was cut off, and what it wrote was taken back";
+
+/// The changed blocks of a disk; their bytes may be secret.
+pub struct Blocks {
+    partition: Partition,
+    /// By their offset in the partition, in bytes.
+    dirty: Vec<DirtyBlock>,
+    /// Blocks that become zeros.
+    stale: Vec<u64>,
+    zeros: Vec<u8>,
+}
+
+impl Blocks {
+    /// The bytes to write, by their offset on the disk.
+    ///
+    /// # Errors
+    /// As [`Patch::new`].
+    pub(crate) fn patch(&self) -> Result<Patch<'_>, StorageError> {
+        let dirty = self.dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
+        let stale = self.stale.iter().map(|offset| (*offset, self.zeros.as_slice()));
+        Patch::new(&self.partition, dirty.chain(stale))
+    }
+}
 
 /// An open image, its root chosen.
 pub struct NativeImage<'w> {
@@ -136,6 +160,24 @@ impl<'w> NativeImage<'w> {
         self.change_in_memory(changes, time, self.device)
     }
 
+    /// Makes the changes in memory, checks them, and returns the blocks of the disk that they change.
+    ///
+    /// # Errors
+    /// As [`NativeImage::apply`]. Nothing is written.
+    pub fn changed_blocks(&mut self, changes: &[TreeChange], time: SystemTime) -> Result<Blocks, StorageError> {
+        self.change_in_memory(changes, time, false)?;
+        self.blocks()
+    }
+
+    fn blocks(&self) -> Result<Blocks, StorageError> {
+        Ok(Blocks {
+            partition: self.root.partition.clone(),
+            dirty: self.file_system.dirty()?,
+            stale: self.file_system.stale_log()?,
+            zeros: vec![0; usize::try_from(self.file_system.block_size()).unwrap_or(0)],
+        })
+    }
+
     /// Makes all changes and commits them, or none. `time` becomes the times of new files.
     ///
     /// # Errors
@@ -178,12 +220,8 @@ impl<'w> NativeImage<'w> {
             // A replay alone does not justify replacing the image by a copy.
             return Ok(Applied::default());
         }
-        let dirty = self.file_system.dirty()?;
-        let zeros = vec![0; usize::try_from(self.file_system.block_size()).unwrap_or(0)];
-        let stale = self.file_system.stale_log()?;
-        let runs = dirty.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
-        let runs = runs.chain(stale.into_iter().map(|offset| (offset, zeros.as_slice())));
-        let patch = Patch::new(&self.root.partition, runs)?;
+        let blocks = self.blocks()?;
+        let patch = blocks.patch()?;
         let size = patch.size();
         let started = Instant::now();
         let committed = output.commit(image, &patch, self.watch)?;

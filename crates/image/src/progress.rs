@@ -9,6 +9,10 @@ pub enum Work {
     Copy,
     /// Encoding an output.
     Compress,
+    /// Writing an image to a device.
+    Flash,
+    /// Reading a device back.
+    ReadBack,
     /// Zeroing free blocks.
     Scrub,
     /// Searching files; how much there is shows only at the end.

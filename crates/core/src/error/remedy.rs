@@ -34,6 +34,8 @@ pub enum Remedy {
     FollowBacking,
     /// Check that the device is the intended one, and override that it is not removable.
     OverrideNotRemovable,
+    /// Name the whole disk, or override that it is a partition.
+    OverridePartition,
     /// Release the image from its holder, or override the refusal.
     OverrideHolder,
     /// Change the running system as a directory, instead of its device.

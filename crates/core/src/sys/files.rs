@@ -64,6 +64,47 @@ pub fn is_read_only(device: &File) -> io::Result<bool> {
     if result == 0 { Ok(read_only != 0) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The logical sector size of a block device, in bytes: the unit of direct I/O and of partition tables. BLKSSZGET of
+/// linux/fs.h.
+///
+/// # Errors
+/// If the system call fails.
+pub fn sector_size(device: &File) -> io::Result<u32> {
+    let mut size: c_int = 0;
+    // SAFETY: BLKSSZGET writes one int, and `size` is one.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::BLKSSZGET, &raw mut size) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Makes `size` bytes of a block device from `offset` on read as zeros; both are multiples of its sector size. The kernel
+/// writes zeros where the device has no command for it. Documentation/ABI/stable/sysfs-block,
+/// `queue/write_zeroes_max_bytes`; BLKZEROOUT of linux/fs.h.
+///
+/// # Errors
+/// If the system call fails.
+pub fn zero_out(device: &File, offset: u64, size: u64) -> io::Result<()> {
+    /// `BLKZEROOUT` of linux/fs.h: `_IO(0x12, 127)`.
+    const BLKZEROOUT: libc::Ioctl = nix::request_code_none!(0x12, 127);
+    let range = [offset, size];
+    // SAFETY: BLKZEROOUT reads two u64, and `range` has two.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKZEROOUT, range.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the kernel read the partition table of a block device again. BLKRRPART of linux/fs.h.
+///
+/// # Errors
+/// EBUSY if a partition is in use; EINVAL for a device without partitions; other errors of the system call.
+pub fn reread_table(device: &File) -> nix::Result<()> {
+    /// `BLKRRPART` of linux/fs.h: `_IO(0x12, 95)`.
+    const BLKRRPART: libc::Ioctl = nix::request_code_none!(0x12, 95);
+    // SAFETY: takes no argument.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), BLKRRPART) }).map(drop)
+}
+
 /// Discards the free space of a mounted file system on the device below it. `place` is open on it, not with O_PATH.
 /// Returns the number of bytes discarded. include/uapi/linux/fs.h, FITRIM.
 ///

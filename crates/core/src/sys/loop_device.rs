@@ -17,6 +17,16 @@ pub fn free_loop_device(control: &File) -> nix::Result<u32> {
     Errno::result(result).and_then(|number| u32::try_from(number).map_err(|_| Errno::EINVAL))
 }
 
+/// Detaches the file behind a loop device, at the device's last close. loop(4), LOOP_CLR_FD.
+///
+/// # Errors
+/// If the system call fails.
+pub fn detach_loop_device(device: &File) -> nix::Result<()> {
+    const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+    // SAFETY: takes no argument.
+    Errno::result(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) }).map(drop)
+}
+
 /// include/uapi/linux/loop.h, `struct loop_info64`.
 #[repr(C)]
 struct LoopInfo {

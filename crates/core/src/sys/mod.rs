@@ -14,9 +14,9 @@ pub use self::btrfs::{btrfs_device, btrfs_search, btrfs_subvolume};
 pub use self::clock::ThreadClock;
 pub use self::files::{
     APPEND_ONLY, EXTENT_SIZE, IMMUTABLE, begin_writing, extents, file_flags, is_read_only, next_data, open_terminal,
-    reflink, reflink_range, trim,
+    reflink, reflink_range, reread_table, sector_size, trim, zero_out,
 };
-pub use self::loop_device::{configure_loop_device, free_loop_device};
+pub use self::loop_device::{configure_loop_device, detach_loop_device, free_loop_device};
 pub use self::memory::{lock_all, lock_memory};
 pub use self::mount::{fs_create, fs_mount, fs_open, fs_option};
 pub use self::process::{

@@ -203,6 +203,34 @@ fn check_device(input: &Input, force: bool) -> Result<(), StorageError> {
     ))
 }
 
+/// Checks that all of a device or a file may be overwritten: it is writable and not in use. With `force` it may be a disk
+/// that is not removable, a partition, or a file that another program holds.
+///
+/// # Errors
+/// `Refused`; `Io`.
+pub(crate) fn check_device_to_overwrite(input: &Input, force: bool) -> Result<(), StorageError> {
+    let name = input.name();
+    if input.real.starts_with("/nix/store") || input.metadata.mode() & 0o200 == 0 {
+        return Err(StorageError::refused(format!("{name} is read-only"), "name another file, or a block device"));
+    }
+    if let Err(e) = eaccess(&input.real, AccessFlags::W_OK) {
+        let hint = if input.is_device() { "run it as root, or as a member of the device's group" } else { "" };
+        return Err(StorageError::refused(format!("{name} cannot be written: {}", e.desc()), hint));
+    }
+    if !input.is_device() {
+        return if force { Ok(()) } else { holders::refuse_holders(&input.file, &name) };
+    }
+    let number = Number::of(input.metadata.rdev());
+    check_device(input, force)?;
+    match System::running().is_partition(&number) {
+        true if !force => Err(StorageError::refused(
+            format!("{name} is a partition, and an image is written to a whole disk"),
+            Remedy::OverridePartition,
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Checks that an image that cannot be changed in its file can be replaced: a crash must leave the old or the new
 /// image.
 ///

@@ -378,6 +378,37 @@ impl DiskImage {
         Ok(Self { input, container, layers, qcow2, vma, tar, shape, decoded, frames, disk, table, rolled_back: false })
     }
 
+    /// The disk of the image `input`, which lies somewhere else: to be read.
+    ///
+    /// # Errors
+    /// If its table cannot be read.
+    pub(crate) fn of_disk(input: Input, container: Container, disk: Arc<dyn ReadAt>) -> Result<Self, StorageError> {
+        let name = input.name();
+        let mut layers: Vec<Layer> =
+            container.compression.into_iter().map(|kind| Layer { kind: kind.name(), size: input.size }).collect();
+        layers.push(Layer { kind: Format::Raw.name(), size: disk.size() });
+        let table = Table::read(&disk, &name)?;
+        Ok(Self {
+            input,
+            container,
+            layers,
+            qcow2: None,
+            vma: None,
+            tar: None,
+            shape: None,
+            decoded: None,
+            frames: None,
+            disk,
+            table,
+            rolled_back: false,
+        })
+    }
+
+    /// The same image, its disk seen through `view`.
+    pub(crate) fn seen_as(self, view: impl FnOnce(Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
+        Self { disk: view(Arc::clone(&self.disk)), ..self }
+    }
+
     /// The image's name in messages: its path as given.
     #[must_use]
     pub fn name(&self) -> String {

@@ -1,7 +1,7 @@
 //! From the path of an image to its raw disk: the file, what its container holds, its partitions; the destination of a
 //! changed image, and the holders of an image.
 
-pub(crate) mod block_devices;
+pub mod block_devices;
 pub mod destination;
 pub mod disk;
 pub mod holders;

@@ -35,6 +35,9 @@ const HEAD: usize = CHUNK;
 /// So many bytes from each byte of input are no bomb, and the input is not looked at for that.
 const DENSE: u64 = 20;
 
+/// Takes the bytes of a disk at an offset; returns how many of them are not known to be zero.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<u64, StorageError>;
+
 /// A compressed image to be decoded.
 pub(crate) struct Job<'a> {
     pub(crate) compression: Compression,
@@ -68,10 +71,42 @@ impl Job<'_> {
         &self,
         limits: &Limits,
         spool: &File,
+        recorder: Option<&mut Recorder>,
+    ) -> Result<u64, StorageError> {
+        let writing = |e| StorageError::io(format!("writing the decompressed {} in {}", self.name, self.place), e);
+        let size = self.decode_to(
+            limits,
+            &mut |offset, chunk| {
+                let stored = write_sparse(spool, offset, chunk).map_err(writing)?;
+                for copy in self.copies.iter().filter(|_| stored > 0) {
+                    write_sparse(copy, offset, chunk).map_err(writing)?;
+                }
+                self.start_writing(spool, offset, length(chunk));
+                Ok(stored)
+            },
+            recorder,
+        )?;
+        for file in std::iter::once(&spool).chain(self.copies) {
+            file.set_len(size).map_err(writing)?;
+        }
+        Ok(size)
+    }
+
+    /// Decodes in order into `sink`, and returns the size of the disk in bytes; see [`Job::decode`].
+    ///
+    /// # Errors
+    /// As [`Job::decode`]; those of `sink`.
+    pub(crate) fn decode_in_order(&self, sink: Sink<'_>) -> Result<u64, StorageError> {
+        self.decode_to(self.compression.codec().limits(), sink, None)
+    }
+
+    fn decode_to(
+        &self,
+        limits: &Limits,
+        sink: Sink<'_>,
         mut recorder: Option<&mut Recorder>,
     ) -> Result<u64, StorageError> {
         let name = self.name;
-        let writing = |e| StorageError::io(format!("writing the decompressed {name} in {}", self.place), e);
         let compressing = |e| StorageError::io(format!("compressing what {name} holds, in {}", self.place), e);
         let consumed = Rc::new(Cell::new(0));
         let counted = Counted { input: self.input, offset: Rc::clone(&consumed) };
@@ -94,11 +129,7 @@ impl Job<'_> {
                 if meter.size == 0 && !self.is_tar {
                     refuse_no_disk(&chunk[..count.min(HEAD)], name, self.compression)?;
                 }
-                let stored = write_sparse(spool, meter.size, chunk).map_err(writing)?;
-                for copy in self.copies.iter().filter(|_| stored > 0) {
-                    write_sparse(copy, meter.size, chunk).map_err(writing)?;
-                }
-                self.start_writing(spool, meter.size, length(chunk));
+                let stored = sink(meter.size, chunk)?;
                 filled = filled.saturating_add(count);
                 let taken = consumed.get();
                 meter.add(length(chunk), stored, taken)?;
@@ -118,9 +149,6 @@ impl Job<'_> {
             if let Some(recorder) = recorder.as_mut() {
                 piece = recorder.buffer();
             }
-        }
-        for file in std::iter::once(&spool).chain(self.copies) {
-            file.set_len(meter.size).map_err(writing)?;
         }
         Ok(meter.size)
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use deaddrop_core::bytes::length;
 use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::Wiped;
 
 use crate::table::Partition;
 
@@ -80,6 +81,16 @@ impl<'a> Patch<'a> {
                 room[..count].copy_from_slice(&bytes[..count]);
             }
         }
+    }
+
+    /// True if `chunk`, which was read from `offset` on, has the bytes of the patch that overlap it.
+    pub(crate) fn is_in(&self, offset: u64, chunk: &[u8]) -> bool {
+        if !self.touches(offset, length(chunk)) {
+            return true;
+        }
+        let mut with = Wiped::from(chunk.to_vec());
+        self.lay_over(offset, &mut with);
+        with.as_slice() == chunk
     }
 
     /// True if a byte of the patch is in the `size` bytes from `offset` on.

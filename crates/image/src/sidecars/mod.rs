@@ -1,6 +1,7 @@
 //! Files beside an image that describe its bytes: its digest, its block map, its line of SHA256SUMS.
 
 mod bmap;
+pub(crate) mod map;
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use deaddrop_core::text;
@@ -150,6 +151,12 @@ impl System {
         number_in(&self.disk(device)?)
     }
 
+    /// True if `device` is a partition of a disk.
+    #[must_use]
+    pub fn is_partition(&self, device: &Number) -> bool {
+        self.device(device).is_some_and(|place| place.join("partition").exists())
+    }
+
     /// True if `device` is removable: `removable` says so, or it is connected by USB, FireWire, PCMCIA or an SD card
     /// slot (the buses that lsblk(8) calls hotplug), or it is a loop device over a file, which a user attached
     /// explicitly. A device made of other devices is removable if all of them are. False if `/sys` does not tell.
@@ -204,6 +211,61 @@ impl System {
         let name = [vendor, model].into_iter().flatten().collect::<Vec<String>>().join(" ");
         let parts = [Some(name).filter(|name| !name.is_empty()), size.map(text::size)];
         parts.into_iter().flatten().collect::<Vec<String>>().join(", ")
+    }
+
+    /// The serial number of the disk: of the disk itself, or of the USB device that it is in. `None` if `/sys` does not
+    /// tell.
+    #[must_use]
+    pub fn serial(&self, device: &Number) -> Option<String> {
+        let disk = self.disk(device)?;
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(path).ok()?;
+            text::shown_text(text.trim()).filter(|text| !text.is_empty())
+        };
+        let end = fs::canonicalize(self.root.join("sys/devices")).ok()?;
+        let place = fs::canonicalize(disk.join("device")).ok();
+        let above = place.iter().flat_map(|place| place.ancestors()).take_while(|place| **place != end);
+        std::iter::once(disk.as_path()).chain(above).find_map(|place| read(place.join("serial")))
+    }
+
+    /// The whole disks, each with its path, in order of their names. Without those that have no medium.
+    #[must_use]
+    pub fn disks(&self) -> Vec<(PathBuf, Number)> {
+        let entries = fs::read_dir(self.root.join("sys/block")).into_iter().flatten().flatten();
+        let mut disks: Vec<(PathBuf, Number)> = entries
+            .filter(|entry| fs::read_to_string(entry.path().join("size")).is_ok_and(|size| size.trim() != "0"))
+            .filter_map(|entry| {
+                // `cciss!c0d0` in /sys is /dev/cciss/c0d0.
+                let name = entry.file_name().to_str()?.replace('!', "/");
+                Some((Path::new("/dev").join(name), number_in(&entry.path())?))
+            })
+            .collect();
+        disks.sort();
+        disks
+    }
+
+    /// True for a disk that the kernel takes for read-only.
+    #[must_use]
+    pub fn is_read_only(&self, device: &Number) -> bool {
+        self.disk(device).is_some_and(|disk| fs::read_to_string(disk.join("ro")).is_ok_and(|flag| flag.trim() == "1"))
+    }
+
+    /// Powers the device of a disk off, so that it can be taken out: a USB device is removed from its port, another SCSI
+    /// disk from the kernel. Nothing may have it open. False if there is no way.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn power_off(&self, device: &Number) -> io::Result<bool> {
+        let Some(place) = self.disk(device).and_then(|disk| fs::canonicalize(disk.join("device")).ok()) else {
+            return Ok(false);
+        };
+        // Documentation/ABI/testing/sysfs-bus-usb, `remove`: only a USB device that is no hub's interface has it.
+        let usb = place.ancestors().find(|place| place.join("idVendor").exists()).map(|place| place.join("remove"));
+        let way = usb.filter(|file| file.exists()).unwrap_or_else(|| place.join("delete"));
+        if !way.exists() {
+            return Ok(false);
+        }
+        fs::write(way, "1").map(|()| true)
     }
 
     /// The device's directory in `/sys`.

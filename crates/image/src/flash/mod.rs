@@ -1,0 +1,563 @@
+//! Writes an image to a block device (or over a file that stands), with the changes of a host merged in, and reads it
+//! back: in place of dd(1).
+//!
+//! The order, and what each step is for: the device's first and last MiB are zeroed and synced, so that no old table is
+//! left; all of the image but its first and last MiB is written and synced; that is read back past the page cache and
+//! compared; then the last MiB with the backup of the table; then the first MiB. Until that write the device has no
+//! table, and nothing that looks like one that boots.
+//!
+//! A disk that can be read anywhere is written with the changes over it, each block once. One that comes out of a decoder
+//! is written while it is decoded; its file system is then read from the device ([`Flash::write_stream`]), and changed
+//! blocks are written again ([`Flash::finish`]).
+//!
+//! Zeros are only left out where the device was told to write them (BLKZEROOUT), or gives zeros back: what a discard
+//! leaves is anything.
+
+mod device;
+mod feed;
+mod gpt;
+mod stream;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deaddrop_core::error::StorageError;
+use deaddrop_core::secret::Wiped;
+use deaddrop_core::sys::{self, SignalsWait};
+use deaddrop_core::text;
+
+use self::device::{ALIGNMENT, Buffer, Written, wide};
+use self::feed::{Mapped, Source};
+use self::gpt::Primary;
+use self::write::Body;
+use crate::container::{self, Compression, Container, Format};
+use crate::device::ReadAt;
+use crate::native::Blocks;
+use crate::open::block_devices::{Number, System};
+use crate::open::disk::{DiskImage, Layer, Trust, parent};
+use crate::open::input::{Access, Input};
+use crate::output::patch::Patch;
+use crate::progress::Watch;
+use crate::sidecars::map::{self, BlockMap};
+use crate::table::TableKind;
+
+pub use self::device::Device;
+pub use self::stream::Stream;
+
+/// Bytes at the start and at the end of a device that are zeroed first.
+const EDGE: u64 = 1 << 20;
+
+/// How a device is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Read everything back, and compare it.
+    pub read_back: bool,
+    /// Move the backup of a GPT to the end of the device.
+    pub fix_gpt: bool,
+}
+
+/// An image that is to be written to a device.
+pub struct FlashImage {
+    name: String,
+    /// The layers, outermost first; the size of the disk is missing if it is not known.
+    layers: Vec<Layer>,
+    content: Content,
+    /// The first bytes of the disk.
+    head: Vec<u8>,
+    map: Option<Arc<BlockMap>>,
+    /// The name of the block map.
+    map_name: Option<String>,
+}
+
+/// The disk of an image.
+enum Content {
+    /// Read anywhere. The image is taken to be changed.
+    Disk { disk: Arc<dyn ReadAt>, image: Option<Box<DiskImage>> },
+    /// Decoded while it is written. The input is taken for the image that is read from the device.
+    Stream { stream: Stream, input: Option<Box<Input>>, container: Container },
+}
+
+impl FlashImage {
+    /// Opens the image at `path` for reading. A raw disk in a compression is not decoded but for its start; every other
+    /// container is opened as by [`DiskImage::open_trusting`]. A block map beside it is read.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open_trusting`]; `Refused` if its block map does not fit.
+    pub fn open(path: &Path, trust: Trust, watch: Watch<'_>) -> Result<Self, StorageError> {
+        let mut input = Input::open(path)?;
+        let name = input.name();
+        let container = container::sniff(&input.file, input.size, &name)?;
+        let (map, map_name) = match block_map(path, container.compression)? {
+            Some((map, name)) => (Some(Arc::new(map)), Some(name)),
+            None => (None, None),
+        };
+        let content = match container {
+            Container { compression: Some(compression), format: Format::Raw } => {
+                input.lock(Access::Read)?;
+                let stream = Stream::new(&input, compression)?;
+                Content::Stream { stream, input: Some(Box::new(input)), container }
+            }
+            _ => {
+                drop(input);
+                let image = DiskImage::open_trusting(path, trust, watch)?;
+                let image = match &map {
+                    Some(map) => image.seen_as(|base| Arc::new(Mapped { base, map: Arc::clone(map) })),
+                    None => image,
+                };
+                Content::Disk { disk: image.disk(), image: Some(Box::new(image)) }
+            }
+        };
+        let (layers, head) = match &content {
+            Content::Stream { stream, .. } => {
+                let kind = container.compression.map_or("raw", Compression::name);
+                (vec![Layer { kind, size: stream.packed_size() }], stream.head().to_vec())
+            }
+            Content::Disk { disk, image } => {
+                let mut head = vec![0; usize::try_from(disk.size().min(EDGE)).unwrap_or(0)];
+                disk.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
+                (image.as_ref().map(|image| image.layers().to_vec()).unwrap_or_default(), head)
+            }
+        };
+        let image = Self { name, layers, content, head, map, map_name };
+        image.check_map()?;
+        Ok(image)
+    }
+
+    /// The path as given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Size of the disk, in bytes; `None` if only decoding tells it.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        match &self.content {
+            Content::Disk { disk, .. } => Some(disk.size()),
+            Content::Stream { .. } => None,
+        }
+    }
+
+    /// Size that the disk has if its partition table is right, in bytes, if nothing else tells it.
+    #[must_use]
+    pub fn likely_size(&self) -> Option<u64> {
+        let by_map = self.map.as_ref().map(|map| map.size);
+        self.size().or(by_map).or_else(|| Primary::find(&self.head)?.end())
+    }
+
+    /// The layers, outermost first. For a disk that is decoded while it is written, the compression alone.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The path of the block map that is used.
+    #[must_use]
+    pub fn block_map(&self) -> Option<&str> {
+        self.map_name.as_deref()
+    }
+
+    /// The image, to read and change it before it is written; `None` for one that is decoded while it is written, and
+    /// the second time.
+    pub fn take_image(&mut self) -> Option<DiskImage> {
+        match &mut self.content {
+            Content::Disk { image, .. } => image.take().map(|image| *image),
+            Content::Stream { .. } => None,
+        }
+    }
+
+    fn check_map(&self) -> Result<(), StorageError> {
+        match (&self.map, self.size()) {
+            (Some(map), Some(size)) if map.size != size => Err(StorageError::refused(
+                format!(
+                    "{} is of a disk of {} bytes, and {} has {size}",
+                    self.map_name.as_deref().unwrap_or_default(),
+                    map.size,
+                    self.name
+                ),
+                "is it of an older image? remove it, or make both again",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the image can be on `device`; returns what the user should know before it is written.
+    ///
+    /// # Errors
+    /// `Refused` if the device is too small, or has other sectors than the image's table;
+    /// `Corrupt` if the table cannot be moved.
+    pub fn check(&self, device: &Device, options: Options) -> Result<Vec<String>, StorageError> {
+        if let Some(size) = self.likely_size().filter(|size| *size > device.size()) {
+            return Err(StorageError::refused(
+                format!(
+                    "{} does not fit: it has {size} bytes ({}), and {} has {} ({})",
+                    self.name,
+                    text::size(size),
+                    device.name(),
+                    device.size(),
+                    text::size(device.size())
+                ),
+                "take a larger one",
+            ));
+        }
+        let Some(primary) = Primary::find(&self.head) else {
+            self.check_sectors(device)?;
+            let note = format!("--fix-gpt: {} has no GPT, and nothing to be moved", self.name);
+            return Ok(if options.fix_gpt { vec![note] } else { Vec::new() });
+        };
+        if device.sector_size().is_some_and(|sector| sector != primary.sector_size()) {
+            return Err(self.other_sectors(device, primary.sector_size()));
+        }
+        if options.fix_gpt {
+            primary.check(&self.name)?;
+        }
+        let end = primary.end().or(self.size());
+        match end.filter(|end| !options.fix_gpt && *end < device.size()) {
+            Some(end) => Ok(vec![format!(
+                "the backup of the GPT will be at {}, and {} ends at {}: the kernel will say \"GPT:Primary header \
+                 thinks Alt. header is not at the end of the disk\"; it is harmless, and --fix-gpt moves the backup",
+                text::size(end),
+                device.name(),
+                text::size(device.size())
+            )]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// A table without a GPT counts in sectors too, of 512 bytes.
+    fn check_sectors(&self, device: &Device) -> Result<(), StorageError> {
+        let is_mbr = match &self.content {
+            Content::Disk { image: Some(image), .. } => image.table().kind == TableKind::Mbr,
+            // A boot sector alone ends like that, too: with sectors of 4096 bytes it would not boot either.
+            _ => self.head.get(510..512) == Some(&[0x55, 0xaa]),
+        };
+        match device.sector_size() {
+            Some(sector) if is_mbr && sector != 512 => Err(self.other_sectors(device, 512)),
+            _ => Ok(()),
+        }
+    }
+
+    fn other_sectors(&self, device: &Device, sector: u64) -> StorageError {
+        StorageError::refused(
+            format!(
+                "the partition table of {} counts in sectors of {sector} bytes, and {} has sectors of {}: nothing would \
+                 find its partitions",
+                self.name,
+                device.name(),
+                device.sector_size().unwrap_or(sector)
+            ),
+            "build the image for that sector size (systemd-repart --sector-size=, sfdisk --sector-size), or take \
+             another device",
+        )
+    }
+}
+
+/// The block map beside an image, and its name: of the image file, or of the disk inside its compression.
+fn block_map(path: &Path, compression: Option<Compression>) -> Result<Option<(BlockMap, String)>, StorageError> {
+    let mut names = vec![path.to_owned()];
+    names.extend(compression.map(|_| path.with_extension("")));
+    let beside = |path: &PathBuf| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".bmap");
+        parent(path).join(name)
+    };
+    for file in names.iter().map(beside) {
+        let name = file.display().to_string();
+        let reading = |e| StorageError::io(format!("reading {name}"), e);
+        match fs::metadata(&file) {
+            Ok(found) if found.is_file() && found.len() <= map::MOST => {}
+            Ok(_) => {
+                return Err(StorageError::refused(format!("{name} is no block map"), "move it away"));
+            }
+            Err(_) => continue,
+        }
+        let text = fs::read_to_string(&file).map_err(reading)?;
+        let map = BlockMap::parse(&text).map_err(|why| {
+            StorageError::refused(format!("{name} {why}"), "move it away: then all of the image is read")
+        })?;
+        return Ok(Some((map, name)));
+    }
+    Ok(None)
+}
+
+/// Powers a device off that nothing has open, or detaches a loop device. False if there is no way.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn eject(path: &Path, number: &Number) -> io::Result<bool> {
+    let system = System::running();
+    if system.backing_file(number).is_some() {
+        sys::detach_loop_device(&File::open(path)?)?;
+        return Ok(true);
+    }
+    system.power_off(number)
+}
+
+/// The fixed parts of a run, for the writer.
+struct Job<'a> {
+    /// The name of the image.
+    name: &'a str,
+    map: Option<&'a BlockMap>,
+    watch: Watch<'a>,
+    /// Number of bytes to report: of the disk, or of the compressed image.
+    total: u64,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub struct Report {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Notes for the user.
+    pub notes: Vec<String>,
+}
+
+/// A device that is being written. From the first change on until the end signals are deferred, and every error is
+/// `HalfDone`: the device has no table.
+pub struct Flash<'w> {
+    device: Device,
+    options: Options,
+    watch: Watch<'w>,
+    /// Present from the first change on.
+    signals: Option<SignalsWait>,
+    body: Option<Body>,
+}
+
+impl Drop for Flash<'_> {
+    fn drop(&mut self) {
+        // What is on the device must be reported: no signal ends the process before that.
+        if let Some(signals) = self.signals.take() {
+            signals.committed();
+        }
+    }
+}
+
+impl<'w> Flash<'w> {
+    /// For a device that was checked ([`FlashImage::check`]). Nothing is written.
+    #[must_use]
+    pub fn new(device: Device, options: Options, watch: Watch<'w>) -> Self {
+        Self { device, options, watch, signals: None, body: None }
+    }
+
+    /// Writes all of `image`, with `blocks` over it.
+    ///
+    /// # Errors
+    /// `Io` before the first change; then `HalfDone`.
+    pub fn write_disk(&mut self, image: &FlashImage, blocks: &Blocks) -> Result<Report, StorageError> {
+        let Content::Disk { disk, .. } = &image.content else {
+            return Err(StorageError::corrupt("this image is decoded while it is written"));
+        };
+        let patch = blocks.patch()?;
+        self.begin()?;
+        let written = self.write(image, Source::Disk(&**disk), &patch);
+        let mut body = written.map_err(|error| self.half_done(error))?;
+        let report = self.seal(image, &mut body, &patch);
+        report.map_err(|error| self.half_done(error))
+    }
+
+    /// Writes all of `image` but its head and its tail, while it is decoded. Returns the disk as it is on the device, to
+    /// be read and changed.
+    ///
+    /// # Errors
+    /// As [`Flash::write_disk`].
+    pub fn write_stream(&mut self, image: &mut FlashImage) -> Result<DiskImage, StorageError> {
+        let Content::Stream { stream, .. } = &image.content else {
+            return Err(StorageError::corrupt("this image is not decoded while it is written"));
+        };
+        self.begin()?;
+        let written = self.write(image, Source::Stream(stream), &Patch::default());
+        let body = written.map_err(|error| self.half_done(error))?;
+        let disk = self.disk_of(image, &body);
+        self.body = Some(body);
+        disk.map_err(|error| self.half_done(error))
+    }
+
+    /// Lays `blocks` over a disk that [`Flash::write_stream`] has written, and finishes the device.
+    ///
+    /// # Errors
+    /// `HalfDone`.
+    pub fn finish(&mut self, image: &FlashImage, blocks: &Blocks) -> Result<Report, StorageError> {
+        let finished = self.amend_and_seal(image, blocks);
+        finished.map_err(|error| self.half_done(error))
+    }
+
+    fn amend_and_seal(&mut self, image: &FlashImage, blocks: &Blocks) -> Result<Report, StorageError> {
+        let Some(mut body) = self.body.take() else {
+            return Err(StorageError::corrupt("nothing was written yet"));
+        };
+        write::stop_on_signal(&self.device)?;
+        let patch = blocks.patch()?;
+        write::amend(&mut self.device, &mut body, &patch)?;
+        self.seal(image, &mut body, &patch)
+    }
+
+    /// An error after the first change, as the state of the device demands.
+    #[must_use]
+    pub fn half_done(&self, error: StorageError) -> StorageError {
+        let name = self.device.name();
+        let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+        let hint = match error.hint().and_then(|hint| hint.text()).filter(|hint| !hint.is_empty()) {
+            Some(hint) => format!("{hint}; then run the same command again"),
+            None => "run the same command again: it begins anew, and finishes it".to_owned(),
+        };
+        StorageError::HalfDone {
+            what: format!("{error}{cause}; {name} holds no partition table now, and nothing that boots"),
+            hint: hint.into(),
+        }
+    }
+
+    /// Zeroes what makes a device look like one that holds something.
+    fn begin(&mut self) -> Result<(), StorageError> {
+        let signals = SignalsWait::new();
+        if signals.is_pending() {
+            // Dropped: the signal ends the process.
+            return Err(StorageError::refused("stopped by a signal", ""));
+        }
+        self.device.narrow()?;
+        self.signals = Some(signals);
+        let zeroed = self.zero_edges();
+        zeroed.map_err(|error| self.half_done(error))
+    }
+
+    fn zero_edges(&mut self) -> Result<(), StorageError> {
+        let size = self.device.size();
+        let first = usize::try_from(size.min(EDGE)).unwrap_or(0);
+        let zeros = Buffer::new(first.next_multiple_of(ALIGNMENT));
+        self.device.write(0, zeros.bytes().get(..first).unwrap_or_default())?;
+        let last = last_offset(size);
+        let count = usize::try_from(size - last).unwrap_or(0);
+        let zeros = Buffer::new(count.next_multiple_of(ALIGNMENT));
+        self.device.write(last, zeros.bytes().get(..count).unwrap_or_default())?;
+        self.device.sync()
+    }
+
+    fn write(&mut self, image: &FlashImage, source: Source<'_>, patch: &Patch<'_>) -> Result<Body, StorageError> {
+        let body = write::write(&mut self.device, &job(image, self.watch), source, patch)?;
+        self.device.sync()?;
+        Ok(body)
+    }
+
+    /// The written disk as an image.
+    fn disk_of(&self, image: &mut FlashImage, body: &Body) -> Result<DiskImage, StorageError> {
+        let Content::Stream { input, container, .. } = &mut image.content else {
+            return Err(StorageError::corrupt("this image is not decoded while it is written"));
+        };
+        let input = input.take().ok_or_else(|| StorageError::corrupt("the image was written before"))?;
+        let device = self.device.reader();
+        let device = device.map_err(|e| StorageError::io(format!("reading {}", self.device.name()), e))?;
+        let (head, tail) = (Wiped::from(body.head().to_vec()), Wiped::from(body.tail().to_vec()));
+        let written = Written { device, size: body.size, head, tail };
+        DiskImage::of_disk(*input, *container, Arc::new(written))
+    }
+
+    /// Reads the body back, and writes the tail and the head, in this order.
+    fn seal(&mut self, image: &FlashImage, body: &mut Body, patch: &Patch<'_>) -> Result<Report, StorageError> {
+        let job = job(image, self.watch);
+        self.device.sync()?;
+        if self.options.read_back {
+            write::read_back(&self.device, &job, body, patch)?;
+        }
+        let mut notes = Vec::new();
+        let moved = if self.options.fix_gpt { self.moved(&image.name, body, &mut notes)? } else { None };
+        if !body.tail().is_empty() {
+            self.put(body.tail_offset, body.tail())?;
+        }
+        if let Some((offset, end, size)) = moved {
+            self.put(offset, end.bytes().get(..size).unwrap_or_default())?;
+        }
+        write::stop_on_signal(&self.device)?;
+        if let Err(error) = self.put(0, body.head()) {
+            // It may hold a half, or something else: then there must be no table. Best effort, on a device that failed.
+            let zeros = Buffer::new(body.head().len().next_multiple_of(ALIGNMENT));
+            let _ = self.device.write(0, zeros.bytes().get(..body.head().len()).unwrap_or_default());
+            let _ = self.device.sync();
+            return Err(error);
+        }
+        if self.device.is_device() {
+            // A device without partitions, such as a loop device, has no table that is read.
+            let _ = sys::reread_table(&self.device.input().file);
+        }
+        if let Some(mode) = self.device.mode_was() {
+            notes.push(format!(
+                "{}: its mode is 0600 now (it was {mode:04o}), since it holds secrets",
+                self.device.name()
+            ));
+        }
+        if let Some(signals) = self.signals.take() {
+            signals.committed();
+        }
+        Ok(Report { size: body.size, notes })
+    }
+
+    /// Moves the backup of the GPT to the end of the device: changes the head, and returns the end with its offset and its
+    /// number of bytes. `None` if it is there already, or there is none.
+    fn moved(
+        &self,
+        name: &str,
+        body: &mut Body,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<(u64, Buffer, usize)>, StorageError> {
+        let size = self.device.size();
+        let Some(primary) = Primary::find(body.head()) else { return Ok(None) };
+        let (tail_offset, tail) = (body.tail_offset, body.tail().to_vec());
+        let sector = primary.sector_size();
+        let is_there = primary.end() == Some(size / sector * sector);
+        if is_there && primary.backup_flaw(tail_offset, &tail).is_none() {
+            notes.push(format!("the backup GPT is at the end of {} already", self.device.name()));
+            return Ok(None);
+        }
+        let moved = primary.moved(name, body.head_mut(), (tail_offset, &tail), size)?;
+        let block = wide(ALIGNMENT);
+        let start = moved.offset / block * block;
+        let end = moved.offset.saturating_add(wide(moved.backup.len())).next_multiple_of(block).min(size);
+        if start < wide(body.head_size) {
+            return Err(StorageError::corrupt(format!("{name}: the device has no room for its GPT")));
+        }
+        let count = usize::try_from(end - start).unwrap_or(0);
+        let mut buffer = Buffer::new(count.next_multiple_of(ALIGNMENT));
+        let overlay = [(tail_offset, tail.as_slice()), (moved.offset, moved.backup.as_slice())];
+        for (offset, bytes) in overlay {
+            let skip = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let at = usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX);
+            if let (Some(bytes), Some(room)) = (bytes.get(skip..), buffer.bytes_mut().get_mut(at..)) {
+                room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            }
+        }
+        notes.push(moved.note);
+        Ok(Some((start, buffer, count)))
+    }
+
+    /// Writes, flushes and, if asked for, reads back.
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.device.write(offset, bytes)?;
+        self.device.sync()?;
+        if self.options.read_back {
+            let mut found = Buffer::new(bytes.len().next_multiple_of(ALIGNMENT));
+            let found = found.bytes_mut().get_mut(..bytes.len()).unwrap_or_default();
+            self.device.read(offset, found)?;
+            if found != bytes {
+                return Err(write::differs(&self.device, offset, bytes.len()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the last MiB of a device begins, in bytes.
+fn last_offset(size: u64) -> u64 {
+    size.saturating_sub(EDGE) / wide(ALIGNMENT) * wide(ALIGNMENT)
+}
+
+fn job<'a>(image: &'a FlashImage, watch: Watch<'a>) -> Job<'a> {
+    let total = match &image.content {
+        Content::Disk { disk, .. } => disk.size(),
+        Content::Stream { stream, .. } => stream.packed_size(),
+    };
+    Job { name: &image.name, map: image.map.as_deref(), watch, total }
+}
