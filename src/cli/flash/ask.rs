@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
 
 use deaddrop_core::sys;
 use deaddrop_core::text::size;
@@ -47,7 +46,8 @@ pub(super) fn ask(
     }
     let nothing =
         |why: String, hint: String| Err(Failure::refused(vec![Message::nothing_changed(&name).cause(why).hint(hint)]));
-    let short = Path::new(&name).file_name().map_or(name.clone(), |short| short.to_string_lossy().into_owned());
+    let real = device.real().display().to_string();
+    let short = device.real().file_name().map_or(real.clone(), |short| short.to_string_lossy().into_owned());
     let Ok(terminal) = sys::open_terminal() else {
         return nothing(
             "there is no terminal to ask on whether all of it may be overwritten".to_owned(),
@@ -55,8 +55,8 @@ pub(super) fn ask(
         );
     };
     match answer(terminal, &format!("Everything on {name} will be lost. Type its name ({short}) to go on: ")) {
-        Ok(answer) if answer == short || answer == name => Ok(()),
-        Ok(_) => nothing("the answer was another name".to_owned(), format!("the name is {short}, or {name}")),
+        Ok(answer) if [&short, &real, &name].contains(&&answer) => Ok(()),
+        Ok(_) => nothing("the answer was another name".to_owned(), format!("the name is {short}, or {real}")),
         Err(error) => nothing(format!("no answer: {error}"), String::new()),
     }
 }
@@ -71,6 +71,8 @@ fn answer(terminal: File, question: &str) -> io::Result<String> {
 
 /// "/dev/sdb: SanDisk Ultra Fit, 28.6 GiB, serial 4C530001".
 fn shown(name: &str, device: &Device) -> String {
+    let real = device.real().display().to_string();
+    let name = if real == name || !device.is_device() { name.to_owned() } else { format!("{name} ({real})") };
     match device.number() {
         Some(number) => format!("{name}: {}", facts(&number)),
         None => format!("{name}: a file, {}", size(device.size())),

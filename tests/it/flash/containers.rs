@@ -70,6 +70,33 @@ fn every_container_becomes_what_inject_makes_of_the_raw_image() {
 }
 
 #[test]
+fn each_block_is_written_once_and_the_first_mib_last() {
+    let case = Case::small();
+    let device = case.file("device", 28 << 20);
+    let run = case.flash("small.img", "device").traced("pwrite64,fdatasync").run().expect_code(0);
+    let name = format!("<{}>", device.display());
+    let numbers = |line: &&str| {
+        let (call, _) = line.rsplit_once(") = ")?;
+        let mut numbers = call.rsplit(", ").map(str::parse::<u64>);
+        let (offset, size) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        Some((offset, size))
+    };
+    let is_ours = |line: &&&str| line.contains(&name);
+    let trace = run.trace();
+    let writes: Vec<(u64, u64)> = trace.calls("pwrite64").iter().filter(is_ours).filter_map(numbers).collect();
+    let (edges, rest) = writes.split_at(2);
+    assert_eq!(edges, [(0, 1 << 20), (27 << 20, 1 << 20)]);
+    assert_eq!(rest.last(), Some(&(0, 1 << 20)));
+    // The tail before it, with the backup of the table.
+    assert_eq!(rest[rest.len() - 2], (23 << 20, 1 << 20));
+    let mut sorted = rest.to_vec();
+    sorted.sort_unstable();
+    assert!(sorted.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{sorted:?}");
+    let flushes = trace.calls("fdatasync").iter().filter(is_ours).count();
+    assert_eq!(flushes, 4, "the edges, the body, the tail and the head");
+}
+
+#[test]
 fn a_stream_that_says_nothing_of_its_size_is_refused_as_soon_as_it_is_known_with_no_table_written() {
     let case = Case::new();
     let image = images::NONE.committed(&case.scratch).path;

@@ -116,3 +116,27 @@ fn assert_good(case: &Case, device: &Path, root_offset: u64) {
     let device = device.to_str().unwrap();
     case.deaddrop(&["verify", device, "--host", "node1"]).run().expect_code(0);
 }
+
+#[test]
+fn what_is_told_afterwards_is_what_inject_tells() {
+    let case = Case::small();
+    case.file("device", 28 << 20);
+    case.scratch.write(
+        "secrets.yaml",
+        "version: 1\nsecrets:\n  token: { path: /etc/secrets/token, from: env:A, owner: 0, group: 0 }\n  host-key: { path: \
+         /etc/ssh/ssh_host_ed25519_key, generate: ssh-ed25519 }\nhosts: { node1: {} }\n",
+    );
+    let run = case.flash("small.img", "device").args(["--json", "--public-out", "keys.txt"]).run().expect_code(0);
+    let object = run.json();
+    assert_eq!((&object["command"], &object["target"]), (&"flash".into(), &"device".into()));
+    assert_eq!((&object["version"], &object["summary"]["create"]), (&1.into(), &3.into()));
+    let keys = fs::read_to_string(case.scratch.join("keys.txt")).unwrap();
+    assert!(keys.contains("ssh public key: ssh-ed25519 AAAA"), "{keys}");
+    // The secrets alone, again: nothing is left to do. As `inject DEVICE`.
+    let run = case.deaddrop(&["flash", "--only-inject", "device", "--host", "node1"]).run().expect_code(0);
+    run.expect_error("device: nothing to do, 2 secrets as declared");
+    let new = Canary::new("new");
+    let again = case.deaddrop(&["flash", "--only-inject", "device", "--host", "node1", "--json"]).env("A", new.text());
+    assert_eq!(again.plant(&new).run().expect_code(0).json()["summary"]["replace"], 1);
+    assert_fsck_clean(&Image::new(case.scratch.join("device"), 8 << 20));
+}

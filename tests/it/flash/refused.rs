@@ -66,6 +66,13 @@ fn each_refusal_says_what_why_and_what_to_do() {
         assert_eq!(run.stderr(), want, "{image} {device}");
     }
     assert!(is_all(&fs::read(case.scratch.join("device")).unwrap(), OLD));
+    // In a compression: before the first byte is written.
+    let packed = crate::kit::disk::zstd(&case.scratch.join("text"));
+    let run = case.flash("text.zst", "device").run();
+    run.expect_refusal("text", 1, &["text.zst (decompressed) is no disk image", "device: nothing was changed"]);
+    fs::write(&packed, &fs::read(&packed).unwrap()[..12]).unwrap();
+    case.flash("text.zst", "device").run().expect_refusal("cut", 1, &["nothing comes out of its zstd data"]);
+    assert!(is_all(&fs::read(case.scratch.join("device")).unwrap(), OLD));
     for args in [&["flash", "small.img"][..], &["flash", "--only-inject"], &["flash", "a", "b", "--only-inject"]] {
         case.deaddrop(args).run().expect_refusal("usage", 2, &["hint: deaddrop flash "]);
     }

@@ -99,6 +99,12 @@ impl Device {
         self.input.name()
     }
 
+    /// The path with all symbolic links resolved.
+    #[must_use]
+    pub fn real(&self) -> &Path {
+        &self.input.real
+    }
+
     /// Its size, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -305,8 +305,9 @@ struct Job<'a> {
     name: &'a str,
     map: Option<&'a BlockMap>,
     watch: Watch<'a>,
-    /// Number of bytes to report: of the disk, or of the compressed image.
+    /// Number of bytes to report: of the disk, or of the compressed image if that of the disk is not known.
     total: u64,
+    of_disk: bool,
 }
 
 /// What was done.
@@ -438,9 +439,7 @@ impl<'w> Flash<'w> {
     }
 
     fn write(&mut self, image: &FlashImage, source: Source<'_>, patch: &Patch<'_>) -> Result<Body, StorageError> {
-        let body = write::write(&mut self.device, &job(image, self.watch), source, patch)?;
-        self.device.sync()?;
-        Ok(body)
+        write::write(&mut self.device, &job(image, self.watch), source, patch)
     }
 
     /// The written disk as an image.
@@ -555,9 +554,10 @@ fn last_offset(size: u64) -> u64 {
 }
 
 fn job<'a>(image: &'a FlashImage, watch: Watch<'a>) -> Job<'a> {
-    let total = match &image.content {
-        Content::Disk { disk, .. } => disk.size(),
-        Content::Stream { stream, .. } => stream.packed_size(),
+    let (total, of_disk) = match (&image.content, image.likely_size()) {
+        (_, Some(size)) => (size, true),
+        (Content::Stream { stream, .. }, None) => (stream.packed_size(), false),
+        (Content::Disk { disk, .. }, None) => (disk.size(), true),
     };
-    Job { name: &image.name, map: image.map.as_deref(), watch, total }
+    Job { name: &image.name, map: image.map.as_deref(), watch, total, of_disk }
 }

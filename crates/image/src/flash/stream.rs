@@ -8,7 +8,7 @@ use super::device::wide;
 use super::feed::HEAD;
 use crate::container::{Compression, decoded_start};
 use crate::open::input::Input;
-use crate::open::spool::{Job, Sink};
+use crate::open::spool::{Job, Sink, refuse_no_disk};
 
 /// An open image that is a compressed raw disk.
 pub struct Stream {
@@ -24,11 +24,15 @@ impl Stream {
     /// The stream in an image file, of which the start is decoded.
     ///
     /// # Errors
-    /// If there are too many open files.
+    /// `Corrupt` if the start cannot be decoded; `Unsupported` if it is none of a disk; `Io`.
     pub(super) fn new(input: &Input, compression: Compression) -> Result<Self, StorageError> {
         let name = input.name();
         let file = input.file.try_clone().map_err(|e| StorageError::io(format!("opening {name}"), e))?;
         let head = decoded_start(compression, &file, wide(HEAD));
+        if head.is_empty() {
+            return Err(StorageError::corrupt(format!("{name}: nothing comes out of its {} data", compression.name())));
+        }
+        refuse_no_disk(&head, &name, compression)?;
         Ok(Self { compression, file, size: input.size, name, head })
     }
 

@@ -88,7 +88,8 @@ pub(super) fn write(
         let mut held: VecDeque<Chunk> = VecDeque::new();
         let mut take = |chunk: Chunk| {
             stop_on_signal(writer.device)?;
-            if chunk.offset.saturating_add(wide(chunk.size)) > writer.device.size() {
+            let end = chunk.offset.saturating_add(wide(chunk.size));
+            if end > writer.device.size() {
                 return Err(too_small(writer.device, job.name));
             }
             if chunk.offset == 0 {
@@ -99,7 +100,8 @@ pub(super) fn write(
             if held.len() > 2 {
                 held.pop_front().map_or(Ok(()), |chunk| writer.write(chunk))?;
             }
-            (job.watch)(Progress { work: Work::Flash, done: done.load(Ordering::Relaxed), total: job.total });
+            let done = if job.of_disk { end } else { done.load(Ordering::Relaxed) };
+            (job.watch)(Progress { work: Work::Flash, done: done.min(job.total), total: job.total });
             Ok(())
         };
         let taken = chunks.iter().try_for_each(&mut take);

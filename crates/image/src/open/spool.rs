@@ -255,7 +255,7 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Refuses a stream whose start is no raw disk, before all of it is decoded.
-fn refuse_no_disk(head: &[u8], name: &str, outer: Compression) -> Result<(), StorageError> {
+pub(crate) fn refuse_no_disk(head: &[u8], name: &str, outer: Compression) -> Result<(), StorageError> {
     let name = format!("{name} (decompressed)");
     if Format::told_by(head) != Format::Raw {
         return Ok(());
