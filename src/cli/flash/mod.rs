@@ -136,7 +136,7 @@ impl Args {
         let trust = Trust { follow_backing: self.follow_backing };
         let mut image = FlashImage::open(path, trust, &watch).map_err(failed)?;
         let notes = image.check(&device, options).map_err(failed)?;
-        let number = device.number();
+        let (number, real) = (device.number(), device.real().to_owned());
         let values = Values::read(&manifest, std::slice::from_ref(&part), ui.tell())?;
         let files = part.files(&manifest, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
         let input = HostInput { manifest: &manifest, part: &part, values: &values, files };
@@ -152,14 +152,14 @@ impl Args {
             None => {
                 ask::ask(ui, &device, &image, &notes, (self.host.as_deref(), part.secrets.len()), self.yes)?;
                 let mut flash = Flash::new(device, options, &watch);
-                let disk = flash.write_stream(&mut image).map_err(failed)?;
+                let disk = flash.write_stream(&image).map_err(failed)?;
                 // From here on every failure leaves a device without a table.
                 let ready = self.prepare(ui, disk, input, time).map_err(|failure| half_done(failure, &name))?;
                 let report = flash.finish(&image, &ready.blocks).map_err(failed)?;
                 (ready, report)
             }
         };
-        Ok(self.tell(ui, (path, &name), ready, &report, number.as_ref(), started))
+        Ok(self.tell(ui, (path, &name), ready, &report, number.map(|number| (real, number)), started))
     }
 
     /// The host, and its secrets.
@@ -213,7 +213,7 @@ impl Args {
         (image, name): (&Path, &str),
         Ready { planned, public_out, .. }: Ready,
         done: &Report,
-        number: Option<&Number>,
+        device: Option<(PathBuf, Number)>,
         started: Instant,
     ) -> Exit {
         let mut exit = Exit::Done;
@@ -235,7 +235,7 @@ impl Args {
             text::duration(started.elapsed())
         ));
         if self.eject {
-            ui.info(&match number.map(|number| flash::eject(Path::new(name), number)) {
+            ui.info(&match device.map(|(path, number)| flash::eject(&path, &number)) {
                 Some(Ok(true)) => format!("{name}: powered off, and can be taken out"),
                 Some(Err(error)) => format!("--eject: {name} stays on: {error}"),
                 Some(Ok(false)) => format!("--eject: {name} cannot be powered off, and can be taken out as it is"),

@@ -97,6 +97,24 @@ fn a_plan_that_is_refused_leaves_the_device_as_it_is() {
 }
 
 #[test]
+fn an_image_that_changes_while_it_is_written_leaves_no_table() {
+    let case = Case::small();
+    let device = case.file("device", 28 << 20);
+    // The run stands still at its third write for as long as another program writes to the image.
+    let image = case.scratch.join("small.img");
+    let writer = std::thread::spawn(move || {
+        for round in 0..40_u8 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            crate::kit::disk::poke(&image, 3 << 20, &[round]);
+        }
+    });
+    let run = case.flash("small.img", "device").tampered("pwrite64:delay_enter=1000000:when=3").run().expect_code(5);
+    run.expect_error("small.img was changed by somebody else").expect_error("device holds no partition table now");
+    writer.join().unwrap();
+    super::assert_no_table(&device, "changed");
+}
+
+#[test]
 fn a_device_in_use_is_refused_and_force_does_not_help() {
     if !has_loop_devices() {
         return;

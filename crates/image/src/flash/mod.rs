@@ -65,6 +65,8 @@ pub struct Options {
 /// An image that is to be written to a device.
 pub struct FlashImage {
     name: String,
+    /// Locked against runs that write to the image.
+    input: Input,
     /// The layers, outermost first; the size of the disk is missing if it is not known.
     layers: Vec<Layer>,
     content: Content,
@@ -79,8 +81,8 @@ pub struct FlashImage {
 enum Content {
     /// Read anywhere. The image is taken to be changed.
     Disk { disk: Arc<dyn ReadAt>, image: Option<Box<DiskImage>> },
-    /// Decoded while it is written. The input is taken for the image that is read from the device.
-    Stream { stream: Stream, input: Option<Box<Input>>, container: Container },
+    /// Decoded while it is written.
+    Stream { stream: Stream, container: Container },
 }
 
 impl FlashImage {
@@ -93,18 +95,16 @@ impl FlashImage {
         let mut input = Input::open(path)?;
         let name = input.name();
         let container = container::sniff(&input.file, input.size, &name)?;
+        input.lock(Access::Read)?;
         let (map, map_name) = match block_map(path, container.compression)? {
             Some((map, name)) => (Some(Arc::new(map)), Some(name)),
             None => (None, None),
         };
         let content = match container {
             Container { compression: Some(compression), format: Format::Raw } => {
-                input.lock(Access::Read)?;
-                let stream = Stream::new(&input, compression)?;
-                Content::Stream { stream, input: Some(Box::new(input)), container }
+                Content::Stream { stream: Stream::new(&input, compression)?, container }
             }
             _ => {
-                drop(input);
                 let image = DiskImage::open_trusting(path, trust, watch)?;
                 let image = match &map {
                     Some(map) => image.seen_as(|base| Arc::new(Mapped { base, map: Arc::clone(map) })),
@@ -124,7 +124,7 @@ impl FlashImage {
                 (image.as_ref().map(|image| image.layers().to_vec()).unwrap_or_default(), head)
             }
         };
-        let image = Self { name, layers, content, head, map, map_name };
+        let image = Self { name, input, layers, content, head, map, map_name };
         image.check_map()?;
         Ok(image)
     }
@@ -367,7 +367,7 @@ impl<'w> Flash<'w> {
     ///
     /// # Errors
     /// As [`Flash::write_disk`].
-    pub fn write_stream(&mut self, image: &mut FlashImage) -> Result<DiskImage, StorageError> {
+    pub fn write_stream(&mut self, image: &FlashImage) -> Result<DiskImage, StorageError> {
         let Content::Stream { stream, .. } = &image.content else {
             return Err(StorageError::corrupt("this image is not decoded while it is written"));
         };
@@ -443,16 +443,16 @@ impl<'w> Flash<'w> {
     }
 
     /// The written disk as an image.
-    fn disk_of(&self, image: &mut FlashImage, body: &Body) -> Result<DiskImage, StorageError> {
-        let Content::Stream { input, container, .. } = &mut image.content else {
+    fn disk_of(&self, image: &FlashImage, body: &Body) -> Result<DiskImage, StorageError> {
+        let Content::Stream { container, .. } = &image.content else {
             return Err(StorageError::corrupt("this image is not decoded while it is written"));
         };
-        let input = input.take().ok_or_else(|| StorageError::corrupt("the image was written before"))?;
+        let input = image.input.share().map_err(|e| StorageError::io(format!("opening {}", image.name), e))?;
         let device = self.device.reader();
         let device = device.map_err(|e| StorageError::io(format!("reading {}", self.device.name()), e))?;
         let (head, tail) = (Wiped::from(body.head().to_vec()), Wiped::from(body.tail().to_vec()));
         let written = Written { device, size: body.size, head, tail };
-        DiskImage::of_disk(*input, *container, Arc::new(written))
+        DiskImage::of_disk(input, *container, Arc::new(written))
     }
 
     /// Reads the body back, and writes the tail and the head, in this order.
@@ -462,6 +462,8 @@ impl<'w> Flash<'w> {
         if self.options.read_back {
             write::read_back(&self.device, &job, body, patch)?;
         }
+        // If another process wrote to the image since it was opened, this may be a mix of two versions.
+        image.input.check_unchanged()?;
         let mut notes = Vec::new();
         let moved = if self.options.fix_gpt { self.moved(&image.name, body, &mut notes)? } else { None };
         if !body.tail().is_empty() {
