@@ -4,6 +4,8 @@ import os
 import pathlib
 import statistics
 
+import bars
+
 BEGIN = "<!-- scripts/bench writes from here -->"
 END = "<!-- to here -->"
 OF_CONTAINERS = ("<!-- scripts/bench --containers writes from here -->", "<!-- to here: containers -->")
@@ -119,7 +121,8 @@ def markdown(about, results, skipped):
 def page(about, head, cells, skipped, judgements):
     """The same as Markdown, with what it was measured on."""
     def line(cells):
-        return "| " + " | ".join(cells) + " |"
+        # A bar inside of a cell would end it, even between backticks.
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     lines = [f"Measured on {about['date']} by `{about['command']}`; load at the start {about['load']}.", ""]
     lines += [line(("machine", "")), "|---|---|"]
@@ -133,7 +136,7 @@ def page(about, head, cells, skipped, judgements):
 
 
 def put_between_marks(path, words, begin=BEGIN, end=END):
-    """Replaces what is between two marks of a file."""
+    """Replaces what is between two marks of a file, and draws its tables if there is a directory for that."""
     path = pathlib.Path(path)
     old = path.read_text()
     before, found, rest = old.partition(begin)
@@ -143,3 +146,5 @@ def put_between_marks(path, words, begin=BEGIN, end=END):
     new = path.with_name(f".{path.name}.new")
     new.write_text(f"{before}{begin}\n\n{words}\n\n{end}{after}")
     os.replace(new, path)
+    if (path.parent / "pictures").is_dir():
+        bars.illustrate(path)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::kit::Scratch;
 use crate::kit::run::Deaddrop;
@@ -61,13 +62,15 @@ fn the_test_command_and_every_file_that_is_named_are_there() {
     assert!(missing.is_empty(), "the README names what is not there: {missing:?}");
 }
 
-/// The anchors of a page's headings, as GitHub makes them: letters, digits, `-` and `_`, with `-` for each space.
+/// The anchors of a page: of its headings, as GitHub makes them (letters, digits, `-` and `_`, with `-` for each space),
+/// and those that it sets itself.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let is_kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
-    headings
-        .map(|heading| heading.to_lowercase().chars().filter(is_kept).collect::<String>().replace(' ', "-"))
-        .collect()
+    let of_headings =
+        headings.map(|heading| heading.to_lowercase().chars().filter(is_kept).collect::<String>().replace(' ', "-"));
+    let own = text.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
+    of_headings.chain(own).collect()
 }
 
 #[test]
@@ -188,11 +191,19 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The code that a row of a table begins with, which is an anchor of that name: a link to a code leads to its row.
+#[track_caller]
+fn code_of_row(row: &str) -> Option<&str> {
+    let cell = row.strip_prefix("| ")?.split(" |").next()?;
+    let code = codes_in(cell).pop_first()?;
+    assert_eq!(cell, format!("<a id=\"{code}\"></a>{code}"), "docs/codes.md");
+    Some(code)
+}
+
 #[test]
 fn every_code_of_the_program_has_one_row_in_the_page_of_codes_and_every_row_a_code() {
     let page = fs::read_to_string(repository().join("docs/codes.md")).unwrap();
-    let first = |row: &str| row.strip_prefix("| ").map(|row| row.split(" |").next().unwrap_or_default().to_owned());
-    let rows: Vec<String> = page.lines().filter_map(first).filter(|cell| codes_in(cell).len() == 1).collect();
+    let rows: Vec<&str> = page.lines().filter_map(code_of_row).collect();
     let mut files = Vec::new();
     ["src", "crates"].iter().for_each(|root| sources(&repository().join(root), &mut files));
     let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
@@ -200,7 +211,7 @@ fn every_code_of_the_program_has_one_row_in_the_page_of_codes_and_every_row_a_co
     let codes: BTreeSet<&str> = program.flat_map(codes_in).collect();
     assert!(codes.len() > 20, "{codes:?}");
 
-    let in_rows: BTreeSet<&str> = rows.iter().map(String::as_str).collect();
+    let in_rows: BTreeSet<&str> = rows.iter().copied().collect();
     let twice = rows.len() - in_rows.len();
     let without_row: Vec<_> = codes.difference(&in_rows).collect();
     let without_code: Vec<_> = in_rows.difference(&codes).collect();
@@ -208,6 +219,14 @@ fn every_code_of_the_program_has_one_row_in_the_page_of_codes_and_every_row_a_co
         twice == 0 && without_row.is_empty() && without_code.is_empty(),
         "docs/codes.md: {twice} rows twice, no row for {without_row:?}, rows that no code has: {without_code:?}"
     );
+}
+
+#[test]
+fn the_recorded_terminal_shows_what_the_commands_print() {
+    let mut command = Command::new("python3");
+    command.args(["-B", "scripts/site.d/record.py", env!("CARGO_BIN_EXE_deaddrop"), "--check"]);
+    let output = command.current_dir(repository()).output().expect("running python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
