@@ -1,4 +1,4 @@
-"""The medians of docs/performance.md as bars: for each table between two marks of it docs/pictures/bench-NAME.svg.
+"""The medians of docs/performance.md as bars: docs/pictures/bench-NAME.svg for each table between two of its marks.
 
     bars.py [--check]            from the repository's top, out of what the page says
 """
@@ -8,10 +8,10 @@ import pathlib
 import re
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "site.d"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "site.d"))
 from svg import WIDTH, picture, put, report, text, wrapped  # noqa: E402
 
-MARKED = re.compile(r"<!-- scripts/bench ?(?P<option>[-a-z]*) writes from here -->\n(?P<words>.*?)<!-- to here", re.DOTALL)
+MARKED = re.compile(r"<!-- scripts/bench ?(?P<name>[-a-z]*) writes from here -->(?P<words>.*?)<!-- to here", re.DOTALL)
 SECONDS = {"ms": 0.001, "s": 1.0}
 # From here on the longest bar would leave nothing of the shortest: each tenfold gets the same width instead.
 LINEAR_TO = 100
@@ -20,9 +20,8 @@ ALT = "![The medians of the table below, as bars](pictures/bench-{}.svg)"
 
 
 def medians(words):
-    """(label, whether it is deaddrop's, the median in seconds, as it is written) of each row of the first table that has
-    a column of medians."""
-    head, _, rest = words.partition("|  | median |")
+    """(label, whether it is deaddrop's, the median in seconds, as it is written) of each row of the table of medians."""
+    _, _, rest = words.partition("|  | median |")
     found = []
     for line in rest.splitlines()[2:]:
         if not line.startswith("|"):
@@ -30,14 +29,14 @@ def medians(words):
         label, median = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:3]]
         number, unit = median.split()
         plain = re.sub(r"[*`\\]", "", label)
-        # "the same …" is what the row above is.
+        # "the same" is what the row above is.
         own = found[-1][1] if found and plain.startswith("the ") else plain.startswith("deaddrop")
         found.append((plain, own, float(number) * SECONDS[unit], median))
     return found
 
 
 def scale(seconds):
-    """A function from seconds to pixels, and what is to be said about it."""
+    """A function from seconds to pixels, and the pixels where each ten times as much begins, if it is logarithmic."""
     most, least = max(seconds), min(seconds)
     if most / least <= LINEAR_TO:
         return lambda value: value / most * ROOM, []
@@ -72,7 +71,7 @@ def illustrate(page, only_check=False):
     page = pathlib.Path(page)
     words, stale = page.read_text(), []
     for found in MARKED.finditer(words):
-        name, rows = found["option"].lstrip("-") or "images", medians(found["words"])
+        name, rows = found["name"].lstrip("-") or "images", medians(found["words"])
         if not rows:
             continue
         path = page.parent / "pictures" / f"bench-{name}.svg"

@@ -66,7 +66,8 @@ def words_of(cell, width):
     """The lines of a box: (text, whether it is the heading)."""
     heading, _, note = cell.removeprefix("* ").partition(": ")
     room = width - 2 * PAD
-    return [(line, True) for line in wrapped(heading, room, 14, True)] + [(line, False) for line in wrapped(note, room, 13)]
+    lines = [(line, True) for line in wrapped(heading, room, 14, True)]
+    return lines + [(line, False) for line in wrapped(note, room, 13)]
 
 
 def boxes(row, x, y, width):

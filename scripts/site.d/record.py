@@ -37,7 +37,7 @@ SGR = re.compile(r"\x1b\[([0-9;]*)m")
 def prepare(directory):
     """The image, and an export with the items that `init` asks for."""
     shutil.copyfile(IMAGE, directory / "base.img.zst")
-    items = [{"id": str(number), "type": 1, "name": name, "login": {"username": None, "password": f"made-up-{number}" * 3}}
+    items = [{"id": str(number), "type": 1, "name": name, "login": {"username": None, "password": f"made-up-{number}"}}
              for number, name in enumerate(("admin login", "k3s token", "Wifi"), 1)]
     export = directory / "vault.json"
     export.write_text(json.dumps({"encrypted": False, "folders": [], "items": items}))
@@ -164,7 +164,7 @@ text {{ fill: {PLAIN}; white-space: pre }}
         f' role="img" font-family="{MONO}" font-size="{SIZE}" xml:space="preserve">',
         "<title>The first five minutes: init, check, plan, inject and verify on a terminal</title>",
         f"<style>{style}</style>",
-        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{GROUND}"/>',
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{GROUND}" stroke="#484f58"/>',
         f'<svg x="{PAD}" y="{PAD}" width="{WIDTH - PAD}" height="{ROWS * LINE}"><g class="all">',
         *texts,
         f'<rect class="rest" width="{WIDTH}" height="{(len(shown) + ROWS) * LINE}" fill="{GROUND}"/>',

@@ -98,6 +98,17 @@ fn links_between_the_manuals_pages_lead_to_a_page_and_to_a_heading_of_it() {
 }
 
 #[test]
+fn every_page_of_the_manual_is_in_its_contents_once() {
+    let docs = repository().join("docs");
+    let contents = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    for page in fs::read_dir(&docs).unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        if page.ends_with(".md") && page != "SUMMARY.md" {
+            assert_eq!(contents.matches(&format!("]({page})")).count(), 1, "docs/SUMMARY.md: {page}");
+        }
+    }
+}
+
+#[test]
 fn the_manifest_of_the_readme_is_one_that_holds() {
     let scratch = Scratch::new();
     let readme = readme();
