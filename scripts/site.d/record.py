@@ -32,6 +32,8 @@ TYPED, READ, END = 1.2, 0.45, 6
 COLOURS = {"31": "#ff7b72", "32": "#7ee787", "33": "#e3b341", "36": "#79c0ff"}
 GROUND, PLAIN, PROMPT = "#161b22", "#e6edf3", "#9da7b3"
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
+# Those that move or erase: a progress bar, which only a slow machine shows, and which ends erased.
+MOVES = re.compile(r"\x1b\[[?0-9;]*[A-Za-ln-z]")
 
 
 def prepare(directory):
@@ -71,8 +73,8 @@ def read(terminal):
 
 
 def lines_of(printed):
-    """Lines without what was overwritten (progress), and without the times, which differ from run to run."""
-    lines = [line.rstrip("\r").rpartition("\r")[2].replace("\x1b[K", "") for line in printed.split("\n")]
+    """The lines that a command leaves on the terminal, with their colours."""
+    lines = [MOVES.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in printed.split("\n")]
     while lines and not SGR.sub("", lines[-1]).strip():
         lines.pop()
     return lines
@@ -88,8 +90,7 @@ def play(program):
 
 
 def spans(line):
-    """A line as tspans of one colour each, and the colour that the next line begins with is forgotten: the program ends
-    a colour where it ends a text."""
+    """A line as text and tspans, each of one colour."""
     out, colour, bold = "", None, False
     for number, piece in enumerate(SGR.split(line)):
         if number % 2:
