@@ -112,6 +112,8 @@ def stack(rows, x, y, width):
     for number, row in enumerate(rows):
         first = row.cells[0]
         draw = arrows if first == "v" or first.startswith("v ") else barrier if first.startswith("= ") else boxes
+        if row.inside and (draw is not boxes or len(row.cells) > 1):
+            raise Wrong(f"`{' | '.join(row.cells)}` is no single box, and has something inside")
         y, drawn = draw(row, x, y + (GAP if number else 0), width)
         parts += drawn
     return y, parts

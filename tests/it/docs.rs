@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::kit::Scratch;
 use crate::kit::run::Deaddrop;
@@ -230,14 +229,6 @@ fn every_code_of_the_program_has_one_row_in_the_page_of_codes_and_every_row_a_co
         twice == 0 && without_row.is_empty() && without_code.is_empty(),
         "docs/codes.md: {twice} rows twice, no row for {without_row:?}, rows that no code has: {without_code:?}"
     );
-}
-
-#[test]
-fn the_recorded_terminal_shows_what_the_commands_print() {
-    let mut command = Command::new("python3");
-    command.args(["-B", "scripts/site.d/record.py", env!("CARGO_BIN_EXE_deaddrop"), "--check"]);
-    let output = command.current_dir(repository()).output().expect("running python3");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

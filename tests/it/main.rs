@@ -24,6 +24,7 @@ mod refusals;
 mod rotate;
 mod scan;
 mod selinux;
+mod site;
 mod sources;
 mod stability;
 mod stores;
