@@ -28,7 +28,7 @@ use crate::run::make::{self, PublicPart};
 use crate::run::message::{Failure, Message};
 use crate::run::part::{self, HostPart, Values};
 use crate::run::plan::{Plan, Refused};
-use crate::run::prepare::{self, Unprepared};
+use crate::run::prepare::{self, Ask, Unprepared};
 
 /// An open place, and its plan.
 pub struct Prepared<'w> {
@@ -98,7 +98,10 @@ impl Base {
 }
 
 /// Connects to a running node, to survey it.
-fn open_node<'w>(
+///
+/// # Errors
+/// Exit 2 for an option that is not for nodes, exit 1 if ssh cannot be run.
+pub fn open_node<'w>(
     manifest: &Manifest,
     target: Target<'_>,
     ssh: &SshArgs,
@@ -227,7 +230,11 @@ pub fn plan_place(
         persist_root: manifest.persist_root(host).map(|path| path.as_str().to_owned()),
         ..SystemChoice::default()
     };
-    let survey = |wanted: &[Wanted]| {
+    let survey = |ask: Ask<'_>| {
+        let wanted = match ask {
+            Ask::Survey(wanted) => wanted,
+            Ask::Examine(wanted, survey, need) => return place.examine(wanted, *survey, need),
+        };
         let survey = place.survey(wanted, &choice)?;
         match &survey.interrupted {
             Some(interrupted) if !target.forget_list => interrupted.refuse_missing()?,
@@ -285,6 +292,20 @@ pub fn look(
     let watch = |step| progress.show(step);
     let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
     let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
+    look_at(&name, &mut *place, choice, wanted)
+}
+
+/// The same of an open place, called `name`.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at(
+    name: &str,
+    place: &mut dyn Place,
+    choice: &SystemChoice,
+    wanted: &[Wanted],
+) -> Result<(Survey, String), Failure> {
+    let failed = |error| Failure::refused(vec![failure::place_message(name, &error)]);
     let survey = place.survey(wanted, choice).map_err(failed)?;
     match (&survey.system, survey.findings.first()) {
         (None, Some(unread)) => {

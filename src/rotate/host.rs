@@ -10,12 +10,12 @@ use crate::manifest::{self, Allow, SecretSpec};
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
-use crate::place::{Place, Wanted};
+use crate::place::Place;
 use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
-use crate::run::prepare::{Unprepared, prepare};
+use crate::run::prepare::{Ask, Unprepared, prepare};
 use crate::run::remedy;
 
 /// A node that `plan` and `verify` survey.
@@ -70,11 +70,12 @@ pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> Ho
 fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     progress(HostStep::Connecting);
     let on_contact = || progress(HostStep::Comparing);
-    let HostJob { name, host, allowances, files, specs, become_password, options } = job;
+    let HostJob { name, host, allowances, persist_root, files, specs, become_password, options } = job;
     let mut target = match enter(name, host, become_password, options, &on_contact) {
         Ok(target) => target,
         Err(error) => return HostResult::unchanged(name, &error),
     };
+    target.persist_root = persist_root;
     let (mut plan, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
         Ok(planned) => planned,
         Err(end) => return *end,
@@ -142,7 +143,11 @@ fn survey_and_plan(
 ) -> Result<(Plan, Option<Recovery>), Box<HostResult>> {
     let unchanged = |error: NodeError| Box::new(HostResult::unchanged(name, &error));
     let mut recovered = None;
-    let survey = |wanted: &[Wanted]| {
+    let survey = |ask: Ask<'_>| {
+        let wanted = match ask {
+            Ask::Survey(wanted) => wanted,
+            Ask::Examine(wanted, survey, need) => return target.examine(wanted, *survey, need).map_err(unchanged),
+        };
         let mut survey = target.survey_paths(wanted).map_err(unchanged)?;
         if target.is_unfinished() && !options.dry_run {
             recovered = target.recover(options.forget_list).map_err(|error| match &error {

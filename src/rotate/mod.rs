@@ -40,6 +40,8 @@ pub struct HostJob<'a> {
     pub host: Option<&'a manifest::Host>,
     /// The findings that are allowed on it.
     pub allowances: Allowances<'a>,
+    /// Where files are written that would not be kept there.
+    pub persist_root: Option<String>,
     /// The files that it should have.
     pub files: Vec<DesiredFile>,
     /// The secrets that `files` come from, in any order.

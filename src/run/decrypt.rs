@@ -59,7 +59,8 @@ pub fn judge(survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Judged {
         let mut keys: Vec<Standing<'_>> = all.filter_map(|identity| Standing::of(identity, survey, given)).collect();
         let missing = missing(decrypter, &needed, &keys);
         keys.retain(|key| needed.contains(&key.identity));
-        judged.lines.push(line(decrypter, &needed, &keys, &missing));
+        let here = if survey.node.is_some() { "on the node" } else { "in the image" };
+        judged.lines.push(line(decrypter, &needed, &keys, &missing, here));
         if missing.is_empty() && !needed.is_empty() {
             judged.findings.extend(not_recipients(decrypter, &keys));
         } else {
@@ -135,7 +136,14 @@ fn not_recipients(decrypter: &Decrypter, keys: &[Standing<'_>]) -> Option<Told> 
     Some(Told { path: Some(standing.given.unwrap_or(&standing.identity.path).to_owned()), finding })
 }
 
-fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], missing: &[&Identity]) -> String {
+/// `here` is where a key stands.
+fn line(
+    decrypter: &Decrypter,
+    needed: &[&Identity],
+    keys: &[Standing<'_>],
+    missing: &[&Identity],
+    here: &str,
+) -> String {
     let count = decrypter.secrets.len();
     let verb = if count == 1 { "needs" } else { "need" };
     let need = match (missing, needed) {
@@ -152,7 +160,7 @@ fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], miss
             let it = if needed.len() == 1 { "it".to_owned() } else { rules::paths(&[key.identity]) };
             match key.given {
                 Some(_) => format!("the manifest gives {it}"),
-                None => format!("{it} stands in the image"),
+                None => format!("{it} stands {here}"),
             }
         }
     };

@@ -107,7 +107,17 @@ impl HostRunner<'_, '_> {
             Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
         };
         let (specs, allowances) = (part.secrets.clone(), self.manifest.allowances(part.as_host));
-        let job = HostJob { name: part.name, host: part.host, allowances, files, specs, become_password, options };
+        let persist_root = self.manifest.persist_root(part.as_host).map(|path| path.as_str().to_owned());
+        let job = HostJob {
+            name: part.name,
+            host: part.host,
+            allowances,
+            persist_root,
+            files,
+            specs,
+            become_password,
+            options,
+        };
         rotate_host(job, progress)
     }
 

@@ -9,6 +9,7 @@
 //! sources.
 
 mod apply;
+mod closure;
 mod error;
 mod keys;
 mod limits;
@@ -28,7 +29,7 @@ use deaddrop_core::shown;
 use deaddrop_core::warning::Warning;
 
 use super::survey::survey;
-use super::{Place, PlaceError, Survey, SystemChoice, Wanted};
+use super::{Need, Place, PlaceError, Survey, SystemChoice, Wanted};
 use session::Session;
 use tree::NodeTree;
 
@@ -70,6 +71,14 @@ pub struct NodePlace<'w> {
     unfinished: bool,
     /// A file that changed during the survey.
     changed: Option<String>,
+    /// Where files are written that would not be kept, on a NixOS.
+    pub persist_root: Option<String>,
+    /// What is mounted, once it was asked; `None` within it without NixOS.
+    mounts: Option<Option<closure::Mounts>>,
+    /// The script for the system was sent.
+    reads_system: bool,
+    /// The known files of its system.
+    system_tree: Option<NodeTree>,
 }
 
 impl<'w> NodePlace<'w> {
@@ -90,6 +99,10 @@ impl<'w> NodePlace<'w> {
             makes_keys: false,
             unfinished: false,
             changed: None,
+            persist_root: None,
+            mounts: None,
+            reads_system: false,
+            system_tree: None,
         })
     }
 
@@ -104,6 +117,19 @@ impl<'w> NodePlace<'w> {
     /// # Errors
     /// If the node cannot be entered or read. The inner error is that of the rules.
     pub fn survey_paths(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, StorageError>, NodeError> {
+        let located = self.located(wanted)?;
+        let mut survey = self.survey_located(&located)?;
+        if let Ok(survey) = &mut survey {
+            for ((place, located), want) in survey.places.iter_mut().zip(&located).zip(wanted) {
+                if let (Ok(place), true) = (place, located.path != want.path) {
+                    place.written_to = Some(located.path.as_str().to_owned());
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    fn survey_located(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, StorageError>, NodeError> {
         let mut kinds = keys::KeyKinds::ALL;
         // The second time with the contents of keys that the node cannot check.
         for _ in 0..2 {
@@ -280,6 +306,11 @@ impl<'w> NodePlace<'w> {
         outcome
     }
 
+    fn place_error(&self, error: &NodeError) -> PlaceError {
+        let cause = std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"));
+        PlaceError::Node { what: format!("{}: {error}{cause}", self.login.name), hint: error.hint().to_owned() }
+    }
+
     /// Ends the session.
     pub fn close(mut self) {
         self.session.end();
@@ -287,14 +318,17 @@ impl<'w> NodePlace<'w> {
 }
 
 impl Place for NodePlace<'_> {
-    fn survey(&mut self, wanted: &[Wanted], _: &SystemChoice) -> Result<Survey, PlaceError> {
-        let name = self.login.name.clone();
-        let survey = self.survey_paths(wanted).map_err(|error| {
-            let hint = error.hint().to_owned();
-            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            PlaceError::Node { what: format!("{name}: {error}{cause}"), hint }
-        })?;
-        Ok(survey?)
+    fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError> {
+        self.persist_root.clone_from(&choice.persist_root);
+        let survey = self.survey_paths(wanted).map_err(|error| self.place_error(&error))??;
+        match choice.with_facts {
+            true => Place::examine(self, wanted, survey, &Need::all(wanted.len())),
+            false => Ok(survey),
+        }
+    }
+
+    fn examine(&mut self, wanted: &[Wanted], survey: Survey, need: &Need) -> Result<Survey, PlaceError> {
+        NodePlace::examine(self, wanted, survey, need).map_err(|error| self.place_error(&error))
     }
 
     /// DD601: sudo there records the input or the output of the session.

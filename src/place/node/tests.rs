@@ -54,6 +54,10 @@ fn survey_with(at: &str, wanted: &[Wanted]) -> Result<Survey, StorageError> {
         unfinished: false,
         changed: None,
         makes_keys: false,
+        persist_root: None,
+        mounts: None,
+        reads_system: false,
+        system_tree: None,
     };
     node.survey_paths(wanted).unwrap()
 }

@@ -23,7 +23,7 @@ use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
 pub use self::owners::owner_ids;
 pub use self::shadow::needs_user;
-pub use self::warnings::{nixos_findings, value_warnings};
+pub use self::warnings::{nixos_findings, readers_matter, value_warnings};
 
 /// The action for one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,30 +226,48 @@ impl Plan {
     }
 }
 
-fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Change {
-    let action = match &surveyed.file {
-        None if matches!(file.content, Content::Absent) => Action::Unchanged,
-        None => Action::Create,
-        Some(_) if matches!(file.content, Content::Absent) => Action::Remove,
-        Some(there) => {
-            let same_content = match (&file.content, &there.content) {
-                (Content::Exact(want), Some(have)) => want == have,
-                (Content::Hash { existing, .. }, _) => existing.is_some(),
-                (Content::Generated(generated), _) => {
-                    !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
-                }
-                (Content::PublicPart(Some(want)), Some(have)) => want == have,
-                (Content::Exact(_) | Content::PublicPart(_), None)
-                | (Content::PublicPart(None) | Content::Absent | Content::Unread, _) => false,
-            };
-            let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
-            match (same_content, same_metadata) {
-                (false, _) => Action::Replace,
-                (true, false) => Action::Metadata,
-                (true, true) => Action::Unchanged,
-            }
+/// For each file: it would change, or its password would be applied. Only what is known without the system of a running
+/// node counts, so that nothing of that is read if nothing changes.
+#[must_use]
+pub fn changing(files: &[DesiredFile], survey: &Survey) -> Vec<bool> {
+    let changes = |(file, place): (&DesiredFile, &Result<SurveyedPath, Refusal>)| match (place, owner_ids(file, &survey.users)) {
+        (Ok(surveyed), Ok((uid, gid))) => {
+            action(file, surveyed, uid, gid) != Action::Unchanged || shadow::may_apply(file, survey)
         }
+        (Ok(_), Err(_)) => false,
+        // sops-nix or agenix may have made what stands there.
+        (Err(_), _) => !file.password_users.is_empty(),
     };
+    files.iter().zip(&survey.places).map(changes).collect()
+}
+
+fn action(file: &DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Action {
+    let Some(there) = &surveyed.file else {
+        return if matches!(file.content, Content::Absent) { Action::Unchanged } else { Action::Create };
+    };
+    if matches!(file.content, Content::Absent) {
+        return Action::Remove;
+    }
+    let same_content = match (&file.content, &there.content) {
+        (Content::Exact(want), Some(have)) => want == have,
+        (Content::Hash { existing, .. }, _) => existing.is_some(),
+        (Content::Generated(generated), _) => {
+            !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
+        }
+        (Content::PublicPart(Some(want)), Some(have)) => want == have,
+        (Content::Exact(_) | Content::PublicPart(_), None)
+        | (Content::PublicPart(None) | Content::Absent | Content::Unread, _) => false,
+    };
+    let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
+    match (same_content, same_metadata) {
+        (false, _) => Action::Replace,
+        (true, false) => Action::Metadata,
+        (true, true) => Action::Unchanged,
+    }
+}
+
+fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Change {
+    let action = action(&file, surveyed, uid, gid);
     Change {
         secret: file.secret,
         is_beside: matches!(file.content, Content::PublicPart(_)),
@@ -332,6 +350,7 @@ mod tests {
             key_maker: KeyMaker::Here,
             findings: Vec::new(),
             wants: Vec::new(),
+            is_examined: true,
         })
     }
 
@@ -349,6 +368,7 @@ mod tests {
             key_maker,
             findings: Vec::new(),
             wants: Vec::new(),
+            is_examined: true,
         })
     }
 

@@ -7,7 +7,7 @@ use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::survey::PasswordRule;
 use crate::place::users::with_hash;
-use crate::place::{Refusal, Survey};
+use crate::place::{Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile};
 
 const SHADOW: &str = "/etc/shadow";
@@ -37,6 +37,12 @@ impl Repair {
 #[must_use]
 pub fn is_needed(file: &DesiredFile, survey: &Survey) -> bool {
     file.apply_password && survey.passwords == PasswordRule::LineStays && !trapped(file, survey).is_empty()
+}
+
+/// True if the hash of a file may have to go into the shadow file although the file itself stays.
+#[must_use]
+pub fn may_apply(file: &DesiredFile, survey: &Survey) -> bool {
+    file.apply_password && !trapped(file, survey).is_empty()
 }
 
 /// The users whose password a file is: those that the manifest names, and those of the system's configuration.
@@ -92,12 +98,14 @@ pub fn needs_user(file: &DesiredFile, survey: &Survey) -> Result<(), Refusal> {
 
 /// NX101 and NX011: the system would not apply a password.
 #[must_use]
-pub fn findings(file: &DesiredFile, survey: &Survey) -> Vec<nixos::Finding> {
+pub fn findings(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey) -> Vec<nixos::Finding> {
     let path = file.path.as_str();
     let of_trapped = |finding: fn(&str, &str) -> nixos::Finding| {
         trapped(file, survey).into_iter().map(|user| finding(user, path)).collect()
     };
-    match survey.passwords {
+    // What stands on a running node is not refused.
+    let rule = if survey.node.is_some() && !surveyed.is_examined { PasswordRule::Unknown } else { survey.passwords };
+    match rule {
         PasswordRule::Applied => Vec::new(),
         PasswordRule::InStore if users_of(file, survey).is_empty() => Vec::new(),
         PasswordRule::InStore => vec![nixos::passwords::in_store(path)],

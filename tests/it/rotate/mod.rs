@@ -12,5 +12,6 @@ mod refused;
 mod secrecy;
 mod shells;
 mod stopped;
+mod system;
 mod terminal;
 mod units;

@@ -1,0 +1,80 @@
+//! The NixOS of a running node: what `lint`, `plan` and `rotate` take from it, and when.
+
+use serde_json::{Value, json};
+
+use crate::kit::Scratch;
+use crate::kit::nixos::{NixosRoot, Overlay, Users};
+use crate::kit::nixos_node::{nixos_node, write_manifest};
+use crate::kit::node::{Node, deaddrop};
+use crate::kit::run::Finished;
+
+/// Code, level, secret and path of each finding of `lint`.
+fn findings(lint: &Finished) -> Vec<Value> {
+    let of = |warning: &Value| json!([warning["code"], warning["level"], warning["secret"], warning["path"]]);
+    lint.json()["warnings"].as_array().unwrap().iter().map(of).collect()
+}
+
+fn lint(scratch: &Scratch, code: i32) -> Finished {
+    deaddrop(scratch, &["lint", "@node1", "--json"]).run().expect_code(code)
+}
+
+/// A node with units that read two files, of which the manifest gives one.
+fn case(scratch: &Scratch, change: impl FnOnce(&mut NixosRoot)) -> (NixosRoot, Node) {
+    let mut root = NixosRoot::new(scratch);
+    root.users(Users::Perl { mutable: false });
+    let unit = "[Service]\nUser=app\nExecStart=/bin/app --token-file /etc/secrets/app\nEnvironmentFile=/etc/secrets/env\n";
+    root.unit("app.service", unit);
+    change(&mut root);
+    let node = nixos_node("node1", &root).start(scratch);
+    (root, node)
+}
+
+#[test]
+fn lint_reads_the_system_that_runs_and_says_what_it_does_of_an_image() {
+    let scratch = Scratch::new();
+    let (root, node) = case(&scratch, |_| {});
+    write_manifest(&scratch, "  app: { path: /etc/secrets/app, from: env:A }\n");
+    let found = findings(&lint(&scratch, 0));
+    assert_eq!(
+        found,
+        [
+            json!(["NX106", "warn", "app", "/etc/secrets/app"]),
+            json!(["NX111", "warn", null, "/etc/secrets/admin-password"]),
+            json!(["NX111", "warn", null, "/etc/secrets/env"]),
+        ]
+    );
+    std::fs::write(node.at("/etc/secrets/env"), "A=b\n").unwrap();
+    std::fs::write(node.at("/etc/secrets/admin-password"), "x\n").unwrap();
+    assert_eq!(findings(&lint(&scratch, 0)).len(), 1);
+    let text = deaddrop(&scratch, &["lint", "@node1"]).run().expect_code(0);
+    text.expect_output("node1, a running node (node1); nixos-system-node1-").expect_output("stands there");
+    deaddrop(&scratch, &["lint", "@node1", "--system", root.toplevel()]).run().expect_code(2);
+    deaddrop(&scratch, &["lint", "@node2"]).run().expect_code(2);
+}
+
+#[test]
+fn rules_about_mounts_and_first_boots_are_not_asked_of_a_node() {
+    let scratch = Scratch::new();
+    let (_root, _node) = case(&scratch, |root| {
+        root.fstab("/dev/disk/by-label/other / ext4 x-initrd.mount 0 1\n/dev/disk/by-label/data /srv ext4 defaults 0 2\n");
+        root.overlay(Overlay::Activation, true);
+        root.other_system("25.05", Some(7));
+        root.unit("cloud-init.service", "[Service]\nExecStart=/bin/cloud-init\n");
+        root.etc_entry("cloud/cloud.cfg", Some("cloud_init_modules:\n - ssh\n"));
+        let copy = "cp -a /etc/secrets/initrd \"$tmp/.initrd-secrets//x\"\n";
+        root.write(&format!("{}/append-initrd-secrets", root.toplevel()), copy);
+    });
+    write_manifest(
+        &scratch,
+        "  late: { path: /srv/late, from: env:A, mode: \"0440\", group: keys }\n\
+         \x20 etc: { path: /etc/secrets/app, from: env:A, mode: \"0440\", group: keys }\n\
+         \x20 initrd: { path: /etc/secrets/initrd, from: env:A, mode: \"0440\", group: keys }\n\
+         \x20 host: { path: /etc/ssh/ssh_host_rsa_key, from: env:A, mode: \"0440\", group: keys }\n",
+    );
+    let found = findings(&lint(&scratch, 0));
+    for code in ["NX006", "NX102", "NX105", "NX114", "NX115", "NX116"] {
+        assert!(found.iter().all(|finding| finding[0] != code), "{found:?}");
+    }
+    let codes: Vec<&str> = found.iter().filter_map(|finding| finding[0].as_str()).collect();
+    assert_eq!(codes, ["NX111", "NX111", "NX112", "NX112"], "{found:?}");
+}
