@@ -192,7 +192,9 @@ impl<'c> Places<'c> {
         let persist = self.persistent().map_or("/persist", |mount| mount.place.as_str());
         Some(warn(
             "NX103",
-            format!("{persist} is mounted for what persists, so the root may be rolled back at boot, and {declared} with it"),
+            format!(
+                "{persist} is mounted for what persists, so the root may be rolled back at boot, and {declared} with it"
+            ),
             format!("declare {persist}{declared}, or set `persist_root: {persist}`"),
         ))
     }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
 
-use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages};
+use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages, passwords};
 use crate::manifest::{self, Allow, SecretSpec};
+use crate::place::Place;
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
-use crate::place::Place;
 use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
@@ -94,12 +94,14 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     }
     let mut node_run = NodeRun { keep: !options.rollback, files: files_of(&plan), ..NodeRun::default() };
     actions::collect(&changed(&plan, &specs), &mut node_run);
+    passwords::collect(&plan, &mut node_run);
     if options.dry_run {
-        let checked = if node_run.units.is_empty() { Ok(()) } else { target.check_units(&node_run.units) };
+        let is_trivial = node_run.units.is_empty() && node_run.passwords.is_empty();
+        let checked = if is_trivial { Ok(()) } else { target.check_run(&node_run) };
         return match checked {
             Ok(()) => {
                 target.close();
-                let announced = actions::announced(&node_run);
+                let announced = actions::announced(passwords::announced(&plan), &node_run);
                 HostResult { announced, ..HostResult::success(HostStatus::Done, plan) }
             }
             Err(error) => HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) },
@@ -200,12 +202,14 @@ fn files_of(plan: &Plan) -> Vec<RunFile> {
 pub fn announced(plan: &Plan, specs: &[&SecretSpec]) -> String {
     let mut run = NodeRun::default();
     actions::collect(&changed(plan, specs), &mut run);
-    actions::announced(&run)
+    passwords::collect(plan, &mut run);
+    actions::announced(passwords::announced(plan), &run)
 }
 
-/// The secrets whose files change, in the manifest's order.
+/// The secrets whose files change, or whose password is applied, in the manifest's order.
 fn changed<'a>(plan: &Plan, specs: &[&'a SecretSpec]) -> Vec<&'a SecretSpec> {
-    let changes = plan.changes.iter().filter(|change| change.action != Action::Unchanged);
+    let is_applied = |change: &plan::Change| plan.passwords.iter().any(|password| password.secret == change.secret);
+    let changes = plan.changes.iter().filter(|change| change.action != Action::Unchanged || is_applied(change));
     changes.filter_map(|change| specs.iter().find(|spec| spec.name == change.secret).copied()).collect()
 }
 
@@ -280,11 +284,13 @@ impl HostResult {
             OutcomeKind::Refused(error) => (HostStatus::Failed, false, Some(messages::unchanged(name, error))),
             OutcomeKind::Unknown(error) => (HostStatus::Failed, true, Some(messages::unknown(name, error))),
         };
+        let is_done = status == HostStatus::Done;
         Self {
             error,
             changed_anything,
+            passwords: if is_done { passwords::in_force(&plan) } else { Vec::new() },
             plan: Some(plan),
-            healthy_for: settled.filter(|_| status == HostStatus::Done),
+            healthy_for: settled.filter(|_| is_done),
             restarted: outcome.acted,
             ..Self::new(status)
         }

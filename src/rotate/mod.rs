@@ -8,6 +8,7 @@ pub mod choose;
 pub mod fleet;
 mod host;
 mod messages;
+mod passwords;
 pub mod schedule;
 pub mod shard;
 
@@ -22,6 +23,7 @@ use crate::run::message::Message;
 use crate::run::plan::Plan;
 
 pub use host::{Node, announced, enter, rotate_host};
+pub use passwords::InForce;
 
 /// Default time limit for a node's greeting and for each answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -156,6 +158,8 @@ pub struct HostResult {
     pub announced: String,
     /// Units that were restarted or reloaded, in order.
     pub restarted: Vec<String>,
+    /// The passwords that were applied and are in force.
+    pub passwords: Vec<InForce>,
     /// The time for which the units were watched and healthy.
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
@@ -175,6 +179,7 @@ impl HostResult {
             plan: None,
             announced: String::new(),
             restarted: Vec::new(),
+            passwords: Vec::new(),
             healthy_for: None,
             needs_user: false,
             seconds: 0.0,

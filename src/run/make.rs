@@ -13,7 +13,7 @@ use crate::place::Survey;
 use crate::place::node::NodeChange;
 use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
-use crate::run::plan::{Action, Change, Plan, shadow};
+use crate::run::plan::{Action, Change, Plan, applied, shadow};
 
 /// The public part of a generated key.
 #[derive(Debug)]
@@ -63,13 +63,14 @@ pub fn keys(files: &mut [DesiredFile], survey: &Survey, now: SystemTime) -> Resu
     Ok(parts)
 }
 
-/// Makes the hashes that the shadow file needs before the plan: of files whose password the system would not apply.
+/// Makes the hashes that are needed before the plan: of files whose password the system would not apply, and of those
+/// that a running node applies.
 ///
 /// # Errors
 /// If the system has no randomness for a salt.
 pub fn hashes(files: &mut [DesiredFile], survey: &Survey) -> Result<(), HashError> {
     for file in files {
-        if shadow::is_needed(file, survey)
+        if (shadow::is_needed(file, survey) || applied::needs_hash(file, survey))
             && let Content::Hash { scheme, password, existing: None, made } = &mut file.content
         {
             *made = Some(password::hash(*scheme, password)?);

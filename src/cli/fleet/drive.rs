@@ -89,7 +89,7 @@ impl HostRunner<'_, '_> {
         let part = &self.parts[host];
         if part.secrets.is_empty() && self.some_only {
             // --only names no secret of this host: no contact is needed.
-            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
+            let plan = Plan::default();
             return HostResult { plan: Some(plan), ..HostResult::new(HostStatus::Unchanged) };
         }
         let failed = |why: String| {

@@ -304,12 +304,7 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
     closure_in_parts(view, toplevel, generation, Parts { wants: true, recipients: true, first_boot: true })
 }
 
-fn closure_in_parts<T: Tree>(
-    view: &View<'_, T>,
-    toplevel: String,
-    generation: Option<u32>,
-    parts: Parts,
-) -> Closure {
+fn closure_in_parts<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32>, parts: Parts) -> Closure {
     let mut unread = Vec::new();
     let activate = view.text(&format!("{toplevel}/activate"), ACTIVATE_LIMIT).unwrap_or_else(|why| {
         unread.push(why);

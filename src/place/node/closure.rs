@@ -322,7 +322,8 @@ mod tests {
 
     #[test]
     fn a_path_is_lost_on_the_root_and_on_a_tmpfs() {
-        let mounts = [("ext4", "/"), ("tmpfs", "/run"), ("ext4", "/persist"), ("ext4", "/etc/secrets"), ("overlay", "/etc")];
+        let mounts =
+            [("ext4", "/"), ("tmpfs", "/run"), ("ext4", "/persist"), ("ext4", "/etc/secrets"), ("overlay", "/etc")];
         let mounts = Mounts(mounts.map(|(kind, place)| (kind.to_owned(), place.to_owned())).to_vec());
         for (path, lost) in [
             ("/var/lib/a", true),

@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034,SC2154
+# shellcheck shell=sh disable=SC2015,SC2034,SC2154
 # deaddrop on a node: what the reader of its NixOS asks besides `survey`. Sent only if a path would change, or for
 # `lint`. src/place/node/closure.rs reads the replies, and describes them.
 

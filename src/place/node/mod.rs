@@ -33,7 +33,7 @@ use super::{Need, Place, PlaceError, Survey, SystemChoice, Wanted};
 use session::Session;
 use tree::NodeTree;
 
-pub use apply::{Action, ApplyStep, Fault, NodeChange, NodeRun, Outcome, OutcomeKind, Unit};
+pub use apply::{Action, ApplyStep, Fault, NodeChange, NodePassword, NodeRun, Outcome, OutcomeKind, Unit};
 pub use error::NodeError;
 pub use login::Login;
 pub use output::{Composed, RunFile};
@@ -45,6 +45,8 @@ const SURVEY: &str = include_str!("survey.sh");
 const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), include_str!("recover.sh"));
 /// Generates and checks keys.
 const GENERATE: &str = include_str!("generate.sh");
+/// Applies passwords.
+const PASSWORDS: &str = include_str!("passwords.sh");
 /// Restarts and watches the units.
 const UNITS: &str = include_str!("units.sh");
 
@@ -287,20 +289,28 @@ impl<'w> NodePlace<'w> {
         recovery::recovery(&mut self.session)
     }
 
-    /// Checks that the node has these units.
+    /// Checks that the node has the units of a run, and can set its passwords.
     ///
     /// # Errors
-    /// If it lacks one, or has no systemd.
-    pub fn check_units(&mut self, units: &[Unit]) -> Result<(), NodeError> {
-        self.load();
-        self.session.queue(apply::unit_question(units).as_bytes());
+    /// If it lacks one, or has no systemd or chpasswd.
+    pub fn check_run(&mut self, run: &NodeRun<'_>) -> Result<(), NodeError> {
+        self.load_for(run);
+        self.session.queue(apply::unit_question(run)?.as_bytes());
         self.session.limits().expect(1 << 20, self.login.silence);
         apply::units_reply(&mut self.session)
     }
 
+    /// Sends the script that changes files, with what this run needs besides.
+    fn load_for(&mut self, run: &NodeRun<'_>) {
+        self.load();
+        if !run.passwords.is_empty() {
+            self.send_program(PASSWORDS);
+        }
+    }
+
     /// Makes all changes, or none, and restarts the units; ends the session.
     pub fn apply_all(&mut self, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
-        self.load();
+        self.load_for(run);
         let outcome = apply::apply(&mut self.session, &self.tree, run, on_step);
         self.session.end();
         outcome

@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::RunKind;
 use crate::report::{plan as report, wrap};
-use crate::rotate::{HostResult, HostStatus};
+use crate::rotate::{HostResult, HostStatus, InForce};
 use crate::run::message::Message;
 use crate::run::plan::{Action, Plan};
 use crate::run::style::{self, paint};
@@ -38,6 +38,8 @@ pub struct HostReport {
     pub seconds: f64,
     /// Units that were restarted.
     pub restarted: Vec<String>,
+    /// Passwords that were applied.
+    pub passwords: Vec<InForce>,
 }
 
 impl HostReport {
@@ -70,6 +72,7 @@ impl HostReport {
             files,
             seconds: end.seconds,
             restarted: end.restarted,
+            passwords: end.passwords,
         }
     }
 
@@ -159,6 +162,9 @@ fn what(end: &HostResult, kind: RunKind) -> String {
             let mut text = format!("{} changed", plan.map_or(0, differing));
             if !end.restarted.is_empty() {
                 let _ = write!(text, ", {} restarted", near::list(end.restarted.iter().map(String::as_str)));
+            }
+            for InForce { user, by, .. } in &end.passwords {
+                let _ = write!(text, ", password of {user} in force (by {by})");
             }
             if let Some(time) = end.healthy_for {
                 let _ = write!(text, ", healthy for {} s", time.as_secs());

@@ -1,5 +1,6 @@
 //! Compares desired files with a survey: the changes. Pure: reads and writes nothing.
 
+pub mod applied;
 mod interrupted;
 mod owners;
 mod parents;
@@ -13,6 +14,7 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{Label, Stat};
 use deaddrop_core::warning::Warning;
 
+use self::applied::AppliedPassword;
 use self::parents::{Parents, collisions};
 use self::shadow::Repair;
 use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
@@ -103,7 +105,7 @@ pub struct Change {
 }
 
 /// All changes of a target.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Missing directories, parents first.
     pub directories: Vec<NewDirectory>,
@@ -113,6 +115,8 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// Leftovers of an interrupted `rotate`, which are finished in the same step.
     pub interrupted: Option<Arc<Interrupted>>,
+    /// On a running node: the passwords that are applied after the files, in the manifest's order.
+    pub passwords: Vec<AppliedPassword>,
 }
 
 /// A declared file that must not be written where it is declared.
@@ -141,6 +145,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut repairs = Vec::new();
+    let mut passwords = Vec::new();
     let mut of_keys = decrypt::warnings(&files, survey);
     let mut parents = Parents::default();
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
@@ -155,6 +160,11 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             }),
             Err(_) => Ok(Default::default()),
         };
+        let is_asked = place.as_ref().map_or(true, |surveyed| surveyed.is_examined);
+        if let Some(refusal) = applied::made_elsewhere(&file, survey).filter(|_| is_asked) {
+            refused.push(Refused { secret, refusal });
+            continue;
+        }
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
@@ -167,6 +177,8 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 parents.add(surveyed, &file, uid, &owners);
                 let allow = file.allow.clone();
                 repairs.extend(Repair::of(&file, survey));
+                let action = action(&file, surveyed, uid, gid);
+                passwords.extend(applied::of(&file, surveyed, survey, action));
                 let change = change(file, surveyed, uid, gid);
                 found.extend(link_warning(&change, &of_a_run));
                 found.extend(label_warning(&change, surveyed));
@@ -181,6 +193,10 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         }
     }
     refused.extend(collisions(&changes, &parents));
+    refused.extend(
+        applied::would_lock(&passwords, &changes, survey)
+            .map(|(secret, refusal)| Refused { secret: Some(secret), refusal }),
+    );
     if !refused.is_empty() {
         return Err(refused);
     }
@@ -192,14 +208,14 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     warnings.extend(survey.findings.iter().map(nixos::Finding::of_target));
     warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
     let interrupted = survey.interrupted.clone();
-    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
+    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted, passwords })
 }
 
 impl Plan {
     /// True if the target is as declared.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes.iter().all(|change| change.action == Action::Unchanged)
+        self.passwords.is_empty() && self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
 
     /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it.
@@ -230,14 +246,15 @@ impl Plan {
 /// node counts, so that nothing of that is read if nothing changes.
 #[must_use]
 pub fn changing(files: &[DesiredFile], survey: &Survey) -> Vec<bool> {
-    let changes = |(file, place): (&DesiredFile, &Result<SurveyedPath, Refusal>)| match (place, owner_ids(file, &survey.users)) {
-        (Ok(surveyed), Ok((uid, gid))) => {
-            action(file, surveyed, uid, gid) != Action::Unchanged || shadow::may_apply(file, survey)
-        }
-        (Ok(_), Err(_)) => false,
-        // sops-nix or agenix may have made what stands there.
-        (Err(_), _) => !file.password_users.is_empty(),
-    };
+    let changes =
+        |(file, place): (&DesiredFile, &Result<SurveyedPath, Refusal>)| match (place, owner_ids(file, &survey.users)) {
+            (Ok(surveyed), Ok((uid, gid))) => {
+                action(file, surveyed, uid, gid) != Action::Unchanged || shadow::may_apply(file, survey)
+            }
+            (Ok(_), Err(_)) => false,
+            // sops-nix or agenix may have made what stands there.
+            (Err(_), _) => !file.password_users.is_empty(),
+        };
     files.iter().zip(&survey.places).map(changes).collect()
 }
 

@@ -46,7 +46,7 @@ pub fn may_apply(file: &DesiredFile, survey: &Survey) -> bool {
 }
 
 /// The users whose password a file is: those that the manifest names, and those of the system's configuration.
-fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
+pub(super) fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
     if !matches!(file.content, Content::Exact(_) | Content::Hash { .. } | Content::Unread) {
         return Vec::new();
     }
@@ -60,7 +60,7 @@ fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
 }
 
 /// The users of a file whose line in the shadow file has another password.
-fn trapped<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
+pub(super) fn trapped<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
     let is_other = |user: &&str| survey.users.shadow_hash(user).is_some_and(|hash| !is_in_force(file, hash));
     users_of(file, survey).into_iter().filter(is_other).collect()
 }
@@ -77,7 +77,7 @@ fn is_in_force(file: &DesiredFile, standing: &Secret) -> bool {
     }
 }
 
-fn trim_newline(line: &[u8]) -> &[u8] {
+pub(super) fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 

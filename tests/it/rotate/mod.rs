@@ -8,6 +8,7 @@ mod interrupted;
 mod job;
 mod keys;
 mod local;
+mod passwords;
 mod refused;
 mod secrecy;
 mod shells;

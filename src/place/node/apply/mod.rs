@@ -10,6 +10,7 @@
 //! program BASE64
 //! check SECONDS BASE64
 //! settle SECONDS
+//! …                              passwords: see passwords.rs
 //! keep                           no rollback
 //! .
 //! VALUE …                        for each new file, in order: a line for printf, or lines of base64
@@ -28,6 +29,7 @@
 //! ```
 
 mod messages;
+mod passwords;
 mod report;
 mod request;
 mod value;
@@ -42,6 +44,7 @@ use super::session::Session;
 use super::tree::NodeTree;
 use crate::derive::generate::Recipe;
 
+pub use passwords::NodePassword;
 pub(super) use report::units_reply;
 pub(super) use request::unit_question;
 
@@ -120,6 +123,10 @@ pub struct NodeRun<'a> {
     pub settle: Duration,
     /// Keep the new files even if something fails.
     pub keep: bool,
+    /// The command that makes the users of its NixOS, if it is to run: after the files, before the units.
+    pub users_program: Option<Vec<String>>,
+    /// Passwords, which must be in force after the units.
+    pub passwords: Vec<NodePassword>,
     /// All files of the run, unchanged ones included: their values are not shown in the output of programs.
     pub files: Vec<RunFile>,
     /// A changed secret with `output: hide`: no output of programs is shown.
@@ -201,7 +208,8 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, o
     }
     let waits = run.checks.iter().fold(run.settle, |sum, (limit, _)| sum.saturating_add(*limit));
     // Twice per unit and program, for a rollback.
-    let steps = run.units.len().saturating_add(run.programs.len()).saturating_mul(2).saturating_add(STEPS);
+    let programs = run.programs.len().saturating_add(usize::from(run.users_program.is_some()));
+    let steps = run.units.len().saturating_add(programs).saturating_mul(2).saturating_add(STEPS);
     session.limits().expect_change(LONGEST_REPORT, PATIENCE.saturating_add(waits), steps);
     match report::report(session, run, &mut outcome, on_step) {
         Ok(kind) => outcome.kind = kind,

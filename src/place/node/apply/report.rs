@@ -80,7 +80,12 @@ pub(super) fn report(
                 }
             }
             "still" | "again" => {
-                let rest = rest.strip_prefix("program").map_or(rest.to_owned(), |number| format!("program{number} 1"));
+                let rest = match rest.split_once(' ') {
+                    None if rest == "users" => "users 1".to_owned(),
+                    Some(("program", number)) => format!("program {number} 1"),
+                    Some(("password", number)) => format!("password {number} differs"),
+                    _ => rest.to_owned(),
+                };
                 outcome
                     .remaining_faults
                     .push(Fault { what: fault_text(run, &session.values, &rest).ok_or(GARBLED)?, output: Vec::new() });
