@@ -70,7 +70,7 @@ impl Args {
         let Key { private, public } = key;
         let name = self.kind.name().to_owned();
         let part =
-            PublicPart { secret: name, kind: self.kind, path: "standard output".into(), public, to_add: Vec::new() };
+            PublicPart::generated(&name, self.kind, "standard output", public, Vec::new());
         let known_as = public::KnownAs::default();
         let file = match &self.public_out {
             Some(path) if public_out::is_json(path) => Some((path, public::json(&known_as, &[part]))),

@@ -197,8 +197,15 @@ pub fn plan_of<'w>(
 ) -> Result<Prepared<'w>, Failure> {
     let is_node = matches!(opened, Opened::Node(_));
     let secrets = input.part.secrets.clone();
-    let Planned { plan, public_parts, known_as } = plan_place(ui, opened.place(), is_node, target, input)?;
-    let after = is_node.then(|| rotate::announced(&plan, &secrets)).filter(|after| !after.is_empty());
+    let Planned { plan, public_parts, known_as, survey } = plan_place(ui, opened.place(), is_node, target, input)?;
+    let after = match &mut opened {
+        Opened::Files(_) => String::new(),
+        Opened::Node(node) => rotate::announced(node, &plan, &survey, &secrets).map_err(|error| {
+            let message = Message::new(format!("{}: {error}", target.path.display()));
+            Failure::refused(vec![message.hint(error.hint())])
+        })?,
+    };
+    let after = Some(after).filter(|after| !after.is_empty());
     Ok(Prepared { place: opened, plan, public_parts, after, known_as })
 }
 
@@ -210,6 +217,8 @@ pub struct Planned {
     pub public_parts: Vec<PublicPart>,
     /// The names by which SSH clients know the host.
     pub known_as: KnownAs,
+    /// What the plan was made from.
+    pub survey: Survey,
 }
 
 /// Surveys a place, and plans its changes. `target` says what it was opened as.
@@ -251,7 +260,7 @@ pub fn plan_place(
         by_mark: target.by_mark,
     });
     let prepared = prepare::prepare(files, host, &allow, identity, desired::wanted, survey);
-    let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
+    let prepare::Prepared { mut plan, public_parts, survey } = prepared.map_err(|unprepared| match unprepared {
         Unprepared::Survey(error) => failure::failed(&name, &error),
         Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
         Unprepared::Hash(error) => failure::nothing_changed(&name, &error),
@@ -274,7 +283,7 @@ pub fn plan_place(
     manifest.allowances(host).filter(&mut of_place);
     warnings.append(&mut of_place);
     plan.warnings = warnings;
-    Ok(Planned { plan, public_parts, known_as })
+    Ok(Planned { plan, public_parts, known_as, survey })
 }
 
 /// Surveys a target that only its system is asked of, and gives its title too.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
 
-use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages, passwords};
+use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, host_keys, messages, passwords};
 use crate::manifest::{self, Allow, SecretSpec};
-use crate::place::Place;
+use crate::place::{Place, Survey};
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
@@ -15,7 +15,7 @@ use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
-use crate::run::prepare::{Ask, Unprepared, prepare};
+use crate::run::prepare::{Ask, Prepared, Unprepared, prepare};
 use crate::run::remedy;
 
 /// A node that `plan` and `verify` survey.
@@ -76,7 +76,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
         Err(error) => return HostResult::unchanged(name, &error),
     };
     target.persist_root = persist_root;
-    let (mut plan, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
+    let (Prepared { mut plan, mut public_parts, survey }, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
         Ok(planned) => planned,
         Err(end) => return *end,
     };
@@ -90,18 +90,21 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     plan.warnings.append(&mut warnings);
     if plan.is_empty() {
         target.close();
-        return HostResult::success(HostStatus::Unchanged, plan);
+        return HostResult { public_parts, ..HostResult::success(HostStatus::Unchanged, plan) };
     }
     let mut node_run = NodeRun { keep: !options.rollback, files: files_of(&plan), ..NodeRun::default() };
     actions::collect(&changed(&plan, &specs), &mut node_run);
     passwords::collect(&plan, &mut node_run);
+    if let Err(error) = host_keys::collect(&mut target, &plan, &survey, &mut node_run) {
+        return HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) };
+    }
     if options.dry_run {
         let is_trivial = node_run.units.is_empty() && node_run.passwords.is_empty();
         let checked = if is_trivial { Ok(()) } else { target.check_run(&node_run) };
         return match checked {
             Ok(()) => {
                 target.close();
-                let announced = actions::announced(passwords::announced(&plan), &node_run);
+                let announced = announced_of(&plan, &node_run);
                 HostResult { announced, ..HostResult::success(HostStatus::Done, plan) }
             }
             Err(error) => HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) },
@@ -131,8 +134,13 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     }));
     allowances.filter(&mut left);
     plan.warnings.append(&mut left);
+    public_parts.extend(host_keys::public_parts(&plan, &survey, &node_run.host_keys, &outcome.made));
+    let is_untold = node_run.sshd.as_ref().is_some_and(|sshd| sshd.unit == "none");
+    plan.warnings.extend(is_untold.then(|| messages::sshd_not_told(&node_run)));
     let watched = node_run.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
-    HostResult::of(name, plan, outcome, watched.then_some(node_run.settle))
+    let result = HostResult::of(name, plan, outcome, watched.then_some(node_run.settle));
+    let public_parts = if result.status == HostStatus::Done { public_parts } else { Vec::new() };
+    HostResult { public_parts, ..result }
 }
 
 /// Surveys and plans. Finishes or rolls back an interrupted run first.
@@ -142,7 +150,7 @@ fn survey_and_plan(
     allow: &Allow,
     files: Vec<DesiredFile>,
     options: &Options,
-) -> Result<(Plan, Option<Recovery>), Box<HostResult>> {
+) -> Result<(Prepared, Option<Recovery>), Box<HostResult>> {
     let unchanged = |error: NodeError| Box::new(HostResult::unchanged(name, &error));
     let mut recovered = None;
     let survey = |ask: Ask<'_>| {
@@ -168,7 +176,7 @@ fn survey_and_plan(
         })
     };
     match prepare(files, Some(name), allow, None, desired::wanted_on_node, survey) {
-        Ok(prepared) => Ok((prepared.plan, recovered)),
+        Ok(prepared) => Ok((prepared, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
         Err(Unprepared::Hash(error)) => {
             Err(Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))
@@ -197,13 +205,26 @@ fn files_of(plan: &Plan) -> Vec<RunFile> {
     plan.changes.iter().map(file).collect()
 }
 
-/// What `rotate` would do on a node after the files of this plan; empty for nothing.
-#[must_use]
-pub fn announced(plan: &Plan, specs: &[&SecretSpec]) -> String {
+/// What `rotate` would do on a node after the files of this plan, which was made from `survey`; empty for nothing.
+///
+/// # Errors
+/// If the session ends.
+pub fn announced(
+    target: &mut Node<'_>,
+    plan: &Plan,
+    survey: &Survey,
+    specs: &[&SecretSpec],
+) -> Result<String, NodeError> {
     let mut run = NodeRun::default();
     actions::collect(&changed(plan, specs), &mut run);
     passwords::collect(plan, &mut run);
-    actions::announced(passwords::announced(plan), &run)
+    host_keys::collect(target, plan, survey, &mut run)?;
+    Ok(announced_of(plan, &run))
+}
+
+fn announced_of(plan: &Plan, run: &NodeRun<'_>) -> String {
+    let first = host_keys::announced(run).into_iter().chain(passwords::announced(plan)).collect();
+    actions::announced(first, run)
 }
 
 /// The secrets whose files change, or whose password is applied, in the manifest's order.

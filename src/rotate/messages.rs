@@ -4,7 +4,7 @@ use deaddrop_core::warning::Warning;
 
 use crate::manifest::{SecretKind, SecretSpec};
 use crate::nixos;
-use crate::place::node::{Fault, NodeError, Outcome};
+use crate::place::node::{Fault, NodeError, NodeRun, Outcome};
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
 
@@ -86,6 +86,17 @@ fn log_hint(name: &str, outcome: &Outcome) -> String {
     match outcome.acted.last() {
         Some(unit) => format!("journalctl -u {unit} on {name}"),
         None => String::new(),
+    }
+}
+
+/// DD505: sshd was not told of its new host key.
+pub(super) fn sshd_not_told(run: &NodeRun<'_>) -> Warning {
+    let paths: Vec<&str> = run.host_keys.iter().map(|key| key.path.as_str()).collect();
+    Warning {
+        code: "DD505",
+        secret: None,
+        message: format!("{} is in place, and sshd serves the old host key until it is restarted", paths.join(", ")),
+        hint: "the node has no systemd: restart sshd there by hand".into(),
     }
 }
 

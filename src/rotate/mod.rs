@@ -7,6 +7,7 @@ mod actions;
 pub mod choose;
 pub mod fleet;
 mod host;
+mod host_keys;
 mod messages;
 mod passwords;
 pub mod schedule;
@@ -19,6 +20,7 @@ use deaddrop_core::secret::Secret;
 
 use crate::manifest::{self, Allowances, SecretSpec};
 use crate::run::desired::DesiredFile;
+use crate::run::make::PublicPart;
 use crate::run::message::Message;
 use crate::run::plan::Plan;
 
@@ -160,6 +162,8 @@ pub struct HostResult {
     pub restarted: Vec<String>,
     /// The passwords that were applied and are in force.
     pub passwords: Vec<InForce>,
+    /// The public parts of its generated keys, and of the host keys that were changed.
+    pub public_parts: Vec<PublicPart>,
     /// The time for which the units were watched and healthy.
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
@@ -180,6 +184,7 @@ impl HostResult {
             announced: String::new(),
             restarted: Vec::new(),
             passwords: Vec::new(),
+            public_parts: Vec::new(),
             healthy_for: None,
             needs_user: false,
             seconds: 0.0,

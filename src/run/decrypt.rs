@@ -10,7 +10,7 @@ use deaddrop_core::warning::Warning;
 use super::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::derive::generate::private::{PublicSide, public_side};
 use crate::derive::generate::{Public, SshPublicKey};
-use crate::nixos::closure::decrypt::{Decrypter, Identity, IdentityKind, ssh_tag};
+use crate::nixos::closure::decrypt::{Decrypter, Identity, IdentityKind, Recipients, ssh_tag};
 use crate::nixos::decrypt::{self as rules, KnownKey};
 use crate::nixos::{self, Finding, passwords};
 use crate::place::Survey;
@@ -109,6 +109,59 @@ fn missing<'s>(decrypter: &'s Decrypter, needed: &[&'s Identity], keys: &[Standi
     let may_be_by_gpg = decrypter.gnupg_home.is_some() && decrypter.files.values().any(|file| file.pgp);
     let is_enough = may_be_by_gpg || needed.iter().any(|identity| has(identity) || is_made(identity));
     if is_enough { Vec::new() } else { needed.to_vec() }
+}
+
+/// NX120: what a running node decrypts, and after the change of a key's file cannot decrypt any more. Keys that the run
+/// makes are kept: nothing stood in their place.
+#[must_use]
+pub fn locked_out(files: &[DesiredFile], survey: &Survey) -> Vec<Told> {
+    if survey.node.is_none() {
+        return Vec::new();
+    }
+    let given = given(files, survey);
+    let mut told = Vec::new();
+    for file in files {
+        let new = match &file.content {
+            Content::Exact(value) => Some(value),
+            Content::Absent => None,
+            _ => continue,
+        };
+        let path = file.path.as_str();
+        for decrypter in survey.system.iter().flat_map(|system| &system.decrypters) {
+            let reads = |identity: &&Identity| identity.path == path || mapped(survey, &identity.path) == Some(path);
+            let Some(identity) = decrypter.identities.iter().find(reads) else { continue };
+            // One that stays, or was never there, locks nothing.
+            if survey.keys.get(&identity.path) == new {
+                continue;
+            }
+            let closed = closed_files(decrypter, survey, &given);
+            if !closed.is_empty() {
+                let key = new.and_then(|value| known(value.expose()));
+                let finding = rules::locked_out(decrypter, &identity.path, key.as_ref(), &closed);
+                told.push(Told { path: Some(path.to_owned()), finding });
+            }
+        }
+    }
+    told
+}
+
+/// The files that no key opens, as far as that is known.
+fn closed_files<'d>(decrypter: &'d Decrypter, survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Vec<&'d str> {
+    let keys: Vec<Standing<'_>> =
+        decrypter.identities.iter().filter_map(|identity| Standing::of(identity, survey, given)).collect();
+    let lacks_required = rules::required(decrypter)
+        .is_some_and(|required| !keys.iter().any(|key| key.identity == required) && decrypter.made_key.is_none());
+    let is_closed = |key: &Standing<'_>, file| match &key.key {
+        GivenKey::Known(known) => rules::opens(key.identity, known, file) == Some(false),
+        // sops-nix takes no other SSH key than those that are known here; a file of age may name a plugin.
+        GivenKey::Unknown => key.given.is_some() && key.identity.kind == IdentityKind::SshAsAge,
+        GivenKey::Generated | GivenKey::Absent => false,
+    };
+    let by_gpg = |file: &Recipients| decrypter.gnupg_home.is_some() && file.pgp;
+    let files = decrypter.files.iter().filter(|(_, file)| {
+        file.keys.is_some() && !by_gpg(file) && (lacks_required || keys.iter().all(|key| is_closed(key, file)))
+    });
+    files.map(|(path, _)| path.as_str()).collect()
 }
 
 /// NX118, of the key that the manifest gives, else of the one that stands.
@@ -223,7 +276,7 @@ fn of_public(public: &Public) -> Option<KnownKey> {
     match public {
         Public::Ssh(key) => Some(of_ssh(key)),
         Public::Age(recipient) => Some(KnownKey { recipients: vec![recipient.clone()], ..KnownKey::default() }),
-        Public::WireGuard(_) | Public::Nothing => None,
+        Public::Rsa(_) | Public::WireGuard(_) | Public::Nothing => None,
     }
 }
 

@@ -20,14 +20,34 @@ use crate::run::plan::{Action, Change, Plan, applied, shadow};
 pub struct PublicPart {
     /// The secret's name.
     pub secret: String,
-    /// The kind of key.
-    pub kind: KeyKind,
+    /// The kind of key: as `generate` names it, or `ssh-host-rsa`.
+    pub kind: &'static str,
+    /// It is a host key of sshd.
+    pub is_host_key: bool,
     /// The declared path of the private key.
     pub path: String,
     /// The public part.
     pub public: Public,
     /// For a new key that the target decrypts with: what is to be done first.
     pub to_add: Vec<String>,
+    /// The run has put the key there.
+    pub is_new: bool,
+}
+
+impl PublicPart {
+    /// That of a generated key.
+    #[must_use]
+    pub fn generated(secret: &str, kind: KeyKind, path: &str, public: Public, to_add: Vec<String>) -> Self {
+        Self {
+            secret: secret.to_owned(),
+            kind: kind.name(),
+            is_host_key: kind == KeyKind::SshHostEd25519,
+            path: path.to_owned(),
+            public,
+            to_add,
+            is_new: false,
+        }
+    }
 }
 
 /// Generates the missing keys. Returns the public parts of all keys, in the order of the files.
@@ -56,8 +76,10 @@ pub fn keys(files: &mut [DesiredFile], survey: &Survey, now: SystemTime) -> Resu
             _ => continue,
         };
         if public != Public::Nothing {
-            let (secret, path) = (file.secret.clone(), file.path.as_str().to_owned());
-            parts.push(PublicPart { secret, kind: generated.spec.kind.kind(), path, public, to_add });
+            let is_new = !matches!(generated.key, KeyState::Kept(_));
+            let kind = generated.spec.kind.kind();
+            let part = PublicPart::generated(&file.secret, kind, file.path.as_str(), public, to_add);
+            parts.push(PublicPart { is_new, ..part });
         }
     }
     Ok(parts)

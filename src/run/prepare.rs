@@ -18,6 +18,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The public parts of the generated keys.
     pub public_parts: Vec<PublicPart>,
+    /// What the plan was made from.
+    pub survey: Survey,
 }
 
 /// The reason why there is no plan.
@@ -81,5 +83,5 @@ pub fn prepare<E>(
     let mut plan = plan::plan(files, &survey).map_err(Unprepared::Refused)?;
     plan.warnings.retain(|warning| warning.secret.is_some() || !allow.contains_key(warning.code));
     plan.warnings.extend(told);
-    Ok(Prepared { plan, public_parts })
+    Ok(Prepared { plan, public_parts, survey })
 }

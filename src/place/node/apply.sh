@@ -242,10 +242,12 @@ write_files() {
     at=$dir
     # The file has its mode from the start.
     umask "$mask"
+    made_public=
     {
       give_owner && value
     } 8>"n/$name" || abort "write $path"
     umask 077
+    [ -z "$made_public" ] || say "public $number $made_public"
     label || abort "label $path"
     [ "$before" != - ] || before=$(stat -c %s -- "n/$name")
     set -- "$@" "n/$name"
@@ -380,7 +382,7 @@ settle_some() {
 }
 
 apply() {
-  items=0 places=0 units=0 programs=0 checks=0 passwords=0 users_program=
+  items=0 places=0 units=0 programs=0 checks=0 passwords=0 users_program='' tells_sshd=''
   settle=0 absent=0 reached=0 stays=
   rollback=yes
   while :; do
@@ -392,6 +394,7 @@ apply() {
       unit\ *) units=$((units + 1)) && eval "unit_$units=\${line#unit }" ;;
       program\ *) programs=$((programs + 1)) && eval "program_$programs=\${line#program }" ;;
       check\ *) checks=$((checks + 1)) && eval "check_$checks=\${line#check }" ;;
+      sshd\ *) tells_sshd=${line#sshd } ;;
       users\ *) users_program=${line#users } ;;
       password\ *) passwords=$((passwords + 1)) && eval "password_$passwords=\${line#password }" ;;
       settle\ *) settle=${line#settle } ;;

@@ -11,6 +11,7 @@
 mod apply;
 mod closure;
 mod error;
+mod host_keys;
 mod keys;
 mod limits;
 mod login;
@@ -35,6 +36,7 @@ use tree::NodeTree;
 
 pub use apply::{Action, ApplyStep, Fault, NodeChange, NodePassword, NodeRun, Outcome, OutcomeKind, Unit};
 pub use error::NodeError;
+pub use host_keys::{HostKey, Sshd};
 pub use login::Login;
 pub use output::{Composed, RunFile};
 pub use recovery::Recovery;
@@ -47,6 +49,8 @@ const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), i
 const GENERATE: &str = include_str!("generate.sh");
 /// Applies passwords.
 const PASSWORDS: &str = include_str!("passwords.sh");
+/// Finds sshd's host keys, and tells sshd of new ones.
+const HOST_KEYS: &str = include_str!("host_keys.sh");
 /// Restarts and watches the units.
 const UNITS: &str = include_str!("units.sh");
 
@@ -79,6 +83,8 @@ pub struct NodePlace<'w> {
     mounts: Option<Option<closure::Mounts>>,
     /// The script for the system was sent.
     reads_system: bool,
+    /// The script for host keys was sent.
+    knows_host_keys: bool,
     /// The known files of its system.
     system_tree: Option<NodeTree>,
 }
@@ -104,6 +110,7 @@ impl<'w> NodePlace<'w> {
             persist_root: None,
             mounts: None,
             reads_system: false,
+            knows_host_keys: false,
             system_tree: None,
         })
     }
@@ -306,12 +313,26 @@ impl<'w> NodePlace<'w> {
         if !run.passwords.is_empty() {
             self.send_program(PASSWORDS);
         }
+        if run.sshd.is_some() {
+            self.load_host_keys("");
+        }
+    }
+
+    /// Sends a question about host keys; the script before it, once.
+    fn load_host_keys(&mut self, question: &str) {
+        let script = if self.knows_host_keys { "" } else { HOST_KEYS };
+        if !script.is_empty() || !question.is_empty() {
+            self.send_program(&format!("{script}{question}\n"));
+        }
+        self.knows_host_keys = true;
     }
 
     /// Makes all changes, or none, and restarts the units; ends the session.
     pub fn apply_all(&mut self, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
         self.load_for(run);
-        let outcome = apply::apply(&mut self.session, &self.tree, run, on_step);
+        let login = &self.login;
+        let are_served = |made: &[(String, String)]| host_keys::are_served(login, run, made);
+        let outcome = apply::apply(&mut self.session, &self.tree, run, on_step, &are_served);
         self.session.end();
         outcome
     }

@@ -57,6 +57,7 @@ fn survey_with(at: &str, wanted: &[Wanted]) -> Result<Survey, StorageError> {
         persist_root: None,
         mounts: None,
         reads_system: false,
+        knows_host_keys: false,
         system_tree: None,
     };
     node.survey_paths(wanted).unwrap()

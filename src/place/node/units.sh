@@ -337,7 +337,8 @@ run_checks() {
 show_why() {
   case $bad in
     program* | users* | password*set) show_output ;;
-    password*) ;;
+    password* | not-served) ;;
+    sshd*) show_output ;;
     down*)
       unit=${bad#* }
       show_journal "${unit%% *}"
@@ -372,9 +373,10 @@ tell_units() {
     number=$((number + 1))
     eval "acted_$number="
   done
-  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && [ "$passwords" = 0 ] && return 0
+  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && [ "$passwords" = 0 ] && [ -z "$tells_sshd" ] && return 0
   say "step restarting"
-  [ "$passwords" = 0 ] || apply_passwords
+  [ -z "$tells_sshd" ] || tell_sshd
+  [ "$bad" ] || [ "$passwords" = 0 ] || apply_passwords
   [ "$bad" ] || act_on_units
   [ "$bad" ] || [ "$passwords" = 0 ] || check_passwords
   [ "$bad" ] || run_programs
@@ -401,6 +403,7 @@ roll_back() {
     exit 1
   fi
   say_each left "$left"
+  [ -z "$tells_sshd" ] || tell_sshd_again
   [ "$passwords" = 0 ] || run_users_again
   number=0
   while [ "$number" -lt "$units" ]; do

@@ -10,6 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use super::RunKind;
 use crate::report::{plan as report, wrap};
 use crate::rotate::{HostResult, HostStatus, InForce};
+use crate::run::make::PublicPart;
 use crate::run::message::Message;
 use crate::run::plan::{Action, Plan};
 use crate::run::style::{self, paint};
@@ -40,6 +41,8 @@ pub struct HostReport {
     pub restarted: Vec<String>,
     /// Passwords that were applied.
     pub passwords: Vec<InForce>,
+    /// The public parts of its generated keys, and of host keys that were changed.
+    pub public_parts: Vec<PublicPart>,
 }
 
 impl HostReport {
@@ -73,6 +76,7 @@ impl HostReport {
             seconds: end.seconds,
             restarted: end.restarted,
             passwords: end.passwords,
+            public_parts: end.public_parts,
         }
     }
 

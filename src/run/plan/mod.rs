@@ -147,6 +147,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut repairs = Vec::new();
     let mut passwords = Vec::new();
     let mut of_keys = decrypt::warnings(&files, survey);
+    let locked_out = decrypt::locked_out(&files, survey);
     let mut parents = Parents::default();
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
     let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
@@ -165,6 +166,14 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             refused.push(Refused { secret, refusal });
             continue;
         }
+        let of_file = |told: &&decrypt::Told| told.path.as_deref() == Some(file.path.as_str());
+        let locks = locked_out.iter().filter(of_file).filter_map(|told| told.finding.clone().unless_allowed(&file.allow));
+        let (refuses, warns): (Vec<_>, Vec<_>) = locks.partition(|finding| finding.refuse);
+        if let Some(finding) = refuses.into_iter().next() {
+            refused.push(Refused { secret, refusal: finding.into() });
+            continue;
+        }
+        warnings.extend(warns.into_iter().map(|finding| finding.warning(&file.secret)));
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));

@@ -3,6 +3,7 @@
 mod contact;
 mod ended;
 mod files;
+mod host_keys;
 mod hostile;
 mod interrupted;
 mod job;

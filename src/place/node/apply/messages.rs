@@ -19,7 +19,7 @@ pub(super) fn output_heading(fault: &str, unit: Option<&str>) -> String {
     match (words.next(), unit) {
         (Some("check"), Some(unit)) => format!("last lines of the log of {unit}:"),
         (_, Some(_)) => "last lines of its log:".to_owned(),
-        (Some("program" | "check" | "users" | "password"), None) => "last lines of its output:".to_owned(),
+        (Some("program" | "check" | "users" | "password" | "sshd-test"), None) => "last lines of its output:".to_owned(),
         (Some("down"), None) => "last lines of the output of `health`:".to_owned(),
         (_, None) => "systemctl said:".to_owned(),
     }
@@ -69,6 +69,9 @@ pub(super) fn fault_text(run: &NodeRun<'_>, values: &HiddenValues, what: &str) -
                 _ => format!("`{name}` of `health` did not succeed within {seconds} s"),
             }
         }
+        ["sshd-test"] => "`sshd -t` does not accept its configuration with the new host key".to_owned(),
+        ["sshd-reload"] => format!("{}.service could not be reloaded", run.sshd.as_ref()?.unit),
+        ["not-served"] => "sshd does not serve the new host key".to_owned(),
         words => return super::passwords::fault_text(run, values, words),
     })
 }

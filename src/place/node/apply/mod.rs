@@ -18,6 +18,7 @@
 //!                                -> refused WHY          nothing was changed
 //!                                   step NAME
 //!                                   acted UNIT
+//!                                   public ITEM TEXT     the public part of a key that was made there
 //!                                   bad WHAT             then `output`, base64 and `,`
 //!                                   left PATH            another program has changed it since
 //!                                   stays PATH           an empty directory of the run that cannot be removed
@@ -39,6 +40,7 @@ use std::time::Duration;
 use deaddrop_core::tree::TreeChange;
 
 use super::error::NodeError;
+use super::host_keys::{HostKey, Sshd};
 use super::output::RunFile;
 use super::session::Session;
 use super::tree::NodeTree;
@@ -127,6 +129,10 @@ pub struct NodeRun<'a> {
     pub users_program: Option<Vec<String>>,
     /// Passwords, which must be in force after the units.
     pub passwords: Vec<NodePassword>,
+    /// The host keys of sshd that change.
+    pub host_keys: Vec<HostKey>,
+    /// sshd, if it has such a key.
+    pub sshd: Option<Sshd>,
     /// All files of the run, unchanged ones included: their values are not shown in the output of programs.
     pub files: Vec<RunFile>,
     /// A changed secret with `output: hide`: no output of programs is shown.
@@ -161,6 +167,8 @@ pub struct Outcome {
     pub changed_by_others: Vec<String>,
     /// Empty directories of the run that could not be removed.
     pub unremoved_directories: Vec<String>,
+    /// The public parts of keys that the node has made, by the key's path, as its programs print them.
+    pub made: Vec<(String, String)>,
 }
 
 /// The kind of result.
@@ -191,8 +199,14 @@ pub struct Fault {
     pub output: Vec<String>,
 }
 
-/// Sends a change and reads the result.
-pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
+/// Sends a change and reads the result. `are_served` finds out whether sshd serves its new keys.
+pub(super) fn apply(
+    session: &mut Session,
+    tree: &NodeTree,
+    run: &NodeRun<'_>,
+    on_step: &dyn Fn(ApplyStep),
+    are_served: &dyn Fn(&[(String, String)]) -> bool,
+) -> Outcome {
     let mut outcome = Outcome {
         kind: OutcomeKind::Done,
         acted: Vec::new(),
@@ -200,6 +214,7 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, o
         remaining_faults: Vec::new(),
         changed_by_others: Vec::new(),
         unremoved_directories: Vec::new(),
+        made: Vec::new(),
     };
     session.values.add_run(tree, run);
     if let Err(error) = request::send(session, tree, run) {
@@ -211,7 +226,7 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, o
     let programs = run.programs.len().saturating_add(usize::from(run.users_program.is_some()));
     let steps = run.units.len().saturating_add(programs).saturating_mul(2).saturating_add(STEPS);
     session.limits().expect_change(LONGEST_REPORT, PATIENCE.saturating_add(waits), steps);
-    match report::report(session, run, &mut outcome, on_step) {
+    match report::report(session, run, &mut outcome, on_step, are_served) {
         Ok(kind) => outcome.kind = kind,
         // The change may have started although no line says so: the last line may be lost.
         Err(error) => outcome.kind = OutcomeKind::Unknown(error),

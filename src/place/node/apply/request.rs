@@ -38,6 +38,9 @@ pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) ->
         let _ = writeln!(head, "check {} {}", limit.as_secs(), *text::base64(text::quoted(program).as_bytes()));
     }
     head.push_str(&passwords::lines(run)?);
+    if let Some(sshd) = &run.sshd {
+        let _ = writeln!(head, "sshd {} {}", sshd.unit, u8::from(sshd.is_verified()));
+    }
     let _ = writeln!(head, "settle {}", run.settle.as_secs());
     if run.keep {
         head.push_str("keep\n");
@@ -72,7 +75,7 @@ fn content<'a>(change: &'a TreeChange, tree: &'a NodeTree) -> Option<&'a Secret>
 }
 
 /// Directories first, then files, grouped by directory.
-fn in_order(changes: &[NodeChange]) -> Vec<&NodeChange> {
+pub(super) fn in_order(changes: &[NodeChange]) -> Vec<&NodeChange> {
     let mut all: Vec<&NodeChange> = changes.iter().collect();
     all.sort_by_key(|change| match change {
         NodeChange::Tree(TreeChange::MakeDirectory { .. }) => None,
