@@ -7,10 +7,10 @@ use deaddrop_core::warning::Warning;
 
 use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, host_keys, messages, passwords};
 use crate::manifest::{self, Allow, SecretSpec};
-use crate::place::{Place, Survey};
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
+use crate::place::{Place, Survey};
 use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
@@ -76,10 +76,11 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
         Err(error) => return HostResult::unchanged(name, &error),
     };
     target.persist_root = persist_root;
-    let (Prepared { mut plan, mut public_parts, survey }, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
-        Ok(planned) => planned,
-        Err(end) => return *end,
-    };
+    let (Prepared { mut plan, mut public_parts, survey }, recovered) =
+        match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
+            Ok(planned) => planned,
+            Err(end) => return *end,
+        };
     let mut warnings = target.warnings();
     warnings.extend(messages::warnings(&plan, &specs));
     warnings.extend(recovered.iter().flat_map(|recovery| recovered_warnings(recovery, &plan)));

@@ -18,7 +18,12 @@ use super::Node;
 ///
 /// # Errors
 /// If the session ends.
-pub(super) fn collect(target: &mut Node<'_>, plan: &Plan, survey: &Survey, run: &mut NodeRun<'_>) -> Result<(), NodeError> {
+pub(super) fn collect(
+    target: &mut Node<'_>,
+    plan: &Plan,
+    survey: &Survey,
+    run: &mut NodeRun<'_>,
+) -> Result<(), NodeError> {
     let changed: Vec<&Change> = plan.changes.iter().filter(|change| is_ssh_key(change)).collect();
     if changed.is_empty() {
         return Ok(());

@@ -167,7 +167,8 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             continue;
         }
         let of_file = |told: &&decrypt::Told| told.path.as_deref() == Some(file.path.as_str());
-        let locks = locked_out.iter().filter(of_file).filter_map(|told| told.finding.clone().unless_allowed(&file.allow));
+        let locks =
+            locked_out.iter().filter(of_file).filter_map(|told| told.finding.clone().unless_allowed(&file.allow));
         let (refuses, warns): (Vec<_>, Vec<_>) = locks.partition(|finding| finding.refuse);
         if let Some(finding) = refuses.into_iter().next() {
             refused.push(Refused { secret, refusal: finding.into() });

@@ -124,9 +124,13 @@ fn sshd_says_first_whether_it_takes_the_key() {
     let scratch = Scratch::new();
     let node = case(&scratch, NodeBuilder::new("node1"));
     let (old, key) = (fs::read(node.at(HOST_KEY)).unwrap(), served(&node));
-    let refuses = "#!/bin/sh\n[ \"$1\" != -t ] || { echo 'no hostkeys available' >&2; exit 1; }\nexec /usr/sbin/sshd \"$@\"\n";
+    let refuses =
+        "#!/bin/sh\n[ \"$1\" != -t ] || { echo 'no hostkeys available' >&2; exit 1; }\nexec /usr/sbin/sshd \"$@\"\n";
     node.add_program("sshd", refuses);
-    rotate(&scratch, &[]).expect_code(1).expect_error("`sshd -t` does not accept").expect_error("no hostkeys available");
+    rotate(&scratch, &[])
+        .expect_code(1)
+        .expect_error("`sshd -t` does not accept")
+        .expect_error("no hostkeys available");
     assert_old(&node, &old, &key);
     assert_eq!(node.acts(), Vec::<String>::new());
 }
@@ -218,6 +222,36 @@ fn a_key_that_opens_nothing_of_the_nodes_own_secrets_is_refused() {
 }
 
 #[test]
+fn agenix_needs_a_key_that_its_files_are_encrypted_for() {
+    let scratch = Scratch::new();
+    new_ssh_key(&scratch.join("new"));
+    new_ssh_key(&scratch.join("other"));
+    for (key, code) in [("other", 1), ("new", 0)] {
+        let mut age = Command::new("age");
+        let file = scratch.join("wifi.age");
+        tool(age.args(["-e", "-o"]).arg(&file).arg("-R").arg(scratch.join(format!("{key}.pub"))).arg("/dev/null"));
+        let mut root = NixosRoot::at(&scratch.join(format!("{key}.nixos")));
+        root.users(Users::Perl { mutable: false });
+        let file = root.store("wifi.age", fs::read(&file).unwrap());
+        root.agenix(By::Activation, &[HOST_KEY], &[("wifi", "/run/agenix/wifi", &file)]);
+        let name = format!("{key}1");
+        let node = nixos_node(&name, &root).start(&scratch);
+        node.add_unit("sshd.service");
+        node.on_restart("sshd.service", RELOAD);
+        declare(&scratch, "from: file:new");
+        let manifest = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+        scratch.write("secrets.yaml", manifest.replace("node1", &name));
+        let run = deaddrop(&scratch, &["rotate", &name]).run().expect_code(code);
+        assert_eq!(
+            run.stderr().contains("NX120") && run.stderr().contains("`agenix -r`"),
+            code == 1,
+            "{}",
+            run.stderr()
+        );
+    }
+}
+
+#[test]
 fn a_key_that_opens_them_or_beside_one_that_does_is_put_there() {
     // Its own recipient is added already.
     let scratch = Scratch::new();
@@ -285,10 +319,7 @@ fn of_several_hosts_each_key_has_its_host() {
     let of = |key: &serde_json::Value| (key["host"].clone(), key["secret"].clone(), key["kind"].clone());
     let keys: Vec<_> = object["keys"].as_array().unwrap().iter().map(of).collect();
     let want = |host: &str| {
-        [
-            (json!(host), json!("deploy"), json!("ssh-ed25519")),
-            (json!(host), json!("host"), json!("ssh-host-ed25519")),
-        ]
+        [(json!(host), json!("deploy"), json!("ssh-ed25519")), (json!(host), json!("host"), json!("ssh-host-ed25519"))]
     };
     let mut keys = keys;
     keys.sort_by_key(|key| format!("{key:?}"));

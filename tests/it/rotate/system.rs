@@ -81,3 +81,42 @@ fn rules_about_mounts_and_first_boots_are_not_asked_of_a_node() {
     let codes: Vec<&str> = found.iter().filter_map(|finding| finding[0].as_str()).collect();
     assert_eq!(codes, ["NX111", "NX111", "NX112"], "{found:?}");
 }
+
+#[test]
+fn with_persist_root_what_a_boot_would_lose_is_written_below_it() {
+    let scratch = Scratch::new();
+    let mut root = NixosRoot::new(&scratch);
+    root.users(Users::Perl { mutable: false });
+    root.fstab(
+        "none / tmpfs x-initrd.mount,mode=755 0 0\n/dev/disk/by-label/keep /persist ext4 x-initrd.mount 0 1\n\
+         /persist/etc/bound /etc/bound none bind 0 0\n",
+    );
+    let mounts = "mkdir -p \"$root/persist/etc/bound\" \"$root/etc/bound\" \"$root/var/lib/volatile\"\n\
+                  mount --bind \"$root/persist\" \"$root/persist\"\n\
+                  mount --bind \"$root/persist/etc/bound\" \"$root/etc/bound\"\n\
+                  mount -t tmpfs tmpfs \"$root/var/lib/volatile\"\n";
+    let node = nixos_node("node1", &root).mounts(mounts).start(&scratch);
+    let secrets = "version: 1\nsecrets:\n  root: { path: /etc/secrets/root, from: env:A }\n\
+                   \x20 bound: { path: /etc/bound/a, from: env:A }\n\
+                   \x20 below: { path: /persist/secrets/a, from: env:A }\n\
+                   \x20 volatile: { path: /var/lib/volatile/a, from: env:A }\nhosts:\n";
+    let rotate = |host: &str, code: i32| {
+        scratch.write("secrets.yaml", format!("{secrets}  node1: {{ ssh: node1{host} }}\n"));
+        deaddrop(&scratch, &["rotate", "node1"]).env("A", "a value of no interest").run().expect_code(code)
+    };
+    // Without it, what is on the root would be gone at the next boot.
+    rotate("", 1).expect_error("root: NX007").expect_error("gone at the next boot");
+    assert!(!node.at("/etc/secrets/root").exists());
+    rotate(", persist_root: /persist", 0).expect_error("4 changed");
+    for path in
+        ["/persist/etc/secrets/root", "/persist/etc/bound/a", "/persist/secrets/a", "/persist/var/lib/volatile/a"]
+    {
+        assert!(node.at(path).exists(), "{path}");
+    }
+    assert!(!node.at("/etc/secrets/root").exists());
+    rotate(", persist_root: /persist", 0).expect_error("nothing to do");
+    let plan = deaddrop(&scratch, &["plan", "@node1", "--json"]).env("A", "another value").run().expect_code(0).json();
+    let written = |at: usize| plan["changes"][at]["written_to"].clone();
+    assert_eq!((written(0), written(1)), (json!("/persist/etc/secrets/root"), json!(null)));
+    node.assert_clean();
+}

@@ -19,7 +19,9 @@ pub(super) fn output_heading(fault: &str, unit: Option<&str>) -> String {
     match (words.next(), unit) {
         (Some("check"), Some(unit)) => format!("last lines of the log of {unit}:"),
         (_, Some(_)) => "last lines of its log:".to_owned(),
-        (Some("program" | "check" | "users" | "password" | "sshd-test"), None) => "last lines of its output:".to_owned(),
+        (Some("program" | "check" | "users" | "password" | "sshd-test"), None) => {
+            "last lines of its output:".to_owned()
+        }
         (Some("down"), None) => "last lines of the output of `health`:".to_owned(),
         (_, None) => "systemctl said:".to_owned(),
     }
