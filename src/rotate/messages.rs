@@ -108,7 +108,8 @@ pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
         if is_k3s_token(spec) {
             warnings.push(nixos::k3s::token_changed(&change.path).warning(&change.secret));
         }
-        let is_applied = plan.passwords.iter().any(|password| password.secret == change.secret);
+        let is_applied = plan.in_force.contains(&change.secret)
+            || plan.passwords.iter().any(|password| password.secret == change.secret);
         if spec.is_hashed_password_file() && !is_applied {
             let user = spec.password_users().next();
             warnings.push(nixos::passwords::read_at_activation(&change.path, user).warning(&change.secret));

@@ -93,12 +93,12 @@ const SNIPPET: &str = "#### Activation script snippet ";
 pub fn script(activate: &str) -> Option<UsersScript> {
     let (above, snippets) = activate.split_once(SNIPPET)?;
     let users = snippets.split(SNIPPET).find_map(|snippet| snippet.strip_prefix("users:"))?;
-    let command = perl_command(users).filter(|command| command.first().is_some_and(|word| is_store_path(word)))?;
+    let command = perl_command(users).filter(|command| command.first().is_some_and(|word| is_plain_path(word)))?;
     Some(UsersScript { path: script_path(above), command })
 }
 
-fn is_store_path(word: &str) -> bool {
-    word.starts_with("/nix/store/") && !word.contains(['$', '`', '"', '\''])
+fn is_plain_path(word: &str) -> bool {
+    word.starts_with('/') && !word.contains(['$', '`', '"', '\''])
 }
 
 fn script_path(above: &str) -> Option<String> {
@@ -109,7 +109,7 @@ fn script_path(above: &str) -> Option<String> {
         let line = line.strip_prefix("export ").unwrap_or(line);
         if let Some(list) = line.strip_prefix("for i in ") {
             let list = list.split(';').next().unwrap_or_default();
-            packages = list.split_whitespace().filter(|word| is_store_path(word)).collect();
+            packages = list.split_whitespace().filter(|word| is_plain_path(word)).collect();
         } else if let Some(value) = line.strip_prefix("PATH=") {
             let value = value.trim_matches('"');
             match value.strip_prefix("$PATH:$i/") {

@@ -128,7 +128,7 @@ impl NodePlace<'_> {
             }
             self.ask_writers()?;
             self.ask_names()?;
-            self.tree.begin(0);
+            self.tree.begin_again();
             let found = read(&self.tree).map_err(|error| refused(&error))?;
             if !self.tree.has_questions() {
                 return Ok(found);

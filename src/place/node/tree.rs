@@ -86,6 +86,11 @@ impl NodeTree {
     /// The rules start a run over this many declared files.
     pub(super) fn begin(&self, files: usize) {
         self.files.set(files);
+        self.begin_again();
+    }
+
+    /// They start again, over the same files.
+    pub(super) fn begin_again(&self) {
         self.met.set(0);
     }
 

@@ -63,6 +63,15 @@ pub(super) fn of(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey, a
     users_of(file, survey).into_iter().filter_map(applied).collect()
 }
 
+/// True if the password of a file is in force already, for all its users.
+pub(super) fn is_in_force(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey) -> bool {
+    let users = users_of(file, survey);
+    system(surveyed, survey).is_some()
+        && !users.is_empty()
+        && users.iter().all(|user| survey.users.shadow_hash(user).is_some())
+        && trapped(file, survey).is_empty()
+}
+
 /// The system of a running node that was held against a path.
 fn system<'s>(surveyed: &SurveyedPath, survey: &'s Survey) -> Option<&'s Closure> {
     survey.node.as_ref().filter(|_| surveyed.is_examined)?;

@@ -117,6 +117,8 @@ pub struct Plan {
     pub interrupted: Option<Arc<Interrupted>>,
     /// On a running node: the passwords that are applied after the files, in the manifest's order.
     pub passwords: Vec<AppliedPassword>,
+    /// On a running node: secrets whose password is in force before their file.
+    pub in_force: Vec<String>,
 }
 
 /// A declared file that must not be written where it is declared.
@@ -145,7 +147,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut repairs = Vec::new();
-    let mut passwords = Vec::new();
+    let (mut passwords, mut in_force) = (Vec::new(), Vec::new());
     let mut of_keys = decrypt::warnings(&files, survey);
     let locked_out = decrypt::locked_out(&files, survey);
     let mut parents = Parents::default();
@@ -189,6 +191,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 repairs.extend(Repair::of(&file, survey));
                 let action = action(&file, surveyed, uid, gid);
                 passwords.extend(applied::of(&file, surveyed, survey, action));
+                in_force.extend(applied::is_in_force(&file, surveyed, survey).then(|| file.secret.clone()));
                 let change = change(file, surveyed, uid, gid);
                 found.extend(link_warning(&change, &of_a_run));
                 found.extend(label_warning(&change, surveyed));
@@ -218,7 +221,7 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     warnings.extend(survey.findings.iter().map(nixos::Finding::of_target));
     warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
     let interrupted = survey.interrupted.clone();
-    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted, passwords })
+    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted, passwords, in_force })
 }
 
 impl Plan {

@@ -10,6 +10,7 @@ use deaddrop::run::decrypt;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use super::job::each_shell;
 use crate::kit::decrypt::{By, HOST_KEY};
 use crate::kit::nixos::{NixosRoot, Users};
 use crate::kit::nixos_node::nixos_node;
@@ -102,6 +103,17 @@ fn a_new_host_key_is_tested_told_to_sshd_and_seen_to_be_served() {
     let known = scratch.join("ssh/known_hosts");
     fs::write(&known, format!("[127.0.0.1]:{} {new}\n", node.port)).unwrap();
     rotate(&scratch, &[]).expect_code(0).expect_error("nothing to do");
+}
+
+#[test]
+fn each_shell_waits_until_the_key_is_seen() {
+    each_shell(|scratch, builder| {
+        let node = case(scratch, keeps_its_key(builder));
+        configure(&node);
+        rotate(scratch, &[]).expect_code(0);
+        assert_eq!(served(&node), public(scratch, "new"));
+        node.assert_clean();
+    });
 }
 
 #[test]
