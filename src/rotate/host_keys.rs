@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::derive::generate::private::{PublicSide, public_side};
 use crate::derive::generate::{KeyKind, Public, SshPublicKey, wireguard};
-use crate::place::node::{HostKey, NodeError, NodeRun};
+use crate::place::node::{HostKey, MadeKey, NodeError, NodeRun};
 use crate::place::{Survey, SurveyedPath};
 use crate::run::decrypt;
 use crate::run::desired::{Content, Generated, KeyState};
@@ -90,20 +90,14 @@ pub(super) fn announced(run: &NodeRun<'_>) -> Option<String> {
     })
 }
 
-/// The public parts of the keys that the node has made itself (`made`: path and public part), and of host keys from a
-/// source.
-pub(super) fn public_parts(
-    plan: &Plan,
-    survey: &Survey,
-    host_keys: &[HostKey],
-    made: &[(String, String)],
-) -> Vec<PublicPart> {
+/// The public parts of the keys that the node has made itself, and of host keys from a source.
+pub(super) fn public_parts(plan: &Plan, survey: &Survey, host_keys: &[HostKey], made: &[MadeKey]) -> Vec<PublicPart> {
     let of = |change: &Change| {
         let (path, is_new) = (change.path.as_str(), true);
         match &change.content {
             Content::Generated(Generated { spec, key: KeyState::MadeThere(_), .. }) => {
                 let kind = spec.kind.kind();
-                let (_, text) = made.iter().find(|(path, _)| *path == change.physical)?;
+                let text = &made.iter().find(|made| made.path == change.physical)?.public;
                 let public = match kind {
                     KeyKind::WireGuard if wireguard::is_public(text) => Public::WireGuard(text.clone()),
                     KeyKind::SshHostEd25519 | KeyKind::SshEd25519 => Public::Ssh(SshPublicKey::parse(text)?),

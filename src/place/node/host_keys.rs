@@ -20,9 +20,10 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
+use super::NodePlace;
+use super::apply::{MadeKey, NodeRun};
 use super::error::NodeError;
 use super::login::{self, Login};
-use super::{NodePlace, apply::NodeRun};
 
 /// Maximum size of the answer, in bytes.
 const LONGEST_ANSWER: usize = 64 << 10;
@@ -91,11 +92,11 @@ impl NodePlace<'_> {
 
 /// True if sshd serves every new key of a run. `made` has the public parts that the node has made, by path. Asks until
 /// it does, or for [`PATIENCE`].
-pub(super) fn are_served(login: &Login, run: &NodeRun<'_>, made: &[(String, String)]) -> bool {
+pub(super) fn are_served(login: &Login, run: &NodeRun<'_>, made: &[MadeKey]) -> bool {
     let until = Instant::now() + PATIENCE;
     let Some(sshd) = &run.sshd else { return false };
     run.host_keys.iter().all(|key| {
-        let of_node = made.iter().find(|(path, _)| *path == key.path).map(|(_, public)| public);
+        let of_node = made.iter().find(|made| made.path == key.path).map(|made| &made.public);
         let Some(new) = key.new.as_ref().or(of_node).and_then(|key| without_comment(key)) else { return false };
         let known: Vec<String> = key.old.iter().cloned().chain([new.clone()]).collect();
         loop {

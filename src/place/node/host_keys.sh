@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2154
+# shellcheck shell=sh disable=SC2015,SC2034,SC2086,SC2100,SC2154,SC3013
 # deaddrop on a node: host keys of its sshd. Sent only if the run changes an SSH key. src/place/node/host_keys.rs reads
 # the replies, and describes them.
 

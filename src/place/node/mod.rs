@@ -34,7 +34,7 @@ use super::{Need, Place, PlaceError, Survey, SystemChoice, Wanted};
 use session::Session;
 use tree::NodeTree;
 
-pub use apply::{Action, ApplyStep, Fault, NodeChange, NodePassword, NodeRun, Outcome, OutcomeKind, Unit};
+pub use apply::{Action, ApplyStep, Fault, MadeKey, NodeChange, NodePassword, NodeRun, Outcome, OutcomeKind, Unit};
 pub use error::NodeError;
 pub use host_keys::{HostKey, Sshd};
 pub use login::Login;
@@ -331,7 +331,7 @@ impl<'w> NodePlace<'w> {
     pub fn apply_all(&mut self, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
         self.load_for(run);
         let login = &self.login;
-        let are_served = |made: &[(String, String)]| host_keys::are_served(login, run, made);
+        let are_served = |made: &[MadeKey]| host_keys::are_served(login, run, made);
         let outcome = apply::apply(&mut self.session, &self.tree, run, on_step, &are_served);
         self.session.end();
         outcome

@@ -167,8 +167,17 @@ pub struct Outcome {
     pub changed_by_others: Vec<String>,
     /// Empty directories of the run that could not be removed.
     pub unremoved_directories: Vec<String>,
-    /// The public parts of keys that the node has made, by the key's path, as its programs print them.
-    pub made: Vec<(String, String)>,
+    /// Keys that the node has made.
+    pub made: Vec<MadeKey>,
+}
+
+/// A key that a node has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeKey {
+    /// The path of its file.
+    pub path: String,
+    /// Its public part, as the node's program prints it.
+    pub public: String,
 }
 
 /// The kind of result.
@@ -205,7 +214,7 @@ pub(super) fn apply(
     tree: &NodeTree,
     run: &NodeRun<'_>,
     on_step: &dyn Fn(ApplyStep),
-    are_served: &dyn Fn(&[(String, String)]) -> bool,
+    are_served: &dyn Fn(&[MadeKey]) -> bool,
 ) -> Outcome {
     let mut outcome = Outcome {
         kind: OutcomeKind::Done,

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::messages::{fault_text, hidden_output_hint, output_heading, refused};
 use super::request::in_order;
-use super::{ApplyStep, Fault, NodeChange, NodeRun, Outcome, OutcomeKind};
+use super::{ApplyStep, Fault, MadeKey, NodeChange, NodeRun, Outcome, OutcomeKind};
 use crate::place::node::error::NodeError;
 use crate::place::node::session::Session;
 use crate::place::node::text;
@@ -33,7 +33,7 @@ pub(super) fn report(
     run: &NodeRun<'_>,
     outcome: &mut Outcome,
     on_step: &dyn Fn(ApplyStep),
-    are_served: &dyn Fn(&[(String, String)]) -> bool,
+    are_served: &dyn Fn(&[MadeKey]) -> bool,
 ) -> Result<OutcomeKind, NodeError> {
     const GARBLED: NodeError = NodeError::Garbled("a line about the change");
     let mut end = None;
@@ -153,12 +153,14 @@ pub(super) fn unit_name(run: &NodeRun<'_>, name: &str) -> Option<String> {
 }
 
 /// `ITEM TEXT`: the path of a key that was made, and its public part.
-fn made_key(run: &NodeRun<'_>, line: &str) -> Option<(String, String)> {
+fn made_key(run: &NodeRun<'_>, line: &str) -> Option<MadeKey> {
     let (number, public) = line.split_once(' ')?;
     let number: usize = number.parse().ok()?;
     let changes = in_order(run.changes);
     match changes.get(number.checked_sub(1)?)? {
-        NodeChange::MakeKey { path, .. } if public.len() <= LONGEST_PUBLIC => Some((path.clone(), public.to_owned())),
+        NodeChange::MakeKey { path, .. } if public.len() <= LONGEST_PUBLIC => {
+            Some(MadeKey { path: path.clone(), public: public.to_owned() })
+        }
         _ => None,
     }
 }
