@@ -10,6 +10,7 @@ pub mod facts;
 pub mod image;
 pub mod interrupted;
 pub mod labels;
+mod need;
 pub mod new_tree;
 pub mod node;
 mod standing;
@@ -27,7 +28,8 @@ pub use exposed::{OwnFile, Reader, Unread};
 pub use facts::{Facts, Standing};
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{ChosenLabel, Labels, Origin};
-pub use survey::{ExistingFile, Home, KeyMaker, Need, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};
+pub use need::{Need, NodeFacts};
+pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};
 
 /// A place that holds files.
 pub trait Place {

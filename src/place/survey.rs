@@ -1,6 +1,6 @@
 //! The survey: what exists at each declared path of a tree, and whether a file may be written there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deaddrop_core::error::StorageError;
@@ -14,6 +14,7 @@ use deaddrop_image::table::root::OSTREE;
 use super::facts::{self, Facts};
 use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
+use super::need::NodeFacts;
 use super::standing;
 use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
@@ -66,32 +67,6 @@ pub struct SystemChoice {
     /// Only the system is asked for: the wanted paths are those of another tree, which is to become its root. Then
     /// [`Survey::managed`] has an entry for each, and [`Survey::places`] none.
     pub system_only: bool,
-}
-
-/// What a running node's system is asked about its survey.
-#[derive(Debug, Clone, Default)]
-pub struct Need {
-    /// For each wanted path: it would change.
-    pub changing: Vec<bool>,
-    /// Who reads these files is needed: every unit is read for that.
-    pub wants: bool,
-    /// Everything, for `lint`.
-    pub all: bool,
-}
-
-impl Need {
-    /// Everything about this many paths.
-    #[must_use]
-    pub fn all(paths: usize) -> Self {
-        Self { changing: vec![true; paths], wants: true, all: true }
-    }
-}
-
-/// What is known of a running node with NixOS.
-#[derive(Debug, Default)]
-pub struct NodeFacts {
-    /// The declared files of password hashes that do not stand, if a perl script reads them.
-    pub missing_password_files: BTreeSet<String>,
 }
 
 /// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.

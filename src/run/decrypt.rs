@@ -159,7 +159,10 @@ fn closed_files<'d>(decrypter: &'d Decrypter, survey: &Survey, given: &BTreeMap<
     };
     let by_gpg = |file: &Recipients| decrypter.gnupg_home.is_some() && file.pgp;
     let files = decrypter.files.iter().filter(|(_, file)| {
-        file.keys.is_some() && !by_gpg(file) && (lacks_required || keys.iter().all(|key| is_closed(key, file)))
+        file.keys.is_some()
+            && !file.others
+            && !by_gpg(file)
+            && (lacks_required || keys.iter().all(|key| is_closed(key, file)))
     });
     files.map(|(path, _)| path.as_str()).collect()
 }

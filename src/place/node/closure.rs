@@ -24,8 +24,8 @@ use super::{MOST_ROUNDS, NodePlace};
 use crate::nixos;
 use crate::nixos::closure::{self, Closure, Found, Parts, system};
 use crate::nixos::location::{Places, Seen};
-use crate::place::survey::{NodeFacts, PasswordRule, rule, users};
-use crate::place::{Facts, Need, Standing, Survey, Wanted};
+use crate::place::survey::{PasswordRule, rule, users};
+use crate::place::{Facts, Need, NodeFacts, Standing, Survey, Wanted};
 
 /// The questions of this file.
 const CLOSURE: &str = include_str!("closure.sh");

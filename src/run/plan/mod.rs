@@ -1,6 +1,7 @@
 //! Compares desired files with a survey: the changes. Pure: reads and writes nothing.
 
 pub mod applied;
+mod compare;
 mod interrupted;
 mod owners;
 mod parents;
@@ -15,6 +16,7 @@ use deaddrop_core::tree::{Label, Stat};
 use deaddrop_core::warning::Warning;
 
 use self::applied::AppliedPassword;
+use self::compare::action;
 use self::parents::{Parents, collisions};
 use self::shadow::Repair;
 use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
@@ -23,6 +25,7 @@ use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
+pub use self::compare::changing;
 pub use self::owners::owner_ids;
 pub use self::shadow::needs_user;
 pub use self::warnings::{nixos_findings, readers_matter, value_warnings};
@@ -252,47 +255,6 @@ impl Plan {
     #[must_use]
     pub fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
-    }
-}
-
-/// For each file: it would change, or its password would be applied. Only what is known without the system of a running
-/// node counts, so that nothing of that is read if nothing changes.
-#[must_use]
-pub fn changing(files: &[DesiredFile], survey: &Survey) -> Vec<bool> {
-    let changes =
-        |(file, place): (&DesiredFile, &Result<SurveyedPath, Refusal>)| match (place, owner_ids(file, &survey.users)) {
-            (Ok(surveyed), Ok((uid, gid))) => {
-                action(file, surveyed, uid, gid) != Action::Unchanged || shadow::may_apply(file, survey)
-            }
-            (Ok(_), Err(_)) => false,
-            // sops-nix or agenix may have made what stands there.
-            (Err(_), _) => !file.password_users.is_empty(),
-        };
-    files.iter().zip(&survey.places).map(changes).collect()
-}
-
-fn action(file: &DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Action {
-    let Some(there) = &surveyed.file else {
-        return if matches!(file.content, Content::Absent) { Action::Unchanged } else { Action::Create };
-    };
-    if matches!(file.content, Content::Absent) {
-        return Action::Remove;
-    }
-    let same_content = match (&file.content, &there.content) {
-        (Content::Exact(want), Some(have)) => want == have,
-        (Content::Hash { existing, .. }, _) => existing.is_some(),
-        (Content::Generated(generated), _) => {
-            !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
-        }
-        (Content::PublicPart(Some(want)), Some(have)) => want == have,
-        (Content::Exact(_) | Content::PublicPart(_), None)
-        | (Content::PublicPart(None) | Content::Absent | Content::Unread, _) => false,
-    };
-    let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
-    match (same_content, same_metadata) {
-        (false, _) => Action::Replace,
-        (true, false) => Action::Metadata,
-        (true, true) => Action::Unchanged,
     }
 }
 

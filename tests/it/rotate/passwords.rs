@@ -222,9 +222,9 @@ fn userborn_applies_the_file_when_its_unit_is_restarted() {
 
 #[test]
 fn where_a_line_stays_the_file_is_refused_or_the_hash_is_set_over_standard_input() {
-    for users in [Users::Perl { mutable: true }, Users::Sysusers] {
+    for (users, shell) in [(Users::Perl { mutable: true }, "/usr/bin/dash"), (Users::Sysusers, "/usr/bin/bash")] {
         let case = Case::new(users);
-        let node = case.start();
+        let node = case.start_with(|node| node.shell(shell));
         set_by_chpasswd(&node);
         let refused = case.rotate().expect_code(1).expect_error("admin: NX101").expect_error("`apply_password: true`");
         refused.expect_error("allow: { NX101");
