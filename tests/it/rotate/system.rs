@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::kit::Scratch;
+use crate::kit::decrypt::{By, HOST_KEY};
 use crate::kit::nixos::{NixosRoot, Overlay, Users};
 use crate::kit::nixos_node::{nixos_node, write_manifest};
 use crate::kit::node::{Node, deaddrop};
@@ -80,6 +81,30 @@ fn rules_about_mounts_and_first_boots_are_not_asked_of_a_node() {
     }
     let codes: Vec<&str> = found.iter().filter_map(|finding| finding[0].as_str()).collect();
     assert_eq!(codes, ["NX111", "NX111", "NX112"], "{found:?}");
+}
+
+#[test]
+fn of_a_nodes_system_no_more_than_16_mib_are_read() {
+    let scratch = Scratch::new();
+    let (_root, node) = case(&scratch, |root| {
+        let more = format!("#{}\n", "x".repeat(9 << 20));
+        let files = ["a.yaml", "b.yaml"].map(|name| {
+            let file = root.sops_file(name, &["age1x"]);
+            let text = std::fs::read_to_string(root.host(&file)).unwrap();
+            root.write(&file, format!("{text}{more}"));
+            file
+        });
+        let secrets = [("a", "/run/secrets/a", files[0].as_str()), ("b", "/run/secrets/b", files[1].as_str())];
+        root.sops_nix(By::Activation, json!({ "ageSshKeyPaths": [HOST_KEY] }), &secrets);
+    });
+    write_manifest(&scratch, "  env: { path: /etc/secrets/env, from: env:A }\n");
+    let lint = deaddrop(&scratch, &["lint", "@node1"]).run().expect_code(0);
+    lint.expect_output("NX119").expect_output("over 16 MiB of the system were read").expect_output("NX111");
+    // A run whose paths are no keys does not read them at all.
+    node.wrap_program("stat", "echo \"$*\" >>/srv/stat.log");
+    deaddrop(&scratch, &["rotate", "node1"]).env("A", "B=c").run().expect_code(0);
+    let log = std::fs::read_to_string(node.at("/srv/stat.log")).unwrap();
+    assert!(log.contains("system-units") && !log.contains("-a.yaml"), "{log}");
 }
 
 #[test]
