@@ -136,11 +136,12 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     allowances.filter(&mut left);
     plan.warnings.append(&mut left);
     public_parts.extend(host_keys::public_parts(&plan, &survey, &node_run.host_keys, &outcome.made));
-    let is_untold = node_run.sshd.as_ref().is_some_and(|sshd| sshd.unit == "none");
+    let is_done = matches!(outcome.kind, OutcomeKind::Done);
+    let is_untold = is_done && node_run.sshd.as_ref().is_some_and(|sshd| sshd.unit == "none");
     plan.warnings.extend(is_untold.then(|| messages::sshd_not_told(&node_run)));
     let watched = node_run.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
     let result = HostResult::of(name, plan, outcome, watched.then_some(node_run.settle));
-    let public_parts = if result.status == HostStatus::Done { public_parts } else { Vec::new() };
+    let public_parts = if is_done { public_parts } else { Vec::new() };
     HostResult { public_parts, ..result }
 }
 
