@@ -129,6 +129,8 @@ impl<'w> NodePlace<'w> {
         let located = self.located(wanted)?;
         let mut survey = self.survey_located(&located)?;
         if let Ok(survey) = &mut survey {
+            // A running node's shadow file is changed by its own programs.
+            survey.shadow = None;
             for ((place, located), want) in survey.places.iter_mut().zip(&located).zip(wanted) {
                 if let (Ok(place), true) = (place, located.path != want.path) {
                     place.written_to = Some(located.path.as_str().to_owned());

@@ -185,5 +185,6 @@ fn what(end: &HostResult, kind: RunKind) -> String {
 }
 
 fn differing(plan: &Plan) -> usize {
-    plan.changes.iter().filter(|change| change.action != Action::Unchanged).count()
+    let files = plan.changes.iter().filter(|change| change.action != Action::Unchanged).count();
+    files.saturating_add(plan.applied_alone())
 }

@@ -234,7 +234,17 @@ impl Plan {
         self.passwords.is_empty() && self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
 
-    /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it.
+    /// Number of secrets whose file stays, and whose password is applied.
+    #[must_use]
+    pub fn applied_alone(&self) -> usize {
+        self.changes.iter().filter(|change| self.is_applied_alone(change)).count()
+    }
+
+    fn is_applied_alone(&self, change: &Change) -> bool {
+        change.action == Action::Unchanged && self.passwords.iter().any(|password| password.secret == change.secret)
+    }
+
+    /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it, or of its password.
     #[must_use]
     pub fn secrets(&self) -> Vec<Action> {
         let mut actions = Vec::with_capacity(self.changes.len());
@@ -245,6 +255,7 @@ impl Plan {
                         *of_the_file = change.action;
                     }
                 }
+                _ if self.is_applied_alone(change) => actions.push(Action::Replace),
                 _ => actions.push(change.action),
             }
         }

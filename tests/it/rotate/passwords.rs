@@ -159,6 +159,8 @@ fn after_a_failing_health_check_the_files_and_the_hash_are_back() {
         (Users::Perl { mutable: true }, "$6$salt$0123456789012345678901234567890123456789"),
         (Users::Sysusers, "!$y$j9T$aaaaaaaaaaaaaaaaaaaaaa$bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"),
     ] {
+        let (by_chpasswd, by_userborn) =
+            (matches!(users, Users::Perl { mutable: true } | Users::Sysusers), matches!(users, Users::Userborn { .. }));
         let case = Case::new(users);
         let node = case.start();
         node.add_unit("userborn.service");
@@ -175,6 +177,14 @@ fn after_a_failing_health_check_the_files_and_the_hash_are_back() {
         node.assert_clean();
         let argv = fs::read_to_string(node.at("/srv/argv.log")).unwrap_or_default();
         assert!(!argv.contains("$y$") && !argv.contains("$6$"), "a hash is in an argument or the environment");
+        let called = |program: &str| argv.lines().filter(|line| line.starts_with(program)).count();
+        let (set, put_back) = match (by_chpasswd, old.contains('$')) {
+            // It writes `!*` where there is no password.
+            (false, _) => (0, usize::from(by_userborn)),
+            (true, false) => (1, 1),
+            (true, true) => (2, 0),
+        };
+        assert_eq!((called("chpasswd -e"), called("usermod -p")), (set, put_back), "{old}");
     }
 }
 
@@ -244,8 +254,10 @@ fn where_a_line_stays_the_file_is_refused_or_the_hash_is_set_over_standard_input
         case.rotate().expect_code(0).expect_error("nothing to do");
         // Somebody has set another password since: the file is the same, and the password is applied again.
         set_shadow(&node, "root:*:1::::::\nadmin:!:1::::::\n");
-        case.run(&["verify", "@node1"]).expect_code(3);
-        case.rotate().expect_code(0).expect_error("password of admin in force");
+        case.run(&["verify", "@node1"]).expect_code(3).expect_output("1 of 1 secret is not as declared");
+        let plan = case.run(&["plan", "@node1"]).expect_code(0).expect_output("1 change: 1 of a password alone;");
+        assert!(!plan.stdout().contains("/etc/shadow"), "{}", plan.stdout());
+        case.rotate().expect_code(0).expect_error("1 changed, password of admin in force");
         assert_in_force(&node);
     }
 }
