@@ -61,6 +61,10 @@ pub const CURRENT: &str = "/run/current-system";
 
 /// Chooses the system that runs; where nothing says it, the one of the profile.
 pub fn running<T: Tree>(view: &View<'_, T>) -> Chosen {
+    if !view.has_store() {
+        // Guix has such a link too.
+        return Chosen::None;
+    }
     for path in [CURRENT, PROFILE] {
         match view.link(path) {
             Ok(Some(_)) => {

@@ -338,9 +338,11 @@ fn a_run_that_changes_nothing_reads_nothing_of_the_system() {
 #[test]
 fn on_a_node_without_nixos_nothing_is_applied() {
     let scratch = Scratch::new();
-    let node = NodeBuilder::new("node1").start(&scratch);
+    // A link of this name alone is no NixOS.
+    let node = NodeBuilder::new("node1").mounts("ln -s /etc \"$root/run/current-system\"\n").start(&scratch);
     let case = Case { root: NixosRoot::new(&scratch), scratch, value: Canary::new("password") };
     case.declare("");
-    case.rotate().expect_code(0).expect_error("DD501");
+    let run = case.rotate().expect_code(0).expect_error("DD501");
+    assert!(!run.stderr().contains("NX119"), "{}", run.stderr());
     assert_eq!(shadow_field(&node, "admin"), "*");
 }
