@@ -83,6 +83,11 @@ pub struct Args {
     #[arg(long, value_name = "I/N|auto")]
     shard: Option<ShardArgument>,
 
+    /// Write the public parts of the generated keys, and of changed host keys, to FILE: a known_hosts line for a host key,
+    /// public keys and age recipients as comments; as JSON if FILE ends in .json
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    public_out: Option<PathBuf>,
+
     /// Not for rotate: use `inject` for images
     #[arg(long, hide = true, num_args = 0.., value_name = "IMAGE")]
     image: Option<Vec<PathBuf>>,
@@ -122,6 +127,7 @@ impl Args {
                 ssh: &self.ssh,
                 rollback: !self.no_rollback,
                 forget_list: self.forget_list,
+                public_out: self.public_out.as_deref(),
                 kind: if self.dry_run { RunKind::DryRun } else { RunKind::Rotate },
                 exit_on_difference: false,
             },

@@ -7,7 +7,9 @@ mod actions;
 pub mod choose;
 pub mod fleet;
 mod host;
+mod host_keys;
 mod messages;
+mod passwords;
 pub mod schedule;
 pub mod shard;
 
@@ -18,10 +20,12 @@ use deaddrop_core::secret::Secret;
 
 use crate::manifest::{self, Allowances, SecretSpec};
 use crate::run::desired::DesiredFile;
+use crate::run::make::PublicPart;
 use crate::run::message::Message;
 use crate::run::plan::Plan;
 
 pub use host::{Node, announced, enter, rotate_host};
+pub use passwords::InForce;
 
 /// Default time limit for a node's greeting and for each answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -40,6 +44,8 @@ pub struct HostJob<'a> {
     pub host: Option<&'a manifest::Host>,
     /// The findings that are allowed on it.
     pub allowances: Allowances<'a>,
+    /// Where files are written that would not be kept there.
+    pub persist_root: Option<String>,
     /// The files that it should have.
     pub files: Vec<DesiredFile>,
     /// The secrets that `files` come from, in any order.
@@ -154,6 +160,10 @@ pub struct HostResult {
     pub announced: String,
     /// Units that were restarted or reloaded, in order.
     pub restarted: Vec<String>,
+    /// The passwords that were applied and are in force.
+    pub passwords: Vec<InForce>,
+    /// The public parts of its generated keys, and of the host keys that were changed.
+    pub public_parts: Vec<PublicPart>,
     /// The time for which the units were watched and healthy.
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
@@ -173,6 +183,8 @@ impl HostResult {
             plan: None,
             announced: String::new(),
             restarted: Vec::new(),
+            passwords: Vec::new(),
+            public_parts: Vec::new(),
             healthy_for: None,
             needs_user: false,
             seconds: 0.0,

@@ -89,7 +89,7 @@ impl HostRunner<'_, '_> {
         let part = &self.parts[host];
         if part.secrets.is_empty() && self.some_only {
             // --only names no secret of this host: no contact is needed.
-            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
+            let plan = Plan::default();
             return HostResult { plan: Some(plan), ..HostResult::new(HostStatus::Unchanged) };
         }
         let failed = |why: String| {
@@ -107,7 +107,17 @@ impl HostRunner<'_, '_> {
             Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
         };
         let (specs, allowances) = (part.secrets.clone(), self.manifest.allowances(part.as_host));
-        let job = HostJob { name: part.name, host: part.host, allowances, files, specs, become_password, options };
+        let persist_root = self.manifest.persist_root(part.as_host).map(|path| path.as_str().to_owned());
+        let job = HostJob {
+            name: part.name,
+            host: part.host,
+            allowances,
+            persist_root,
+            files,
+            specs,
+            become_password,
+            options,
+        };
         rotate_host(job, progress)
     }
 

@@ -242,16 +242,19 @@ write_files() {
     at=$dir
     # The file has its mode from the start.
     umask "$mask"
+    made_public=
     {
       give_owner && value
     } 8>"n/$name" || abort "write $path"
     umask 077
+    [ -z "$made_public" ] || say "public $number $made_public"
     label || abort "label $path"
     [ "$before" != - ] || before=$(stat -c %s -- "n/$name")
     set -- "$@" "n/$name"
     wanted="$wanted$mode $uid $gid $before$nl"
   done
   read_back "$@" || abort differs
+  [ "$passwords" = 0 ] || read_hashes || abort cut
   IFS= read -r line
   [ "$line" = "go $nonce" ] || abort "cut"
 }
@@ -379,7 +382,7 @@ settle_some() {
 }
 
 apply() {
-  items=0 places=0 units=0 programs=0 checks=0
+  items=0 places=0 units=0 programs=0 checks=0 passwords=0 users_program='' tells_sshd=''
   settle=0 absent=0 reached=0 stays=
   rollback=yes
   while :; do
@@ -391,6 +394,9 @@ apply() {
       unit\ *) units=$((units + 1)) && eval "unit_$units=\${line#unit }" ;;
       program\ *) programs=$((programs + 1)) && eval "program_$programs=\${line#program }" ;;
       check\ *) checks=$((checks + 1)) && eval "check_$checks=\${line#check }" ;;
+      sshd\ *) tells_sshd=${line#sshd } ;;
+      users\ *) users_program=${line#users } ;;
+      password\ *) passwords=$((passwords + 1)) && eval "password_$passwords=\${line#password }" ;;
       settle\ *) settle=${line#settle } ;;
       keep) rollback= ;;
       .) break ;;
@@ -405,6 +411,7 @@ apply() {
   [ ! -e "$state/list" ] || refuse unfinished
   compare
   units_stand
+  [ "$passwords" = 0 ] || passwords_stand
   write_list
   say "step writing"
   prepare

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::{json, plan as report, wrap};
-use crate::rotate::HostStatus;
+use crate::rotate::{HostStatus, InForce};
 use crate::run::style::{self, paint};
 
 pub use counts::HostCounts;
@@ -94,6 +94,12 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
             host["warnings"] = json::warnings(&warnings);
             if row.target.is_none() {
                 host["restarted"] = json!(row.restarted);
+            }
+            if !row.passwords.is_empty() {
+                let in_force = |InForce { secret, user, by }: &InForce| {
+                    json!({ "secret": secret, "user": user, "by": by, "in_force": true })
+                };
+                host["passwords"] = row.passwords.iter().map(in_force).collect();
             }
             // Milliseconds are exact enough.
             host["seconds"] = json!((row.seconds * 1000.0).round() / 1000.0);

@@ -105,6 +105,14 @@ impl HiddenValues {
                 None => {}
             }
         }
+        for password in &run.passwords {
+            // A field that is no hash is no secret, and would hide everything.
+            let old = password.old.as_ref().filter(|old| old.expose().contains(&b'$'));
+            for whole in [Some(&password.hash), old].into_iter().flatten() {
+                let whose = format!("the password of {}", shown::text(&password.user));
+                self.values.push(RunValue { whose, whole: whole.clone(), composed: None });
+            }
+        }
         if run.changes.iter().any(|change| matches!(change, NodeChange::MakeKey { .. })) {
             self.nothing.get_or_insert_with(|| {
                 "it may hold a key that was made on the node, and is known there alone".to_owned()
