@@ -7,11 +7,11 @@ import random
 import subprocess
 
 # Files of an image, by its size. The small one is for what packs slowly.
-FILES = {"1G": 1_500, "4G": 30_000, "64G": 30_000}
+FILES = {"512M": 1_500, "4G": 30_000, "64G": 30_000}
 SECRETS = 20
 # The root's partition, in sectors of 512 bytes: behind an ESP of 256 MiB.
 TABLE = "label: gpt\n start=2048, size=524288, type=uefi, name=ESP\n start=526336, type=linux, name=root\n"
-SIZES = {"1G": 1 << 30, "4G": 4 << 30, "64G": 64 << 30}
+SIZES = {"512M": 512 << 20, "4G": 4 << 30, "64G": 64 << 30}
 SETS = ("a", "b")
 HOSTS = ("node1", "node2", "node3")
 

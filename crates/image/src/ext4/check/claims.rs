@@ -4,8 +4,9 @@
 //!
 //! The same check covers the journal, whose blocks a commit writes directly.
 //!
-//! Costs the inode tables of the groups of such blocks: a few megabytes, regardless of the image's size. Groups that
-//! are known from the plan are read while the writer runs. Inodes of other groups are not checked; see docs/safety.md.
+//! Costs the inode tables of the groups of such blocks: a few megabytes, regardless of the image's size. The groups of
+//! the journal are read while the change is planned, those that are known from the plan while the writer runs. Inodes
+//! of other groups are not checked; see docs/safety.md.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
