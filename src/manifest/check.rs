@@ -303,6 +303,12 @@ impl<'c, 't> Checker<'c, 't> {
         }
         let allow = self.allow(raw.allow);
         let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, allow.as_ref()));
+        let is_kept = !raw.keep_old.is_missing();
+        if let (Field::Good(id, _), Field::Missing) = (&raw.keep_old, &raw.kind) {
+            let hint = "add `kind: k3s-token` or `rke2-token`, or remove it";
+            self.push(self.mark(*id), "`keep_old` is for the token of a cluster", Some(hint.to_owned()));
+        }
+        let keep_old = raw.keep_old.good().and_then(|(id, path)| self.path(id, &path, allow.as_ref()));
         let RawSecret { from, template, template_file, generate, absent, .. } = raw;
         let value = self.value_spec(ValueKeys { from, template, template_file, generate, absent }, key, &name);
         let expect = self.expect(raw.expect);
@@ -319,8 +325,19 @@ impl<'c, 't> Checker<'c, 't> {
                 selectors: (!hosts.0.is_empty()).then(|| hosts.1.clone()),
                 directory_mode: directory_mode.map(|(mode, id)| (format!("{mode:04o}"), self.mark(id))),
                 directory_owner: directory_owner.as_ref().map(|(owner, id)| (owner.to_string(), self.mark(*id))),
-                is_public_part: false,
+                part: None,
             };
+            if let Some(path) = &keep_old {
+                self.placed.push(PlacedSecret {
+                    name: name.clone(),
+                    path: path.0.clone(),
+                    path_mark: self.mark(path.1),
+                    selectors: placed.selectors.clone(),
+                    directory_mode: None,
+                    directory_owner: None,
+                    part: Some("the old token"),
+                });
+            }
             if let Some(ValueSpec::Generate(generate)) = &value {
                 self.place_public_part(generate, &placed, *path_id);
                 self.warn_of_a_shared_token(&name, generate, &hosts.1);
@@ -352,6 +369,7 @@ impl<'c, 't> Checker<'c, 't> {
             hosts: hosts?.0,
             used_by: used_by?,
             kind: optional(raw.kind)?,
+            keep_old: if is_kept { Some(keep_old?.0) } else { None },
             on_change: on_change?,
             apply_password: flag(raw.apply_password)?,
             allow_empty: flag(raw.allow_empty)?,

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::check::Checker;
 use super::schema::{RawBecomePassword, RawHealth, RawReference, RawSecret};
 use super::values;
+use crate::derive::cluster_token::Cluster;
 
 /// Default time that units are watched, in seconds.
 pub(super) const DEFAULT_SETTLE: u64 = 5;
@@ -39,9 +40,23 @@ pub enum BecomePassword {
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "kind")]
 pub enum SecretKind {
-    /// A token of a k3s cluster, which the running cluster stores too.
+    /// The servers' token of a k3s cluster, which the running cluster stores too.
     #[serde(rename = "k3s-token")]
     K3sToken,
+    /// The same of an rke2 cluster.
+    #[serde(rename = "rke2-token")]
+    Rke2Token,
+}
+
+impl SecretKind {
+    /// The program whose token it is.
+    #[must_use]
+    pub fn cluster(self) -> Cluster {
+        match self {
+            Self::K3sToken => Cluster::K3s,
+            Self::Rke2Token => Cluster::Rke2,
+        }
+    }
 }
 
 /// The handling of the output of units and programs.

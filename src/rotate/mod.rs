@@ -10,6 +10,7 @@ mod host;
 mod messages;
 pub mod schedule;
 pub mod shard;
+pub mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -163,6 +164,29 @@ pub struct HostResult {
 }
 
 impl HostResult {
+    /// The result of a host on which something else was done before.
+    #[must_use]
+    pub fn after(mut self, before: Self) -> Self {
+        let was_done = before.status == HostStatus::Done;
+        if self.status == HostStatus::Unchanged && was_done {
+            self.status = HostStatus::Done;
+        }
+        self.changed_anything |= before.changed_anything || was_done && self.status != HostStatus::Done;
+        self.plan = match (before.plan, self.plan) {
+            (Some(mut first), Some(second)) => {
+                first.changes.extend(second.changes);
+                first.directories.extend(second.directories);
+                first.warnings.extend(second.warnings.into_iter().filter(|warning| warning.secret.is_some()));
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        };
+        self.announced = [before.announced, self.announced].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+        self.restarted.splice(0..0, before.restarted);
+        self.seconds += before.seconds;
+        self
+    }
+
     /// A result with a status only.
     #[must_use]
     pub fn new(status: HostStatus) -> Self {

@@ -50,6 +50,7 @@ pub fn prepare<E>(
 ) -> Result<Prepared, Unprepared<E>> {
     let survey = survey(&wanted(&files)).map_err(Unprepared::Survey)?;
     desired::keep_existing_hashes(&mut files, &survey);
+    desired::keep_existing_tokens(&mut files, &survey);
     desired::settle(&mut files, &survey, host);
     let told = match identity.map(|identity| identity.check(&files, &survey, allow)).transpose() {
         Ok(warning) => warning.flatten(),

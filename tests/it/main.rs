@@ -27,5 +27,6 @@ mod sources;
 mod stores;
 mod tables;
 mod tarballs;
+mod token;
 mod tree;
 mod walkthrough;

@@ -5,6 +5,7 @@
 
 mod drive;
 mod hosts;
+mod token;
 
 pub use hosts::secrets_of;
 
@@ -51,6 +52,13 @@ pub struct Request<'a> {
     pub exit_on_difference: bool,
 }
 
+impl Request<'_> {
+    /// True if it rotates, or shows what would be rotated.
+    fn rotates(&self) -> bool {
+        matches!(self.kind, RunKind::Rotate | RunKind::DryRun)
+    }
+}
+
 /// The hosts of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Machines<'a> {
@@ -77,6 +85,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
             hosts::secrets_of(&manifest, &chosen, request.only)?
         }
     };
+    token::check(&manifest, request, &parts)?;
     if parts.is_empty() {
         ui.print_json(|| report::object(&[], &[], request.kind))?;
         ui.info("nothing to do: none of the hosts is in this shard");
@@ -87,8 +96,19 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
 
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
-    let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
     let secrets = hosts::union(&manifest, &parts);
+    let stopped = || waits.as_ref().is_some_and(SignalsWait::is_pending);
+    let before = token::rotate(ui, request, &manifest, &parts, &values, &stopped)?;
+    let mut parts = parts;
+    parts.iter_mut().for_each(|part| part.secrets.retain(|secret| !before.secrets.contains(&secret.name)));
+    let rows = match before.ends {
+        // Its results are all that there is, whatever order and signals say.
+        true => {
+            limits.serial.clear();
+            drive::drive(ui, request, &manifest, &parts, &values, limits, &|| false, before)
+        }
+        false => drive::drive(ui, request, &manifest, &parts, &values, limits, &stopped, before),
+    };
     let mut ours = select::manifest_warnings(&manifest, &secrets, None);
     ours.extend_from_slice(values.warnings());
     tell(ui, &rows, &ours, request.kind, started)?;

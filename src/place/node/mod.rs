@@ -19,6 +19,7 @@ mod recovery;
 mod session;
 mod terminal;
 mod text;
+mod token;
 mod tree;
 
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub use error::NodeError;
 pub use login::Login;
 pub use output::{Composed, RunFile};
 pub use recovery::Recovery;
+pub use token::{ClusterFacts, ClusterQuestion, ClusterUnit};
 
 /// Surveys, and loads the other parts.
 const SURVEY: &str = include_str!("survey.sh");
@@ -67,6 +69,8 @@ pub struct NodePlace<'w> {
     loaded: bool,
     /// The script for keys was sent.
     makes_keys: bool,
+    /// The script for a cluster's token was sent.
+    runs_tokens: bool,
     unfinished: bool,
     /// A file that changed during the survey.
     changed: Option<String>,
@@ -88,6 +92,7 @@ impl<'w> NodePlace<'w> {
             greeted: false,
             loaded: false,
             makes_keys: false,
+            runs_tokens: false,
             unfinished: false,
             changed: None,
         })

@@ -54,6 +54,7 @@ fn survey_with(at: &str, wanted: &[Wanted]) -> Result<Survey, StorageError> {
         unfinished: false,
         changed: None,
         makes_keys: false,
+        runs_tokens: false,
     };
     node.survey_paths(wanted).unwrap()
 }

@@ -106,7 +106,7 @@ pub(super) fn report(
 }
 
 /// Base64 up to the line `,`, decoded to lines for people.
-fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
+pub(in crate::place::node) fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
     let mut encoded = Zeroizing::new(Vec::new());
     loop {
         let line = session.line()?;

@@ -1,0 +1,141 @@
+//! A rotation that goes through, and what leaves the cluster alone.
+
+use std::fs;
+
+use super::cluster::{Cluster, KEPT, SMALL, Shape, TOKEN, systemctl_start};
+use crate::kit::wait_until;
+
+const WHOLE: Shape = Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+
+#[test]
+fn the_request_then_the_file_then_servers_one_by_one_then_agents() {
+    let mut cluster = Cluster::start(&WHOLE);
+    let old = cluster.token().clone();
+    cluster.new_token();
+    cluster.forget_events();
+    let said = cluster.deaddrop(&["rotate", "--all", "--dry-run"]).run().expect_code(0).stderr();
+    for line in [
+        "(a) server1, server2, server3 run with one token",
+        "(b) keep the old token in /etc/secrets/k3s-token.old: server1, server2, server3",
+        "(c) ask for the new token (PUT /v1-k3s/token): server1",
+        "(d) write /etc/secrets/k3s-token, on all at once: agent1, agent2, server1, server2, server3",
+        "each ready before the next: server1, server2, server3",
+        "(f) restart k3s.service: agent1, agent2",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(cluster.events(), [""; 0], "a dry run does nothing");
+
+    let done = cluster.deaddrop(&["rotate", "--all", "--json"]).run().expect_code(0);
+    assert_eq!(
+        cluster.events(),
+        [
+            "server1: PUT",
+            "server1: restart",
+            "server1: ready",
+            "server2: restart",
+            "server2: ready",
+            "server3: restart",
+            "server3: ready",
+            "agent1: restart",
+            "agent1: ready",
+            "agent2: restart",
+            "agent2: ready",
+        ]
+    );
+    let object = done.json();
+    assert_eq!(object["summary"]["done"], 5, "{object}");
+    assert_eq!(object["hosts"][0]["restarted"][0], "k3s.service", "{object}");
+    cluster.assert_on_one_token();
+    for server in &cluster.servers {
+        assert!(fs::read(server.at(KEPT)).unwrap() == old.bytes(), "{}: what was kept is another", server.name);
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(server.at(KEPT)).unwrap());
+        assert_eq!(mode & 0o7777, 0o400);
+    }
+    assert!(cluster.agents.iter().all(|agent| !agent.at(KEPT).exists()));
+
+    // Nothing to rotate: nothing is done, and the old token stays.
+    cluster.forget_events();
+    cluster.rotate().expect_code(0).expect_error("nothing to do");
+    assert_eq!(cluster.events(), [""; 0]);
+    assert!(fs::read(cluster.servers[0].at(KEPT)).unwrap() == old.bytes());
+}
+
+#[test]
+fn both_forms_are_one_token() {
+    let cluster = Cluster::start(&SMALL);
+    cluster.forget_events();
+    let long = format!("K10{}::server:{}\n", "5a".repeat(32), cluster.token().text());
+    fs::write(cluster.servers[0].at(TOKEN), &long).unwrap();
+    cluster.rotate().expect_code(0).expect_error("nothing to do");
+    cluster.deaddrop(&["verify", "--all"]).run().expect_code(0);
+    assert_eq!(fs::read_to_string(cluster.servers[0].at(TOKEN)).unwrap(), long);
+    assert_eq!(cluster.events(), [""; 0]);
+}
+
+#[test]
+fn one_server_alone_rotates_too_and_other_secrets_come_after() {
+    let mut cluster = Cluster::start(&SMALL);
+    cluster.new_token();
+    cluster.scratch.write_private("wifi", "made up value");
+    cluster.write_manifest_with(
+        ", run_after: [[touch, /srv/ran]]",
+        "  wifi: { path: /etc/secrets/wifi, from: 'file:wifi' }\n",
+    );
+    let object = cluster.deaddrop(&["rotate", "--all", "--json"]).run().expect_code(0).json();
+    cluster.assert_on_one_token();
+    let server = &cluster.servers[0];
+    assert!(server.at("/etc/secrets/wifi").exists() && server.at("/srv/ran").exists());
+    let secrets: Vec<&str> =
+        object["hosts"][0]["changes"].as_array().unwrap().iter().map(|change| change["secret"].as_str().unwrap()).collect();
+    assert_eq!(secrets, ["token", "wifi"]);
+}
+
+#[test]
+fn a_node_that_waits_for_its_file_gets_it_without_a_restart() {
+    let mut cluster = Cluster::make(&Shape { servers: 2, agents: 1, ..SMALL });
+    // A new cluster: all of it waits.
+    let [first, second] = cluster.servers.as_slice() else { panic!("two") };
+    first_waits(&[first]);
+    cluster.forget_events();
+    let begin = |cluster: &Cluster| cluster.events().iter().filter(|event| event.contains("restart")).count();
+    cluster.rotate().expect_code(0);
+    assert_eq!(begin(&cluster), 0);
+    wait_until("the first server is not up", || super::cluster::state(first).starts_with("active running"));
+
+    // A server and an agent join while the token is rotated.
+    fs::remove_file(second.at(TOKEN)).unwrap();
+    fs::remove_file(cluster.agents[0].at(TOKEN)).unwrap();
+    first_waits(&[second, &cluster.agents[0]]);
+    cluster.new_token();
+    cluster.forget_events();
+    cluster.rotate().expect_code(0);
+    let restarted: Vec<String> = cluster.events().into_iter().filter(|event| event.contains("restart")).collect();
+    assert_eq!(restarted, ["server1: restart"]);
+    cluster.assert_on_one_token();
+    cluster.forget_events();
+    cluster.rotate().expect_code(0).expect_error("nothing to do");
+    assert_eq!(begin(&cluster), 0);
+}
+
+/// Starts units that wait for their file.
+fn first_waits(nodes: &[&crate::kit::node::Node]) {
+    for node in nodes {
+        std::thread::scope(|scope| {
+            let started = scope.spawn(|| {
+                let scratch = node.root.parent().unwrap();
+                std::process::Command::new("ssh")
+                    .arg("-F")
+                    .arg(scratch.join("ssh/config"))
+                    .arg(&node.name)
+                    .arg("/usr/local/bin/systemctl start k3s.service >/dev/null 2>&1 </dev/null &")
+                    .stdin(std::process::Stdio::null())
+                    .status()
+                    .unwrap()
+            });
+            assert!(started.join().unwrap().success());
+        });
+        wait_until("it does not start", || super::cluster::state(node).starts_with("activ"));
+    }
+    let _ = systemctl_start;
+}
