@@ -90,7 +90,9 @@ impl ClusterToken {
             part.len() == length && part.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         };
         match self.secret.expose().split_at_checked(6) {
-            Some((id, rest)) => is_part(id, 6) && rest.split_first().is_some_and(|(dot, s)| *dot == b'.' && is_part(s, 16)),
+            Some((id, rest)) => {
+                is_part(id, 6) && rest.split_first().is_some_and(|(dot, s)| *dot == b'.' && is_part(s, 16))
+            }
             None => false,
         }
     }

@@ -181,7 +181,11 @@ impl HostResult {
             }
             (first, second) => first.or(second),
         };
-        self.announced = [before.announced, self.announced].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+        self.announced = [before.announced, self.announced]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
         self.restarted.splice(0..0, before.restarted);
         self.seconds += before.seconds;
         self

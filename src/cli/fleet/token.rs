@@ -103,7 +103,8 @@ pub(super) fn rotate(
     if !request.rotates() {
         return Ok(rotated);
     }
-    let options = Options { dry_run: request.kind.is_dry(), forget_list: request.forget_list, ..request.ssh.options(manifest) };
+    let options =
+        Options { dry_run: request.kind.is_dry(), forget_list: request.forget_list, ..request.ssh.options(manifest) };
     let asking = rotate::has_terminal().then(|| Options { interactive: true, ..options.clone() });
     for spec in tokens(manifest, parts) {
         let Some(cluster) = spec.cluster() else { continue };
@@ -154,7 +155,8 @@ pub(super) fn rotate(
     if rotated.ends {
         rotated.results.iter_mut().for_each(|result| {
             result.get_or_insert_with(|| {
-                let error = Some(Message::new("not begun: the token of a cluster comes first, and the run ended with it"));
+                let error =
+                    Some(Message::new("not begun: the token of a cluster comes first, and the run ended with it"));
                 HostResult { error, ..HostResult::new(HostStatus::Skipped) }
             });
         });

@@ -237,9 +237,9 @@ fn of_stopped(own: &[Token], hosts: &[Seen]) -> Cluster {
         [token] => Cluster::Has(*token),
         _ if own.contains(&DECLARED) => Cluster::Has(DECLARED),
         _ => {
-            let mut later = own.iter().filter(|token| own.iter().all(|other| {
-                other == *token || hosts.iter().any(|host| host.kept == Some(*other))
-            }));
+            let mut later = own.iter().filter(|token| {
+                own.iter().all(|other| other == *token || hosts.iter().any(|host| host.kept == Some(*other)))
+            });
             match (later.next(), later.next()) {
                 (Some(token), None) => Cluster::Has(*token),
                 _ => Cluster::Unclear,
@@ -248,16 +248,19 @@ fn of_stopped(own: &[Token], hosts: &[Seen]) -> Cluster {
     }
 }
 
-/// Servers run with several tokens: some were restarted, and the others have the new one in their file only.
+/// Servers run with several tokens: some were restarted, and others have the new one in their file only.
 fn of_several(hosts: &[Seen], running: &[Token]) -> Cluster {
-    let others_of = |token: Token| servers(hosts).filter(move |(_, _, server)| runs_with(*server).is_some_and(|runs| runs != token));
-    let by_file = |token: &&Token| others_of(**token).all(|(_, host, _)| host.file == Some(**token));
-    let by_kept = |token: &&Token| {
-        others_of(**token).all(|(_, _, server)| hosts.iter().any(|host| host.kept.is_some() && host.kept == runs_with(server)))
+    let by_server = |token: Token| {
+        servers(hosts)
+            .any(|(_, host, server)| host.file == Some(token) && runs_with(server).is_some_and(|runs| runs != token))
     };
-    let only = |found: Vec<Token>| if let [token] = found.as_slice() { Some(*token) } else { None };
-    let of_files = only(running.iter().filter(by_file).copied().collect());
-    let found = of_files.or_else(|| only(running.iter().filter(by_kept).copied().collect()));
+    let by_agent = |token: Token| hosts.iter().any(|host| host.role == Role::Agent && host.file == Some(token));
+    let by_kept = |token: Token| !hosts.iter().any(|host| host.kept == Some(token));
+    let only = |says: &dyn Fn(Token) -> bool| {
+        let mut found = running.iter().filter(|token| says(**token));
+        found.next().filter(|_| found.next().is_none()).copied()
+    };
+    let found = only(&by_server).or_else(|| only(&by_agent)).or_else(|| only(&by_kept));
     found.map_or(Cluster::Unclear, Cluster::Has)
 }
 
@@ -270,9 +273,8 @@ fn distinct(tokens: impl Iterator<Item = Token>) -> Vec<Token> {
 
 /// True if no server is behind in a rotation to this token, which the cluster has.
 fn is_finished(hosts: &[Seen], token: Token) -> bool {
-    servers(hosts).all(|(_, host, server)| {
-        host.waits || runs_with(server).or(server.own).is_none_or(|other| other == token)
-    })
+    servers(hosts)
+        .all(|(_, host, server)| host.waits || runs_with(server).or(server.own).is_none_or(|other| other == token))
 }
 
 /// The rotation from `old` to the declared token, if nothing forbids it.
@@ -323,14 +325,9 @@ fn finish(hosts: &[Seen], token: Token) -> Step {
     if hosts.iter().any(|host| host.role != Role::Unreachable && !stands(host)) {
         return Step::Write(token);
     }
-    match next_server(hosts, token) {
-        Some(step) => step,
-        None => {
-            let is_old = |host: &Seen| (host.is_stale || host.written) && !host.waits && !host.restarted;
-            let agent = hosts.iter().position(|host| host.role == Role::Agent && is_old(host));
-            agent.map_or(Step::Done, Step::RestartAgent)
-        }
-    }
+    let is_old = |host: &Seen| (host.is_stale || host.written) && !host.waits && !host.restarted;
+    let agent = || hosts.iter().position(|host| host.role == Role::Agent && is_old(host));
+    next_server(hosts, token).or_else(|| agent().map(Step::RestartAgent)).unwrap_or(Step::Done)
 }
 
 /// What is next on the servers, after the file stands everywhere.
@@ -346,13 +343,15 @@ fn next_server(hosts: &[Seen], token: Token) -> Option<Step> {
     }
     let is_well = |server: Server| server.runs == Runs::With(token) && server.is_ready;
     // A server that does not run comes first: with one member less, the restart of another could stop the cluster.
-    let turn = |(number, host, server): (usize, &Seen, Server)| match (runs_with(server), host.waits || !server.has_data) {
-        (None, false) => (0, number),
-        (Some(_), _) => (1, number),
-        // It gets the data from another server, with the token that that one runs with.
-        (None, true) => (2, number),
-    };
-    let (number, host, server) = servers(hosts).filter(|(_, _, server)| !is_well(*server)).min_by_key(|one| turn(*one))?;
+    let turn =
+        |(number, host, server): (usize, &Seen, Server)| match (runs_with(server), host.waits || !server.has_data) {
+            (None, false) => (0, number),
+            (Some(_), _) => (1, number),
+            // It gets the data from another server, with the token that that one runs with.
+            (None, true) => (2, number),
+        };
+    let (number, host, server) =
+        servers(hosts).filter(|(_, _, server)| !is_well(*server)).min_by_key(|one| turn(*one))?;
     // It reads the new file by itself, or has read it.
     let reads_it = host.waits || host.life == Life::Starting || server.runs == Runs::With(token);
     Some(match (host.restarted, host.awaited) {
@@ -362,3 +361,6 @@ fn next_server(hosts: &[Seen], token: Token) -> Option<Step> {
         (false, _) => Step::Restart(number, token),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,9 @@ pub(super) struct Member<'a> {
     tries: usize,
     /// ssh may ask on the terminal.
     asks: bool,
+    /// The session was looked at.
+    is_open: bool,
+    is_lost: bool,
     /// Warnings about what an earlier run has left.
     warnings: Vec<Warning>,
     acted: bool,
@@ -123,6 +126,8 @@ impl<'a> Member<'a> {
             kept_before: None,
             tries: 0,
             asks: false,
+            is_open: false,
+            is_lost: false,
             warnings: Vec::new(),
             acted: false,
             written_at: None,
@@ -169,9 +174,17 @@ impl<'a> Member<'a> {
     /// Surveys and plans the file, and looks at the unit, in an open session.
     pub fn look(&mut self, job: &TokenJob<'_>) {
         self.seen.role = Role::Unreachable;
+        let was_looked_at = std::mem::replace(&mut self.is_open, false);
         if self.node.is_some() {
             self.failure = self.try_to_look(job).err();
+            self.is_open = self.failure.is_none();
+            self.is_lost = was_looked_at && !self.is_open;
         }
+    }
+
+    /// True if the session was lost between two looks: a new one may be opened at once.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.is_lost)
     }
 
     fn try_to_look(&mut self, job: &TokenJob<'_>) -> Result<(), Box<HostResult>> {
@@ -394,16 +407,10 @@ impl<'a> Member<'a> {
 
     fn apply(&mut self, plan: Plan, forward: bool) -> Result<(), Box<HostResult>> {
         let name = self.host.part.name;
-        let changes = make::node_changes(&plan).map_err(|error| {
-            Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error)))
-        })?;
-        let run = NodeRun {
-            changes: &changes,
-            keep: true,
-            forward,
-            files: host::files_of(&plan),
-            ..NodeRun::default()
-        };
+        let changes = make::node_changes(&plan)
+            .map_err(|error| Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))?;
+        let run =
+            NodeRun { changes: &changes, keep: true, forward, files: host::files_of(&plan), ..NodeRun::default() };
         let Some(node) = self.node.as_mut() else { return Err(lost(name)) };
         let outcome = node.apply_and_stay(&run, &|_| ());
         match outcome.kind {
@@ -425,8 +432,8 @@ impl<'a> Member<'a> {
         let unit = self.unit_name().to_owned();
         self.seen.restarted = true;
         self.changed_anything = true;
-        if let Some(at) = self.written_at {
-            thread::sleep(APART.saturating_sub(at.elapsed()));
+        if self.seen.role == Role::Agent {
+            thread::sleep(APART.saturating_sub(self.written_at.unwrap_or(self.since).elapsed()));
         }
         let started = self.with_node(|node| node.restart_cluster_unit(&unit, START));
         self.restarted.push(unit);
@@ -471,7 +478,8 @@ impl<'a> Member<'a> {
             self.look(job);
             match self.seen.life {
                 _ if self.seen.role == Role::Unreachable => up_since = None,
-                Life::Up => {
+                // One that systemd could not restart is older than its file still.
+                Life::Up if !self.seen.is_stale => {
                     let since = *up_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= job.spec.on_change.settle {
                         return true;

@@ -118,9 +118,7 @@ impl TokenHost<'_> {
     fn file(&self, job: &TokenJob<'_>) -> Result<DesiredFile, Box<HostResult>> {
         let only = HostPart { secrets: vec![job.spec], ..*self.part };
         let files = only.files(job.manifest, job.values);
-        let failed = |why: String| {
-            Box::new(HostResult::failed(Message::nothing_changed(self.part.name).cause(why)))
-        };
+        let failed = |why: String| Box::new(HostResult::failed(Message::nothing_changed(self.part.name).cause(why)));
         let mut files =
             files.map_err(|unfit| failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")))?;
         files.pop().ok_or_else(|| failed("it has no file".to_owned()))
@@ -220,6 +218,10 @@ impl<'j, 'a> Run<'j, 'a> {
         let job = self.job;
         self.members.iter_mut().for_each(|member| member.connect(job));
         self.each(|member| member.look(job));
+        let mut lost: Vec<&mut Member<'_>> =
+            self.members.iter_mut().filter_map(|member| member.take_lost().then_some(member)).collect();
+        lost.iter_mut().for_each(|member| member.connect(job));
+        lost.iter_mut().for_each(|member| member.look(job));
         // ssh asks for one host after another.
         for member in self.members.iter_mut().filter_map(|member| member.is_to_ask(job).then_some(member)) {
             member.connect(job);
@@ -254,22 +256,33 @@ impl<'j, 'a> Run<'j, 'a> {
                         "" => String::new(),
                         other => format!(", but from {}", shown::text(other)),
                     };
-                    unfit.push(format!("{} does not take its token from {path}{from}: it would keep the old one", unit.name));
+                    unfit.push(format!(
+                        "{} does not take its token from {path}{from}: it would keep the old one",
+                        unit.name
+                    ));
                 }
                 let ours = [job.declared.as_ref(), member.file.as_ref(), unit.own.as_ref()];
                 let is_ours = unit.agent.as_ref().is_some_and(|agent| ours.contains(&Some(agent)));
                 if unit.is_server && (unit.agent_reads_ours || is_ours) {
-                    unfit.push(format!("the agent token of {} is that of the servers: it could not start twice", unit.name));
+                    unfit.push(format!(
+                        "the agent token of {} is that of the servers: it could not start twice",
+                        unit.name
+                    ));
                 } else if let Some(file) = &unit.agent_file
                     && let Some(new) = member.host.other_token(job, file)
                     && unit.agent.as_ref() != Some(&new)
                 {
                     let file = shown::text(file);
-                    unfit.push(format!("the agent token of {}, {file}, changes in the same run: it could not start twice", unit.name));
+                    unfit.push(format!(
+                        "the agent token of {}, {file}, changes in the same run: it could not start twice",
+                        unit.name
+                    ));
                 }
                 if let (Some(own), Some((name, first))) = (unit.own.as_ref().and_then(ClusterToken::ca), &first_ca) {
                     if own != first {
-                        unfit.push(format!("its own `server/token` names another CA than that of {name}: two clusters?"));
+                        unfit.push(format!(
+                            "its own `server/token` names another CA than that of {name}: two clusters?"
+                        ));
                     }
                     if pinned.as_ref().is_some_and(|pinned| pinned != own) {
                         unfit.push("the new token names another CA than that of the cluster".to_owned());

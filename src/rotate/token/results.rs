@@ -40,7 +40,8 @@ impl Run<'_, '_> {
             if !journal.is_empty() {
                 message = message.cause(format!("last lines of its log:\n{}", journal.join("\n")));
             }
-            member.failure = Some(Box::new(HostResult::failed(message.hint(format!("journalctl -u {}", member.unit_name())))));
+            member.failure =
+                Some(Box::new(HostResult::failed(message.hint(format!("journalctl -u {}", member.unit_name())))));
         }
         self.results(Some("the token is not rotated"))
     }
@@ -82,8 +83,9 @@ impl Run<'_, '_> {
         if let Some(hint) = words::way_out(cluster, &data, &journal) {
             message = message.hint(hint);
         }
-        let message = message
-            .hint(format!("journalctl -u {unit} on {name}; put no old file back: run it again, and it goes on from there"));
+        let message = message.hint(format!(
+            "journalctl -u {unit} on {name}; put no old file back: run it again, and it goes on from there"
+        ));
         HostResult { changed_anything: true, ..HostResult::failed(message) }
     }
 
@@ -105,7 +107,8 @@ impl Run<'_, '_> {
         }
         let lines = words::steps(job, &self.members, step);
         if !lines.is_empty() {
-            let what = if matches!(step, Step::Rotate { .. }) { "would be rotated" } else { "would be brought to its end" };
+            let what =
+                if matches!(step, Step::Rotate { .. }) { "would be rotated" } else { "would be brought to its end" };
             job.say(&format!("the token {what}, in this order:"));
             lines.iter().for_each(|line| (job.tell)(&format!("  {line}")));
         }
@@ -152,7 +155,8 @@ impl Run<'_, '_> {
                         ..*failure
                     },
                     (None, Some(why)) if is_touched || went_on && member.seen.role != Role::Agent => {
-                        let message = Message::new(format!("{name}: the rotation of `{secret}` is not at its end: {why}"));
+                        let message =
+                            Message::new(format!("{name}: the rotation of `{secret}` is not at its end: {why}"));
                         let hint = "put no old file back: run it again, and it goes on from there";
                         HostResult { changed_anything: true, ..HostResult::failed(message.hint(hint)) }
                     }
@@ -183,4 +187,3 @@ fn joined(done: Vec<Plan>, last: Option<Plan>, warnings: Vec<deaddrop_core::warn
     plan.warnings.extend(warnings);
     Some(plan)
 }
-

@@ -55,7 +55,8 @@ pub(super) fn steps(job: &TokenJob<'_>, members: &[Member<'_>], step: &Step) -> 
     };
     if members.iter().any(|member| restarts(&member.seen)) {
         let unit = members.iter().find(|member| restarts(&member.seen)).map_or("", |member| member.unit_name());
-        let (first, rest) = (names(&|seen| restarts(seen) && is_first(seen)), names(&|seen| restarts(seen) && !is_first(seen)));
+        let (first, rest) =
+            (names(&|seen| restarts(seen) && is_first(seen)), names(&|seen| restarts(seen) && !is_first(seen)));
         let order = match (first.as_str(), rest.as_str()) {
             ("no host", _) => rest,
             (_, "no host") => first,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::kit::canary::Canary;
 use crate::kit::node::{Node, NodeBuilder, deaddrop};
@@ -52,12 +53,14 @@ impl Cluster {
         let store = scratch.join("store");
         fs::create_dir(&store).unwrap();
         let (certificate, key) = (scratch.join("ca.crt"), scratch.join("ca.key"));
-        tool(Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-            .args(["-subj", "/CN=k3s-server-ca", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate));
+        tool(
+            Command::new("openssl")
+                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+                .args(["-subj", "/CN=k3s-server-ca", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+                .arg(&key)
+                .arg("-out")
+                .arg(&certificate),
+        );
         let mut ports = Vec::new();
         // Held until all are found, so that none comes twice.
         let mut held = Vec::new();
@@ -76,11 +79,11 @@ impl Cluster {
             fs::write(node.at("/srv/name"), &name).unwrap();
             fs::copy(&certificate, node.at("/srv/ca.crt")).unwrap();
             fs::copy(&key, node.at("/srv/ca.key")).unwrap();
-            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = socket.local_addr().unwrap().port();
+            let (socket, port) = free_port();
             held.push(socket);
             let server = first.map_or(String::new(), |port| format!("--server https://127.0.0.1:{port}"));
-            let own = if role == "server" { format!("--https-listen-port {port} {}", shape.more) } else { String::new() };
+            let own =
+                if role == "server" { format!("--https-listen-port {port} {}", shape.more) } else { String::new() };
             let unit = format!(
                 "[Service]\nExecStart=/usr/local/bin/k3s {role} \\\n  --token-file {TOKEN} \\\n  {server} {own}\n"
             );
@@ -238,6 +241,18 @@ impl Cluster {
         let code = child.wait().unwrap().code().unwrap_or(-1);
         assert!(is_there, "it does not come to {line}: {said}");
         (code, said)
+    }
+}
+
+/// A port that stays free while a server is restarted: below those that the kernel gives out.
+fn free_port() -> (TcpListener, u16) {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = u32::from(NEXT.fetch_add(1, Ordering::SeqCst)) * 7 + std::process::id() * 31;
+        let port = u16::try_from(10_000 + number % 20_000).expect("under 30,000");
+        if let Ok(socket) = TcpListener::bind(("127.0.0.1", port)) {
+            return (socket, port);
+        }
     }
 }
 

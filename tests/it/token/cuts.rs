@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use super::cluster::{Cluster, DATA, Shape, TOKEN, state, systemctl, unwish, wish};
 use crate::kit::wait_until;
 
-const WHOLE: Shape = Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const WHOLE: Shape =
+    Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
 
 fn end(child: &Child) {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
@@ -43,9 +44,7 @@ fn goes_on(cluster: &Cluster, step: &str) {
 #[test]
 fn killed_at_any_step_the_next_run_goes_on() {
     let mut cluster = Cluster::start(&WHOLE);
-    for step in
-        ["(b)", "(c)", "(d)", "(e) server1", "(e) server2", "(e) server3", "(f) agent1", "(f) agent2"]
-    {
+    for step in ["(b)", "(c)", "(d)", "(e) server1", "(e) server2", "(e) server3", "(f) agent1", "(f) agent2"] {
         cluster.new_token();
         cluster.rotate_until(step, end);
         goes_on(&cluster, step);
@@ -58,6 +57,7 @@ fn with_its_connections_cut_at_any_step_the_run_or_the_next_one_goes_on() {
     for step in ["(b)", "(c)", "(d)", "(e) server1", "(e) server2", "(f) agent1"] {
         cluster.new_token();
         let (code, said) = cluster.rotate_until(step, cut);
+        eprintln!("{said} {:?}", cluster.events());
         assert!([0, 1, 4].contains(&code), "{step}: {said}");
         goes_on(&cluster, step);
     }

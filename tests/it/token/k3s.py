@@ -216,7 +216,8 @@ if __name__ == "__main__":
         if not os.path.exists("/srv/ready"):
             sys.exit("Error from server (InternalError): [-]etcd failed")
         print("ok")
-    elif sys.argv[1] == "server":
-        serve(options(sys.argv[2:]))
-    elif sys.argv[1] == "agent":
-        join(options(sys.argv[2:]))
+    else:
+        try:
+            {"server": serve, "agent": join}[sys.argv[1]](options(sys.argv[2:]))
+        except Exception as error:
+            die(f"it fails: {error!r}")

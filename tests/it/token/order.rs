@@ -5,7 +5,8 @@ use std::fs;
 use super::cluster::{Cluster, KEPT, SMALL, Shape, TOKEN, systemctl_start};
 use crate::kit::wait_until;
 
-const WHOLE: Shape = Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const WHOLE: Shape =
+    Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
 
 #[test]
 fn the_request_then_the_file_then_servers_one_by_one_then_agents() {
@@ -86,8 +87,12 @@ fn one_server_alone_rotates_too_and_other_secrets_come_after() {
     cluster.assert_on_one_token();
     let server = &cluster.servers[0];
     assert!(server.at("/etc/secrets/wifi").exists() && server.at("/srv/ran").exists());
-    let secrets: Vec<&str> =
-        object["hosts"][0]["changes"].as_array().unwrap().iter().map(|change| change["secret"].as_str().unwrap()).collect();
+    let secrets: Vec<&str> = object["hosts"][0]["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["secret"].as_str().unwrap())
+        .collect();
     assert_eq!(secrets, ["token", "wifi"]);
 }
 

@@ -6,7 +6,8 @@ use std::process::Command;
 use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, systemctl, systemctl_start, unwish, wish};
 use crate::kit::canary::Canary;
 
-const TWO: Shape = Shape { servers: 2, agents: 0, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const TWO: Shape =
+    Shape { servers: 2, agents: 0, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
 
 /// Panics unless the run is refused with these words, and nothing was changed.
 #[track_caller]
@@ -17,7 +18,8 @@ fn refused(cluster: &Cluster, words: &[&str]) {
     for word in words {
         run = run.expect_error(word);
     }
-    let asked = cluster.events().len() > before.len() && cluster.events()[before.len()..].iter().any(|e| e.ends_with("PUT"));
+    let asked =
+        cluster.events().len() > before.len() && cluster.events()[before.len()..].iter().any(|e| e.ends_with("PUT"));
     assert!(!asked, "it was asked: {:?}", cluster.events());
     assert!(fs::read(cluster.servers[0].at(TOKEN)).unwrap() == old, "the file was written");
     assert!(cluster.servers.iter().all(|server| !server.at(KEPT).exists()), "the old token was kept");

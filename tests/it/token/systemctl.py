@@ -43,6 +43,13 @@ def supervise(argv):
         time.sleep(1)
 
 
+def runs(process):
+    try:
+        return "State:\tZ" not in open(f"/proc/{process}/status").read()
+    except OSError:
+        return False
+
+
 def stop():
     supervisor = int(state()[3])
     if supervisor:
@@ -50,7 +57,7 @@ def stop():
             os.kill(supervisor, signal.SIGTERM)
         except OSError:
             pass
-        while os.path.exists(f"/proc/{supervisor}") and "State:\tZ" not in open(f"/proc/{supervisor}/status").read():
+        while runs(supervisor):
             time.sleep(0.02)
     if os.path.exists("/srv/ready"):
         os.remove("/srv/ready")

@@ -335,12 +335,7 @@ fn is_url(text: &str) -> bool {
 }
 
 /// The configuration of curl (curl(1), `--config`): a question with the password `token`, or the request for `new`.
-fn configuration(
-    cluster: Cluster,
-    unit: &ClusterUnit,
-    token: &Secret,
-    new: Option<&Secret>,
-) -> Zeroizing<Vec<u8>> {
+fn configuration(cluster: Cluster, unit: &ClusterUnit, token: &Secret, new: Option<&Secret>) -> Zeroizing<Vec<u8>> {
     let mut lines = Zeroizing::new(Vec::new());
     let mut add = |key: &str, parts: &[&[u8]]| {
         lines.extend_from_slice(key.as_bytes());
