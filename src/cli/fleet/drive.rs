@@ -18,17 +18,25 @@ use crate::run::message::Message;
 use crate::run::part::{HostPart, Values};
 use crate::run::plan::Plan;
 
-/// Runs all hosts, after what was done on them `before`. Returns their results, in the order of `parts`.
+/// Which hosts run when, and what was done before.
+pub(super) struct Order<'a> {
+    pub limits: Limits,
+    /// True once the run was stopped.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// What was done about tokens.
+    pub before: Rotated,
+}
+
+/// Runs all hosts. Returns their results, in the order of `parts`.
 pub(super) fn drive(
     ui: &Ui,
     request: &Request<'_>,
     manifest: &Manifest,
     parts: &[HostPart<'_>],
     values: &Values,
-    limits: Limits,
-    stopped: &(dyn Fn() -> bool + Sync),
-    before: Rotated,
+    order: Order<'_>,
 ) -> Vec<HostReport> {
+    let Order { limits, stopped, before } = order;
     deaddrop_core::sys::raise_open_files_limit();
     let hosts = HostsDisplay::new(ui, request.kind, parts.iter().map(|part| part.name).collect());
     let most = limits.parallel.min(parts.len());

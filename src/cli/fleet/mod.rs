@@ -77,7 +77,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let manifest = load(request)?;
     let mut limits = request.limits.clone();
     limits.parallel = usize::from(request.ssh.parallel);
-    let parts = match request.hosts {
+    let mut parts = match request.hosts {
         Machines::Local(name) => vec![hosts::local(&manifest, name, request.only)?],
         Machines::Nodes(selection) => {
             let chosen = hosts::nodes(&manifest, selection, request)?;
@@ -99,16 +99,13 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let secrets = hosts::union(&manifest, &parts);
     let stopped = || waits.as_ref().is_some_and(SignalsWait::is_pending);
     let before = token::rotate(ui, request, &manifest, &parts, &values, &stopped)?;
-    let mut parts = parts;
     parts.iter_mut().for_each(|part| part.secrets.retain(|secret| !before.secrets.contains(&secret.name)));
-    let rows = match before.ends {
+    let order = match before.ends {
         // Its results are all that there is, whatever order and signals say.
-        true => {
-            limits.serial.clear();
-            drive::drive(ui, request, &manifest, &parts, &values, limits, &|| false, before)
-        }
-        false => drive::drive(ui, request, &manifest, &parts, &values, limits, &stopped, before),
+        true => drive::Order { limits: Limits { serial: Vec::new(), ..limits }, stopped: &|| false, before },
+        false => drive::Order { limits, stopped: &stopped, before },
     };
+    let rows = drive::drive(ui, request, &manifest, &parts, &values, order);
     let mut ours = select::manifest_warnings(&manifest, &secrets, None);
     ours.extend_from_slice(values.warnings());
     tell(ui, &rows, &ours, request.kind, started)?;
