@@ -500,9 +500,9 @@ impl<'a> Member<'a> {
     }
 
     /// The last lines of its unit's journal, or nothing.
-    pub fn journal(&mut self) -> Vec<String> {
+    pub fn journal(&mut self, job: &TokenJob<'_>) -> Vec<String> {
         let unit = self.unit_name().to_owned();
-        if unit.is_empty() {
+        if unit.is_empty() || job.spec.on_change.hides_output {
             return Vec::new();
         }
         self.with_node(|node| node.cluster_journal(&unit)).unwrap_or_default()

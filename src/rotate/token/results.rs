@@ -31,7 +31,7 @@ impl Run<'_, '_> {
     pub(super) fn not_taken(&mut self, server: usize, code: u16) -> Vec<HostResult> {
         let job = self.job;
         if let Some(member) = self.members.get_mut(server) {
-            let journal = member.journal();
+            let journal = member.journal(job);
             let answer = if code == 0 { "did not answer".to_owned() } else { format!("answered {code}") };
             let mut message = Message::nothing_changed(member.host.part.name).cause(format!(
                 "its {} {answer} to the request for the new token, twice; it was asked for the old one again, and has it",
@@ -71,16 +71,16 @@ impl Run<'_, '_> {
 
     /// The result of a host that does not get ready, with the end of its journal.
     pub(super) fn failed_host(&mut self, host: usize) -> HostResult {
-        let cluster = self.job.cluster;
+        let job = self.job;
         let Some(member) = self.members.get_mut(host) else { return HostResult::new(HostStatus::Failed) };
         let (name, unit) = (member.host.part.name, member.unit_name().to_owned());
-        let journal = member.journal();
+        let journal = member.journal(job);
         let mut message = Message::new(format!("{name}: {unit} is not ready with the new token, which stays"));
         if !journal.is_empty() {
             message = message.cause(format!("last lines of its log:\n{}", journal.join("\n")));
         }
         let data = member.unit().map_or(String::new(), |unit| shown::text(&unit.data));
-        if let Some(hint) = words::way_out(cluster, &data, &journal) {
+        if let Some(hint) = words::way_out(job.cluster, &data, &journal) {
             message = message.hint(hint);
         }
         let message = message.hint(format!(

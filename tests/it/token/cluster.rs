@@ -20,6 +20,7 @@ pub struct Cluster {
     pub servers: Vec<Node>,
     pub agents: Vec<Node>,
     ports: Vec<u16>,
+    program: &'static str,
     /// Every token that there ever was; the last one is that of the manifest.
     pub tokens: Vec<Canary>,
 }
@@ -31,10 +32,13 @@ pub struct Shape {
     /// Words for the unit of each server.
     pub more: &'static str,
     pub keys: &'static str,
-    pub busybox: bool,
+    /// k3s or rke2.
+    pub program: &'static str,
+    /// What `sh` is there.
+    pub shell: &'static str,
 }
 
-pub const SMALL: Shape = Shape { servers: 1, agents: 0, more: "", keys: "", busybox: false };
+pub const SMALL: Shape = Shape { servers: 1, agents: 0, more: "", keys: "", program: "k3s", shell: "/usr/bin/dash" };
 
 impl Cluster {
     /// Starts it with a first token, which stands on all nodes.
@@ -69,9 +73,15 @@ impl Cluster {
                 "mkdir -p \"$root/srv/store\"\nmount --bind '{}' \"$root/srv/store\"",
                 store.display()
             ));
-            let builder = if shape.busybox { builder.shell("/usr/bin/busybox") } else { builder };
-            let node = builder.start(&scratch);
-            for (program, text) in [("k3s", include_str!("k3s.py")), ("systemctl", include_str!("systemctl.py"))] {
+            let node = builder.shell(shape.shell).start(&scratch);
+            let unit_name = match (shape.program, role) {
+                ("k3s", _) => "k3s.service".to_owned(),
+                (program, role) => format!("{program}-{role}.service"),
+            };
+            fs::write(node.at("/srv/unit"), &unit_name).unwrap();
+            for (program, text) in
+                [(shape.program, include_str!("k3s.py")), ("systemctl", include_str!("systemctl.py"))]
+            {
                 node.add_program(program, text);
             }
             fs::create_dir_all(node.at("/etc/systemd/system")).unwrap();
@@ -82,12 +92,13 @@ impl Cluster {
             let (socket, port) = free_port();
             held.push(socket);
             let server = first.map_or(String::new(), |port| format!("--server https://127.0.0.1:{port}"));
-            let own =
-                if role == "server" { format!("--https-listen-port {port} {}", shape.more) } else { String::new() };
+            let flag = if shape.program == "k3s" { "--https-listen-port" } else { "--supervisor-port" };
+            let own = if role == "server" { format!("{flag} {port} {}", shape.more) } else { String::new() };
+            let program = shape.program;
             let unit = format!(
-                "[Service]\nExecStart=/usr/local/bin/k3s {role} \\\n  --token-file {TOKEN} \\\n  {server} {own}\n"
+                "[Service]\nExecStart=/usr/local/bin/{program} {role} \\\n  --token-file {TOKEN} \\\n  {server} {own}\n"
             );
-            fs::write(node.at("/etc/systemd/system/k3s.service"), unit).unwrap();
+            fs::write(node.at("/etc/systemd/system").join(unit_name), unit).unwrap();
             ports.push(port);
             (node, port)
         };
@@ -100,7 +111,7 @@ impl Cluster {
         }
         let agents = (1..=shape.agents).map(|number| node(format!("agent{number}"), "agent", first).0).collect();
         drop(held);
-        let mut cluster = Self { scratch, servers, agents, ports, tokens: Vec::new() };
+        let mut cluster = Self { scratch, servers, agents, ports, tokens: Vec::new(), program: shape.program };
         cluster.new_token();
         cluster.write_manifest(shape.keys);
         cluster
@@ -115,8 +126,9 @@ impl Cluster {
     pub fn write_manifest_with(&self, keys: &str, others: &str) {
         let hosts: String = self.all().map(|node| format!("  {0}: {{ ssh: {0} }}\n", node.name)).collect();
         let text = format!(
-            "version: 1\nsecrets:\n  token: {{ path: {TOKEN}, from: 'file:token', kind: k3s-token, settle: 0{keys} }}\n\
-             {others}hosts:\n{hosts}"
+            "version: 1\nsecrets:\n  token: {{ path: {TOKEN}, from: 'file:token', kind: {}-token, settle: 0{keys} }}\n\
+             {others}hosts:\n{hosts}",
+            self.program
         );
         self.scratch.write("secrets.yaml", text);
     }
@@ -182,7 +194,7 @@ impl Cluster {
         for (server, port) in self.servers.iter().zip(&self.ports) {
             assert!(state(server).starts_with("active running"), "{}: {}", server.name, state(server));
             assert_eq!(self.status(*port, token), "405", "{} runs with another token", server.name);
-            let own = fs::read_to_string(server.at(DATA).join("server/token")).unwrap();
+            let own = fs::read_to_string(server.at(&DATA.replace("k3s", self.program)).join("server/token")).unwrap();
             assert!(own.trim().ends_with(&format!("::server:{}", token.text())), "{}: its own copy", server.name);
         }
         for agent in &self.agents {
@@ -195,8 +207,9 @@ impl Cluster {
     /// What a server answers when it is asked whether it runs with a token.
     fn status(&self, port: u16, token: &Canary) -> String {
         let config = format!(
-            "url = \"https://127.0.0.1:{port}/v1-k3s/token\"\nuser = \"server:{}\"\ncacert = \"{}\"\nsilent\n\
+            "url = \"https://127.0.0.1:{port}/v1-{}/token\"\nuser = \"server:{}\"\ncacert = \"{}\"\nsilent\n\
              output = \"/dev/null\"\nwrite-out = \"%{{http_code}}\"\nnoproxy = \"*\"\n",
+            self.program,
             token.text(),
             self.scratch.join("ca.crt").display()
         );
@@ -274,7 +287,7 @@ pub fn systemctl(node: &Node, verb: &str) {
             .arg("-F")
             .arg(scratch.join("ssh/config"))
             .arg(&node.name)
-            .arg(format!("/usr/local/bin/systemctl {verb} k3s.service; true"))
+            .arg(format!("/usr/local/bin/systemctl {verb} $(cat /srv/unit); true"))
             .stdin(Stdio::null()),
     );
 }

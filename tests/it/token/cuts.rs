@@ -6,11 +6,10 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::cluster::{Cluster, DATA, Shape, TOKEN, state, systemctl, unwish, wish};
+use super::cluster::{Cluster, DATA, SMALL, Shape, TOKEN, state, systemctl, unwish, wish};
 use crate::kit::wait_until;
 
-const WHOLE: Shape =
-    Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const WHOLE: Shape = Shape { servers: 3, agents: 2, keys: ", keep_old: /etc/secrets/k3s-token.old", ..SMALL };
 
 fn end(child: &Child) {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
@@ -57,7 +56,6 @@ fn with_its_connections_cut_at_any_step_the_run_or_the_next_one_goes_on() {
     for step in ["(b)", "(c)", "(d)", "(e) server1", "(e) server2", "(f) agent1"] {
         cluster.new_token();
         let (code, said) = cluster.rotate_until(step, cut);
-        eprintln!("{said} {:?}", cluster.events());
         assert!([0, 1, 4].contains(&code), "{step}: {said}");
         goes_on(&cluster, step);
     }
@@ -114,12 +112,9 @@ fn a_server_that_does_not_get_ready_ends_the_run_and_no_old_file_comes_back() {
     // It starts with its old file after the request: the trap that k3s has.
     cluster.rotate_until("(d)", end);
     let server = &cluster.servers[1];
-    wait_until("it is written after all", || true);
-    let own = fs::read(server.at(TOKEN)).unwrap();
     let old = cluster.tokens[0].clone();
     fs::write(server.at(TOKEN), old.bytes()).unwrap();
     systemctl(server, "restart");
-    let _ = own;
     cluster
         .rotate()
         .expect_code(4)
@@ -133,4 +128,34 @@ fn a_server_that_does_not_get_ready_ends_the_run_and_no_old_file_comes_back() {
         fs::remove_file(server.at(DATA).join(file)).unwrap();
     }
     goes_on(&cluster, "the way out");
+}
+
+#[test]
+fn the_only_server_that_was_restarted_with_its_old_file_comes_up_again() {
+    let mut cluster = Cluster::start(&SMALL);
+    cluster.new_token();
+    cluster.rotate_until("(d)", end);
+    // The node may have gone on with the file by itself.
+    fs::write(cluster.servers[0].at(TOKEN), cluster.tokens[0].bytes()).unwrap();
+    systemctl(&cluster.servers[0], "restart");
+    assert!(!state(&cluster.servers[0]).starts_with("active"), "it refuses to start");
+    goes_on(&cluster, "a restart with the old file");
+}
+
+#[test]
+fn a_node_that_dies_while_its_file_is_renamed_gets_no_old_file_back() {
+    let mut cluster = Cluster::start(&SMALL);
+    // The shell that renames is killed, before or after it.
+    for (place, script) in [("before", "kill -9 $PPID; exit 1"), ("after", "/usr/bin/mv \"$@\"; kill -9 $PPID; exit 1")]
+    {
+        cluster.new_token();
+        let server = &cluster.servers[0];
+        let once = format!("case $* in *n/k3s-token*) [ -e /srv/died ] || {{ : >/srv/died; {script}; }};; esac");
+        server.wrap_program("mv", &format!("echo \"$*\" >>/srv/mv; {once}"));
+        cluster.rotate().expect_code(0).expect_error("an interrupted run was finished first");
+        cluster.assert_on_one_token();
+        let renames = fs::read_to_string(server.at("/srv/mv")).unwrap();
+        assert!(!renames.contains("o/k3s-token"), "{place}: {renames}");
+        fs::remove_file(server.at("/srv/died")).unwrap();
+    }
 }

@@ -1,12 +1,13 @@
 //! A rotation that goes through, and what leaves the cluster alone.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::cluster::{Cluster, KEPT, SMALL, Shape, TOKEN, systemctl_start};
+use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, unwish, wish};
+use crate::kit::canary::Canary;
 use crate::kit::wait_until;
 
-const WHOLE: Shape =
-    Shape { servers: 3, agents: 2, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const WHOLE: Shape = Shape { servers: 3, agents: 2, keys: ", keep_old: /etc/secrets/k3s-token.old", ..SMALL };
 
 #[test]
 fn the_request_then_the_file_then_servers_one_by_one_then_agents() {
@@ -75,6 +76,83 @@ fn both_forms_are_one_token() {
 }
 
 #[test]
+fn a_token_with_the_hash_of_a_ca_is_that_of_this_cluster() {
+    let mut cluster = Cluster::start(&SMALL);
+    let new = Canary::new("token");
+    let own = fs::read_to_string(cluster.servers[0].at(DATA).join("server/token")).unwrap();
+    let (ca, other) = (&own[3..67], "0".repeat(64));
+    cluster.set_token(Canary::of("long", format!("K10{other}::server:{}", new.text()).as_bytes()));
+    cluster.rotate().expect_code(1).expect_error("the new token names another CA than that of the cluster");
+    let long = Canary::of("long", format!("K10{ca}::server:{}", new.text()).as_bytes());
+    cluster.set_token(long.clone());
+    cluster.rotate().expect_code(0);
+    assert!(fs::read(cluster.servers[0].at(TOKEN)).unwrap() == long.bytes());
+    assert!(cluster.runs_with(0, &new), "the secret alone is sent");
+}
+
+#[test]
+fn rke2_has_its_own_names_and_each_shell_will_do() {
+    for (program, shell) in [("rke2", "/usr/bin/dash"), ("k3s", "/usr/bin/bash"), ("k3s", "/usr/bin/busybox")] {
+        let mut cluster = Cluster::start(&Shape { agents: 1, program, shell, ..SMALL });
+        cluster.new_token();
+        cluster.rotate().expect_code(0);
+        cluster.assert_on_one_token();
+        cluster.rotate().expect_code(0).expect_error("nothing to do");
+    }
+}
+
+#[test]
+fn no_token_is_in_an_argument_or_an_environment_of_a_node() {
+    let mut cluster = Cluster::start(&Shape { agents: 1, keys: WHOLE.keys, ..SMALL });
+    for node in cluster.all() {
+        node.wrap_program("curl", "{ echo \"args: $*\"; env; } >>/srv/curl.log");
+    }
+    cluster.new_token();
+    // What a process shows of itself is searched as long as the run lasts.
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let found = scope.spawn(|| {
+            let mut found = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                for process in fs::read_dir("/proc").unwrap().flatten() {
+                    for file in ["cmdline", "environ"] {
+                        let text = fs::read(process.path().join(file)).unwrap_or_default();
+                        found.extend(cluster.tokens.iter().filter_map(|token| token.found_in(&text)));
+                    }
+                }
+            }
+            found
+        });
+        let run = cluster.rotate();
+        over.store(true, Ordering::SeqCst);
+        run.expect_code(0);
+        assert_eq!(found.join().unwrap(), [""; 0]);
+    });
+    let log = fs::read_to_string(cluster.servers[0].at("/srv/curl.log")).unwrap();
+    assert!(log.lines().filter(|line| line.starts_with("args: ")).all(|line| line == "args: -q -K -"), "{log}");
+    assert!(cluster.tokens.iter().all(|token| token.found_in(log.as_bytes()).is_none()));
+    cluster.assert_on_one_token();
+}
+
+#[test]
+fn each_server_is_ready_before_the_next_one_restarts() {
+    let mut cluster = Cluster::start(&Shape { servers: 2, ..SMALL });
+    cluster.new_token();
+    cluster.forget_events();
+    // Its unit is active, and its apiserver is not ready.
+    wish(&cluster.servers[0], "unready", "");
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| cluster.rotate());
+        wait_until("it is not restarted", || cluster.events().iter().any(|event| event == "server1: ready"));
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert!(!cluster.events().iter().any(|event| event == "server2: restart"));
+        unwish(&cluster.servers[0], "unready");
+        run.join().unwrap().expect_code(0);
+    });
+    cluster.assert_on_one_token();
+}
+
+#[test]
 fn one_server_alone_rotates_too_and_other_secrets_come_after() {
     let mut cluster = Cluster::start(&SMALL);
     cluster.new_token();
@@ -133,7 +211,7 @@ fn first_waits(nodes: &[&crate::kit::node::Node]) {
                     .arg("-F")
                     .arg(scratch.join("ssh/config"))
                     .arg(&node.name)
-                    .arg("/usr/local/bin/systemctl start k3s.service >/dev/null 2>&1 </dev/null &")
+                    .arg("/usr/local/bin/systemctl start $(cat /srv/unit) >/dev/null 2>&1 </dev/null &")
                     .stdin(std::process::Stdio::null())
                     .status()
                     .unwrap()
@@ -142,5 +220,4 @@ fn first_waits(nodes: &[&crate::kit::node::Node]) {
         });
         wait_until("it does not start", || super::cluster::state(node).starts_with("activ"));
     }
-    let _ = systemctl_start;
 }

@@ -6,8 +6,7 @@ use std::process::Command;
 use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, systemctl, systemctl_start, unwish, wish};
 use crate::kit::canary::Canary;
 
-const TWO: Shape =
-    Shape { servers: 2, agents: 0, more: "", keys: ", keep_old: /etc/secrets/k3s-token.old", busybox: false };
+const TWO: Shape = Shape { servers: 2, keys: ", keep_old: /etc/secrets/k3s-token.old", ..SMALL };
 
 /// Panics unless the run is refused with these words, and nothing was changed.
 #[track_caller]

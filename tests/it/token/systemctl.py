@@ -4,7 +4,7 @@ there), Type=exec for an agent, Restart=always. The state is in /srv/state: Acti
 the one that supervises it."""
 import os, shlex, signal, subprocess, sys, time
 
-UNIT = "k3s.service"
+UNIT = open("/srv/unit").read()
 
 
 def state():

@@ -48,6 +48,8 @@ pub(super) fn report(
         }
         match word {
             "." => return end.ok_or(GARBLED),
+            // The subshell of a session that goes on has ended before its time.
+            "gone" => return Err(NodeError::Ended { output: session.error_lines() }),
             "step" => on_step(match rest {
                 "writing" => ApplyStep::Writing,
                 "restarting" => ApplyStep::Restarting,

@@ -32,7 +32,7 @@ use std::time::Duration;
 use deaddrop_core::secret::Secret;
 use zeroize::Zeroizing;
 
-use super::apply::{self, ApplyStep, NodeRun, Outcome};
+use super::apply::{self, ApplyStep, NodeRun, Outcome, OutcomeKind};
 use super::error::NodeError;
 use super::{NodePlace, text};
 use crate::derive::cluster_token::{Cluster, ClusterToken, curl_escaped};
@@ -303,8 +303,13 @@ impl NodePlace<'_> {
     /// As [`NodePlace::apply_all`], in a subshell: the session goes on.
     pub fn apply_and_stay(&mut self, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
         self.load();
-        self.send_program("(apply)\n");
-        apply::apply(&mut self.session, &self.tree, &NodeRun { stays: true, ..run.clone() }, on_step)
+        self.send_program("(apply)\nsay gone\n");
+        let outcome = apply::apply(&mut self.session, &self.tree, &NodeRun { stays: true, ..run.clone() }, on_step);
+        if !matches!(outcome.kind, OutcomeKind::Unknown(_)) {
+            // OK to ignore: a session that is lost is noticed by its next use.
+            let _ = self.session.line();
+        }
+        outcome
     }
 
     /// Loads the script if it is not there yet, and runs a function of it, with these lines for it to read.
