@@ -21,13 +21,13 @@ use crate::run::message::Message;
 use crate::run::plan::{Action, Plan};
 
 /// Time limit of a restart, in which systemd waits for the server.
-const START: Duration = Duration::from_secs(300);
-/// Time for a server to be ready after systemd says that it has started, or that it has not and is started again.
+const START: Duration = Duration::from_secs(180);
+/// Time for a host to be well after systemd says that it has started.
 const READY: Duration = Duration::from_secs(60);
+/// The same after systemd says that it has not: it is started again, every five seconds.
+const STARTED_AGAIN: Duration = Duration::from_secs(30);
 /// Interval between two questions to a server that is awaited.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How much older than a new process its file is: `is_stale` of token.sh tells them apart by their seconds.
-const APART: Duration = Duration::from_secs(3);
 /// How often a file is written until that is given up.
 const TRIES: usize = 3;
 
@@ -63,7 +63,6 @@ pub(super) struct Member<'a> {
     /// Warnings about what an earlier run has left.
     warnings: Vec<Warning>,
     acted: bool,
-    written_at: Option<Instant>,
     pub since: Instant,
 }
 
@@ -130,7 +129,6 @@ impl<'a> Member<'a> {
             is_lost: false,
             warnings: Vec::new(),
             acted: false,
-            written_at: None,
             since: Instant::now(),
         }
     }
@@ -397,7 +395,6 @@ impl<'a> Member<'a> {
         self.apply(plan, true)?;
         if is_new {
             self.seen.written = true;
-            self.written_at = Some(Instant::now());
         }
         if self.seen.waits {
             self.with_node(|node| node.mark_as_read(&physical))?;
@@ -432,16 +429,15 @@ impl<'a> Member<'a> {
         let unit = self.unit_name().to_owned();
         self.seen.restarted = true;
         self.changed_anything = true;
-        if self.seen.role == Role::Agent {
-            thread::sleep(APART.saturating_sub(self.written_at.unwrap_or(self.since).elapsed()));
-        }
-        let started = self.with_node(|node| node.restart_cluster_unit(&unit, START));
+        let start = job.spec.on_change.health.as_ref().map_or(START, |health| health.timeout);
+        let started = self.with_node(|node| node.restart_cluster_unit(&unit, start));
         self.restarted.push(unit);
         // A lost session says nothing: a unit may be the network.
         let gives_up = matches!(started, Ok(false));
+        let limit = if gives_up { STARTED_AGAIN } else { READY };
         match self.seen.role {
-            Role::Agent => self.is_agent_well(job, gives_up),
-            _ => self.wait_until_ready(job, tokens, token, READY, gives_up),
+            Role::Agent => self.is_agent_well(job, limit, gives_up),
+            _ => self.wait_until_ready(job, tokens, token, limit, gives_up),
         }
     }
 
@@ -470,7 +466,7 @@ impl<'a> Member<'a> {
     }
 
     /// An agent is well when its unit has been active for `settle` seconds.
-    fn is_agent_well(&mut self, job: &TokenJob<'_>, gives_up: bool) -> bool {
+    fn is_agent_well(&mut self, job: &TokenJob<'_>, limit: Duration, gives_up: bool) -> bool {
         let began = Instant::now();
         let mut up_since: Option<Instant> = None;
         loop {
@@ -488,7 +484,7 @@ impl<'a> Member<'a> {
                 _ if gives_up && self.has_ended() => return false,
                 _ => up_since = None,
             }
-            if began.elapsed() >= READY.saturating_add(job.spec.on_change.settle) || sys::is_terminated() {
+            if began.elapsed() >= limit.saturating_add(job.spec.on_change.settle) || sys::is_terminated() {
                 return false;
             }
             thread::sleep(PAUSE.min(job.spec.on_change.settle).max(Duration::from_millis(100)));

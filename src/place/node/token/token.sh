@@ -217,8 +217,7 @@ find_url() {
   url=${host:-https://127.0.0.1}:${supervisor_port:-9345}
 }
 
-# True if the unit's process is older than its token's file, which it has not read then. The file must be older than
-# the process by two seconds: neither clock is finer than one.
+# True if the unit's process is older than its token's file by more than half a second: it has not read it then.
 is_stale() {
   property MainPID
   case $answer in
@@ -231,13 +230,29 @@ is_stale() {
       answer=${answer%/cmdline}
       ;;
   esac
+  # In ticks of a hundredth second since the boot: proc(5), /proc/pid/stat.
   started=$(start_of "${answer:-none}")
-  look_at_clock
-  written=$(stat -L -c %Y -- "$path" 2>/dev/null)
-  clock=$(date +%s)
-  [ "$started" ] && [ "$now" ] && [ "$written" ] || return 1
-  # In ticks of a hundredth second: proc(5), /proc/pid/stat.
-  [ $((clock - now + started / 100)) -lt $((written + 2)) ]
+  read -r up rest </proc/uptime
+  # The directory of a new process has the time of now.
+  times=$(stat -L -c '%Y %y' -- "$path" /proc/self 2>/dev/null)
+  case $started,$times in
+    [0-9]*,*"$nl"*) ;;
+    *) return 1 ;;
+  esac
+  hundredths "${times%%"$nl"*}"
+  written=$seconds part=$fraction
+  hundredths "${times#*"$nl"}"
+  [ $((${up%%.*} * 100 - started)) -gt $(((seconds - written) * 100 + 1$fraction - 1$part + 50)) ]
+}
+
+# Sets $seconds, and $fraction to the two digits after them, of `SECONDS DATE TIME.FRACTION ZONE`.
+hundredths() {
+  seconds=${1%% *}
+  fraction=${1#*.}
+  case $1 in
+    *.[0-9][0-9]*) fraction=${fraction%"${fraction#??}"} ;;
+    *) fraction=00 ;;
+  esac
 }
 
 # A small file, or what follows.
