@@ -72,7 +72,6 @@ read_unit() {
       return
     }
   done
-  read_unit_text "$(systemctl cat -- "$unit" 2>/dev/null </dev/null)"
 }
 
 read_unit_text() {
