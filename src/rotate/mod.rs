@@ -159,6 +159,8 @@ pub struct HostResult {
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
     pub needs_user: bool,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
     /// Duration of the run on this host.
     pub seconds: f64,
 }
@@ -187,6 +189,7 @@ impl HostResult {
             .collect::<Vec<_>>()
             .join("; ");
         self.restarted.splice(0..0, before.restarted);
+        self.is_of_cluster |= before.is_of_cluster;
         self.seconds += before.seconds;
         self
     }
@@ -203,6 +206,7 @@ impl HostResult {
             restarted: Vec::new(),
             healthy_for: None,
             needs_user: false,
+            is_of_cluster: false,
             seconds: 0.0,
         }
     }

@@ -78,7 +78,7 @@ pub(super) fn drive(
     let run = |host: usize, progress: &(dyn Fn(HostStep) + Sync)| {
         let first = before.lock().unwrap_or_else(PoisonError::into_inner).get_mut(host).and_then(Option::take);
         match first {
-            Some(first) if ends || parts[host].secrets.is_empty() => first,
+            Some(first) if ends || first.status.is_failure() || parts[host].secrets.is_empty() => first,
             Some(first) => alone(host, progress).after(first),
             None => alone(host, progress),
         }

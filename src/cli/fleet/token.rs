@@ -131,15 +131,15 @@ pub(super) fn rotate(
             declared,
         };
         let end = contain(|| rotate_token(&job, &hosts));
-        let ended = match end {
+        let (is_done, ended) = match end {
             Some(TokenEnd::Ordinary) => continue,
-            Some(TokenEnd::Ended(ended)) => ended,
-            None => hosts.iter().map(|_| rotate::fleet::lost()).collect(),
+            Some(TokenEnd::Done(ended)) => (true, ended),
+            Some(TokenEnd::Ended(ended)) => (false, ended),
+            None => (false, hosts.iter().map(|_| rotate::fleet::lost()).collect()),
         };
+        rotated.ends |= !is_done;
         rotated.secrets.insert(spec.name.clone());
         for (number, end) in numbers.into_iter().zip(ended) {
-            let is_good = matches!(end.status, HostStatus::Done | HostStatus::Unchanged);
-            rotated.ends |= !is_good;
             let slot = &mut rotated.results[number];
             *slot = Some(match slot.take() {
                 Some(before) => end.after(before),

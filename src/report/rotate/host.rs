@@ -38,6 +38,8 @@ pub struct HostReport {
     pub seconds: f64,
     /// Units that were restarted.
     pub restarted: Vec<String>,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
 }
 
 impl HostReport {
@@ -70,6 +72,7 @@ impl HostReport {
             files,
             seconds: end.seconds,
             restarted: end.restarted,
+            is_of_cluster: end.is_of_cluster,
         }
     }
 

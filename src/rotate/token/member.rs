@@ -396,7 +396,8 @@ impl<'a> Member<'a> {
         if is_new {
             self.seen.written = true;
         }
-        if self.seen.waits {
+        // One that waits for the file reads it; and a new file with the old token was read before.
+        if self.seen.waits || !is_new && !self.seen.is_stale {
             self.with_node(|node| node.mark_as_read(&physical))?;
         }
         Ok(())
@@ -433,22 +434,30 @@ impl<'a> Member<'a> {
         let started = self.with_node(|node| node.restart_cluster_unit(&unit, start));
         self.restarted.push(unit);
         // A lost session says nothing: a unit may be the network.
-        let gives_up = matches!(started, Ok(false));
-        let limit = if gives_up { STARTED_AGAIN } else { READY };
+        let (limit, ended): (_, fn(&Self) -> bool) = match started {
+            Ok(false) => (STARTED_AGAIN, Self::has_ended),
+            _ => (READY, |_| false),
+        };
         match self.seen.role {
-            Role::Agent => self.is_agent_well(job, limit, gives_up),
-            _ => self.wait_until_ready(job, tokens, token, limit, gives_up),
+            Role::Agent => self.is_agent_well(job, limit, ended),
+            _ => self.is_ready_within(job, tokens, token, limit, ended),
         }
     }
 
-    /// Waits until a server runs with this token and is ready.
-    pub fn wait_until_ready(
+    /// Waits for a server that is being started, or waits for its file. True if it runs with this token and is ready.
+    pub fn wait(&mut self, job: &TokenJob<'_>, tokens: &Tokens, token: Token, limit: Duration) -> bool {
+        // One that has ended is restarted at once; one that waited for its file may join another server later.
+        let ended: fn(&Self) -> bool = if self.seen.waits { |_| false } else { |own| own.seen.life == Life::Down };
+        self.is_ready_within(job, tokens, token, limit, ended)
+    }
+
+    fn is_ready_within(
         &mut self,
         job: &TokenJob<'_>,
         tokens: &Tokens,
         token: Token,
         limit: Duration,
-        gives_up: bool,
+        ended: fn(&Self) -> bool,
     ) -> bool {
         let began = Instant::now();
         loop {
@@ -457,8 +466,7 @@ impl<'a> Member<'a> {
             self.ask(job, tokens);
             match self.seen.role {
                 Role::Server(server) if server.runs == Runs::With(token) && server.is_ready => return true,
-                // systemd does not start it again.
-                Role::Server(_) if gives_up && self.has_ended() => return false,
+                Role::Server(_) if ended(self) => return false,
                 _ if began.elapsed() >= limit || sys::is_terminated() => return false,
                 _ => thread::sleep(PAUSE),
             }
@@ -466,7 +474,7 @@ impl<'a> Member<'a> {
     }
 
     /// An agent is well when its unit has been active for `settle` seconds.
-    fn is_agent_well(&mut self, job: &TokenJob<'_>, limit: Duration, gives_up: bool) -> bool {
+    fn is_agent_well(&mut self, job: &TokenJob<'_>, limit: Duration, ended: fn(&Self) -> bool) -> bool {
         let began = Instant::now();
         let mut up_since: Option<Instant> = None;
         loop {
@@ -481,7 +489,7 @@ impl<'a> Member<'a> {
                         return true;
                     }
                 }
-                _ if gives_up && self.has_ended() => return false,
+                _ if ended(self) => return false,
                 _ => up_since = None,
             }
             if began.elapsed() >= limit.saturating_add(job.spec.on_change.settle) || sys::is_terminated() {
@@ -491,6 +499,7 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// systemd does not start it again.
     fn has_ended(&self) -> bool {
         self.unit().is_some_and(|unit| matches!(unit.active.as_str(), "failed" | "inactive"))
     }

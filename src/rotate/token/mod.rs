@@ -68,7 +68,9 @@ pub struct TokenHost<'a> {
 pub enum TokenEnd {
     /// No host has a unit of the cluster: the file is like any other.
     Ordinary,
-    /// The results of all hosts, in their order.
+    /// It came to its end: the results of all hosts, in their order. Some may not be reached.
+    Done(Vec<HostResult>),
+    /// It was refused, or ended before its end.
     Ended(Vec<HostResult>),
 }
 
@@ -183,6 +185,8 @@ struct Run<'j, 'a> {
     through: Option<Token>,
     /// The server that got a request whose result is not known.
     asked: Option<usize>,
+    /// The server that got one.
+    server: Option<usize>,
     /// Number of requests.
     requests: usize,
     waiting_since: Option<Instant>,
@@ -197,6 +201,7 @@ impl<'j, 'a> Run<'j, 'a> {
             tokens: Tokens::new(declared),
             through: None,
             asked: None,
+            server: None,
             requests: 0,
             waiting_since: None,
         }
@@ -344,7 +349,7 @@ impl<'j, 'a> Run<'j, 'a> {
             Step::Rotate { server, old } => self.rotate(server, old).and_then(ended),
             Step::Place => {
                 self.write(DECLARED);
-                ended(self.results(None))
+                Some(TokenEnd::Done(self.results(None)))
             }
             Step::Write(token) => {
                 self.write(token);
@@ -361,7 +366,7 @@ impl<'j, 'a> Run<'j, 'a> {
                 job.say(&format!("(e) {}: waiting until it is ready", self.name(host)));
                 let tokens = &self.tokens;
                 let member = &mut self.members[host];
-                let is_well = member.wait_until_ready(job, tokens, token, STARTING, false);
+                let is_well = member.wait(job, tokens, token, STARTING);
                 member.seen.awaited = true;
                 // One that is not ready is restarted next, or fails.
                 if is_well { self.after(host, true, token) } else { None }
@@ -389,7 +394,7 @@ impl<'j, 'a> Run<'j, 'a> {
                         member.failure = Some(failure);
                     }
                 });
-                ended(self.results(None))
+                Some(TokenEnd::Done(self.results(None)))
             }
         }
     }
@@ -451,7 +456,7 @@ impl<'j, 'a> Run<'j, 'a> {
     /// Step (c): asks, and asks again; then asks for the old token.
     fn request(&mut self, server: usize, old: Token, new: Token) -> Asked {
         let (job, old, new) = (self.job, self.tokens.secret(old), self.tokens.secret(new));
-        self.asked = Some(server);
+        (self.asked, self.server) = (Some(server), Some(server));
         self.requests = self.requests.saturating_add(1);
         let Some(member) = self.members.get_mut(server) else { return Asked::Unknown };
         let mut last = 0;
@@ -479,9 +484,13 @@ impl<'j, 'a> Run<'j, 'a> {
     fn write(&mut self, token: Token) {
         let job = self.job;
         job.say(&format!("(d) writing {} on all hosts", shown::text(job.spec.path.as_str())));
-        let tokens = std::mem::take(&mut self.tokens);
-        self.each(|member| member.write(job, token, &tokens));
-        self.tokens = tokens;
+        let tokens = &self.tokens;
+        // All at the same time, whatever the limit: the sessions are open.
+        thread::scope(|scope| {
+            for member in &mut self.members {
+                scope.spawn(|| member.write(job, token, tokens));
+            }
+        });
     }
 
     fn keep_as_before(&mut self) {

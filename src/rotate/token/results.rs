@@ -2,7 +2,7 @@
 
 use deaddrop_core::shown;
 
-use super::decide::{Role, Step, Why};
+use super::decide::{Step, Why};
 use super::{Run, TokenEnd, words};
 use crate::rotate::{HostResult, HostStatus};
 use crate::run::message::Message;
@@ -132,29 +132,31 @@ impl Run<'_, '_> {
             let seconds = member.since.elapsed().as_secs_f64();
             HostResult { plan, announced, seconds, ..HostResult::new(status) }
         };
-        TokenEnd::Ended(self.members.iter_mut().map(ends).collect())
+        TokenEnd::Done(self.members.iter_mut().map(ends).collect())
     }
 
     /// The results; `ended` says why the run did not come to its end.
     pub(super) fn results(&mut self, ended: Option<&str>) -> Vec<HostResult> {
         let secret = shown::text(&self.job.spec.name);
-        // A request may have changed the cluster, though no file.
-        let went_on = self.through.is_some();
+        // A request has changed the cluster, though no file may be.
+        let asked = self.server.filter(|_| self.through.is_some());
         self.members
             .iter_mut()
-            .map(|member| {
+            .enumerate()
+            .map(|(number, member)| {
                 let warnings = member.close();
                 let name = member.host.part.name;
+                let was_written = !member.done.is_empty();
                 let plan = joined(std::mem::take(&mut member.done), member.take_plan(), warnings);
-                let is_touched = member.seen.written || !member.restarted.is_empty();
+                let is_touched = was_written || !member.restarted.is_empty() || asked == Some(number);
                 let restarted = std::mem::take(&mut member.restarted);
                 let seconds = member.since.elapsed().as_secs_f64();
                 let end = match (member.failure.take(), ended) {
                     (Some(failure), _) => HostResult {
-                        changed_anything: failure.changed_anything || member.changed_anything || is_touched || went_on,
+                        changed_anything: failure.changed_anything || member.changed_anything || is_touched,
                         ..*failure
                     },
-                    (None, Some(why)) if is_touched || went_on && member.seen.role != Role::Agent => {
+                    (None, Some(why)) if is_touched => {
                         let message =
                             Message::new(format!("{name}: the rotation of `{secret}` is not at its end: {why}"));
                         let hint = "put no old file back: run it again, and it goes on from there";
@@ -167,7 +169,7 @@ impl Run<'_, '_> {
                     (None, None) if is_touched => HostResult::new(HostStatus::Done),
                     (None, None) => HostResult::new(HostStatus::Unchanged),
                 };
-                HostResult { plan: plan.or(end.plan), restarted, seconds, ..end }
+                HostResult { plan: plan.or(end.plan), restarted, seconds, is_of_cluster: true, ..end }
             })
             .collect()
     }

@@ -1,8 +1,9 @@
 //! A cluster of nodes that run the stand-in for k3s (`k3s.py`), one datastore for all of its servers.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -44,11 +45,18 @@ impl Cluster {
     /// Starts it with a first token, which stands on all nodes.
     pub fn start(shape: &Shape) -> Self {
         let cluster = Self::make(shape);
-        cluster.each(|node| fs::write(node.at(TOKEN), cluster.token().bytes()).unwrap());
+        cluster.each(|node| cluster.place(node, cluster.token().bytes()));
         cluster.servers.iter().for_each(systemctl_start);
         cluster.agents.iter().for_each(systemctl_start);
         cluster.wait_until_up();
         cluster
+    }
+
+    /// Writes a token's file, as it is declared.
+    pub fn place(&self, node: &Node, token: &[u8]) {
+        let _ = fs::remove_file(node.at(TOKEN));
+        fs::write(node.at(TOKEN), token).unwrap();
+        fs::set_permissions(node.at(TOKEN), Permissions::from_mode(0o400)).unwrap();
     }
 
     /// The nodes, with nothing that runs.

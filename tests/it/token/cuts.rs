@@ -113,7 +113,7 @@ fn a_server_that_does_not_get_ready_ends_the_run_and_no_old_file_comes_back() {
     cluster.rotate_until("(d)", end);
     let server = &cluster.servers[1];
     let old = cluster.tokens[0].clone();
-    fs::write(server.at(TOKEN), old.bytes()).unwrap();
+    cluster.place(server, old.bytes());
     systemctl(server, "restart");
     cluster
         .rotate()
@@ -136,7 +136,7 @@ fn the_only_server_that_was_restarted_with_its_old_file_comes_up_again() {
     cluster.new_token();
     cluster.rotate_until("(d)", end);
     // The node may have gone on with the file by itself.
-    fs::write(cluster.servers[0].at(TOKEN), cluster.tokens[0].bytes()).unwrap();
+    cluster.place(&cluster.servers[0], cluster.tokens[0].bytes());
     systemctl(&cluster.servers[0], "restart");
     assert!(!state(&cluster.servers[0]).starts_with("active"), "it refuses to start");
     goes_on(&cluster, "a restart with the old file");

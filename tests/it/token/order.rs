@@ -64,11 +64,43 @@ fn the_request_then_the_file_then_servers_one_by_one_then_agents() {
 }
 
 #[test]
+fn an_agent_that_is_away_is_told_and_done_by_a_later_run_while_the_others_go_on() {
+    let mut cluster = Cluster::start(&Shape { agents: 2, ..SMALL });
+    cluster.scratch.write_private("wifi", "made up value");
+    let wifi = "  wifi: { path: /etc/secrets/wifi, from: 'file:wifi' }\n";
+    cluster.write_manifest_with("", wifi);
+    cluster.agents[1].stop();
+    // Nothing to rotate: other secrets are none of its business.
+    let run = cluster.rotate().expect_code(4).expect_error("agent2").expect_error("could not be entered");
+    assert!(!run.stderr().contains("again for what is left"), "not without the others: {}", run.stderr());
+    assert!(cluster.agents[0].at("/etc/secrets/wifi").exists());
+    // A rotation is refused: it may be a server.
+    cluster.new_token();
+    cluster.rotate().expect_code(1).expect_error("not begun");
+    // Unless it is under way.
+    cluster.agents.pop();
+    cluster.write_manifest("");
+    cluster.rotate().expect_code(0);
+    cluster.assert_on_one_token();
+}
+
+#[test]
+fn only_its_mode_changes_and_nothing_restarts() {
+    let cluster = Cluster::start(&Shape { agents: 1, keys: ", mode: '0440'", ..SMALL });
+    cluster.forget_events();
+    let object = cluster.deaddrop(&["rotate", "--all", "--json"]).run().expect_code(0).json();
+    assert_eq!(object["hosts"][0]["changes"][0]["action"], "metadata", "{object}");
+    assert_eq!((&object["hosts"][0]["status"], &object["summary"]["done"]), (&"done".into(), &2.into()));
+    cluster.rotate().expect_code(0).expect_error("nothing to do");
+    assert_eq!(cluster.events(), [""; 0]);
+}
+
+#[test]
 fn both_forms_are_one_token() {
     let cluster = Cluster::start(&SMALL);
     cluster.forget_events();
     let long = format!("K10{}::server:{}\n", "5a".repeat(32), cluster.token().text());
-    fs::write(cluster.servers[0].at(TOKEN), &long).unwrap();
+    cluster.place(&cluster.servers[0], long.as_bytes());
     cluster.rotate().expect_code(0).expect_error("nothing to do");
     cluster.deaddrop(&["verify", "--all"]).run().expect_code(0);
     assert_eq!(fs::read_to_string(cluster.servers[0].at(TOKEN)).unwrap(), long);

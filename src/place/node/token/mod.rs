@@ -290,7 +290,7 @@ impl NodePlace<'_> {
         apply::read_output(&mut self.session, &apply::hidden_output_hint(Some(unit)))
     }
 
-    /// The node waited for this file, and needs no restart to read it.
+    /// The unit needs no restart to read this file, although its process is older.
     ///
     /// # Errors
     /// If the session fails.

@@ -376,7 +376,8 @@ token_restart() {
   say .
 }
 
-# The node waited for the file at $1, and reads it now although it was started before: its time says so to `is_stale`.
+# The unit has read the file at $1, or reads it now, although its process is older: the file's time says so to
+# `is_stale`.
 token_awaited() {
   touch -c -t 197001020000 -- "$1" 2>/dev/null
   say .
