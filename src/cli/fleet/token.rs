@@ -103,6 +103,7 @@ pub(super) fn rotate(
     if !request.rotates() {
         return Ok(rotated);
     }
+    deaddrop_core::sys::raise_open_files_limit();
     let options =
         Options { dry_run: request.kind.is_dry(), forget_list: request.forget_list, ..request.ssh.options(manifest) };
     let asking = rotate::has_terminal().then(|| Options { interactive: true, ..options.clone() });

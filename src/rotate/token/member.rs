@@ -137,6 +137,7 @@ impl<'a> Member<'a> {
     pub fn begin(&mut self) {
         let Seen { written, restarted, awaited, .. } = &mut self.seen;
         (*written, *restarted, *awaited, self.acted) = (false, false, false, false);
+        self.tries = 0;
     }
 
     /// The unit, if it has one.
@@ -172,6 +173,12 @@ impl<'a> Member<'a> {
     /// Surveys and plans the file, and looks at the unit, in an open session.
     pub fn look(&mut self, job: &TokenJob<'_>) {
         self.seen.role = Role::Unreachable;
+        if self.tries >= TRIES && self.seen.differs {
+            let message = Message::new(format!("{}: its file is not as it was written", self.host.part.name));
+            let failure = HostResult::failed(message.hint("is another program changing it?"));
+            self.failure.get_or_insert_with(|| Box::new(failure));
+            self.node = None;
+        }
         let was_looked_at = std::mem::replace(&mut self.is_open, false);
         if self.node.is_some() {
             self.failure = self.try_to_look(job).err();
@@ -373,9 +380,9 @@ impl<'a> Member<'a> {
         if self.seen.role == Role::Unreachable {
             return;
         }
-        let written = self.try_to_write(job, token, tokens);
-        if let Err(failure) = written {
-            self.tries = self.tries.saturating_add(1);
+        // Also of those that succeed: another program may change the file each time.
+        self.tries = self.tries.saturating_add(1);
+        if let Err(failure) = self.try_to_write(job, token, tokens) {
             self.failure = Some(failure);
             self.node = None;
         }
@@ -393,6 +400,7 @@ impl<'a> Member<'a> {
         let is_new = plan.changes.iter().any(|change| matches!(change.action, Action::Create | Action::Replace));
         let physical = self.physical.clone();
         self.apply(plan, true)?;
+        self.seen.differs = false;
         if is_new {
             self.seen.written = true;
         }

@@ -121,16 +121,14 @@ impl Run<'_, '_> {
             if let Some(plan) = &mut plan {
                 plan.warnings.extend(warnings);
             }
-            let restarts = matches!(step, Step::Rotate { .. } | Step::Confirm { .. } | Step::Restart(..));
-            let is_unit = member.unit().is_some() && !member.seen.waits;
-            let announced = match restarts && is_unit {
+            let announced = match words::restarts(step, &member.seen) {
                 true => format!("would restart {}", member.unit_name()),
                 false => String::new(),
             };
             let changes = member.seen.differs || !announced.is_empty();
             let status = if changes { HostStatus::Done } else { HostStatus::Unchanged };
             let seconds = member.since.elapsed().as_secs_f64();
-            HostResult { plan, announced, seconds, ..HostResult::new(status) }
+            HostResult { plan, announced, seconds, is_of_cluster: true, ..HostResult::new(status) }
         };
         TokenEnd::Done(self.members.iter_mut().map(ends).collect())
     }

@@ -4,72 +4,81 @@ use deaddrop_core::near;
 use deaddrop_core::shown;
 
 use super::TokenJob;
-use super::decide::{Role, Runs, Seen, Step, Token, Why};
+use super::decide::{Role, Runs, Seen, Server, Step, Why};
 use super::member::Member;
 use crate::derive::cluster_token::Cluster;
 
-/// The steps of a run with their hosts, in their order: what it does, or with `by_hand` what a person does instead.
+/// The steps of a run with their hosts, in their order.
 pub(super) fn steps(job: &TokenJob<'_>, members: &[Member<'_>], step: &Step) -> Vec<String> {
-    let names = |wanted: &dyn Fn(&Seen) -> bool| -> String {
-        let names = members.iter().filter(|member| wanted(&member.seen)).map(|member| member.host.part.name);
-        let list = near::list(names);
-        if list.is_empty() { "no host".to_owned() } else { list }
+    let names = |wanted: &dyn Fn(&Seen) -> bool| {
+        let names: Vec<&str> =
+            members.iter().filter(|member| wanted(&member.seen)).map(|member| member.host.part.name).collect();
+        (!names.is_empty()).then(|| near::list(names.into_iter()))
+    };
+    let unit = |wanted: &dyn Fn(&Seen) -> bool| {
+        members.iter().find(|member| wanted(&member.seen)).map_or("", |member| member.unit_name())
     };
     let name = |host: &usize| members.get(*host).map_or("", |member| member.host.part.name);
-    let is_server = |seen: &Seen| matches!(seen.role, Role::Server(_));
-    let is_reached = |seen: &Seen| seen.role != Role::Unreachable;
     let url = format!("PUT /v1-{}/token", job.cluster.name());
+    let servers = names(&is_server).unwrap_or_default();
     let mut lines = Vec::new();
-    let asked = match step {
+    match step {
         Step::Rotate { server, .. } => {
-            lines.push(format!("(a) {} run with one token, and are ready", names(&is_server)));
+            lines.push(format!("(a) {servers} run with one token, and are ready"));
             if let Some(kept) = &job.spec.keep_old {
-                lines.push(format!("(b) keep the old token in {}: {}", shown::text(kept.as_str()), names(&is_server)));
+                lines.push(format!("(b) keep the old token in {}: {servers}", shown::text(kept.as_str())));
             }
-            Some(format!("(c) ask for the new token ({url}): {}", name(server)))
+            lines.push(format!("(c) ask for the new token ({url}): {}", name(server)));
         }
         Step::Confirm { server, .. } => {
-            Some(format!("(c) ask again for the token of an unfinished rotation ({url}): {}", name(server)))
+            lines.push(format!("(c) ask again for the token of an unfinished rotation ({url}): {}", name(server)));
         }
-        _ => None,
-    };
-    let is_asked = asked.is_some();
-    lines.extend(asked);
-    let writes = |seen: &Seen| is_reached(seen) && (seen.differs || is_asked && matches!(step, Step::Confirm { .. }));
-    let path = shown::text(job.spec.path.as_str());
-    if members.iter().any(|member| writes(&member.seen)) {
-        lines.push(format!("(d) write {path}, on all at once: {}", names(&writes)));
+        _ => {}
     }
-    let has = match step {
-        Step::Write(token) | Step::Restart(_, token) | Step::Await(_, token) => Some(*token),
-        _ => None,
-    };
-    let is_known = |server: super::decide::Server| has.is_some_and(|token: Token| server.runs == Runs::With(token));
-    let restarts = |seen: &Seen| match seen.role {
-        Role::Server(server) => !seen.waits && !is_known(server),
-        _ => false,
-    };
-    let is_first = |seen: &Seen| match seen.role {
-        Role::Server(server) => !matches!(server.runs, Runs::With(_)),
-        _ => false,
-    };
-    if members.iter().any(|member| restarts(&member.seen)) {
-        let unit = members.iter().find(|member| restarts(&member.seen)).map_or("", |member| member.unit_name());
-        let (first, rest) =
-            (names(&|seen| restarts(seen) && is_first(seen)), names(&|seen| restarts(seen) && !is_first(seen)));
-        let order = match (first.as_str(), rest.as_str()) {
-            ("no host", _) => rest,
-            (_, "no host") => first,
-            _ => format!("{first}, then {rest}"),
-        };
+    if let Some(hosts) = names(&|seen| writes(step, seen)) {
+        lines.push(format!("(d) write {}, on all at once: {hosts}", shown::text(job.spec.path.as_str())));
+    }
+    let restarted = |seen: &Seen| is_server(seen) && restarts(step, seen);
+    let runs = |seen: &Seen| matches!(seen.role, Role::Server(Server { runs: Runs::With(_), .. }));
+    let order = [names(&|seen| restarted(seen) && !runs(seen)), names(&|seen| restarted(seen) && runs(seen))];
+    let order: Vec<String> = order.into_iter().flatten().collect();
+    if !order.is_empty() {
+        let (unit, order) = (unit(&restarted), order.join(", then "));
         lines.push(format!("(e) restart {unit}, one server after another, each ready before the next: {order}"));
     }
-    let agents = |seen: &Seen| seen.role == Role::Agent && !seen.waits && (writes(seen) || seen.is_stale);
-    if members.iter().any(|member| agents(&member.seen)) {
-        let unit = members.iter().find(|member| agents(&member.seen)).map_or("", |member| member.unit_name());
-        lines.push(format!("(f) restart {unit}: {}", names(&agents)));
+    let agents = |seen: &Seen| seen.role == Role::Agent && restarts(step, seen);
+    if let Some(hosts) = names(&agents) {
+        lines.push(format!("(f) restart {}: {hosts}", unit(&agents)));
     }
     lines
+}
+
+fn is_server(seen: &Seen) -> bool {
+    matches!(seen.role, Role::Server(_))
+}
+
+/// True if a run that begins with this step writes the file of this host.
+fn writes(step: &Step, seen: &Seen) -> bool {
+    match step {
+        Step::Confirm { .. } => seen.role != Role::Unreachable,
+        Step::Write(token) => seen.role != Role::Unreachable && seen.file != Some(*token),
+        _ => seen.role != Role::Unreachable && seen.differs,
+    }
+}
+
+/// True if a run that begins with this step restarts the unit of this host.
+pub(super) fn restarts(step: &Step, seen: &Seen) -> bool {
+    let token = match step {
+        Step::Rotate { .. } | Step::Confirm { .. } => None,
+        Step::Write(token) | Step::Restart(_, token) | Step::Await(_, token) => Some(*token),
+        Step::RestartAgent(_) => return seen.role == Role::Agent && seen.is_stale && !seen.waits,
+        _ => return false,
+    };
+    match seen.role {
+        Role::Server(server) => !seen.waits && token.is_none_or(|token| server.runs != Runs::With(token)),
+        Role::Agent => !seen.waits && (writes(step, seen) || seen.is_stale),
+        Role::Unreachable | Role::Stranger => false,
+    }
 }
 
 /// The steps as a person takes them, where deaddrop cannot.
