@@ -1,4 +1,5 @@
-//! The tokens of clusters in a run of `rotate`: which runs may rotate them, and their rotation before all other secrets.
+//! The tokens of clusters in a run of `rotate`: which runs may rotate them, and their rotation, before all other
+//! secrets.
 
 use std::collections::HashSet;
 

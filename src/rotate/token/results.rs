@@ -34,7 +34,8 @@ impl Run<'_, '_> {
             let journal = member.journal(job);
             let answer = if code == 0 { "did not answer".to_owned() } else { format!("answered {code}") };
             let mut message = Message::nothing_changed(member.host.part.name).cause(format!(
-                "its {} {answer} to the request for the new token, twice; it was asked for the old one again, and has it",
+                "its {} {answer} to the request for the new token, twice; it was asked for the old one again, which it \
+                 has",
                 job.cluster.name()
             ));
             if !journal.is_empty() {

@@ -101,9 +101,9 @@ pub(super) fn by_hand(job: &TokenJob<'_>, members: &[Member<'_>]) -> String {
     };
     format!(
         "install curl on the servers; or by hand: (a) see that {servers} are ready; (b) keep the old token, which \
-         snapshots need; (c) on {first}: `{program} token rotate`, which takes the old and the new token; (d) at once the \
-         new token in {path} on all hosts; (e) restart {unit} on {servers}, one after another, each ready before the \
-         next{agents}. After (c) put no old file back"
+         snapshots need; (c) on {first}: `{program} token rotate`, which takes the old and the new token; (d) at once \
+         the new token in {path} on all hosts; (e) restart {unit} on {servers}, one after another, each ready before \
+         the next{agents}. After (c) put no old file back"
     )
 }
 

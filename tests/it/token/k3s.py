@@ -114,7 +114,8 @@ def bootstrap(flags, secret):
             die("https://peer: 401 Unauthorized")
         die("bootstrap data already found and encrypted with different token")
     data = opened(secret, held[1])
-    if os.path.exists(passwd) and open(passwd).read() != data["passwd"] + "\n" and os.stat(passwd).st_mtime > data["time"]:
+    is_other = os.path.exists(passwd) and open(passwd).read() != data["passwd"] + "\n"
+    if is_other and os.stat(passwd).st_mtime > data["time"]:
         die(f"{passwd} newer than datastore and could cause a cluster outage. Remove the file(s) from disk and restart "
             "to be recreated from datastore.")
     write(passwd, data["passwd"] + "\n")

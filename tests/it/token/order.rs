@@ -7,7 +7,8 @@ use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, unwish, wish};
 use crate::kit::canary::Canary;
 use crate::kit::wait_until;
 
-const WHOLE: Shape = Shape { servers: 3, agents: 2, keys: ", keep_old: /etc/secrets/k3s-token.old", ..SMALL };
+const WHOLE: Shape =
+    Shape { servers: 3, agents: 2, keys: ", keep_old: /etc/secrets/k3s-token.old, restart: k3s", ..SMALL };
 
 #[test]
 fn the_request_then_the_file_then_servers_one_by_one_then_agents() {

@@ -6,7 +6,8 @@
 
 tab=$(printf '\t')
 
-# Sets $unit to the unit of "$@" that runs, or else to the first that exists, and $unit_said to what systemd says of it.
+# Sets $unit to the unit of "$@" that runs a server or an agent, or else to the first that would, and $unit_said to what
+# systemd says of it.
 find_unit() {
   unit='' unit_said='' first='' first_said=''
   has systemctl && [ -d /run/systemd/system ] || return 0
@@ -15,6 +16,8 @@ find_unit() {
       -p Environment -p EnvironmentFiles -- "$unit" 2>/dev/null </dev/null)
     property LoadState
     [ "$answer" = loaded ] || continue
+    read_unit
+    [ "$role" ] || continue
     property ActiveState
     case $answer in
       active | activating | reloading) return ;;
@@ -22,6 +25,7 @@ find_unit() {
     [ "$first" ] || { first=$unit && first_said=$unit_said; }
   done
   unit=$first unit_said=$first_said
+  [ -z "$unit" ] || read_unit
 }
 
 # Sets $answer to the first value of the property $1.
@@ -39,8 +43,16 @@ property() {
   done
 }
 
-# Sets $command to the words of the unit's ExecStart, and $variables and $files to those of its environment.
+# Reads what the unit runs: the words of its ExecStart, and $variables and $files of its environment.
 read_unit() {
+  program='' role='' token_file='' agent_token='' agent_file='' data='' config='' port='' supervisor_port=''
+  find_command
+  IFS=" $tab$nl"
+  read_command $command
+  IFS=' '
+}
+
+find_command() {
   property ExecStart
   command=$answer
   case $command in
@@ -269,16 +281,9 @@ token_look() {
   IFS= read -r kind && IFS= read -r path && IFS= read -r kept && IFS= read -r names || exit 1
   upper=K3S
   [ "$kind" = k3s ] || upper=RKE2
-  program='' role='' token_file='' agent_token='' agent_file='' data='' config='' port='' supervisor_port=''
   find_unit $names
-  [ ! -f "$kept" ] || blob kept "$kept"
-  if [ "$unit" ]; then
-    read_unit
-    IFS=" $tab$nl"
-    read_command $command
-    IFS=' '
-  fi
-  [ -z "$role" ] || say_cluster
+  blob kept "$kept"
+  [ -z "$unit" ] || say_cluster
   say .
 }
 
@@ -348,7 +353,9 @@ token_ready() {
   )
   case $said in
     *=0) say ready ;;
-    *'Error from server'* | *refused* | *'not ready'* | *'nable to connect'* | *'[-]'* | *imeout* | *=143) say unready ;;
+    *'Error from server'* | *refused* | *'not ready'* | *'nable to connect'* | *'[-]'* | *imeout* | *=143)
+      say unready
+      ;;
     *) say unknown ;;
   esac
   say .
