@@ -327,22 +327,21 @@ impl<'c, 't> Checker<'c, 't> {
                 directory_owner: directory_owner.as_ref().map(|(owner, id)| (owner.to_string(), self.mark(*id))),
                 part: None,
             };
-            if let Some(path) = &keep_old {
-                self.placed.push(PlacedSecret {
-                    name: name.clone(),
-                    path: path.0.clone(),
-                    path_mark: self.mark(path.1),
-                    selectors: placed.selectors.clone(),
-                    directory_mode: None,
-                    directory_owner: None,
-                    part: Some("the old token"),
-                });
-            }
+            let kept = keep_old.as_ref().map(|(path, id)| PlacedSecret {
+                name: name.clone(),
+                path: path.clone(),
+                path_mark: self.mark(*id),
+                selectors: placed.selectors.clone(),
+                directory_mode: None,
+                directory_owner: None,
+                part: Some("the old token"),
+            });
             if let Some(ValueSpec::Generate(generate)) = &value {
                 self.place_public_part(generate, &placed, *path_id);
                 self.warn_of_a_shared_token(&name, generate, &hosts.1);
             }
             self.placed.push(placed);
+            self.placed.extend(kept);
         }
         let mode = match is_absent {
             true => Some(defaults.mode),

@@ -387,6 +387,66 @@ mod tests {
         );
     }
 
+    /// What `token_look` says of a unit's file: the lines about its settings.
+    fn looked(shell: &str, kind: &str, unit: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(at("unit"), unit.replace("@", &at(""))).unwrap();
+        std::fs::write(at("env"), "A=b\nexport K3S_TOKEN_FILE=\"/of/env\"\nK3S_TOKEN=planted\n").unwrap();
+        std::fs::write(at("config.yaml"), "token-file: '/of/config' # here\nother:\n  data-dir: /no\n").unwrap();
+        std::fs::create_dir(at("config.yaml.d")).unwrap();
+        std::fs::write(at("config.yaml.d/a.yaml"), "data-dir: /of/part\ntoken: planted").unwrap();
+        // systemd that shows no ExecStart, and the parts of the other scripts that are used.
+        let fakes = format!(
+            "set -f\nIFS=' '\nnl='\n'\nsay() {{ printf '%s\\n' \"$*\"; }}\nhas() {{ :; }}\nstart_of() {{ :; }}\n\
+             {SCRIPT}\n\
+             find_unit() {{ unit=$1; unit_said=FragmentPath={}; read_unit; }}\ntoken_look\n",
+            at("unit")
+        );
+        let mut command = std::process::Command::new("env");
+        command.args(shell.split(' ')).args(["-c", &fakes]);
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = format!("{kind}\n/of/flag\n-\n{kind}.service\n");
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+        let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert!(!said.contains("planted"), "a token is not told in clear");
+        let words = ["role", "program", "reads", "same", "data", "url"];
+        said.lines().filter(|line| words.iter().any(|word| line.starts_with(word))).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_settings_of_a_unit_are_its_flags_then_its_configuration_then_its_environment() {
+        let flags = "[Service]\nExecStartPre=/bin/true\nExecStart=@/bin/k3s \\\n  server \\\n  '--token-file' \
+                     \"/of/flag\" \\\n  --data-dir=/of/flag -c /none --https-listen-port 7443\n";
+        let config = "ExecStart=/bin/k3s agent --config @config.yaml\nEnvironment=K3S_DATA_DIR=/of/unit\n";
+        let environment =
+            "ExecStart=-/bin/k3s server --config /none\nEnvironmentFile=-@env\nEnvironment=\"K3S_DATA_DIR=/of/unit\"\n";
+        let rke2 = "ExecStart=/bin/rke2 server --token-file /x --config /none\n";
+        for shell in ["sh", "bash --posix", "busybox sh"] {
+            for (kind, unit, want) in [
+                (
+                    "k3s",
+                    &flags.replace("@", ""),
+                    "role server|program /bin/k3s|reads /of/flag|same|data /of/flag|url https://127.0.0.1:7443",
+                ),
+                ("k3s", &config.to_owned(), "role agent|program /bin/k3s|reads /of/config|data /of/part"),
+                (
+                    "k3s",
+                    &environment.to_owned(),
+                    "role server|program /bin/k3s|reads /of/env|data /of/unit|url https://127.0.0.1:6443",
+                ),
+                (
+                    "rke2",
+                    &rke2.to_owned(),
+                    "role server|program /bin/rke2|reads /x|data /var/lib/rancher/rke2|url https://127.0.0.1:9345",
+                ),
+            ] {
+                assert_eq!(looked(shell, kind, unit).join("|"), want, "{shell}");
+            }
+        }
+    }
+
     #[test]
     fn a_url_is_that_of_a_host_and_a_port() {
         for (text, is) in [
