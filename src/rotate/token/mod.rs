@@ -25,7 +25,9 @@ use crate::run::desired::{Content, DesiredFile, Unfit};
 use crate::run::message::Message;
 use crate::run::part::{HostPart, Values};
 
-/// Time for a server that is being started, before anything is changed.
+/// Time for servers that are not ready, before anything is changed.
+const BEFORE: Duration = Duration::from_secs(30);
+/// Time for a server that is being started, after the request.
 const STARTING: Duration = Duration::from_secs(90);
 /// Interval between two looks at it.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -311,7 +313,7 @@ impl<'j, 'a> Run<'j, 'a> {
             self.job.say(&format!("waiting for {}", near::list(names)));
             Instant::now()
         });
-        if since.elapsed() < STARTING {
+        if since.elapsed() < BEFORE {
             thread::sleep(PAUSE);
             return;
         }
