@@ -382,6 +382,7 @@ impl<'j, 'a> Run<'j, 'a> {
                 match (is_well, acted) {
                     (true, Ok(())) => {}
                     (true, Err(failure)) => member.failure = Some(failure),
+                    (false, _) if sys::is_terminated() => {}
                     (false, _) => {
                         let failure = self.failed_host(host);
                         self.members[host].failure = Some(Box::new(failure));
@@ -408,7 +409,8 @@ impl<'j, 'a> Run<'j, 'a> {
     /// After a server was restarted or waited for.
     fn after(&mut self, host: usize, is_well: bool, token: Token) -> Option<TokenEnd> {
         if !is_well {
-            return Some(TokenEnd::Ended(self.failed(host)));
+            // After SIGTERM nothing is known of it.
+            return Some(TokenEnd::Ended(if sys::is_terminated() { self.stopped() } else { self.failed(host) }));
         }
         if token == DECLARED
             && let Err(failure) = self.members[host].act(self.job)

@@ -300,6 +300,15 @@ pub fn systemctl(node: &Node, verb: &str) {
     );
 }
 
+/// The same, and does not wait for its end, but until the unit is on its way.
+pub fn systemctl_begin(node: &Node, verb: &str) {
+    let scratch = node.root.parent().expect("it is in the scratch directory");
+    let words = format!("/usr/local/bin/systemctl {verb} $(cat /srv/unit) >/dev/null 2>&1 </dev/null &");
+    let config = scratch.join("ssh/config");
+    tool(Command::new("ssh").arg("-F").arg(config).arg(&node.name).arg(words).stdin(Stdio::null()));
+    wait_until("it does not start", || state(node).starts_with("activ"));
+}
+
 /// Writes what a test wants of a server.
 pub fn wish(node: &Node, name: &str, text: &str) {
     fs::write(node.at("/srv/do").join(name), text).unwrap();

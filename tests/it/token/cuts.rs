@@ -62,6 +62,19 @@ fn with_its_connections_cut_at_any_step_the_run_or_the_next_one_goes_on() {
 }
 
 #[test]
+fn stopped_by_a_signal_after_the_request_it_ends_with_4_and_the_next_run_goes_on() {
+    let mut cluster = Cluster::start(&Shape { agents: 1, ..SMALL });
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        cluster.new_token();
+        let stop = |child: &Child| kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let (code, said) = cluster.rotate_until("(e) server1", stop);
+        assert!(code == 4 && said.contains("the run was stopped"), "{code}: {said}");
+        assert!(!cluster.events().last().unwrap().starts_with("agent1"), "an agent was restarted after {signal}");
+        goes_on(&cluster, signal.as_str());
+    }
+}
+
+#[test]
 fn killed_after_the_request_went_through_and_before_its_answer() {
     let mut cluster = Cluster::start(&WHOLE);
     let old = cluster.token().clone();

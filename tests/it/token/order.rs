@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, unwish, wish};
+use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, systemctl_begin, unwish, wish};
 use crate::kit::canary::Canary;
 use crate::kit::wait_until;
 
@@ -212,7 +212,7 @@ fn a_node_that_waits_for_its_file_gets_it_without_a_restart() {
     let mut cluster = Cluster::make(&Shape { servers: 2, agents: 1, ..SMALL });
     // A new cluster: all of it waits.
     let [first, second] = cluster.servers.as_slice() else { panic!("two") };
-    first_waits(&[first]);
+    systemctl_begin(first, "start");
     cluster.forget_events();
     let begin = |cluster: &Cluster| cluster.events().iter().filter(|event| event.contains("restart")).count();
     cluster.rotate().expect_code(0);
@@ -222,7 +222,8 @@ fn a_node_that_waits_for_its_file_gets_it_without_a_restart() {
     // A server and an agent join while the token is rotated.
     fs::remove_file(second.at(TOKEN)).unwrap();
     fs::remove_file(cluster.agents[0].at(TOKEN)).unwrap();
-    first_waits(&[second, &cluster.agents[0]]);
+    systemctl_begin(second, "start");
+    systemctl_begin(&cluster.agents[0], "start");
     cluster.new_token();
     cluster.forget_events();
     cluster.rotate().expect_code(0);
@@ -232,25 +233,4 @@ fn a_node_that_waits_for_its_file_gets_it_without_a_restart() {
     cluster.forget_events();
     cluster.rotate().expect_code(0).expect_error("nothing to do");
     assert_eq!(begin(&cluster), 0);
-}
-
-/// Starts units that wait for their file.
-fn first_waits(nodes: &[&crate::kit::node::Node]) {
-    for node in nodes {
-        std::thread::scope(|scope| {
-            let started = scope.spawn(|| {
-                let scratch = node.root.parent().unwrap();
-                std::process::Command::new("ssh")
-                    .arg("-F")
-                    .arg(scratch.join("ssh/config"))
-                    .arg(&node.name)
-                    .arg("/usr/local/bin/systemctl start $(cat /srv/unit) >/dev/null 2>&1 </dev/null &")
-                    .stdin(std::process::Stdio::null())
-                    .status()
-                    .unwrap()
-            });
-            assert!(started.join().unwrap().success());
-        });
-        wait_until("it does not start", || super::cluster::state(node).starts_with("activ"));
-    }
 }

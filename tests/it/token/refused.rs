@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use super::cluster::{Cluster, DATA, KEPT, SMALL, Shape, TOKEN, systemctl, systemctl_start, unwish, wish};
+use super::cluster::{
+    Cluster, DATA, KEPT, SMALL, Shape, TOKEN, systemctl, systemctl_begin, systemctl_start, unwish, wish,
+};
 use crate::kit::canary::Canary;
 
 const TWO: Shape = Shape { servers: 2, keys: ", keep_old: /etc/secrets/k3s-token.old", ..SMALL };
@@ -49,8 +51,14 @@ fn a_server_that_is_down_or_cannot_be_reached_or_asked() {
     refused(&cluster, &["its k3s cannot rotate its token"]);
     unwish(&cluster.servers[1], "old");
 
-    cluster.servers[1].add_program("curl", "");
-    fs::remove_file(cluster.servers[1].root.with_file_name("server2.local").join("bin/curl")).unwrap();
+    // It is being started, and does not come to its end.
+    systemctl(&cluster.servers[1], "stop");
+    wish(&cluster.servers[1], "never", "");
+    systemctl_begin(&cluster.servers[1], "start");
+    refused(&cluster, &["server2", "its server does not answer at", "or is not ready"]);
+    unwish(&cluster.servers[1], "never");
+    systemctl(&cluster.servers[1], "restart");
+    cluster.wait_until_up();
 
     // Another CA in its own copy.
     let own = cluster.servers[1].at(DATA).join("server/token");
@@ -101,9 +109,6 @@ fn a_unit_that_takes_its_token_from_elsewhere_and_an_agent_token_that_is_the_ser
 fn a_server_without_curl_and_the_steps_by_hand() {
     let mut cluster = Cluster::start(&SMALL);
     cluster.new_token();
-    // What is there in place of curl cannot be run.
-    let local = cluster.scratch.join("server1.local/bin");
-    let _ = local;
     let node = &cluster.servers[0];
     hide_curl(node);
     refused(&cluster, &["there is no curl", "`k3s token rotate`", "(e) restart k3s.service on server1"]);

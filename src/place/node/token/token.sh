@@ -228,7 +228,8 @@ find_url() {
   url=${host:-https://127.0.0.1}:${supervisor_port:-9345}
 }
 
-# True if the unit's process is older than its token's file by more than half a second: it has not read it then.
+# True if the unit's process is older than its token's file by more than a fifth of a second: it has
+# not read it then.
 is_stale() {
   property MainPID
   case $answer in
@@ -246,14 +247,14 @@ is_stale() {
   read -r up rest </proc/uptime
   # The directory of a new process has the time of now.
   times=$(stat -L -c '%Y %y' -- "$path" /proc/self 2>/dev/null)
-  case $started,$times in
-    [0-9]*,*"$nl"*) ;;
+  case $up,$started,$times in
+    [0-9]*.[0-9][0-9],[0-9]*,*"$nl"*) ;;
     *) return 1 ;;
   esac
   hundredths "${times%%"$nl"*}"
   written=$seconds part=$fraction
   hundredths "${times#*"$nl"}"
-  [ $((${up%%.*} * 100 - started)) -gt $(((seconds - written) * 100 + 1$fraction - 1$part + 50)) ]
+  [ $((${up%%.*} * 100 + 1${up#*.} - 100 - started)) -gt $(((seconds - written) * 100 + 1$fraction - 1$part + 20)) ]
 }
 
 # Sets $seconds, and $fraction to the two digits after them, of `SECONDS DATE TIME.FRACTION ZONE`.
