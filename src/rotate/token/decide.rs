@@ -325,7 +325,10 @@ fn finish(hosts: &[Seen], token: Token) -> Step {
     if hosts.iter().any(|host| host.role != Role::Unreachable && !stands(host)) {
         return Step::Write(token);
     }
-    let is_old = |host: &Seen| (host.is_stale || host.written) && !host.waits && !host.restarted;
+    // In a rotation the servers have restarted since the file was written. A file that is newer than the servers too was
+    // written by somebody else, and holds the token that all of them run with.
+    let is_rotated = servers(hosts).next().is_none() || servers(hosts).any(|(_, host, _)| !host.is_stale);
+    let is_old = |host: &Seen| (host.is_stale && is_rotated || host.written) && !host.waits && !host.restarted;
     let agent = || hosts.iter().position(|host| host.role == Role::Agent && is_old(host));
     next_server(hosts, token).or_else(|| agent().map(Step::RestartAgent)).unwrap_or(Step::Done)
 }

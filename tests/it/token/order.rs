@@ -98,10 +98,10 @@ fn only_its_mode_changes_and_nothing_restarts() {
 
 #[test]
 fn both_forms_are_one_token() {
-    let cluster = Cluster::start(&SMALL);
+    let cluster = Cluster::start(&Shape { agents: 1, ..SMALL });
     cluster.forget_events();
     let long = format!("K10{}::server:{}\n", "5a".repeat(32), cluster.token().text());
-    cluster.place(&cluster.servers[0], long.as_bytes());
+    cluster.each(|node| cluster.place(node, long.as_bytes()));
     cluster.rotate().expect_code(0).expect_error("nothing to do");
     cluster.deaddrop(&["verify", "--all"]).run().expect_code(0);
     assert_eq!(fs::read_to_string(cluster.servers[0].at(TOKEN)).unwrap(), long);

@@ -88,6 +88,11 @@ fn each_state_of_a_cluster_has_its_next_step() {
         ("one restarted, and nothing says it", vec![new, old], several(&[0, 1])),
         ("one restarted, one is down", vec![new, with(Runs::With(o), Some(o), n), down(o, n)], Step::Restart(2, n)),
         ("all restarted, an agent is not", vec![new, Seen { is_stale: true, ..agent(n) }], Step::RestartAgent(1)),
+        (
+            "all files were written again",
+            vec![Seen { is_stale: true, ..new }, Seen { is_stale: true, ..agent(n) }],
+            Step::Done,
+        ),
         // Its turn comes first, for it has missed a rotation.
         ("one is down since an older one", vec![down(OLDER, OLDER), old, old], Step::Write(o)),
         ("another one is under way", vec![server(OLDER), with(Runs::With(o), Some(o), OLDER)], Step::Restart(1, OLDER)),
