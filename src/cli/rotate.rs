@@ -18,6 +18,9 @@ use crate::run::message::{Exit, Failure, Message};
 /// A node needs only a POSIX shell. One SSH session per host; all its files or none. If a node's units fail with the
 /// new values, its old files are restored. A host's failure does not stop the others. Exits with 4 if some hosts are
 /// done and some are not, with 1 if nothing was changed anywhere.
+///
+/// A secret with `kind: k3s-token` or `rke2-token` comes first: it is changed in the running cluster too, on all of its
+/// hosts in one run, and no old file comes back after that.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hosts of the manifest, or tag:NAME for all hosts with that tag

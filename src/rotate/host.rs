@@ -146,7 +146,7 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
 }
 
 /// Surveys and plans. Finishes or rolls back an interrupted run first.
-fn survey_and_plan(
+pub(super) fn survey_and_plan(
     target: &mut Node<'_>,
     name: &str,
     allow: &Allow,
@@ -191,7 +191,7 @@ fn survey_and_plan(
 }
 
 /// All files of a plan, each with its secret parts.
-fn files_of(plan: &Plan) -> Vec<RunFile> {
+pub(super) fn files_of(plan: &Plan) -> Vec<RunFile> {
     let file = |change: &plan::Change| {
         let whole = match &change.content {
             Content::Exact(whole) | Content::PublicPart(Some(whole)) => Some(whole),
@@ -257,7 +257,7 @@ fn left_warning(path: &str, what: &str, plan: &Plan) -> Warning {
 }
 
 /// DD502 after recovery; DD503 for each file of the interrupted run that another program has changed since.
-fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
+pub(super) fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     let (what, hint) = match recovery.rolled_back {
         true => (
             "an interrupted run was rolled back first: its files are as before it, except those of this run",
@@ -285,11 +285,11 @@ impl HostResult {
         Self { plan: Some(plan), ..Self::new(status) }
     }
 
-    fn failed(message: Message) -> Self {
+    pub(super) fn failed(message: Message) -> Self {
         Self { error: Some(message), ..Self::new(HostStatus::Failed) }
     }
 
-    fn unchanged(name: &str, error: &NodeError) -> Self {
+    pub(super) fn unchanged(name: &str, error: &NodeError) -> Self {
         let status = if error.is_unreachable() { HostStatus::Unreachable } else { HostStatus::Failed };
         let needs_user = error.needs_user();
         Self { error: Some(messages::unchanged(name, error)), needs_user, ..Self::new(status) }

@@ -75,7 +75,7 @@ pub(super) fn stuck(name: &str, path: &str, outcome: &Outcome) -> Message {
         .hint("check the file system there, then run it again: the next run restores the old files first")
 }
 
-fn with_output(message: Message, fault: Option<&Fault>) -> Message {
+pub(super) fn with_output(message: Message, fault: Option<&Fault>) -> Message {
     match fault {
         Some(fault) if !fault.output.is_empty() => message.cause(fault.output.join("\n")),
         _ => message,

@@ -12,6 +12,7 @@ mod messages;
 mod passwords;
 pub mod schedule;
 pub mod shard;
+pub mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -168,11 +169,41 @@ pub struct HostResult {
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
     pub needs_user: bool,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
     /// Duration of the run on this host.
     pub seconds: f64,
 }
 
 impl HostResult {
+    /// The result of a host on which something else was done before.
+    #[must_use]
+    pub fn after(mut self, before: Self) -> Self {
+        let was_done = before.status == HostStatus::Done;
+        if self.status == HostStatus::Unchanged && was_done {
+            self.status = HostStatus::Done;
+        }
+        self.changed_anything |= before.changed_anything || was_done && self.status != HostStatus::Done;
+        self.plan = match (before.plan, self.plan) {
+            (Some(mut first), Some(second)) => {
+                first.changes.extend(second.changes);
+                first.directories.extend(second.directories);
+                first.warnings.extend(second.warnings.into_iter().filter(|warning| warning.secret.is_some()));
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        };
+        self.announced = [before.announced, self.announced]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        self.restarted.splice(0..0, before.restarted);
+        self.is_of_cluster |= before.is_of_cluster;
+        self.seconds += before.seconds;
+        self
+    }
+
     /// A result with a status only.
     #[must_use]
     pub fn new(status: HostStatus) -> Self {
@@ -187,6 +218,7 @@ impl HostResult {
             public_parts: Vec::new(),
             healthy_for: None,
             needs_user: false,
+            is_of_cluster: false,
             seconds: 0.0,
         }
     }

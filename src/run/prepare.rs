@@ -69,6 +69,7 @@ pub fn prepare<E>(
     let wanted = wanted(&files);
     let mut found = survey(Ask::Survey(&wanted)).map_err(Unprepared::Survey)?;
     desired::keep_existing_hashes(&mut files, &found);
+    desired::keep_existing_tokens(&mut files, &found);
     desired::settle(&mut files, &found, host);
     if let Some(need) = need(&files, &found) {
         found = survey(Ask::Examine(&wanted, Box::new(found), &need)).map_err(Unprepared::Survey)?;

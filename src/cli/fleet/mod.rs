@@ -5,6 +5,7 @@
 
 mod drive;
 mod hosts;
+mod token;
 
 pub use hosts::secrets_of;
 
@@ -56,6 +57,13 @@ pub struct Request<'a> {
     pub exit_on_difference: bool,
 }
 
+impl Request<'_> {
+    /// True if it rotates, or shows what would be rotated.
+    fn rotates(&self) -> bool {
+        matches!(self.kind, RunKind::Rotate | RunKind::DryRun)
+    }
+}
+
 /// The hosts of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Machines<'a> {
@@ -74,7 +82,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let manifest = load(request)?;
     let mut limits = request.limits.clone();
     limits.parallel = usize::from(request.ssh.parallel);
-    let parts = match request.hosts {
+    let mut parts = match request.hosts {
         Machines::Local(name) => vec![hosts::local(&manifest, name, request.only)?],
         Machines::Nodes(selection) => {
             let chosen = hosts::nodes(&manifest, selection, request)?;
@@ -82,6 +90,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
             hosts::secrets_of(&manifest, &chosen, request.only)?
         }
     };
+    token::check(&manifest, request, &parts)?;
     if parts.is_empty() {
         ui.print_json(|| report::object(&[], &[], request.kind))?;
         ui.info("nothing to do: none of the hosts is in this shard");
@@ -96,9 +105,17 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
 
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
-    let mut rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
-    let keys = public_parts(&manifest, &parts, &mut rows);
     let secrets = hosts::union(&manifest, &parts);
+    let stopped = || waits.as_ref().is_some_and(SignalsWait::is_pending);
+    let before = token::rotate(ui, request, &manifest, &parts, &values, &stopped)?;
+    parts.iter_mut().for_each(|part| part.secrets.retain(|secret| !before.secrets.contains(&secret.name)));
+    let order = match before.ends {
+        // Its results are all that there is, whatever order and signals say.
+        true => drive::Order { limits: Limits { serial: Vec::new(), ..limits }, stopped: &|| false, before },
+        false => drive::Order { limits, stopped: &stopped, before },
+    };
+    let mut rows = drive::drive(ui, request, &manifest, &parts, &values, order);
+    let keys = public_parts(&manifest, &parts, &mut rows);
     let mut ours = select::manifest_warnings(&manifest, &secrets, None);
     ours.extend_from_slice(values.warnings());
     let written = request.public_out.map(|path| write_public(path, &keys));

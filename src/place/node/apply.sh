@@ -15,8 +15,9 @@
 #   probe   an empty file; key, key.pub: see generate.sh
 # $state/list contains `run RUN`, `mark MARK`, `in INODE D` for each existing D, the items, and `end`. It exists from
 # before the first of these directories is created until after the last is removed. $state/done means that the new files
-# stay. $state/new has a line `INODE:SIZE:TIME` for each new file, in the list's order, from before the first rename: it
-# identifies new files later. src/place/interrupted.rs reads all of them on a disk that is written offline.
+# stay; with `forward`, after which no old file may come back, it exists from before the first rename. $state/new has a
+# line `INODE:SIZE:TIME` for each new file, in the list's order, from before the first rename: it identifies new files
+# later. src/place/interrupted.rs reads all of them on a disk that is written offline.
 # MASK is the umask that gives a new file its mode. BEFORE is the size of a new file, `-` if it is generated here.
 # LINES: see `value`. STATE is `stat -c %d:%i:%s:%Y:%Z` during the survey.
 
@@ -381,10 +382,25 @@ settle_some() {
   compare_some %d:%i:%s:%Y "$@" || abort "changed ${at%/}/${path#o/}"
 }
 
+# The same if no old file may come back: an old file that another program has written to meanwhile is lost.
+settle_forward() {
+  number=0
+  while [ "$number" -lt "$items" ]; do
+    number=$((number + 1))
+    load_item "$number"
+    ! enter "$dir" || settle_on_disk . || :
+  done
+}
+
+# Records that the new files stay. `true`, because a failed redirection of `:` would end the shell.
+mark_done() {
+  { true >"$state/done"; } 2>/dev/null && settle_on_disk "$state/done" "$state"
+}
+
 apply() {
   items=0 places=0 units=0 programs=0 checks=0 passwords=0 users_program='' tells_sshd=''
   settle=0 absent=0 reached=0 stays=
-  rollback=yes
+  rollback=yes forward=
   while :; do
     IFS= read -r line || exit 1
     case $line in
@@ -399,6 +415,7 @@ apply() {
       password\ *) passwords=$((passwords + 1)) && eval "password_$passwords=\${line#password }" ;;
       settle\ *) settle=${line#settle } ;;
       keep) rollback= ;;
+      forward) forward=yes ;;
       .) break ;;
       *) items=$((items + 1)) && eval "item_$items=\$line" ;;
     esac
@@ -416,12 +433,16 @@ apply() {
   say "step writing"
   prepare
   write_files
+  [ -z "$forward" ] || mark_done || abort list
   commit
-  settle_names
+  if [ "$forward" ]; then
+    settle_forward
+  else
+    settle_names
+  fi
   tell_units
   cd /
-  # `true`, because a failed redirection of `:` would end the shell.
-  { true >"$state/done"; } 2>/dev/null && settle_on_disk "$state/done" "$state" || {
+  [ "$forward" ] || mark_done || {
     rm -f "$state/done"
     bad=mark
     say "bad mark"

@@ -21,6 +21,7 @@ mod recovery;
 mod session;
 mod terminal;
 mod text;
+mod token;
 mod tree;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use host_keys::{HostKey, Sshd};
 pub use login::Login;
 pub use output::{Composed, RunFile};
 pub use recovery::Recovery;
+pub use token::{ClusterFacts, ClusterQuestion, ClusterUnit};
 
 /// Surveys, and loads the other parts.
 const SURVEY: &str = include_str!("survey.sh");
@@ -74,6 +76,8 @@ pub struct NodePlace<'w> {
     loaded: bool,
     /// The script for keys was sent.
     makes_keys: bool,
+    /// The script for a cluster's token was sent.
+    runs_tokens: bool,
     unfinished: bool,
     /// A file that changed during the survey.
     changed: Option<String>,
@@ -105,6 +109,7 @@ impl<'w> NodePlace<'w> {
             greeted: false,
             loaded: false,
             makes_keys: false,
+            runs_tokens: false,
             unfinished: false,
             changed: None,
             persist_root: None,

@@ -59,6 +59,7 @@ fn survey_with(at: &str, wanted: &[Wanted]) -> Result<Survey, StorageError> {
         reads_system: false,
         knows_host_keys: false,
         system_tree: None,
+        runs_tokens: false,
     };
     node.survey_paths(wanted).unwrap()
 }

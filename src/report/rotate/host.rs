@@ -43,6 +43,8 @@ pub struct HostReport {
     pub passwords: Vec<InForce>,
     /// The public parts of its generated keys, and of host keys that were changed.
     pub public_parts: Vec<PublicPart>,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
 }
 
 impl HostReport {
@@ -77,6 +79,7 @@ impl HostReport {
             restarted: end.restarted,
             passwords: end.passwords,
             public_parts: end.public_parts,
+            is_of_cluster: end.is_of_cluster,
         }
     }
 

@@ -161,7 +161,9 @@ pub fn hints(rows: &[HostReport], kind: RunKind) -> Vec<String> {
     let mut hints: Vec<String> =
         found.into_iter().map(|(hint, hosts)| format!("{hint} ({})", near::list(hosts.into_iter()))).collect();
     let left: Vec<String> = rows.iter().filter(|row| !is_good(row)).map(|row| quoted(&row.host)).collect();
-    if kind == RunKind::Rotate && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
+    // The hosts of a cluster are not done without each other.
+    let is_alone = !rows.iter().any(|row| !is_good(row) && row.is_of_cluster);
+    if kind == RunKind::Rotate && is_alone && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
         hints.push(format!("again for what is left: deaddrop rotate {}", left.join(" ")));
     }
     if kind == RunKind::Inject && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {

@@ -331,6 +331,7 @@ mod tests {
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
             apply_password: false,
+            is_cluster_token: false,
             password_users: Vec::new(),
             findings: Vec::new(),
         }

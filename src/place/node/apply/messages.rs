@@ -6,7 +6,7 @@ use crate::place::node::error::NodeError;
 use crate::place::node::output::HiddenValues;
 
 /// How the user can read the output that is not shown here: of a unit, or of a program.
-pub(super) fn hidden_output_hint(unit: Option<&str>) -> String {
+pub(in crate::place::node) fn hidden_output_hint(unit: Option<&str>) -> String {
     match unit {
         Some(unit) => format!(": `journalctl -u {unit}` on the node shows it"),
         None => ": run it by hand on the node".to_owned(),

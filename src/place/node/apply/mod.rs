@@ -12,6 +12,7 @@
 //! settle SECONDS
 //! …                              passwords: see passwords.rs
 //! keep                           no rollback
+//! forward                        no old file ever comes back
 //! .
 //! VALUE …                        for each new file, in order: a line for printf, or lines of base64
 //! go NONCE                       proves that nothing is missing
@@ -46,9 +47,11 @@ use super::session::Session;
 use super::tree::NodeTree;
 use crate::derive::generate::Recipe;
 
+pub(super) use messages::hidden_output_hint;
 pub use passwords::NodePassword;
-pub(super) use report::units_reply;
+pub(super) use report::{read_output, units_reply};
 pub(super) use request::unit_question;
+pub(super) use value::printf_line;
 
 /// Time limit of one step on the node: a program of `run_after` is killed after 900 s (`program_limit` of units.sh).
 const PATIENCE: Duration = Duration::from_secs(930);
@@ -111,7 +114,7 @@ impl NodeChange {
 }
 
 /// Everything that one run does on a node.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct NodeRun<'a> {
     /// Files and directories.
     pub changes: &'a [NodeChange],
@@ -135,6 +138,10 @@ pub struct NodeRun<'a> {
     pub sshd: Option<Sshd>,
     /// All files of the run, unchanged ones included: their values are not shown in the output of programs.
     pub files: Vec<RunFile>,
+    /// No old file may come back, whatever happens, from before the first new one is in place. Only for one file.
+    pub forward: bool,
+    /// The session goes on afterwards ([`super::NodePlace::apply_and_stay`]).
+    pub stays: bool,
     /// A changed secret with `output: hide`: no output of programs is shown.
     pub conceals: Option<String>,
 }

@@ -64,6 +64,8 @@ pub(super) fn report(
             "public" if outcome.made.len() < run.changes.len() => {
                 outcome.made.push(made_key(run, rest).ok_or(GARBLED)?);
             }
+            // The subshell of a session that goes on has ended before its time.
+            "gone" => return Err(NodeError::Ended { output: session.error_lines() }),
             "step" => on_step(match rest {
                 "writing" => ApplyStep::Writing,
                 "restarting" => ApplyStep::Restarting,
@@ -128,7 +130,7 @@ pub(super) fn report(
 }
 
 /// Base64 up to the line `,`, decoded to lines for people.
-fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
+pub(in crate::place::node) fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
     let mut encoded = Zeroizing::new(Vec::new());
     loop {
         let line = session.line()?;

@@ -14,7 +14,9 @@ use crate::place::node::{keys, text};
 
 /// Queues the whole request.
 pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) -> Result<(), NodeError> {
-    let mut head = format!("apply\nrun {}\nmark {}\n", text::random::<8>()?, text::random::<8>()?);
+    // `apply` runs already if the session goes on.
+    let call = if run.stays { "" } else { "apply\n" };
+    let mut head = format!("{call}run {}\nmark {}\n", text::random::<8>()?, text::random::<8>()?);
     let changes = in_order(run.changes);
     // OK throughout: writing to a String cannot fail.
     let mut before = None;
@@ -44,6 +46,9 @@ pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) ->
     let _ = writeln!(head, "settle {}", run.settle.as_secs());
     if run.keep {
         head.push_str("keep\n");
+    }
+    if run.forward {
+        head.push_str("forward\n");
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());

@@ -84,6 +84,13 @@ impl HiddenValues {
         Self { values: held.into_iter().collect(), ..Self::default() }
     }
 
+    /// Adds a value.
+    pub(super) fn add(&mut self, whose: &str, value: &Secret) {
+        if !self.values.iter().any(|held| held.whole == *value) {
+            self.values.push(RunValue { whose: whose.to_owned(), whole: value.clone(), composed: None });
+        }
+    }
+
     /// Adds the new and the existing values.
     pub(super) fn add_run(&mut self, tree: &NodeTree, run: &NodeRun<'_>) {
         self.nothing = run.conceals.as_ref().map(|secret| format!("`output: hide` of `{secret}`"));
