@@ -177,6 +177,13 @@ impl DiskImage {
                 (_, Container { format: Format::Raw, compression: None }) => {
                     (Decoded::Output(Unfinished::create(directory).map_err(failed)?), None)
                 }
+                // The pieces that a change touches are compressed twice. Of a small image these are so many that it takes
+                // less time to compress all of it afterwards.
+                (Unpack::Compression, Container { format: Format::Raw, compression: Some(compression) })
+                    if compression.codec().is_slow() && input.size < LARGE =>
+                {
+                    (Decoded::Scratch(scratch()?), None)
+                }
                 (Unpack::Compression, Container { format: Format::Raw, compression: Some(compression) }) => {
                     (Decoded::Scratch(scratch()?), Some((compression, scratch()?)))
                 }
@@ -543,6 +550,9 @@ impl DiskImage {
         Ok(())
     }
 }
+
+/// Bytes of a compressed image from which on it is compressed again while it is decoded, however slow that is.
+const LARGE: u64 = 512 << 20;
 
 /// Maximum number of outputs into which a disk is decoded at once: more are copied from one.
 const MOST_AT_ONCE: usize = 8;

@@ -69,6 +69,11 @@ pub(crate) trait Codec: Sync {
     /// Address space that an encoder takes, in bytes, besides the piece and its result.
     fn encoder_memory(&self) -> u64;
 
+    /// True if compressing takes ten times as long as decompressing, and more.
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     /// What precedes the first piece.
     fn head(&self) -> &'static [u8] {
         &[]

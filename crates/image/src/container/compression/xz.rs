@@ -78,6 +78,10 @@ impl Codec for Xz {
         Ok(Box::new(Encoder))
     }
 
+    fn is_slow(&self) -> bool {
+        true
+    }
+
     fn encoder_memory(&self) -> u64 {
         // xz(1): "CompMem" of -6 is 94 MiB.
         96 << 20
