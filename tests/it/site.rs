@@ -65,7 +65,7 @@ fn a_link_of_the_site_that_leads_nowhere_is_noticed() {
         let scratch = Scratch::new();
         let anchors: String = links.iter().map(|link| format!("<a href=\"{link}\">x</a>")).collect();
         scratch.write("a.html", format!("<h1 id=top>a</h1>{anchors}"));
-        scratch.write("b.html", "<a id=\"here\"></a>".to_owned());
+        scratch.write("b.html", "<a id=\"here\"></a>");
         let site = scratch.path().to_str().unwrap();
         let (is_whole, said) = python(repository(), "scripts/site.d/check_links.py", &[site]);
         assert_eq!(is_whole, is_good, "{said}");
