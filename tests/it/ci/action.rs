@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{file, released, text, yaml};
+use super::{released, repository, text, yaml};
 use crate::kit::canary::Canary;
 use crate::kit::{Scratch, tool, write_program};
 
@@ -45,7 +45,7 @@ impl Job {
             Some((_, value)) => (*value).to_owned(),
             None => text(&declared[name]["default"]).to_owned(),
         };
-        let path = "/usr/local/bin:/usr/bin:/bin".to_owned();
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.scratch.join("bin").display());
         let mut used = Use { passed: true, log: String::new(), outputs: BTreeMap::new(), path };
         for step in action["runs"]["steps"].as_array().expect("steps") {
             if !used.passed && step["if"] != "always()" {
@@ -56,7 +56,6 @@ impl Job {
                 let expression = text(value).strip_prefix("${{ ").and_then(|rest| rest.strip_suffix(" }}"));
                 let value = match expression.expect("an expression").split_once('.').expect("a context") {
                     ("inputs", name) => input(name),
-                    ("github", "action_path") => file("").display().to_string(),
                     ("steps", output) => used.outputs.get(output).cloned().unwrap_or_default(),
                     other => panic!("{other:?} has no value here"),
                 };
@@ -76,7 +75,7 @@ impl Job {
         bash.envs(self.env.iter().map(|(name, value)| (name, value)));
         bash.envs(env.iter().map(|(name, value)| (name, value)));
         bash.env("GITHUB_PATH", &path).env("GITHUB_OUTPUT", &output).env("RUNNER_TEMP", self.scratch.join("runner"));
-        bash.env("GITHUB_STEP_SUMMARY", self.scratch.join("summary"));
+        bash.env("GITHUB_ACTION_PATH", repository()).env("GITHUB_STEP_SUMMARY", self.scratch.join("summary"));
         let ended = bash.output().expect("starting bash");
         for said in [&ended.stdout, &ended.stderr] {
             used.log.push_str(&String::from_utf8_lossy(said));
@@ -144,6 +143,25 @@ fn what_is_downloaded_is_run_only_with_its_checksum() {
 }
 
 #[test]
+fn without_a_url_cargo_builds_the_source_of_the_action() {
+    let job = Job::new(&[]);
+    fs::create_dir(job.scratch.join("bin")).unwrap();
+    let script = r#"#!/bin/sh
+printf '%s\n' "$*" >called
+for root; do :; done
+mkdir -p "$root/bin"
+printf '#!/bin/sh\necho built\n' >"$root/bin/deaddrop"
+chmod +x "$root/bin/deaddrop"
+"#;
+    write_program(&job.scratch.join("bin/cargo"), script);
+    let used = job.uses(&[("args", "plan")]);
+    assert!(used.passed && used.log.starts_with("built\n"), "{}", used.log);
+    let root = job.scratch.join("runner/deaddrop-source");
+    let want = format!("install --quiet --locked --path {} --root {}\n", repository().display(), root.display());
+    assert_eq!(fs::read_to_string(job.scratch.join("called")).unwrap(), want);
+}
+
+#[test]
 fn out_of_an_archive_the_program_is_taken_and_later_steps_find_it() {
     let job = Job::new(&[]);
     fs::create_dir_all(job.scratch.join("deaddrop-1/completions")).unwrap();
@@ -171,11 +189,14 @@ stat -c 'mode %a' "$key"
 cp "$key" seen
 printf '%s\n' "$key" >where
 if env | grep -qF "$(cat "$key")"; then echo inherited; fi
+echo "started by $(cat "/proc/$PPID/comm")"
 exit 4"#;
     let [url, sha256] = stand_in(&job, script);
     let inputs = [("url", url.as_str()), ("sha256", &sha256), ("args", "rotate --all"), ("ssh-key", key.text())];
     let used = job.uses(&inputs);
     assert!(key.found_in(used.log.as_bytes()).is_none(), "the key is in the log");
+    // A cancelled job's signals go to the step's first process.
+    assert!(used.log.contains("started by ") && !used.log.contains("started by bash"), "{}", used.log);
     // The program's failure is the job's, and what it printed is shown all the same.
     assert!(!used.passed && used.log.contains("mode 600\n") && !used.log.contains("inherited"), "{}", used.log);
     assert!(fs::read(job.scratch.join("seen")).unwrap() == format!("{}\n", key.text()).as_bytes());

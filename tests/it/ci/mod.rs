@@ -12,9 +12,13 @@ use serde_json::Value;
 
 use crate::kit::{sha256_of, tool};
 
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A file of this repository.
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    repository().join(name)
 }
 
 /// A YAML file of this repository, as JSON.
