@@ -117,7 +117,7 @@ fn the_plan_is_in_the_log_and_in_the_summary_and_no_value_is() {
     let secrets = "version: 1\nsecrets: { token: { path: /etc/secrets/token, from: \"env:TOKEN\" } }\n";
     job.scratch.write("secrets.yaml", secrets);
     let [url, sha256] = deaddrop();
-    let inputs = [("url", url.as_str()), ("sha256", &sha256), ("args", "plan root"), ("summary", "true")];
+    let inputs = [("url", url.as_str()), ("sha256", sha256.as_str()), ("args", "plan root"), ("summary", "true")];
     let used = job.uses(&inputs);
     assert!(value.found_in(used.log.as_bytes()).is_none() && value.found_in(job.summary().as_bytes()).is_none());
     assert!(used.passed, "{}", used.log);
@@ -192,7 +192,8 @@ if env | grep -qF "$(cat "$key")"; then echo inherited; fi
 echo "started by $(cat "/proc/$PPID/comm")"
 exit 4"#;
     let [url, sha256] = stand_in(&job, script);
-    let inputs = [("url", url.as_str()), ("sha256", &sha256), ("args", "rotate --all"), ("ssh-key", key.text())];
+    let inputs =
+        [("url", url.as_str()), ("sha256", sha256.as_str()), ("args", "rotate --all"), ("ssh-key", key.text())];
     let used = job.uses(&inputs);
     assert!(key.found_in(used.log.as_bytes()).is_none(), "the key is in the log");
     // A cancelled job's signals go to the step's first process.

@@ -44,7 +44,7 @@ fn request(listener: &TcpListener, status: &str) -> (String, serde_json::Value) 
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        assert!(reader.read_line(&mut head).expect("a request") > 0, "{head}");
+        assert!(reader.read_line(&mut head).expect("a request") > 0, "it ended early");
     }
     let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let mut body = vec![0; length.expect("the length of the body")];
