@@ -3,6 +3,7 @@
 
 mod kit;
 
+mod ci;
 mod cli;
 mod containers;
 mod crash;

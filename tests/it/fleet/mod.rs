@@ -2,7 +2,7 @@
 
 mod asked;
 mod look;
-mod nodes;
+pub mod nodes;
 mod order;
 mod stop;
 mod table;
