@@ -4,33 +4,29 @@
     { self }:
     let
       lib = import ./lib;
-    in
-    {
-      lib = lib // {
-        nixosSystem =
-          { modules, system ? null, specialArgs ? { } }:
-          lib.evalModules {
-            modules = [ ./nixos.nix ] ++ modules;
-            inherit specialArgs;
-          };
-      };
-      # A package is what it was made from.
-      legacyPackages.x86_64-linux = {
-        callPackage = file: _: import file packages;
-        mkShell = shell: shell;
-      };
+      # A package is what it is made from.
       packages = {
         lib = lib // {
           importTOML = file: builtins.fromTOML (builtins.readFile file);
           fileset.unions = files: files;
           fileset.toSource = source: source;
-          licenses = { mit = "MIT"; asl20 = "Apache-2.0"; };
-          platforms.linux = [ "x86_64-linux" "aarch64-linux" ];
+          licenses = {
+            mit = "MIT";
+            asl20 = "Apache-2.0";
+          };
+          platforms.linux = [ "x86_64-linux" ];
         };
         stdenv.buildPlatform.canExecute = _: true;
         stdenv.hostPlatform = null;
-        rustPlatform.buildRustPackage = package: package // { type = "derivation"; };
+        rustPlatform.buildRustPackage = package: package;
         installShellFiles = null;
       };
+    in
+    {
+      lib = lib // {
+        nixosSystem =
+          { modules, ... }: lib.evalModules { modules = [ ./nixos.nix ] ++ modules; };
+      };
+      legacyPackages.x86_64-linux.callPackage = file: _: import file packages;
     };
 }

@@ -39,7 +39,6 @@ in
     boot = tree;
     fileSystems = tree;
     programs = tree;
-    sops = tree;
   };
   config = {
     users.users.root = { };
