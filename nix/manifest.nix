@@ -43,7 +43,10 @@ let
     if others == [ ] then
       first.value
     else
-      throw "deaddrop: the source `${name}` is not the same on ${first.host} and ${(head others).host}. Declare it once, in a module of both, or give it another name.";
+      throw (
+        "deaddrop: the source `${name}` is not the same on ${first.host} and ${(head others).host}. "
+        + "Declare it once, in a module of both, or give one of them another name."
+      );
 
   # Those that say the same are one group.
   groups =

@@ -54,7 +54,10 @@ let
   };
   unknown =
     where: kind: value:
-    lib.optional (builtins.isString value && builtins.match "[0-9]+" value == null && !builtins.elem value known.${kind})
+    let
+      isName = builtins.isString value && builtins.match "[0-9]+" value == null;
+    in
+    lib.optional (isName && !builtins.elem value known.${kind})
       "${where}: there is no ${kind} `${value}`. Declare users.${kind}s.${value}, or write a number.";
 
   # What is wrong with a secret.
@@ -91,16 +94,29 @@ let
     );
   ownPath = "Write a path of the machine that runs deaddrop, in quotes.";
 
-  # What is wrong with a source.
+  # What is wrong with a source. An encrypted file may be in the store.
   sourceErrors =
     name: source:
-    map (key: "deaddrop.sources.${name}.${key} is in the store, where everybody can read it. ${ownPath}") (
-      builtins.filter (key: source.${key} != null && inStore source.${key}) [
-        "path"
-        "key_file"
-        "identity"
-      ]
-    );
+    let
+      isEncrypted =
+        source.password != null
+        || source.key_file != null
+        || source.identity != null
+        || builtins.elem source.type [
+          "sops"
+          "pass"
+          "gopass"
+          "passage"
+        ];
+      files = {
+        inherit (source) key_file identity;
+        path = if isEncrypted then null else source.path;
+        "password.file" = source.password.file or null;
+      };
+    in
+    lib.mapAttrsToList (
+      key: _: "deaddrop.sources.${name}.${key} is in the store, where everybody can read it. ${ownPath}"
+    ) (lib.filterAttrs (_: file: file != null && inStore file) files);
 
   byPath = builtins.groupBy (name: builtins.unsafeDiscardStringContext cfg.secrets.${name}.path) (
     builtins.attrNames cfg.secrets

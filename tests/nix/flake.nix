@@ -27,6 +27,12 @@
         nixosSystem =
           { modules, ... }: lib.evalModules { modules = [ ./nixos.nix ] ++ modules; };
       };
-      legacyPackages.x86_64-linux.callPackage = file: _: import file packages;
+      legacyPackages.x86_64-linux = {
+        callPackage = file: _: import file packages;
+        writeText = _: text: text;
+        runCommand =
+          _: _: script:
+          script;
+      };
     };
 }

@@ -2,8 +2,8 @@
 # The tests run the same with nixpkgs' own (DEADDROP_NIXPKGS_LIB). It is strict: what it does not know is an error.
 let
   inherit (builtins)
-    all attrNames concatLists concatMap concatStringsSep elem elemAt filter foldl' head isAttrs isFunction isList isString length
-    listToAttrs mapAttrs tail;
+    all attrNames concatLists concatMap concatStringsSep elem elemAt filter foldl' head isAttrs isFunction isList
+    isString length listToAttrs mapAttrs;
 
   optionals = condition: list: if condition then list else [ ];
   nameValuePair = name: value: { inherit name value; };

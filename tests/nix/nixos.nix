@@ -31,6 +31,7 @@ in
     system.etc.overlay.mutable = of types.bool true;
     system.autoUpgrade = tree;
     system.stateVersion = of types.str "";
+    system.build = tree;
     services.userborn.enable = of types.bool false;
     services.openssh = tree;
     services.k3s = tree;
@@ -41,6 +42,7 @@ in
     programs = tree;
   };
   config = {
+    system.build.toplevel.drvPath = "a derivation";
     users.users.root = { };
     users.groups = {
       root = { };

@@ -108,6 +108,8 @@ fn the_flake_has_a_package_an_overlay_a_shell_checks_an_app_the_module_and_the_f
     }
     assert_eq!(eval(".#overlays.default", "overlay: builtins.attrNames (overlay { } { })"), json!(["deaddrop"]));
     assert_eq!(names(".#checks.x86_64-linux"), json!(["example", "package"]));
+    let check = flakes.eval(".", ".#checks.x86_64-linux.example");
+    assert!(check.as_str().is_some_and(|script| script.contains("services.k3s.tokenFile")), "{check}");
     assert_eq!(eval(".#nixosModules.default", "builtins.isPath"), json!(true));
     assert_eq!(eval(".#lib.manifest", "builtins.isFunction"), json!(true));
 

@@ -99,7 +99,7 @@ fn a_configuration_without_the_module_is_left_out() {
 #[test]
 fn a_hundred_hosts_are_one_manifest() {
     let text = r#"manifest (builtins.listToAttrs (map (at: { name = "node${toString at}"; value = node {
-      deaddrop = { ssh = "node${toString at}"; secrets.a.from = "env:A"; secrets.b.from = "env:B${toString (at / 50)}"; }; }; })
+      deaddrop = { secrets.a.from = "env:A"; secrets.b.from = "env:B${toString (at / 50)}"; }; }; })
       (builtins.genList (at: at) 100)))"#;
     let manifest = value_of(text);
     assert_eq!(manifest["hosts"].as_object().unwrap().len(), 100);

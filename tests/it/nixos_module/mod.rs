@@ -32,22 +32,24 @@ fn nix(program: &str, scratch: &Scratch) -> Command {
     command
 }
 
-/// What an expression is, or what nix says of it. It can use `lib`, `manifest` (of `{ HOST = NODE; … }`), `node MODULE`
+/// What an expression is, or what nix says of it. It can use `lib`, `manifest { HOST = NODE; … }`, `node MODULE`
 /// (a NixOS with the module, and MODULE), and `errors NODE` and `warnings NODE`: lists of texts.
 fn evaluate(expression: &str) -> Result<Value, String> {
     let scratch = Scratch::new();
     let at = |path: &str| repository().join(path).display().to_string();
-    let whole = format!(
-        "let\n lib = import {};\n manifest = import {};\n node = module: lib.evalModules {{ modules = [ {} {} module ]; \
-         }};\n errors = node: map (one: one.message) (builtins.filter (one: !one.assertion) node.config.assertions);\n \
-         warnings = node: node.config.warnings;\nin {expression}",
-        nixpkgs_lib().display(),
-        at("nix/manifest.nix"),
-        at("tests/nix/nixos.nix"),
-        at("nix/module.nix"),
-    );
+    let whole = [
+        format!("let lib = import {}; manifest = import {};", nixpkgs_lib().display(), at("nix/manifest.nix")),
+        format!(
+            "node = m: lib.evalModules {{ modules = [ {} {} m ]; }};",
+            at("tests/nix/nixos.nix"),
+            at("nix/module.nix")
+        ),
+        "failed = node: builtins.filter (one: !one.assertion) node.config.assertions;".to_owned(),
+        "errors = node: map (one: one.message) (failed node);".to_owned(),
+        format!("warnings = node: node.config.warnings; in {expression}"),
+    ];
     let mut command = nix("nix-instantiate", &scratch);
-    command.args(["--store", "dummy://", "--eval", "--strict", "--json", "-E", &whole]);
+    command.args(["--store", "dummy://", "--eval", "--strict", "--json", "-E", &whole.join("\n")]);
     let output = command.output().expect("running nix-instantiate");
     match output.status.success() {
         true => Ok(serde_json::from_slice(&output.stdout).expect("JSON of nix")),

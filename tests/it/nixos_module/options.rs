@@ -90,9 +90,8 @@ fn each_option_takes_what_the_manifest_takes_and_refuses_the_rest() {
     tested.extend(["allow".to_owned(), "hosts".to_owned()]);
     assert_eq!(tested, keys(&schema()["$defs"]["secret"]), "a key has no line in the table");
     let taken = |key: &str, value: &str| {
-        format!(
-            "(builtins.tryEval (builtins.deepSeq (node {{ deaddrop.secrets.x.{key} = {value}; }}).config.deaddrop.secrets.x.{key} true)).success"
-        )
+        let secrets = format!("(node {{ deaddrop.secrets.x.{key} = {value}; }}).config.deaddrop.secrets");
+        format!("(builtins.tryEval (builtins.deepSeq {secrets}.x.{key} true)).success")
     };
     let cases: Vec<String> = SECRET
         .iter()
@@ -185,9 +184,8 @@ fn a_secret_without_a_path_goes_where_the_node_keeps_it() {
         (r#"deaddrop.defaults.persist_root = "/a"; deaddrop.persist_root = "/b";"#, "/b/secrets/a"),
         (r#"deaddrop.secrets.a.path = "/root/a";"#, "/root/a"),
     ] {
-        let text = format!(
-            r#"(node {{ imports = [ {{ deaddrop.secrets.a.from = "env:A"; }} ]; {configuration} }}).config.deaddrop.secrets.a.path"#
-        );
+        let secret = r#"imports = [ { deaddrop.secrets.a.from = "env:A"; } ];"#;
+        let text = format!("(node {{ {secret} {configuration} }}).config.deaddrop.secrets.a.path");
         assert_eq!(value_of(&text), json!(path), "{configuration}");
     }
     let host = r#"(manifest { a = node { deaddrop.defaults.persist_root = "/persist"; }; }).hosts.a"#;
@@ -196,7 +194,8 @@ fn a_secret_without_a_path_goes_where_the_node_keeps_it() {
 
 #[test]
 fn several_modules_add_to_one_secret() {
-    let restarts = r#"(node { imports = [ { deaddrop.secrets.a.restart = "a"; } { deaddrop.secrets.a.restart = [ "b" ]; } ];
+    let restarts = r#"(node {
+      imports = [ { deaddrop.secrets.a.restart = "a"; } { deaddrop.secrets.a.restart = [ "b" ]; } ];
       deaddrop.secrets.a.restart = lib.mkIf false "c"; }).config.deaddrop.secrets.a.restart"#;
     assert_eq!(value_of(restarts).as_array().unwrap().len(), 2);
     refused(
@@ -231,7 +230,12 @@ fn what_cannot_work_is_an_assertion_of_the_configuration_and_stops_the_manifest(
         (r#"secrets.a.from = { source = "file"; item = "/nix/store/x"; };"#, &["deaddrop.secrets.a.from names a file"]),
         (
             r#"sources.v = { type = "keepass"; path = "/nix/store/x"; key_file = "/nix/store/y"; };"#,
-            &["deaddrop.sources.v.path is in the store", "deaddrop.sources.v.key_file is in the store"],
+            &["deaddrop.sources.v.key_file is in the store"],
+        ),
+        (r#"sources.v = { type = "dotenv"; path = "/nix/store/x"; };"#, &["deaddrop.sources.v.path is in the store"]),
+        (
+            r#"sources.v = { type = "age"; path = "/nix/store/x.age"; password.file = "/nix/store/y"; };"#,
+            &["deaddrop.sources.v.password.file is in the store"],
         ),
         (r#"secrets.a = { from = "env:A"; owner = "bob"; };"#, &["deaddrop.secrets.a.owner: there is no user `bob`"]),
         (r#"secrets.a = { from = "env:A"; group = "bob"; };"#, &["deaddrop.secrets.a.group: there is no group `bob`"]),
@@ -259,10 +263,11 @@ fn what_cannot_work_is_an_assertion_of_the_configuration_and_stops_the_manifest(
 }
 
 #[test]
-fn owners_that_exist_numbers_and_absent_files_are_no_error() {
+fn owners_that_exist_numbers_absent_files_and_encrypted_sources_are_no_error() {
     let text = r#"errors (node {
       users.users.bob = { };
       users.users.deploy.name = "ci";
+      deaddrop.sources.s = { type = "sops"; path = "/nix/store/x.yaml"; };
       deaddrop.secrets = {
         a = { from = "env:A"; owner = "bob"; group = "keys"; directory_owner = "1000:100"; };
         b = { from = "env:B"; owner = 1000; group = 100; directory_owner = 1000; };
