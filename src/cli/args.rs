@@ -19,7 +19,7 @@ use crate::run::message::{Exit, Failure};
 /// Selects the manifest and its secrets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
-    /// The manifest
+    /// The manifest, YAML or JSON; - reads it from standard input
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
     pub manifest: PathBuf,
 

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", requires = "local", conflicts_with_all = ["hosts", "all"])]
     host: Option<String>,
 
-    /// The manifest
+    /// The manifest, YAML or JSON; - reads it from standard input
     #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
     manifest: PathBuf,
 

@@ -17,6 +17,7 @@ use super::decode::Context;
 use super::model::{DirectoryOwner, Host, Manifest, Owner, SecretSpec, ValueSpec};
 use super::overlap::{Population, TooManySteps};
 use super::problem::Mark;
+use super::read::is_standard_input;
 use super::schema::{NameOrNumber, OneOrMany, RawDefaults, RawHost, RawManifest, RawSecret, VERSION};
 use super::templates::Templates;
 use super::value_spec::ValueKeys;
@@ -34,7 +35,7 @@ pub(super) fn check(context: &Context<'_>, raw: RawManifest, file: &Path) -> Man
     };
     let mut checker = Checker::new(context, &raw, directory.clone());
     checker.version(&raw.version);
-    let sources = checker.sources(raw.sources);
+    let sources = checker.sources(raw.sources, is_standard_input(file));
     let allow = checker.allow(raw.allow).unwrap_or_default();
     let hosts = checker.hosts(raw.hosts);
     checker.allowed = allow.keys().chain(hosts.values().flat_map(|host| host.allow.keys())).cloned().collect();

@@ -10,9 +10,19 @@ use super::problem::{Mark, Problems};
 /// Maximum length of a manifest, in bytes.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads the manifest at `path`. On failure, reports a problem and returns `None`.
+/// True for the path that means standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Reads the manifest at `path`, or on standard input for `-`. On failure, reports a problem and returns `None`.
 pub(super) fn text(path: &Path, problems: &mut Problems) -> Option<String> {
-    match bytes(path, MAX_BYTES, "a manifest") {
+    const WHAT: &str = "a manifest";
+    let read = match is_standard_input(path) {
+        true => limited(io::stdin().lock(), MAX_BYTES, WHAT),
+        false => bytes(path, MAX_BYTES, WHAT),
+    };
+    match read {
         Ok(bytes) => utf8(bytes, problems),
         Err(ReadError::Missing) => {
             let hint = "name the manifest with `-m FILE`; see docs/manifest.md";
@@ -55,9 +65,15 @@ pub(super) fn bytes(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ReadE
         };
         return Err(ReadError::Other(format!("is {kind}, and {what} is a regular file")));
     }
+    limited(file, most, what)
+}
+
+/// Reads all of it, at most `most` bytes.
+fn limited(from: impl Read, most: u64, what: &str) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
-    // One byte over the limit, to detect a file that grows while it is read.
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read)?;
+    // One byte over the limit, to detect what is longer.
+    let read = from.take(most.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|error| ReadError::Other(format!("cannot be read: {error}")))?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > most) {
         let most = if most >> 20 > 0 { format!("{} MiB", most >> 20) } else { format!("{} KiB", most >> 10) };
         return Err(ReadError::Other(format!("is over {most}, the limit of {what}")));

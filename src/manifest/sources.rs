@@ -33,20 +33,20 @@ impl Checker<'_, '_> {
         self
     }
 
-    pub(super) fn sources(&self, raw: Field<Entries<SourceKeys>>) -> BTreeMap<String, SourceSpec> {
+    /// `by_manifest`: standard input is the manifest.
+    pub(super) fn sources(&self, raw: Field<Entries<SourceKeys>>, by_manifest: bool) -> BTreeMap<String, SourceSpec> {
         let entries = raw.good().map(|(_, entries)| entries.0).unwrap_or_default();
-        let mut from_input: Option<String> = None;
+        let mut from_input = by_manifest.then(|| "the manifest (`-m -`)".to_owned());
         let mut sources = BTreeMap::new();
         for entry in entries {
             let key = entry.key;
             let Some((name, spec)) = self.source(entry) else { continue };
             if spec.reads_standard_input() {
                 if let Some(first) = &from_input {
-                    let message =
-                        format!("standard input (`-`) can be read once, and {} reads it already", quoted(first));
+                    let message = format!("standard input (`-`) can be read once, and {first} reads it already");
                     self.push(self.mark(key), message, Some("give one of them a path".to_owned()));
                 }
-                from_input.get_or_insert_with(|| name.clone());
+                from_input.get_or_insert_with(|| quoted(&name));
             }
             sources.insert(name, spec);
         }

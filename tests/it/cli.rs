@@ -35,6 +35,35 @@ fn with_root() -> Scratch {
 }
 
 #[test]
+fn a_manifest_comes_from_standard_input_too_as_yaml_or_json() {
+    let scratch = with_root();
+    let value = Canary::new("a");
+    let yaml = fs::read_to_string(scratch.join("secrets.yaml")).unwrap();
+    let (owner, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let json = format!(
+        r#"{{"version":1,"sources":{{"d":{{"type":"dotenv","path":"values.env"}}}},"secrets":{{"a":{{"path":"/etc/a",
+        "from":"d:A","owner":{owner},"group":{group}}}}}}}"#
+    );
+    scratch.write_private("values.env", format!("A={}\n", value.text()));
+    for (text, code) in [(yaml.as_str(), 0), (&json, 0), ("version: 2\n", 2), ("", 2)] {
+        let run = Deaddrop::new(&scratch).args(["check", "--values", "-m", "-"]).stdin(text).env("A", value.text());
+        run.plant(&value).run().expect_code(code);
+    }
+    // The relative path starts at the current directory.
+    let run = Deaddrop::new(&scratch).args(["inject", "root", "-m", "-"]).stdin(json.as_str());
+    run.plant(&value).run().expect_code(0);
+    assert_eq!(fs::read_to_string(scratch.join("root/etc/a")).unwrap(), value.text());
+    // Standard input is the manifest already; where it is wrong is said.
+    let twice = json.replace("values.env", "-");
+    let run = Deaddrop::new(&scratch).args(["check", "-m", "-"]).stdin(twice).run();
+    let texts = ["-:1:", "standard input (`-`) can be read once, and the manifest (`-m -`) reads it already"];
+    run.expect_refusal("twice", 2, &texts);
+    let endless = vec![b'#'; (16 << 20) + 1];
+    let run = Deaddrop::new(&scratch).args(["check", "-m", "-"]).stdin(endless).run();
+    run.expect_refusal("endless", 2, &["is over 16 MiB, the limit of a manifest"]);
+}
+
+#[test]
 fn a_file_name_cannot_drive_the_terminal_nor_look_like_another() {
     let scratch = with_root();
     let odd = "x\u{9b}2J\u{202e}\u{200b}\u{61c}\u{e0041}y";

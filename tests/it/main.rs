@@ -26,6 +26,7 @@ mod rotate;
 mod scan;
 mod selinux;
 mod sources;
+mod stability;
 mod stores;
 mod tables;
 mod tarballs;

@@ -105,11 +105,10 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
-        let started = Instant::now();
         match (&self.image, &self.device) {
             (None, None) if !self.only_inject => list::run(ui),
             (Some(device), None) if self.only_inject => self.inject(ui, device),
-            (Some(image), Some(device)) if !self.only_inject => self.flash(ui, image, device, started),
+            (Some(image), Some(device)) if !self.only_inject => self.flash(ui, image, device),
             (Some(_), Some(_)) => Err(usage("--only-inject takes no IMAGE", "deaddrop flash --only-inject DEVICE")),
             _ if self.only_inject => Err(usage("DEVICE is missing", "deaddrop flash --only-inject DEVICE")),
             _ => Err(usage("DEVICE is missing", "deaddrop flash IMAGE DEVICE; `deaddrop flash` lists devices")),
@@ -122,7 +121,7 @@ impl Args {
         args.run(ui)
     }
 
-    fn flash(&self, ui: &Ui, path: &Path, device: &Path, started: Instant) -> Result<Exit, Failure> {
+    fn flash(&self, ui: &Ui, path: &Path, device: &Path) -> Result<Exit, Failure> {
         let time = time_of_run()?;
         let name = device.display().to_string();
         let manifest = load(&self.manifest.manifest)?;
@@ -140,23 +139,26 @@ impl Args {
         let values = Values::read(&manifest, std::slice::from_ref(&part), ui.tell())?;
         let files = part.files(&manifest, &values).map_err(|unfit| part::does_not_fit(&unfit))?;
         let input = HostInput { manifest: &manifest, part: &part, values: &values, files };
-        let (ready, report) = match image.take_image() {
+        // Not counting the time until the answer.
+        let (ready, report, started) = match image.take_image() {
             Some(disk) => {
                 // Planned first: a refusal leaves the device as it is.
                 let ready = self.prepare(ui, disk, input, time)?;
                 ask::ask(ui, &device, &image, &notes, (self.host.as_deref(), part.secrets.len()), self.yes)?;
+                let started = Instant::now();
                 let mut flash = Flash::new(device, options, &watch);
                 let report = flash.write_disk(&image, &ready.blocks).map_err(failed)?;
-                (ready, report)
+                (ready, report, started)
             }
             None => {
                 ask::ask(ui, &device, &image, &notes, (self.host.as_deref(), part.secrets.len()), self.yes)?;
+                let started = Instant::now();
                 let mut flash = Flash::new(device, options, &watch);
                 let disk = flash.write_stream(&image).map_err(failed)?;
                 // From here on every failure leaves a device without a table.
                 let ready = self.prepare(ui, disk, input, time).map_err(|failure| half_done(failure, &name))?;
                 let report = flash.finish(&image, &ready.blocks).map_err(failed)?;
-                (ready, report)
+                (ready, report, started)
             }
         };
         Ok(self.tell(ui, (path, &name), ready, &report, number.map(|number| (real, number)), started))

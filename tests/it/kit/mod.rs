@@ -45,6 +45,7 @@ pub mod disk;
 pub mod ext4;
 pub mod files;
 pub mod images;
+pub mod json_schema;
 pub mod loops;
 pub mod manifest;
 pub mod mount;

@@ -1,0 +1,101 @@
+//! What every command prints with --json, against the published schema (docs/json.schema.json), with no key beside it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::kit::canary::Canary;
+use crate::kit::disk::small_disk;
+use crate::kit::images;
+use crate::kit::json_schema::fits;
+use crate::kit::run::{Deaddrop, Finished};
+use crate::kit::{Scratch, is_root};
+
+/// The published schema; `closed`: objects have no other keys than those that it names.
+fn schema(closed: bool) -> Value {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.schema.json")).unwrap();
+    let mut schema = serde_json::from_str(&text).unwrap();
+    if closed {
+        close(&mut schema);
+    }
+    schema
+}
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(close);
+            if map.get("type").is_some() && map.contains_key("required") {
+                map.insert("additionalProperties".to_owned(), false.into());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn assert_fits(run: &Finished, command: &str) {
+    let object = run.json();
+    assert_eq!(object["command"], command);
+    for closed in [false, true] {
+        let schema = schema(closed);
+        assert!(fits(&schema, &schema, &object), "{command} (closed: {closed}):\n{object:#}");
+    }
+}
+
+#[test]
+fn what_every_command_prints_fits_the_published_schema() {
+    let scratch = Scratch::new();
+    let value = Canary::new("a");
+    let (owner, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let keys = |path: &str| format!("{{ path: {path}, from: env:A, owner: {owner}, group: {group} }}");
+    let text = format!(
+        "version: 1\nsources: {{ d: {{ type: dotenv, path: values.env }} }}\nsecrets:\n  a: {}\n  b: {}\nhosts: {{ node1: {{ ssh: \
+         'nobody@192.0.2.2' }}, node2: {{ ssh: 'nobody@192.0.2.1' }} }}\n",
+        keys("/etc/secrets/a"),
+        keys("/srv/b")
+    );
+    scratch.write("secrets.yaml", text);
+    scratch.write_private("values.env", "NAME=x\n");
+    small_disk(&scratch.join("small.img"));
+    fs::write(scratch.join("device"), vec![7; 28 << 20]).unwrap();
+    let compressed = images::RAW_EFI.compressed();
+    fs::copy(&compressed, scratch.join("base.img.zst")).unwrap();
+    let json = |args: &[&str]| {
+        let run = Deaddrop::new(&scratch).args(args).args(["--json"]).env("A", value.text());
+        run.env("XDG_RUNTIME_DIR", "/dev/shm").plant(&value).run()
+    };
+    let one = ["--host", "node1"];
+    for (args, code, command) in [
+        (&["check"][..], 0, "check"),
+        (&["inspect", "small.img"], 0, "inspect"),
+        (&["inspect", "base.img.zst"], 0, "inspect"),
+        (&["plan", "small.img", one[0], one[1]], 0, "plan"),
+        (&["verify", "small.img", one[0], one[1]], 3, "verify"),
+        (&["inject", "small.img", one[0], one[1], "-o", "one.img"], 0, "inject"),
+        (&["inject", "small.img", "--all-hosts", "-o", "{host}.img"], 0, "inject"),
+        (&["plan", "{host}.img", "--all-hosts"], 0, "plan"),
+        (&["verify", "{host}.img", "--all-hosts"], 0, "verify"),
+        (&["flash", "small.img", "device", one[0], one[1], "--yes"], 0, "flash"),
+        (&["flash"], 0, "flash"),
+        (&["tree", "tree", one[0], one[1], "--for", "nixos-anywhere"], 0, "tree"),
+        (&["lint", "base.img.zst", one[0], one[1]], 0, "lint"),
+        (&["scan", "one.img", one[0], one[1]], 0, "scan"),
+        (&["recover", "one.img"], 0, "recover"),
+        (&["scrub", "one.img"], 0, "scrub"),
+        (&["sources", "list", "d"], 0, "sources list"),
+        // Nobody is there.
+        (&["rotate", "node2", "--timeout", "1"], 1, "rotate"),
+        (&["rotate", "node2", "--timeout", "1", "--dry-run"], 1, "rotate"),
+        (&["plan", "--all", "--timeout", "1"], 1, "plan"),
+        (&["init", "-o", "new.yaml", "--yes"], 0, "init"),
+    ] {
+        // The owners of the tree are the caller's own, which --chown gives.
+        if command == "tree" && !is_root() {
+            continue;
+        }
+        assert_fits(&json(args).expect_code(code), command);
+    }
+}
