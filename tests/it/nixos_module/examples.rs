@@ -2,6 +2,7 @@
 //! NixOS of our own that has what the configuration says.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ impl Desk {
     }
 
     /// The path of a file beside the flake.
-    fn at(&self, name: &str) -> std::path::PathBuf {
+    fn at(&self, name: &str) -> PathBuf {
         self.scratch().join(format!("deaddrop/{}/{name}", self.directory))
     }
 
@@ -127,8 +128,8 @@ impl Desk {
         for node in NODES {
             let image = self.at(&format!("{node}.img")).display().to_string();
             for command in [&["verify"][..], &["lint", "--strict", "--values"]] {
-                let args = [command, &[&image, "-m", &manifest, "--host", node]].concat();
-                Deaddrop::new(self.scratch()).args(args).run().expect_code(0);
+                let run = Deaddrop::new(self.scratch()).args(command).args(["--host", node, "-m", &manifest, &image]);
+                run.run().expect_code(0);
             }
         }
     }

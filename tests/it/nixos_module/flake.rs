@@ -63,6 +63,14 @@ impl Flakes {
     }
 }
 
+/// A store's directories cannot be changed, not even by who removes them, unless it is root.
+impl Drop for Flakes {
+    fn drop(&mut self) {
+        // What stays is found by scripts/test.
+        let _ = Command::new("chmod").args(["-R", "u+w"]).arg(self.scratch.join("root")).output();
+    }
+}
+
 /// Copies a file, or a directory with all in it, so that it can be changed.
 fn copy(from: &Path, to: &Path) {
     tool(Command::new("cp").args(["-r", "--no-preserve=mode", "--"]).arg(from).arg(to));
