@@ -22,7 +22,9 @@ fn repository() -> &'static Path {
 
 /// The directory or file that is the lib of nixpkgs.
 fn nixpkgs_lib() -> PathBuf {
-    std::env::var_os("DEADDROP_NIXPKGS_LIB").map_or_else(|| repository().join("tests/nix/lib.nix"), PathBuf::from)
+    let ours = || repository().join("tests/nix/lib.nix");
+    let path = std::env::var_os("DEADDROP_NIXPKGS_LIB").map_or_else(ours, PathBuf::from);
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A program of nix that reads no file of this machine's own nix, and writes below the scratch directory only.
