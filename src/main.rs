@@ -9,6 +9,7 @@ static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_all
 
 fn main() -> ExitCode {
     deaddrop_core::contain::print_only_location();
+    deaddrop_core::secret::leave_wiping_to_the_allocator();
     deaddrop_core::sys::keep_freed_memory();
     deaddrop_core::sys::harden();
     deaddrop_core::sys::end_cleanly_on_signals();

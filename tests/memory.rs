@@ -154,6 +154,8 @@ fn search_for_it(directory: &std::path::Path) {
 
 #[test]
 fn a_value_that_was_dropped_is_nowhere_in_memory() {
+    // As `main` does.
+    deaddrop_core::secret::leave_wiping_to_the_allocator();
     let hidden = hidden();
     let directory = tempfile::tempdir().unwrap();
     make_files(directory.path(), &hidden);

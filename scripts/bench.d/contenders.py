@@ -370,14 +370,16 @@ class DeaddropGzip(DeaddropPacked):
 
 class Xz(Packed):
     name, unpack, pack, suffix, every, most = "xz", "xz -dc -T0", "xz -c -T0", "xz", 20, 2
+    size = "512M"
+    title = f"`{unpack} IN | {pack} > OUT` on 512 MiB, then one fsync"
 
     def version(self):
         return first_line("xz", "--version")
 
 
 class DeaddropXz(DeaddropPacked):
-    name, title, every, most = "deaddrop-xz", "**deaddrop inject IN -o OUT**, xz to xz", 20, 2
-    pack, unpack, suffix = Xz.pack, Xz.unpack, Xz.suffix
+    name, title, every, most = "deaddrop-xz", "**deaddrop inject IN -o OUT**, xz to xz on 512 MiB", 20, 2
+    pack, unpack, suffix, size = Xz.pack, Xz.unpack, Xz.suffix, Xz.size
 
 
 class Qcow2(Packed):

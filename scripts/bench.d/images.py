@@ -6,11 +6,12 @@ import pathlib
 import random
 import subprocess
 
-FILES = 30_000
+# Files of an image, by its size. The small one is for what packs slowly.
+FILES = {"512M": 1_500, "4G": 30_000, "64G": 30_000}
 SECRETS = 20
 # The root's partition, in sectors of 512 bytes: behind an ESP of 256 MiB.
 TABLE = "label: gpt\n start=2048, size=524288, type=uefi, name=ESP\n start=526336, type=linux, name=root\n"
-SIZES = {"4G": 4 << 30, "64G": 64 << 30}
+SIZES = {"512M": 512 << 20, "4G": 4 << 30, "64G": 64 << 30}
 SETS = ("a", "b")
 HOSTS = ("node1", "node2", "node3")
 
@@ -66,7 +67,7 @@ class Images:
             stamp.unlink(missing_ok=True)
             tree = self.work / "tree"
             run("rm", "-rf", str(tree))
-            run("python3", str(self.here / "tree.py"), str(tree), str(FILES), str(SECRETS))
+            run("python3", str(self.here / "tree.py"), str(tree), str(FILES[size]), str(SECRETS))
             (self.work / name).unlink(missing_ok=True)
             with open(self.work / name, "xb") as image:
                 image.truncate(SIZES[size])

@@ -147,6 +147,7 @@ impl SurveyArgs {
                 ssh: &self.ssh,
                 rollback: true,
                 forget_list: false,
+                public_out: None,
                 kind,
                 exit_on_difference: tells,
             },

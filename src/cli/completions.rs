@@ -2,7 +2,7 @@
 
 use clap_complete::Shell;
 
-use crate::report::print_output;
+use crate::report::{Ui, print_output};
 use crate::run::message::{Exit, Failure};
 
 /// Prints the completions of a shell.
@@ -16,7 +16,7 @@ pub struct Args {
 
 impl Args {
     /// Runs the command.
-    pub fn run(&self) -> Result<Exit, Failure> {
+    pub fn run(&self, _: &Ui) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "deaddrop", &mut script);
         print_output(&script)?;

@@ -17,7 +17,7 @@ use super::prepare::{prepare, time_of_run, tree_changes};
 use super::public_out::{self, PublicOut};
 use super::sidecars;
 use crate::report::rotate::RunKind;
-use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, public, wrap};
+use crate::report::{ProgressDisplay, Ui, json, plan as report, print_error_stream, wrap};
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::plan::Plan;
 
@@ -166,15 +166,7 @@ impl Args {
         let changed_lines =
             if ui.verbose < 2 { report::changed_lines(plan, columns) } else { report::table(plan, columns) };
         let changes = tree_changes(plan, &name)?;
-        let public_out = self.public_out.as_ref().map(|path| {
-            let (known_as, parts) = (&prepared.known_as, &prepared.public_parts);
-            let text = match public_out::is_json(path) {
-                true => public::json(known_as, parts),
-                false => public::text(known_as, parts),
-            };
-            PublicOut::write(path, &text)
-        });
-        let public_out = public_out.transpose()?;
+        let public_out = public_out::of(self.public_out.as_deref(), &prepared.known_as, &prepared.public_parts)?;
         let rewrites = prepared.place.place().packed_as().filter(|_| self.output.is_none() && !changes.is_empty());
         // Even without changes: -o still writes an image, and an interrupted run is finished.
         let applied =

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{PlaceArgs, Target};
+use super::args::{PlaceArgs, SshArgs, Target};
 use super::backend::BackendArgs;
-use super::prepare::look;
+use super::prepare::{look, look_at, open_node};
 use super::select;
-use crate::manifest::{Manifest, SecretSpec};
+use crate::manifest::Manifest;
 use crate::place::{Survey, SystemChoice};
 use crate::report::{Ui, lint as report};
 use crate::run::desired::{self, DesiredFile};
@@ -17,8 +17,8 @@ use crate::run::part::{self, HostPart, Values};
 /// The manifest that is used if it is there.
 const USUAL: &str = "secrets.yaml";
 
-/// Lists what the NixOS system in an image, a block device or a directory reads, and tells what the manifest gives that
-/// takes no effect, and what nothing gives.
+/// Lists what the NixOS system in an image, a block device or a directory, or of a running node, reads, and tells what
+/// the manifest gives that takes no effect, and what nothing gives.
 ///
 /// Example: deaddrop lint node1.img -m secrets.yaml --host node1
 ///
@@ -26,7 +26,7 @@ const USUAL: &str = "secrets.yaml";
 /// can be read. Without a manifest it lists what the system reads.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An image, a block device, or a directory or tar with a root file system
+    /// An image, a block device, a directory or tar with a root file system, or @HOST for a running node of the manifest
     #[arg(value_name = "TARGET")]
     target: PathBuf,
 
@@ -56,33 +56,52 @@ pub struct Args {
 
     #[command(flatten)]
     backend: BackendArgs,
+
+    #[command(flatten)]
+    ssh: SshArgs,
 }
 
 impl Args {
     /// Runs the command.
     pub fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
         let name = self.target.display().to_string();
-        if let Some(host) = name.strip_prefix('@') {
-            let message = Message::new(format!("{name}: the system of a running node is not read yet"));
-            let hint = format!("name the image of {host}; or run it on the node, as root: deaddrop lint /");
-            return Err(Failure::usage(message.hint(hint)));
-        }
+        let node = name.strip_prefix('@');
         let manifest = self.manifest_file().map(select::load).transpose()?;
+        if manifest.is_none() && node.is_some() {
+            let message = format!("{name} is a host of a manifest, and there is none: no {USUAL} is here");
+            return Err(Failure::usage(Message::new(message).hint("name it with -m FILE")));
+        }
         if manifest.is_none() && (self.host.is_some() || self.values) {
             let option = if self.host.is_some() { "--host" } else { "--values" };
             let message = Message::new(format!("{option} is for a manifest, and there is none: no {USUAL} is here"));
             return Err(Failure::usage(message.hint("name it with -m FILE")));
         }
-        let host = self.host.as_deref();
-        let specs = match &manifest {
-            Some(manifest) => manifest.select(host, &[]).map_err(|error| select::wrong_selection(&error))?,
-            None => Vec::new(),
+        let host = node.or(self.host.as_deref());
+        let specs = match (&manifest, node) {
+            (Some(manifest), Some(node)) => select::select_of_node(manifest, self.host.as_deref(), &[], node)?,
+            (Some(manifest), None) => select::select(manifest, host, &[])?,
+            (None, _) => Vec::new(),
         };
-        let mut files = match &manifest {
-            Some(manifest) => self.files(ui, manifest, &specs, &name)?,
-            None => Vec::new(),
+        let part = HostPart {
+            name: host.unwrap_or(&name),
+            host: manifest.as_ref().and_then(|manifest| manifest.hosts.get(node?)),
+            as_host: host,
+            // What opens no vault reads a node's password alone.
+            secrets: if self.values { specs.clone() } else { Vec::new() },
         };
-        let (survey, title) = self.survey(ui, manifest.as_ref(), &files)?;
+        let values = match &manifest {
+            Some(manifest) if self.values || node.is_some() => {
+                Values::read(manifest, std::slice::from_ref(&part), ui.tell())?
+            }
+            _ => Values::default(),
+        };
+        let files = match &manifest {
+            Some(manifest) if self.values => part.files(manifest, &values),
+            Some(manifest) => desired::build_unread(manifest, &specs, host),
+            None => Ok(Vec::new()),
+        };
+        let mut files = files.map_err(|unfit| part::does_not_fit(&unfit))?;
+        let (survey, title) = self.survey(ui, manifest.as_ref(), &part, &values, &files)?;
         if self.values {
             desired::keep_existing_hashes(&mut files, &survey);
         }
@@ -101,35 +120,31 @@ impl Args {
         self.manifest.as_deref().or_else(|| usual.exists().then_some(usual))
     }
 
-    fn files(
+    /// The survey of the target, and its title.
+    fn survey(
         &self,
         ui: &Ui,
-        manifest: &Manifest,
-        specs: &[&SecretSpec],
-        name: &str,
-    ) -> Result<Vec<DesiredFile>, Failure> {
-        let host = self.host.as_deref();
-        let files = if self.values {
-            let part = HostPart { name: host.unwrap_or(name), host: None, as_host: host, secrets: specs.to_vec() };
-            let values = Values::read(manifest, std::slice::from_ref(&part), ui.tell())?;
-            part.files(manifest, &values)
-        } else {
-            desired::build_unread(manifest, specs, host)
-        };
-        files.map_err(|unfit| part::does_not_fit(&unfit))
-    }
-
-    /// The survey of the target, and its title.
-    fn survey(&self, ui: &Ui, manifest: Option<&Manifest>, files: &[DesiredFile]) -> Result<(Survey, String), Failure> {
-        let place = PlaceArgs::to_read(self.root_partition.as_deref(), &self.backend, None);
-        let target = Target::to_read(&self.target, &place);
-        let persist_root = manifest.and_then(|manifest| manifest.persist_root(self.host.as_deref()));
+        manifest: Option<&Manifest>,
+        part: &HostPart<'_>,
+        values: &Values,
+        files: &[DesiredFile],
+    ) -> Result<(Survey, String), Failure> {
+        let place = PlaceArgs::to_read(self.root_partition.as_deref(), &self.backend, self.system.as_deref());
+        let target = Target { ssh: Some(&self.ssh), ..Target::to_read(&self.target, &place) };
+        let persist_root = manifest.and_then(|manifest| manifest.persist_root(part.as_host));
         let choice = SystemChoice {
             system: self.system.clone(),
             persist_root: persist_root.map(|path| path.as_str().to_owned()),
             with_facts: true,
             system_only: false,
         };
-        look(ui, target, &choice, &desired::wanted(files))
+        let wanted = desired::wanted(files);
+        match manifest.filter(|_| target.is_node()) {
+            Some(manifest) => {
+                let mut node = open_node(manifest, target, &self.ssh, part, values)?;
+                look_at(&target.path.display().to_string(), &mut node, &choice, &wanted)
+            }
+            None => look(ui, target, &choice, &wanted),
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::report::Ui;
 use crate::run::message::{Exit, Failure, Message};
 
 /// Writes the man pages into a directory.
 #[derive(Debug, clap::Args)]
+#[command(hide = true)]
 pub struct Args {
     /// Output directory; created if missing
     directory: PathBuf,
@@ -13,7 +15,7 @@ pub struct Args {
 
 impl Args {
     /// Runs the command.
-    pub fn run(&self) -> Result<Exit, Failure> {
+    pub fn run(&self, _: &Ui) -> Result<Exit, Failure> {
         std::fs::create_dir_all(&self.directory)
             .and_then(|()| clap_mangen::generate_to(super::command(), &self.directory))
             .map_err(|error| {

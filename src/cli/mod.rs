@@ -29,8 +29,9 @@ mod tree;
 mod verify;
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::report::{Ui, print_error_stream};
 use crate::run::message::{Exit, Failure};
@@ -88,27 +89,80 @@ Exit codes: 0 done, or nothing to do; 1 failed or refused, nothing changed; 2 wr
 5 interrupted during the commit; the next run finishes it; that of the program which tree ran;
 130 and 143 stopped by SIGINT or SIGTERM before anything was changed.";
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Check(check::Args),
-    Inspect(inspect::Args),
-    Plan(plan::Args),
-    Inject(inject::Args),
-    Flash(flash::Args),
-    Tree(tree::Args),
-    Verify(verify::Args),
-    Rotate(rotate::Args),
-    Recover(recover::Args),
-    Scrub(scrub::Args),
-    Lint(lint::Args),
-    Scan(scan::Args),
-    Sources(sources::Args),
-    Generate(generate::Args),
-    Init(init::Args),
-    Completions(completions::Args),
-    #[command(hide = true)]
-    Man(man::Args),
+/// The commands: the name and the module of each, in the order of the help.
+macro_rules! commands {
+    ($($kind:ident $name:literal $module:ident),* $(,)?) => {
+        #[derive(Debug)]
+        enum Command {
+            $($kind($module::Args)),*
+        }
+
+        impl Command {
+            fn run(&self, ui: &Ui) -> Result<Exit, Failure> {
+                match self {
+                    $(Self::$kind(args) => args.run(ui)),*
+                }
+            }
+        }
+
+        impl Subcommand for Command {
+            fn augment_subcommands(program: clap::Command) -> clap::Command {
+                let of = |name: &'static str, augment: fn(clap::Command) -> clap::Command| {
+                    let is_unused = ASKED.get().is_some_and(|asked| asked != name);
+                    if is_unused { clap::Command::new(name) } else { augment(clap::Command::new(name)) }
+                };
+                program.subcommand_required(true).arg_required_else_help(true).subcommands([
+                    $(of($name, <$module::Args as clap::Args>::augment_args)),*
+                ])
+            }
+
+            fn augment_subcommands_for_update(program: clap::Command) -> clap::Command {
+                Self::augment_subcommands(program)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                [$($name),*].contains(&name)
+            }
+        }
+
+        impl FromArgMatches for Command {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                match matches.subcommand() {
+                    $(Some(($name, matches)) => FromArgMatches::from_arg_matches(matches).map(Self::$kind),)*
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                Self::from_arg_matches(matches).map(|command| *self = command)
+            }
+        }
+    };
 }
+
+commands! {
+    Check "check" check,
+    Inspect "inspect" inspect,
+    Plan "plan" plan,
+    Inject "inject" inject,
+    Flash "flash" flash,
+    Tree "tree" tree,
+    Verify "verify" verify,
+    Rotate "rotate" rotate,
+    Recover "recover" recover,
+    Scrub "scrub" scrub,
+    Lint "lint" lint,
+    Scan "scan" scan,
+    Sources "sources" sources,
+    Generate "generate" generate,
+    Init "init" init,
+    Completions "completions" completions,
+    Man "man" man,
+}
+
+/// The only command whose options are defined, if the arguments begin with its name: those of the others, some hundred,
+/// take as long as the rest of parsing. Set by [`main`].
+static ASKED: OnceLock<String> = OnceLock::new();
 
 /// The command line's definitions, for completions and man pages.
 #[must_use]
@@ -119,6 +173,13 @@ pub fn command() -> clap::Command {
 /// Parses the arguments, runs the command, prints errors, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    // What these print is made from all definitions.
+    let needs_all = |name: &str| ["completions", "man"].contains(&name);
+    let first = std::env::args_os().nth(1).and_then(|first| first.into_string().ok());
+    if let Some(name) = first.filter(|first| Command::has_subcommand(first) && !needs_all(first)) {
+        // Set once: this is the only place.
+        let _ = ASKED.set(name);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -133,25 +194,7 @@ pub fn main() -> ExitCode {
         }
     };
     let ui = Ui { json: cli.global.json, quiet: cli.global.quiet, verbose: cli.global.verbose };
-    let result = match cli.command {
-        Command::Check(args) => args.run(&ui),
-        Command::Inspect(args) => args.run(&ui),
-        Command::Plan(args) => args.run(&ui),
-        Command::Inject(args) => args.run(&ui),
-        Command::Flash(args) => args.run(&ui),
-        Command::Tree(args) => args.run(&ui),
-        Command::Verify(args) => args.run(&ui),
-        Command::Rotate(args) => args.run(&ui),
-        Command::Recover(args) => args.run(&ui),
-        Command::Scrub(args) => args.run(&ui),
-        Command::Lint(args) => args.run(&ui),
-        Command::Scan(args) => args.run(&ui),
-        Command::Sources(args) => args.run(&ui),
-        Command::Generate(args) => args.run(&ui),
-        Command::Init(args) => args.run(&ui),
-        Command::Completions(args) => args.run(),
-        Command::Man(args) => args.run(),
-    };
+    let result = cli.command.run(&ui);
     let exit = result.unwrap_or_else(|failure| show(&failure));
     ExitCode::from(exit.code())
 }

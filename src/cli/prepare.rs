@@ -28,7 +28,7 @@ use crate::run::make::{self, PublicPart};
 use crate::run::message::{Failure, Message};
 use crate::run::part::{self, HostPart, Values};
 use crate::run::plan::{Plan, Refused};
-use crate::run::prepare::{self, Unprepared};
+use crate::run::prepare::{self, Ask, Unprepared};
 
 /// An open place, and its plan.
 pub struct Prepared<'w> {
@@ -98,7 +98,10 @@ impl Base {
 }
 
 /// Connects to a running node, to survey it.
-fn open_node<'w>(
+///
+/// # Errors
+/// Exit 2 for an option that is not for nodes, exit 1 if ssh cannot be run.
+pub fn open_node<'w>(
     manifest: &Manifest,
     target: Target<'_>,
     ssh: &SshArgs,
@@ -194,8 +197,15 @@ pub fn plan_of<'w>(
 ) -> Result<Prepared<'w>, Failure> {
     let is_node = matches!(opened, Opened::Node(_));
     let secrets = input.part.secrets.clone();
-    let Planned { plan, public_parts, known_as } = plan_place(ui, opened.place(), is_node, target, input)?;
-    let after = is_node.then(|| rotate::announced(&plan, &secrets)).filter(|after| !after.is_empty());
+    let Planned { plan, public_parts, known_as, survey } = plan_place(ui, opened.place(), is_node, target, input)?;
+    let after = match &mut opened {
+        Opened::Files(_) => String::new(),
+        Opened::Node(node) => rotate::announced(node, &plan, &survey, &secrets).map_err(|error| {
+            let message = Message::new(format!("{}: {error}", target.path.display()));
+            Failure::refused(vec![message.hint(error.hint())])
+        })?,
+    };
+    let after = Some(after).filter(|after| !after.is_empty());
     Ok(Prepared { place: opened, plan, public_parts, after, known_as })
 }
 
@@ -207,6 +217,8 @@ pub struct Planned {
     pub public_parts: Vec<PublicPart>,
     /// The names by which SSH clients know the host.
     pub known_as: KnownAs,
+    /// What the plan was made from.
+    pub survey: Survey,
 }
 
 /// Surveys a place, and plans its changes. `target` says what it was opened as.
@@ -227,7 +239,11 @@ pub fn plan_place(
         persist_root: manifest.persist_root(host).map(|path| path.as_str().to_owned()),
         ..SystemChoice::default()
     };
-    let survey = |wanted: &[Wanted]| {
+    let survey = |ask: Ask<'_>| {
+        let wanted = match ask {
+            Ask::Survey(wanted) => wanted,
+            Ask::Examine(wanted, survey, need) => return place.examine(wanted, *survey, need),
+        };
         let survey = place.survey(wanted, &choice)?;
         match &survey.interrupted {
             Some(interrupted) if !target.forget_list => interrupted.refuse_missing()?,
@@ -244,7 +260,7 @@ pub fn plan_place(
         by_mark: target.by_mark,
     });
     let prepared = prepare::prepare(files, host, &allow, identity, desired::wanted, survey);
-    let prepare::Prepared { mut plan, public_parts } = prepared.map_err(|unprepared| match unprepared {
+    let prepare::Prepared { mut plan, public_parts, survey } = prepared.map_err(|unprepared| match unprepared {
         Unprepared::Survey(error) => failure::failed(&name, &error),
         Unprepared::NoRandomness(error) => failure::nothing_changed(&name, &error),
         Unprepared::Hash(error) => failure::nothing_changed(&name, &error),
@@ -267,7 +283,7 @@ pub fn plan_place(
     manifest.allowances(host).filter(&mut of_place);
     warnings.append(&mut of_place);
     plan.warnings = warnings;
-    Ok(Planned { plan, public_parts, known_as })
+    Ok(Planned { plan, public_parts, known_as, survey })
 }
 
 /// Surveys a target that only its system is asked of, and gives its title too.
@@ -285,6 +301,20 @@ pub fn look(
     let watch = |step| progress.show(step);
     let failed = |error| Failure::refused(vec![failure::place_message(&name, &error)]);
     let mut place = open(ui, target, None, &watch).map_err(|error| failed(error.into()))?;
+    look_at(&name, &mut *place, choice, wanted)
+}
+
+/// The same of an open place, called `name`.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at(
+    name: &str,
+    place: &mut dyn Place,
+    choice: &SystemChoice,
+    wanted: &[Wanted],
+) -> Result<(Survey, String), Failure> {
+    let failed = |error| Failure::refused(vec![failure::place_message(name, &error)]);
     let survey = place.survey(wanted, choice).map_err(failed)?;
     match (&survey.system, survey.findings.first()) {
         (None, Some(unread)) => {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use deaddrop_core::error::CommitError;
 use deaddrop_core::unfinished::Unfinished;
 
-use super::prepare::Planned;
-use crate::report::public;
+use crate::report::public::{self, KnownAs};
+use crate::run::make::PublicPart;
 use crate::run::message::{Failure, Message};
 
 /// The file, written and not yet renamed to its name.
@@ -22,15 +22,15 @@ pub fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
-/// The public parts of the keys of a plan, for `--public-out` if it is given.
+/// The public parts of the keys of a host, for `--public-out` if it is given.
 ///
 /// # Errors
 /// As [`PublicOut::write`].
-pub fn of(path: Option<&Path>, planned: &Planned) -> Result<Option<PublicOut>, Failure> {
+pub fn of(path: Option<&Path>, known_as: &KnownAs, parts: &[PublicPart]) -> Result<Option<PublicOut>, Failure> {
     let write = |path: &Path| {
         let text = match is_json(path) {
-            true => public::json(&planned.known_as, &planned.public_parts),
-            false => public::text(&planned.known_as, &planned.public_parts),
+            true => public::json(known_as, parts),
+            false => public::text(known_as, parts),
         };
         PublicOut::write(path, &text)
     };

@@ -18,6 +18,9 @@ use crate::run::message::{Exit, Failure, Message};
 /// A node needs only a POSIX shell. One SSH session per host; all its files or none. If a node's units fail with the
 /// new values, its old files are restored. A host's failure does not stop the others. Exits with 4 if some hosts are
 /// done and some are not, with 1 if nothing was changed anywhere.
+///
+/// A secret with `kind: k3s-token` or `rke2-token` comes first: it is changed in the running cluster too, on all of its
+/// hosts in one run, and no old file comes back after that.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hosts of the manifest, or tag:NAME for all hosts with that tag
@@ -83,6 +86,11 @@ pub struct Args {
     #[arg(long, value_name = "I/N|auto")]
     shard: Option<ShardArgument>,
 
+    /// Write the public parts of the generated keys, and of changed host keys, to FILE: a known_hosts line for a host key,
+    /// public keys and age recipients as comments; as JSON if FILE ends in .json
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    public_out: Option<PathBuf>,
+
     /// Not for rotate: use `inject` for images
     #[arg(long, hide = true, num_args = 0.., value_name = "IMAGE")]
     image: Option<Vec<PathBuf>>,
@@ -122,6 +130,7 @@ impl Args {
                 ssh: &self.ssh,
                 rollback: !self.no_rollback,
                 forget_list: self.forget_list,
+                public_out: self.public_out.as_deref(),
                 kind: if self.dry_run { RunKind::DryRun } else { RunKind::Rotate },
                 exit_on_difference: false,
             },

@@ -2,6 +2,7 @@
 //! file, and the generation of keys. The specs of these are here too. Uses no sources and no targets, and never shows a
 //! value.
 
+pub mod cluster_token;
 mod crypt_text;
 pub mod encoding;
 pub mod expect;

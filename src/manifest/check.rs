@@ -304,6 +304,12 @@ impl<'c, 't> Checker<'c, 't> {
         }
         let allow = self.allow(raw.allow);
         let path = raw.path.good().and_then(|(id, path)| self.path(id, &path, allow.as_ref()));
+        let is_kept = !raw.keep_old.is_missing();
+        if let (Field::Good(id, _), Field::Missing) = (&raw.keep_old, &raw.kind) {
+            let hint = "add `kind: k3s-token` or `rke2-token`, or remove it";
+            self.push(self.mark(*id), "`keep_old` is for the token of a cluster", Some(hint.to_owned()));
+        }
+        let keep_old = raw.keep_old.good().and_then(|(id, path)| self.path(id, &path, allow.as_ref()));
         let RawSecret { from, template, template_file, generate, absent, .. } = raw;
         let value = self.value_spec(ValueKeys { from, template, template_file, generate, absent }, key, &name);
         let expect = self.expect(raw.expect);
@@ -320,13 +326,23 @@ impl<'c, 't> Checker<'c, 't> {
                 selectors: (!hosts.0.is_empty()).then(|| hosts.1.clone()),
                 directory_mode: directory_mode.map(|(mode, id)| (format!("{mode:04o}"), self.mark(id))),
                 directory_owner: directory_owner.as_ref().map(|(owner, id)| (owner.to_string(), self.mark(*id))),
-                is_public_part: false,
+                part: None,
             };
+            let kept = keep_old.as_ref().map(|(path, id)| PlacedSecret {
+                name: name.clone(),
+                path: path.clone(),
+                path_mark: self.mark(*id),
+                selectors: placed.selectors.clone(),
+                directory_mode: None,
+                directory_owner: None,
+                part: Some("the old token"),
+            });
             if let Some(ValueSpec::Generate(generate)) = &value {
                 self.place_public_part(generate, &placed, *path_id);
                 self.warn_of_a_shared_token(&name, generate, &hosts.1);
             }
             self.placed.push(placed);
+            self.placed.extend(kept);
         }
         let mode = match is_absent {
             true => Some(defaults.mode),
@@ -353,6 +369,7 @@ impl<'c, 't> Checker<'c, 't> {
             hosts: hosts?.0,
             used_by: used_by?,
             kind: optional(raw.kind)?,
+            keep_old: if is_kept { Some(keep_old?.0) } else { None },
             on_change: on_change?,
             apply_password: flag(raw.apply_password)?,
             allow_empty: flag(raw.allow_empty)?,

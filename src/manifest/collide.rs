@@ -18,14 +18,14 @@ pub(super) struct PlacedSecret {
     pub selectors: Option<Vec<Selector>>,
     pub directory_mode: DirectoryKey,
     pub directory_owner: DirectoryKey,
-    /// True for the public part of a key, which is written next to it.
-    pub is_public_part: bool,
+    /// What is written for the secret beside its own file: the public part of a key, the old token.
+    pub part: Option<&'static str>,
 }
 
 impl PlacedSecret {
     /// For messages: "`k3s-token` (line 12)".
     fn at(&self) -> String {
-        let part = if self.is_public_part { "the public part of " } else { "" };
+        let part = self.part.map_or(String::new(), |part| format!("{part} of "));
         format!("{part}{} ({})", quoted(&self.name), self.path_mark)
     }
 }
@@ -64,9 +64,9 @@ fn same_paths(
         let claims: Vec<Claim<'_>> = members.iter().map(|at| claim(placed, *at, *at)).collect();
         for (later, earlier) in overlaps.find(&claims)? {
             let (later, earlier) = (&placed[later], &placed[earlier]);
-            let message = match later.is_public_part {
-                true => format!("{} is where the public part goes, and {} has it as well", quoted(path), earlier.at()),
-                false => format!("{} is declared twice: {} has it as well", quoted(path), earlier.at()),
+            let message = match later.part {
+                Some(part) => format!("{} is where {part} goes, and {} has it as well", quoted(path), earlier.at()),
+                None => format!("{} is declared twice: {} has it as well", quoted(path), earlier.at()),
             };
             let hint = "two secrets can have one path only if no host gets both: see `hosts`";
             problems.push(later.path_mark, message, Some(hint.to_owned()));

@@ -110,7 +110,7 @@ impl Checker<'_, '_> {
                     selectors: selectors.clone(),
                     directory_mode: None,
                     directory_owner: None,
-                    is_public_part: true,
+                    part: Some("the public part"),
                 });
             }
             Err(message) => {
@@ -140,6 +140,7 @@ impl Checker<'_, '_> {
             ("encoding", raw.encoding.place(), "remove it: it says how a value is written that is read"),
             ("expect", raw.expect.place(), "remove it: a key is always of its kind"),
             ("format", raw.format.place(), "remove it: a key is always of its kind"),
+            ("keep_old", raw.keep_old.place(), "remove it: a generated key is never rotated"),
         ] {
             if let Some(id) = id {
                 self.push(self.mark(id), format!("`{key}` and `generate` do not go together"), Some(why.to_owned()));

@@ -12,6 +12,7 @@ use deaddrop_vault::{Reference, SourceSpec};
 
 use super::allow::Allow;
 use super::rotation::{BecomePassword, OnChange, SecretKind};
+use crate::derive::cluster_token::Cluster;
 use crate::derive::encoding::Encoding;
 use crate::derive::expect::{Expect, ValueKind};
 use crate::derive::format::Format;
@@ -89,6 +90,8 @@ pub struct SecretSpec {
     pub used_by: Vec<String>,
     /// The kind of secret, if it needs more than its file on a running node.
     pub kind: Option<SecretKind>,
+    /// Where the servers of a cluster keep the token before the last rotation; only with such a `kind`.
+    pub keep_old: Option<TargetPath>,
     /// Actions on a running node after the file has changed.
     pub on_change: OnChange,
     /// True to put the hash into the user's line of the shadow file as well.
@@ -195,6 +198,13 @@ impl SecretSpec {
             || ENDINGS.iter().any(|ending| name.ends_with(ending))
             // NixOS's own place for a user's authorized_keys.
             || directory.ends_with("/authorized_keys.d")
+    }
+
+    /// The program whose token the file is, if its value is rotated in the running cluster too.
+    #[must_use]
+    pub fn cluster(&self) -> Option<Cluster> {
+        let has_value = matches!(self.value, ValueSpec::From(_) | ValueSpec::Template(_)) && self.hash.is_none();
+        self.kind.filter(|_| has_value).map(SecretKind::cluster)
     }
 
     /// True if a `….hashedPasswordFile` option reads this file, which must then be one line of crypt(3) text.

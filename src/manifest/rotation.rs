@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::check::Checker;
 use super::schema::{RawBecomePassword, RawHealth, RawReference, RawSecret};
 use super::values;
+use crate::derive::cluster_token::Cluster;
 
 /// Default time that units are watched, in seconds.
 pub(super) const DEFAULT_SETTLE: u64 = 5;
@@ -39,9 +40,23 @@ pub enum BecomePassword {
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "kind")]
 pub enum SecretKind {
-    /// A token of a k3s cluster, which the running cluster stores too.
+    /// The servers' token of a k3s cluster, which the running cluster stores too.
     #[serde(rename = "k3s-token")]
     K3sToken,
+    /// The same of an rke2 cluster.
+    #[serde(rename = "rke2-token")]
+    Rke2Token,
+}
+
+impl SecretKind {
+    /// The program whose token it is.
+    #[must_use]
+    pub fn cluster(self) -> Cluster {
+        match self {
+            Self::K3sToken => Cluster::K3s,
+            Self::Rke2Token => Cluster::Rke2,
+        }
+    }
 }
 
 /// The handling of the output of units and programs.
@@ -249,6 +264,7 @@ secrets:
     run_after: [[logger, -t, x y, '$HOME'], ['true']]
     health: { command: [curl, -f, 'http://localhost'], timeout: 9 }
     kind: k3s-token
+    keep_old: /etc/a.old
   b: { path: /etc/b, from: env:B, settle: 0, health: { command: ['true'] } }
   c: { path: /etc/c, absent: true, restart: [x.service] }
 hosts:
@@ -266,6 +282,7 @@ hosts:
         assert_eq!(a.on_change.run_after, [vec!["logger", "-t", "x y", "$HOME"], vec!["true"]]);
         assert_eq!(a.on_change.health.as_ref().unwrap().timeout, Duration::from_secs(9));
         assert_eq!((a.on_change.settle, a.kind), (Duration::from_secs(7), Some(SecretKind::K3sToken)));
+        assert_eq!(a.keep_old.as_ref().map(ToString::to_string).as_deref(), Some("/etc/a.old"));
         assert_eq!(b.on_change.settle, Duration::ZERO);
         assert_eq!(b.on_change.health.as_ref().unwrap().timeout, Duration::from_secs(DEFAULT_TIMEOUT));
         assert_eq!(c.on_change.restart, ["x.service"]);
@@ -302,6 +319,16 @@ hosts:
             (secret("health: { command: ['true'], timeout: →0 }"), "no health command can be given this time"),
             (secret("settle: →3601"), "no unit can be watched for this time"),
             (secret("kind: →k8s"), "unknown kind `k8s`"),
+            (secret("keep_old: →/etc/old"), "`keep_old` is for the token of a cluster"),
+            (secret("kind: k3s-token, keep_old: →old"), "a path starts with `/`"),
+            (
+                secret("kind: k3s-token, keep_old: →/var/lib/rancher/k3s/server/token/../x"),
+                "`..` is not allowed in a path",
+            ),
+            (
+                secret("kind: rke2-token, keep_old: →/a"),
+                "`/a` is where the old token goes, and `a` (line 3) has it as well",
+            ),
             (host("become: →su"), "unknown become `su`"),
             (host("become_password: →ask"), "`become_password` without `become` has no meaning"),
             (host("become: doas, become_password: →ask"), "doas takes no password that is sent to it"),

@@ -141,8 +141,12 @@ pub(super) struct RawSecret {
     pub hosts: Field<Vec<Field<String>>>,
     /// The NixOS options that read the file, such as `users.users.admin.hashedPasswordFile`.
     pub used_by: Field<OneOrMany>,
-    /// What a change needs on a running node besides the file: `k3s-token` gives a warning for now.
+    /// What a change needs on a running node besides the file: the token of a cluster is rotated in the cluster too.
     pub kind: Field<SecretKind>,
+    /// Where the servers of a cluster keep the token before the last rotation, which older snapshots need. Only with
+    /// `kind: k3s-token` and `rke2-token`.
+    #[schemars(extend("pattern" = "^/", "maxLength" = 4095, "not" = { "pattern": not_a_path() }))]
+    pub keep_old: Field<String>,
     /// Units to restart on a running node, once, after all files are in place, if this one changed. A unit that is not
     /// running is started.
     #[schemars(extend("pattern" = UNIT_PATTERN, "items" = { "pattern": UNIT_PATTERN }))]
@@ -182,7 +186,7 @@ pub(super) struct RawSecret {
 
 impl RawSecret {
     /// The keys that describe the file, with the nodes of their values.
-    pub(super) fn file_keys(&self) -> [(&'static str, Option<NodeId>); 18] {
+    pub(super) fn file_keys(&self) -> [(&'static str, Option<NodeId>); 19] {
         [
             ("from", self.from.place()),
             ("template", self.template.place()),
@@ -199,6 +203,7 @@ impl RawSecret {
             ("directory_owner", self.directory_owner.place()),
             ("newline", self.newline.place()),
             ("kind", self.kind.place()),
+            ("keep_old", self.keep_old.place()),
             ("apply_password", self.apply_password.place()),
             ("allow_empty", self.allow_empty.place()),
             ("allow_world_readable", self.allow_world_readable.place()),
@@ -419,7 +424,8 @@ fn combinations() -> serde_json::Value {
         { "if": has("hash"), "then": without(&["format", "generate", "template", "template_file"]) },
         { "if": has("hash"), "then": { "properties": { "newline": { "const": false } } } },
         { "if": { "anyOf": [has("template"), has("template_file")] }, "then": without(&["newline", "encoding"]) },
-        { "if": has("generate"), "then": without(&["encoding", "expect", "format", "allow_empty"]) },
+        { "if": has("generate"), "then": without(&["encoding", "expect", "format", "allow_empty", "keep_old"]) },
+        { "if": has("keep_old"), "then": has("kind") },
         { "if": { "allOf": [has("generate"), { "not": is_token }] }, "then": without(&["newline"]) },
         { "if": is_world_readable, "then": is_allowed },
     ])

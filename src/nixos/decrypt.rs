@@ -121,6 +121,27 @@ pub fn not_a_recipient(decrypter: &Decrypter, identity: &Identity, key: &KnownKe
     }
 }
 
+/// NX120: after the change of the key at `path` of a running node no identity opens `closed`. `key` is the new one, if it
+/// is one.
+#[must_use]
+pub fn locked_out(decrypter: &Decrypter, path: &str, key: Option<&KnownKey>, closed: &[&str]) -> Finding {
+    let (tool, names) = (decrypter.tool.name(), file_names(closed));
+    let instead = match key {
+        Some(key) => format!("first {}, and switch the node to that system", advice(decrypter.tool, key, path, closed)),
+        None => format!("{} is not a key that {tool} decrypts with: give it one", shown(path)),
+    };
+    Finding {
+        code: "NX120",
+        refuse: true,
+        reason: format!(
+            "with this change of {} no key of the node opens {names}, which {tool} decrypts: the node locks itself out at \
+             its next activation",
+            shown(path)
+        ),
+        instead,
+    }
+}
+
 /// What makes a key a recipient: "add age1… to .sops.yaml, then `sops updatekeys node1.yaml`".
 #[must_use]
 pub fn advice(tool: Tool, key: &KnownKey, path: &str, files: &[&str]) -> String {

@@ -4,6 +4,8 @@
 //! are those of the closure. Nothing is mapped on a guess: if a file cannot be where the booted system sees it, it is
 //! refused.
 
+mod running;
+
 use std::collections::BTreeMap;
 
 use super::Finding;
@@ -131,11 +133,7 @@ impl<'c> Places<'c> {
                         "that is the right place; nothing is to be done".to_owned(),
                     ));
                 }
-                Etc::OverlayImmutable | Etc::Confext { kept: false } => findings.push(refuse(
-                    "NX008",
-                    format!("{declared} is in /etc, which is a read-only overlay here: a file of the root does not show in it"),
-                    "use /var/lib/secrets".to_owned(),
-                )),
+                Etc::OverlayImmutable | Etc::Confext { kept: false } => findings.push(read_only_etc(declared)),
                 Etc::Plain | Etc::Confext { kept: true } => {}
             }
         }
@@ -151,17 +149,27 @@ impl<'c> Places<'c> {
         if by_activation {
             findings.extend(self.too_late(declared, &path));
         }
-        if !is_refused && self.persist_root.is_none() && self.looks_rolled_back(&location.0) {
-            let persist = self.persistent().map_or("/persist", |mount| mount.place.as_str());
-            findings.push(warn(
-                "NX103",
-                format!("{persist} is mounted for what persists, so the root may be rolled back at boot, and {declared} with it"),
-                format!("declare {persist}{declared}, or set `persist_root: {persist}`"),
-            ));
+        if !is_refused && self.persist_root.is_none() {
+            findings.extend(self.rolled_back(declared, &location.0));
         }
         findings.sort_by_key(|finding| !finding.refuse);
         let (path, in_tree) = location;
         Location { path, in_tree, findings }
+    }
+
+    /// NX103: what is written to `path` is on a root that looks rolled back at boot.
+    fn rolled_back(&self, declared: &str, path: &str) -> Option<Finding> {
+        if !self.looks_rolled_back(path) {
+            return None;
+        }
+        let persist = self.persistent().map_or("/persist", |mount| mount.place.as_str());
+        Some(warn(
+            "NX103",
+            format!(
+                "{persist} is mounted for what persists, so the root may be rolled back at boot, and {declared} with it"
+            ),
+            format!("declare {persist}{declared}, or set `persist_root: {persist}`"),
+        ))
     }
 
     /// NX104: what activation reads does not show at its path yet. `path` is where it is written.
@@ -390,6 +398,15 @@ impl<'c> Places<'c> {
     }
 }
 
+/// NX008.
+fn read_only_etc(declared: &str) -> Finding {
+    refuse(
+        "NX008",
+        format!("{declared} is in /etc, which is a read-only overlay here: a file of the root does not show in it"),
+        "use /var/lib/secrets".to_owned(),
+    )
+}
+
 /// True for a key that cloud-init deletes: `/etc/ssh/ssh_host_*key*` (cloud-init, `cc_ssh`).
 fn is_host_key(path: &str) -> bool {
     path.strip_prefix("/etc/ssh/ssh_host_").is_some_and(|name| name.contains("key") && !name.contains('/'))
@@ -446,6 +463,7 @@ mod tests {
             etc,
             mounts: fstab.lines().map(mount).collect(),
             users: UserManagement::Perl { mutable: true },
+            users_script: None,
             accounts: Accounts::default(),
             deletes_host_keys: false,
             wants: Wants::default(),

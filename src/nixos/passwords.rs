@@ -75,6 +75,20 @@ pub fn made_line_stays(user: &str, path: &str, tool: &str) -> Finding {
     }
 }
 
+/// NX101 on a running node: sops-nix or agenix makes the file that the system reads.
+#[must_use]
+pub fn made_by_a_tool(user: &str, path: &str, tool: &str) -> Finding {
+    Finding {
+        code: "NX101",
+        refuse: true,
+        reason: format!(
+            "{tool} makes {path}, the hashedPasswordFile of {user}, from its own encrypted file: what is written here is \
+             never applied"
+        ),
+        instead: format!("change the password where {tool} has it encrypted, and switch to that system"),
+    }
+}
+
 /// NX011: the shadow file is made at build.
 #[must_use]
 pub fn in_store(path: &str) -> Finding {

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod image;
 pub mod interrupted;
 pub mod labels;
+mod need;
 pub mod new_tree;
 pub mod node;
 mod standing;
@@ -27,6 +28,7 @@ pub use exposed::{OwnFile, Reader, Unread};
 pub use facts::{Facts, Standing};
 pub use interrupted::{Interrupted, Leftover};
 pub use labels::{ChosenLabel, Labels, Origin};
+pub use need::{Need, NodeFacts};
 pub use survey::{ExistingFile, Home, KeyMaker, Refusal, Survey, SurveyedPath, SystemChoice, Wanted};
 
 /// A place that holds files.
@@ -37,6 +39,15 @@ pub trait Place {
     /// # Errors
     /// If the place as a whole cannot be read. An error of one path is in its own entry.
     fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError>;
+
+    /// Completes the survey of a running node by what its own NixOS says of the paths that would change. Any other place
+    /// was surveyed with its system.
+    ///
+    /// # Errors
+    /// If the node cannot be read.
+    fn examine(&mut self, _wanted: &[Wanted], survey: Survey, _need: &Need) -> Result<Survey, PlaceError> {
+        Ok(survey)
+    }
 
     /// Warnings about the place as a whole.
     fn warnings(&self) -> Vec<Warning> {

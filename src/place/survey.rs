@@ -14,6 +14,7 @@ use deaddrop_image::table::root::OSTREE;
 use super::facts::{self, Facts};
 use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
+use super::need::NodeFacts;
 use super::standing;
 use super::users::{User, Users};
 use crate::derive::generate::{self, GenerateSpec};
@@ -71,7 +72,7 @@ pub struct SystemChoice {
 /// What becomes of a password whose hash a file holds, if the shadow file has a line for its user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PasswordRule {
-    /// Not known: a running node, or a system that cannot be read.
+    /// Not known: a running node on which no password changes, or a system that cannot be read.
     #[default]
     Unknown,
     /// The file is applied, or no NixOS is there to read it.
@@ -107,12 +108,14 @@ pub struct Survey {
     /// The shadow file, if a password is wanted or the system makes one, and there is one; always `None` for a running
     /// node.
     pub shadow: Option<ShadowFile>,
-    /// The NixOS system of the target; `None` without one, and for a running node.
+    /// The NixOS system of the target; `None` without one, and for a running node on which nothing would change.
     pub system: Option<Box<Closure>>,
+    /// What only a running node has, if its system was read.
+    pub node: Option<NodeFacts>,
     /// What `lint` needs of it, if it was asked for.
     pub facts: Option<Facts>,
     /// The keys that stand in the target where its system's sops-nix or agenix looks for one, by their declared path.
-    /// Empty bytes: a file that cannot be read, or over 64 KiB. None for a running node.
+    /// Empty bytes: a file that cannot be read, or over 64 KiB. On a running node only if one of them would change.
     pub keys: BTreeMap<String, Secret>,
     /// [`SystemChoice::persist_root`].
     pub persist_root: Option<String>,
@@ -148,6 +151,8 @@ pub struct SurveyedPath {
     pub findings: Vec<nixos::Finding>,
     /// What of the system reads the file.
     pub wants: Vec<Want>,
+    /// The target's system was held against it. On a running node that is so if it would change.
+    pub is_examined: bool,
 }
 
 /// A home directory above a declared path.
@@ -426,6 +431,7 @@ fn place<T: Tree>(
         key_maker: KeyMaker::Here,
         findings,
         wants: readers.of(path, at),
+        is_examined: places.is_some(),
     }))
 }
 
@@ -517,7 +523,7 @@ fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
     Refusal { code, reason: format!("{path}: {error}"), hint: hint.into() }
 }
 
-fn users<T: Tree>(tree: &T, shadow: Option<&ShadowFile>) -> Result<Users, StorageError> {
+pub(super) fn users<T: Tree>(tree: &T, shadow: Option<&ShadowFile>) -> Result<Users, StorageError> {
     // No such file, or a link that leads nowhere before the first boot: no users yet.
     let read = |path| read(tree, path, USERS_FILE_LIMIT);
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
@@ -528,7 +534,7 @@ fn users<T: Tree>(tree: &T, shadow: Option<&ShadowFile>) -> Result<Users, Storag
 const SHADOW: &str = "/etc/shadow";
 
 /// The shadow file at a path of the tree, through links.
-fn shadow_file<T: Tree>(tree: &T, path: &str) -> Result<Option<ShadowFile>, StorageError> {
+pub(super) fn shadow_file<T: Tree>(tree: &T, path: &str) -> Result<Option<ShadowFile>, StorageError> {
     match walk::resolve(tree, path) {
         Ok(Walk { found: Some((node, stat)), physical, .. }) if stat.kind == FileKind::File => {
             let content = tree.read(&node, USERS_FILE_LIMIT)?;

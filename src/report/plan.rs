@@ -124,11 +124,12 @@ pub fn sum(plan: &Plan) -> String {
         (plan.count(Action::Replace), "to replace"),
         (plan.count(Action::Metadata), "of mode or owner"),
         (plan.count(Action::Remove), "to remove"),
+        (plan.applied_alone(), "of a password alone"),
     ];
     let changes: usize = counts.iter().map(|(count, _)| count).sum();
     let parts: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    let unchanged = plan.count(Action::Unchanged);
+    let unchanged = plan.count(Action::Unchanged).saturating_sub(plan.applied_alone());
     format!("{changes} change{}: {}; {unchanged} unchanged", if changes == 1 { "" } else { "s" }, parts.join(", "))
 }
 

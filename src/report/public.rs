@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::derive::generate::{KeyKind, Public};
+use crate::derive::generate::Public;
 use crate::manifest::Host;
 use crate::run::make::PublicPart;
 
@@ -31,13 +31,14 @@ impl KnownAs {
     }
 
     /// `node1,192.168.1.11 ssh-ed25519 AAAA…`; none without a name. sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT".
-    fn line(&self, kind: KeyKind, public: &Public) -> Option<String> {
-        match public {
-            Public::Ssh(key) if kind == KeyKind::SshHostEd25519 && !self.names.is_empty() => {
-                Some(format!("{} {}", self.names.join(","), key.without_comment()))
-            }
-            _ => None,
-        }
+    #[must_use]
+    pub fn line(&self, part: &PublicPart) -> Option<String> {
+        let key = match &part.public {
+            Public::Ssh(key) => key.without_comment(),
+            Public::Rsa(key) => key.clone(),
+            Public::WireGuard(_) | Public::Age(_) | Public::Nothing => return None,
+        };
+        (part.is_host_key && !self.names.is_empty()).then(|| format!("{} {key}", self.names.join(",")))
     }
 }
 
@@ -69,11 +70,12 @@ fn lines(part: &PublicPart) -> Vec<(&'static str, String)> {
     match &part.public {
         Public::Ssh(key) => {
             let mut lines = vec![("ssh public key", key.line())];
-            if part.kind == KeyKind::SshHostEd25519 || !part.to_add.is_empty() {
+            if part.is_host_key || !part.to_add.is_empty() {
                 lines.extend(key.age_recipient().map(|recipient| ("age recipient", recipient)));
             }
             lines
         }
+        Public::Rsa(key) => vec![("ssh public key", key.clone())],
         Public::WireGuard(key) => vec![("wireguard public key", key.clone())],
         Public::Age(recipient) => vec![("age recipient", recipient.clone())],
         Public::Nothing => Vec::new(),
@@ -87,18 +89,30 @@ pub fn text(known_as: &KnownAs, parts: &[PublicPart]) -> String {
     let mut text =
         format!("# Public parts of the generated keys{of}, by deaddrop. Lines without # are known_hosts lines.\n");
     for part in parts {
-        let _ = writeln!(text, "\n# {}: {}, {}", part.secret, part.kind.name(), part.path);
+        let _ = writeln!(text, "\n# {}: {}, {}", part.secret, part.kind, part.path);
         for (name, value) in lines(part) {
             let _ = writeln!(text, "# {name}: {value}");
         }
         for line in &part.to_add {
             let _ = writeln!(text, "# {line}");
         }
-        if let Some(line) = known_as.line(part.kind, &part.public) {
+        if let Some(line) = known_as.line(part) {
             let _ = writeln!(text, "{line}");
         }
     }
     text
+}
+
+/// The lines that are told of the new keys of a host: what is to be added, and the line for known_hosts.
+#[must_use]
+pub fn of_new(known_as: &KnownAs, parts: &[PublicPart]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for part in parts.iter().filter(|part| part.is_new) {
+        lines.extend(part.to_add.iter().cloned());
+        let line = known_as.line(part);
+        lines.extend(line.into_iter().flat_map(|line| [format!("{}: its line for known_hosts:", part.secret), line]));
+    }
+    lines
 }
 
 /// The same as JSON.
@@ -132,11 +146,11 @@ fn keys(known_as: &KnownAs, parts: &[PublicPart]) -> Vec<Value> {
     parts
         .iter()
         .map(|part| {
-            let mut key = json!({ "secret": part.secret, "kind": part.kind.name(), "path": part.path });
+            let mut key = json!({ "secret": part.secret, "kind": part.kind, "path": part.path });
             for (name, value) in lines(part) {
                 key[name.replace(' ', "_")] = value.into();
             }
-            if let Some(line) = known_as.line(part.kind, &part.public) {
+            if let Some(line) = known_as.line(part) {
                 key["known_hosts"] = line.into();
             }
             if !part.to_add.is_empty() {

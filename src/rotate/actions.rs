@@ -43,8 +43,9 @@ pub(super) fn collect(changed: &[&SecretSpec], run: &mut NodeRun<'_>) {
     run.settle = settle;
 }
 
-/// The actions of a run, before they are carried out: "would restart k3s.service and run `curl`"; empty for none.
-pub(super) fn announced(run: &NodeRun<'_>) -> String {
+/// The actions of a run, before they are carried out: "would restart k3s.service and run `curl`"; empty for none. `first`
+/// has what is done before the units.
+pub(super) fn announced(first: Vec<String>, run: &NodeRun<'_>) -> String {
     let units = |action: Action| {
         let names = run.units.iter().filter(move |unit| unit.action == action).map(|unit| unit.name.as_str());
         near::list(names)
@@ -63,7 +64,8 @@ pub(super) fn announced(run: &NodeRun<'_>) -> String {
         ("check health by ", programs(health), ""),
     ];
     let parts = parts.iter().filter(|(_, what, _)| !what.is_empty());
-    let parts: Vec<String> = parts.map(|(verb, what, when)| format!("{verb}{what}{when}")).collect();
+    let parts = parts.map(|(verb, what, when)| format!("{verb}{what}{when}"));
+    let parts: Vec<String> = first.into_iter().chain(parts).collect();
     if parts.is_empty() { String::new() } else { format!("would {}", parts.join(", then ")) }
 }
 

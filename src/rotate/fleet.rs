@@ -122,7 +122,8 @@ impl State {
 }
 
 /// The result of a host whose code panicked: its state is unknown.
-fn lost() -> HostResult {
+#[must_use]
+pub fn lost() -> HostResult {
     let error = Message::new("deaddrop itself failed here: what was done on this host is unknown")
         .hint("run it again: the next run finishes or undoes what an interrupted one left; and please report it");
     HostResult { error: Some(error), changed_anything: true, ..HostResult::new(HostStatus::Failed) }

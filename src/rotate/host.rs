@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 use deaddrop_core::secret::Secret;
 use deaddrop_core::warning::Warning;
 
-use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, messages};
+use super::{HostJob, HostResult, HostStatus, HostStep, Options, actions, host_keys, messages, passwords};
 use crate::manifest::{self, Allow, SecretSpec};
 use crate::place::node::{
     ApplyStep, Composed, Login, NodeError, NodePlace, NodeRun, Outcome, OutcomeKind, Recovery, RunFile,
 };
-use crate::place::{Place, Wanted};
+use crate::place::{Place, Survey};
 use crate::run::desired::{self, Content, DesiredFile};
 use crate::run::make;
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
-use crate::run::prepare::{Unprepared, prepare};
+use crate::run::prepare::{Ask, Prepared, Unprepared, prepare};
 use crate::run::remedy;
 
 /// A node that `plan` and `verify` survey.
@@ -70,15 +70,17 @@ pub fn rotate_host(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> Ho
 fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     progress(HostStep::Connecting);
     let on_contact = || progress(HostStep::Comparing);
-    let HostJob { name, host, allowances, files, specs, become_password, options } = job;
+    let HostJob { name, host, allowances, persist_root, files, specs, become_password, options } = job;
     let mut target = match enter(name, host, become_password, options, &on_contact) {
         Ok(target) => target,
         Err(error) => return HostResult::unchanged(name, &error),
     };
-    let (mut plan, recovered) = match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
-        Ok(planned) => planned,
-        Err(end) => return *end,
-    };
+    target.persist_root = persist_root;
+    let (Prepared { mut plan, mut public_parts, survey }, recovered) =
+        match survey_and_plan(&mut target, name, &allowances.of_target(), files, options) {
+            Ok(planned) => planned,
+            Err(end) => return *end,
+        };
     let mut warnings = target.warnings();
     warnings.extend(messages::warnings(&plan, &specs));
     warnings.extend(recovered.iter().flat_map(|recovery| recovered_warnings(recovery, &plan)));
@@ -89,16 +91,21 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     plan.warnings.append(&mut warnings);
     if plan.is_empty() {
         target.close();
-        return HostResult::success(HostStatus::Unchanged, plan);
+        return HostResult { public_parts, ..HostResult::success(HostStatus::Unchanged, plan) };
     }
     let mut node_run = NodeRun { keep: !options.rollback, files: files_of(&plan), ..NodeRun::default() };
     actions::collect(&changed(&plan, &specs), &mut node_run);
+    passwords::collect(&plan, &mut node_run);
+    if let Err(error) = host_keys::collect(&mut target, &plan, &survey, &mut node_run) {
+        return HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) };
+    }
     if options.dry_run {
-        let checked = if node_run.units.is_empty() { Ok(()) } else { target.check_units(&node_run.units) };
+        let is_trivial = node_run.units.is_empty() && node_run.passwords.is_empty();
+        let checked = if is_trivial { Ok(()) } else { target.check_run(&node_run) };
         return match checked {
             Ok(()) => {
                 target.close();
-                let announced = actions::announced(&node_run);
+                let announced = announced_of(&plan, &node_run);
                 HostResult { announced, ..HostResult::success(HostStatus::Done, plan) }
             }
             Err(error) => HostResult { plan: Some(plan), ..HostResult::unchanged(name, &error) },
@@ -128,21 +135,31 @@ fn run(job: HostJob<'_>, progress: &(dyn Fn(HostStep) + Sync)) -> HostResult {
     }));
     allowances.filter(&mut left);
     plan.warnings.append(&mut left);
+    public_parts.extend(host_keys::public_parts(&plan, &survey, &node_run.host_keys, &outcome.made));
+    let is_done = matches!(outcome.kind, OutcomeKind::Done);
+    let is_untold = is_done && node_run.sshd.as_ref().is_some_and(|sshd| sshd.unit == "none");
+    plan.warnings.extend(is_untold.then(|| messages::sshd_not_told(&node_run)));
     let watched = node_run.units.iter().any(|unit| unit.watch && outcome.acted.contains(&unit.name));
-    HostResult::of(name, plan, outcome, watched.then_some(node_run.settle))
+    let result = HostResult::of(name, plan, outcome, watched.then_some(node_run.settle));
+    let public_parts = if is_done { public_parts } else { Vec::new() };
+    HostResult { public_parts, ..result }
 }
 
 /// Surveys and plans. Finishes or rolls back an interrupted run first.
-fn survey_and_plan(
+pub(super) fn survey_and_plan(
     target: &mut Node<'_>,
     name: &str,
     allow: &Allow,
     files: Vec<DesiredFile>,
     options: &Options,
-) -> Result<(Plan, Option<Recovery>), Box<HostResult>> {
+) -> Result<(Prepared, Option<Recovery>), Box<HostResult>> {
     let unchanged = |error: NodeError| Box::new(HostResult::unchanged(name, &error));
     let mut recovered = None;
-    let survey = |wanted: &[Wanted]| {
+    let survey = |ask: Ask<'_>| {
+        let wanted = match ask {
+            Ask::Survey(wanted) => wanted,
+            Ask::Examine(wanted, survey, need) => return target.examine(wanted, *survey, need).map_err(unchanged),
+        };
         let mut survey = target.survey_paths(wanted).map_err(unchanged)?;
         if target.is_unfinished() && !options.dry_run {
             recovered = target.recover(options.forget_list).map_err(|error| match &error {
@@ -161,7 +178,7 @@ fn survey_and_plan(
         })
     };
     match prepare(files, Some(name), allow, None, desired::wanted_on_node, survey) {
-        Ok(prepared) => Ok((prepared.plan, recovered)),
+        Ok(prepared) => Ok((prepared, recovered)),
         Err(Unprepared::Survey(end)) => Err(end),
         Err(Unprepared::Hash(error)) => {
             Err(Box::new(HostResult::failed(Message::nothing_changed(name).caused_by(&error))))
@@ -174,7 +191,7 @@ fn survey_and_plan(
 }
 
 /// All files of a plan, each with its secret parts.
-fn files_of(plan: &Plan) -> Vec<RunFile> {
+pub(super) fn files_of(plan: &Plan) -> Vec<RunFile> {
     let file = |change: &plan::Change| {
         let whole = match &change.content {
             Content::Exact(whole) | Content::PublicPart(Some(whole)) => Some(whole),
@@ -190,17 +207,32 @@ fn files_of(plan: &Plan) -> Vec<RunFile> {
     plan.changes.iter().map(file).collect()
 }
 
-/// What `rotate` would do on a node after the files of this plan; empty for nothing.
-#[must_use]
-pub fn announced(plan: &Plan, specs: &[&SecretSpec]) -> String {
+/// What `rotate` would do on a node after the files of this plan, which was made from `survey`; empty for nothing.
+///
+/// # Errors
+/// If the session ends.
+pub fn announced(
+    target: &mut Node<'_>,
+    plan: &Plan,
+    survey: &Survey,
+    specs: &[&SecretSpec],
+) -> Result<String, NodeError> {
     let mut run = NodeRun::default();
     actions::collect(&changed(plan, specs), &mut run);
-    actions::announced(&run)
+    passwords::collect(plan, &mut run);
+    host_keys::collect(target, plan, survey, &mut run)?;
+    Ok(announced_of(plan, &run))
 }
 
-/// The secrets whose files change, in the manifest's order.
+fn announced_of(plan: &Plan, run: &NodeRun<'_>) -> String {
+    let first = host_keys::announced(run).into_iter().chain(passwords::announced(plan)).collect();
+    actions::announced(first, run)
+}
+
+/// The secrets whose files change, or whose password is applied, in the manifest's order.
 fn changed<'a>(plan: &Plan, specs: &[&'a SecretSpec]) -> Vec<&'a SecretSpec> {
-    let changes = plan.changes.iter().filter(|change| change.action != Action::Unchanged);
+    let is_applied = |change: &plan::Change| plan.passwords.iter().any(|password| password.secret == change.secret);
+    let changes = plan.changes.iter().filter(|change| change.action != Action::Unchanged || is_applied(change));
     changes.filter_map(|change| specs.iter().find(|spec| spec.name == change.secret).copied()).collect()
 }
 
@@ -225,7 +257,7 @@ fn left_warning(path: &str, what: &str, plan: &Plan) -> Warning {
 }
 
 /// DD502 after recovery; DD503 for each file of the interrupted run that another program has changed since.
-fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
+pub(super) fn recovered_warnings(recovery: &Recovery, plan: &Plan) -> Vec<Warning> {
     let (what, hint) = match recovery.rolled_back {
         true => (
             "an interrupted run was rolled back first: its files are as before it, except those of this run",
@@ -253,11 +285,11 @@ impl HostResult {
         Self { plan: Some(plan), ..Self::new(status) }
     }
 
-    fn failed(message: Message) -> Self {
+    pub(super) fn failed(message: Message) -> Self {
         Self { error: Some(message), ..Self::new(HostStatus::Failed) }
     }
 
-    fn unchanged(name: &str, error: &NodeError) -> Self {
+    pub(super) fn unchanged(name: &str, error: &NodeError) -> Self {
         let status = if error.is_unreachable() { HostStatus::Unreachable } else { HostStatus::Failed };
         let needs_user = error.needs_user();
         Self { error: Some(messages::unchanged(name, error)), needs_user, ..Self::new(status) }
@@ -275,11 +307,13 @@ impl HostResult {
             OutcomeKind::Refused(error) => (HostStatus::Failed, false, Some(messages::unchanged(name, error))),
             OutcomeKind::Unknown(error) => (HostStatus::Failed, true, Some(messages::unknown(name, error))),
         };
+        let is_done = status == HostStatus::Done;
         Self {
             error,
             changed_anything,
+            passwords: if is_done { passwords::in_force(&plan) } else { Vec::new() },
             plan: Some(plan),
-            healthy_for: settled.filter(|_| status == HostStatus::Done),
+            healthy_for: settled.filter(|_| is_done),
             restarted: outcome.acted,
             ..Self::new(status)
         }

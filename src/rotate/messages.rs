@@ -4,7 +4,7 @@ use deaddrop_core::warning::Warning;
 
 use crate::manifest::{SecretKind, SecretSpec};
 use crate::nixos;
-use crate::place::node::{Fault, NodeError, Outcome};
+use crate::place::node::{Fault, NodeError, NodeRun, Outcome};
 use crate::run::message::Message;
 use crate::run::plan::{self, Action, Plan};
 
@@ -75,7 +75,7 @@ pub(super) fn stuck(name: &str, path: &str, outcome: &Outcome) -> Message {
         .hint("check the file system there, then run it again: the next run restores the old files first")
 }
 
-fn with_output(message: Message, fault: Option<&Fault>) -> Message {
+pub(super) fn with_output(message: Message, fault: Option<&Fault>) -> Message {
     match fault {
         Some(fault) if !fault.output.is_empty() => message.cause(fault.output.join("\n")),
         _ => message,
@@ -89,6 +89,17 @@ fn log_hint(name: &str, outcome: &Outcome) -> String {
     }
 }
 
+/// DD505: sshd was not told of its new host key.
+pub(super) fn sshd_not_told(run: &NodeRun<'_>) -> Warning {
+    let paths: Vec<&str> = run.host_keys.iter().map(|key| key.path.as_str()).collect();
+    Warning {
+        code: "DD505",
+        secret: None,
+        message: format!("{} is in place, and sshd serves the old host key until it is restarted", paths.join(", ")),
+        hint: "the node has no systemd: restart sshd there by hand".into(),
+    }
+}
+
 /// Warnings about secrets for which a new file is not enough on a running node.
 pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
     let mut warnings = Vec::new();
@@ -97,7 +108,9 @@ pub(super) fn warnings(plan: &Plan, specs: &[&SecretSpec]) -> Vec<Warning> {
         if is_k3s_token(spec) {
             warnings.push(nixos::k3s::token_changed(&change.path).warning(&change.secret));
         }
-        if spec.is_hashed_password_file() {
+        let is_applied = plan.in_force.contains(&change.secret)
+            || plan.passwords.iter().any(|password| password.secret == change.secret);
+        if spec.is_hashed_password_file() && !is_applied {
             let user = spec.password_users().next();
             warnings.push(nixos::passwords::read_at_activation(&change.path, user).warning(&change.secret));
         }

@@ -7,9 +7,12 @@ mod actions;
 pub mod choose;
 pub mod fleet;
 mod host;
+mod host_keys;
 mod messages;
+mod passwords;
 pub mod schedule;
 pub mod shard;
+pub mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,10 +21,12 @@ use deaddrop_core::secret::Secret;
 
 use crate::manifest::{self, Allowances, SecretSpec};
 use crate::run::desired::DesiredFile;
+use crate::run::make::PublicPart;
 use crate::run::message::Message;
 use crate::run::plan::Plan;
 
 pub use host::{Node, announced, enter, rotate_host};
+pub use passwords::InForce;
 
 /// Default time limit for a node's greeting and for each answer.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -40,6 +45,8 @@ pub struct HostJob<'a> {
     pub host: Option<&'a manifest::Host>,
     /// The findings that are allowed on it.
     pub allowances: Allowances<'a>,
+    /// Where files are written that would not be kept there.
+    pub persist_root: Option<String>,
     /// The files that it should have.
     pub files: Vec<DesiredFile>,
     /// The secrets that `files` come from, in any order.
@@ -154,15 +161,49 @@ pub struct HostResult {
     pub announced: String,
     /// Units that were restarted or reloaded, in order.
     pub restarted: Vec<String>,
+    /// The passwords that were applied and are in force.
+    pub passwords: Vec<InForce>,
+    /// The public parts of its generated keys, and of the host keys that were changed.
+    pub public_parts: Vec<PublicPart>,
     /// The time for which the units were watched and healthy.
     pub healthy_for: Option<Duration>,
     /// ssh would have asked the user, and could not: with a terminal it may succeed.
     pub needs_user: bool,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
     /// Duration of the run on this host.
     pub seconds: f64,
 }
 
 impl HostResult {
+    /// The result of a host on which something else was done before.
+    #[must_use]
+    pub fn after(mut self, before: Self) -> Self {
+        let was_done = before.status == HostStatus::Done;
+        if self.status == HostStatus::Unchanged && was_done {
+            self.status = HostStatus::Done;
+        }
+        self.changed_anything |= before.changed_anything || was_done && self.status != HostStatus::Done;
+        self.plan = match (before.plan, self.plan) {
+            (Some(mut first), Some(second)) => {
+                first.changes.extend(second.changes);
+                first.directories.extend(second.directories);
+                first.warnings.extend(second.warnings.into_iter().filter(|warning| warning.secret.is_some()));
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        };
+        self.announced = [before.announced, self.announced]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        self.restarted.splice(0..0, before.restarted);
+        self.is_of_cluster |= before.is_of_cluster;
+        self.seconds += before.seconds;
+        self
+    }
+
     /// A result with a status only.
     #[must_use]
     pub fn new(status: HostStatus) -> Self {
@@ -173,8 +214,11 @@ impl HostResult {
             plan: None,
             announced: String::new(),
             restarted: Vec::new(),
+            passwords: Vec::new(),
+            public_parts: Vec::new(),
             healthy_for: None,
             needs_user: false,
+            is_of_cluster: false,
             seconds: 0.0,
         }
     }

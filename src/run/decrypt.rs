@@ -10,7 +10,7 @@ use deaddrop_core::warning::Warning;
 use super::desired::{Content, DesiredFile, Generated, KeyState};
 use crate::derive::generate::private::{PublicSide, public_side};
 use crate::derive::generate::{Public, SshPublicKey};
-use crate::nixos::closure::decrypt::{Decrypter, Identity, IdentityKind, ssh_tag};
+use crate::nixos::closure::decrypt::{Decrypter, Identity, IdentityKind, Recipients, ssh_tag};
 use crate::nixos::decrypt::{self as rules, KnownKey};
 use crate::nixos::{self, Finding, passwords};
 use crate::place::Survey;
@@ -59,7 +59,8 @@ pub fn judge(survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Judged {
         let mut keys: Vec<Standing<'_>> = all.filter_map(|identity| Standing::of(identity, survey, given)).collect();
         let missing = missing(decrypter, &needed, &keys);
         keys.retain(|key| needed.contains(&key.identity));
-        judged.lines.push(line(decrypter, &needed, &keys, &missing));
+        let here = if survey.node.is_some() { "on the node" } else { "in the image" };
+        judged.lines.push(line(decrypter, &needed, &keys, &missing, here));
         if missing.is_empty() && !needed.is_empty() {
             judged.findings.extend(not_recipients(decrypter, &keys));
         } else {
@@ -110,6 +111,62 @@ fn missing<'s>(decrypter: &'s Decrypter, needed: &[&'s Identity], keys: &[Standi
     if is_enough { Vec::new() } else { needed.to_vec() }
 }
 
+/// NX120: what a running node decrypts, and after the change of a key's file cannot decrypt any more. Keys that the run
+/// makes are kept: nothing stood in their place.
+#[must_use]
+pub fn locked_out(files: &[DesiredFile], survey: &Survey) -> Vec<Told> {
+    if survey.node.is_none() {
+        return Vec::new();
+    }
+    let given = given(files, survey);
+    let mut told = Vec::new();
+    for file in files {
+        let new = match &file.content {
+            Content::Exact(value) => Some(value),
+            Content::Absent => None,
+            _ => continue,
+        };
+        let path = file.path.as_str();
+        for decrypter in survey.system.iter().flat_map(|system| &system.decrypters) {
+            let reads = |identity: &&Identity| identity.path == path || mapped(survey, &identity.path) == Some(path);
+            let Some(identity) = decrypter.identities.iter().find(reads) else { continue };
+            // One that stays, or was never there, locks nothing.
+            if survey.keys.get(&identity.path) == new {
+                continue;
+            }
+            let closed = closed_files(decrypter, survey, &given);
+            if !closed.is_empty() {
+                let key = new.and_then(|value| known(value.expose()));
+                let finding = rules::locked_out(decrypter, &identity.path, key.as_ref(), &closed);
+                told.push(Told { path: Some(path.to_owned()), finding });
+            }
+        }
+    }
+    told
+}
+
+/// The files that no key opens, as far as that is known.
+fn closed_files<'d>(decrypter: &'d Decrypter, survey: &Survey, given: &BTreeMap<String, GivenKey>) -> Vec<&'d str> {
+    let keys: Vec<Standing<'_>> =
+        decrypter.identities.iter().filter_map(|identity| Standing::of(identity, survey, given)).collect();
+    let lacks_required = rules::required(decrypter)
+        .is_some_and(|required| !keys.iter().any(|key| key.identity == required) && decrypter.made_key.is_none());
+    let is_closed = |key: &Standing<'_>, file| match &key.key {
+        GivenKey::Known(known) => rules::opens(key.identity, known, file) == Some(false),
+        // sops-nix takes no other SSH key than those that are known here; a file of age may name a plugin.
+        GivenKey::Unknown => key.given.is_some() && key.identity.kind == IdentityKind::SshAsAge,
+        GivenKey::Generated | GivenKey::Absent => false,
+    };
+    let by_gpg = |file: &Recipients| decrypter.gnupg_home.is_some() && file.pgp;
+    let files = decrypter.files.iter().filter(|(_, file)| {
+        file.keys.is_some()
+            && !file.others
+            && !by_gpg(file)
+            && (lacks_required || keys.iter().all(|key| is_closed(key, file)))
+    });
+    files.map(|(path, _)| path.as_str()).collect()
+}
+
 /// NX118, of the key that the manifest gives, else of the one that stands.
 fn not_recipients(decrypter: &Decrypter, keys: &[Standing<'_>]) -> Option<Told> {
     // Whoever makes a key anew is told what is to be done with it.
@@ -135,7 +192,14 @@ fn not_recipients(decrypter: &Decrypter, keys: &[Standing<'_>]) -> Option<Told> 
     Some(Told { path: Some(standing.given.unwrap_or(&standing.identity.path).to_owned()), finding })
 }
 
-fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], missing: &[&Identity]) -> String {
+/// `here` is where a key stands.
+fn line(
+    decrypter: &Decrypter,
+    needed: &[&Identity],
+    keys: &[Standing<'_>],
+    missing: &[&Identity],
+    here: &str,
+) -> String {
     let count = decrypter.secrets.len();
     let verb = if count == 1 { "needs" } else { "need" };
     let need = match (missing, needed) {
@@ -152,7 +216,7 @@ fn line(decrypter: &Decrypter, needed: &[&Identity], keys: &[Standing<'_>], miss
             let it = if needed.len() == 1 { "it".to_owned() } else { rules::paths(&[key.identity]) };
             match key.given {
                 Some(_) => format!("the manifest gives {it}"),
-                None => format!("{it} stands in the image"),
+                None => format!("{it} stands {here}"),
             }
         }
     };
@@ -215,7 +279,7 @@ fn of_public(public: &Public) -> Option<KnownKey> {
     match public {
         Public::Ssh(key) => Some(of_ssh(key)),
         Public::Age(recipient) => Some(KnownKey { recipients: vec![recipient.clone()], ..KnownKey::default() }),
-        Public::WireGuard(_) | Public::Nothing => None,
+        Public::Rsa(_) | Public::WireGuard(_) | Public::Nothing => None,
     }
 }
 

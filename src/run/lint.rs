@@ -109,7 +109,8 @@ pub fn lint(given: Option<Given<'_>>, survey: &Survey) -> Linted {
     };
     let wanted = wanted(given, survey, system, facts);
     let judged = decrypt::judge(survey, &given.map(|given| decrypt::given(given.files, survey)).unwrap_or_default());
-    for told in judged.findings.into_iter().chain(decrypt::passwords_not_applied(survey)) {
+    let locked_out = given.map(|given| decrypt::locked_out(given.files, survey)).unwrap_or_default();
+    for told in locked_out.into_iter().chain(judged.findings).chain(decrypt::passwords_not_applied(survey)) {
         // Without a manifest nothing is given yet.
         if given.is_some() || told.finding.code != "NX117" {
             let of_file = |file: &&DesiredFile| told.path.as_deref() == Some(file.path.as_str());

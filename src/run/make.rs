@@ -13,21 +13,41 @@ use crate::place::Survey;
 use crate::place::node::NodeChange;
 use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
-use crate::run::plan::{Action, Change, Plan, shadow};
+use crate::run::plan::{Action, Change, Plan, applied, shadow};
 
 /// The public part of a generated key.
 #[derive(Debug)]
 pub struct PublicPart {
     /// The secret's name.
     pub secret: String,
-    /// The kind of key.
-    pub kind: KeyKind,
+    /// The kind of key: as `generate` names it, or `ssh-host-rsa`.
+    pub kind: &'static str,
+    /// It is a host key of sshd.
+    pub is_host_key: bool,
     /// The declared path of the private key.
     pub path: String,
     /// The public part.
     pub public: Public,
     /// For a new key that the target decrypts with: what is to be done first.
     pub to_add: Vec<String>,
+    /// The run has put the key there.
+    pub is_new: bool,
+}
+
+impl PublicPart {
+    /// That of a generated key.
+    #[must_use]
+    pub fn generated(secret: &str, kind: KeyKind, path: &str, public: Public, to_add: Vec<String>) -> Self {
+        Self {
+            secret: secret.to_owned(),
+            kind: kind.name(),
+            is_host_key: kind == KeyKind::SshHostEd25519,
+            path: path.to_owned(),
+            public,
+            to_add,
+            is_new: false,
+        }
+    }
 }
 
 /// Generates the missing keys. Returns the public parts of all keys, in the order of the files.
@@ -56,20 +76,23 @@ pub fn keys(files: &mut [DesiredFile], survey: &Survey, now: SystemTime) -> Resu
             _ => continue,
         };
         if public != Public::Nothing {
-            let (secret, path) = (file.secret.clone(), file.path.as_str().to_owned());
-            parts.push(PublicPart { secret, kind: generated.spec.kind.kind(), path, public, to_add });
+            let is_new = !matches!(generated.key, KeyState::Kept(_));
+            let kind = generated.spec.kind.kind();
+            let part = PublicPart::generated(&file.secret, kind, file.path.as_str(), public, to_add);
+            parts.push(PublicPart { is_new, ..part });
         }
     }
     Ok(parts)
 }
 
-/// Makes the hashes that the shadow file needs before the plan: of files whose password the system would not apply.
+/// Makes the hashes that are needed before the plan: of files whose password the system would not apply, and of those
+/// that a running node applies.
 ///
 /// # Errors
 /// If the system has no randomness for a salt.
 pub fn hashes(files: &mut [DesiredFile], survey: &Survey) -> Result<(), HashError> {
     for file in files {
-        if shadow::is_needed(file, survey)
+        if (shadow::is_needed(file, survey) || applied::needs_hash(file, survey))
             && let Content::Hash { scheme, password, existing: None, made } = &mut file.content
         {
             *made = Some(password::hash(*scheme, password)?);

@@ -30,5 +30,6 @@ mod stability;
 mod stores;
 mod tables;
 mod tarballs;
+mod token;
 mod tree;
 mod walkthrough;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
@@ -107,8 +108,20 @@ impl DerefMut for Wiped {
     }
 }
 
+/// Set if the program's allocator wipes what is freed.
+static ALLOCATOR_WIPES: AtomicBool = AtomicBool::new(false);
+
+/// For a program whose allocator wipes everything that is freed: [`Wiped`] leaves it to it, since twice takes time and
+/// gives nothing.
+pub fn leave_wiping_to_the_allocator() {
+    ALLOCATOR_WIPES.store(true, Ordering::Relaxed);
+}
+
 impl Drop for Wiped {
     fn drop(&mut self) {
+        if ALLOCATOR_WIPES.load(Ordering::Relaxed) {
+            return;
+        }
         // Now the whole capacity is spare, which is zeroized in one call.
         self.0.clear();
         self.0.spare_capacity_mut().zeroize();

@@ -92,7 +92,10 @@ impl<'w> NativeImage<'w> {
         watch: Watch<'w>,
     ) -> Result<Self, StorageError> {
         let root = choose_root(&image, root_partition)?;
-        let file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
+        let mut file_system = Ext4::open(Arc::new(image.partition(&root.partition)?))?;
+        if output.is_some() {
+            file_system.expect_change();
+        }
         let container = image.container();
         let device = image.is_device();
         Ok(Self { name: image.name(), open: Some((image, output)), root, container, device, file_system, watch })

@@ -194,7 +194,7 @@ impl Args {
         let target = Target::to_read(Path::new(&name), &place);
         let planned = plan_place(ui, &mut open, false, target, input)?;
         let changes = tree_changes(&planned.plan, &name)?;
-        let public_out = public_out::of(self.public_out.as_deref(), &planned)?;
+        let public_out = public_out::of(self.public_out.as_deref(), &planned.known_as, &planned.public_parts)?;
         let ImagePlace::Native(native) = &mut open else {
             return Err(failed(StorageError::corrupt("the image was opened by another back end")));
         };

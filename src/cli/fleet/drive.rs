@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use deaddrop_core::sys::SignalsWait;
+use std::sync::{Mutex, PoisonError};
 
 use super::Request;
+use super::token::Rotated;
 use crate::manifest::Manifest;
 use crate::report::Ui;
 use crate::report::live::{HostsDisplay, TerminalTurn};
@@ -18,6 +18,15 @@ use crate::run::message::Message;
 use crate::run::part::{HostPart, Values};
 use crate::run::plan::Plan;
 
+/// Which hosts run when, and what was done before.
+pub(super) struct Order<'a> {
+    pub limits: Limits,
+    /// True once the run was stopped.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// What was done about tokens.
+    pub before: Rotated,
+}
+
 /// Runs all hosts. Returns their results, in the order of `parts`.
 pub(super) fn drive(
     ui: &Ui,
@@ -25,9 +34,9 @@ pub(super) fn drive(
     manifest: &Manifest,
     parts: &[HostPart<'_>],
     values: &Values,
-    limits: Limits,
-    waits: Option<&SignalsWait>,
+    order: Order<'_>,
 ) -> Vec<HostReport> {
+    let Order { limits, stopped, before } = order;
     deaddrop_core::sys::raise_open_files_limit();
     let hosts = HostsDisplay::new(ui, request.kind, parts.iter().map(|part| part.name).collect());
     let most = limits.parallel.min(parts.len());
@@ -51,10 +60,11 @@ pub(super) fn drive(
         hosts: &hosts,
     };
     let one_at_a_time = most == 1;
-    let stopped = || waits.is_some_and(SignalsWait::is_pending);
-    let run = |host: usize, progress: &(dyn Fn(HostStep) + Sync)| match attended {
+    let ends = before.ends;
+    let before = Mutex::new(before.results);
+    let alone = |host: usize, progress: &(dyn Fn(HostStep) + Sync)| match attended {
         false => runner.run(host, &runner.silent, progress),
-        true if one_at_a_time => runner.ask(host, &stopped, progress).unwrap_or_else(|| {
+        true if one_at_a_time => runner.ask(host, stopped, progress).unwrap_or_else(|| {
             let error = Some(Message::new(Reason::Stopped.to_string()));
             HostResult { error, ..HostResult::new(HostStatus::Skipped) }
         }),
@@ -62,10 +72,18 @@ pub(super) fn drive(
             // First all hosts in parallel without questions; those that need an answer then wait for their turn at the
             // terminal.
             let end = runner.run(host, &runner.silent, progress);
-            if end.needs_user { runner.ask(host, &stopped, progress).unwrap_or(end) } else { end }
+            if end.needs_user { runner.ask(host, stopped, progress).unwrap_or(end) } else { end }
         }
     };
-    Fleet { run: &run, watcher: &hosts, stopped: &stopped }.drive(Schedule::new(parts.len(), limits), threads);
+    let run = |host: usize, progress: &(dyn Fn(HostStep) + Sync)| {
+        let first = before.lock().unwrap_or_else(PoisonError::into_inner).get_mut(host).and_then(Option::take);
+        match first {
+            Some(first) if ends || first.status.is_failure() || parts[host].secrets.is_empty() => first,
+            Some(first) => alone(host, progress).after(first),
+            None => alone(host, progress),
+        }
+    };
+    Fleet { run: &run, watcher: &hosts, stopped }.drive(Schedule::new(parts.len(), limits), threads);
     hosts.finish()
 }
 
@@ -89,7 +107,7 @@ impl HostRunner<'_, '_> {
         let part = &self.parts[host];
         if part.secrets.is_empty() && self.some_only {
             // --only names no secret of this host: no contact is needed.
-            let plan = Plan { directories: Vec::new(), changes: Vec::new(), warnings: Vec::new(), interrupted: None };
+            let plan = Plan::default();
             return HostResult { plan: Some(plan), ..HostResult::new(HostStatus::Unchanged) };
         }
         let failed = |why: String| {
@@ -107,7 +125,17 @@ impl HostRunner<'_, '_> {
             Err(unfit) => return failed(unfit.iter().map(Unfit::to_string).collect::<Vec<_>>().join("\n")),
         };
         let (specs, allowances) = (part.secrets.clone(), self.manifest.allowances(part.as_host));
-        let job = HostJob { name: part.name, host: part.host, allowances, files, specs, become_password, options };
+        let persist_root = self.manifest.persist_root(part.as_host).map(|path| path.as_str().to_owned());
+        let job = HostJob {
+            name: part.name,
+            host: part.host,
+            allowances,
+            persist_root,
+            files,
+            specs,
+            become_password,
+            options,
+        };
         rotate_host(job, progress)
     }
 

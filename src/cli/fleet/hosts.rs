@@ -17,7 +17,7 @@ use crate::run::part::HostPart;
 /// Name of this machine if it has none in the manifest.
 const THIS_MACHINE: &str = "localhost";
 
-fn wrong_choice(error: &ChooseError) -> Failure {
+pub(super) fn wrong_choice(error: &ChooseError) -> Failure {
     let mut message = Message::new(error.to_string()).hint(error.hint());
     if let ChooseError::UnknownHost { name, .. } = error
         && (name.contains(".img") || Path::new(name).exists())

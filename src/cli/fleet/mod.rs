@@ -5,6 +5,7 @@
 
 mod drive;
 mod hosts;
+mod token;
 
 pub use hosts::secrets_of;
 
@@ -15,15 +16,18 @@ use deaddrop_core::sys::SignalsWait;
 use deaddrop_core::warning::Warning;
 
 use super::args::SshArgs;
+use super::public_out::{self, PublicOut};
 use super::select;
 use crate::manifest::Manifest;
-use crate::report::Ui;
+use crate::report::public::{self, KnownAs};
 use crate::report::rotate::{self as report, HostCounts, HostReport, RunKind};
+use crate::report::{Ui, print_error_stream};
 use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::rotate::shard::ShardArgument;
-use crate::run::message::{Exit, Failure};
-use crate::run::part::{self, Values};
+use crate::run::make::PublicPart;
+use crate::run::message::{Exit, Failure, Message};
+use crate::run::part::{self, HostPart, Values};
 
 /// One run over hosts, as the command line requests it.
 pub struct Request<'a> {
@@ -45,10 +49,19 @@ pub struct Request<'a> {
     pub rollback: bool,
     /// Abandon the entries of an interrupted run whose directories are missing.
     pub forget_list: bool,
+    /// The file for the public parts of keys.
+    pub public_out: Option<&'a Path>,
     /// The command.
     pub kind: RunKind,
     /// Exit with 3 if a host differs, in a run that writes nothing.
     pub exit_on_difference: bool,
+}
+
+impl Request<'_> {
+    /// True if it rotates, or shows what would be rotated.
+    fn rotates(&self) -> bool {
+        matches!(self.kind, RunKind::Rotate | RunKind::DryRun)
+    }
 }
 
 /// The hosts of a run.
@@ -69,7 +82,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     let manifest = load(request)?;
     let mut limits = request.limits.clone();
     limits.parallel = usize::from(request.ssh.parallel);
-    let parts = match request.hosts {
+    let mut parts = match request.hosts {
         Machines::Local(name) => vec![hosts::local(&manifest, name, request.only)?],
         Machines::Nodes(selection) => {
             let chosen = hosts::nodes(&manifest, selection, request)?;
@@ -77,6 +90,7 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
             hosts::secrets_of(&manifest, &chosen, request.only)?
         }
     };
+    token::check(&manifest, request, &parts)?;
     if parts.is_empty() {
         ui.print_json(|| report::object(&[], &[], request.kind))?;
         ui.info("nothing to do: none of the hosts is in this shard");
@@ -84,17 +98,61 @@ pub fn run(ui: &Ui, request: &Request<'_>) -> Result<Exit, Failure> {
     }
     let values = Values::read(&manifest, &parts, ui.tell())?;
     part::check_that_values_fit(&manifest, &parts, &values, |_| {})?;
+    if let Some(path) = request.public_out {
+        // The keys are known when they are in place: whether it can be written is to be known before.
+        drop(PublicOut::write(path, "")?);
+    }
 
     // From here on a signal lets running hosts finish. A run that writes nothing may be terminated at any time.
     let waits = (!request.kind.is_dry()).then(SignalsWait::new);
-    let rows = drive::drive(ui, request, &manifest, &parts, &values, limits, waits.as_ref());
     let secrets = hosts::union(&manifest, &parts);
+    let stopped = || waits.as_ref().is_some_and(SignalsWait::is_pending);
+    let before = token::rotate(ui, request, &manifest, &parts, &values, &stopped)?;
+    parts.iter_mut().for_each(|part| part.secrets.retain(|secret| !before.secrets.contains(&secret.name)));
+    let order = match before.ends {
+        // Its results are all that there is, whatever order and signals say.
+        true => drive::Order { limits: Limits { serial: Vec::new(), ..limits }, stopped: &|| false, before },
+        false => drive::Order { limits, stopped: &stopped, before },
+    };
+    let mut rows = drive::drive(ui, request, &manifest, &parts, &values, order);
+    let keys = public_parts(&manifest, &parts, &mut rows);
     let mut ours = select::manifest_warnings(&manifest, &secrets, None);
     ours.extend_from_slice(values.warnings());
+    let written = request.public_out.map(|path| write_public(path, &keys));
     tell(ui, &rows, &ours, request.kind, started)?;
+    keys.iter().flat_map(|(known_as, parts)| public::of_new(known_as, parts)).for_each(|line| ui.info(&line));
     let exit = exit(&HostCounts::of(&rows), request.kind, request.exit_on_difference);
     end_waiting(waits, exit);
-    Ok(exit)
+    match written {
+        Some(Err(failed)) => {
+            // The keys are in place, and stay there.
+            failed.iter().for_each(|message| print_error_stream(&message.render()));
+            Ok(Exit::HalfDone)
+        }
+        _ => Ok(exit),
+    }
+}
+
+/// The public parts of each host, and the names by which SSH clients know it.
+fn public_parts(
+    manifest: &Manifest,
+    parts: &[HostPart<'_>],
+    rows: &mut [HostReport],
+) -> Vec<(KnownAs, Vec<PublicPart>)> {
+    let known_as = |part: &HostPart<'_>| {
+        part.as_host.and_then(|name| Some(KnownAs::new(name, manifest.hosts.get(name)?))).unwrap_or_default()
+    };
+    parts.iter().zip(rows).map(|(part, row)| (known_as(part), std::mem::take(&mut row.public_parts))).collect()
+}
+
+fn write_public(path: &Path, keys: &[(KnownAs, Vec<PublicPart>)]) -> Result<(), Vec<Message>> {
+    let text = match (public_out::is_json(path), keys) {
+        (true, [(known_as, parts)]) => public::json(known_as, parts),
+        (true, keys) => public::json_of_all(keys),
+        (false, keys) => public::text_of_all(keys),
+    };
+    let file = PublicOut::write(path, &text).map_err(|failure| failure.messages)?;
+    file.put().map_err(|message| vec![message])
 }
 
 /// Prints the result of all hosts; `found` are the warnings that are not a host's own.

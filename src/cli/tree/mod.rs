@@ -177,7 +177,7 @@ impl Args {
 
     /// The tree as a directory of the user.
     fn make_there(&self, ui: &Ui, path: &Path, ready: Ready) -> Result<Exit, Failure> {
-        let public_out = public_out::of(self.public_out.as_deref(), &ready.planned)?;
+        let public_out = self.public_out(&ready.planned)?;
         let signals = SignalsWait::new();
         let directory = Directory::make(path).map_err(|error| not_made(path, &error))?;
         fill(&directory, &ready)?;
@@ -195,7 +195,7 @@ impl Args {
 
     /// The tree in memory, for as long as the program runs.
     fn make_and_run(&self, ui: &Ui, parent: &Path, ready: Ready) -> Result<Exit, Failure> {
-        let public_out = public_out::of(self.public_out.as_deref(), &ready.planned)?;
+        let public_out = self.public_out(&ready.planned)?;
         // In this order: what is made later goes earlier, and a signal that came before the program ends us then.
         let wait = SignalsWait::new();
         let signals = SignalsTaken::new().map_err(|error| not_made(parent, &error))?;
@@ -247,6 +247,10 @@ impl Args {
         let backend = BackendArgs { backend: Backend::Native, follow_backing: false, subvolume: None };
         let (root_partition, system) = (self.root_partition.clone(), self.system.clone());
         PlaceArgs { root_partition, backend, as_host: false, system }
+    }
+
+    fn public_out(&self, planned: &Planned) -> Result<Option<PublicOut>, Failure> {
+        public_out::of(self.public_out.as_deref(), &planned.known_as, &planned.public_parts)
     }
 
     fn words(&self, directory: &Directory, planned: &Planned) -> Vec<String> {

@@ -36,6 +36,8 @@ pub struct Key {
 pub enum Public {
     /// A key of SSH.
     Ssh(SshPublicKey),
+    /// An RSA key of SSH, which is never made: `ssh-rsa AAAA…`.
+    Rsa(String),
     /// The output of `wg pubkey`, without its newline.
     WireGuard(String),
     /// The output of `age-keygen -y`, without its newline.

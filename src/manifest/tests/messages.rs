@@ -13,7 +13,7 @@ fn hints_say_what_to_do() {
             with_secrets("  a: { path: /a, from: ci:A, mod: x }"),
             "did you mean `mode`? keys here: path, from, template, template_file, encoding, expect, format, generate, \
             absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, used_by, \
-             kind, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
+             kind, keep_old, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
              allow_world_readable, allow",
         ),
         (with_secrets("  a: { path: /a, from: ci:A, mode: 0400 }"), "put it in quotes: \"0400\""),

@@ -60,7 +60,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
             vec![
                 "9:6+4 a secret is a mapping (path, from, template, template_file, encoding, expect, format, \
                 generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
+             used_by, kind, keep_old, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
              allow_world_readable, allow), and this is text",
             ],
         ),
@@ -69,7 +69,7 @@ fn every_mistake_in_a_secret_is_told_at_its_place() {
             vec![
                 "9:6+1 a secret is a mapping (path, from, template, template_file, encoding, expect, format, \
                 generate, absent, hash, owner, group, mode, directory_mode, directory_owner, newline, hosts, \
-             used_by, kind, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
+             used_by, kind, keep_old, restart, reload, try_restart, run_after, health, settle, output, apply_password, allow_empty, \
              allow_world_readable, allow), and this is a list",
             ],
         ),

@@ -45,6 +45,17 @@ pub enum Found {
     System(Box<Closure>),
 }
 
+/// The parts of a closure that are read only where something depends on them: each is many files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// [`Closure::wants`].
+    pub wants: bool,
+    /// [`Decrypter::files`].
+    pub recipients: bool,
+    /// [`Closure::deletes_host_keys`].
+    pub first_boot: bool,
+}
+
 /// Facts of one system. All paths are those of the booted system: read them through [`view::View`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closure {
@@ -60,6 +71,8 @@ pub struct Closure {
     pub mounts: Vec<Mount>,
     /// Who makes /etc/passwd and /etc/shadow.
     pub users: UserManagement,
+    /// The command of its activation that makes the users, if activation does.
+    pub users_script: Option<UsersScript>,
     /// The users and groups that the configuration declares.
     pub accounts: Accounts,
     /// cloud-init deletes sshd's host keys at the first boot.
@@ -186,6 +199,15 @@ pub enum UserManagement {
     Unknown,
 }
 
+/// The command by which activation makes the users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsersScript {
+    /// The PATH that the activation script sets; `None` if it sets none.
+    pub path: Option<String>,
+    /// The interpreter and its arguments.
+    pub command: Vec<String>,
+}
+
 /// The declared users and groups, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
@@ -250,6 +272,21 @@ pub fn read<T: Tree>(tree: &T, system: Option<&str>) -> Result<Found, StorageErr
     })
 }
 
+/// Reads the system that runs on a node, as far as these parts go. What its disk would boot is not looked at.
+///
+/// # Errors
+/// As [`read`].
+pub fn running<T: Tree>(tree: &T, parts: Parts) -> Result<Found, StorageError> {
+    let view = View::of(tree)?;
+    Ok(match system::running(&view) {
+        Chosen::None => Found::None,
+        Chosen::Unreadable(why) => Found::Unreadable(view::shown(&why)),
+        Chosen::System { toplevel, generation } => {
+            Found::System(Box::new(closure_in_parts(&view, toplevel, generation, parts)))
+        }
+    })
+}
+
 /// The other systems of a tree, of which a boot loader may offer any: generations of the profile, and specialisations
 /// of this one. At most `most` are read; gives also the number of the others.
 ///
@@ -264,6 +301,10 @@ pub fn others<T: Tree>(tree: &T, closure: &Closure, most: usize) -> Result<(Vec<
 }
 
 fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32>) -> Closure {
+    closure_in_parts(view, toplevel, generation, Parts { wants: true, recipients: true, first_boot: true })
+}
+
+fn closure_in_parts<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32>, parts: Parts) -> Closure {
     let mut unread = Vec::new();
     let activate = view.text(&format!("{toplevel}/activate"), ACTIVATE_LIMIT).unwrap_or_else(|why| {
         unread.push(why);
@@ -279,9 +320,15 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
             (Vec::new(), (UserManagement::Unknown, Accounts::default()))
         }
     };
-    let wants = wants::find(view, &toplevel, activate, &accounts, &mounts, &mut unread);
-    let decrypters = decrypt::find(view, &tree, activate, &mut unread);
-    let deletes_host_keys = cloud_init::deletes_host_keys(view, &tree, &mut unread);
+    let wants = match parts.wants {
+        true => wants::find(view, &toplevel, activate, &accounts, &mounts, &mut unread),
+        false => Wants::default(),
+    };
+    let mut decrypters = decrypt::find(view, &tree, activate, &mut unread);
+    if parts.recipients {
+        decrypt::find_recipients(view, &mut decrypters, &mut unread);
+    }
+    let deletes_host_keys = parts.first_boot && cloud_init::deletes_host_keys(view, &tree, &mut unread);
     // Paths out of the closure's own texts may hold anything.
     let unread = unread.iter().map(|why| view::shown(why)).collect();
     Closure {
@@ -291,6 +338,7 @@ fn closure<T: Tree>(view: &View<'_, T>, toplevel: String, generation: Option<u32
         etc,
         mounts,
         users,
+        users_script: activate.and_then(users::script),
         accounts,
         deletes_host_keys,
         wants,

@@ -13,7 +13,7 @@ use super::view::View;
 use super::{HASH, loader};
 
 /// The system profile.
-const PROFILE: &str = "/nix/var/nix/profiles/system";
+pub const PROFILE: &str = "/nix/var/nix/profiles/system";
 /// Maximum number of names of the store that are looked at.
 const MOST_STORE_PATHS: usize = 1_000_000;
 /// Maximum number of systems in the store that are looked at.
@@ -53,6 +53,31 @@ pub fn choose<T: Tree>(view: &View<'_, T>, system: Option<&str>) -> Chosen {
         Ok(None) => Chosen::None,
         Err(why) => Chosen::Unreadable(why),
     }
+}
+
+/// Where a running NixOS has its system: `switch-to-configuration` lays this link (nixpkgs,
+/// `nixos/modules/system/activation/activation-script.nix`).
+pub const CURRENT: &str = "/run/current-system";
+
+/// Chooses the system that runs; where nothing says it, the one of the profile.
+pub fn running<T: Tree>(view: &View<'_, T>) -> Chosen {
+    if !view.has_store() {
+        // Guix has such a link too.
+        return Chosen::None;
+    }
+    for path in [CURRENT, PROFILE] {
+        match view.link(path) {
+            Ok(Some(_)) => {
+                return match at(view, path) {
+                    Ok((toplevel, generation)) => Chosen::System { toplevel, generation },
+                    Err(why) => Chosen::Unreadable(why),
+                };
+            }
+            Ok(None) => {}
+            Err(why) => return Chosen::Unreadable(why),
+        }
+    }
+    Chosen::None
 }
 
 /// A system and its generation.

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use super::bounded::Bounded;
 use super::units::{self, Entry, Unit};
 use super::view::View;
-use super::{Account, Accounts, Group, UserManagement};
+use super::{Account, Accounts, Group, UserManagement, UsersScript};
 
 /// Maximum size of the users JSON, in bytes.
 const JSON_LIMIT: u64 = 64 << 20;
@@ -72,13 +72,59 @@ fn manager<T: Tree>(
         .into())
 }
 
-/// The last word of the command that runs update-users-groups.pl.
+/// The JSON that update-users-groups.pl is given: the last word of the command that runs it.
 fn perl_json(activate: &str) -> Option<String> {
+    perl_command(activate)?.pop()
+}
+
+/// The words of the command that runs update-users-groups.pl.
+fn perl_command(activate: &str) -> Option<Vec<String>> {
     let joined = activate.replace("\\\n", " ");
     let is_command = |line: &&str| !line.trim_start().starts_with('#') && line.contains("update-users-groups.pl ");
-    let line = joined.lines().find(is_command)?;
-    let path = line.split_whitespace().next_back()?.trim_matches(['\'', '"']);
-    path.starts_with('/').then(|| path.to_owned())
+    let words = units::words(joined.lines().find(is_command)?);
+    words.last()?.starts_with('/').then_some(words)
+}
+
+/// The line above a part of an activation script (nixpkgs, `nixos/modules/system/activation/activation-script.nix`).
+const SNIPPET: &str = "#### Activation script snippet ";
+
+/// The command of the snippet `users`, and the PATH that is set above all snippets: `export PATH=/empty`, then a loop
+/// over packages that adds `bin` and `sbin` of each.
+pub fn script(activate: &str) -> Option<UsersScript> {
+    let (above, snippets) = activate.split_once(SNIPPET)?;
+    let users = snippets.split(SNIPPET).find_map(|snippet| snippet.strip_prefix("users:"))?;
+    let command = perl_command(users).filter(|command| command.first().is_some_and(|word| is_plain_path(word)))?;
+    Some(UsersScript { path: script_path(above), command })
+}
+
+fn is_plain_path(word: &str) -> bool {
+    word.starts_with('/') && !word.contains(['$', '`', '"', '\''])
+}
+
+fn script_path(above: &str) -> Option<String> {
+    let above = above.replace("\\\n", " ");
+    let mut path: Option<String> = None;
+    let mut packages: Vec<&str> = Vec::new();
+    for line in above.lines().map(str::trim) {
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        if let Some(list) = line.strip_prefix("for i in ") {
+            let list = list.split(';').next().unwrap_or_default();
+            packages = list.split_whitespace().filter(|word| is_plain_path(word)).collect();
+        } else if let Some(value) = line.strip_prefix("PATH=") {
+            let value = value.trim_matches('"');
+            match value.strip_prefix("$PATH:$i/") {
+                Some(_) => {
+                    let whole = path.get_or_insert_default();
+                    for package in std::mem::take(&mut packages) {
+                        whole.push_str(&format!(":{package}/bin:{package}/sbin"));
+                    }
+                }
+                None if !value.contains(['$', '`', '(']) => path = Some(value.to_owned()),
+                None => {}
+            }
+        }
+    }
+    path
 }
 
 /// The JSON that userborn is given, and how it works.
@@ -202,6 +248,28 @@ mod tests {
                     -w /nix/store/h-update-users-groups.pl /nix/store/h-users-groups.json\necho\n";
         assert_eq!(perl_json(text).as_deref(), Some("/nix/store/h-users-groups.json"));
         assert_eq!(perl_json("setup-etc.pl /nix/store/x"), None);
+    }
+
+    #[test]
+    fn the_command_of_the_snippet_users_is_taken_with_the_path_of_its_script() {
+        let text = "#!/nix/store/b/bin/bash\n\nsystemConfig='/nix/store/s'\n\nexport PATH=/empty\nfor i in \
+                    /nix/store/a-coreutils /nix/store/b-shadow; do\n    PATH=$PATH:$i/bin:$i/sbin\ndone\n\n\
+                    #### Activation script snippet etc:\nperl update-users-groups.pl /no\n\
+                    #### Activation script snippet users:\ninstall -m 0700 -d /root\n/nix/store/p/bin/perl \\\n\
+                    -w /nix/store/u-update-users-groups.pl /nix/store/j.json\n\
+                    #### Activation script snippet var:\n";
+        let found = script(text).unwrap();
+        assert_eq!(
+            found.command,
+            ["/nix/store/p/bin/perl", "-w", "/nix/store/u-update-users-groups.pl", "/nix/store/j.json"]
+        );
+        let path = "/empty:/nix/store/a-coreutils/bin:/nix/store/a-coreutils/sbin:/nix/store/b-shadow/bin:\
+                    /nix/store/b-shadow/sbin";
+        assert_eq!(found.path.as_deref(), Some(path));
+        let plain = text.replace("export PATH=/empty\nfor", "for").replace("PATH=$PATH:$i/bin:$i/sbin", "true");
+        assert_eq!(script(&plain).unwrap().path, None);
+        assert_eq!(script("/nix/store/p/bin/perl /nix/store/u-update-users-groups.pl /nix/store/j.json"), None);
+        assert_eq!(script(&text.replace("/nix/store/p/bin/perl", "$perl")), None);
     }
 
     #[test]

@@ -15,8 +15,9 @@
 #   probe   an empty file; key, key.pub: see generate.sh
 # $state/list contains `run RUN`, `mark MARK`, `in INODE D` for each existing D, the items, and `end`. It exists from
 # before the first of these directories is created until after the last is removed. $state/done means that the new files
-# stay. $state/new has a line `INODE:SIZE:TIME` for each new file, in the list's order, from before the first rename: it
-# identifies new files later. src/place/interrupted.rs reads all of them on a disk that is written offline.
+# stay; with `forward`, after which no old file may come back, it exists from before the first rename. $state/new has a
+# line `INODE:SIZE:TIME` for each new file, in the list's order, from before the first rename: it identifies new files
+# later. src/place/interrupted.rs reads all of them on a disk that is written offline.
 # MASK is the umask that gives a new file its mode. BEFORE is the size of a new file, `-` if it is generated here.
 # LINES: see `value`. STATE is `stat -c %d:%i:%s:%Y:%Z` during the survey.
 
@@ -242,16 +243,19 @@ write_files() {
     at=$dir
     # The file has its mode from the start.
     umask "$mask"
+    made_public=
     {
       give_owner && value
     } 8>"n/$name" || abort "write $path"
     umask 077
+    [ -z "$made_public" ] || say "public $number $made_public"
     label || abort "label $path"
     [ "$before" != - ] || before=$(stat -c %s -- "n/$name")
     set -- "$@" "n/$name"
     wanted="$wanted$mode $uid $gid $before$nl"
   done
   read_back "$@" || abort differs
+  [ "$passwords" = 0 ] || read_hashes || abort cut
   IFS= read -r line
   [ "$line" = "go $nonce" ] || abort "cut"
 }
@@ -378,10 +382,25 @@ settle_some() {
   compare_some %d:%i:%s:%Y "$@" || abort "changed ${at%/}/${path#o/}"
 }
 
+# The same if no old file may come back: an old file that another program has written to meanwhile is lost.
+settle_forward() {
+  number=0
+  while [ "$number" -lt "$items" ]; do
+    number=$((number + 1))
+    load_item "$number"
+    ! enter "$dir" || settle_on_disk . || :
+  done
+}
+
+# Records that the new files stay. `true`, because a failed redirection of `:` would end the shell.
+mark_done() {
+  { true >"$state/done"; } 2>/dev/null && settle_on_disk "$state/done" "$state"
+}
+
 apply() {
-  items=0 places=0 units=0 programs=0 checks=0
+  items=0 places=0 units=0 programs=0 checks=0 passwords=0 users_program='' tells_sshd=''
   settle=0 absent=0 reached=0 stays=
-  rollback=yes
+  rollback=yes forward=
   while :; do
     IFS= read -r line || exit 1
     case $line in
@@ -391,8 +410,12 @@ apply() {
       unit\ *) units=$((units + 1)) && eval "unit_$units=\${line#unit }" ;;
       program\ *) programs=$((programs + 1)) && eval "program_$programs=\${line#program }" ;;
       check\ *) checks=$((checks + 1)) && eval "check_$checks=\${line#check }" ;;
+      sshd\ *) tells_sshd=${line#sshd } ;;
+      users\ *) users_program=${line#users } ;;
+      password\ *) passwords=$((passwords + 1)) && eval "password_$passwords=\${line#password }" ;;
       settle\ *) settle=${line#settle } ;;
       keep) rollback= ;;
+      forward) forward=yes ;;
       .) break ;;
       *) items=$((items + 1)) && eval "item_$items=\$line" ;;
     esac
@@ -405,16 +428,21 @@ apply() {
   [ ! -e "$state/list" ] || refuse unfinished
   compare
   units_stand
+  [ "$passwords" = 0 ] || passwords_stand
   write_list
   say "step writing"
   prepare
   write_files
+  [ -z "$forward" ] || mark_done || abort list
   commit
-  settle_names
+  if [ "$forward" ]; then
+    settle_forward
+  else
+    settle_names
+  fi
   tell_units
   cd /
-  # `true`, because a failed redirection of `:` would end the shell.
-  { true >"$state/done"; } 2>/dev/null && settle_on_disk "$state/done" "$state" || {
+  [ "$forward" ] || mark_done || {
     rm -f "$state/done"
     bad=mark
     say "bad mark"

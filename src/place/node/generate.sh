@@ -97,6 +97,7 @@ generate_value() {
     ssh\ *)
       rm -f key key.pub
       ssh-keygen -q -t ed25519 -N '' -C "$rest" -f ./key </dev/null >/dev/null && cat key || return 1
+      IFS= read -r made_public <key.pub
       clear_away key
       ;;
     # The public part of the previous key.
@@ -104,7 +105,7 @@ generate_value() {
       cat key.pub || return 1
       rm -f key.pub
       ;;
-    wireguard) wg genkey </dev/null ;;
+    wireguard) wg genkey </dev/null && made_public=$(wg pubkey <"n/$name") ;;
     *) return 1 ;;
   esac
 }

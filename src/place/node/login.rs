@@ -158,6 +158,41 @@ pub(super) fn command(login: &Login, shell: &str, prompt: Option<&str>) -> Comma
     command
 }
 
+/// ssh that goes no further than the exchange of keys: it accepts the keys of the file `known_hosts` with these
+/// algorithms, whatever the user's configuration says, and authenticates by nothing.
+pub(super) fn key_exchange(login: &Login, destination: &str, known_hosts: &str, algorithms: &str) -> Command {
+    let mut command = Command::new("ssh");
+    for name in &login.hidden {
+        command.env_remove(name);
+    }
+    if let Some(config) = &login.ssh_config {
+        command.arg("-F").arg(config);
+    }
+    command.args(["-v", "-T", "-a", "-x", "-n"]);
+    let seconds = login.silence.as_secs().max(1);
+    let own = [
+        // Only newer ones know these.
+        "IgnoreUnknown=KnownHostsCommand,GSSAPIKeyExchange".to_owned(),
+        "KnownHostsCommand=none".to_owned(),
+        "GSSAPIKeyExchange=no".to_owned(),
+        "VerifyHostKeyDNS=no".to_owned(),
+        "CheckHostIP=no".to_owned(),
+        "ControlMaster=no".to_owned(),
+        "ControlPath=none".to_owned(),
+        "BatchMode=yes".to_owned(),
+        "PreferredAuthentications=none".to_owned(),
+        format!("UserKnownHostsFile={known_hosts}"),
+        "GlobalKnownHostsFile=/dev/null".to_owned(),
+        format!("HostKeyAlgorithms={algorithms}"),
+        format!("ConnectTimeout={seconds}"),
+    ];
+    for option in FIXED.map(str::to_owned).iter().chain(&own).chain(&login.ssh_options) {
+        command.arg("-o").arg(option);
+    }
+    command.arg("--").arg(destination).arg("exit");
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,9 @@
 //! sources.
 
 mod apply;
+mod closure;
 mod error;
+mod host_keys;
 mod keys;
 mod limits;
 mod login;
@@ -19,6 +21,7 @@ mod recovery;
 mod session;
 mod terminal;
 mod text;
+mod token;
 mod tree;
 
 use std::time::Duration;
@@ -28,15 +31,17 @@ use deaddrop_core::shown;
 use deaddrop_core::warning::Warning;
 
 use super::survey::survey;
-use super::{Place, PlaceError, Survey, SystemChoice, Wanted};
+use super::{Need, Place, PlaceError, Survey, SystemChoice, Wanted};
 use session::Session;
 use tree::NodeTree;
 
-pub use apply::{Action, ApplyStep, Fault, NodeChange, NodeRun, Outcome, OutcomeKind, Unit};
+pub use apply::{Action, ApplyStep, Fault, MadeKey, NodeChange, NodePassword, NodeRun, Outcome, OutcomeKind, Unit};
 pub use error::NodeError;
+pub use host_keys::{HostKey, Sshd};
 pub use login::Login;
 pub use output::{Composed, RunFile};
 pub use recovery::Recovery;
+pub use token::{ClusterFacts, ClusterQuestion, ClusterUnit};
 
 /// Surveys, and loads the other parts.
 const SURVEY: &str = include_str!("survey.sh");
@@ -44,6 +49,10 @@ const SURVEY: &str = include_str!("survey.sh");
 const APPLY: &str = concat!(include_str!("apply.sh"), include_str!("lock.sh"), include_str!("recover.sh"));
 /// Generates and checks keys.
 const GENERATE: &str = include_str!("generate.sh");
+/// Applies passwords.
+const PASSWORDS: &str = include_str!("passwords.sh");
+/// Finds sshd's host keys, and tells sshd of new ones.
+const HOST_KEYS: &str = include_str!("host_keys.sh");
 /// Restarts and watches the units.
 const UNITS: &str = include_str!("units.sh");
 
@@ -67,9 +76,21 @@ pub struct NodePlace<'w> {
     loaded: bool,
     /// The script for keys was sent.
     makes_keys: bool,
+    /// The script for a cluster's token was sent.
+    runs_tokens: bool,
     unfinished: bool,
     /// A file that changed during the survey.
     changed: Option<String>,
+    /// Where files are written that would not be kept, on a NixOS.
+    pub persist_root: Option<String>,
+    /// What is mounted, once it was asked; `None` within it without NixOS.
+    mounts: Option<Option<closure::Mounts>>,
+    /// The script for the system was sent.
+    reads_system: bool,
+    /// The script for host keys was sent.
+    knows_host_keys: bool,
+    /// The known files of its system.
+    system_tree: Option<NodeTree>,
 }
 
 impl<'w> NodePlace<'w> {
@@ -88,8 +109,14 @@ impl<'w> NodePlace<'w> {
             greeted: false,
             loaded: false,
             makes_keys: false,
+            runs_tokens: false,
             unfinished: false,
             changed: None,
+            persist_root: None,
+            mounts: None,
+            reads_system: false,
+            knows_host_keys: false,
+            system_tree: None,
         })
     }
 
@@ -104,6 +131,21 @@ impl<'w> NodePlace<'w> {
     /// # Errors
     /// If the node cannot be entered or read. The inner error is that of the rules.
     pub fn survey_paths(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, StorageError>, NodeError> {
+        let located = self.located(wanted)?;
+        let mut survey = self.survey_located(&located)?;
+        if let Ok(survey) = &mut survey {
+            // A running node's shadow file is changed by its own programs.
+            survey.shadow = None;
+            for ((place, located), want) in survey.places.iter_mut().zip(&located).zip(wanted) {
+                if let (Ok(place), true) = (place, located.path != want.path) {
+                    place.written_to = Some(located.path.as_str().to_owned());
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    fn survey_located(&mut self, wanted: &[Wanted]) -> Result<Result<Survey, StorageError>, NodeError> {
         let mut kinds = keys::KeyKinds::ALL;
         // The second time with the contents of keys that the node cannot check.
         for _ in 0..2 {
@@ -261,23 +303,50 @@ impl<'w> NodePlace<'w> {
         recovery::recovery(&mut self.session)
     }
 
-    /// Checks that the node has these units.
+    /// Checks that the node has the units of a run, and can set its passwords.
     ///
     /// # Errors
-    /// If it lacks one, or has no systemd.
-    pub fn check_units(&mut self, units: &[Unit]) -> Result<(), NodeError> {
-        self.load();
-        self.session.queue(apply::unit_question(units).as_bytes());
+    /// If it lacks one, or has no systemd or chpasswd.
+    pub fn check_run(&mut self, run: &NodeRun<'_>) -> Result<(), NodeError> {
+        self.load_for(run);
+        self.session.queue(apply::unit_question(run)?.as_bytes());
         self.session.limits().expect(1 << 20, self.login.silence);
         apply::units_reply(&mut self.session)
     }
 
+    /// Sends the script that changes files, with what this run needs besides.
+    fn load_for(&mut self, run: &NodeRun<'_>) {
+        self.load();
+        if !run.passwords.is_empty() {
+            self.send_program(PASSWORDS);
+        }
+        if run.sshd.is_some() {
+            self.load_host_keys("");
+        }
+    }
+
+    /// Sends a question about host keys; the script before it, once.
+    fn load_host_keys(&mut self, question: &str) {
+        let script = if self.knows_host_keys { "" } else { HOST_KEYS };
+        if !script.is_empty() || !question.is_empty() {
+            self.send_program(&format!("{script}{question}\n"));
+        }
+        self.knows_host_keys = true;
+    }
+
     /// Makes all changes, or none, and restarts the units; ends the session.
     pub fn apply_all(&mut self, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
-        self.load();
-        let outcome = apply::apply(&mut self.session, &self.tree, run, on_step);
+        self.load_for(run);
+        let login = &self.login;
+        let are_served = |made: &[MadeKey]| host_keys::are_served(login, run, made);
+        let outcome = apply::apply(&mut self.session, &self.tree, run, on_step, &are_served);
         self.session.end();
         outcome
+    }
+
+    fn place_error(&self, error: &NodeError) -> PlaceError {
+        let cause = std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"));
+        PlaceError::Node { what: format!("{}: {error}{cause}", self.login.name), hint: error.hint().to_owned() }
     }
 
     /// Ends the session.
@@ -287,14 +356,17 @@ impl<'w> NodePlace<'w> {
 }
 
 impl Place for NodePlace<'_> {
-    fn survey(&mut self, wanted: &[Wanted], _: &SystemChoice) -> Result<Survey, PlaceError> {
-        let name = self.login.name.clone();
-        let survey = self.survey_paths(wanted).map_err(|error| {
-            let hint = error.hint().to_owned();
-            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            PlaceError::Node { what: format!("{name}: {error}{cause}"), hint }
-        })?;
-        Ok(survey?)
+    fn survey(&mut self, wanted: &[Wanted], choice: &SystemChoice) -> Result<Survey, PlaceError> {
+        self.persist_root.clone_from(&choice.persist_root);
+        let survey = self.survey_paths(wanted).map_err(|error| self.place_error(&error))??;
+        match choice.with_facts {
+            true => Place::examine(self, wanted, survey, &Need::all(wanted.len())),
+            false => Ok(survey),
+        }
+    }
+
+    fn examine(&mut self, wanted: &[Wanted], survey: Survey, need: &Need) -> Result<Survey, PlaceError> {
+        NodePlace::examine(self, wanted, survey, need).map_err(|error| self.place_error(&error))
     }
 
     /// DD601: sudo there records the input or the output of the session.

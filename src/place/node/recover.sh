@@ -136,7 +136,8 @@ finish() {
     fi
     case $kind in
       c) set -- "$@" "n/$name" ;;
-      *) set -- "$@" "o/$name" ;;
+      # With `forward` the new file may not be in place yet.
+      *) set -- "$@" "o/$name" "n/$name" ;;
     esac
     if [ $# -ge "$portion" ]; then
       clear_away "$@" || lost=$at

@@ -54,6 +54,12 @@ fn survey_with(at: &str, wanted: &[Wanted]) -> Result<Survey, StorageError> {
         unfinished: false,
         changed: None,
         makes_keys: false,
+        persist_root: None,
+        mounts: None,
+        reads_system: false,
+        knows_host_keys: false,
+        system_tree: None,
+        runs_tokens: false,
     };
     node.survey_paths(wanted).unwrap()
 }

@@ -32,6 +32,11 @@ const USER: usize = 256;
 const MOST_WALKED: usize = 192 << 20;
 /// Cost of a step of a walk in addition to its path.
 const STEP: usize = 64;
+/// The same limits for the files of a NixOS: a large one has 2,000 units behind links.
+const MOST_KEPT_OF_SYSTEM: usize = 64 << 20;
+const MOST_WALKED_OF_SYSTEM: usize = 1 << 30;
+/// Maximum size of all contents that are read of a NixOS, in bytes.
+const MOST_OF_SYSTEM: u64 = 16 << 20;
 
 /// Assumed for an unknown path, until the node has answered.
 const UNKNOWN: Stat =
@@ -58,6 +63,12 @@ pub(super) struct NodeTree {
     asked: RefCell<BTreeMap<String, Option<u64>>>,
     /// True if an ACL lets others write to a directory, by physical path; `None` if it is needed and not known yet.
     writers: RefCell<HashMap<String, Option<bool>>>,
+    /// The names in a directory, by physical path; `None` if they are needed and not known yet.
+    names: RefCell<HashMap<String, Option<Vec<Vec<u8>>>>>,
+    /// It is a NixOS that is read: its own limits, and [`Self::contents`].
+    is_system: bool,
+    /// Use of [`MOST_OF_SYSTEM`].
+    contents: Cell<u64>,
     /// Use of [`MOST_KEPT`]: since everything was forgotten, and in the current run of the rules.
     kept: Cell<usize>,
     met: Cell<usize>,
@@ -67,23 +78,35 @@ pub(super) struct NodeTree {
 }
 
 impl NodeTree {
+    /// For the files of a NixOS.
+    pub(super) fn of_system() -> Self {
+        Self { is_system: true, ..Self::default() }
+    }
+
     /// The rules start a run over this many declared files.
     pub(super) fn begin(&self, files: usize) {
         self.files.set(files);
+        self.begin_again();
+    }
+
+    /// They start again, over the same files.
+    pub(super) fn begin_again(&self) {
         self.met.set(0);
     }
 
     /// Counts what is kept because of the node, or met (a refusal contains the links that led to it).
     fn cost(&self, counter: &Cell<usize>, bytes: usize) -> Result<(), StorageError> {
         counter.set(counter.get().saturating_add(bytes));
-        let most = MOST_KEPT.saturating_add(self.files.get().saturating_mul(MOST_KEPT_A_FILE));
+        let most = if self.is_system { MOST_KEPT_OF_SYSTEM } else { MOST_KEPT };
+        let most = most.saturating_add(self.files.get().saturating_mul(MOST_KEPT_A_FILE));
         if self.kept.get().saturating_add(self.met.get()) > most { Err(too_much()) } else { Ok(()) }
     }
 
     /// Counts a step of a walk.
     fn step(&self, path: &str) -> Result<(), StorageError> {
         self.walked.set(self.walked.get().saturating_add(path.len()).saturating_add(STEP));
-        if self.walked.get() > MOST_WALKED { Err(too_much()) } else { Ok(()) }
+        let most = if self.is_system { MOST_WALKED_OF_SYSTEM } else { MOST_WALKED };
+        if self.walked.get() > most { Err(too_much()) } else { Ok(()) }
     }
 
     /// Asks for a path; with `limit` also for its content.
@@ -105,6 +128,10 @@ impl NodeTree {
 
     /// True if a known directory above lets a user other than root replace the path.
     pub(super) fn is_foreign(&self, path: &str) -> bool {
+        if self.is_system {
+            // The store's own group may add to it, and change nothing in it.
+            return false;
+        }
         let above = path.match_indices('/').map(|(end, _)| if end == 0 { "/" } else { &path[..end] });
         above.filter_map(|above| self.at(above)).any(|known| known.stat.uid != 0 || known.stat.mode & 0o022 != 0)
     }
@@ -122,7 +149,35 @@ impl NodeTree {
 
     /// True if something is needed that is not known.
     pub(super) fn has_questions(&self) -> bool {
-        !self.asked.borrow().is_empty() || self.writers.borrow().values().any(Option::is_none)
+        !self.asked.borrow().is_empty()
+            || self.writers.borrow().values().any(Option::is_none)
+            || self.names.borrow().values().any(Option::is_none)
+    }
+
+    /// Directories whose names must be asked for now.
+    pub(super) fn asked_names(&self) -> Vec<String> {
+        let names = self.names.borrow();
+        names.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Stores the names in a directory.
+    pub(super) fn learn_names(&self, path: String, names: Vec<Vec<u8>>) -> Result<(), StorageError> {
+        self.cost(&self.kept, names.iter().map(|name| name.len().saturating_add(STEP)).sum())?;
+        self.names.borrow_mut().insert(path, Some(names));
+        Ok(())
+    }
+
+    /// Asks for the content of a file of a NixOS.
+    fn ask_content(&self, path: &str, size: u64) -> Result<(), StorageError> {
+        if self.asked.borrow().get(path).is_none_or(Option::is_none) {
+            self.contents.set(self.contents.get().saturating_add(size));
+            if self.contents.get() > MOST_OF_SYSTEM {
+                let most = MOST_OF_SYSTEM >> 20;
+                return Err(StorageError::refused(format!("over {most} MiB of the system were read before it"), ""));
+            }
+        }
+        self.ask(path, Some(size));
+        Ok(())
     }
 
     pub(super) fn learn(&mut self, path: String, known: Option<NodeFile>) -> Result<(), StorageError> {
@@ -141,8 +196,17 @@ impl NodeTree {
         self.known.clear();
         self.asked.borrow_mut().clear();
         self.writers.borrow_mut().clear();
+        self.names.borrow_mut().clear();
         self.kept.set(0);
         self.met.set(0);
+    }
+
+    /// In a directory of a NixOS a node looks a name up at once, however large it is.
+    fn stat_of(&self, known: &NodeFile) -> Stat {
+        match self.is_system && known.stat.kind == FileKind::Directory {
+            true => Stat { size: 0, ..known.stat },
+            false => known.stat,
+        }
     }
 
     /// What exists at a physical path; `None` if nothing does, or it was not surveyed.
@@ -199,7 +263,7 @@ impl Tree for NodeTree {
         }
         self.step(&path)?;
         match self.known.get(&path) {
-            Some(known) => Ok(known.as_ref().map(|known| (path, known.stat))),
+            Some(known) => Ok(known.as_ref().map(|known| (path, self.stat_of(known)))),
             None => {
                 if !self.asked.borrow().contains_key(&path) {
                     self.cost(&self.kept, path.len().saturating_mul(3).saturating_add(PATH))?;
@@ -230,7 +294,9 @@ impl Tree for NodeTree {
         if of_users && known.stat.size > MOST_USERS {
             return Err(too_much());
         }
-        if known.content.is_none() {
+        if known.content.is_none() && self.is_system {
+            self.ask_content(file, known.stat.size)?;
+        } else if known.content.is_none() {
             self.ask(file, Some(if of_users { MOST_USERS } else { limit }));
         }
         if let Some(content) = known.content.as_ref().filter(|_| of_users) {
@@ -238,6 +304,17 @@ impl Tree for NodeTree {
             self.cost(&self.met, lines.saturating_mul(USER).saturating_add(content.len()))?;
         }
         Ok(known.content.clone())
+    }
+
+    fn names(&self, directory: &String, limit: usize) -> Result<Vec<Vec<u8>>, StorageError> {
+        let path = if directory.is_empty() { "/" } else { directory };
+        // One that is not known yet may be none.
+        if !self.is_system || self.at(path).is_none_or(|known| known.stat.kind != FileKind::Directory) {
+            return Ok(Vec::new());
+        }
+        let mut all = self.names.borrow_mut();
+        let names = all.entry(path.to_owned()).or_default();
+        Ok(names.iter().flatten().take(limit).cloned().collect())
     }
 
     /// On a running node the kernel and its policy label new files.

@@ -52,15 +52,18 @@ units_stand() {
 
 # Checks, in a dry run, whether `apply` would be refused because of its units.
 check_units() {
-  units=0
+  units=0 passwords=0
   while :; do
     IFS= read -r line || exit 1
     case $line in
       unit\ *) units=$((units + 1)) && eval "unit_$units=\${line#unit }" ;;
+      password\ *) passwords=$((passwords + 1)) && eval "password_$passwords=\${line#password }" ;;
+      users\ *) ;;
       *) break ;;
     esac
   done
   units_stand
+  [ "$passwords" = 0 ] || passwords_stand
   say fine
   say .
 }
@@ -333,7 +336,9 @@ run_checks() {
 
 show_why() {
   case $bad in
-    program*) show_output ;;
+    program* | users* | password*set) show_output ;;
+    password* | not-served) ;;
+    sshd*) show_output ;;
     down*)
       unit=${bad#* }
       show_journal "${unit%% *}"
@@ -368,9 +373,12 @@ tell_units() {
     number=$((number + 1))
     eval "acted_$number="
   done
-  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && return 0
+  [ "$units" = 0 ] && [ "$programs" = 0 ] && [ "$checks" = 0 ] && [ "$passwords" = 0 ] && [ -z "$tells_sshd" ] && return 0
   say "step restarting"
-  act_on_units
+  [ -z "$tells_sshd" ] || tell_sshd
+  [ "$bad" ] || [ "$passwords" = 0 ] || apply_passwords
+  [ "$bad" ] || act_on_units
+  [ "$bad" ] || [ "$passwords" = 0 ] || check_passwords
   [ "$bad" ] || run_programs
   if [ -z "$bad" ]; then
     say "step settling"
@@ -395,6 +403,8 @@ roll_back() {
     exit 1
   fi
   say_each left "$left"
+  [ -z "$tells_sshd" ] || tell_sshd_again
+  [ "$passwords" = 0 ] || run_users_again
   number=0
   while [ "$number" -lt "$units" ]; do
     number=$((number + 1))
@@ -414,6 +424,7 @@ roll_back() {
     say "step restoring"
     run "$program" "$program_limit" || say "again program $number"
   done
+  [ "$passwords" = 0 ] || put_passwords_back
   bad=
   look_at_units all
   [ -z "$bad" ] || say "still $bad"

@@ -9,7 +9,8 @@ use unicode_width::UnicodeWidthStr;
 
 use super::RunKind;
 use crate::report::{plan as report, wrap};
-use crate::rotate::{HostResult, HostStatus};
+use crate::rotate::{HostResult, HostStatus, InForce};
+use crate::run::make::PublicPart;
 use crate::run::message::Message;
 use crate::run::plan::{Action, Plan};
 use crate::run::style::{self, paint};
@@ -38,6 +39,12 @@ pub struct HostReport {
     pub seconds: f64,
     /// Units that were restarted.
     pub restarted: Vec<String>,
+    /// Passwords that were applied.
+    pub passwords: Vec<InForce>,
+    /// The public parts of its generated keys, and of host keys that were changed.
+    pub public_parts: Vec<PublicPart>,
+    /// It is one of a cluster's hosts, which are done in one run.
+    pub is_of_cluster: bool,
 }
 
 impl HostReport {
@@ -70,6 +77,9 @@ impl HostReport {
             files,
             seconds: end.seconds,
             restarted: end.restarted,
+            passwords: end.passwords,
+            public_parts: end.public_parts,
+            is_of_cluster: end.is_of_cluster,
         }
     }
 
@@ -160,6 +170,9 @@ fn what(end: &HostResult, kind: RunKind) -> String {
             if !end.restarted.is_empty() {
                 let _ = write!(text, ", {} restarted", near::list(end.restarted.iter().map(String::as_str)));
             }
+            for InForce { user, by, .. } in &end.passwords {
+                let _ = write!(text, ", password of {user} in force (by {by})");
+            }
             if let Some(time) = end.healthy_for {
                 let _ = write!(text, ", healthy for {} s", time.as_secs());
             }
@@ -175,5 +188,6 @@ fn what(end: &HostResult, kind: RunKind) -> String {
 }
 
 fn differing(plan: &Plan) -> usize {
-    plan.changes.iter().filter(|change| change.action != Action::Unchanged).count()
+    let files = plan.changes.iter().filter(|change| change.action != Action::Unchanged).count();
+    files.saturating_add(plan.applied_alone())
 }

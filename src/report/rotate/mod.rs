@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::{json, plan as report, wrap};
-use crate::rotate::HostStatus;
+use crate::rotate::{HostStatus, InForce};
 use crate::run::style::{self, paint};
 
 pub use counts::HostCounts;
@@ -95,6 +95,12 @@ pub fn object(rows: &[HostReport], found: &[Warning], kind: RunKind) -> Value {
             if row.target.is_none() {
                 host["restarted"] = json!(row.restarted);
             }
+            if !row.passwords.is_empty() {
+                let in_force = |InForce { secret, user, by }: &InForce| {
+                    json!({ "secret": secret, "user": user, "by": by, "in_force": true })
+                };
+                host["passwords"] = row.passwords.iter().map(in_force).collect();
+            }
             // Milliseconds are exact enough.
             host["seconds"] = json!((row.seconds * 1000.0).round() / 1000.0);
             host
@@ -155,7 +161,9 @@ pub fn hints(rows: &[HostReport], kind: RunKind) -> Vec<String> {
     let mut hints: Vec<String> =
         found.into_iter().map(|(hint, hosts)| format!("{hint} ({})", near::list(hosts.into_iter()))).collect();
     let left: Vec<String> = rows.iter().filter(|row| !is_good(row)).map(|row| quoted(&row.host)).collect();
-    if kind == RunKind::Rotate && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
+    // The hosts of a cluster are not done without each other.
+    let is_alone = !rows.iter().any(|row| !is_good(row) && row.is_of_cluster);
+    if kind == RunKind::Rotate && is_alone && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {
         hints.push(format!("again for what is left: deaddrop rotate {}", left.join(" ")));
     }
     if kind == RunKind::Inject && left.len() < rows.len() && (1..=MOST_AGAIN).contains(&left.len()) {

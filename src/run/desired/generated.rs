@@ -78,6 +78,7 @@ pub(super) fn public_part(spec: &SecretSpec, allow: &Allow) -> Option<DesiredFil
         owner: Owner::Name("root".into()),
         group: Owner::Name("root".into()),
         apply_password: false,
+        is_cluster_token: false,
         password_users: Vec::new(),
         findings: Vec::new(),
     })

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 mod generated;
 mod ssh_key;
 
+use crate::derive::cluster_token::ClusterToken;
 use crate::derive::newline::with_newline;
 use crate::derive::password::HashScheme;
 use crate::derive::unintended::{self, Unintended, Use};
@@ -22,6 +23,9 @@ pub use generated::{Generated, KeyState, settle};
 
 /// Maximum size of an existing password hash that is read, in bytes; the longest crypt(3) line is under 400.
 const HASH_READ_LIMIT: u64 = 1024;
+
+/// Maximum size of an existing file with the token of a cluster that is read, in bytes.
+const TOKEN_READ_LIMIT: u64 = 4096;
 
 /// Maximum size of an existing file that is read from a node, in bytes, to recognise it in the output of programs
 /// there. If a file is larger, no output is shown.
@@ -54,6 +58,8 @@ pub struct DesiredFile {
     pub group: Owner,
     /// True to put the hash into their lines of the shadow file as well.
     pub apply_password: bool,
+    /// It is the token of a cluster: another form of the same token is no difference.
+    pub is_cluster_token: bool,
     /// Users whose hashedPasswordFile this is; empty for [`Content::Absent`].
     pub password_users: Vec<String>,
     /// Warnings about its values: suspicious characters, and SSH private keys.
@@ -254,6 +260,7 @@ impl Maker<'_> {
             owner: spec.owner.clone(),
             group: spec.group.clone(),
             apply_password: spec.apply_password,
+            is_cluster_token: spec.cluster().is_some(),
             password_users: match spec.value {
                 ValueSpec::Generate(_) | ValueSpec::Absent => Vec::new(),
                 ValueSpec::From(_) | ValueSpec::Template(_) => spec.password_users().map(str::to_owned).collect(),
@@ -401,7 +408,11 @@ pub fn wanted(files: &[DesiredFile]) -> Vec<Wanted> {
         .map(|file| Wanted {
             path: file.path.clone(),
             read_limit: match &file.content {
-                Content::Exact(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+                Content::Exact(bytes) => {
+                    // The long form of a token is longer.
+                    let least = if file.is_cluster_token { TOKEN_READ_LIMIT } else { 0 };
+                    u64::try_from(bytes.len()).unwrap_or(u64::MAX).max(least)
+                }
                 Content::Hash { .. } => HASH_READ_LIMIT,
                 Content::Generated(_) | Content::PublicPart(_) => generate::READ_LIMIT,
                 // Its existence is enough.
@@ -427,6 +438,18 @@ pub fn wanted_on_node(files: &[DesiredFile]) -> Vec<Wanted> {
         }
     }
     wanted
+}
+
+/// Keeps the form in which a cluster's token stands already.
+pub fn keep_existing_tokens(files: &mut [DesiredFile], survey: &Survey) {
+    for (file, place) in files.iter_mut().zip(&survey.places).filter(|(file, _)| file.is_cluster_token) {
+        let there = place.as_ref().ok().and_then(|place| place.file.as_ref()?.content.as_ref());
+        let Content::Exact(declared) = &file.content else { continue };
+        let token = ClusterToken::parse(declared.expose());
+        if let Some(there) = there.filter(|there| token.is_some() && ClusterToken::parse(there.expose()) == token) {
+            file.content = Content::Exact(there.clone());
+        }
+    }
 }
 
 /// Keeps each existing password hash that verifies against the value, so that a second run changes nothing although

@@ -1,5 +1,7 @@
 //! Compares desired files with a survey: the changes. Pure: reads and writes nothing.
 
+pub mod applied;
+mod compare;
 mod interrupted;
 mod owners;
 mod parents;
@@ -13,6 +15,8 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{Label, Stat};
 use deaddrop_core::warning::Warning;
 
+use self::applied::AppliedPassword;
+use self::compare::action;
 use self::parents::{Parents, collisions};
 use self::shadow::Repair;
 use self::warnings::{label_warning, link_warning, of_nixos, open_warning, sent_warning, token_warning};
@@ -21,9 +25,10 @@ use crate::place::{Interrupted, Refusal, Survey, SurveyedPath};
 use crate::run::decrypt;
 use crate::run::desired::{Content, DesiredFile, Generated, KeyState};
 
+pub use self::compare::changing;
 pub use self::owners::owner_ids;
 pub use self::shadow::needs_user;
-pub use self::warnings::{nixos_findings, value_warnings};
+pub use self::warnings::{nixos_findings, readers_matter, value_warnings};
 
 /// The action for one declared file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +108,7 @@ pub struct Change {
 }
 
 /// All changes of a target.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Missing directories, parents first.
     pub directories: Vec<NewDirectory>,
@@ -113,6 +118,10 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// Leftovers of an interrupted `rotate`, which are finished in the same step.
     pub interrupted: Option<Arc<Interrupted>>,
+    /// On a running node: the passwords that are applied after the files, in the manifest's order.
+    pub passwords: Vec<AppliedPassword>,
+    /// On a running node: secrets whose password is in force before their file.
+    pub in_force: Vec<String>,
 }
 
 /// A declared file that must not be written where it is declared.
@@ -141,7 +150,9 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut repairs = Vec::new();
+    let (mut passwords, mut in_force) = (Vec::new(), Vec::new());
     let mut of_keys = decrypt::warnings(&files, survey);
+    let locked_out = decrypt::locked_out(&files, survey);
     let mut parents = Parents::default();
     let leftovers = survey.interrupted.iter().flat_map(|interrupted| &interrupted.leftovers);
     let of_a_run: HashMap<&str, u32> = leftovers.map(|left| (left.path.as_str(), left.own_names)).collect();
@@ -155,6 +166,20 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
             }),
             Err(_) => Ok(Default::default()),
         };
+        let is_asked = place.as_ref().map_or(true, |surveyed| surveyed.is_examined);
+        if let Some(refusal) = applied::made_elsewhere(&file, survey).filter(|_| is_asked) {
+            refused.push(Refused { secret, refusal });
+            continue;
+        }
+        let of_file = |told: &&decrypt::Told| told.path.as_deref() == Some(file.path.as_str());
+        let locks =
+            locked_out.iter().filter(of_file).filter_map(|told| told.finding.clone().unless_allowed(&file.allow));
+        let (refuses, warns): (Vec<_>, Vec<_>) = locks.partition(|finding| finding.refuse);
+        if let Some(finding) = refuses.into_iter().next() {
+            refused.push(Refused { secret, refusal: finding.into() });
+            continue;
+        }
+        warnings.extend(warns.into_iter().map(|finding| finding.warning(&file.secret)));
         match (place, ids.and_then(|ids| Ok((ids, owned?)))) {
             (Ok(_), Ok(_)) if foreign_key(&file).is_some() => {
                 refused.extend(foreign_key(&file).map(|refusal| Refused { secret, refusal }));
@@ -167,6 +192,9 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
                 parents.add(surveyed, &file, uid, &owners);
                 let allow = file.allow.clone();
                 repairs.extend(Repair::of(&file, survey));
+                let action = action(&file, surveyed, uid, gid);
+                passwords.extend(applied::of(&file, surveyed, survey, action));
+                in_force.extend(applied::is_in_force(&file, surveyed, survey).then(|| file.secret.clone()));
                 let change = change(file, surveyed, uid, gid);
                 found.extend(link_warning(&change, &of_a_run));
                 found.extend(label_warning(&change, surveyed));
@@ -181,6 +209,10 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
         }
     }
     refused.extend(collisions(&changes, &parents));
+    refused.extend(
+        applied::would_lock(&passwords, &changes, survey)
+            .map(|(secret, refusal)| Refused { secret: Some(secret), refusal }),
+    );
     if !refused.is_empty() {
         return Err(refused);
     }
@@ -192,17 +224,27 @@ pub fn plan(files: Vec<DesiredFile>, survey: &Survey) -> Result<Plan, Vec<Refuse
     warnings.extend(survey.findings.iter().map(nixos::Finding::of_target));
     warnings.extend(interrupted::warnings(&changes, survey.interrupted.as_deref()));
     let interrupted = survey.interrupted.clone();
-    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted })
+    Ok(Plan { directories: parents.into_directories(), changes, warnings, interrupted, passwords, in_force })
 }
 
 impl Plan {
     /// True if the target is as declared.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes.iter().all(|change| change.action == Action::Unchanged)
+        self.passwords.is_empty() && self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
 
-    /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it.
+    /// Number of secrets whose file stays, and whose password is applied.
+    #[must_use]
+    pub fn applied_alone(&self) -> usize {
+        self.changes.iter().filter(|change| self.is_applied_alone(change)).count()
+    }
+
+    fn is_applied_alone(&self, change: &Change) -> bool {
+        change.action == Action::Unchanged && self.passwords.iter().any(|password| password.secret == change.secret)
+    }
+
+    /// The action for each secret: that of its file, or, if it is unchanged, that of the one beside it, or of its password.
     #[must_use]
     pub fn secrets(&self) -> Vec<Action> {
         let mut actions = Vec::with_capacity(self.changes.len());
@@ -213,6 +255,7 @@ impl Plan {
                         *of_the_file = change.action;
                     }
                 }
+                _ if self.is_applied_alone(change) => actions.push(Action::Replace),
                 _ => actions.push(change.action),
             }
         }
@@ -227,29 +270,7 @@ impl Plan {
 }
 
 fn change(file: DesiredFile, surveyed: &SurveyedPath, uid: u32, gid: u32) -> Change {
-    let action = match &surveyed.file {
-        None if matches!(file.content, Content::Absent) => Action::Unchanged,
-        None => Action::Create,
-        Some(_) if matches!(file.content, Content::Absent) => Action::Remove,
-        Some(there) => {
-            let same_content = match (&file.content, &there.content) {
-                (Content::Exact(want), Some(have)) => want == have,
-                (Content::Hash { existing, .. }, _) => existing.is_some(),
-                (Content::Generated(generated), _) => {
-                    !matches!(generated.key, KeyState::Missing { .. } | KeyState::Made(_) | KeyState::MadeThere(_))
-                }
-                (Content::PublicPart(Some(want)), Some(have)) => want == have,
-                (Content::Exact(_) | Content::PublicPart(_), None)
-                | (Content::PublicPart(None) | Content::Absent | Content::Unread, _) => false,
-            };
-            let same_metadata = (there.stat.mode, there.stat.uid, there.stat.gid) == (file.mode, uid, gid);
-            match (same_content, same_metadata) {
-                (false, _) => Action::Replace,
-                (true, false) => Action::Metadata,
-                (true, true) => Action::Unchanged,
-            }
-        }
-    };
+    let action = action(&file, surveyed, uid, gid);
     Change {
         secret: file.secret,
         is_beside: matches!(file.content, Content::PublicPart(_)),
@@ -310,6 +331,7 @@ mod tests {
             owner: Owner::Name("root".into()),
             group: Owner::Name("root".into()),
             apply_password: false,
+            is_cluster_token: false,
             password_users: Vec::new(),
             findings: Vec::new(),
         }
@@ -332,6 +354,7 @@ mod tests {
             key_maker: KeyMaker::Here,
             findings: Vec::new(),
             wants: Vec::new(),
+            is_examined: true,
         })
     }
 
@@ -349,6 +372,7 @@ mod tests {
             key_maker,
             findings: Vec::new(),
             wants: Vec::new(),
+            is_examined: true,
         })
     }
 

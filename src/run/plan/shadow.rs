@@ -7,7 +7,7 @@ use crate::derive::password::{self, Verdict};
 use crate::nixos;
 use crate::place::survey::PasswordRule;
 use crate::place::users::with_hash;
-use crate::place::{Refusal, Survey};
+use crate::place::{Refusal, Survey, SurveyedPath};
 use crate::run::desired::{Content, DesiredFile};
 
 const SHADOW: &str = "/etc/shadow";
@@ -39,8 +39,14 @@ pub fn is_needed(file: &DesiredFile, survey: &Survey) -> bool {
     file.apply_password && survey.passwords == PasswordRule::LineStays && !trapped(file, survey).is_empty()
 }
 
+/// True if the hash of a file may have to go into the shadow file although the file itself stays.
+#[must_use]
+pub fn may_apply(file: &DesiredFile, survey: &Survey) -> bool {
+    file.apply_password && !trapped(file, survey).is_empty()
+}
+
 /// The users whose password a file is: those that the manifest names, and those of the system's configuration.
-fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
+pub(super) fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
     if !matches!(file.content, Content::Exact(_) | Content::Hash { .. } | Content::Unread) {
         return Vec::new();
     }
@@ -54,7 +60,7 @@ fn users_of<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
 }
 
 /// The users of a file whose line in the shadow file has another password.
-fn trapped<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
+pub(super) fn trapped<'a>(file: &'a DesiredFile, survey: &'a Survey) -> Vec<&'a str> {
     let is_other = |user: &&str| survey.users.shadow_hash(user).is_some_and(|hash| !is_in_force(file, hash));
     users_of(file, survey).into_iter().filter(is_other).collect()
 }
@@ -71,7 +77,7 @@ fn is_in_force(file: &DesiredFile, standing: &Secret) -> bool {
     }
 }
 
-fn trim_newline(line: &[u8]) -> &[u8] {
+pub(super) fn trim_newline(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
@@ -92,12 +98,14 @@ pub fn needs_user(file: &DesiredFile, survey: &Survey) -> Result<(), Refusal> {
 
 /// NX101 and NX011: the system would not apply a password.
 #[must_use]
-pub fn findings(file: &DesiredFile, survey: &Survey) -> Vec<nixos::Finding> {
+pub fn findings(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Survey) -> Vec<nixos::Finding> {
     let path = file.path.as_str();
     let of_trapped = |finding: fn(&str, &str) -> nixos::Finding| {
         trapped(file, survey).into_iter().map(|user| finding(user, path)).collect()
     };
-    match survey.passwords {
+    // What stands on a running node is not refused.
+    let rule = if survey.node.is_some() && !surveyed.is_examined { PasswordRule::Unknown } else { survey.passwords };
+    match rule {
         PasswordRule::Applied => Vec::new(),
         PasswordRule::InStore if users_of(file, survey).is_empty() => Vec::new(),
         PasswordRule::InStore => vec![nixos::passwords::in_store(path)],

@@ -25,20 +25,30 @@ pub fn nixos_findings(file: &DesiredFile, surveyed: &SurveyedPath, survey: &Surv
     let mut findings: Vec<Finding> = by_path.into_iter().chain(surveyed.findings.iter().cloned()).chain(home).collect();
     if let Some(system) = survey.system.as_ref().filter(|_| !matches!(file.content, Content::Absent)) {
         let wants = &surveyed.wants;
-        findings.extend(wants.iter().any(|want| want.kind == Kind::Initrd).then(|| nixos::wants::in_initrd(path)));
+        let in_initrd = survey.node.is_none() && wants.iter().any(|want| want.kind == Kind::Initrd);
+        findings.extend(in_initrd.then(|| nixos::wants::in_initrd(path)));
         if is_roots_alone(file) {
             let unreadable = |want| nixos::wants::unreadable_by_user(path, want, &system.accounts);
             findings.extend(wants.iter().find_map(unreadable));
         }
-        if let (true, Content::Exact(text)) =
-            (wants.iter().any(|want| want.kind == Kind::EnvironmentFile), &file.content)
-        {
-            let parts: Vec<&[u8]> = file.parts.iter().flatten().map(Secret::expose).collect();
-            findings.extend(nixos::env_file::judge(path, text.expose(), &parts));
+        if wants.iter().any(|want| want.kind == Kind::EnvironmentFile) {
+            findings.extend(as_env_file(file));
         }
     }
-    findings.extend(shadow::findings(file, survey));
+    findings.extend(shadow::findings(file, surveyed, survey));
     findings
+}
+
+/// NX110, if it is an environment file.
+fn as_env_file(file: &DesiredFile) -> Vec<Finding> {
+    let Content::Exact(text) = &file.content else { return Vec::new() };
+    let parts: Vec<&[u8]> = file.parts.iter().flatten().map(Secret::expose).collect();
+    nixos::env_file::judge(file.path.as_str(), text.expose(), &parts).into_iter().collect()
+}
+
+/// True if something is to be told of a file that depends on who reads it.
+pub fn readers_matter(file: &DesiredFile) -> bool {
+    !matches!(file.content, Content::Absent) && (is_roots_alone(file) || !as_env_file(file).is_empty())
 }
 
 /// True if the mode gives nobody but root a right.

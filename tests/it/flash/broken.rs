@@ -31,8 +31,20 @@ fn a_device_that_fails_names_the_place_and_is_left_without_a_table() {
         }
     }
     let device = case.file("device", 28 << 20);
-    case.flash("small.img", "device").tampered("fdatasync:error=EIO:when=2").run().expect_code(5);
+    let run = case.flash("small.img", "device").tampered("fdatasync:error=EIO:when=2").run().expect_code(5);
+    run.expect_error("flushing device").expect_error("its mode is 0600, it was 0644");
     assert_no_table(&device, "the flush");
+    // The old table may be there still, and the new one.
+    for (call, words) in [
+        ("pwrite64:error=EIO:when=1+", "what device held may be there in part, with its old partition table"),
+        ("fdatasync:error=EIO:when=1", "what device held may be there in part, with its old partition table"),
+        ("fdatasync:error=EIO:when=4+", "device may hold the new partition table, and was not compared"),
+    ] {
+        case.file("device", 28 << 20);
+        let run = case.flash("small.img", "device").tampered(call).run().expect_code(5);
+        assert!(!run.stderr().contains("holds no partition table"), "{call}: {}", run.stderr());
+        run.expect_error(words);
+    }
 }
 
 #[test]

@@ -153,10 +153,20 @@ fn a_damaged_table_is_not_moved_and_a_damaged_backup_is_made_again() {
         run.expect_refusal("primary", 1, &["its GPT cannot be moved: the checksum of the"]);
         assert!(fs::read(&device).unwrap() == before);
     }
+    // What is told of it without the option.
+    let run = case.flash("small.img", "device").run().expect_code(0);
+    run.expect_error("the GPT of the image is damaged (the checksum of the entries is wrong)");
+    // A backup that is far from the end of the image is as good as another.
+    fs::write(&path, [&sound[..], &vec![0; 3 << 20]].concat()).unwrap();
+    let run = case.flash("small.img", "device").args(["--fix-gpt"]).run().expect_code(0);
+    assert!(!run.stderr().contains("could not be used"), "{}", run.stderr());
+    assert_good(&case, &device, 8 << 20);
     for at in [sound.len() - 512 + 60, sound.len() - 33 * 512 + 60] {
         let mut damaged = sound.clone();
         damaged[at] ^= 1;
         fs::write(&path, &damaged).unwrap();
+        let run = case.flash("small.img", "device").run().expect_code(0);
+        run.expect_error("the backup of the GPT cannot be used: the checksum of the");
         let run = case.flash("small.img", "device").args(["--fix-gpt"]).run().expect_code(0);
         run.expect_error("the image's own backup could not be used: the checksum of the");
         assert_good(&case, &device, 8 << 20);

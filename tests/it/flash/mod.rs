@@ -63,6 +63,8 @@ impl Case {
     /// A file to be flashed over, full of other bytes.
     fn file(&self, name: &str, size: u64) -> PathBuf {
         let path = self.scratch.join(name);
+        // That of a run before has another mode.
+        let _ = fs::remove_file(&path);
         fs::write(&path, vec![OLD; usize::try_from(size).unwrap()]).unwrap();
         path
     }

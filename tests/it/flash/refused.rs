@@ -32,8 +32,8 @@ fn each_refusal_says_what_why_and_what_to_do() {
         ),
         (
             ["small.img", "small.img"],
-            "error: small.img: nothing was changed\n  cause: small.img is the image itself\nhint: name the device that it \
-             is to be written to\n",
+            "error: small.img: nothing was changed\n  cause: small.img is the image itself: writing the one would \
+             damage the other\nhint: name the device that it is to be written to\n",
         ),
         (
             ["small.img", "directory"],
@@ -76,6 +76,39 @@ fn each_refusal_says_what_why_and_what_to_do() {
     for args in [&["flash", "small.img"][..], &["flash", "--only-inject"], &["flash", "a", "b", "--only-inject"]] {
         case.deaddrop(args).run().expect_refusal("usage", 2, &["hint: deaddrop flash "]);
     }
+}
+
+#[test]
+fn without_the_right_the_way_to_it_is_said() {
+    if !has_loop_devices() {
+        return;
+    }
+    let case = Case::small();
+    case.scratch.give_to(crate::kit::run::NOBODY);
+    let device = Loop::new(case.file("file", 28 << 20));
+    let run = case.flash("small.img", &device.0).unprivileged().run();
+    run.expect_refusal("nobody", 1, &["Permission denied", "run it as root, or as a member of the device's group"]);
+}
+
+#[test]
+fn an_image_that_is_shorter_than_its_table_needs_the_room_of_the_table() {
+    let case = Case::small();
+    let whole = fs::read(case.scratch.join("small.img")).unwrap();
+    case.scratch.write("short.img", &whole[..20 << 20]);
+    let device = case.file("device", 22 << 20);
+    for more in [&[][..], &["--fix-gpt"]] {
+        let run = case.flash("short.img", "device").args(more).run();
+        run.expect_refusal("short", 1, &["it has 25165824 bytes", "take a larger one"]);
+    }
+    // A stream that ends before the table is whole.
+    let image = case.scratch.join("small.img");
+    crate::kit::disk::poke(&image, 100 << 10, &crate::kit::disk::noise(800 << 10));
+    let packed = fs::read(crate::kit::disk::zstd(&image)).unwrap();
+    case.scratch.write("cut.img.zst", &packed[..400 << 10]);
+    case.file("device", 28 << 20);
+    let run = case.flash("cut.img.zst", "device").run();
+    run.expect_refusal("cut", 1, &["cut.img.zst ends, or is damaged, after the first"]);
+    assert!(is_all(&fs::read(&device).unwrap(), OLD));
 }
 
 #[test]
@@ -136,10 +169,18 @@ fn a_device_in_use_is_refused_and_force_does_not_help() {
     let other = Loop::new(&device.0);
     refused(&["--force"], &["is attached to /dev/loop", "unmount it"]);
     drop(other);
-    // The image behind the device.
+    // The image behind the device, the device behind the image, and a partition of the device.
+    let words = "and the image are on the same disk, or file: writing the one would damage the other";
     let own = Loop::new(case.scratch.join("small.img"));
-    let run = case.flash("small.img", &own.0).run();
-    run.expect_refusal("itself", 1, &["is the image itself"]);
+    case.flash("small.img", &own.0).args(["--force"]).run().expect_refusal("behind", 1, &[words]);
+    case.flash(&own.0, "small.img").args(["--force"]).run().expect_refusal("over", 1, &[words]);
+    let partition = own.second_partition();
+    case.flash(&partition, &own.0).args(["--force"]).run().expect_refusal("a partition", 1, &[words]);
+    // A file that is attached, as a device.
+    case.scratch.write("other.img", fs::read(case.scratch.join("small.img")).unwrap());
+    let texts = ["small.img is attached to /dev/loop", "unmount it, or detach what uses it"];
+    case.flash("other.img", "small.img").args(["--force"]).run().expect_refusal("attached", 1, &texts);
+    drop(own);
     tool(Command::new(program("blockdev")).args(["--setro", &device.0]));
     let said = case.flash("small.img", &device.0).args(["--force"]).run();
     // The kernel keeps it for the next file behind this device.

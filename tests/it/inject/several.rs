@@ -468,33 +468,87 @@ fn a_signal_ends_a_run_with_the_images_that_are_done() {
     }
 }
 
-#[test]
-fn sigkill_leaves_whole_images_and_nothing_beside_them() {
+/// Kills a run at the first call of one of these kinds, at the second, and so on, until one is not killed. (strace counts
+/// the calls of each thread: the first one that comes to the number dies.) Returns how often it was killed.
+fn kill_at_every(calls: &[&str], format: &str, suffix: &str) -> usize {
+    kill_from(1, 1, calls, format, suffix)
+}
+
+/// The same, from call number `first` on at every `step`th.
+fn kill_from(first: usize, step: usize, calls: &[&str], format: &str, suffix: &str) -> usize {
     let several = Several::new();
-    for suffix in ["img", "img.zst", "qcow2"] {
-        let out = format!("out/{{host}}.{suffix}");
-        let format = if suffix == "qcow2" { "qcow2" } else { "raw" };
-        let inject = ["inject", "base.img.zst", "--all-hosts", "--format", format, "-o", &out];
-        for call in [
-            "pwrite64:when=1",
-            "pwrite64:when=9",
-            "write:when=2",
-            "copy_file_range:when=2",
-            "ftruncate:when=3",
-            "fchmod:when=1",
-            "fsync:when=1",
-            "fsync:when=3",
-            "linkat:when=1",
-            "linkat:when=2",
-        ] {
-            let (name, when) = call.split_once(':').unwrap();
-            let what = format!("{suffix} {call}");
-            several.deaddrop(&inject).tampered(&format!("{name}:signal=SIGKILL:{when}")).run();
-            assert_whole(&several, suffix, &what);
+    let out = format!("out/{{host}}.{suffix}");
+    let inject = ["inject", "base.img.zst", "--all-hosts", "--format", format, "-o", &out];
+    let mut killed = 0;
+    for call in calls {
+        for when in (first..).step_by(step) {
+            let what = format!("{suffix} {call} {when}");
+            let injection = format!("{call}:signal=SIGKILL:when={when}");
+            let run = several.deaddrop(&inject).tampered(&injection).run();
+            let made = assert_whole(&several, suffix, &what);
             assert_eq!(names(several.scratch.path()).iter().filter(|name| name.starts_with(".deaddrop")).count(), 0);
             several.clear();
+            if run.shell_code() == 0 {
+                assert_eq!(made, HOSTS.len(), "{what}");
+                break;
+            }
+            assert_eq!(run.shell_code(), 137, "{what}: {}", run.stderr());
+            killed += 1;
         }
     }
+    killed
+}
+
+/// The calls that write or name something, but for those that write the content.
+const OTHER_CALLS: [&str; 13] = [
+    "write",
+    "copy_file_range",
+    "ioctl",
+    "fallocate",
+    "ftruncate",
+    "sync_file_range",
+    "fchmod",
+    "fchown",
+    "fsync",
+    "fdatasync",
+    "linkat",
+    "renameat2",
+    "rename",
+];
+
+#[test]
+fn sigkill_at_every_odd_write_to_raw_images_leaves_whole_ones_only() {
+    assert!(kill_from(1, 2, &["pwrite64"], "raw", "img") > 50);
+}
+
+#[test]
+fn sigkill_at_every_even_write_to_raw_images_leaves_whole_ones_only() {
+    assert!(kill_from(2, 2, &["pwrite64"], "raw", "img") > 50);
+}
+
+#[test]
+fn sigkill_at_every_write_to_compressed_images_leaves_whole_ones_only() {
+    assert!(kill_at_every(&["pwrite64"], "raw", "img.zst") > 20);
+}
+
+#[test]
+fn sigkill_at_every_write_to_qcow2_images_leaves_whole_ones_only() {
+    assert!(kill_at_every(&["pwrite64"], "qcow2", "qcow2") > 20);
+}
+
+#[test]
+fn sigkill_at_every_other_call_leaves_whole_raw_images_only() {
+    assert!(kill_at_every(&OTHER_CALLS, "raw", "img") > 20);
+}
+
+#[test]
+fn sigkill_at_every_other_call_leaves_whole_compressed_images_only() {
+    assert!(kill_at_every(&OTHER_CALLS, "raw", "img.zst") > 20);
+}
+
+#[test]
+fn sigkill_at_every_other_call_leaves_whole_qcow2_images_only() {
+    assert!(kill_at_every(&OTHER_CALLS, "qcow2", "qcow2") > 20);
 }
 
 #[test]

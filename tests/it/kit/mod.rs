@@ -50,6 +50,7 @@ pub mod loops;
 pub mod manifest;
 pub mod mount;
 pub mod nixos;
+pub mod nixos_node;
 pub mod node;
 pub mod run;
 pub mod tree;

@@ -100,7 +100,8 @@ impl NixosRoot {
         root
     }
 
-    fn perl() -> String {
+    /// Its perl.
+    pub fn perl() -> String {
         format!("{}/bin/perl", store_path("perl-5.42.0-env"))
     }
 
@@ -314,7 +315,13 @@ impl NixosRoot {
     }
 
     fn write_activate(&self, toplevel: &str) -> &Self {
-        let mut text = format!("#!{}/bin/bash\nsystemConfig='{toplevel}'\n", store_path("bash-5.3"));
+        let mut text = format!(
+            "#!{}/bin/bash\n\nsystemConfig='{toplevel}'\n\nexport PATH=/empty\nfor i in {} {}; do\n    \
+             PATH=$PATH:$i/bin:$i/sbin\ndone\n\numask 0022\n",
+            store_path("bash-5.3"),
+            store_path("coreutils-9.8"),
+            store_path("shadow-4.18")
+        );
         let users = match &self.users {
             Users::Perl { .. } => format!(
                 "install -m 0700 -d /root\n{} \\\n-w {} {}\n",

@@ -39,8 +39,9 @@ case $verb in
       fi
     done
     ;;
-  restart | try-restart | reload)
+  restart | try-restart | reload | reload-or-restart)
     [ "$1" != -- ] || shift
+    set -- "${1%.service}.service"
     state=active
     status=0
     if [ -x "/srv/on/$1" ]; then

@@ -3,14 +3,17 @@
 mod contact;
 mod ended;
 mod files;
+mod host_keys;
 mod hostile;
 mod interrupted;
 mod job;
 mod keys;
 mod local;
+mod passwords;
 mod refused;
 mod secrecy;
 mod shells;
 mod stopped;
+mod system;
 mod terminal;
 mod units;

@@ -32,7 +32,8 @@ use deaddrop_core::tree::{Child, Label, Stat, Tree, TreeChange};
 
 use self::change::apply;
 use self::change::resolve::Resolved;
-use self::check::{audit, claims, read_back};
+use self::check::claims::{self, Reading};
+use self::check::{audit, read_back};
 use self::format::features::{self, Compat};
 use self::recover::{Obstacle, Recovery, orphans, torn};
 use super::device::ReadAt;
@@ -43,6 +44,7 @@ use crate::ext4::format::inode::Inode;
 use crate::ext4::format::journal::Journal;
 use crate::ext4::format::reader::Reader;
 use crate::ext4::read::layout::Layout;
+use crate::ext4::read::names::KnownNames;
 
 pub use self::Remedy::CheckFileSystem as FSCK_HINT;
 pub(crate) use crate::ext4::format::checksum::crc32c;
@@ -79,6 +81,10 @@ pub struct Ext4 {
     obstacle: Option<Obstacle>,
     /// The location of the file system's own structures, once they are known not to overlap.
     layout: OnceLock<Layout>,
+    /// Reads the neighbours of a change that is expected.
+    neighbours: Option<Reading>,
+    /// The names of directories that `reader` has searched.
+    names: KnownNames,
     /// Set once it is known that no other structure uses a block of the journal.
     journal_is_alone: OnceLock<()>,
 }
@@ -114,6 +120,8 @@ impl Ext4 {
             drops_values: false,
             obstacle: None,
             layout: OnceLock::new(),
+            names: KnownNames::default(),
+            neighbours: None,
             journal_is_alone: OnceLock::new(),
         };
         ext4.pending = recover::pending(&ext4.reader);
@@ -137,6 +145,13 @@ impl Ext4 {
             Err(obstacle) => ext4.obstacle = Some(obstacle),
         }
         Ok(ext4)
+    }
+
+    /// Says that a change will probably follow. A part of its checks, that of the inodes which may claim a block of the
+    /// journal, begins in a thread, while the caller finds out what is to be changed.
+    pub fn expect_change(&mut self) {
+        // Best effort: the change starts a thread itself, and tells why it cannot.
+        self.neighbours = Reading::start(&self.reader, true).ok();
     }
 
     /// The file system's data for `inspect`.
@@ -253,11 +268,14 @@ impl Ext4 {
             return self.check_writable();
         }
         self.check_state()?;
+        let started = self.neighbours.take();
         let layout = self.layout()?;
         let overlay = Arc::new(Overlay::new(self.top(), self.reader.geometry.block_size, OVERLAY_LIMIT));
         let resolved = Resolved::new(&self.reader, changes, time)?;
         // In parallel with the writer: most of the affected groups are already known.
-        let claims = claims::start(&self.reader, &resolved, self.journal_is_alone.get().is_none())?;
+        let with_journal = self.journal_is_alone.get().is_none();
+        let mut claims = started.map_or_else(|| Reading::start(&self.reader, with_journal), Ok)?;
+        claims.read(&self.reader, &resolved)?;
         if let Err(error) = apply::write(&self.reader, &overlay, &resolved) {
             // Damage of the file system is a better explanation than an error of the writer.
             claims.wait()?;
@@ -308,6 +326,8 @@ impl Ext4 {
 
     fn push(&mut self, overlay: Arc<Overlay>) -> Result<(), StorageError> {
         self.reader = Reader::open(overlay.clone())?.guard_journal();
+        self.names = KnownNames::default();
+        self.neighbours = None;
         self.layers.push(overlay);
         Ok(())
     }
@@ -318,7 +338,7 @@ impl Ext4 {
 fn check(
     before: &Reader,
     layout: &Layout,
-    claims: claims::Started,
+    claims: Reading,
     overlay: &Arc<Overlay>,
     resolved: &Resolved,
 ) -> Result<(), StorageError> {
@@ -363,7 +383,7 @@ impl Tree for Ext4 {
     }
 
     fn child(&self, directory: &Node, name: &[u8]) -> Result<Option<(Node, Stat)>, StorageError> {
-        let Some(entry) = self.reader.find(&directory.0, name)? else { return Ok(None) };
+        let Some(entry) = self.names.find(&self.reader, &directory.0, name)? else { return Ok(None) };
         let inode = self.reader.inode(entry.inode)?;
         let stat = inode.stat();
         Ok(Some((Node(inode), stat)))

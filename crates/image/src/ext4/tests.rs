@@ -114,7 +114,8 @@ fn verdict(device: &Arc<dyn ReadAt>, breaking: impl FnOnce(&Scene)) -> Result<()
     let scene = Scene { before, after, overlay };
     breaking(&scene);
     let layout = crate::ext4::read::layout::Layout::of(&scene.before).map_err(|error| error.to_string())?;
-    let claims = claims::start(&scene.before, &resolved, true).map_err(|error| error.to_string())?;
+    let mut claims = Reading::start(&scene.before, true).map_err(|error| error.to_string())?;
+    claims.read(&scene.before, &resolved).map_err(|error| error.to_string())?;
     check(&scene.before, &layout, claims, &scene.overlay, &resolved).map_err(|error| error.to_string())
 }
 

@@ -1,6 +1,7 @@
 //! The device (or file) that an image is written to: past the page cache, so that an error names its place, and what is
 //! read back comes from the device.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsFd;
@@ -63,8 +64,8 @@ pub struct Device {
     direct: Option<File>,
     /// Bytes of which a direct transfer is a multiple.
     unit: u64,
-    /// Written since the last flush, without direct I/O.
-    unflushed: u64,
+    /// What was written since the last flush, not directly: where it begins, and its end.
+    unflushed: Option<(u64, u64)>,
     /// A file's former mode, if it was not 0600.
     mode_was: Option<u32>,
 }
@@ -77,7 +78,15 @@ impl Device {
     /// `Refused` for the image itself, for a device that is in use, that the running system is on, that is read-only, or that takes `force`;
     /// `Io`.
     pub fn open(path: &Path, image: &Path, force: bool) -> Result<Self, StorageError> {
-        let mut input = Input::open(path)?;
+        let mut input = Input::open(path).map_err(|error| match error {
+            StorageError::Io { what, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                StorageError::refused(
+                    format!("{what}: {source}"),
+                    "run it as root, or as a member of the device's group",
+                )
+            }
+            other => other,
+        })?;
         refuse_same(&input, image)?;
         destination::check_device_to_overwrite(&input, force)?;
         input.lock(Access::Write)?;
@@ -90,7 +99,7 @@ impl Device {
             ));
         }
         let direct = open_direct(&input).map_err(opening)?;
-        Ok(Self { input, direct, unit, unflushed: 0, mode_was: None })
+        Ok(Self { input, direct, unit, unflushed: None, mode_was: None })
     }
 
     /// The path as given.
@@ -173,10 +182,11 @@ impl Device {
         if let Some(bytes) = rest.and_then(|from| bytes.get(from..)) {
             let at = offset.saturating_add(wide(whole));
             self.input.file.write_all_at(bytes, at).map_err(|e| self.failed("writing", at, e))?;
-            self.unflushed = self.unflushed.saturating_add(length(bytes));
-            if self.unflushed >= FLUSH || self.direct.is_some() {
-                self.unflushed = 0;
-                self.input.file.sync_data().map_err(|e| self.failed("writing", at, e))?;
+            let (start, end) = (at, at.saturating_add(length(bytes)));
+            let (start, end) = self.unflushed.map_or((start, end), |(first, last)| (first.min(start), last.max(end)));
+            self.unflushed = Some((start, end));
+            if end.saturating_sub(start) >= FLUSH || self.direct.is_some() {
+                self.sync()?;
             }
         }
         Ok(())
@@ -238,8 +248,11 @@ impl Device {
 
     /// Flushes everything that was written, and the device's own cache.
     pub(super) fn sync(&mut self) -> Result<(), StorageError> {
-        self.unflushed = 0;
-        self.input.file.sync_data().map_err(|e| StorageError::io(format!("flushing {}", self.name()), e))
+        let place = match self.unflushed.take() {
+            Some((start, end)) => format!(", which has bytes {start} to {end} to write"),
+            None => String::new(),
+        };
+        self.input.file.sync_data().map_err(|e| StorageError::io(format!("flushing {}{place}", self.name()), e))
     }
 
     /// Drops what the page cache has of a range. Best effort.
@@ -253,22 +266,42 @@ impl Device {
     }
 }
 
-/// Refuses an image that is the device itself, or the file that it is a loop device over.
+/// Refuses an image that is on the device, or the device on it: the same file or disk, a partition of it, or a loop device
+/// over one of these.
 fn refuse_same(device: &Input, image: &Path) -> Result<(), StorageError> {
     // Opening it reports what is wrong with it.
     let Ok(image) = fs::metadata(image) else { return Ok(()) };
-    let own = &device.metadata;
-    let behind = System::running().backing_file(&Number::of(own.rdev())).filter(|_| device.is_device());
-    let behind = behind.and_then(|file| fs::metadata(file).ok());
-    let is_same = |other: &Metadata| (other.dev(), other.ino()) == (image.dev(), image.ino());
-    let is_same_device = image.file_type().is_block_device() && device.is_device() && own.rdev() == image.rdev();
-    if is_same_device || is_same(own) || behind.as_ref().is_some_and(is_same) {
-        return Err(StorageError::refused(
-            format!("{} is the image itself", device.name()),
-            "name the device that it is to be written to",
-        ));
+    let system = System::running();
+    let (own, other) = (Ground::of(&device.metadata, &system), Ground::of(&image, &system));
+    if own.disks.is_disjoint(&other.disks) && own.files.is_disjoint(&other.files) {
+        return Ok(());
     }
-    Ok(())
+    let what =
+        if device.is_same(&image) { "is the image itself" } else { "and the image are on the same disk, or file" };
+    Err(StorageError::refused(
+        format!("{} {what}: writing the one would damage the other", device.name()),
+        "name the device that it is to be written to",
+    ))
+}
+
+/// What a file or device lies on: disks, and files, by device and inode.
+#[derive(Default)]
+struct Ground {
+    disks: BTreeSet<Number>,
+    files: BTreeSet<(u64, u64)>,
+}
+
+impl Ground {
+    fn of(metadata: &Metadata, system: &System) -> Self {
+        let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        if !metadata.file_type().is_block_device() {
+            return Self { files: [identity(metadata)].into(), ..Self::default() };
+        }
+        let disks = system.disks_below(&Number::of(metadata.rdev()));
+        let behind = disks.iter().filter_map(|disk| fs::metadata(system.backing_file(disk)?).ok());
+        let files = behind.map(|metadata| identity(&metadata)).collect();
+        Self { disks, files }
+    }
 }
 
 /// The same file for direct I/O; `None` if its file system has none.

@@ -1,10 +1,13 @@
 //! The GPT of an image on a device that is larger: what is wrong with it, and the backup table at the real end. UEFI
 //! specification 2.10, section 5.3.
 
+use std::io;
+
 use deaddrop_core::error::StorageError;
 use deaddrop_core::text;
 
 use super::device::wide;
+use crate::device::ReadAt;
 
 /// Fields of a header, by their offset in bytes (table 5-5).
 mod field {
@@ -48,7 +51,7 @@ impl Primary {
         [512, 4096].into_iter().find_map(|sector| {
             let header = head.get(sector..sector * 2).filter(|header| header.starts_with(b"EFI PART"))?;
             let header = header.to_vec();
-            let entries = check(&header, 1).and_then(|()| entries(&header, sector, head, 0));
+            let entries = check(&header, 1).and_then(|()| entries(&header, sector, &head.to_vec()));
             Some(Self { sector, header, entries })
         })
     }
@@ -64,19 +67,24 @@ impl Primary {
         long(&self.header, field::ALTERNATE_LBA).checked_add(1)?.checked_mul(self.sector_size())
     }
 
+    /// What is wrong with it; `None` if it can be used.
+    pub(super) fn flaw(&self) -> Option<&str> {
+        self.entries.as_ref().err().map(String::as_str)
+    }
+
     /// Why it cannot be the source of another table.
     ///
     /// # Errors
     /// `Corrupt`, with the reason. `name` is that of the image.
     pub(super) fn check(&self, name: &str) -> Result<(), StorageError> {
-        match &self.entries {
-            Ok(_) => Ok(()),
-            Err(why) => Err(StorageError::corrupt(format!("{name}: its GPT cannot be moved: {why}"))),
+        match self.flaw() {
+            None => Ok(()),
+            Some(why) => Err(StorageError::corrupt(format!("{name}: its GPT cannot be moved: {why}"))),
         }
     }
 
-    /// Moves the backup to the end of a device of `size` bytes: changes `head`, the start of the disk. `tail` is the end of
-    /// the image, from `tail_offset` on, with the backup that it has.
+    /// Moves the backup to the end of a device of `size` bytes: changes `head`, the start of the disk. `flaw` is what is
+    /// wrong with the backup of the image.
     ///
     /// # Errors
     /// As [`Primary::check`].
@@ -84,13 +92,12 @@ impl Primary {
         &self,
         name: &str,
         head: &mut [u8],
-        (tail_offset, tail): (u64, &[u8]),
+        flaw: Option<String>,
         size: u64,
     ) -> Result<Moved, StorageError> {
         self.check(name)?;
         let too_small = || StorageError::corrupt(format!("{name}: the device has no room for its GPT"));
         let (sector, entries) = (self.sector_size(), self.entries.as_deref().unwrap_or_default());
-        let own = self.backup_flaw(tail_offset, tail);
         let last = (size / sector).checked_sub(1).ok_or_else(too_small)?;
         let room = wide(entries.len()).div_ceil(sector);
         let backup_entries = last.checked_sub(room).ok_or_else(too_small)?;
@@ -115,7 +122,7 @@ impl Primary {
         let mut backup = entries.to_vec();
         backup.resize(usize::try_from(room.saturating_mul(sector)).unwrap_or(0), 0);
         backup.extend(header);
-        let mended = own.map_or(String::new(), |why| format!(" (the image's own backup could not be used: {why})"));
+        let mended = flaw.map_or(String::new(), |why| format!(" (the image's own backup could not be used: {why})"));
         let (from, to) = (old.saturating_add(1).saturating_mul(sector), last.saturating_add(1).saturating_mul(sector));
         let note = format!(
             "the backup GPT is at the end of the device now, sector {last} instead of {old}: {} instead of {}{mended}",
@@ -125,30 +132,40 @@ impl Primary {
         Ok(Moved { offset: backup_entries.saturating_mul(sector), backup, note })
     }
 
-    /// Why the backup in `tail` is not the other half of this table; `None` if it is.
-    pub(super) fn backup_flaw(&self, tail_offset: u64, tail: &[u8]) -> Option<String> {
+    /// Why the backup on `disk` is not the other half of this table; `None` if it is.
+    pub(super) fn backup_flaw(&self, disk: &dyn ReadAt) -> Option<String> {
         let lba = long(&self.header, field::ALTERNATE_LBA);
-        let at = lba.checked_mul(self.sector_size()).and_then(|offset| offset.checked_sub(tail_offset));
-        let at = at.and_then(|at| usize::try_from(at).ok());
-        let Some(header) = at.and_then(|at| tail.get(at..at.checked_add(self.sector)?)) else {
-            return Some(format!("sector {lba}, where it is said to be, is not in the image"));
+        let header = match read(disk, lba, self.sector, self.sector) {
+            Ok(header) => header,
+            Err(why) => return Some(why),
         };
         if !header.starts_with(b"EFI PART") {
             return Some(format!("there is none at sector {lba}"));
         }
-        if let Err(why) = check(header, lba) {
+        if let Err(why) = check(&header, lba) {
             return Some(why);
         }
-        if long(header, field::ALTERNATE_LBA) != 1 {
+        if long(&header, field::ALTERNATE_LBA) != 1 {
             return Some("it does not name sector 1 as the other one".to_owned());
         }
-        match entries(header, self.sector, tail, tail_offset) {
+        match entries(&header, self.sector, disk) {
             Err(why) => Some(why),
             Ok(entries) if Some(&entries) != self.entries.as_ref().ok() => {
                 Some("it has other partitions than the primary one".to_owned())
             }
             Ok(_) => None,
         }
+    }
+}
+
+/// Reads `size` bytes from a sector on.
+fn read(disk: &dyn ReadAt, lba: u64, sector: usize, size: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; size];
+    let offset = lba.saturating_mul(wide(sector));
+    match disk.read_exact_at(offset, &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(format!("sector {lba} is not in the image")),
+        Err(e) => Err(format!("sector {lba} cannot be read: {e}")),
     }
 }
 
@@ -168,20 +185,16 @@ fn check(header: &[u8], lba: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The entries of a header, out of `bytes`, which are those of the disk from `offset` on.
-fn entries(header: &[u8], sector: usize, bytes: &[u8], offset: u64) -> Result<Vec<u8>, String> {
-    let lba = long(header, field::ENTRIES_LBA);
+/// The entries of a header.
+fn entries(header: &[u8], sector: usize, disk: &dyn ReadAt) -> Result<Vec<u8>, String> {
     let size = int(header, field::ENTRY_COUNT).checked_mul(int(header, field::ENTRY_SIZE));
     let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= MOST_ENTRIES);
     let size = size.ok_or("it declares more entries than any disk has")?;
-    let start = lba.checked_mul(wide(sector)).and_then(|start| start.checked_sub(offset));
-    let start = start.and_then(|start| usize::try_from(start).ok());
-    let entries = start.and_then(|start| bytes.get(start..start.checked_add(size)?));
-    let entries = entries.ok_or_else(|| format!("its entries are at sector {lba}, far from the header"))?;
-    if crc32fast::hash(entries) != int(header, field::ENTRIES_CRC) {
+    let entries = read(disk, long(header, field::ENTRIES_LBA), sector, size)?;
+    if crc32fast::hash(&entries) != int(header, field::ENTRIES_CRC) {
         return Err("the checksum of the entries is wrong".to_owned());
     }
-    Ok(entries.to_vec())
+    Ok(entries)
 }
 
 /// The checksum of the first `size` bytes of a header, with its own field as zeros.

@@ -16,38 +16,36 @@
 mod device;
 mod feed;
 mod gpt;
+mod image;
 mod stream;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 use deaddrop_core::sys::{self, SignalsWait};
-use deaddrop_core::text;
 
 use self::device::{ALIGNMENT, Buffer, Written, wide};
-use self::feed::{Mapped, Source};
+use self::feed::Source;
 use self::gpt::Primary;
+use self::image::Content;
 use self::write::Body;
-use crate::container::{self, Compression, Container, Format};
-use crate::device::ReadAt;
 use crate::native::Blocks;
 use crate::open::block_devices::{Number, System};
-use crate::open::disk::{DiskImage, Layer, Trust, parent};
-use crate::open::input::{Access, Input};
+use crate::open::disk::DiskImage;
 use crate::output::patch::Patch;
 use crate::progress::Watch;
-use crate::sidecars::map::{self, BlockMap};
-use crate::table::TableKind;
+use crate::sidecars::map::BlockMap;
 
 pub use self::device::Device;
+pub use self::image::FlashImage;
 pub use self::stream::Stream;
 
 /// Bytes at the start and at the end of a device that are zeroed first.
@@ -60,230 +58,6 @@ pub struct Options {
     pub read_back: bool,
     /// Move the backup of a GPT to the end of the device.
     pub fix_gpt: bool,
-}
-
-/// An image that is to be written to a device.
-pub struct FlashImage {
-    name: String,
-    /// Locked against runs that write to the image.
-    input: Input,
-    /// The layers, outermost first; the size of the disk is missing if it is not known.
-    layers: Vec<Layer>,
-    content: Content,
-    /// The first bytes of the disk.
-    head: Vec<u8>,
-    map: Option<Arc<BlockMap>>,
-    /// The name of the block map.
-    map_name: Option<String>,
-}
-
-/// The disk of an image.
-enum Content {
-    /// Read anywhere. The image is taken to be changed.
-    Disk { disk: Arc<dyn ReadAt>, image: Option<Box<DiskImage>> },
-    /// Decoded while it is written.
-    Stream { stream: Stream, container: Container },
-}
-
-impl FlashImage {
-    /// Opens the image at `path` for reading. A raw disk in a compression is not decoded but for its start; every other
-    /// container is opened as by [`DiskImage::open_trusting`]. A block map beside it is read.
-    ///
-    /// # Errors
-    /// As [`DiskImage::open_trusting`]; `Refused` if its block map does not fit.
-    pub fn open(path: &Path, trust: Trust, watch: Watch<'_>) -> Result<Self, StorageError> {
-        let mut input = Input::open(path)?;
-        let name = input.name();
-        let container = container::sniff(&input.file, input.size, &name)?;
-        input.lock(Access::Read)?;
-        let (map, map_name) = match block_map(path, container.compression)? {
-            Some((map, name)) => (Some(Arc::new(map)), Some(name)),
-            None => (None, None),
-        };
-        let content = match container {
-            Container { compression: Some(compression), format: Format::Raw } => {
-                Content::Stream { stream: Stream::new(&input, compression)?, container }
-            }
-            _ => {
-                let image = DiskImage::open_trusting(path, trust, watch)?;
-                let image = match &map {
-                    Some(map) => image.seen_as(|base| Arc::new(Mapped { base, map: Arc::clone(map) })),
-                    None => image,
-                };
-                Content::Disk { disk: image.disk(), image: Some(Box::new(image)) }
-            }
-        };
-        let (layers, head) = match &content {
-            Content::Stream { stream, .. } => {
-                let kind = container.compression.map_or("raw", Compression::name);
-                (vec![Layer { kind, size: stream.packed_size() }], stream.head().to_vec())
-            }
-            Content::Disk { disk, image } => {
-                let mut head = vec![0; usize::try_from(disk.size().min(EDGE)).unwrap_or(0)];
-                disk.read_exact_at(0, &mut head).map_err(|e| StorageError::io(format!("reading {name}"), e))?;
-                (image.as_ref().map(|image| image.layers().to_vec()).unwrap_or_default(), head)
-            }
-        };
-        let image = Self { name, input, layers, content, head, map, map_name };
-        image.check_map()?;
-        Ok(image)
-    }
-
-    /// The path as given.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Size of the disk, in bytes; `None` if only decoding tells it.
-    #[must_use]
-    pub fn size(&self) -> Option<u64> {
-        match &self.content {
-            Content::Disk { disk, .. } => Some(disk.size()),
-            Content::Stream { .. } => None,
-        }
-    }
-
-    /// Size that the disk has if its partition table is right, in bytes, if nothing else tells it.
-    #[must_use]
-    pub fn likely_size(&self) -> Option<u64> {
-        let by_map = self.map.as_ref().map(|map| map.size);
-        self.size().or(by_map).or_else(|| Primary::find(&self.head)?.end())
-    }
-
-    /// The layers, outermost first. For a disk that is decoded while it is written, the compression alone.
-    #[must_use]
-    pub fn layers(&self) -> &[Layer] {
-        &self.layers
-    }
-
-    /// The path of the block map that is used.
-    #[must_use]
-    pub fn block_map(&self) -> Option<&str> {
-        self.map_name.as_deref()
-    }
-
-    /// The image, to read and change it before it is written; `None` for one that is decoded while it is written, and
-    /// the second time.
-    pub fn take_image(&mut self) -> Option<DiskImage> {
-        match &mut self.content {
-            Content::Disk { image, .. } => image.take().map(|image| *image),
-            Content::Stream { .. } => None,
-        }
-    }
-
-    fn check_map(&self) -> Result<(), StorageError> {
-        match (&self.map, self.size()) {
-            (Some(map), Some(size)) if map.size != size => Err(StorageError::refused(
-                format!(
-                    "{} is of a disk of {} bytes, and {} has {size}",
-                    self.map_name.as_deref().unwrap_or_default(),
-                    map.size,
-                    self.name
-                ),
-                "is it of an older image? remove it, or make both again",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// Checks that the image can be on `device`; returns what the user should know before it is written.
-    ///
-    /// # Errors
-    /// `Refused` if the device is too small, or has other sectors than the image's table;
-    /// `Corrupt` if the table cannot be moved.
-    pub fn check(&self, device: &Device, options: Options) -> Result<Vec<String>, StorageError> {
-        if let Some(size) = self.likely_size().filter(|size| *size > device.size()) {
-            return Err(StorageError::refused(
-                format!(
-                    "{} does not fit: it has {size} bytes ({}), and {} has {} ({})",
-                    self.name,
-                    text::size(size),
-                    device.name(),
-                    device.size(),
-                    text::size(device.size())
-                ),
-                "take a larger one",
-            ));
-        }
-        let Some(primary) = Primary::find(&self.head) else {
-            self.check_sectors(device)?;
-            let note = format!("--fix-gpt: {} has no GPT, and nothing to be moved", self.name);
-            return Ok(if options.fix_gpt { vec![note] } else { Vec::new() });
-        };
-        if device.sector_size().is_some_and(|sector| sector != primary.sector_size()) {
-            return Err(self.other_sectors(device, primary.sector_size()));
-        }
-        if options.fix_gpt {
-            primary.check(&self.name)?;
-        }
-        let end = primary.end().or(self.size());
-        match end.filter(|end| !options.fix_gpt && *end < device.size()) {
-            Some(end) => Ok(vec![format!(
-                "the backup of the GPT will be at {}, and {} ends at {}: the kernel will say \"GPT:Primary header \
-                 thinks Alt. header is not at the end of the disk\"; it is harmless, and --fix-gpt moves the backup",
-                text::size(end),
-                device.name(),
-                text::size(device.size())
-            )]),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// A table without a GPT counts in sectors too, of 512 bytes.
-    fn check_sectors(&self, device: &Device) -> Result<(), StorageError> {
-        let is_mbr = match &self.content {
-            Content::Disk { image: Some(image), .. } => image.table().kind == TableKind::Mbr,
-            // A boot sector alone ends like that, too: with sectors of 4096 bytes it would not boot either.
-            _ => self.head.get(510..512) == Some(&[0x55, 0xaa]),
-        };
-        match device.sector_size() {
-            Some(sector) if is_mbr && sector != 512 => Err(self.other_sectors(device, 512)),
-            _ => Ok(()),
-        }
-    }
-
-    fn other_sectors(&self, device: &Device, sector: u64) -> StorageError {
-        StorageError::refused(
-            format!(
-                "the partition table of {} counts in sectors of {sector} bytes, and {} has sectors of {}: nothing would \
-                 find its partitions",
-                self.name,
-                device.name(),
-                device.sector_size().unwrap_or(sector)
-            ),
-            "build the image for that sector size (systemd-repart --sector-size=, sfdisk --sector-size), or take \
-             another device",
-        )
-    }
-}
-
-/// The block map beside an image, and its name: of the image file, or of the disk inside its compression.
-fn block_map(path: &Path, compression: Option<Compression>) -> Result<Option<(BlockMap, String)>, StorageError> {
-    let mut names = vec![path.to_owned()];
-    names.extend(compression.map(|_| path.with_extension("")));
-    let beside = |path: &PathBuf| {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".bmap");
-        parent(path).join(name)
-    };
-    for file in names.iter().map(beside) {
-        let name = file.display().to_string();
-        let reading = |e| StorageError::io(format!("reading {name}"), e);
-        match fs::metadata(&file) {
-            Ok(found) if found.is_file() && found.len() <= map::MOST => {}
-            Ok(_) => {
-                return Err(StorageError::refused(format!("{name} is no block map"), "move it away"));
-            }
-            Err(_) => continue,
-        }
-        let text = fs::read_to_string(&file).map_err(reading)?;
-        let map = BlockMap::parse(&text).map_err(|why| {
-            StorageError::refused(format!("{name} {why}"), "move it away: then all of the image is read")
-        })?;
-        return Ok(Some((map, name)));
-    }
-    Ok(None)
 }
 
 /// Powers a device off that nothing has open, or detaches a loop device. False if there is no way.
@@ -327,7 +101,19 @@ pub struct Flash<'w> {
     watch: Watch<'w>,
     /// Present from the first change on.
     signals: Option<SignalsWait>,
+    state: State,
     body: Option<Body>,
+}
+
+/// What is known of a device after the first change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its ends are being zeroed: there may be an old table.
+    Begun,
+    /// It has no table.
+    NoTable,
+    /// The table was written, and could be neither compared nor taken back.
+    Unknown,
 }
 
 impl Drop for Flash<'_> {
@@ -343,7 +129,7 @@ impl<'w> Flash<'w> {
     /// For a device that was checked ([`FlashImage::check`]). Nothing is written.
     #[must_use]
     pub fn new(device: Device, options: Options, watch: Watch<'w>) -> Self {
-        Self { device, options, watch, signals: None, body: None }
+        Self { device, options, watch, signals: None, state: State::Begun, body: None }
     }
 
     /// Writes all of `image`, with `blocks` over it.
@@ -407,10 +193,14 @@ impl<'w> Flash<'w> {
             Some(hint) => format!("{hint}; then run the same command again"),
             None => "run the same command again: it begins anew, and finishes it".to_owned(),
         };
-        StorageError::HalfDone {
-            what: format!("{error}{cause}; {name} holds no partition table now, and nothing that boots"),
-            hint: hint.into(),
-        }
+        let state = match self.state {
+            State::Begun => format!("what {name} held may be there in part, with its old partition table"),
+            State::NoTable => format!("{name} holds no partition table now, and nothing that boots"),
+            State::Unknown => format!("{name} may hold the new partition table, and was not compared"),
+        };
+        let mode =
+            self.device.mode_was().map_or(String::new(), |mode| format!("; its mode is 0600, it was {mode:04o}"));
+        StorageError::HalfDone { what: format!("{error}{cause}; {state}{mode}"), hint: hint.into() }
     }
 
     /// Zeroes what makes a device look like one that holds something.
@@ -435,7 +225,9 @@ impl<'w> Flash<'w> {
         let count = usize::try_from(size - last).unwrap_or(0);
         let zeros = Buffer::new(count.next_multiple_of(ALIGNMENT));
         self.device.write(last, zeros.bytes().get(..count).unwrap_or_default())?;
-        self.device.sync()
+        self.device.sync()?;
+        self.state = State::NoTable;
+        Ok(())
     }
 
     fn write(&mut self, image: &FlashImage, source: Source<'_>, patch: &Patch<'_>) -> Result<Body, StorageError> {
@@ -448,11 +240,15 @@ impl<'w> Flash<'w> {
             return Err(StorageError::corrupt("this image is not decoded while it is written"));
         };
         let input = image.input.share().map_err(|e| StorageError::io(format!("opening {}", image.name), e))?;
+        DiskImage::of_disk(input, *container, Arc::new(self.written(body)?))
+    }
+
+    /// The disk as far as it is on the device, and the rest from memory.
+    fn written(&self, body: &Body) -> Result<Written, StorageError> {
         let device = self.device.reader();
         let device = device.map_err(|e| StorageError::io(format!("reading {}", self.device.name()), e))?;
         let (head, tail) = (Wiped::from(body.head().to_vec()), Wiped::from(body.tail().to_vec()));
-        let written = Written { device, size: body.size, head, tail };
-        DiskImage::of_disk(input, *container, Arc::new(written))
+        Ok(Written { device, size: body.size, head, tail })
     }
 
     /// Reads the body back, and writes the tail and the head, in this order.
@@ -474,10 +270,12 @@ impl<'w> Flash<'w> {
         }
         write::stop_on_signal(&self.device)?;
         if let Err(error) = self.put(0, body.head()) {
-            // It may hold a half, or something else: then there must be no table. Best effort, on a device that failed.
+            // It may hold a half, or something else: then there must be no table.
             let zeros = Buffer::new(body.head().len().next_multiple_of(ALIGNMENT));
-            let _ = self.device.write(0, zeros.bytes().get(..body.head().len()).unwrap_or_default());
-            let _ = self.device.sync();
+            let zeroed = self.device.write(0, zeros.bytes().get(..body.head().len()).unwrap_or_default());
+            if zeroed.and_then(|()| self.device.sync()).is_err() {
+                self.state = State::Unknown;
+            }
             return Err(error);
         }
         if self.device.is_device() {
@@ -509,11 +307,12 @@ impl<'w> Flash<'w> {
         let (tail_offset, tail) = (body.tail_offset, body.tail().to_vec());
         let sector = primary.sector_size();
         let is_there = primary.end() == Some(size / sector * sector);
-        if is_there && primary.backup_flaw(tail_offset, &tail).is_none() {
+        let flaw = primary.backup_flaw(&self.written(body)?);
+        if is_there && flaw.is_none() {
             notes.push(format!("the backup GPT is at the end of {} already", self.device.name()));
             return Ok(None);
         }
-        let moved = primary.moved(name, body.head_mut(), (tail_offset, &tail), size)?;
+        let moved = primary.moved(name, body.head_mut(), flaw, size)?;
         let block = wide(ALIGNMENT);
         let start = moved.offset / block * block;
         let end = moved.offset.saturating_add(wide(moved.backup.len())).next_multiple_of(block).min(size);

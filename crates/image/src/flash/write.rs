@@ -101,7 +101,7 @@ pub(super) fn write(
                 held.pop_front().map_or(Ok(()), |chunk| writer.write(chunk))?;
             }
             let done = if job.of_disk { end } else { done.load(Ordering::Relaxed) };
-            (job.watch)(Progress { work: Work::Flash, done: done.min(job.total), total: job.total });
+            (job.watch)(Progress { work: Work::Flash, done, total: job.total.max(done) });
             Ok(())
         };
         let taken = chunks.iter().try_for_each(&mut take);

@@ -204,7 +204,7 @@ fn check_device(input: &Input, force: bool) -> Result<(), StorageError> {
 }
 
 /// Checks that all of a device or a file may be overwritten: it is writable and not in use. With `force` it may be a disk
-/// that is not removable, a partition, or a file that another program holds.
+/// that is not removable, or a partition.
 ///
 /// # Errors
 /// `Refused`; `Io`.
@@ -218,7 +218,10 @@ pub(crate) fn check_device_to_overwrite(input: &Input, force: bool) -> Result<()
         return Err(StorageError::refused(format!("{name} cannot be written: {}", e.desc()), hint));
     }
     if !input.is_device() {
-        return if force { Ok(()) } else { holders::refuse_holders(&input.file, &name) };
+        return holders::refuse_holders(&input.file, &name).map_err(|error| match error {
+            StorageError::Refused { what, .. } => StorageError::refused(what, holders::LET_GO),
+            other => other,
+        });
     }
     let number = Number::of(input.metadata.rdev());
     check_device(input, force)?;

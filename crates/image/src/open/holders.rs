@@ -92,7 +92,8 @@ pub fn busy(name: &str) -> StorageError {
     )
 }
 
-const LET_GO: &str = "unmount it, or detach what uses it";
+/// The hint for a device in use.
+pub(crate) const LET_GO: &str = "unmount it, or detach what uses it";
 
 /// What holds the image; `over` is the loop device over it.
 fn holder(file: &File, over: Option<(String, Number)>, system: &System) -> io::Result<Option<String>> {

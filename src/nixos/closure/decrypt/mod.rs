@@ -155,8 +155,8 @@ pub fn ssh_tag(algorithm: &str, blob: &[u8]) -> String {
     format!("{algorithm} {}", STANDARD_NO_PAD.encode(digest.get(..TAG).unwrap_or_default()))
 }
 
-/// What decrypts secrets in the system with this etc tree. `activate` is the text of its activation script, if it has
-/// one. What cannot be read is added to `unread`.
+/// What decrypts secrets in the system with this etc tree, without the recipients of its files. `activate` is the text of
+/// its activation script, if it has one. What cannot be read is added to `unread`.
 pub fn find<T: Tree>(
     view: &View<'_, T>,
     etc: &str,
@@ -167,8 +167,13 @@ pub fn find<T: Tree>(
     let units = format!("{etc}/systemd/system");
     let mut decrypters = sops::find(view, &units, &activate, unread);
     decrypters.extend(agenix::find(view, &units, &activate, unread));
+    decrypters
+}
+
+/// Reads for whom the files are encrypted. What cannot be read is added to `unread`.
+pub fn find_recipients<T: Tree>(view: &View<'_, T>, decrypters: &mut [Decrypter], unread: &mut Vec<String>) {
     let mut reading = Reading { files: view.patience(MOST_FILES), bytes: ALL_FILES, known: BTreeMap::new() };
-    for decrypter in &mut decrypters {
+    for decrypter in decrypters {
         let (mut named, mut passed_over) = (0_usize, 0_usize);
         for secret in &decrypter.secrets {
             if decrypter.files.contains_key(&secret.file) {
@@ -191,7 +196,6 @@ pub fn find<T: Tree>(
                 .push(format!("{passed_over} more of the files that {} decrypts were not read", decrypter.tool.name()));
         }
     }
-    decrypters
 }
 
 /// A text with a path of the configuration, for a message.

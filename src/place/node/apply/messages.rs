@@ -6,7 +6,7 @@ use crate::place::node::error::NodeError;
 use crate::place::node::output::HiddenValues;
 
 /// How the user can read the output that is not shown here: of a unit, or of a program.
-pub(super) fn hidden_output_hint(unit: Option<&str>) -> String {
+pub(in crate::place::node) fn hidden_output_hint(unit: Option<&str>) -> String {
     match unit {
         Some(unit) => format!(": `journalctl -u {unit}` on the node shows it"),
         None => ": run it by hand on the node".to_owned(),
@@ -19,7 +19,9 @@ pub(super) fn output_heading(fault: &str, unit: Option<&str>) -> String {
     match (words.next(), unit) {
         (Some("check"), Some(unit)) => format!("last lines of the log of {unit}:"),
         (_, Some(_)) => "last lines of its log:".to_owned(),
-        (Some("program" | "check"), None) => "last lines of its output:".to_owned(),
+        (Some("program" | "check" | "users" | "password" | "sshd-test"), None) => {
+            "last lines of its output:".to_owned()
+        }
         (Some("down"), None) => "last lines of the output of `health`:".to_owned(),
         (_, None) => "systemctl said:".to_owned(),
     }
@@ -69,7 +71,10 @@ pub(super) fn fault_text(run: &NodeRun<'_>, values: &HiddenValues, what: &str) -
                 _ => format!("`{name}` of `health` did not succeed within {seconds} s"),
             }
         }
-        _ => return None,
+        ["sshd-test"] => "`sshd -t` does not accept its configuration with the new host key".to_owned(),
+        ["sshd-reload"] => format!("{}.service could not be reloaded", run.sshd.as_ref()?.unit),
+        ["not-served"] => "sshd does not serve the new host key".to_owned(),
+        words => return super::passwords::fault_text(run, values, words),
     })
 }
 
@@ -79,7 +84,7 @@ fn program(programs: &[Vec<String>], number: &str) -> Option<String> {
 }
 
 /// A program's name; its arguments may contain values.
-fn shown_program(argv: &[String]) -> String {
+pub(super) fn shown_program(argv: &[String]) -> String {
     argv.first().and_then(|name| deaddrop_core::text::shown_text(name)).unwrap_or_default()
 }
 
@@ -120,6 +125,15 @@ pub(super) fn refused(why: &str, output: &[String], values: &HiddenValues) -> No
                 "is the name right? `systemctl list-units` on the node shows what there is",
             )
         }
+        "no-chpasswd" => NodeError::refused(
+            "it has no chpasswd, which `apply_password` needs",
+            "set users.mutableUsers = false, or services.userborn.enable = true; or leave `apply_password` out, and \
+             `allow: { NX101: \"the reason\" }`",
+        ),
+        "no-user" => NodeError::refused(
+            format!("its /etc/shadow has no line of {path}, whose password is to be set"),
+            "has the system that declares the user been activated?",
+        ),
         "list" => NodeError::refused(
             format!("its list of temporary files cannot be written to /var/lib/deaddrop{because}"),
             "is the file system full, or read-only?",

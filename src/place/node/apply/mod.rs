@@ -10,13 +10,16 @@
 //! program BASE64
 //! check SECONDS BASE64
 //! settle SECONDS
+//! …                              passwords: see passwords.rs
 //! keep                           no rollback
+//! forward                        no old file ever comes back
 //! .
 //! VALUE …                        for each new file, in order: a line for printf, or lines of base64
 //! go NONCE                       proves that nothing is missing
 //!                                -> refused WHY          nothing was changed
 //!                                   step NAME
 //!                                   acted UNIT
+//!                                   public ITEM TEXT     the public part of a key that was made there
 //!                                   bad WHAT             then `output`, base64 and `,`
 //!                                   left PATH            another program has changed it since
 //!                                   stays PATH           an empty directory of the run that cannot be removed
@@ -28,6 +31,7 @@
 //! ```
 
 mod messages;
+mod passwords;
 mod report;
 mod request;
 mod value;
@@ -37,13 +41,17 @@ use std::time::Duration;
 use deaddrop_core::tree::TreeChange;
 
 use super::error::NodeError;
+use super::host_keys::{HostKey, Sshd};
 use super::output::RunFile;
 use super::session::Session;
 use super::tree::NodeTree;
 use crate::derive::generate::Recipe;
 
-pub(super) use report::units_reply;
+pub(super) use messages::hidden_output_hint;
+pub use passwords::NodePassword;
+pub(super) use report::{read_output, units_reply};
 pub(super) use request::unit_question;
+pub(super) use value::printf_line;
 
 /// Time limit of one step on the node: a program of `run_after` is killed after 900 s (`program_limit` of units.sh).
 const PATIENCE: Duration = Duration::from_secs(930);
@@ -106,7 +114,7 @@ impl NodeChange {
 }
 
 /// Everything that one run does on a node.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct NodeRun<'a> {
     /// Files and directories.
     pub changes: &'a [NodeChange],
@@ -120,8 +128,20 @@ pub struct NodeRun<'a> {
     pub settle: Duration,
     /// Keep the new files even if something fails.
     pub keep: bool,
+    /// The command that makes the users of its NixOS, if it is to run: after the files, before the units.
+    pub users_program: Option<Vec<String>>,
+    /// Passwords, which must be in force after the units.
+    pub passwords: Vec<NodePassword>,
+    /// The host keys of sshd that change.
+    pub host_keys: Vec<HostKey>,
+    /// sshd, if it has such a key.
+    pub sshd: Option<Sshd>,
     /// All files of the run, unchanged ones included: their values are not shown in the output of programs.
     pub files: Vec<RunFile>,
+    /// No old file may come back, whatever happens, from before the first new one is in place. Only for one file.
+    pub forward: bool,
+    /// The session goes on afterwards ([`super::NodePlace::apply_and_stay`]).
+    pub stays: bool,
     /// A changed secret with `output: hide`: no output of programs is shown.
     pub conceals: Option<String>,
 }
@@ -154,6 +174,17 @@ pub struct Outcome {
     pub changed_by_others: Vec<String>,
     /// Empty directories of the run that could not be removed.
     pub unremoved_directories: Vec<String>,
+    /// Keys that the node has made.
+    pub made: Vec<MadeKey>,
+}
+
+/// A key that a node has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeKey {
+    /// The path of its file.
+    pub path: String,
+    /// Its public part, as the node's program prints it.
+    pub public: String,
 }
 
 /// The kind of result.
@@ -184,8 +215,14 @@ pub struct Fault {
     pub output: Vec<String>,
 }
 
-/// Sends a change and reads the result.
-pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, on_step: &dyn Fn(ApplyStep)) -> Outcome {
+/// Sends a change and reads the result. `are_served` finds out whether sshd serves its new keys.
+pub(super) fn apply(
+    session: &mut Session,
+    tree: &NodeTree,
+    run: &NodeRun<'_>,
+    on_step: &dyn Fn(ApplyStep),
+    are_served: &dyn Fn(&[MadeKey]) -> bool,
+) -> Outcome {
     let mut outcome = Outcome {
         kind: OutcomeKind::Done,
         acted: Vec::new(),
@@ -193,6 +230,7 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, o
         remaining_faults: Vec::new(),
         changed_by_others: Vec::new(),
         unremoved_directories: Vec::new(),
+        made: Vec::new(),
     };
     session.values.add_run(tree, run);
     if let Err(error) = request::send(session, tree, run) {
@@ -201,9 +239,10 @@ pub(super) fn apply(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>, o
     }
     let waits = run.checks.iter().fold(run.settle, |sum, (limit, _)| sum.saturating_add(*limit));
     // Twice per unit and program, for a rollback.
-    let steps = run.units.len().saturating_add(run.programs.len()).saturating_mul(2).saturating_add(STEPS);
+    let programs = run.programs.len().saturating_add(usize::from(run.users_program.is_some()));
+    let steps = run.units.len().saturating_add(programs).saturating_mul(2).saturating_add(STEPS);
     session.limits().expect_change(LONGEST_REPORT, PATIENCE.saturating_add(waits), steps);
-    match report::report(session, run, &mut outcome, on_step) {
+    match report::report(session, run, &mut outcome, on_step, are_served) {
         Ok(kind) => outcome.kind = kind,
         // The change may have started although no line says so: the last line may be lost.
         Err(error) => outcome.kind = OutcomeKind::Unknown(error),

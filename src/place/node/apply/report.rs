@@ -3,10 +3,14 @@
 use zeroize::Zeroizing;
 
 use super::messages::{fault_text, hidden_output_hint, output_heading, refused};
-use super::{ApplyStep, Fault, NodeRun, Outcome, OutcomeKind};
+use super::request::in_order;
+use super::{ApplyStep, Fault, MadeKey, NodeChange, NodeRun, Outcome, OutcomeKind};
 use crate::place::node::error::NodeError;
 use crate::place::node::session::Session;
 use crate::place::node::text;
+
+/// Maximum length of the public part of a key with its comment, in bytes.
+const LONGEST_PUBLIC: usize = 1 << 10;
 
 /// Reads the reply to [`super::unit_question`].
 pub(in crate::place::node) fn units_reply(session: &mut Session) -> Result<(), NodeError> {
@@ -29,16 +33,18 @@ pub(super) fn report(
     run: &NodeRun<'_>,
     outcome: &mut Outcome,
     on_step: &dyn Fn(ApplyStep),
+    are_served: &dyn Fn(&[MadeKey]) -> bool,
 ) -> Result<OutcomeKind, NodeError> {
     const GARBLED: NodeError = NodeError::Garbled("a line about the change");
     let mut end = None;
     let mut stuck = None;
     let mut fault_word = String::new();
+    let mut has_begun = false;
     loop {
         let line = match session.line() {
             Ok(line) => line,
             // Without the final `go` line nothing is changed.
-            Err(error) if !session.all_is_sent() => return Ok(OutcomeKind::Refused(error)),
+            Err(error) if !has_begun && !session.all_is_sent() => return Ok(OutcomeKind::Refused(error)),
             Err(error) => return Err(error),
         };
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -48,6 +54,18 @@ pub(super) fn report(
         }
         match word {
             "." => return end.ok_or(GARBLED),
+            "step" if rest == "serving" && !has_begun => {
+                has_begun = true;
+                on_step(ApplyStep::Restarting);
+                let answer = if are_served(&outcome.made) { session.nonce().to_owned() } else { "not".to_owned() };
+                session.queue(format!("served {answer}\n").as_bytes());
+                session.limits().next_step();
+            }
+            "public" if outcome.made.len() < run.changes.len() => {
+                outcome.made.push(made_key(run, rest).ok_or(GARBLED)?);
+            }
+            // The subshell of a session that goes on has ended before its time.
+            "gone" => return Err(NodeError::Ended { output: session.error_lines() }),
             "step" => on_step(match rest {
                 "writing" => ApplyStep::Writing,
                 "restarting" => ApplyStep::Restarting,
@@ -56,7 +74,7 @@ pub(super) fn report(
                 _ => return Err(GARBLED),
             }),
             // Once with the new files, once with the old ones.
-            "acted" if outcome.acted.len() < run.units.len().saturating_mul(2) => {
+            "acted" if outcome.acted.len() < run.units.len().saturating_add(1).saturating_mul(2) => {
                 outcome.acted.push(unit_name(run, rest).ok_or(GARBLED)?);
             }
             "refused" => {
@@ -80,7 +98,13 @@ pub(super) fn report(
                 }
             }
             "still" | "again" => {
-                let rest = rest.strip_prefix("program").map_or(rest.to_owned(), |number| format!("program{number} 1"));
+                let rest = match rest.split_once(' ') {
+                    None if rest == "sshd-reload" => rest.to_owned(),
+                    None if rest == "users" => "users 1".to_owned(),
+                    Some(("program", number)) => format!("program {number} 1"),
+                    Some(("password", number)) => format!("password {number} differs"),
+                    _ => rest.to_owned(),
+                };
                 outcome
                     .remaining_faults
                     .push(Fault { what: fault_text(run, &session.values, &rest).ok_or(GARBLED)?, output: Vec::new() });
@@ -106,7 +130,7 @@ pub(super) fn report(
 }
 
 /// Base64 up to the line `,`, decoded to lines for people.
-fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
+pub(in crate::place::node) fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, NodeError> {
     let mut encoded = Zeroizing::new(Vec::new());
     loop {
         let line = session.line()?;
@@ -123,5 +147,22 @@ fn read_output(session: &mut Session, elsewhere: &str) -> Result<Vec<String>, No
 
 /// One of our units by its name: text of the node is not repeated unfiltered.
 pub(super) fn unit_name(run: &NodeRun<'_>, name: &str) -> Option<String> {
+    let sshd = run.sshd.as_ref().map(|sshd| format!("{}.service", sshd.unit)).filter(|sshd| sshd == name);
+    if sshd.is_some() {
+        return sshd;
+    }
     run.units.iter().find(|unit| unit.name == name).map(|unit| unit.name.clone())
+}
+
+/// `ITEM TEXT`: the path of a key that was made, and its public part.
+fn made_key(run: &NodeRun<'_>, line: &str) -> Option<MadeKey> {
+    let (number, public) = line.split_once(' ')?;
+    let number: usize = number.parse().ok()?;
+    let changes = in_order(run.changes);
+    match changes.get(number.checked_sub(1)?)? {
+        NodeChange::MakeKey { path, .. } if public.len() <= LONGEST_PUBLIC => {
+            Some(MadeKey { path: path.clone(), public: public.to_owned() })
+        }
+        _ => None,
+    }
 }

@@ -6,7 +6,7 @@ use deaddrop_core::secret::Secret;
 use deaddrop_core::tree::{TreeChange, walk};
 
 use super::value::{lines_of, value};
-use super::{Action, NodeChange, NodeRun, Unit};
+use super::{Action, NodeChange, NodeRun, Unit, passwords};
 use crate::place::node::error::NodeError;
 use crate::place::node::session::Session;
 use crate::place::node::tree::NodeTree;
@@ -14,7 +14,9 @@ use crate::place::node::{keys, text};
 
 /// Queues the whole request.
 pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) -> Result<(), NodeError> {
-    let mut head = format!("apply\nrun {}\nmark {}\n", text::random::<8>()?, text::random::<8>()?);
+    // `apply` runs already if the session goes on.
+    let call = if run.stays { "" } else { "apply\n" };
+    let mut head = format!("{call}run {}\nmark {}\n", text::random::<8>()?, text::random::<8>()?);
     let changes = in_order(run.changes);
     // OK throughout: writing to a String cannot fail.
     let mut before = None;
@@ -37,9 +39,16 @@ pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) ->
     for (limit, program) in &run.checks {
         let _ = writeln!(head, "check {} {}", limit.as_secs(), *text::base64(text::quoted(program).as_bytes()));
     }
+    head.push_str(&passwords::lines(run)?);
+    if let Some(sshd) = &run.sshd {
+        let _ = writeln!(head, "sshd {} {}", sshd.unit, u8::from(sshd.is_verified()));
+    }
     let _ = writeln!(head, "settle {}", run.settle.as_secs());
     if run.keep {
         head.push_str("keep\n");
+    }
+    if run.forward {
+        head.push_str("forward\n");
     }
     head.push_str(".\n");
     session.queue(head.as_bytes());
@@ -52,6 +61,9 @@ pub(super) fn send(session: &mut Session, tree: &NodeTree, run: &NodeRun<'_>) ->
                 }
             }
         }
+    }
+    for hash in passwords::values(run)? {
+        session.queue(&hash);
     }
     let go = format!("go {}\n", session.nonce());
     session.queue(go.as_bytes());
@@ -68,7 +80,7 @@ fn content<'a>(change: &'a TreeChange, tree: &'a NodeTree) -> Option<&'a Secret>
 }
 
 /// Directories first, then files, grouped by directory.
-fn in_order(changes: &[NodeChange]) -> Vec<&NodeChange> {
+pub(super) fn in_order(changes: &[NodeChange]) -> Vec<&NodeChange> {
     let mut all: Vec<&NodeChange> = changes.iter().collect();
     all.sort_by_key(|change| match change {
         NodeChange::Tree(TreeChange::MakeDirectory { .. }) => None,
@@ -128,7 +140,7 @@ fn units(units: &[Unit]) -> String {
     })
 }
 
-/// Asks whether these units exist.
-pub(in crate::place::node) fn unit_question(asked: &[Unit]) -> String {
-    format!("check\n{}.\n", units(asked))
+/// Asks whether the units of a run exist, and whether its passwords can be set.
+pub(in crate::place::node) fn unit_question(run: &NodeRun<'_>) -> Result<String, NodeError> {
+    Ok(format!("check\n{}{}.\n", units(&run.units), passwords::lines(run)?))
 }

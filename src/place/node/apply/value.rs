@@ -19,17 +19,7 @@ fn is_for_printf(content: &Secret) -> bool {
 /// `\ooo`; or lines of base64, the last one shorter than [`VALUE_LINE`].
 pub(super) fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
     if is_for_printf(content) {
-        let mut line = Zeroizing::new(Vec::with_capacity(content.len().saturating_mul(4).saturating_add(1)));
-        for byte in content.expose() {
-            if byte.is_ascii_alphanumeric() {
-                line.push(*byte);
-            } else {
-                line.push(b'\\');
-                line.extend([byte >> 6, byte >> 3 & 7, byte & 7].map(|digit| b'0' + digit));
-            }
-        }
-        line.push(b'\n');
-        return line;
+        return printf_line(content.expose());
     }
     let encoded = text::base64(content.expose());
     let encoded = encoded.as_bytes();
@@ -44,6 +34,21 @@ pub(super) fn value(content: &Secret) -> Zeroizing<Vec<u8>> {
     lines.extend_from_slice(rest);
     lines.push(b'\n');
     lines
+}
+
+/// A line with which the shell's printf writes these bytes.
+pub(in crate::place::node) fn printf_line(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(bytes.len().saturating_mul(4).saturating_add(1)));
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() {
+            line.push(*byte);
+        } else {
+            line.push(b'\\');
+            line.extend([byte >> 6, byte >> 3 & 7, byte & 7].map(|digit| b'0' + digit));
+        }
+    }
+    line.push(b'\n');
+    line
 }
 
 /// The LINES field of an item: how the script's `value` reads it.

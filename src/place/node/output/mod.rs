@@ -84,6 +84,13 @@ impl HiddenValues {
         Self { values: held.into_iter().collect(), ..Self::default() }
     }
 
+    /// Adds a value.
+    pub(super) fn add(&mut self, whose: &str, value: &Secret) {
+        if !self.values.iter().any(|held| held.whole == *value) {
+            self.values.push(RunValue { whose: whose.to_owned(), whole: value.clone(), composed: None });
+        }
+    }
+
     /// Adds the new and the existing values.
     pub(super) fn add_run(&mut self, tree: &NodeTree, run: &NodeRun<'_>) {
         self.nothing = run.conceals.as_ref().map(|secret| format!("`output: hide` of `{secret}`"));
@@ -103,6 +110,14 @@ impl HiddenValues {
                         .get_or_insert_with(|| format!("what stands at {} was not read", shown::text(&file.path)));
                 }
                 None => {}
+            }
+        }
+        for password in &run.passwords {
+            // A field that is no hash is no secret, and would hide everything.
+            let old = password.old.as_ref().filter(|old| old.expose().contains(&b'$'));
+            for whole in [Some(&password.hash), old].into_iter().flatten() {
+                let whose = format!("the password of {}", shown::text(&password.user));
+                self.values.push(RunValue { whose, whole: whole.clone(), composed: None });
             }
         }
         if run.changes.iter().any(|change| matches!(change, NodeChange::MakeKey { .. })) {

@@ -4,11 +4,14 @@
 //!
 //! The same check covers the journal, whose blocks a commit writes directly.
 //!
-//! Costs the inode tables of the groups of such blocks: a few megabytes, regardless of the image's size. Groups that
-//! are known from the plan are read while the writer runs. Inodes of other groups are not checked; see docs/safety.md.
+//! Costs the inode tables of the groups of such blocks: a few megabytes, regardless of the image's size. The groups of
+//! the journal are read while the change is planned, those that are known from the plan while the writer runs. Inodes
+//! of other groups are not checked; see docs/safety.md.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use deaddrop_core::error::StorageError;
@@ -39,7 +42,7 @@ impl TouchedBlocks<'_> {
     /// Refuses a claim to one of these blocks.
     fn check(&self, claim: &Claim) -> Result<(), StorageError> {
         let from = self.blocks.partition_point(|block| *block < claim.first);
-        let found = self.blocks.get(from).filter(|block| **block < claim.first.saturating_add(claim.length));
+        let found = self.blocks.get(from).filter(|block| **block < claim.first.saturating_add(u64::from(claim.length)));
         match found {
             Some(block) if !self.may_claim(claim.inode) => Err(damaged(format!(
                 "inode {} uses block {block}, which is marked as free or not its own",
@@ -57,8 +60,8 @@ impl TouchedBlocks<'_> {
 /// Some blocks that an inode uses.
 struct Claim {
     inode: u32,
+    length: u32,
     first: u64,
-    length: u64,
 }
 
 /// All claims of one group's inodes; `None` if there are too many to cache.
@@ -67,61 +70,95 @@ type Claims = Option<Vec<Claim>>;
 /// The claims of some groups.
 pub(in crate::ext4) struct Known(BTreeMap<u32, Claims>);
 
-/// A check of some groups, running in a thread.
-pub(in crate::ext4) struct Started(JoinHandle<Result<Known, StorageError>>);
-
-/// Starts to read the groups that `plan` is known to touch: those of changed directories and removed files; and, with
-/// `with_journal`, those of the journal, as [`check_journal`] does. Each group is read once.
-///
-/// # Errors
-/// If these are damaged or cannot be read, or no thread can be started.
-pub(in crate::ext4) fn start(
-    before: &Reader,
-    resolved: &Resolved,
-    with_journal: bool,
-) -> Result<Started, StorageError> {
-    let mut groups = BTreeSet::new();
-    let mut add = |inode: &Inode| -> Result<(), StorageError> {
-        for block in before.map(inode)?.blocks() {
-            groups.insert(before.group_of_block(block)?);
-        }
-        Ok(())
-    };
-    resolved.old_inodes().try_for_each(&mut add)?;
-    let parents: BTreeSet<u32> = resolved
-        .changes
-        .iter()
-        .filter_map(|change| match change.parent {
-            Parent::Existing(inode) => Some(inode),
-            Parent::New(_) => None,
-        })
-        .collect();
-    parents.into_iter().try_for_each(|parent| add(&before.inode(parent)?))?;
-    let before = before.clone();
-    let read_groups = move || {
-        let mut room = MOST_CLAIMS;
-        let mut budget = ReadBudget::bounded();
-        if with_journal {
-            let of_the_journal = journal_groups(&before, &mut budget)?;
-            let others = of_the_journal.into_iter().filter(|group| !groups.contains(group));
-            check_maps(&before, others, &mut budget)?;
-        }
-        let claims = |group| Ok((group, claims_of(&before, group, &mut budget, &mut room)?));
-        groups.into_iter().map(claims).collect::<Result<_, _>>().map(Known)
-    };
-    let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(read_groups);
-    Ok(Started(thread.map_err(|error| StorageError::io("starting a thread for the neighbours", error))?))
+/// A thread that reads the claims of groups. Dropping it stops and ends it.
+pub(in crate::ext4) struct Reading {
+    /// The groups of a change; closed without any if there is no change.
+    groups: Option<mpsc::Sender<BTreeSet<u32>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Known, StorageError>>>,
 }
 
-impl Started {
+impl Reading {
+    /// Starts to read; `with_journal` the groups of the journal, as [`check_journal`] does: they do not depend on the
+    /// change.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(before: &Reader, with_journal: bool) -> Result<Self, StorageError> {
+        let (groups, wanted) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut budget = ReadBudget::bounded(Arc::clone(&stop));
+        let before = before.clone();
+        let read = move || {
+            let mut room = MOST_CLAIMS;
+            let mut known = BTreeMap::new();
+            let mut read = |groups: BTreeSet<u32>, budget: &mut ReadBudget| -> Result<(), StorageError> {
+                for group in groups {
+                    if let Entry::Vacant(unknown) = known.entry(group) {
+                        unknown.insert(claims_of(&before, group, budget, &mut room)?);
+                    }
+                }
+                Ok(())
+            };
+            if with_journal {
+                read(journal_groups(&before, &mut budget)?, &mut budget)?;
+            }
+            // An error: there is no change.
+            read(wanted.recv().unwrap_or_default(), &mut budget)?;
+            Ok(Known(known))
+        };
+        let thread = thread::Builder::new().name("deaddrop-neighbours".into()).spawn(read);
+        let thread = thread.map_err(|error| StorageError::io("starting a thread for the neighbours", error))?;
+        Ok(Self { groups: Some(groups), stop, thread: Some(thread) })
+    }
+
+    /// Has it read the groups that `resolved` is known to touch, too: those of changed directories and removed files.
+    /// Each group is read once.
+    ///
+    /// # Errors
+    /// If these are damaged or cannot be read.
+    pub fn read(&mut self, before: &Reader, resolved: &Resolved) -> Result<(), StorageError> {
+        let mut groups = BTreeSet::new();
+        let mut add = |inode: &Inode| -> Result<(), StorageError> {
+            for block in before.map(inode)?.blocks() {
+                groups.insert(before.group_of_block(block)?);
+            }
+            Ok(())
+        };
+        resolved.old_inodes().try_for_each(&mut add)?;
+        let parents: BTreeSet<u32> = resolved
+            .changes
+            .iter()
+            .filter_map(|change| match change.parent {
+                Parent::Existing(inode) => Some(inode),
+                Parent::New(_) => None,
+            })
+            .collect();
+        parents.into_iter().try_for_each(|parent| add(&before.inode(parent)?))?;
+        // The thread may have found damage, and ended: `wait` tells.
+        let _ = self.groups.take().map(|sender| sender.send(groups));
+        Ok(())
+    }
+
     /// Waits for the result.
     ///
     /// # Errors
     /// [`StorageError::Refused`] if an inode there is damaged, or claims a block of the journal; if a group cannot be
     /// read.
-    pub fn wait(self) -> Result<Known, StorageError> {
+    pub fn wait(mut self) -> Result<Known, StorageError> {
+        let failed = || StorageError::corrupt("the check of the neighbouring inodes failed inside");
+        self.groups = None;
         // A panic is not expected; if it happens, nothing was checked.
-        self.0.join().map_err(|_| StorageError::corrupt("the check of the neighbouring inodes failed inside"))?
+        self.thread.take().ok_or_else(failed)?.join().map_err(|_| failed())?
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.groups = None;
+        // Its result is not needed.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -150,7 +187,7 @@ impl Known {
             groups.insert(before.group_of_block(*block)?);
         }
         let touched = TouchedBlocks { blocks: blocks.into_iter().collect(), allowed };
-        let mut budget = ReadBudget::bounded();
+        let mut budget = ReadBudget::bounded(Arc::default());
         groups.into_iter().try_for_each(|group| match self.0.get(&group) {
             Some(Some(claims)) => claims.iter().try_for_each(|claim| touched.check(claim)),
             _ => each_claim(before, group, &mut budget, &mut |claim| touched.check(&claim)),
@@ -189,7 +226,11 @@ fn each_claim(
         let alone = map.nodes.iter().chain(Some(&inode.xattr_block).filter(|block| **block != 0));
         content
             .chain(alone.map(|block| (*block, 1)))
-            .try_for_each(|(first, length)| visit(Claim { inode: inode.number, first, length }))
+            // Cannot be longer: a file has at most 2^32 blocks, and the last of them does not exist.
+            .try_for_each(|(first, length)| {
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                visit(Claim { inode: inode.number, length, first })
+            })
     })
 }
 
@@ -200,7 +241,7 @@ fn each_claim(
 /// # Errors
 /// [`StorageError::Refused`] if an inode claims such a block, or an inode there is damaged.
 pub(in crate::ext4) fn check_journal(reader: &Reader) -> Result<(), StorageError> {
-    let mut budget = ReadBudget::bounded();
+    let mut budget = ReadBudget::bounded(Arc::default());
     let groups = journal_groups(reader, &mut budget)?;
     check_maps(reader, groups, &mut budget)
 }

@@ -1,6 +1,10 @@
 //! The read-back: `ext4-view`, which shares no code with the writer or with our reader, opens the result and must see
 //! every file and directory as planned.
 //!
+//! It verifies the checksums of everything that leads to a file, in bytes one by one, which is most of its time. So it
+//! opens the result twice: once to list the directories, with checksums, and once to read the files, without. A file
+//! whose way has structures that listing does not read is read with checksums as well.
+//!
 //! It does not zeroize its memory, so it never gets a value: blocks of values are passed to it under a random mask, and
 //! its results are compared under the same mask.
 
@@ -21,7 +25,7 @@ use crate::ext4::change::apply::Lookup;
 use crate::ext4::change::resolve::{Action, Resolved, ResolvedChange};
 use crate::ext4::format::bytes::{le16, le32};
 use crate::ext4::format::features::{Incompat, RoCompat};
-use crate::ext4::format::inode::GOOD_OLD_SIZE;
+use crate::ext4::format::inode::{GOOD_OLD_SIZE, INDEX};
 use crate::ext4::format::reader::Reader;
 use crate::ext4::format::superblock::{self, Superblock};
 use crate::ext4::guard::{self, Guarded, Steps};
@@ -40,6 +44,8 @@ struct Wanted {
     gid: u32,
     /// A path that must not exist.
     gone: Option<String>,
+    /// True if everything that leads to its content is read, and verified, when its directory is listed.
+    is_listed: bool,
 }
 
 /// What is expected at a path.
@@ -54,6 +60,7 @@ enum What {
 }
 
 /// The result, as a device for `ext4-view`.
+#[derive(Clone)]
 struct MaskedView {
     overlay: Arc<Overlay>,
     steps: Arc<Steps>,
@@ -62,6 +69,8 @@ struct MaskedView {
     /// Blocks of directories whose entries have no types (no `filetype`).
     untyped: BTreeSet<u64>,
     mask: Mask,
+    /// False if checksums are hidden.
+    has_checksums: bool,
 }
 
 /// One block of random bytes.
@@ -92,7 +101,7 @@ impl Ext4Read for MaskedView {
         if start_byte == superblock::OFFSET
             && let Ok(raw) = <&mut [u8; superblock::SIZE]>::try_from(&mut *dst)
         {
-            hide_features(raw);
+            hide_features(raw, self.has_checksums);
         }
         // Content is read in whole blocks.
         let size = u64::try_from(self.overlay.block_size())?;
@@ -111,14 +120,15 @@ impl Ext4Read for MaskedView {
 }
 
 /// Clears the hidden features in a superblock, and updates its checksum. Checksums (all verified by our reader) are
-/// hidden with inodes of 128 bytes, because `ext4-view` requires the half that such an inode has no room for, and
+/// always hidden with inodes of 128 bytes, because `ext4-view` requires the half that such an inode has no room for, and
 /// without `filetype`, where directories are modified for it.
-fn hide_features(raw: &mut [u8; superblock::SIZE]) {
+fn hide_features(raw: &mut [u8; superblock::SIZE], shows_checksums: bool) {
     let Some(read) = Superblock::parse(raw) else { return };
     let shown = read.features.incompat.0 & !HIDDEN | Incompat::FILETYPE;
     raw[0x60..0x64].copy_from_slice(&shown.to_le_bytes());
     let typed = read.features.incompat.has(Incompat::FILETYPE);
-    if read.has_checksums() && (usize::from(read.inode_size) == GOOD_OLD_SIZE || !typed) {
+    let shows_checksums = shows_checksums && usize::from(read.inode_size) != GOOD_OLD_SIZE && typed;
+    if read.has_checksums() && !shows_checksums {
         let shown = read.features.ro_compat.0 & !RoCompat::METADATA_CSUM;
         raw[0x64..0x68].copy_from_slice(&shown.to_le_bytes());
     }
@@ -159,7 +169,7 @@ impl ReadBack {
 /// # Errors
 /// [`StorageError::Corrupt`] if something is missing; if the overlay cannot be read.
 pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) -> Result<ReadBack, StorageError> {
-    let wanted: Vec<Wanted> = resolved
+    let mut wanted: Vec<Wanted> = resolved
         .changes
         .iter()
         .map(|change| Wanted {
@@ -180,6 +190,7 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
                     .map(|(above, _)| format!("{above}/{}", String::from_utf8_lossy(temporary))),
                 _ => None,
             },
+            is_listed: false,
         })
         .collect();
     let bytes: usize = resolved.changes.iter().filter_map(|change| change.content()).map(Secret::len).sum();
@@ -196,8 +207,17 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
     let reader = Reader::open(overlay.clone())?;
     let mut lookup = Lookup::new(&reader);
     let mut values = BTreeSet::new();
-    for change in resolved.changes.iter().filter(|change| change.content().is_some()) {
-        values.extend(reader.map(&lookup.find(change.path)?)?.content());
+    let mut plain: BTreeMap<String, bool> = BTreeMap::new();
+    for wanted in wanted.iter_mut().filter(|wanted| matches!(wanted.what, What::File(_))) {
+        let map = reader.map(&lookup.find(&wanted.path)?)?;
+        values.extend(map.content());
+        let above = split(&wanted.path).0.to_owned();
+        let is_plain = match plain.get(&above) {
+            Some(known) => *known,
+            None => is_plain_way(&reader, &mut lookup, &wanted.path)?,
+        };
+        plain.insert(above, is_plain);
+        wanted.is_listed = is_plain && map.nodes.is_empty();
     }
     let mut untyped = BTreeSet::new();
     if !reader.superblock.features.incompat.has(Incompat::FILETYPE) {
@@ -211,16 +231,36 @@ pub(in crate::ext4) fn read_back(overlay: &Arc<Overlay>, resolved: &Resolved) ->
         }
     }
     let mask = Mask::new(overlay.block_size()).map_err(|error| StorageError::io("reading /dev/urandom", error))?;
-    let view =
-        MaskedView { overlay: Arc::clone(overlay), steps: Arc::clone(&steps), values, untyped, mask: mask.clone() };
+    let view = MaskedView {
+        overlay: Arc::clone(overlay),
+        steps: Arc::clone(&steps),
+        values,
+        untyped,
+        mask: mask.clone(),
+        has_checksums: true,
+    };
     let guarded = guard::start("the read-back", &steps, longest, move || {
-        let fs = ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"))?;
+        let load = |view| ext4_view::Ext4::load(Box::new(view)).map_err(|error| format!("the read-back: {error}"));
+        let without_checksums = load(MaskedView { has_checksums: false, ..view.clone() })?;
+        let fs = load(view)?;
         let listings = list(&fs, &wanted)?;
         wanted.iter().try_for_each(|wanted| {
-            compare(&fs, &listings, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path))
+            let fs = if wanted.is_listed { &without_checksums } else { &fs };
+            compare(fs, &listings, wanted, &mask).map_err(|what| format!("{}: {what}", wanted.path))
         })
     })?;
     Ok(ReadBack(guarded))
+}
+
+/// True if every directory above the path is a list without an index, which its inode alone maps.
+fn is_plain_way(reader: &Reader, lookup: &mut Lookup<'_>, path: &str) -> Result<bool, StorageError> {
+    for (at, _) in path.match_indices('/') {
+        let directory = lookup.find(path.get(..at).unwrap_or_default())?;
+        if directory.has(INDEX) || !reader.map(&directory)?.nodes.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The metadata that the read-back sees, by directory and name.

@@ -91,7 +91,11 @@ impl Reader {
         Ok(entries)
     }
 
-    fn each_entry(
+    /// Visits the names, including `.` and `..`, until `visit` breaks.
+    ///
+    /// # Errors
+    /// As [`Reader::find`].
+    pub fn each_entry(
         &self,
         directory: &Inode,
         visit: &mut dyn FnMut(&[u8], Entry) -> ControlFlow<()>,

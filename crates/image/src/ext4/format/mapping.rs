@@ -258,7 +258,10 @@ impl MapReader<'_> {
                 continue;
             }
             for pointer in some.chunks_exact(4) {
-                self.pointer(le32(pointer, 0), 0)?;
+                match le32(pointer, 0) {
+                    0 => self.next = self.next.saturating_add(1),
+                    block => self.pointer(block, 0)?,
+                }
             }
         }
         Ok(())

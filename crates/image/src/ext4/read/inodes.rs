@@ -1,6 +1,9 @@
 //! The used inodes of a group, each with its map: for checks of which inode claims a block. Bounded even for a hostile
 //! file system.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use deaddrop_core::error::StorageError;
 use deaddrop_core::secret::Wiped;
 
@@ -22,17 +25,18 @@ const RUN: u32 = 32;
 pub(in crate::ext4) struct ReadBudget {
     read: usize,
     most: usize,
+    stop: Arc<AtomicBool>,
 }
 
 impl ReadBudget {
-    /// A budget of some seconds, after which reading is refused.
-    pub fn bounded() -> Self {
-        Self { read: 0, most: MOST_BLOCKS }
+    /// A budget of some seconds, after which reading is refused; at once when `stop` is set.
+    pub fn bounded(stop: Arc<AtomicBool>) -> Self {
+        Self { read: 0, most: MOST_BLOCKS, stop }
     }
 
     /// A budget that grows with the file system.
     pub fn unbounded() -> Self {
-        Self { read: 0, most: usize::MAX }
+        Self { read: 0, most: usize::MAX, stop: Arc::default() }
     }
 
     /// Counts `blocks` that are about to be read, or were.
@@ -41,7 +45,7 @@ impl ReadBudget {
     /// [`StorageError::Refused`] if the budget is used up.
     pub fn spend(&mut self, blocks: usize) -> Result<(), StorageError> {
         self.read = self.read.saturating_add(blocks);
-        if self.read <= self.most {
+        if self.read <= self.most && !self.stop.load(Ordering::Relaxed) {
             return Ok(());
         }
         Err(damaged("the maps of its files are too large to be compared with each other".into()))

@@ -4,4 +4,5 @@
 pub(in crate::ext4) mod content;
 pub(in crate::ext4) mod inodes;
 pub(in crate::ext4) mod layout;
+pub(in crate::ext4) mod names;
 pub(in crate::ext4) mod summary;

@@ -213,6 +213,14 @@ impl System {
         parts.into_iter().flatten().collect::<Vec<String>>().join(", ")
     }
 
+    /// The disk of a device, and the disks that it lies on.
+    #[must_use]
+    pub fn disks_below(&self, device: &Number) -> BTreeSet<Number> {
+        let mut all = BTreeSet::new();
+        self.add_below(device, &mut all);
+        all.iter().filter_map(|number| self.disk_of(number)).collect()
+    }
+
     /// The serial number of the disk: of the disk itself, or of the USB device that it is in. `None` if `/sys` does not
     /// tell.
     #[must_use]
