@@ -53,7 +53,7 @@ fn every_option_has_the_description_of_its_key() {
 }
 
 /// For each key of a secret a right value, in Nix, and a wrong one.
-const SECRET: [(&str, &str, &str); 28] = [
+const SECRET: [(&str, &str, &str); 29] = [
     ("path", r#""/etc/x""#, r#""etc/x""#),
     ("from", r#"{ source = "env"; item = "X"; }"#, r#"{ item = "X"; }"#),
     ("template", r#""a""#, "1"),
@@ -72,6 +72,7 @@ const SECRET: [(&str, &str, &str); 28] = [
     ("newline", r#""ensure""#, r#""yes""#),
     ("used_by", r#""services.k3s.tokenFile""#, "{ }"),
     ("kind", r#""k3s-token""#, r#""k8s-token""#),
+    ("keep_old", r#""/etc/secrets/old""#, r#""old""#),
     ("restart", r#"[ "a.service" "b" ]"#, "[ 1 ]"),
     ("reload", r#""a.service""#, "true"),
     ("try_restart", r#"[ "a.service" ]"#, "null"),
