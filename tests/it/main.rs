@@ -21,6 +21,7 @@ mod house;
 mod inject;
 mod mount;
 mod nixos;
+mod nixos_module;
 mod refusals;
 mod rotate;
 mod scan;

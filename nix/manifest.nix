@@ -1,0 +1,95 @@
+# The manifest of all nodes, from a flake's nixosConfigurations: a host is named as its configuration. Those without
+# the module are left out.
+#
+#   outputs.deaddrop = deaddrop.lib.manifest self.nixosConfigurations;
+configurations:
+let
+  inherit (builtins) all attrNames concatLists concatStringsSep filter head length listToAttrs mapAttrs;
+
+  part =
+    host:
+    let
+      inherit (configurations.${host}.config.deaddrop) manifest;
+    in
+    if manifest.errors == [ ] then
+      manifest
+    else
+      throw "deaddrop: nixosConfigurations.${host}:\n- ${concatStringsSep "\n- " manifest.errors}";
+  hosts = filter (host: configurations.${host}.options ? deaddrop) (attrNames configurations);
+  parts = listToAttrs (
+    map (name: {
+      inherit name;
+      value = part name;
+    }) hosts
+  );
+
+  # What the hosts say below a key, by name: `[ { host; value; } … ]`.
+  said =
+    key:
+    builtins.zipAttrsWith (_: all: all) (
+      map (
+        host:
+        mapAttrs (_: value: { inherit host value; }) parts.${host}.${key}
+      ) hosts
+    );
+
+  # A source is one for all hosts: its password is asked for once.
+  source =
+    name: all:
+    let
+      first = head all;
+      others = filter (other: other.value != first.value) all;
+    in
+    if others == [ ] then
+      first.value
+    else
+      throw (
+        "deaddrop: the source `${name}` is not the same on ${first.host} and ${(head others).host}. "
+        + "Declare it once, in a module of both, or give one of them another name."
+      );
+
+  # Those that say the same are one group.
+  groups =
+    all:
+    if all == [ ] then
+      [ ]
+    else
+      let
+        parted = builtins.partition (one: one.value == (head all).value) all;
+      in
+      [ parted.right ] ++ groups parted.wrong;
+
+  # A secret that is the same wherever it is has its own name, else each of its forms is named after the first host
+  # that has it.
+  entries =
+    name: all:
+    let
+      forms = groups all;
+    in
+    map (group: {
+      name = if length forms == 1 then name else "${name}@${(head group).host}";
+      value =
+        (head group).value
+        // (if length group == length hosts then { } else { hosts = map (one: one.host) group; });
+    }) forms;
+  secrets = concatLists (builtins.attrValues (mapAttrs entries (said "secrets")));
+  twice = filter (same: length same > 1) (builtins.attrValues (builtins.groupBy (entry: entry.name) secrets));
+in
+{
+  version = 1;
+  sources = mapAttrs source (said "sources");
+  hosts = mapAttrs (_: part: part.host) parts;
+  secrets =
+    if twice == [ ] then
+      listToAttrs secrets
+    else
+      throw "deaddrop: two secrets would be named `${(head (head twice)).name}`. Give one of them another name.";
+  serial = attrNames (
+    listToAttrs (
+      map (name: {
+        inherit name;
+        value = null;
+      }) (concatLists (map (host: parts.${host}.serial) hosts))
+    )
+  );
+}
