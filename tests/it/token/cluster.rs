@@ -17,13 +17,14 @@ pub const KEPT: &str = "/etc/secrets/k3s-token.old";
 pub const DATA: &str = "/var/lib/rancher/k3s";
 
 pub struct Cluster {
-    pub scratch: Scratch,
     pub servers: Vec<Node>,
     pub agents: Vec<Node>,
     ports: Vec<u16>,
     program: &'static str,
     /// Every token that there ever was; the last one is that of the manifest.
     pub tokens: Vec<Canary>,
+    /// Dropped last, when no node writes into it any more.
+    pub scratch: Scratch,
 }
 
 /// How a cluster is made.
