@@ -219,12 +219,12 @@ impl<'w> Flash<'w> {
     fn zero_edges(&mut self) -> Result<(), StorageError> {
         let size = self.device.size();
         let first = usize::try_from(size.min(EDGE)).unwrap_or(0);
-        let zeros = Buffer::new(first.next_multiple_of(ALIGNMENT));
-        self.device.write(0, zeros.bytes().get(..first).unwrap_or_default())?;
+        let zeros = Buffer::new(first);
+        self.device.write(0, zeros.bytes())?;
         let last = last_offset(size);
         let count = usize::try_from(size - last).unwrap_or(0);
-        let zeros = Buffer::new(count.next_multiple_of(ALIGNMENT));
-        self.device.write(last, zeros.bytes().get(..count).unwrap_or_default())?;
+        let zeros = Buffer::new(count);
+        self.device.write(last, zeros.bytes())?;
         self.device.sync()?;
         self.state = State::NoTable;
         Ok(())
@@ -265,14 +265,14 @@ impl<'w> Flash<'w> {
         if !body.tail().is_empty() {
             self.put(body.tail_offset, body.tail())?;
         }
-        if let Some((offset, end, size)) = moved {
-            self.put(offset, end.bytes().get(..size).unwrap_or_default())?;
+        if let Some((offset, end)) = moved {
+            self.put(offset, end.bytes())?;
         }
         write::stop_on_signal(&self.device)?;
         if let Err(error) = self.put(0, body.head()) {
             // It may hold a half, or something else: then there must be no table.
-            let zeros = Buffer::new(body.head().len().next_multiple_of(ALIGNMENT));
-            let zeroed = self.device.write(0, zeros.bytes().get(..body.head().len()).unwrap_or_default());
+            let zeros = Buffer::new(body.head().len());
+            let zeroed = self.device.write(0, zeros.bytes());
             if zeroed.and_then(|()| self.device.sync()).is_err() {
                 self.state = State::Unknown;
             }
@@ -294,14 +294,14 @@ impl<'w> Flash<'w> {
         Ok(Report { size: body.size, notes })
     }
 
-    /// Moves the backup of the GPT to the end of the device: changes the head, and returns the end with its offset and its
-    /// number of bytes. `None` if it is there already, or there is none.
+    /// Moves the backup of the GPT to the end of the device: changes the head, and returns the end with its offset.
+    /// `None` if it is there already, or there is none.
     fn moved(
         &self,
         name: &str,
         body: &mut Body,
         notes: &mut Vec<String>,
-    ) -> Result<Option<(u64, Buffer, usize)>, StorageError> {
+    ) -> Result<Option<(u64, Buffer)>, StorageError> {
         let size = self.device.size();
         let Some(primary) = Primary::find(body.head()) else { return Ok(None) };
         let (tail_offset, tail) = (body.tail_offset, body.tail().to_vec());
@@ -316,11 +316,11 @@ impl<'w> Flash<'w> {
         let block = wide(ALIGNMENT);
         let start = moved.offset / block * block;
         let end = moved.offset.saturating_add(wide(moved.backup.len())).next_multiple_of(block).min(size);
-        if start < wide(body.head_size) {
+        if start < wide(body.head().len()) {
             return Err(StorageError::corrupt(format!("{name}: the device has no room for its GPT")));
         }
         let count = usize::try_from(end - start).unwrap_or(0);
-        let mut buffer = Buffer::new(count.next_multiple_of(ALIGNMENT));
+        let mut buffer = Buffer::new(count);
         let overlay = [(tail_offset, tail.as_slice()), (moved.offset, moved.backup.as_slice())];
         for (offset, bytes) in overlay {
             let skip = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -330,7 +330,7 @@ impl<'w> Flash<'w> {
             }
         }
         notes.push(moved.note);
-        Ok(Some((start, buffer, count)))
+        Ok(Some((start, buffer)))
     }
 
     /// Writes, flushes and, if asked for, reads back.
@@ -338,8 +338,8 @@ impl<'w> Flash<'w> {
         self.device.write(offset, bytes)?;
         self.device.sync()?;
         if self.options.read_back {
-            let mut found = Buffer::new(bytes.len().next_multiple_of(ALIGNMENT));
-            let found = found.bytes_mut().get_mut(..bytes.len()).unwrap_or_default();
+            let mut found = Buffer::new(bytes.len());
+            let found = found.bytes_mut();
             self.device.read(offset, found)?;
             if found != bytes {
                 return Err(write::differs(&self.device, offset, bytes.len()));

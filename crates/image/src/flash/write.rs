@@ -10,7 +10,7 @@ use deaddrop_core::sys;
 
 use super::Job;
 use super::device::{ALIGNMENT, BLOCK, Buffer, Device, wide};
-use super::feed::{CHUNK, Chunk, Feed, HEAD, Source};
+use super::feed::{CHUNK, Chunk, Feed, Source};
 use crate::open::spool::is_zero;
 use crate::output::patch::Patch;
 use crate::progress::{Progress, Work};
@@ -35,28 +35,26 @@ pub(super) struct Body {
     pub(super) pieces: Vec<Piece>,
     /// The first bytes of the disk.
     pub(super) head: Buffer,
-    pub(super) head_size: usize,
     /// The last bytes, from `tail_offset` on.
     pub(super) tail: Buffer,
-    pub(super) tail_size: usize,
     pub(super) tail_offset: u64,
 }
 
 impl Body {
     pub(super) fn head(&self) -> &[u8] {
-        self.head.bytes().get(..self.head_size).unwrap_or_default()
+        self.head.bytes()
     }
 
     pub(super) fn head_mut(&mut self) -> &mut [u8] {
-        self.head.bytes_mut().get_mut(..self.head_size).unwrap_or_default()
+        self.head.bytes_mut()
     }
 
     pub(super) fn tail(&self) -> &[u8] {
-        self.tail.bytes().get(..self.tail_size).unwrap_or_default()
+        self.tail.bytes()
     }
 
     pub(super) fn tail_mut(&mut self) -> &mut [u8] {
-        self.tail.bytes_mut().get_mut(..self.tail_size).unwrap_or_default()
+        self.tail.bytes_mut()
     }
 }
 
@@ -111,16 +109,8 @@ pub(super) fn write(
         taken?;
         let size = read?;
         let head = head.ok_or_else(|| StorageError::corrupt(format!("{} is empty", job.name)))?;
-        let (tail_offset, tail, tail_size) = writer.finish(held, size)?;
-        let mut body = Body {
-            size,
-            pieces: writer.pieces,
-            head: Buffer::new(HEAD),
-            head_size: head.size,
-            tail,
-            tail_size,
-            tail_offset,
-        };
+        let (tail_offset, tail) = writer.finish(held, size)?;
+        let mut body = Body { size, pieces: writer.pieces, head: Buffer::new(head.size), tail, tail_offset };
         // Copied into a buffer of its own: that of the chunk is larger.
         body.head_mut().get_mut(..head.bytes().len()).unwrap_or_default().copy_from_slice(head.bytes());
         patch.lay_over(0, body.head_mut());
@@ -169,12 +159,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes what is held but for the tail, which is returned: its offset, its bytes and their number.
-    fn finish(&mut self, held: VecDeque<Chunk>, size: u64) -> Result<(u64, Buffer, usize), StorageError> {
+    /// Writes what is held but for the tail, which is returned with its offset.
+    fn finish(&mut self, held: VecDeque<Chunk>, size: u64) -> Result<(u64, Buffer), StorageError> {
         let start = held.front().map_or(size, |chunk| chunk.offset);
         let tail_offset = (size.saturating_sub(TAIL) / BLOCK * BLOCK).max(start);
         let tail_size = usize::try_from(size.saturating_sub(tail_offset)).unwrap_or(0);
-        let mut tail = Buffer::new(tail_size.next_multiple_of(ALIGNMENT));
+        let mut tail = Buffer::new(tail_size);
         for mut chunk in held {
             let keep = usize::try_from(tail_offset.saturating_sub(chunk.offset)).unwrap_or(usize::MAX).min(chunk.size);
             let rest = chunk.bytes().get(keep..).unwrap_or_default();
@@ -188,7 +178,7 @@ impl Writer<'_> {
                 self.write(chunk)?;
             }
         }
-        Ok((tail_offset, tail, tail_size))
+        Ok((tail_offset, tail))
     }
 }
 

@@ -179,11 +179,16 @@ impl System {
         fs::read_to_string(disk.join("removable")).is_ok_and(|text| text.trim() == "1") || self.is_hotplug(&disk)
     }
 
+    /// The device of a disk in `/sys`, and the buses and devices that it is attached to, the nearest first.
+    fn places_above(&self, disk: &Path) -> Vec<PathBuf> {
+        let Ok(start) = fs::canonicalize(disk.join("device")) else { return Vec::new() };
+        let Ok(end) = fs::canonicalize(self.root.join("sys/devices")) else { return Vec::new() };
+        start.ancestors().take_while(|place| **place != end).map(Path::to_owned).collect()
+    }
+
     /// True if a hotplug bus is between the disk and the machine.
     fn is_hotplug(&self, disk: &Path) -> bool {
-        let Ok(start) = fs::canonicalize(disk.join("device")) else { return false };
-        let Ok(end) = fs::canonicalize(self.root.join("sys/devices")) else { return false };
-        start.ancestors().take_while(|place| **place != end).any(|place| {
+        self.places_above(disk).iter().any(|place| {
             let bus = fs::read_link(place.join("subsystem"));
             let bus = bus.ok().and_then(|bus| Some(bus.file_name()?.to_string_lossy().into_owned()));
             match bus.as_deref() {
@@ -230,10 +235,8 @@ impl System {
             let text = fs::read_to_string(path).ok()?;
             text::shown_text(text.trim()).filter(|text| !text.is_empty())
         };
-        let end = fs::canonicalize(self.root.join("sys/devices")).ok()?;
-        let place = fs::canonicalize(disk.join("device")).ok();
-        let above = place.iter().flat_map(|place| place.ancestors()).take_while(|place| **place != end);
-        std::iter::once(disk.as_path()).chain(above).find_map(|place| read(place.join("serial")))
+        let above = self.places_above(&disk);
+        std::iter::once(&disk).chain(&above).find_map(|place| read(place.join("serial")))
     }
 
     /// The whole disks, each with its path, in order of their names. Without those that have no medium.
