@@ -1,7 +1,11 @@
 //! What every command prints with --json. The kit holds it, here and in all other tests, to the published schema
 //! (docs/json.schema.json), with no key beside it.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
 
 use crate::kit::canary::Canary;
 use crate::kit::disk::small_disk;
@@ -62,4 +66,29 @@ fn what_every_command_prints_fits_the_published_schema() {
         }
         assert_eq!(json(args).expect_code(code).json()["command"], command);
     }
+}
+
+/// Adds the names of keys, and the texts that a value can be, in a schema.
+fn words(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            let texts = map.get("enum").into_iter().flat_map(|all| all.as_array().unwrap()).chain(map.get("const"));
+            found.extend(texts.filter_map(|value| value.as_str().map(str::to_owned)));
+            found.extend(map.get("properties").into_iter().flat_map(|keys| keys.as_object().unwrap().keys().cloned()));
+            map.values().for_each(|value| words(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| words(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_and_every_word_of_a_value_is_described() {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let mut found = BTreeSet::new();
+    words(&serde_json::from_str(&read("docs/json.schema.json")).unwrap(), &mut found);
+    assert!(found.contains("rolled-back") && found.contains("written_to"), "{found:?}");
+    let page = read("docs/json.md");
+    found.retain(|word| !page.contains(&format!("`{word}`")));
+    assert_eq!(found, BTreeSet::new(), "not in docs/json.md");
 }
