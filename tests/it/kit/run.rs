@@ -300,16 +300,10 @@ impl Finished {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// Standard output as JSON; panics when it is anything else, or not as docs/json.schema.json describes it, with no
-    /// key beside.
+    /// Standard output as JSON; panics when it is anything else, see [`json_of`].
     #[track_caller]
     pub fn json(&self) -> Value {
-        let object =
-            serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}{}", self.said()));
-        for schema in &*PUBLISHED {
-            assert!(fits(schema, schema, &object), "not as docs/json.schema.json describes it{}", self.said());
-        }
-        object
+        json_of(&self.stdout).unwrap_or_else(|error| panic!("{error}{}", self.said()))
     }
 
     /// What `strace` noted; panics without [`Deaddrop::traced`].
@@ -319,6 +313,16 @@ impl Finished {
 
     fn said(&self) -> String {
         format!("\n--- standard output\n{}\n--- standard error\n{}", self.stdout(), self.stderr())
+    }
+}
+
+/// The object that `--json` has printed; an error when it is not as docs/json.schema.json describes it, with no key
+/// beside.
+pub fn json_of(text: &[u8]) -> Result<Value, String> {
+    let object = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
+    match PUBLISHED.iter().all(|schema| fits(schema, schema, &object)) {
+        true => Ok(object),
+        false => Err("not as docs/json.schema.json describes it".to_owned()),
     }
 }
 
