@@ -67,13 +67,13 @@ let
     let
       tokens = filter (token: token.value ? kind && token.value ? from) (map head forms);
       parted = several (builtins.attrValues (builtins.groupBy (token: builtins.toJSON token.value.from) tokens));
-      hosts = map (token: token.host) (head parted);
+      differing = map (token: token.host) (head parted);
     in
     if parted == [ ] then
       forms
     else
       throw (
-        "deaddrop: the token `${name}` of a cluster is not declared alike on ${concatStringsSep " and " hosts}. "
+        "deaddrop: the token `${name}` of a cluster is not declared alike on ${concatStringsSep " and " differing}. "
         + "Give it one path, one owner and the same units on all hosts of the cluster: one rotation changes it on all."
       );
 
