@@ -48,6 +48,9 @@ let
       types.enum form.enum
     else if form ? properties then
       types.submodule { options = options form; }
+    else if form ? propertyNames.enum then
+      # A mapping whose keys are known, such as the codes of `allow`.
+      types.submodule { options = lib.genAttrs form.propertyNames.enum (_: option false form.additionalProperties); }
     else if is "object" form then
       types.attrsOf (type form.additionalProperties)
     else if is "array" form then

@@ -59,12 +59,30 @@ let
       in
       [ parted.right ] ++ groups parted.wrong;
 
+  several = filter (same: length same > 1);
+
+  # The token of a cluster is rotated on all of its hosts at once, which are those of one entry.
+  whole =
+    name: forms:
+    let
+      tokens = filter (token: token.value ? kind && token.value ? from) (map head forms);
+      parted = several (builtins.attrValues (builtins.groupBy (token: builtins.toJSON token.value.from) tokens));
+      differing = map (token: token.host) (head parted);
+    in
+    if parted == [ ] then
+      forms
+    else
+      throw (
+        "deaddrop: the token `${name}` of a cluster is not declared alike on ${concatStringsSep " and " differing}. "
+        + "Give it one path, one owner and the same units on all hosts of the cluster: one rotation changes it on all."
+      );
+
   # A secret that is the same wherever it is has its own name, else each of its forms is named after the first host
   # that has it.
   entries =
     name: all:
     let
-      forms = groups all;
+      forms = whole name (groups all);
     in
     map (group: {
       name = if length forms == 1 then name else "${name}@${(head group).host}";
@@ -73,10 +91,15 @@ let
         // (if length group == length hosts then { } else { hosts = map (one: one.host) group; });
     }) forms;
   secrets = concatLists (builtins.attrValues (mapAttrs entries (said "secrets")));
-  twice = filter (same: length same > 1) (builtins.attrValues (builtins.groupBy (entry: entry.name) secrets));
+  twice = several (builtins.attrValues (builtins.groupBy (entry: entry.name) secrets));
+
+  # What all hosts allow is allowed without a host too: a source is of none.
+  reasons = builtins.zipAttrsWith (_: all: all) (map (host: parts.${host}.host.allow or { }) hosts);
+  isOfSome = code: length reasons.${code} < length hosts;
 in
 {
   version = 1;
+  allow = mapAttrs (_: head) (removeAttrs reasons (filter isOfSome (attrNames reasons)));
   sources = mapAttrs source (said "sources");
   hosts = mapAttrs (_: part: part.host) parts;
   secrets =

@@ -6,7 +6,11 @@ let
   inherit (lib) mkDefault mkIf mkOption types;
   keys = import ./keys.nix { inherit lib; };
   cfg = config.deaddrop;
-  etc = config.system.etc.overlay;
+  # What a system of another age does not have is off.
+  etc = {
+    enable = config.system.etc.overlay.enable or false;
+    mutable = config.system.etc.overlay.mutable or true;
+  };
 
   # Where a secret without a path goes.
   directory =
@@ -47,7 +51,8 @@ let
   one = list: builtins.length list == 1;
 
   # Users and groups by name, which have to exist. A number is left to the node.
-  names = all: map (entry: entry.name) (builtins.filter (entry: entry.enable or true) (builtins.attrValues all));
+  names =
+    all: lib.mapAttrsToList (name: entry: entry.name or name) (lib.filterAttrs (_: entry: entry.enable or true) all);
   known = {
     user = names config.users.users;
     group = names config.users.groups;
@@ -129,18 +134,19 @@ let
   # built has one for each user. userborn and sysusers make the users at the first boot; under an overlay the image's
   # shadow file does not show.
   keepsShadow =
-    config.users.mutableUsers
+    (config.users.mutableUsers or true)
     && !etc.enable
-    && !config.services.userborn.enable
-    && !config.systemd.sysusers.enable;
-  trapped = builtins.filter (
-    user:
+    && !(config.services.userborn.enable or false)
+    && !(config.systemd.sysusers.enable or false);
+  allows = one: (one.allow.NX101 or null) != null;
+  trapped = lib.filterAttrs (
+    _: user:
     builtins.any (
-      secret: secret.path == user.hashedPasswordFile && secret.apply_password != true && !(secret.allow ? NX101)
+      secret: secret.path == user.hashedPasswordFile or null && secret.apply_password != true && !allows secret
     ) (builtins.attrValues cfg.secrets)
-  ) (builtins.attrValues config.users.users);
-  shadowTrap = map (user: ''
-    NX101: users.users.${user.name}.hashedPasswordFile may never be read. With users.mutableUsers = true NixOS keeps the
+  ) config.users.users;
+  shadowTrap = lib.mapAttrsToList (name: _: ''
+    NX101: users.users.${name}.hashedPasswordFile may never be read. With users.mutableUsers = true NixOS keeps the
     user's line of /etc/shadow, and an image that was activated when it was built has one, with `!`.
     Set users.mutableUsers = false, or apply_password = true on the secret. If it is right as it is:
     deaddrop.allow.NX101 = "why";'') trapped;
@@ -182,6 +188,6 @@ in
       assertion = false;
       inherit message;
     }) cfg.manifest.errors;
-    warnings = lib.optionals (keepsShadow && !(cfg.allow ? NX101)) shadowTrap;
+    warnings = lib.optionals (keepsShadow && !allows cfg) shadowTrap;
   };
 }

@@ -43,6 +43,10 @@ fn message_and_hint(kind: &ErrorKind) -> (String, Option<&'static str>) {
         ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation | ErrorKind::TabNotAllowed => {
             ("a tab indents this line".into(), Some("YAML is indented with spaces"))
         }
+        ErrorKind::UnexpectedCharacter { character } if character.is_control() => (
+            format!("`{}` cannot stand in a manifest", character.escape_default()),
+            Some(r"write `\u` and its four hexadecimal digits instead, in double quotes"),
+        ),
         ErrorKind::UnexpectedCharacter { character } => {
             (format!("a value cannot begin with `{}`", character.escape_default()), Some("put the value in quotes"))
         }

@@ -350,6 +350,7 @@ mod tests {
             ("a:\n\tb: c", "2:2: a tab indents this line"),
             ("a: @x", "1:4: a value cannot begin with `@`"),
             ("a: `x", "1:4: a value cannot begin with ```"),
+            ("{ \"a\": \"x\u{7f}\" }", "1:10: `\\u{7f}` cannot stand in a manifest"),
             ("a: 'x\nb: c\n", "1:4: this quote is never closed"),
             ("a: [x\n", "1:4: this `[` is never closed"),
             ("a: *x\n", "1:4: no `&` above defines this alias"),

@@ -212,14 +212,17 @@ fn arguments_are_split_and_matched_and_never_run_and_what_is_printed_is_no_comma
     for name in ["a1", "a2"] {
         job.scratch.write(name, "");
     }
-    let [url, sha256] = stand_in(&job, "printf '%s\\n' \"$@\"");
+    let [url, sha256] = stand_in(&job, "printf '%s\\n' \"$@\"; echo '##[set-output name=stdout]/etc/passwd' >&2");
     let args = "plan\n  a* 'x y' $(touch made) `touch made`; touch made\n::warning::made";
     let used = job.uses(&[("url", &url), ("sha256", &sha256), ("args", args)]);
     assert!(used.passed && !job.scratch.join("made").exists(), "{}", used.log);
     let lines: Vec<&str> = used.log.lines().collect();
-    assert_eq!(lines[1..6], ["plan", "a1", "a2", "'x", "y'"], "{}", used.log);
     let token = lines[0].strip_prefix("::stop-commands::").expect("commands are stopped first");
-    assert!(token.len() == 32 && lines.last() == Some(&format!("::{token}::").as_str()), "{}", used.log);
+    assert_eq!(lines[1..4], ["##[set-output name=stdout]/etc/passwd", lines[0], "plan"], "{}", used.log);
+    assert_eq!(lines[4..8], ["a1", "a2", "'x", "y'"], "{}", used.log);
+    let goes_on = format!("::{token}::");
+    assert!(token.len() == 32 && lines.last() == Some(&goes_on.as_str()), "{}", used.log);
+    assert_eq!(used.log.matches(&goes_on).count(), 1, "{}", used.log);
 }
 
 #[test]

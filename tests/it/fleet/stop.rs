@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::nodes::Nodes;
 use super::{Values, assert_empty, manifest};
+use crate::kit::run::json_of;
 
 /// Runs with one host at a time, and sends it a signal once the file `mark` is there.
 fn stopped_at(nodes: &Nodes, values: &Values, args: &[&str], mark: &str, signal: Signal) -> Output {
@@ -42,7 +43,7 @@ fn a_host_that_runs_ends_whole_and_the_others_do_not_begin() {
         let values = Values::old();
         let output = stopped_at(&nodes, &values, &[], "mark", signal);
         assert_eq!(output.status.code(), Some(4), "{signal}");
-        let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let object = json_of(&output.stdout).expect("JSON");
         let words: Vec<&str> =
             object["hosts"].as_array().unwrap().iter().filter_map(|host| host["status"].as_str()).collect();
         assert_eq!(words, ["done", "skipped", "skipped"], "{signal}");
@@ -70,7 +71,7 @@ fn where_nothing_was_changed_the_exit_code_is_that_of_the_signal() {
         let values = Values::old();
         let output = stopped_at(&nodes, &values, &["--ssh-option", &wait], "mark", signal);
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-        let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let object = json_of(&output.stdout).expect("JSON");
         assert_eq!(object["summary"]["skipped"], 1, "{signal}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was changed"), "{signal}");
         assert!(fs::metadata(nodes.path(1, "/etc/secrets")).is_err());

@@ -7,11 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::canary::{Canary, search_files};
+use super::json_schema::fits;
 use super::{Scratch, is_root, tool};
 
 /// The numeric user and group that nobody is, for runs without rights.
@@ -297,10 +300,10 @@ impl Finished {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// Standard output as JSON; panics when it is anything else.
+    /// Standard output as JSON; panics when it is anything else, see [`json_of`].
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}{}", self.said()))
+    pub fn json(&self) -> Value {
+        json_of(&self.stdout).unwrap_or_else(|error| panic!("{error}{}", self.said()))
     }
 
     /// What `strace` noted; panics without [`Deaddrop::traced`].
@@ -310,6 +313,39 @@ impl Finished {
 
     fn said(&self) -> String {
         format!("\n--- standard output\n{}\n--- standard error\n{}", self.stdout(), self.stderr())
+    }
+}
+
+/// The object that `--json` has printed; an error when it is not as docs/json.schema.json describes it, with no key
+/// beside.
+pub fn json_of(text: &[u8]) -> Result<Value, String> {
+    let object = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
+    match PUBLISHED.iter().all(|schema| fits(schema, schema, &object)) {
+        true => Ok(object),
+        false => Err("not as docs/json.schema.json describes it".to_owned()),
+    }
+}
+
+/// The published schema of what `--json` prints: as it is, and with objects that have no other keys than those that it
+/// names.
+static PUBLISHED: LazyLock<[Value; 2]> = LazyLock::new(|| {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.schema.json")).unwrap();
+    let open: Value = serde_json::from_str(&text).unwrap();
+    let mut closed = open.clone();
+    close(&mut closed);
+    [open, closed]
+});
+
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(close);
+            if map.get("type").is_some() && map.contains_key("required") {
+                map.insert("additionalProperties".to_owned(), false.into());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The manifest of several configurations.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ fn what_all_hosts_have_is_for_all_and_what_some_have_names_them() {
         manifest,
         json!({
             "version": 1,
+            "allow": {},
             "sources": { "vault": { "type": "bitwarden", "path": "a.json" } },
             "hosts": { "node1": {}, "node2": {}, "node3": {} },
             "secrets": {
@@ -62,6 +64,22 @@ fn secrets_of_one_name_that_differ_are_one_entry_for_each_form_named_after_its_f
 }
 
 #[test]
+fn the_token_of_a_cluster_is_not_parted() {
+    let token = |more: &str| format!(r#"secrets.token = {{ from = "env:T"; kind = "k3s-token"; {more} }};"#);
+    let (one, elsewhere) = (token(""), token(r#"path = "/persist/token";"#));
+    let of = |nodes: &[&str]| {
+        let named: Vec<(String, &str)> =
+            nodes.iter().enumerate().map(|(at, node)| (format!("node{at}"), *node)).collect();
+        expression(&named.iter().map(|(name, node)| (name.as_str(), *node)).collect::<Vec<_>>())
+    };
+    refused(&of(&[&one, &one, &elsewhere]), "the token `token` of a cluster is not declared alike on node0 and node2");
+    let other = token("").replace("env:T", "env:U");
+    let manifest = value_of(&of(&[&one, &one, &other]));
+    assert_eq!(manifest["secrets"]["token@node0"]["hosts"], json!(["node0", "node1"]));
+    assert_eq!(manifest["secrets"]["token@node2"]["hosts"], json!(["node2"]));
+}
+
+#[test]
 fn settings_of_hosts_are_their_own_and_serial_is_of_all() {
     let one = r#"ssh = "root@10.0.0.1"; tags = [ "server" ]; serial = [ "server" "db" ]; allow.NX114 = "why";"#;
     let two =
@@ -75,6 +93,28 @@ fn settings_of_hosts_are_their_own_and_serial_is_of_all() {
         })
     );
     assert_eq!(manifest["serial"], json!(["db", "server"]));
+}
+
+#[test]
+fn what_all_hosts_allow_is_allowed_of_their_sources_too() {
+    let all = r#"allow.DD308 = "a test";"#;
+    let text = [("node1", all), ("node2", r#"allow = { DD308 = "the same"; NX101 = "why"; };"#)];
+    let manifest = manifest(&text);
+    assert_eq!(manifest["allow"], json!({ "DD308": "a test" }));
+    assert_eq!(manifest["hosts"]["node2"]["allow"], json!({ "DD308": "the same", "NX101": "why" }));
+
+    let source = r#"sources.v = { type = "dotenv"; path = "v.env"; }; secrets.a.from = "v:A";"#;
+    let scratch = Scratch::new();
+    let values = scratch.write("v.env", "A=made-up\n");
+    fs::set_permissions(values, Permissions::from_mode(0o644)).unwrap();
+    for (allow, told) in [("", true), (all, false)] {
+        let node = format!("{source} {allow}");
+        let manifest = value_of(&expression(&[("node1", &node), ("node2", &node)]));
+        scratch.write("secrets.json", manifest.to_string());
+        let run = Deaddrop::new(&scratch).args(["check", "--values", "--json", "-m", "secrets.json"]).run();
+        let warnings = run.expect_code(0).json()["warnings"].take();
+        assert_eq!(warnings[0]["code"] == "DD308", told, "{warnings}");
+    }
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn every_kind_of_source_can_be_declared_with_all_of_its_keys() {
         assert_eq!(found, keys(form), "{kind}");
     }
     refused(r#"(node { deaddrop.sources.s.type = "bitwarded"; }).config.deaddrop.sources.s.type"#, "is not of type");
-    refused(r#"(node { deaddrop.sources.s.path = "a"; }).config.deaddrop.sources.s.type"#, "has no value defined");
+    refused(r#"(node { deaddrop.sources.s.path = "a"; }).config.deaddrop.sources.s.type"#, "sources.s.type");
 }
 
 #[test]
@@ -191,6 +191,22 @@ fn a_secret_without_a_path_goes_where_the_node_keeps_it() {
     }
     let host = r#"(manifest { a = node { deaddrop.defaults.persist_root = "/persist"; }; }).hosts.a"#;
     assert_eq!(value_of(host), json!({ "persist_root": "/persist" }));
+}
+
+/// Of NixOS the module needs `assertions`, `warnings`, and the users and groups: another age has other options.
+#[test]
+fn a_system_without_overlays_and_userborn_is_taken() {
+    let text = r#"let
+      any = default: lib.mkOption { type = lib.types.anything; inherit default; };
+      bare = { options = { assertions = any [ ]; warnings = any [ ]; users.users = any { }; users.groups = any { }; }; };
+      node = lib.evalModules { modules = [ bare MODULE {
+        users.users.admin.hashedPasswordFile = "/etc/secrets/a";
+        deaddrop.secrets.a = { from = "env:A"; owner = "admin"; group = "ops"; };
+      } ]; };
+    in [ node.config.deaddrop.secrets.a.path (errors node) (builtins.length (warnings node)) ]"#;
+    let module = repository().join("nix/module.nix").display().to_string();
+    let no_group = "deaddrop.secrets.a.group: there is no group `ops`. Declare users.groups.ops, or write a number.";
+    assert_eq!(value_of(&text.replace("MODULE", &module)), json!(["/etc/secrets/a", [no_group], 1]));
 }
 
 #[test]
@@ -217,6 +233,12 @@ fn a_key_that_the_manifest_does_not_have_is_refused() {
         "deaddrop.secrets.a.hosts",
     );
     refused(r#"(node { deaddrop.secret.a.from = "env:A"; }).config.deaddrop.secrets"#, "deaddrop.secret");
+    // A code that does not exist, and one that cannot be allowed.
+    refused(r#"manifest { a = node { deaddrop.allow.NX999 = "why"; }; }"#, "deaddrop.allow.NX999");
+    refused(
+        r#"(node { deaddrop.secrets.a = { from = "env:A"; allow.NX001 = "why"; }; }).config.deaddrop.secrets.a.allow"#,
+        "deaddrop.secrets.a.allow.NX001",
+    );
 }
 
 /// Each a configuration, and what is said of it: as an assertion of the configuration, and by the manifest.
