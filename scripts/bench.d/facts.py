@@ -33,7 +33,7 @@ def facts(work, versions):
     # A path in the repository says where in it, not where this machine has it.
     words = [word.removeprefix(f"{os.getcwd()}/") for word in words]
     kind = pathlib.Path(sys.argv[0]).stem
-    by = ["scripts/bench", *([f"--{kind}"] if kind in ("rotate", "scan") else []), *words]
+    by = ["scripts/bench", *([f"--{kind}"] if kind != "bench" else []), *words]
     return {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(by),

@@ -68,7 +68,7 @@ impl Checker<'_, '_> {
     }
 
     fn open_template(&self, id: NodeId, name: &str, path: &Path) -> Option<Resolved> {
-        const MANIFEST: &str = "a relative path starts at the manifest's directory";
+        const MANIFEST: &str = "a relative path starts at the manifest's directory; with -m -, at the current one";
         let bytes = match read::bytes(path, template::MAX_BYTES, "a template") {
             Ok(bytes) => bytes,
             Err(read::ReadError::Missing) => {
