@@ -172,11 +172,10 @@ pub fn command() -> clap::Command {
 }
 
 /// Defines the options of this command only, if it is one.
-fn ask_for(first: Option<&OsStr>) {
+fn ask_for(first: Option<&str>) {
     // What these print is made from all definitions.
     let needs_all = |name: &str| ["completions", "man"].contains(&name);
-    let first = first.and_then(OsStr::to_str).filter(|first| Command::has_subcommand(first) && !needs_all(first));
-    if let Some(name) = first {
+    if let Some(name) = first.filter(|first| Command::has_subcommand(first) && !needs_all(first)) {
         // Set once: `main` or an answer calls this.
         let _ = ASKED.set(name.to_owned());
     }
@@ -188,7 +187,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = completions::answer() {
         return code;
     }
-    ask_for(std::env::args_os().nth(1).as_deref());
+    ask_for(std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -30,7 +30,7 @@ pub fn is_manifest(path: &Path) -> bool {
 /// if `typed` begins one.
 pub fn paths(typed: &str, is_wanted: fn(&Path) -> bool) -> Vec<CompletionCandidate> {
     let (directory, start) = typed.rfind('/').map_or(("", typed), |slash| typed.split_at(slash.saturating_add(1)));
-    let Some(place) = expanded(directory) else { return Vec::new() };
+    let Some(place) = expanded(if directory.is_empty() { "./" } else { directory }) else { return Vec::new() };
     let mut names: Vec<(String, bool)> = fs::read_dir(place)
         .into_iter()
         .flatten()
@@ -51,14 +51,13 @@ pub fn paths(typed: &str, is_wanted: fn(&Path) -> bool) -> Vec<CompletionCandida
     names.into_iter().map(|name| CompletionCandidate::new(path(name))).collect()
 }
 
-/// The directory that the typed one means; `None` for the home directory of another user.
-fn expanded(directory: &str) -> Option<PathBuf> {
-    match directory.strip_prefix('~') {
+/// The path that the typed one means; `None` for the home directory of another user.
+pub fn expanded(path: &str) -> Option<PathBuf> {
+    match path.strip_prefix('~') {
         Some(rest) => {
             let home = std::env::var_os("HOME").unwrap_or_else(|| OsString::from("/"));
             rest.strip_prefix('/').map(|rest| Path::new(&home).join(rest))
         }
-        None if directory.is_empty() => Some(PathBuf::from(".")),
-        None => Some(PathBuf::from(directory)),
+        None => Some(PathBuf::from(path)),
     }
 }

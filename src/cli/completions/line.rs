@@ -4,79 +4,69 @@
 //! the candidate will replace: where that begins depends on `COMP_WORDBREAKS` and on quotes (bash(1), "Programmable
 //! Completion"). nushell gives words with their quotes.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
-/// The shell that asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asking {
-    /// Arguments: the line up to the cursor, and the end of it that will be replaced.
+/// A shell that has completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shell {
+    /// Passes the line up to the cursor, and the end of it that will be replaced.
     Bash,
-    /// Arguments: the words, without quotes.
+    /// Passes the words, without quotes.
     Zsh,
-    /// Arguments: the words, without quotes except for the last one.
+    /// Passes the words, without quotes except for the last one.
     Fish,
-    /// Arguments: the words, with quotes.
+    /// Passes the words, with quotes.
     Nushell,
-}
-
-impl Asking {
-    /// The shell of this name, as our script calls it.
-    pub fn named(name: &OsStr) -> Option<Self> {
-        match name.to_str()? {
-            "bash" => Some(Self::Bash),
-            "zsh" => Some(Self::Zsh),
-            "fish" => Some(Self::Fish),
-            "nushell" => Some(Self::Nushell),
-            _ => None,
-        }
-    }
+    /// Asks for nothing.
+    Elvish,
+    /// Asks for nothing.
+    Powershell,
 }
 
 /// The command line up to the cursor.
 #[derive(Debug)]
 pub struct Line {
     /// Its words, without quotes. The first is the program, the last is to be completed.
-    pub words: Vec<OsString>,
-    asking: Asking,
+    pub words: Vec<String>,
+    shell: Shell,
     /// For bash: the beginning of the last word that is not replaced.
     kept: Word,
 }
 
 impl Line {
     /// The command line in the arguments that the script passes. `None` if they are not UTF-8, or no last word is there.
-    pub fn of(asking: Asking, args: Vec<OsString>) -> Option<Self> {
+    pub fn of(shell: Shell, args: Vec<OsString>) -> Option<Self> {
         let mut args = args.into_iter().map(|arg| arg.into_string().ok()).collect::<Option<Vec<String>>>()?;
         let mut kept = Word::default();
-        match asking {
-            Asking::Bash => {
+        match shell {
+            Shell::Bash => {
                 let replaced = args.pop()?;
                 let words = split(&args.pop()?);
                 let raw = &words.last()?.raw;
                 kept = split(raw.strip_suffix(replaced.as_str()).unwrap_or_default()).pop()?;
                 args = words.into_iter().map(|word| word.value).collect();
             }
-            Asking::Zsh => {}
-            Asking::Fish => {
+            Shell::Zsh | Shell::Elvish | Shell::Powershell => {}
+            Shell::Fish => {
                 let last = split(&args.pop()?).pop()?;
                 args.push(last.value);
             }
-            Asking::Nushell => args.iter_mut().for_each(|arg| *arg = without_quotes_of_nushell(arg)),
+            Shell::Nushell => args.iter_mut().for_each(|arg| *arg = without_quotes_of_nushell(arg)),
         }
-        let words: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        (words.len() > 1).then_some(Self { words, asking, kept })
+        (args.len() > 1).then_some(Self { words: args, shell, kept })
     }
 
     /// The word to complete.
     pub fn current(&self) -> &str {
-        self.words.last().and_then(|word| word.to_str()).unwrap_or_default()
+        self.words.last().map_or("", String::as_str)
     }
 
     /// What the script inserts for a candidate; `None` if the shell cannot have it there.
     pub fn quoted(&self, candidate: &str) -> Option<String> {
-        match self.asking {
-            Asking::Bash => in_quotes_of_bash(candidate.strip_prefix(&self.kept.value)?, self.kept.quote),
-            Asking::Zsh | Asking::Fish => Some(candidate.to_owned()),
-            Asking::Nushell => Some(in_quotes_of_nushell(candidate)),
+        match self.shell {
+            Shell::Bash => in_quotes_of_bash(candidate.strip_prefix(&self.kept.value)?, self.kept.quote),
+            Shell::Nushell => Some(in_quotes_of_nushell(candidate)),
+            _ => Some(candidate.to_owned()),
         }
     }
 }
@@ -180,7 +170,7 @@ mod tests {
     use super::*;
 
     fn of_bash(line: &str, replaced: &str) -> Line {
-        Line::of(Asking::Bash, vec![line.into(), replaced.into()]).unwrap()
+        Line::of(Shell::Bash, vec![line.into(), replaced.into()]).unwrap()
     }
 
     #[test]
@@ -241,15 +231,15 @@ mod tests {
 
     #[test]
     fn a_line_without_a_word_to_complete_is_none() {
-        for (asking, args) in [
-            (Asking::Bash, vec![]),
-            (Asking::Bash, vec!["deaddrop ".into()]),
-            (Asking::Bash, vec!["deaddrop".into(), "deaddrop".into()]),
-            (Asking::Zsh, vec!["deaddrop".into()]),
-            (Asking::Fish, vec![]),
-            (Asking::Nushell, vec![]),
+        for (shell, args) in [
+            (Shell::Bash, vec![]),
+            (Shell::Bash, vec!["deaddrop ".into()]),
+            (Shell::Bash, vec!["deaddrop".into(), "deaddrop".into()]),
+            (Shell::Zsh, vec!["deaddrop".into()]),
+            (Shell::Fish, vec![]),
+            (Shell::Nushell, vec![]),
         ] {
-            assert!(Line::of(asking, args.clone()).is_none(), "{asking:?} {args:?}");
+            assert!(Line::of(shell, args.clone()).is_none(), "{shell:?} {args:?}");
         }
     }
 }

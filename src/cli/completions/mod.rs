@@ -11,10 +11,11 @@ mod words;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::ValueEnum;
 use clap_complete::engine::{CompletionCandidate, complete};
 use deaddrop_core::shown;
 
-use self::line::{Asking, Line};
+use self::line::{Line, Shell};
 use crate::report::{Ui, print_output};
 use crate::run::message::{Exit, Failure};
 
@@ -35,17 +36,6 @@ pub struct Args {
     /// bash, zsh, fish, nushell, elvish or powershell
     #[arg(value_name = "SHELL", value_enum, hide_possible_values = true)]
     shell: Shell,
-}
-
-/// A shell that has completions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-    Nushell,
-    Elvish,
-    Powershell,
 }
 
 impl Args {
@@ -75,9 +65,9 @@ pub(super) fn answer() -> Option<ExitCode> {
     if args.next()? != "--" {
         return None;
     }
-    let asking = Asking::named(&shell)?;
-    let line = Line::of(asking, args.collect());
-    super::ask_for(line.as_ref().and_then(|line| line.words.get(1)).map(OsString::as_os_str));
+    let shell = Shell::from_str(shell.to_str()?, false).ok()?;
+    let line = Line::of(shell, args.collect());
+    super::ask_for(line.as_ref().and_then(|line| line.words.get(1)).map(String::as_str));
     let text = line.map(|line| lines(&line)).unwrap_or_default();
     // Best effort: a shell that does not read its answer any more needs none.
     let _ = print_output(text.as_bytes());
@@ -88,7 +78,8 @@ pub(super) fn answer() -> Option<ExitCode> {
 fn lines(line: &Line) -> String {
     let mut command = words::attach(super::command(), line);
     let last = line.words.len().saturating_sub(1);
-    let candidates = complete(&mut command, line.words.clone(), last, None).unwrap_or_default();
+    let words = line.words.iter().map(OsString::from).collect();
+    let candidates = complete(&mut command, words, last, None).unwrap_or_default();
     let is_option = line.current().starts_with('-');
     let mut text = String::new();
     for candidate in &candidates {
@@ -151,7 +142,7 @@ mod tests {
                 words.push(WORDS[(state >> 33) % WORDS.len()].into());
             }
             for end in 2..=words.len() {
-                let line = Line::of(Asking::Zsh, words[..end].to_vec()).unwrap();
+                let line = Line::of(Shell::Zsh, words[..end].to_vec()).unwrap();
                 assert!(lines(&line).lines().all(|line| line.contains('\t')), "{words:?}");
             }
         }

@@ -1,13 +1,12 @@
 //! What each argument takes, and the candidates for it.
 
-use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::ffi::OsStr;
 use std::sync::{Arc, OnceLock};
 
 use clap::Command;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use super::files::{is_block_device, is_image, is_manifest, paths};
+use super::files::{expanded, is_block_device, is_image, is_manifest, paths};
 use super::line::Line;
 use crate::cli::flash;
 use crate::manifest::{Named, Names};
@@ -50,7 +49,7 @@ fn kind(command: &str, argument: &str) -> Option<Kind> {
 
 /// Gives each argument its candidates, from the manifest that the line names.
 pub fn attach(command: Command, line: &Line) -> Command {
-    let known = Known { manifest: manifest(&line.words), names: OnceLock::new() };
+    let known = Known { manifest: manifest(&line.words).to_owned(), names: OnceLock::new() };
     let only_inject = line.words.iter().any(|word| word == "--only-inject");
     attach_known(command, &Arc::new(known), only_inject)
 }
@@ -73,11 +72,10 @@ fn attach_known(command: Command, known: &Arc<Known>, only_inject: bool) -> Comm
 }
 
 /// The manifest that the command line names, else the usual one.
-fn manifest(words: &[OsString]) -> PathBuf {
+fn manifest(words: &[String]) -> &str {
     let mut words = words.iter().take(words.len().saturating_sub(1)).take_while(|word| *word != "--");
     while let Some(word) = words.next() {
-        let text = word.to_str().unwrap_or_default();
-        let attached = match (text.strip_prefix("--"), text.strip_prefix('-')) {
+        let attached = match (word.strip_prefix("--"), word.strip_prefix('-')) {
             (Some("manifest"), _) => Some(""),
             (Some(long), _) => long.strip_prefix("manifest="),
             // Flags may stand before it: `-vm FILE`, `-vmFILE`, `-vm=FILE`.
@@ -85,19 +83,20 @@ fn manifest(words: &[OsString]) -> PathBuf {
             (None, None) => None,
         };
         match attached {
-            Some("") => return words.next().map(PathBuf::from).unwrap_or_default(),
-            Some(file) if text.starts_with("--") => return file.into(),
-            Some(file) => return file.strip_prefix('=').unwrap_or(file).into(),
+            Some("") => return words.next().map_or("", String::as_str),
+            Some(file) if word.starts_with("--") => return file,
+            Some(file) => return file.strip_prefix('=').unwrap_or(file),
             None => {}
         }
     }
-    PathBuf::from("secrets.yaml")
+    "secrets.yaml"
 }
 
 /// Where words come from.
 #[derive(Debug)]
 struct Known {
-    manifest: PathBuf,
+    /// As it is typed.
+    manifest: String,
     /// Read at the first use.
     names: OnceLock<Names>,
 }
@@ -120,7 +119,7 @@ impl Known {
     }
 
     fn names(&self) -> &Names {
-        self.names.get_or_init(|| Names::of(&self.manifest).unwrap_or_default())
+        self.names.get_or_init(|| expanded(&self.manifest).and_then(|path| Names::of(&path)).unwrap_or_default())
     }
 }
 
@@ -213,8 +212,8 @@ mod tests {
             ("rotate -m a.yaml", ""),
             ("rotate -ma", "secrets.yaml"),
         ] {
-            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            assert_eq!(manifest(&words), PathBuf::from(want), "{line}");
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(manifest(&words), want, "{line}");
         }
     }
 }

@@ -29,6 +29,7 @@ hosts:
     {
         scratch.write(file, "");
     }
+    scratch.write("home/m.yaml", "hosts: { delta: }\n");
     scratch.write("notes.txt", "");
     scratch
 }

@@ -69,7 +69,8 @@ impl Session {
 
     /// What every shell completes in the same way. nushell leaves the space after a word to the person.
     fn completes_words(&mut self) {
-        let home = self.scratch.join("home/h.img").display().to_string();
+        let [image, manifest] =
+            ["h.img", "m.yaml"].map(|name| self.scratch.join("home").join(name).display().to_string());
         for (line, want) in [
             ("deaddrop ro→ alpha", &["rotate", "alpha"][..]),
             ("deaddrop rotate al→ be→", &["rotate", "alpha", "beta"]),
@@ -82,12 +83,13 @@ impl Session {
             ("deaddrop sources list va→", &["sources", "list", "vault"]),
             ("deaddrop rotate -m other.json ga→", &["rotate", "-m", "other.json", "gamma"]),
             ("deaddrop rotate --manifest=ot→ ga→", &["rotate", "--manifest=other.json", "gamma"]),
+            ("deaddrop rotate -m ~/m.yaml de→", &["rotate", "-m", &manifest, "delta"]),
             ("deaddrop inject ol→ --host al→", &["inject", "old disk.img.zst", "--host", "alpha"]),
             ("deaddrop inject 'old d→", &["inject", "old disk.img.zst"]),
             ("deaddrop inject \"old d→", &["inject", "old disk.img.zst"]),
             ("deaddrop inject q→", &["inject", "q'`touch ran`\".img"]),
             ("deaddrop inspect res→x→", &["inspect", "result/x.qcow2"]),
-            ("deaddrop inspect ~/h→", &["inspect", &home]),
+            ("deaddrop inspect ~/h→", &["inspect", &image]),
             ("deaddrop generate wi→", &["generate", "wireguard"]),
         ] {
             self.receives(line, want);
