@@ -1,6 +1,5 @@
 //! Names of files, as candidates. Directories are opened, and files are not.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -51,13 +50,10 @@ pub fn paths(typed: &str, is_wanted: fn(&Path) -> bool) -> Vec<CompletionCandida
     names.into_iter().map(|name| CompletionCandidate::new(path(name))).collect()
 }
 
-/// The path that the typed one means; `None` for the home directory of another user.
+/// The path that the typed one means; `None` for a home directory that is not known.
 pub fn expanded(path: &str) -> Option<PathBuf> {
     match path.strip_prefix('~') {
-        Some(rest) => {
-            let home = std::env::var_os("HOME").unwrap_or_else(|| OsString::from("/"));
-            rest.strip_prefix('/').map(|rest| Path::new(&home).join(rest))
-        }
+        Some(rest) => Some(Path::new(&std::env::var_os("HOME")?).join(rest.strip_prefix('/')?)),
         None => Some(PathBuf::from(path)),
     }
 }

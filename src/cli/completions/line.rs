@@ -1,25 +1,18 @@
 //! The command line up to the cursor, as a shell gives it, and words in the quotes of that shell.
 //!
-//! zsh and fish quote what they insert; bash and nushell insert it as it is. bash gives the line and the end of it that
-//! the candidate will replace: where that begins depends on `COMP_WORDBREAKS` and on quotes (bash(1), "Programmable
-//! Completion"). nushell gives words with their quotes.
+//! zsh and fish quote what they insert; bash and nushell insert it as it is. Where the end of a line begins that a
+//! candidate replaces in bash depends on `COMP_WORDBREAKS` and on quotes (bash(1), "Programmable Completion").
 
 use std::ffi::OsString;
 
 /// A shell that has completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shell {
-    /// Passes the line up to the cursor, and the end of it that will be replaced.
     Bash,
-    /// Passes the words, without quotes.
     Zsh,
-    /// Passes the words, without quotes except for the last one.
     Fish,
-    /// Passes the words, with quotes.
     Nushell,
-    /// Asks for nothing.
     Elvish,
-    /// Asks for nothing.
     Powershell,
 }
 
@@ -39,6 +32,7 @@ impl Line {
         let mut args = args.into_iter().map(|arg| arg.into_string().ok()).collect::<Option<Vec<String>>>()?;
         let mut kept = Word::default();
         match shell {
+            // The line, and the end of it that will be replaced.
             Shell::Bash => {
                 let replaced = args.pop()?;
                 let words = split(&args.pop()?);
@@ -46,11 +40,13 @@ impl Line {
                 kept = split(raw.strip_suffix(replaced.as_str()).unwrap_or_default()).pop()?;
                 args = words.into_iter().map(|word| word.value).collect();
             }
+            // The words without quotes, except for fish's last one.
             Shell::Zsh | Shell::Elvish | Shell::Powershell => {}
             Shell::Fish => {
                 let last = split(&args.pop()?).pop()?;
                 args.push(last.value);
             }
+            // The words with their quotes.
             Shell::Nushell => args.iter_mut().for_each(|arg| *arg = without_quotes_of_nushell(arg)),
         }
         (args.len() > 1).then_some(Self { words: args, shell, kept })
