@@ -8,7 +8,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use super::files::{expanded, is_block_device, is_image, is_manifest, paths};
 use super::line::Line;
-use crate::cli::flash;
+use crate::cli::{flash, init};
 use crate::manifest::{Named, Names};
 
 /// What an argument takes.
@@ -19,6 +19,7 @@ enum Kind {
     Tag,
     Secret,
     Source,
+    UsualSecret,
     Image,
     NodeOrImage,
     Device,
@@ -37,6 +38,7 @@ fn kind(command: &str, argument: &str) -> Option<Kind> {
         (_, "serial") => Kind::Tag,
         (_, "only") => Kind::Secret,
         ("list", "name") => Kind::Source,
+        ("init", "secrets") => Kind::UsualSecret,
         ("plan" | "verify" | "lint", "target") => Kind::NodeOrImage,
         (_, "target" | "image" | "closure") | ("inject", "output") => Kind::Image,
         ("flash", "device") => Kind::Device,
@@ -108,6 +110,9 @@ impl Known {
             Kind::Tag => named(&self.names().tags, "", typed),
             Kind::Secret => named(&self.names().secrets, "", typed),
             Kind::Source => named(&self.names().sources, "", typed),
+            Kind::UsualSecret => {
+                init::usual_secrets().filter(|name| name.starts_with(typed)).map(CompletionCandidate::new).collect()
+            }
             Kind::HostOrTag => both(named(&self.names().hosts, "", typed), named(&self.names().tags, "tag:", typed)),
             Kind::NodeOrImage => both(paths(typed, is_image), named(&self.names().hosts, "@", typed)),
             Kind::Image => paths(typed, is_image),
@@ -157,7 +162,7 @@ mod tests {
     use super::*;
 
     /// Arguments of free text, and of paths in a target.
-    const FREE: [&str; 18] = [
+    const FREE: [&str; 17] = [
         "alphabet",
         "batch",
         "canary",
@@ -167,7 +172,6 @@ mod tests {
         "parallel",
         "program",
         "root_partition",
-        "secrets",
         "shard",
         "ssh_option",
         "subvolume",

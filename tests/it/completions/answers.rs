@@ -44,6 +44,7 @@ fn names_come_with_what_they_stand_for() {
         (&["inject", "a.img", "--format", "v"], &["vmdk\t", "vdi\t", "vhd\t", "vhdx\t"]),
         (&["inject", "a.img", "--undo", "r"], &["result/\t"]),
         (&["inject", "a.img", "--public-out", "no"], &["notes.txt\t"]),
+        (&["init", "--secrets", "login,w"], &["login,wifi\t"]),
         // A host that is made, and words that nobody knows.
         (&["init", "--host", ""], &[]),
         (&["inject", "a.img", "--root-partition", ""], &[]),
