@@ -25,8 +25,8 @@ pub fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| ["yaml", "yml", "json"].iter().any(|manifest| suffix == *manifest))
 }
 
-/// The paths that begin with `typed`: the wanted ones, and directories with a slash at the end. Sorted. Hidden ones only
-/// if `typed` begins one.
+/// The paths that begin with `typed`: the wanted ones, and directories with a slash at the end. Sorted. Hidden ones
+/// only if `typed` begins one.
 pub fn paths(typed: &str, is_wanted: fn(&Path) -> bool) -> Vec<CompletionCandidate> {
     let (directory, start) = typed.rfind('/').map_or(("", typed), |slash| typed.split_at(slash.saturating_add(1)));
     let Some(place) = expanded(if directory.is_empty() { "./" } else { directory }) else { return Vec::new() };

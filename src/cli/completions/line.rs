@@ -27,7 +27,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// The command line in the arguments that the script passes. `None` if they are not UTF-8, or no last word is there.
+    /// The command line in the arguments that the script passes. `None` if they are not UTF-8, or without a last word.
     pub fn of(shell: Shell, args: Vec<OsString>) -> Option<Self> {
         let mut args = args.into_iter().map(|arg| arg.into_string().ok()).collect::<Option<Vec<String>>>()?;
         let mut kept = Word::default();

@@ -1,5 +1,5 @@
-//! In the shells themselves, on a terminal: a line is typed with a Tab in it and run, and what arrives at the program is
-//! compared.
+//! In the shells themselves, on a terminal: a line is typed with a Tab in it and run, and what arrives at the program
+//! is compared.
 
 use std::fs;
 
