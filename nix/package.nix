@@ -33,6 +33,8 @@ rustPlatform.buildRustPackage {
       $out/bin/deaddrop completions $shell > deaddrop.$shell
     done
     installShellCompletion deaddrop.{bash,fish,zsh}
+    mkdir -p $out/share/nushell/vendor/autoload
+    $out/bin/deaddrop completions nushell > $out/share/nushell/vendor/autoload/deaddrop.nu
   '';
 
   meta = {

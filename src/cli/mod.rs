@@ -28,6 +28,7 @@ mod sources;
 mod tree;
 mod verify;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -161,7 +162,7 @@ commands! {
 }
 
 /// The only command whose options are defined, if the arguments begin with its name: those of the others, some hundred,
-/// take as long as the rest of parsing. Set by [`main`].
+/// take as long as the rest of parsing. Set by [`ask_for`].
 static ASKED: OnceLock<String> = OnceLock::new();
 
 /// The command line's definitions, for completions and man pages.
@@ -170,16 +171,23 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// Defines the options of this command only, if it is one.
+fn ask_for(first: Option<&str>) {
+    // What these print is made from all definitions.
+    let needs_all = |name: &str| ["completions", "man"].contains(&name);
+    if let Some(name) = first.filter(|first| Command::has_subcommand(first) && !needs_all(first)) {
+        // Set once: `main` or an answer calls this.
+        let _ = ASKED.set(name.to_owned());
+    }
+}
+
 /// Parses the arguments, runs the command, prints errors, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    // What these print is made from all definitions.
-    let needs_all = |name: &str| ["completions", "man"].contains(&name);
-    let first = std::env::args_os().nth(1).and_then(|first| first.into_string().ok());
-    if let Some(name) = first.filter(|first| Command::has_subcommand(first) && !needs_all(first)) {
-        // Set once: this is the only place.
-        let _ = ASKED.set(name);
+    if let Some(code) = completions::answer() {
+        return code;
     }
+    ask_for(std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

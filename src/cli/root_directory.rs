@@ -5,15 +5,11 @@ use std::path::Path;
 
 use deaddrop_core::error::StorageError;
 use deaddrop_core::shown;
+use deaddrop_image::container::is_named_as_image;
 
 /// One of these is in every root; the last is that of OSTree, which is refused by its name.
 const ROOT: [&str; 3] = ["etc", "nix/store", "ostree/deploy"];
 
-/// Suffixes of images and of roots in a tar, as builders of NixOS name them.
-const IMAGES: &[&str] = &[
-    ".img", ".img.zst", ".img.gz", ".img.xz", ".img.bz2", ".raw", ".raw.zst", ".raw.gz", ".raw.xz", ".raw.bz2",
-    ".qcow2", ".vma.zst", ".vma", ".tar.xz", ".tar.gz", ".tar.zst", ".tar",
-];
 /// Maximum number of entries that are looked at, and of images that are named.
 const MOST_ENTRIES: usize = 200;
 const MOST_NAMED: usize = 3;
@@ -61,10 +57,7 @@ fn images_in(path: &Path) -> Option<String> {
         paths.sort();
         paths
     };
-    let is_image = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        path.is_file() && IMAGES.iter().any(|suffix| name.ends_with(suffix))
-    };
+    let is_image = |path: &Path| path.is_file() && is_named_as_image(path);
     let top = within(path);
     let below = top.iter().filter(|path| path.is_dir()).take(MOST_ENTRIES).flat_map(|directory| within(directory));
     let mut images: Vec<_> = top.iter().filter(|path| is_image(path)).cloned().collect();

@@ -5,7 +5,7 @@
 //!
 //! Stages: `read` (bytes to text) -> `tree` (YAML to nodes with their places) -> `decode` (nodes to the types of
 //! `schema`) -> `check` (names, values, references, collisions) -> `model`. `problem` and `excerpt` collect and show
-//! errors; `veil` keeps possible values out of them. Reads no source and no target.
+//! errors; `veil` keeps possible values out of them. [`Names`] needs no check. Reads no source and no target.
 
 mod access;
 mod allow;
@@ -16,6 +16,7 @@ mod excerpt;
 mod generate;
 mod indent;
 mod model;
+mod names;
 mod overlap;
 mod position;
 mod problem;
@@ -52,6 +53,7 @@ use tree::Tree;
 pub use allow::{Allow, Allowances};
 pub use excerpt::Excerpt;
 pub use model::{DirectoryOwner, Host, HostSelector, Location, Manifest, Owner, SecretSpec, TemplateSpec, ValueSpec};
+pub use names::{Named, Names};
 pub use problem::{ManifestErrors, Problem};
 pub use rotation::{BecomePassword, Health, OnChange, SecretKind};
 pub use schema::json_schema;

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unicode_width::UnicodeWidthStr;
 
 use super::rotate::{HostReport, RunKind, WIDEST_NAME};
-use super::{Ui, print_error_stream, wrap};
+use super::{Ui, links, print_error_stream, wrap};
 use crate::rotate::fleet::Watcher;
 use crate::rotate::{HostResult, HostStep};
 
@@ -201,7 +201,10 @@ impl Live {
 
     fn print(&mut self, line: &str) {
         let line = deaddrop_core::shown::painted(line);
-        let line = if self.plain { anstream::adapter::strip_str(&line).to_string() } else { line };
+        let line = match self.plain {
+            true => anstream::adapter::strip_str(&line).to_string(),
+            false => links::linked(line, &std::io::stderr()),
+        };
         match &mut self.waiting {
             Some(waiting) => waiting.push(line),
             // Best effort, as all output for people.

@@ -5,6 +5,7 @@
 
 pub mod inspect;
 pub mod json;
+mod links;
 pub mod lint;
 pub mod live;
 pub mod plan;
@@ -76,7 +77,7 @@ impl Ui {
         // Without colour codes where there is no terminal for them.
         let coloured = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
         match coloured {
-            true => print_output(text.as_bytes()),
+            true => print_output(links::linked(text, &std::io::stdout()).as_bytes()),
             false => print_output(anstream::adapter::strip_str(&text).to_string().as_bytes()),
         }
     }
@@ -128,8 +129,9 @@ pub fn print_output(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Prints to standard error, without colour codes where there is no terminal for them.
 pub fn print_error_stream(line: &str) {
+    let text = links::linked(fitted(shown::painted(line), std::io::stderr()), &std::io::stderr());
     // Best effort: an error here cannot be reported anywhere.
-    let _ = writeln!(anstream::stderr(), "{}", fitted(shown::painted(line), std::io::stderr()));
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Fitted to the terminal that the stream writes to; a file or a pipe gets unbroken lines.

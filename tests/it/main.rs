@@ -5,6 +5,7 @@ mod kit;
 
 mod ci;
 mod cli;
+mod completions;
 mod containers;
 mod crash;
 mod derive;

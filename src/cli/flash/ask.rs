@@ -80,7 +80,7 @@ fn shown(name: &str, device: &Device) -> String {
 }
 
 /// Model, size and serial number of a disk.
-pub(super) fn facts(number: &Number) -> String {
+pub(in crate::cli) fn facts(number: &Number) -> String {
     let system = System::running();
     let serial = system.serial(number).map(|serial| format!("serial {serial}"));
     let over = system.backing_file(number).map(|file| format!("over {}", file.display()));

@@ -1,10 +1,21 @@
 //! The devices that an image could be written to.
 
+use std::path::PathBuf;
+
 use deaddrop_image::open::block_devices::{Number, System};
 
 use super::ask::facts;
 use crate::report::{Ui, json};
 use crate::run::message::{Exit, Failure};
+
+/// Their paths and numbers, in order of their names. Reads `/sys` and `/proc`, and opens no device.
+pub(in crate::cli) fn devices() -> Vec<(PathBuf, Number)> {
+    let system = System::running();
+    let is_meant = |number: &Number| {
+        system.is_removable(number) && !system.is_read_only(number) && system.runs_from(number).is_none()
+    };
+    system.disks().into_iter().filter(|(_, number)| is_meant(number)).collect()
+}
 
 /// Lists them: removable, writable, and without the running system.
 ///
@@ -12,11 +23,7 @@ use crate::run::message::{Exit, Failure};
 /// If standard output cannot be written.
 pub(super) fn run(ui: &Ui) -> Result<Exit, Failure> {
     let system = System::running();
-    let is_meant = |number: &Number| {
-        system.is_removable(number) && !system.is_read_only(number) && system.runs_from(number).is_none()
-    };
-    let disks: Vec<_> = system.disks().into_iter().filter(|(_, number)| is_meant(number)).collect();
-    let devices: Vec<_> = disks
+    let devices: Vec<_> = devices()
         .iter()
         .map(|(path, number)| {
             let path = path.display().to_string();

@@ -3,6 +3,9 @@
 mod ask;
 mod list;
 
+pub(super) use self::ask::facts;
+pub(super) use self::list::devices;
+
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 

@@ -69,9 +69,10 @@ pub(super) enum Usual {
 }
 
 impl Usual {
-    const ALL: [Self; 6] = [Self::Login, Self::K3sToken, Self::Wifi, Self::DeployKey, Self::HostKey, Self::Flux];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Login, Self::K3sToken, Self::Wifi, Self::DeployKey, Self::HostKey, Self::Flux];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Login => "login",
             Self::K3sToken => "k3s-token",

@@ -21,6 +21,11 @@ use answers::Questions;
 use first::{FirstManifest, NamedHost, Usual};
 use vault::Vault;
 
+/// The names that --secrets takes.
+pub(super) fn usual_secrets() -> impl Iterator<Item = &'static str> {
+    Usual::ALL.into_iter().map(Usual::name).chain(["all"])
+}
+
 /// Writes a first manifest, with comments: your hosts, your vault and the usual secrets.
 ///
 /// Example: deaddrop init --host node1=root@192.168.1.11 --vault bitwarden:vault.json --secrets login,wifi

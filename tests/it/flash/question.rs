@@ -1,46 +1,15 @@
 //! The question, on a terminal (tmux), and where there is none.
 
 use std::fs;
-use std::process::Command;
 
 use super::{Case, OLD, assert_written, is_all};
-use crate::kit::{program, tool, wait_until};
+use crate::kit::tmux::Tmux;
+use crate::kit::{program, wait_until};
 
-/// A session of tmux of its own; it ends with it.
-struct Tmux {
-    socket: String,
-}
-
-impl Tmux {
-    fn start(case: &Case, line: &str) -> Self {
-        let tmux = Self { socket: case.scratch.join("tmux").display().to_string() };
-        let line = format!("{line}; echo code $?; sleep 60");
-        let mut command = tmux.command(&["-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "40", &line]);
-        command.current_dir(case.scratch.path()).env("A", case.value.text()).env("LC_ALL", "C.UTF-8");
-        tool(&mut command);
-        tmux
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program("tmux"));
-        command.args(["-S", &self.socket]).args(args);
-        command
-    }
-
-    fn shown(&self) -> String {
-        let shown = tool(&mut self.command(&["capture-pane", "-p", "-J"]));
-        String::from_utf8(shown.stdout).unwrap()
-    }
-
-    fn keys(&self, keys: &[&str]) {
-        tool(self.command(&["send-keys"]).args(keys));
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        let _ = self.command(&["kill-server"]).output();
-    }
+/// A terminal that runs this line of a shell, and shows its exit code.
+fn start(case: &Case, line: &str) -> Tmux {
+    let line = format!("{line}; echo code $?; sleep 60");
+    Tmux::start(&case.scratch, &line, &[("A", case.value.text()), ("LC_ALL", "C.UTF-8")])
 }
 
 #[test]
@@ -51,7 +20,7 @@ fn the_name_of_the_device_is_asked_for_and_another_answer_changes_nothing() {
     for (answer, code) in [("yes", 1), ("", 1), ("device", 0), ("./device", 0)] {
         let device = case.file("device", 28 << 20);
         let line = format!("SOURCE_DATE_EPOCH=1700000000 {deaddrop} flash small.img ./device --host node1");
-        let tmux = Tmux::start(&case, &line);
+        let tmux = start(&case, &line);
         wait_until("it asks", || tmux.shown().contains("Type its name (device) to go on:"));
         let shown = tmux.shown();
         for text in
@@ -78,7 +47,7 @@ fn a_signal_at_the_question_changes_nothing() {
     let case = Case::small();
     let device = case.file("device", 28 << 20);
     let line = format!("{} flash small.img device --host node1", env!("CARGO_BIN_EXE_deaddrop"));
-    let tmux = Tmux::start(&case, &line);
+    let tmux = start(&case, &line);
     wait_until("it asks", || tmux.shown().contains("to go on:"));
     tmux.keys(&["C-c"]);
     wait_until("it ends", || tmux.shown().contains("code "));

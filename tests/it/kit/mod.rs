@@ -12,6 +12,7 @@
 //! - [`files`]: what a file holds, and what a change of it would change.
 //! - [`nixos`]: a directory that is the root of a NixOS, with one thing changed.
 //! - [`decrypt`]: sops-nix and agenix in such a root.
+//! - [`tmux`]: a terminal.
 //! - [`node`]: running nodes, each an sshd in a root of its own.
 //!
 //! Nothing here prints bytes that the program wrote before they were searched for canaries: a failing test must not
@@ -53,6 +54,7 @@ pub mod nixos;
 pub mod nixos_node;
 pub mod node;
 pub mod run;
+pub mod tmux;
 pub mod tree;
 
 use std::fs::{self, File};

@@ -194,6 +194,23 @@ impl Container {
     }
 }
 
+/// The suffix of a path, in lower case.
+pub(crate) fn suffix(path: &Path) -> String {
+    path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
+}
+
+/// True for a name that an image or a tar usually has, compressed or not: `node1.img.zst`, `root.tgz`. Only a guess:
+/// what a file is, its content tells.
+#[must_use]
+pub fn is_named_as_image(path: &Path) -> bool {
+    let outer = suffix(path);
+    let inner = match Compression::of_suffix(&outer) {
+        Some(_) => suffix(&path.with_extension("")),
+        None => outer.clone(),
+    };
+    Format::of_suffix(&inner).is_some() || Compression::of_short_tar(&outer).is_some()
+}
+
 /// The container of the image in `file`, of `size` bytes. Of a compressed one the start is decoded.
 ///
 /// # Errors
@@ -302,5 +319,27 @@ mod tests {
         let mut fixed = vec![0; 4096];
         fixed[3584..3592].copy_from_slice(b"conectix");
         assert_eq!(sniffed(&fixed).unwrap().name(), "vhd");
+    }
+
+    #[test]
+    fn an_image_is_guessed_by_its_name_in_every_compression() {
+        for (name, is_image) in [
+            ("node1.img", true),
+            ("result/NODE1.IMG", true),
+            ("node1.raw.xz", true),
+            ("node1.qcow2.zst", true),
+            ("node1.vma.gz", true),
+            ("root.tar", true),
+            ("root.tar.bz2", true),
+            ("root.tgz", true),
+            ("node1.img.sha256", false),
+            ("node1.bmap", false),
+            ("notes.gz", false),
+            ("img", false),
+            ("zst", false),
+            ("", false),
+        ] {
+            assert_eq!(is_named_as_image(Path::new(name)), is_image, "{name}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 use super::disk::parent;
 use super::input::{Input, kind_name};
 use crate::container::qcow2::Backing;
-use crate::container::{Compression, Container, Format};
+use crate::container::{Compression, Container, Format, suffix};
 use crate::open::block_devices::{Number, System};
 use crate::open::holders;
 
@@ -357,7 +357,7 @@ fn relative(directory: &Path, file: &Path) -> PathBuf {
 /// The container of a new file: its compression is told by its suffix, its format is that of the image in `from` unless
 /// another one is asked for. A suffix before the compression's may not tell another format.
 fn container_of(path: &Path, asked: Option<Format>, from: Container) -> Result<Container, StorageError> {
-    let (compression, inner) = match short_of_tar(&suffix(path)) {
+    let (compression, inner) = match Compression::of_short_tar(&suffix(path)) {
         Some(compression) => (Some(compression), "tar".to_owned()),
         None => {
             let compression = Compression::of_suffix(&suffix(path));
@@ -389,7 +389,7 @@ fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, Sto
         return usage(format!("--format {} is for disk images, and this is a tar of a root", format.name()));
     }
     let outer = suffix(path);
-    let compression = match (short_of_tar(&outer), outer.as_str()) {
+    let compression = match (Compression::of_short_tar(&outer), outer.as_str()) {
         (Some(compression), _) => Some(compression),
         (None, "tar") => None,
         _ => match Compression::of_suffix(&outer).filter(|_| suffix(&path.with_extension("")) == "tar") {
@@ -398,22 +398,6 @@ fn container_of_tar(path: &Path, asked: Option<Format>) -> Result<Container, Sto
         },
     };
     Ok(Container { compression, format: Format::Raw })
-}
-
-/// The compression of a tar with this suffix, which says both.
-fn short_of_tar(suffix: &str) -> Option<Compression> {
-    match suffix {
-        "tgz" => Some(Compression::Gzip),
-        "txz" => Some(Compression::Xz),
-        "tbz" | "tbz2" => Some(Compression::Bzip2),
-        "tzst" => Some(Compression::Zstd),
-        _ => None,
-    }
-}
-
-/// The suffix of a path, in lower case.
-fn suffix(path: &Path) -> String {
-    path.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
 /// Checks that the directory of a new file exists and is writable.

@@ -134,6 +134,17 @@ impl Compression {
         Self::ALL.into_iter().find(|compression| compression.codec().suffixes().contains(&suffix))
     }
 
+    /// The compression of a tar with this suffix, which says both, in lower case.
+    pub(crate) fn of_short_tar(suffix: &str) -> Option<Self> {
+        match suffix {
+            "tgz" => Some(Self::Gzip),
+            "txz" => Some(Self::Xz),
+            "tbz" | "tbz2" => Some(Self::Bzip2),
+            "tzst" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
     pub(crate) fn codec(self) -> &'static dyn Codec {
         match self {
             Self::Gzip => &gzip::Gzip,
