@@ -40,7 +40,9 @@ impl ReadError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { tilde: true } => Some("`~` is not expanded in a manifest: write the whole path".to_owned()),
-            Self::Missing { tilde: false } => Some("a relative path starts at the manifest's directory; with -m -, at the current one".to_owned()),
+            Self::Missing { tilde: false } => {
+                Some("a relative path starts at the manifest's directory; with -m -, at the current one".to_owned())
+            }
             _ => None,
         }
     }
