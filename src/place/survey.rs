@@ -1,5 +1,8 @@
 //! The survey: what exists at each declared path of a tree, and whether a file may be written there.
 
+mod homes;
+mod refusal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,12 +14,14 @@ use deaddrop_core::tree::walk::{self, Walk, WalkError};
 use deaddrop_core::tree::{FileKind, Stat, Tree};
 use deaddrop_image::table::root::OSTREE;
 
+use self::homes::Homes;
+use self::refusal::{kind_refusal, walk_refusal};
 use super::facts::{self, Facts};
 use super::interrupted::{self, Interrupted};
 use super::labels::{Labeller, Labels};
 use super::need::NodeFacts;
 use super::standing;
-use super::users::{User, Users};
+use super::users::Users;
 use crate::derive::generate::{self, GenerateSpec};
 use crate::nixos;
 use crate::nixos::closure::view::View;
@@ -24,6 +29,9 @@ use crate::nixos::closure::wants::Want;
 use crate::nixos::closure::{self, Closure, Etc, Found, UserManagement};
 use crate::nixos::location::{Places, Readers};
 use crate::nixos::open_file_system::OpenFileSystem;
+
+pub use self::homes::Home;
+pub use self::refusal::Refusal;
 
 /// Maximum size of a passwd, group or shadow file, in bytes.
 pub(super) const USERS_FILE_LIMIT: u64 = 17 << 20;
@@ -155,17 +163,6 @@ pub struct SurveyedPath {
     pub is_examined: bool,
 }
 
-/// A home directory above a declared path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Home {
-    /// Its path, as in passwd.
-    pub path: String,
-    /// Its user.
-    pub user: User,
-    /// It exists.
-    pub exists: bool,
-}
-
 /// An existing regular file of the target.
 #[derive(Debug)]
 pub struct ExistingFile {
@@ -175,30 +172,6 @@ pub struct ExistingFile {
     pub content: Option<Secret>,
     /// The result of the key check, if the target has checked it itself.
     pub judged: Option<generate::ExistingKey>,
-}
-
-/// The reason why no file may be written at a path. The run ends, and nothing is changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// `NX…` if the reason is a rule of NixOS.
-    pub code: Option<&'static str>,
-    /// The reason, with the path.
-    pub reason: String,
-    /// What to do instead.
-    pub hint: String,
-}
-
-impl From<nixos::Finding> for Refusal {
-    fn from(finding: nixos::Finding) -> Self {
-        let hint = finding.advice();
-        Self { code: Some(finding.code), reason: finding.reason, hint }
-    }
-}
-
-impl Refusal {
-    fn plain(reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code: None, reason: reason.into(), hint: hint.into() }
-    }
 }
 
 /// Surveys the tree of a disk, on which a `rotate` may have been interrupted.
@@ -433,94 +406,6 @@ fn place<T: Tree>(
         wants: readers.of(path, at),
         is_examined: places.is_some(),
     }))
-}
-
-/// The homes of a target's users.
-struct Homes<'u> {
-    users: Vec<(&'u User, &'u str)>,
-    /// The physical path of `/home`, if a link leads elsewhere.
-    moved: Option<String>,
-}
-
-impl<'u> Homes<'u> {
-    fn of<T: Tree>(tree: &T, users: &'u Users) -> Result<Self, StorageError> {
-        let users: Vec<(&User, &str)> = users.with_homes().collect();
-        let moved = match walk::resolve(tree, "/home") {
-            _ if users.is_empty() => None,
-            Ok(walked) => Some(walked.physical).filter(|physical| physical != "/home"),
-            Err(WalkError::Image(error)) => return Err(error),
-            Err(_) => None,
-        };
-        Ok(Self { users, moved })
-    }
-
-    /// The innermost home above `path`, as declared or as resolved.
-    fn above<T: Tree>(
-        &self,
-        tree: &T,
-        places: Option<&Places<'_>>,
-        path: &str,
-        walked: &Walk<T::Node>,
-    ) -> Result<Option<Home>, StorageError> {
-        for (user, home) in &self.users {
-            let moved = self.moved.as_ref().zip(home.strip_prefix("/home/")).map(|(top, name)| format!("{top}/{name}"));
-            let is_below = |home: &str| [path, walked.physical.as_str()].iter().any(|path| is_below(path, home));
-            if !is_below(home) && !moved.as_deref().is_some_and(is_below) {
-                continue;
-            }
-            let at = places.map_or_else(|| (*home).to_owned(), |places| places.in_tree(home));
-            let exists = match walk::resolve(tree, &at) {
-                Ok(walked) => walked.found.is_some_and(|(_, stat)| stat.kind == FileKind::Directory),
-                Err(WalkError::Image(error)) => return Err(error),
-                Err(_) => false,
-            };
-            return Ok(Some(Home { path: (*home).to_owned(), user: (*user).clone(), exists }));
-        }
-        Ok(None)
-    }
-}
-
-fn is_below(path: &str, directory: &str) -> bool {
-    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn kind_refusal<T: Tree>(tree: &T, path: &str, walked: &Walk<T::Node>, kind: FileKind) -> Refusal {
-    const HINT: &str = "only a regular file is replaced or removed: choose another path, or remove it there";
-    if kind != FileKind::Symlink {
-        return Refusal::plain(format!("{path} is {}", kind.name()), HINT);
-    }
-    // The chain shows where the link leads; if it cannot be followed, the error says why.
-    match walk::trace_to_end(tree, path) {
-        Ok(end) => Refusal {
-            code: nixos::links::into_the_store(&end.physical),
-            reason: format!("{path} is a symbolic link: {}", walk::chain(&end.links)),
-            hint: HINT.into(),
-        },
-        Err(error) => {
-            let at = walk::shown(&walked.physical);
-            let reason = match error {
-                WalkError::Dangling { links } => {
-                    format!("{at} is a symbolic link that leads to nothing: {}", walk::chain(&links))
-                }
-                WalkError::Loop { .. } => format!("{at} is a symbolic link without an end: {error}"),
-                _ => format!("{at} is a symbolic link: {error}"),
-            };
-            Refusal::plain(reason, HINT)
-        }
-    }
-}
-
-fn walk_refusal(path: &str, error: &WalkError) -> Refusal {
-    let hint = match error {
-        WalkError::NotADirectory { .. } => "choose a path whose parents are directories",
-        WalkError::Foreign { .. } => {
-            "links are followed only where nobody but root can lay them: declare the path where it leads, or give the \
-             link and its directories to root"
-        }
-        _ => "choose a path without this link on the way",
-    };
-    let code = nixos::links::to_nowhere(error);
-    Refusal { code, reason: format!("{path}: {error}"), hint: hint.into() }
 }
 
 pub(super) fn users<T: Tree>(tree: &T, shadow: Option<&ShadowFile>) -> Result<Users, StorageError> {
