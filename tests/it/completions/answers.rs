@@ -165,6 +165,8 @@ fn fish_lists_names_with_what_they_stand_for() {
     let line = "deaddrop completions fish | source; complete -C 'deaddrop rotate al'";
     let mut fish = Command::new("fish");
     fish.args(["--no-config", "-c", line]).env("PATH", path).env("HOME", scratch.join("home"));
+    // It leaves a directory there.
+    fish.env("TMPDIR", scratch.path());
     let said = tool(fish.current_dir(scratch.path())).stdout;
     assert_eq!(String::from_utf8(said).unwrap(), "alpha\troot@192.0.2.1\n");
 }

@@ -34,7 +34,14 @@ impl Session {
         scratch.write("runs", "");
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
         let home = scratch.join("home").display().to_string();
-        let env = [("PATH", path.as_str()), ("HOME", &home), ("LC_ALL", "C.UTF-8"), ("XDG_CONFIG_HOME", &home)];
+        let env = [
+            ("PATH", path.as_str()),
+            ("HOME", &home),
+            ("LC_ALL", "C.UTF-8"),
+            ("XDG_CONFIG_HOME", &home),
+            // fish leaves a directory there.
+            ("TMPDIR", &home),
+        ];
         let terminal = Tmux::start(&scratch, start, &env);
         wait_until("the prompt", || terminal.shown().contains(['#', '$', '%', '>']));
         let mut session = Self { scratch, terminal, runs: 0 };
