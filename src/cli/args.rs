@@ -16,11 +16,14 @@ use crate::rotate::choose::Selection;
 use crate::rotate::schedule::Limits;
 use crate::run::message::{Exit, Failure};
 
+/// The manifest where none is named.
+pub const USUAL_MANIFEST: &str = "secrets.yaml";
+
 /// Selects the manifest and its secrets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ManifestArgs {
     /// The manifest, YAML or JSON; - reads it from standard input
-    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    #[arg(short, long, value_name = "FILE", default_value = USUAL_MANIFEST)]
     pub manifest: PathBuf,
 
     /// Only this secret (repeatable); the others are not changed, and their values are not read

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{PlaceArgs, SshArgs, Target};
+use super::args::{PlaceArgs, SshArgs, Target, USUAL_MANIFEST};
 use super::backend::BackendArgs;
 use super::prepare::{look, look_at, open_node};
 use super::select;
@@ -13,9 +13,6 @@ use crate::run::desired::{self, DesiredFile};
 use crate::run::lint::{self, Given};
 use crate::run::message::{Exit, Failure, Message};
 use crate::run::part::{self, HostPart, Values};
-
-/// The manifest that is used if it is there.
-const USUAL: &str = "secrets.yaml";
 
 /// Lists what the NixOS system in an image, a block device or a directory, or of a running node, reads, and tells what
 /// the manifest gives that takes no effect, and what nothing gives.
@@ -68,12 +65,13 @@ impl Args {
         let node = name.strip_prefix('@');
         let manifest = self.manifest_file().map(select::load).transpose()?;
         if manifest.is_none() && node.is_some() {
-            let message = format!("{name} is a host of a manifest, and there is none: no {USUAL} is here");
+            let message = format!("{name} is a host of a manifest, and there is none: no {USUAL_MANIFEST} is here");
             return Err(Failure::usage(Message::new(message).hint("name it with -m FILE")));
         }
         if manifest.is_none() && (self.host.is_some() || self.values) {
             let option = if self.host.is_some() { "--host" } else { "--values" };
-            let message = Message::new(format!("{option} is for a manifest, and there is none: no {USUAL} is here"));
+            let message =
+                Message::new(format!("{option} is for a manifest, and there is none: no {USUAL_MANIFEST} is here"));
             return Err(Failure::usage(message.hint("name it with -m FILE")));
         }
         let host = node.or(self.host.as_deref());
@@ -116,7 +114,7 @@ impl Args {
     }
 
     fn manifest_file(&self) -> Option<&Path> {
-        let usual = Path::new(USUAL);
+        let usual = Path::new(USUAL_MANIFEST);
         self.manifest.as_deref().or_else(|| usual.exists().then_some(usual))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::args::SshArgs;
+use super::args::{SshArgs, USUAL_MANIFEST};
 use super::fleet::{self, Machines, Request};
 use crate::report::Ui;
 use crate::report::rotate::RunKind;
@@ -40,7 +40,7 @@ pub struct Args {
     host: Option<String>,
 
     /// The manifest, YAML or JSON; - reads it from standard input
-    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    #[arg(short, long, value_name = "FILE", default_value = USUAL_MANIFEST)]
     manifest: PathBuf,
 
     /// Only this secret (repeatable); the others are not changed, and their values are not read

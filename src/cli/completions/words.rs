@@ -8,6 +8,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use super::files::{expanded, is_block_device, is_image, is_manifest, paths};
 use super::line::Line;
+use crate::cli::args::USUAL_MANIFEST;
 use crate::cli::{flash, init};
 use crate::manifest::{Named, Names};
 
@@ -91,7 +92,7 @@ fn manifest(words: &[String]) -> &str {
             None => {}
         }
     }
-    "secrets.yaml"
+    USUAL_MANIFEST
 }
 
 /// Where words come from.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use deaddrop_core::error::CommitError;
 
-use super::args::PlaceArgs;
+use super::args::{PlaceArgs, USUAL_MANIFEST};
 use super::backend::BackendArgs;
 use super::failure::nothing_changed;
 use super::public_out::unfinished;
@@ -73,7 +73,7 @@ pub struct Args {
     gitignore: bool,
 
     /// The file to write
-    #[arg(short, long, value_name = "FILE", default_value = "secrets.yaml")]
+    #[arg(short, long, value_name = "FILE", default_value = USUAL_MANIFEST)]
     output: PathBuf,
 
     /// Replace the file if it exists
@@ -122,7 +122,7 @@ impl Args {
             "{name}: {}, {hosts} host{plural}. Look at the names of items in it, then:",
             crate::report::plan::secrets(secrets)
         ));
-        let manifest = if self.output == Path::new("secrets.yaml") { String::new() } else { format!(" -m {name}") };
+        let manifest = if self.output == Path::new(USUAL_MANIFEST) { String::new() } else { format!(" -m {name}") };
         ui.info(&format!("  deaddrop check --values{manifest}"));
         let host = first.hosts.first().map_or("NAME", |host| host.name.as_str());
         let image = self.image.as_ref().map_or("IMAGE".to_owned(), |image| image.display().to_string());
